@@ -1,0 +1,95 @@
+//! `Promises` as an extractor, errors as responses.
+//!
+//! ```
+//! use axum::{Router, routing::get};
+//! use tower_promises::{PromiseError, PromiseLayer, Promises};
+//!
+//! async fn hello(promises: Promises) -> Result<String, PromiseError> {
+//!     let name: String = promises.result_or_submit("name", async || "Ferris".to_owned())?;
+//!     Ok(format!("Hello, {name}!"))
+//! }
+//!
+//! let app: Router = Router::new()
+//!     .route("/", get(hello))
+//!     .layer(PromiseLayer::new());
+//! ```
+//!
+//! # Security
+//!
+//! A response made from a [`PromiseError`] or a [`SubmitError`] has the error's
+//! [status](PromiseError::status) and says nothing about the promise. The log has the rest.
+
+use crate::problem;
+use crate::promise::{PromiseError, Promises, SubmitError};
+use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
+use axum_core::response::{IntoResponse, Response};
+use http::{StatusCode, request::Parts};
+use std::convert::Infallible;
+use std::error::Error;
+use std::fmt;
+
+/// Rejection of the extractor [`Promises`] where no [`PromiseLayer`](crate::PromiseLayer) wraps the
+/// handler.
+///
+/// The client gets a 500 which says that the server is misconfigured; the log says what is missing.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct MissingPromiseLayer;
+
+impl fmt::Display for MissingPromiseLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "the extractor `Promises` needs `PromiseLayer` around the handler: add \
+             `.layer(PromiseLayer::new())` to the router, after its routes",
+        )
+    }
+}
+
+impl Error for MissingPromiseLayer {}
+
+impl IntoResponse for MissingPromiseLayer {
+    fn into_response(self) -> Response {
+        tracing::error!("{self}");
+        problem::response(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "The server is misconfigured.",
+        )
+    }
+}
+
+impl<S> FromRequestParts<S> for Promises
+where
+    S: Sync,
+{
+    type Rejection = MissingPromiseLayer;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        parts.extensions.get().cloned().ok_or(MissingPromiseLayer)
+    }
+}
+
+impl<S> OptionalFromRequestParts<S> for Promises
+where
+    S: Sync,
+{
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {
+        Ok(parts.extensions.get().cloned())
+    }
+}
+
+impl IntoResponse for PromiseError {
+    fn into_response(self) -> Response {
+        if !self.is_pending() {
+            tracing::error!(error = &self as &(dyn Error + 'static), "handler failed");
+        }
+        problem::response(self.status(), "The request could not be completed.")
+    }
+}
+
+impl IntoResponse for SubmitError {
+    fn into_response(self) -> Response {
+        PromiseError::Rejected { error: self }.into_response()
+    }
+}

@@ -1,0 +1,90 @@
+use crate::BoxError;
+use bytes::Bytes;
+use http_body::Body;
+use http_body_util::{Full, LengthLimitError, Limited};
+use std::error::Error;
+use std::fmt;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+/// Why a [`ReplayBody`](super::ReplayBody) could not yield its next frame.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// The original body failed. Its error is the [`source`](Error::source), the same one for every
+    /// reader.
+    Body(Arc<dyn Error + Send + Sync>),
+    /// A newer reader of the same body has taken over.
+    Superseded,
+    /// More was read than may be kept, so the body cannot be read again.
+    TooLarge {
+        /// How many bytes may be kept.
+        limit: usize,
+    },
+    /// The request has been answered, so its body is not kept any longer.
+    Released,
+}
+
+impl fmt::Display for ReplayError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Body(_) => f.write_str("the request body could not be read"),
+            Self::Superseded => {
+                f.write_str("the request body is being read again by a newer reader")
+            }
+            Self::TooLarge { limit } => write!(
+                f,
+                "more than {limit} bytes of the request body were read, it cannot be replayed"
+            ),
+            Self::Released => {
+                f.write_str("the request was answered, its body is not kept any longer")
+            }
+        }
+    }
+}
+
+impl Error for ReplayError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Body(error) => Some(&**error),
+            Self::Superseded | Self::TooLarge { .. } | Self::Released => None,
+        }
+    }
+}
+
+/// The error of an original body, in a form that every reader can get.
+#[derive(Clone, Debug)]
+pub(super) enum BodyError {
+    LengthLimit,
+    Other(Arc<dyn Error + Send + Sync>),
+}
+
+impl BodyError {
+    pub(super) fn new(error: BoxError) -> Self {
+        let mut cause: Option<&(dyn Error + 'static)> = Some(&*error);
+        while let Some(error) = cause {
+            if error.is::<LengthLimitError>() {
+                return Self::LengthLimit;
+            }
+            cause = error.source();
+        }
+        Self::Other(error.into())
+    }
+
+    pub(super) fn to_box_error(&self) -> BoxError {
+        match self {
+            Self::LengthLimit => length_limit_error(),
+            Self::Other(error) => ReplayError::Body(Arc::clone(error)).into(),
+        }
+    }
+}
+
+/// `LengthLimitError` cannot be built or cloned, only met.
+fn length_limit_error() -> BoxError {
+    let one_byte_too_many = pin!(Limited::new(Full::new(Bytes::from_static(b"x")), 0));
+    match one_byte_too_many.poll_frame(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Some(Err(error))) => error,
+        _ => "length limit exceeded".into(),
+    }
+}

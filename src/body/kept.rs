@@ -1,0 +1,171 @@
+use super::error::BodyError;
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use std::collections::VecDeque;
+
+/// Frames below this size are copied together with a small neighbour. A `Bytes` is four words and may
+/// hold on to a far larger buffer, so keeping a tiny one by reference costs many times its length.
+const SMALL: usize = 1024;
+
+/// How much the buffer for small frames holds at most before the next one is started.
+const MAX_TAIL: usize = 16 * 1024;
+
+/// What has been read from a body, in order.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    parts: VecDeque<Part>,
+    /// Small frames that came last, not yet in `parts`.
+    tail: BytesMut,
+    /// Index into `parts` of what the present reader gets next.
+    next: usize,
+    /// Bytes of data from `next` on.
+    unread: usize,
+    /// Bytes of data and trailers in all.
+    total: usize,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Part {
+    Data(Bytes),
+    Trailers(Box<HeaderMap>),
+    Failed(BodyError),
+}
+
+impl Kept {
+    pub(super) fn total(&self) -> usize {
+        self.total
+    }
+
+    /// Bytes of data that the present reader, or else a new one, has still to get from here.
+    pub(super) fn unread_by(&self, present: bool) -> usize {
+        if present {
+            self.unread
+        } else {
+            self.data_len()
+        }
+    }
+
+    /// Whether the present reader, or else a new one, has nothing more to get from here.
+    pub(super) fn is_read_by(&self, present: bool) -> bool {
+        if present {
+            self.next == self.parts.len()
+        } else {
+            self.parts.is_empty() && self.tail.is_empty()
+        }
+    }
+
+    /// Keeps data that the present reader has just got from the original body.
+    pub(super) fn push_data(&mut self, data: &Bytes) {
+        debug_assert!(self.is_read_by(true));
+        if data.is_empty() {
+            return;
+        }
+        self.total += data.len();
+        if data.len() >= SMALL {
+            self.seal();
+            self.push(Part::Data(data.clone()));
+        } else if self.tail.capacity() - self.tail.len() >= data.len() {
+            self.tail.extend_from_slice(data);
+        } else if !self.tail.is_empty() {
+            let capacity = (self.tail.len() * 2).clamp(data.len(), MAX_TAIL);
+            self.seal();
+            self.tail = BytesMut::with_capacity(capacity);
+            self.tail.extend_from_slice(data);
+        } else if let Some(neighbour) = self.take_small_neighbour() {
+            self.tail = BytesMut::with_capacity(SMALL * 2);
+            self.tail.extend_from_slice(&neighbour);
+            self.tail.extend_from_slice(data);
+        } else {
+            self.push(Part::Data(data.clone()));
+        }
+    }
+
+    pub(super) fn push_trailers(&mut self, trailers: &HeaderMap) {
+        debug_assert!(self.is_read_by(true));
+        self.total += size_of_trailers(trailers);
+        self.seal();
+        self.push(Part::Trailers(Box::new(trailers.clone())));
+    }
+
+    pub(super) fn push_error(&mut self, error: BodyError) {
+        debug_assert!(self.is_read_by(true));
+        self.seal();
+        self.push(Part::Failed(error));
+    }
+
+    /// A new reader starts at the beginning.
+    pub(super) fn rewind(&mut self) {
+        self.seal();
+        self.next = 0;
+        self.unread = self.data_len();
+    }
+
+    /// The next part for the present reader.
+    pub(super) fn next(&mut self) -> Option<Part> {
+        let part = self.parts.get(self.next)?.clone();
+        self.next += 1;
+        self.unread -= part.data_len();
+        Some(part)
+    }
+
+    /// The next part for the present reader, which is the last one: nothing is kept behind it.
+    pub(super) fn next_and_forget(&mut self) -> Option<Part> {
+        self.forget_read();
+        let part = self.parts.pop_front()?;
+        self.unread -= part.data_len();
+        Some(part)
+    }
+
+    /// Frees what the present reader has already got.
+    pub(super) fn forget_read(&mut self) {
+        if self.next > 0 {
+            self.parts.drain(..self.next);
+            self.next = 0;
+        }
+        self.tail = BytesMut::new();
+    }
+
+    fn data_len(&self) -> usize {
+        let sealed: usize = self.parts.iter().map(Part::data_len).sum();
+        sealed + self.tail.len()
+    }
+
+    fn push(&mut self, part: Part) {
+        self.parts.push_back(part);
+        self.next += 1;
+    }
+
+    /// Moves the tail among the parts. Its spare capacity stays with it.
+    fn seal(&mut self) {
+        if !self.tail.is_empty() {
+            let part = Part::Data(self.tail.split().freeze());
+            self.push(part);
+        }
+    }
+
+    fn take_small_neighbour(&mut self) -> Option<Bytes> {
+        let neighbour = match self.parts.back()? {
+            Part::Data(data) if data.len() < SMALL => data.clone(),
+            _ => return None,
+        };
+        self.parts.pop_back();
+        self.next -= 1;
+        Some(neighbour)
+    }
+}
+
+impl Part {
+    fn data_len(&self) -> usize {
+        match self {
+            Self::Data(data) => data.len(),
+            Self::Trailers(_) | Self::Failed(_) => 0,
+        }
+    }
+}
+
+pub(super) fn size_of_trailers(trailers: &HeaderMap) -> usize {
+    trailers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum()
+}

@@ -1,0 +1,70 @@
+//! A request body that can be read again.
+//!
+//! [`ReplayBody`] wraps a body and remembers what is read from it, so that the same request can be
+//! sent to a service more than once. [`PromiseLayer`] gives one to every pass; by itself it serves
+//! `tower::retry`, which must clone a request before it knows whether it will need the clone, and
+//! proxies that try a second upstream.
+//!
+//! # Example
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http_body_util::{BodyExt, Full};
+//! use tower_promises::body::ReplayBody;
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//! let first = ReplayBody::new(Full::new(Bytes::from("hello")));
+//! let second = first.replay();
+//!
+//! assert_eq!(first.collect().await?.to_bytes(), "hello");
+//! assert_eq!(second.collect().await?.to_bytes(), "hello");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Rules
+//!
+//! 1. Nothing is read ahead. A frame is taken from the original body when a reader asks for it, so
+//!    back-pressure and `Expect: 100-continue` work as without the wrapper.
+//! 2. A replay yields what earlier readers have read, then goes on with the rest of the original.
+//!    Trailers and errors replay too. Neighbouring small frames may come back as one.
+//! 3. Large frames are kept by reference count and not copied. Small ones are copied together, so
+//!    that a body of many tiny frames costs about as much memory as it has bytes.
+//! 4. At most a set number of bytes is kept, [`DEFAULT_MAX_BYTES`] unless you say otherwise. A body
+//!    that outgrows the limit is handed through unharmed to its present reader; only replay ends:
+//!    what was kept is freed, [`ReplayBody::is_replayable`] turns false and later readers get an
+//!    error of the kind [`ReplayError::TooLarge`].
+//! 5. There is one reader at a time, the newest that has asked for a frame. An older one gets
+//!    [`ReplayError::Superseded`] from then on; it takes no frame away from the newer one.
+//! 6. [`size_hint`] and [`is_end_stream`] are exact wherever the original's are. A body that is empty
+//!    from the start is dropped at once, and wrapping it allocates nothing.
+//!
+//! # Errors
+//!
+//! A reader's error is a [`BoxError`](crate::BoxError) that holds a [`ReplayError`], whose source is the original
+//! body's error. There is one exception: where the original's error is, or is caused by, a
+//! [`LengthLimitError`], every reader gets a [`LengthLimitError`], because servers such as axum
+//! recognise it by its type and answer 413.
+//!
+//! # Cancel safety
+//!
+//! Dropping a reader loses nothing: what it has read can be replayed, what it has not is still there.
+//! The original body is dropped with its last reader, or when it ends.
+//!
+//! # Difference from collecting
+//!
+//! `BodyExt::collect` waits for the whole body before the service is called and always holds all of
+//! it. `ReplayBody` hands the first byte on as soon as it arrives.
+//!
+//! [`PromiseLayer`]: crate::promise::PromiseLayer
+//! [`size_hint`]: http_body::Body::size_hint
+//! [`is_end_stream`]: http_body::Body::is_end_stream
+//! [`LengthLimitError`]: http_body_util::LengthLimitError
+
+mod error;
+mod kept;
+mod replay;
+
+pub use error::ReplayError;
+pub use replay::{DEFAULT_MAX_BYTES, ReplayBody};

@@ -1,0 +1,353 @@
+use super::error::{BodyError, ReplayError};
+use super::kept::{Kept, Part, size_of_trailers};
+use crate::BoxError;
+use crate::sync::lock;
+use bytes::{Buf, Bytes};
+use http_body::{Body, Frame, SizeHint};
+use std::fmt;
+use std::mem;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker, ready};
+
+/// How many bytes of a body are kept for replay unless you say otherwise: 2 MiB, which is also what
+/// axum's extractors accept by default.
+pub const DEFAULT_MAX_BYTES: usize = 2 * 1024 * 1024;
+
+/// A body that can be read again. See the [module docs](crate::body).
+///
+/// It is `Unpin` and, where `B` is `Send`, `Send` and `Sync`, whatever else `B` is.
+pub struct ReplayBody<B> {
+    /// `None` for a body that was empty from the start.
+    shared: Option<Reader<B>>,
+}
+
+struct Reader<B> {
+    state: Arc<Mutex<State<B>>>,
+    /// Readers are numbered as they are made. A higher number supersedes a lower one.
+    number: u32,
+}
+
+struct State<B> {
+    source: Source<B>,
+    kept: Kept,
+    retention: Retention,
+    limit: usize,
+    /// The reader that frames go to.
+    reader: u32,
+    /// The number of the reader made last.
+    newest: u32,
+    /// Where the present reader waits, so that it learns that it was superseded.
+    waker: Option<Waker>,
+}
+
+enum Source<B> {
+    /// Nobody has asked for a frame yet, so the body need not be pinned.
+    Unread(B),
+    Reading(Pin<Box<B>>),
+    Ended,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Retention {
+    /// Everything read so far is kept.
+    All,
+    /// The present reader is the last one.
+    Released,
+    /// More was read than may be kept.
+    Outgrown,
+}
+
+impl<B> ReplayBody<B>
+where
+    B: Body,
+{
+    /// Wraps `body` and keeps at most [`DEFAULT_MAX_BYTES`] of it for replay.
+    #[must_use]
+    pub fn new(body: B) -> Self {
+        Self::with_max_bytes(body, DEFAULT_MAX_BYTES)
+    }
+
+    /// Wraps `body` and keeps at most `limit` bytes of it for replay, trailers included.
+    ///
+    /// The limit bounds what is kept, not what may be read: see [`is_replayable`](Self::is_replayable).
+    #[must_use]
+    pub fn with_max_bytes(body: B, limit: usize) -> Self {
+        if body.is_end_stream() {
+            return Self { shared: None };
+        }
+        let state = State {
+            source: Source::Unread(body),
+            kept: Kept::default(),
+            retention: Retention::All,
+            limit,
+            reader: 0,
+            newest: 0,
+            waker: None,
+        };
+        Self {
+            shared: Some(Reader {
+                state: Arc::new(Mutex::new(state)),
+                number: 0,
+            }),
+        }
+    }
+}
+
+impl<B> ReplayBody<B> {
+    /// Makes another reader of the same body, which starts at the beginning.
+    ///
+    /// The new reader takes over when it asks for its first frame; until then the present one goes
+    /// on undisturbed. So a clone of a request can be set aside before the request is sent, as
+    /// `tower::retry` does.
+    ///
+    /// ```
+    /// use http::Request;
+    /// use tower_promises::body::ReplayBody;
+    ///
+    /// // What `tower::retry::Policy::clone_request` needs:
+    /// fn clone_request<B>(request: &Request<ReplayBody<B>>) -> Option<Request<ReplayBody<B>>> {
+    ///     let mut clone = Request::new(request.body().replay());
+    ///     *clone.method_mut() = request.method().clone();
+    ///     *clone.uri_mut() = request.uri().clone();
+    ///     *clone.headers_mut() = request.headers().clone();
+    ///     Some(clone)
+    /// }
+    /// ```
+    #[must_use]
+    pub fn replay(&self) -> Self {
+        let shared = self.shared.as_ref().map(|reader| {
+            let mut state = lock(&reader.state);
+            state.newest += 1;
+            Reader {
+                state: Arc::clone(&reader.state),
+                number: state.newest,
+            }
+        });
+        Self { shared }
+    }
+
+    /// Whether a new reader would get the whole body.
+    ///
+    /// Turns false, for good, once more bytes were read than may be kept.
+    #[must_use]
+    pub fn is_replayable(&self) -> bool {
+        match &self.shared {
+            Some(reader) => lock(&reader.state).is_replayable(),
+            None => true,
+        }
+    }
+
+    /// Makes this the present reader before it asks for a frame.
+    pub(crate) fn take_over(&self) {
+        if let Some(reader) = &self.shared {
+            // A body that cannot be replayed says so when it is read.
+            let _ = lock(&reader.state).admit(reader.number);
+        }
+    }
+
+    /// Declares the present reader to be the last one: nothing is kept for another from now on.
+    pub(crate) fn release(&self) {
+        if let Some(reader) = &self.shared {
+            let mut state = lock(&reader.state);
+            if state.retention == Retention::All {
+                state.retention = Retention::Released;
+                state.kept.forget_read();
+            }
+        }
+    }
+}
+
+impl<B> State<B> {
+    fn is_replayable(&self) -> bool {
+        self.retention == Retention::All || matches!(self.source, Source::Unread(_))
+    }
+
+    /// Lets a reader read, if no newer one has taken over.
+    fn admit(&mut self, number: u32) -> Result<(), ReplayError> {
+        if number < self.reader {
+            return Err(ReplayError::Superseded);
+        }
+        if number > self.reader {
+            if !self.is_replayable() {
+                return Err(match self.retention {
+                    Retention::Outgrown => ReplayError::TooLarge { limit: self.limit },
+                    Retention::All | Retention::Released => ReplayError::Released,
+                });
+            }
+            self.reader = number;
+            self.kept.rewind();
+            if let Some(superseded) = self.waker.take() {
+                superseded.wake();
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes note of a frame that goes to the present reader, as long as there is room.
+    fn keep(&mut self, size: usize, push: impl FnOnce(&mut Kept)) {
+        if self.retention != Retention::All {
+            return;
+        }
+        if self.kept.total().saturating_add(size) > self.limit {
+            self.retention = Retention::Outgrown;
+            self.kept = Kept::default();
+        } else {
+            push(&mut self.kept);
+        }
+    }
+
+    fn next_kept(&mut self) -> Option<Part> {
+        match self.retention {
+            Retention::All => self.kept.next(),
+            Retention::Released | Retention::Outgrown => self.kept.next_and_forget(),
+        }
+    }
+}
+
+impl<B> State<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    fn poll_source(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Source::Unread(_) = self.source {
+            if let Source::Unread(body) = mem::replace(&mut self.source, Source::Ended) {
+                self.source = Source::Reading(Box::pin(body));
+            }
+        }
+        let Source::Reading(body) = &mut self.source else {
+            return Poll::Ready(None);
+        };
+        match ready!(body.as_mut().poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                let frame = frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
+                if let Some(data) = frame.data_ref() {
+                    self.keep(data.len(), |kept| kept.push_data(data));
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    self.keep(size_of_trailers(trailers), |kept| {
+                        kept.push_trailers(trailers);
+                    });
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                self.source = Source::Ended;
+                let error = BodyError::new(error.into());
+                self.keep(0, |kept| kept.push_error(error.clone()));
+                Poll::Ready(Some(Err(error.to_box_error())))
+            }
+            None => {
+                self.source = Source::Ended;
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+impl<B> Source<B>
+where
+    B: Body,
+{
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Unread(body) => body.is_end_stream(),
+            Self::Reading(body) => body.is_end_stream(),
+            Self::Ended => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Unread(body) => body.size_hint(),
+            Self::Reading(body) => body.size_hint(),
+            Self::Ended => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl<B> Body for ReplayBody<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Some(reader) = &self.shared else {
+            return Poll::Ready(None);
+        };
+        let mut state = lock(&reader.state);
+        if let Err(error) = state.admit(reader.number) {
+            return Poll::Ready(Some(Err(error.into())));
+        }
+        if let Some(part) = state.next_kept() {
+            return Poll::Ready(Some(match part {
+                Part::Data(data) => Ok(Frame::data(data)),
+                Part::Trailers(trailers) => Ok(Frame::trailers(*trailers)),
+                Part::Failed(error) => Err(error.to_box_error()),
+            }));
+        }
+        let frame = state.poll_source(cx);
+        if frame.is_pending() {
+            match &mut state.waker {
+                Some(waker) => waker.clone_from(cx.waker()),
+                none => *none = Some(cx.waker().clone()),
+            }
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let Some(reader) = &self.shared else {
+            return true;
+        };
+        let state = lock(&reader.state);
+        // What awaits a superseded reader is an error, not the end.
+        reader.number >= state.reader
+            && state.kept.is_read_by(reader.number == state.reader)
+            && state.source.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let Some(reader) = &self.shared else {
+            return SizeHint::with_exact(0);
+        };
+        let state = lock(&reader.state);
+        if reader.number < state.reader {
+            return SizeHint::default();
+        }
+        let kept = state.kept.unread_by(reader.number == state.reader) as u64;
+        let mut hint = state.source.size_hint();
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper.saturating_add(kept));
+        }
+        hint.set_lower(hint.lower().saturating_add(kept));
+        hint
+    }
+}
+
+impl<B> fmt::Debug for ReplayBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("ReplayBody");
+        match &self.shared {
+            Some(reader) => {
+                let state = lock(&reader.state);
+                debug
+                    .field("reader", &reader.number)
+                    .field("present_reader", &state.reader)
+                    .field("kept_bytes", &state.kept.total())
+                    .field("retention", &state.retention)
+                    .finish()
+            }
+            None => debug.field("kept_bytes", &0).finish_non_exhaustive(),
+        }
+    }
+}

@@ -1,0 +1,251 @@
+use super::Key;
+use http::StatusCode;
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+/// Why a promise has no value to read.
+///
+/// [`Pending`](Self::Pending) is not a failure. Returned from a handler with `?` it ends the pass early;
+/// the response it becomes is thrown away.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum PromiseError {
+    /// Nobody has submitted a promise of this name in this request.
+    NotSubmitted {
+        /// The name asked for.
+        key: Key,
+    },
+    /// The promise has been submitted and has not settled yet. The next pass will see it settled.
+    Pending {
+        /// The name of the promise.
+        key: Key,
+    },
+    /// The promise ended with an error of its own.
+    Failed {
+        /// The name of the promise.
+        key: Key,
+        /// Its error, shared by everyone who reads it.
+        error: Arc<dyn Error + Send + Sync>,
+    },
+    /// The promise did not settle in time.
+    TimedOut {
+        /// The name of the promise.
+        key: Key,
+    },
+    /// The promise panicked.
+    Panicked {
+        /// The name of the promise.
+        key: Key,
+        /// The panic message, where it was a string.
+        message: Arc<str>,
+    },
+    /// The promise was cancelled, or its request ended before it settled.
+    Cancelled {
+        /// The name of the promise.
+        key: Key,
+    },
+    /// The promise could not be submitted.
+    Rejected {
+        /// Why, and the name of the promise.
+        error: SubmitError,
+    },
+    /// The promise has another type than the one asked for.
+    WrongType {
+        /// The name of the promise.
+        key: Key,
+        /// The type asked for.
+        expected: &'static str,
+        /// The type of the promise.
+        found: &'static str,
+    },
+}
+
+impl PromiseError {
+    /// The name of the promise.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        match self {
+            Self::NotSubmitted { key }
+            | Self::Pending { key }
+            | Self::Failed { key, .. }
+            | Self::TimedOut { key }
+            | Self::Panicked { key, .. }
+            | Self::Cancelled { key }
+            | Self::WrongType { key, .. } => key,
+            Self::Rejected { error } => error.key(),
+        }
+    }
+
+    /// Whether the value is merely not there yet.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        matches!(self, Self::Pending { .. })
+    }
+
+    /// The status of a response that stands for this error: 503 for a pending or rejected promise, so
+    /// that a transaction layer around the handler rolls back, 504 for one that timed out, else 500.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Pending { .. } | Self::Rejected { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+impl fmt::Display for PromiseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotSubmitted { key } => write!(f, "promise `{key}` has not been submitted"),
+            Self::Pending { key } => write!(f, "promise `{key}` has not settled yet"),
+            Self::Failed { key, .. } => write!(f, "promise `{key}` failed"),
+            Self::TimedOut { key } => write!(f, "promise `{key}` timed out"),
+            Self::Panicked { key, message } => write!(f, "promise `{key}` panicked: {message}"),
+            Self::Cancelled { key } => write!(f, "promise `{key}` was cancelled"),
+            Self::Rejected { error } => write!(f, "promise `{}` was rejected", error.key()),
+            Self::WrongType {
+                key,
+                expected,
+                found,
+            } => write_wrong_type(f, key, expected, found),
+        }
+    }
+}
+
+impl Error for PromiseError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Failed { error, .. } => Some(&**error),
+            Self::Rejected { error } => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// Why a promise could not be submitted. Its future was dropped unpolled.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// The name has a settled promise already. [`clear`](super::Promises::clear) it first.
+    AlreadyResolved {
+        /// The name of the promise.
+        key: Key,
+    },
+    /// The name has a pending promise of another type.
+    WrongType {
+        /// The name of the promise.
+        key: Key,
+        /// The type submitted now.
+        expected: &'static str,
+        /// The type of the promise that is there.
+        found: &'static str,
+    },
+    /// The request has too many promises. It will be rejected when the pass ends.
+    TooManyPromises {
+        /// The name of the promise.
+        key: Key,
+        /// How many a request may have.
+        limit: usize,
+    },
+    /// The pass that the handle belongs to is over.
+    Ended {
+        /// The name of the promise.
+        key: Key,
+    },
+}
+
+impl SubmitError {
+    /// The name of the promise.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        match self {
+            Self::AlreadyResolved { key }
+            | Self::WrongType { key, .. }
+            | Self::TooManyPromises { key, .. }
+            | Self::Ended { key } => key,
+        }
+    }
+}
+
+impl fmt::Display for SubmitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AlreadyResolved { key } => write!(
+                f,
+                "promise `{key}` is already resolved, clear it to submit it again"
+            ),
+            Self::WrongType {
+                key,
+                expected,
+                found,
+            } => write_wrong_type(f, key, expected, found),
+            Self::TooManyPromises { key, limit } => write!(
+                f,
+                "promise `{key}` is one more than the {limit} that a request may have"
+            ),
+            Self::Ended { key } => write!(
+                f,
+                "promise `{key}` was submitted through the handle of a pass that is over"
+            ),
+        }
+    }
+}
+
+impl Error for SubmitError {}
+
+fn write_wrong_type(
+    f: &mut fmt::Formatter<'_>,
+    key: &Key,
+    expected: &str,
+    found: &str,
+) -> fmt::Result {
+    write!(
+        f,
+        "promise `{key}` has the wrong type: expected `{expected}`, found `{found}`"
+    )
+}
+
+/// What a reader of a promise does with a value that is not there yet.
+pub trait OrPending<T>: Sized {
+    /// Turns [`PromiseError::Pending`] into `placeholder` and leaves everything else as it is: a value
+    /// stays a value, an error stays an error.
+    ///
+    /// The placeholder serves to get to the end of a pass whose response is thrown away anyhow, so
+    /// that what comes after it can register its promises in the same pass.
+    ///
+    /// # Errors
+    ///
+    /// Any but [`PromiseError::Pending`].
+    fn or_pending(self, placeholder: T) -> Result<T, PromiseError>;
+}
+
+impl<T> OrPending<T> for Result<T, PromiseError> {
+    fn or_pending(self, placeholder: T) -> Self {
+        match self {
+            Err(PromiseError::Pending { .. }) => Ok(placeholder),
+            other => other,
+        }
+    }
+}
+
+/// An error of a settled promise that does not know its name yet.
+#[derive(Debug)]
+pub(super) enum Failure {
+    Failed(Arc<dyn Error + Send + Sync>),
+    TimedOut,
+    Panicked(Arc<str>),
+    Cancelled,
+}
+
+impl Failure {
+    pub(super) fn of(self, key: Key) -> PromiseError {
+        match self {
+            Self::Failed(error) => PromiseError::Failed { key, error },
+            Self::TimedOut => PromiseError::TimedOut { key },
+            Self::Panicked(message) => PromiseError::Panicked { key, message },
+            Self::Cancelled => PromiseError::Cancelled { key },
+        }
+    }
+}

@@ -1,0 +1,433 @@
+use super::error::{Failure, PromiseError, SubmitError};
+use super::registry::{Admission, Registry};
+use super::resolve::Waiter;
+use super::slot::{AnySlot, Slot};
+use super::{IntoKey, Key, Start, current};
+use crate::BoxError;
+use futures_util::FutureExt;
+use std::fmt;
+use std::sync::Arc;
+
+/// The promises of the request being handled.
+///
+/// [`PromiseLayer`](super::PromiseLayer) puts one into the extensions of every request. It is cheap to
+/// clone, and a clone is the same set of promises.
+///
+/// Where the request is out of reach, deep in a template or a component, [`Promises::current`] finds it.
+///
+/// # Reading and asking
+///
+/// ```
+/// use tower_promises::promise::{OrPending, PromiseError, Promises};
+///
+/// # async fn fetch_name(id: u32) -> String { format!("user {id}") }
+/// fn greeting(promises: &Promises, id: u32) -> Result<String, PromiseError> {
+///     let name: String = promises
+///         // The first time it is asked for: submitted, and `Err(Pending)`. In the next pass: the name.
+///         .result_or_submit(format!("name:{id}"), || fetch_name(id))
+///         // Any other error ends the handler here.
+///         .or_pending(String::new())?;
+///     Ok(format!("Hello, {name}!"))
+/// }
+/// # let _ = greeting;
+/// ```
+///
+/// # Lifetime
+///
+/// A handle belongs to a pass. Once the next pass has begun, or the request has ended, it can still
+/// read what has settled; submitting through it is [`SubmitError::Ended`], never a panic.
+///
+/// # Testing a handler
+///
+/// ```
+/// use tower_promises::promise::{PromiseResults, Promises};
+///
+/// fn title(promises: &Promises) -> String {
+///     let unread: u32 = promises.result_or_submit("unread", async || 0).unwrap_or_default();
+///     format!("({unread}) Inbox")
+/// }
+///
+/// // What it asks for:
+/// let promises = Promises::with_results(PromiseResults::new());
+/// title(&promises);
+/// assert_eq!(promises.keys(), ["unread"]);
+/// assert!(promises.is_pending());
+///
+/// // What it does with the answer:
+/// let promises = Promises::with_results(PromiseResults::new().value("unread", 7_u32));
+/// assert_eq!(title(&promises), "(7) Inbox");
+/// ```
+#[derive(Clone)]
+pub struct Promises {
+    registry: Arc<Registry>,
+    pass: usize,
+}
+
+/// Where the request and its handles come from.
+impl Promises {
+    pub(super) fn open(start: Start, max_promises: usize, outer: Option<Self>) -> Self {
+        Self {
+            registry: Arc::new(Registry::new(start, max_promises, true, outer)),
+            pass: 1,
+        }
+    }
+
+    /// The handle for the next pass.
+    pub(super) fn next_pass(&self) -> Self {
+        Self {
+            registry: Arc::clone(&self.registry),
+            pass: self.registry.begin_pass(),
+        }
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The promises of the request that this thread is handling right now.
+    ///
+    /// `Some` wherever [`PromiseLayer`](super::PromiseLayer) is up the call stack: in the inner service,
+    /// in what it calls, and in promises as they run. `None` in other tasks and threads, so not in what
+    /// the handler gives to `tokio::spawn`, `spawn_blocking` or rayon: use [`scope`](Self::scope) there.
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        current::get()
+    }
+
+    /// Runs `f` with this handle as [`Promises::current`].
+    pub fn scope<R>(&self, f: impl FnOnce() -> R) -> R {
+        current::scope(self.clone(), f)
+    }
+
+    /// A handle for testing a handler without a server. It is not run by anything: what is
+    /// [submitted](Self::submit) to it stays pending, which shows in [`keys`](Self::keys) and
+    /// [`is_pending`](Self::is_pending). Only [`resolve`](Self::resolve) runs promises, where it is awaited.
+    #[must_use]
+    pub fn with_results(results: PromiseResults) -> Self {
+        let registry = Registry::with_settled(results.slots);
+        Self {
+            pass: registry.pass(),
+            registry: Arc::new(registry),
+        }
+    }
+}
+
+/// Reading.
+impl Promises {
+    /// The value of the promise of this name, cloned, so that everybody can read it.
+    ///
+    /// # Errors
+    ///
+    /// [`NotSubmitted`](PromiseError::NotSubmitted) or [`Pending`](PromiseError::Pending) where there is
+    /// no value yet, the promise's own error where it has one, at each read, and
+    /// [`WrongType`](PromiseError::WrongType) where it is not a promise of a `T`.
+    pub fn result<T>(&self, key: impl IntoKey<T>) -> Result<T, PromiseError>
+    where
+        T: Clone + Send + Sync + 'static,
+    {
+        self.read(&key.into_key())
+    }
+
+    /// The number of the pass this handle belongs to, counted from one.
+    #[must_use]
+    pub fn pass(&self) -> usize {
+        self.pass
+    }
+
+    /// Whether the response of the present pass would be thrown away if the pass ended now, because
+    /// something it asked for was not there.
+    ///
+    /// A transaction layer between [`PromiseLayer`](super::PromiseLayer) and the handler asks this after
+    /// the inner call, and rolls back if so.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        self.registry.is_pending()
+    }
+
+    /// The names of all promises of the request, settled or not, in the order they were submitted.
+    #[must_use]
+    pub fn keys(&self) -> Vec<Key> {
+        self.registry.keys()
+    }
+
+    fn read<T>(&self, key: &Key) -> Result<T, PromiseError>
+    where
+        T: Clone + Send + Sync + 'static,
+    {
+        match self.registry.read::<T>(self.pass, key)?.outcome() {
+            Some(outcome) => outcome.clone(),
+            None => Err(PromiseError::Pending { key: key.clone() }),
+        }
+    }
+}
+
+/// Asking.
+impl Promises {
+    /// Registers a promise. It starts when the pass ends, or at once with [`Start::Eager`], and runs at the same
+    /// time as the others; then the handler runs again and finds the [`result`](Self::result).
+    ///
+    /// A name that is pending already stays the promise it is: `future` is dropped unpolled.
+    ///
+    /// The future runs within the request, not in a task of its own. It is dropped when the client goes away.
+    ///
+    /// # Errors
+    ///
+    /// [`AlreadyResolved`](SubmitError::AlreadyResolved) where the name has a result,
+    /// [`WrongType`](SubmitError::WrongType) where it is pending with another type,
+    /// [`TooManyPromises`](SubmitError::TooManyPromises), and [`Ended`](SubmitError::Ended) where the handle's pass
+    /// is over. `future` is dropped unpolled.
+    pub fn submit<T, F>(&self, key: impl IntoKey<T>, future: F) -> Result<(), SubmitError>
+    where
+        T: Send + Sync + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.register(key.into_key(), future.map(Ok)).map(drop)
+    }
+
+    /// [`submit`](Self::submit) for a future that can fail. An error becomes
+    /// [`PromiseError::Failed`] at each read.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`submit`](Self::submit).
+    pub fn try_submit<T, E, F>(&self, key: impl IntoKey<T>, future: F) -> Result<(), SubmitError>
+    where
+        T: Send + Sync + 'static,
+        E: Into<BoxError> + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        self.register(key.into_key(), future.map(failed)).map(drop)
+    }
+
+    /// Reads the result, or submits the promise if nobody has.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`result`](Self::result), where `NotSubmitted` becomes [`Pending`](PromiseError::Pending), or
+    /// [`Rejected`](PromiseError::Rejected) if the promise could not be submitted.
+    pub fn result_or_submit<T, F>(
+        &self,
+        key: impl IntoKey<T>,
+        make: impl FnOnce() -> F,
+    ) -> Result<T, PromiseError>
+    where
+        T: Clone + Send + Sync + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.read_or_register(key.into_key(), || make().map(Ok))
+    }
+
+    /// [`result_or_submit`](Self::result_or_submit) for a future that can fail.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`result_or_submit`](Self::result_or_submit).
+    pub fn result_or_try_submit<T, E, F>(
+        &self,
+        key: impl IntoKey<T>,
+        make: impl FnOnce() -> F,
+    ) -> Result<T, PromiseError>
+    where
+        T: Clone + Send + Sync + 'static,
+        E: Into<BoxError> + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        self.read_or_register(key.into_key(), || make().map(failed))
+    }
+
+    /// Waits for the promise of this name, for code that can wait. It starts at once, whether it is new
+    /// or was submitted before, and costs no further pass. The name is shared: whoever asks second, awaiting
+    /// or not, gets the same promise.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`result`](Self::result) but `NotSubmitted` and `Pending`. It is
+    /// [`Cancelled`](PromiseError::Cancelled) when the request ends first.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the returned future drops the promise if nobody else has asked for it. Otherwise the promise
+    /// goes on.
+    pub async fn resolve<T, F>(
+        &self,
+        key: impl IntoKey<T>,
+        make: impl FnOnce() -> F,
+    ) -> Result<T, PromiseError>
+    where
+        T: Clone + Send + Sync + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.wait(key.into_key(), || make().map(Ok)).await
+    }
+
+    /// [`resolve`](Self::resolve) for a future that can fail.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`resolve`](Self::resolve).
+    pub async fn try_resolve<T, E, F>(
+        &self,
+        key: impl IntoKey<T>,
+        make: impl FnOnce() -> F,
+    ) -> Result<T, PromiseError>
+    where
+        T: Clone + Send + Sync + 'static,
+        E: Into<BoxError> + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        self.wait(key.into_key(), || make().map(failed)).await
+    }
+
+    fn register<T, F>(&self, key: Key, future: F) -> Result<Admission, SubmitError>
+    where
+        T: Send + Sync + 'static,
+        F: Future<Output = Result<T, Failure>> + Send + 'static,
+    {
+        self.registry.submit(self.pass, key, || Box::pin(future))
+    }
+
+    fn read_or_register<T, F>(&self, key: Key, make: impl FnOnce() -> F) -> Result<T, PromiseError>
+    where
+        T: Clone + Send + Sync + 'static,
+        F: Future<Output = Result<T, Failure>> + Send + 'static,
+    {
+        match self.read(&key) {
+            Err(PromiseError::NotSubmitted { .. }) => {}
+            read => return read,
+        }
+        match self.register(key.clone(), make()) {
+            Ok(Admission::Pending) => Err(PromiseError::Pending { key }),
+            Ok(Admission::TimedOut) => Err(PromiseError::TimedOut { key }),
+            // Another thread was faster.
+            Err(SubmitError::AlreadyResolved { .. }) => self.read(&key),
+            Err(error) => Err(PromiseError::Rejected { error }),
+        }
+    }
+
+    async fn wait<T, F>(&self, key: Key, make: impl FnOnce() -> F) -> Result<T, PromiseError>
+    where
+        T: Clone + Send + Sync + 'static,
+        F: Future<Output = Result<T, Failure>> + Send + 'static,
+    {
+        let slot = self.registry.join(self.pass, &key, || Box::pin(make()))?;
+        let registry = &*self.registry;
+        Waiter { registry, slot }.await
+    }
+}
+
+/// Changing one's mind.
+impl Promises {
+    /// Cancels a pending promise: its future is dropped, unpolled if it has not started, and its outcome is
+    /// [`PromiseError::Cancelled`]. It asks for no further pass.
+    ///
+    /// Returns whether there was a pending promise of this name.
+    pub fn cancel(&self, key: impl Into<Key>) -> bool {
+        self.registry.cancel(&key.into())
+    }
+
+    /// Forgets a settled promise, so that its name can be submitted again.
+    ///
+    /// Returns whether there was a settled promise of this name. Clearing and submitting in every pass
+    /// never ends before [`max_passes`](super::PromiseLayer::max_passes).
+    pub fn clear(&self, key: impl Into<Key>) -> bool {
+        self.registry.clear(&key.into())
+    }
+
+    /// Forgets a promise whatever its state: [`cancel`](Self::cancel), then [`clear`](Self::clear).
+    ///
+    /// Returns whether there was a promise of this name.
+    pub fn reset(&self, key: impl Into<Key>) -> bool {
+        self.registry.reset(&key.into())
+    }
+
+    /// Publishes the response of this pass, whatever is pending. Promises that have not settled by the
+    /// end of the pass are dropped.
+    pub fn publish(&self) {
+        self.registry.publish(self.pass);
+    }
+
+    /// Runs `undo` if the response of this pass is not published: when it is discarded, when the request is
+    /// rejected, and when the client goes away or the handler panics before there is a response.
+    ///
+    /// Undo work runs where the response future runs, the last registered first. It must not block. One
+    /// that panics is logged and does not keep the others from running.
+    pub fn on_discard(&self, undo: impl FnOnce() + Send + 'static) {
+        self.registry.on_discard(self.pass, Box::new(undo));
+    }
+}
+
+impl fmt::Debug for Promises {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Promises")
+            .field("pass", &self.pass)
+            .field("keys", &self.keys())
+            .finish()
+    }
+}
+
+fn failed<T, E: Into<BoxError>>(result: Result<T, E>) -> Result<T, Failure> {
+    result.map_err(|error| Failure::Failed(error.into().into()))
+}
+
+/// What [`Promises::with_results`] has to offer.
+#[derive(Default)]
+pub struct PromiseResults {
+    slots: Vec<Arc<dyn AnySlot>>,
+}
+
+impl PromiseResults {
+    /// No results, as in the first pass.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A promise that was kept.
+    #[must_use]
+    pub fn value<T>(self, key: impl IntoKey<T>, value: T) -> Self
+    where
+        T: Send + Sync + 'static,
+    {
+        self.with(Slot::settled(key.into_key(), Ok(value)))
+    }
+
+    /// A promise of a `T` that failed with `error`.
+    #[must_use]
+    pub fn failed<T>(self, key: impl IntoKey<T>, error: impl Into<BoxError>) -> Self
+    where
+        T: Send + Sync + 'static,
+    {
+        self.with_failure::<T>(key.into_key(), Failure::Failed(error.into().into()))
+    }
+
+    /// A promise of a `T` that timed out.
+    #[must_use]
+    pub fn timed_out<T>(self, key: impl IntoKey<T>) -> Self
+    where
+        T: Send + Sync + 'static,
+    {
+        self.with_failure::<T>(key.into_key(), Failure::TimedOut)
+    }
+
+    fn with_failure<T>(self, key: Key, failure: Failure) -> Self
+    where
+        T: Send + Sync + 'static,
+    {
+        self.with(Slot::<T>::settled(key.clone(), Err(failure.of(key))))
+    }
+
+    fn with<T>(mut self, slot: Slot<T>) -> Self
+    where
+        T: Send + Sync + 'static,
+    {
+        self.slots.push(Arc::new(slot));
+        self
+    }
+}
+
+impl fmt::Debug for PromiseResults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys = self.slots.iter().map(|slot| slot.key());
+        f.debug_list().entries(keys).finish()
+    }
+}

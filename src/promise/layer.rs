@@ -1,0 +1,211 @@
+use super::{DefaultResponseForRejection, PromiseService};
+use crate::body::DEFAULT_MAX_BYTES;
+use std::any::type_name;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use tower_layer::Layer;
+
+/// How many passes a request may have unless you say otherwise.
+pub const DEFAULT_MAX_PASSES: usize = 16;
+
+/// How many promises a request may have unless you say otherwise.
+pub const DEFAULT_MAX_PROMISES: usize = 1024;
+
+/// Layer that applies the [`PromiseService`] middleware.
+///
+/// See the [module docs](crate::promise) for an example.
+#[derive(Clone)]
+#[must_use]
+pub struct PromiseLayer<H = DefaultResponseForRejection> {
+    settings: Settings<H>,
+}
+
+#[derive(Clone)]
+pub(super) struct Settings<H> {
+    pub(super) max_passes: usize,
+    pub(super) max_promises: usize,
+    pub(super) max_body_bytes: usize,
+    pub(super) start: Start,
+    pub(super) promise_timeout: Option<Duration>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) on_timeout: OnTimeout,
+    pub(super) on_rejection: H,
+}
+
+/// When a submitted promise starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Start {
+    /// When the pass that submitted it ends. One that is cancelled before then never starts.
+    #[default]
+    PassEnd,
+    /// At once, while the pass still runs. Worth it for handlers that themselves wait for something.
+    Eager,
+}
+
+/// What happens when a request takes longer than [`PromiseLayer::timeout`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnTimeout {
+    /// It is rejected.
+    #[default]
+    Reject,
+    /// The handler runs once more, and every promise that has not settled reads as
+    /// [`TimedOut`](super::PromiseError::TimedOut), also one that is submitted only then. So the application
+    /// renders a page of its own.
+    ///
+    /// This last pass gets the same time again; past that, the request is rejected. It is also rejected if
+    /// it has not asked for a promise at all, or if its body cannot be replayed.
+    FinalPass,
+}
+
+impl PromiseLayer {
+    /// Creates a layer with the default settings: 16 passes, 1024 promises, 2 MiB of body, no timeouts,
+    /// promises started when a pass ends.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Default for PromiseLayer {
+    fn default() -> Self {
+        Self {
+            settings: Settings {
+                max_passes: DEFAULT_MAX_PASSES,
+                max_promises: DEFAULT_MAX_PROMISES,
+                max_body_bytes: DEFAULT_MAX_BYTES,
+                start: Start::default(),
+                promise_timeout: None,
+                timeout: None,
+                on_timeout: OnTimeout::default(),
+                on_rejection: DefaultResponseForRejection,
+            },
+        }
+    }
+}
+
+impl<H> PromiseLayer<H> {
+    /// Sets how many passes a request may have. Default [`DEFAULT_MAX_PASSES`].
+    ///
+    /// A request whose last pass asks for yet another promise is
+    /// [rejected](super::Rejection::TooManyPasses). 2 gives strictly two passes. Values below 1 count as 1.
+    pub fn max_passes(mut self, passes: usize) -> Self {
+        self.settings.max_passes = passes.max(1);
+        self
+    }
+
+    /// Sets how many promises a request may have, in all its passes together. Default
+    /// [`DEFAULT_MAX_PROMISES`].
+    ///
+    /// One more is not submitted, and the request is [rejected](super::Rejection::TooManyPromises) when the
+    /// pass ends.
+    pub fn max_promises(mut self, promises: usize) -> Self {
+        self.settings.max_promises = promises;
+        self
+    }
+
+    /// Sets how many bytes of the request body are kept for later passes. Default
+    /// [`DEFAULT_MAX_BYTES`], 2 MiB.
+    ///
+    /// It bounds memory, not what a handler may read. A request of which more was read when promises are
+    /// pending is [rejected](super::Rejection::BodyTooLarge).
+    pub fn max_body_bytes(mut self, bytes: usize) -> Self {
+        self.settings.max_body_bytes = bytes;
+        self
+    }
+
+    /// Sets when a promise starts. Default [`Start::PassEnd`].
+    pub fn start(mut self, start: Start) -> Self {
+        self.settings.start = start;
+        self
+    }
+
+    /// Sets how long each promise may take from its start. By default as long as the request.
+    ///
+    /// One that takes longer is dropped and reads as [`TimedOut`](super::PromiseError::TimedOut); what to do
+    /// about it is up to the handler.
+    pub fn promise_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.promise_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets how long a request may take, all passes and promises together. By default until the client
+    /// goes away.
+    ///
+    /// [`on_timeout`](Self::on_timeout) says what happens then.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.settings.timeout = Some(timeout);
+        self
+    }
+
+    /// Sets what happens to a request that exceeds [`timeout`](Self::timeout). Default
+    /// [`OnTimeout::Reject`].
+    pub fn on_timeout(mut self, on_timeout: OnTimeout) -> Self {
+        self.settings.on_timeout = on_timeout;
+        self
+    }
+
+    /// Sets how a request is answered that the layer rejects: a closure
+    /// `Fn(Rejection) -> Response<B>`, or another
+    /// [`ResponseForRejection`](super::ResponseForRejection).
+    ///
+    /// The default answers `application/problem+json` if the response body is `From<Bytes>`. In any case the
+    /// layer adds the [`Rejection`](super::Rejection) to the extensions of the response.
+    pub fn on_rejection<T>(self, on_rejection: T) -> PromiseLayer<T> {
+        let settings = self.settings;
+        PromiseLayer {
+            settings: Settings {
+                max_passes: settings.max_passes,
+                max_promises: settings.max_promises,
+                max_body_bytes: settings.max_body_bytes,
+                start: settings.start,
+                promise_timeout: settings.promise_timeout,
+                timeout: settings.timeout,
+                on_timeout: settings.on_timeout,
+                on_rejection,
+            },
+        }
+    }
+}
+
+impl<S, H> Layer<S> for PromiseLayer<H>
+where
+    H: Clone,
+{
+    type Service = PromiseService<S, H>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        PromiseService::with_settings(inner, Arc::new(self.settings.clone()))
+    }
+}
+
+impl<H> fmt::Debug for PromiseLayer<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.settings.fmt_as("PromiseLayer", None, f)
+    }
+}
+
+impl<H> Settings<H> {
+    pub(super) fn fmt_as(
+        &self,
+        name: &str,
+        inner: Option<&dyn fmt::Debug>,
+        f: &mut fmt::Formatter<'_>,
+    ) -> fmt::Result {
+        let mut debug = f.debug_struct(name);
+        if let Some(inner) = inner {
+            debug.field("inner", inner);
+        }
+        debug
+            .field("max_passes", &self.max_passes)
+            .field("max_promises", &self.max_promises)
+            .field("max_body_bytes", &self.max_body_bytes)
+            .field("start", &self.start)
+            .field("promise_timeout", &self.promise_timeout)
+            .field("timeout", &self.timeout)
+            .field("on_timeout", &self.on_timeout)
+            .field("on_rejection", &format_args!("{}", type_name::<H>()))
+            .finish()
+    }
+}

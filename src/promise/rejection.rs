@@ -1,0 +1,148 @@
+use super::Key;
+use crate::problem;
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+/// Why the layer answered a request itself.
+///
+/// It stands in the extensions of the response, whoever built the response, so that a layer outside
+/// can tell such a response from the service's own.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Rejection {
+    /// Promises are pending, and more of the body was read than may be kept for the next pass. 413.
+    BodyTooLarge {
+        /// How many bytes may be kept.
+        limit: usize,
+    },
+    /// The request as a whole took too long. 503.
+    TimedOut {
+        /// The time it was given.
+        after: Duration,
+    },
+    /// Every pass that the request may have has registered another promise. 500.
+    TooManyPasses {
+        /// How many passes a request may have.
+        limit: usize,
+        /// The promises that were pending in the end.
+        pending: Vec<Key>,
+    },
+    /// The request has registered too many promises. 500.
+    TooManyPromises {
+        /// How many promises a request may have.
+        limit: usize,
+    },
+}
+
+impl Rejection {
+    /// The status of the default response.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TimedOut { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooManyPasses { .. } | Self::TooManyPromises { .. } => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+        }
+    }
+
+    fn detail(&self) -> &'static str {
+        match self {
+            Self::BodyTooLarge { .. } => "The request body is too large.",
+            Self::TimedOut { .. } => "The request took too long.",
+            Self::TooManyPasses { .. } | Self::TooManyPromises { .. } => {
+                "The request could not be completed."
+            }
+        }
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BodyTooLarge { limit } => write!(
+                f,
+                "promises are pending, but more of the request body was read than the {limit} bytes \
+                 that are kept for the next pass; raise `PromiseLayer::max_body_bytes`, or register \
+                 the promises before the body is read"
+            ),
+            Self::TimedOut { after } => write!(f, "the request took longer than {after:?}"),
+            Self::TooManyPasses { limit, .. } => write!(
+                f,
+                "promises are still pending after {limit} passes: either each promise depends on \
+                 the one before it in a chain that long (raise `PromiseLayer::max_passes`), or the \
+                 keys differ in every pass (derive them from the request alone, never from the \
+                 time, a counter or a random number)"
+            ),
+            Self::TooManyPromises { limit } => write!(
+                f,
+                "the request has registered more than {limit} promises; raise \
+                 `PromiseLayer::max_promises`, or ask for many things in one promise"
+            ),
+        }
+    }
+}
+
+impl Error for Rejection {}
+
+/// Builds the response for a request that the layer answers itself.
+///
+/// Implemented for any `Fn(Rejection) -> Response<B>`, so that a closure can be given to
+/// [`PromiseLayer::on_rejection`](super::PromiseLayer::on_rejection).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot build a rejection with the response body `{B}`",
+    label = "the default response needs a body that is `From<Bytes>`",
+    note = "call `PromiseLayer::on_rejection` with a closure that builds the response, \
+            or with `EmptyResponseForRejection` if the body is `Default`"
+)]
+pub trait ResponseForRejection<B> {
+    /// Builds the response.
+    fn response_for_rejection(&self, rejection: Rejection) -> Response<B>;
+}
+
+impl<F, B> ResponseForRejection<B> for F
+where
+    F: Fn(Rejection) -> Response<B>,
+{
+    fn response_for_rejection(&self, rejection: Rejection) -> Response<B> {
+        self(rejection)
+    }
+}
+
+/// The default [`ResponseForRejection`]: the rejection's status and a body in the format
+/// `application/problem+json` ([RFC 9457]), for every response body that is `From<Bytes>`.
+///
+/// The text is the same for all rejections of a kind. Limits, keys and errors go to the log.
+///
+/// [RFC 9457]: https://www.rfc-editor.org/rfc/rfc9457
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DefaultResponseForRejection;
+
+impl<B> ResponseForRejection<B> for DefaultResponseForRejection
+where
+    B: From<Bytes>,
+{
+    fn response_for_rejection(&self, rejection: Rejection) -> Response<B> {
+        problem::response(rejection.status(), rejection.detail())
+    }
+}
+
+/// A [`ResponseForRejection`] with the rejection's status and an empty body, for response bodies that
+/// are `Default` but not `From<Bytes>`, boxed ones for example.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EmptyResponseForRejection;
+
+impl<B> ResponseForRejection<B> for EmptyResponseForRejection
+where
+    B: Default,
+{
+    fn response_for_rejection(&self, rejection: Rejection) -> Response<B> {
+        let mut response = Response::new(B::default());
+        *response.status_mut() = rejection.status();
+        response
+    }
+}

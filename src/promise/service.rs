@@ -1,0 +1,102 @@
+use super::layer::Settings;
+use super::{
+    DefaultResponseForRejection, PromiseFuture, PromiseLayer, Promises, ResponseForRejection,
+};
+use crate::body::ReplayBody;
+use http::{Request, Response};
+use http_body::Body;
+use std::fmt;
+use std::mem;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tower_layer::Layer;
+use tower_service::Service;
+
+/// Middleware that calls a service again once the promises it asked for are kept.
+///
+/// See the [module docs](crate::promise) for an example.
+pub struct PromiseService<S, H = DefaultResponseForRejection> {
+    inner: S,
+    settings: Arc<Settings<H>>,
+}
+
+impl<S> PromiseService<S> {
+    /// Wraps `inner` with the default settings.
+    pub fn new(inner: S) -> Self {
+        PromiseLayer::new().layer(inner)
+    }
+
+    /// Returns a [`Layer`] with the default settings.
+    pub fn layer() -> PromiseLayer {
+        PromiseLayer::new()
+    }
+}
+
+impl<S, H> PromiseService<S, H> {
+    pub(super) fn with_settings(inner: S, settings: Arc<Settings<H>>) -> Self {
+        Self { inner, settings }
+    }
+
+    /// Gets a reference to the inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Gets a mutable reference to the inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Consumes `self` and returns the inner service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, H, B, R> Service<Request<B>> for PromiseService<S, H>
+where
+    S: Service<Request<ReplayBody<B>>, Response = Response<R>> + Clone,
+    B: Body,
+    H: ResponseForRejection<R>,
+{
+    type Response = Response<R>;
+    type Error = S::Error;
+    type Future = PromiseFuture<S, B, H>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let outer = request.extensions().get::<Promises>().cloned();
+        let promises = Promises::open(self.settings.start, self.settings.max_promises, outer);
+
+        // A clone need not be ready, so it is the service that was polled ready that goes with this
+        // request, and the clone that stays behind.
+        let clone = self.inner.clone();
+        let service = mem::replace(&mut self.inner, clone);
+
+        PromiseFuture::new(service, Arc::clone(&self.settings), promises, request)
+    }
+}
+
+impl<S, H> Clone for PromiseService<S, H>
+where
+    S: Clone,
+{
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            settings: Arc::clone(&self.settings),
+        }
+    }
+}
+
+impl<S, H> fmt::Debug for PromiseService<S, H>
+where
+    S: fmt::Debug,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.settings.fmt_as("PromiseService", Some(&self.inner), f)
+    }
+}

@@ -1,0 +1,209 @@
+use super::error::{Failure, PromiseError};
+use super::{Key, observe};
+use crate::sync::lock;
+use std::any::{Any, TypeId, type_name};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll, Waker};
+
+/// The work of a promise.
+pub(super) type Work<T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send>>;
+
+/// One promise: its work until it settles, then its outcome.
+///
+/// User code, which is the work and its `Drop`, never runs while a lock is held.
+pub(super) struct Slot<T> {
+    key: Key,
+    outcome: OnceLock<Result<T, PromiseError>>,
+    progress: Mutex<Progress<T>>,
+}
+
+struct Progress<T> {
+    /// `None` while it is being polled, and once it has settled.
+    work: Option<Work<T>>,
+    started: bool,
+    /// Who polls the work.
+    driver: Option<Waker>,
+    /// Who awaits the outcome.
+    waiters: Vec<Waker>,
+}
+
+impl<T> Slot<T>
+where
+    T: Send + Sync + 'static,
+{
+    pub(super) fn new(key: Key, work: Work<T>) -> Self {
+        Self {
+            key,
+            outcome: OnceLock::new(),
+            progress: Mutex::new(Progress {
+                work: Some(work),
+                started: false,
+                driver: None,
+                waiters: Vec::new(),
+            }),
+        }
+    }
+
+    pub(super) fn settled(key: Key, outcome: Result<T, PromiseError>) -> Self {
+        Self {
+            key,
+            outcome: OnceLock::from(outcome),
+            progress: Mutex::new(Progress {
+                work: None,
+                started: true,
+                driver: None,
+                waiters: Vec::new(),
+            }),
+        }
+    }
+
+    pub(super) fn outcome(&self) -> Option<&Result<T, PromiseError>> {
+        self.outcome.get()
+    }
+
+    /// Wakes the caller when the promise settles. `false` if it has.
+    pub(super) fn register_waiter(&self, waker: &Waker) -> bool {
+        let mut progress = lock(&self.progress);
+        if self.outcome.get().is_some() {
+            return false;
+        }
+        if !progress.waiters.iter().any(|known| known.will_wake(waker)) {
+            progress.waiters.push(waker.clone());
+        }
+        true
+    }
+
+    /// The first outcome stands.
+    fn settle(&self, outcome: Result<T, PromiseError>) -> bool {
+        if self.outcome.set(outcome).is_err() {
+            return false;
+        }
+        let (work, driver, waiters) = {
+            let mut progress = lock(&self.progress);
+            (
+                progress.work.take(),
+                progress.driver.take(),
+                std::mem::take(&mut progress.waiters),
+            )
+        };
+        if let Some(Err(error)) = self.outcome.get() {
+            observe::promise_failed(error);
+        }
+        driver.into_iter().chain(waiters).for_each(Waker::wake);
+        drop(work);
+        true
+    }
+}
+
+/// A [`Slot`] of any type.
+pub(super) trait AnySlot: Send + Sync {
+    fn key(&self) -> &Key;
+
+    fn type_id(&self) -> TypeId;
+
+    fn type_name(&self) -> &'static str;
+
+    fn is_settled(&self) -> bool;
+
+    /// Marks the work as started. `false` if it was already, or has settled.
+    fn start(&self) -> bool;
+
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Settles with an error, if it has not settled, and drops the work.
+    fn fail(&self, failure: Failure) -> bool;
+
+    fn wake_waiters(&self);
+
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+impl<T> AnySlot for Slot<T>
+where
+    T: Send + Sync + 'static,
+{
+    fn key(&self) -> &Key {
+        &self.key
+    }
+
+    fn type_id(&self) -> TypeId {
+        TypeId::of::<T>()
+    }
+
+    fn type_name(&self) -> &'static str {
+        type_name::<T>()
+    }
+
+    fn is_settled(&self) -> bool {
+        self.outcome.get().is_some()
+    }
+
+    fn start(&self) -> bool {
+        let started = std::mem::replace(&mut lock(&self.progress).started, true);
+        !started && !self.is_settled()
+    }
+
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_settled() {
+            return Poll::Ready(());
+        }
+        let Some(mut work) = lock(&self.progress).work.take() else {
+            // Another thread is polling it this moment.
+            return match self.register_waiter(cx.waker()) {
+                true => Poll::Pending,
+                false => Poll::Ready(()),
+            };
+        };
+        let polled = catch_unwind(AssertUnwindSafe(|| match work.as_mut().poll(cx) {
+            Poll::Ready(outcome) => {
+                drop(work);
+                Ok(outcome)
+            }
+            Poll::Pending => Err(work),
+        }));
+        let outcome = match polled {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(work)) => {
+                let mut progress = lock(&self.progress);
+                if self.is_settled() {
+                    // Cancelled while it was being polled: dropped once the lock is released.
+                    drop(progress);
+                    drop(work);
+                    return Poll::Ready(());
+                }
+                progress.work = Some(work);
+                match &mut progress.driver {
+                    Some(driver) => driver.clone_from(cx.waker()),
+                    none => *none = Some(cx.waker().clone()),
+                }
+                return Poll::Pending;
+            }
+            Err(panic) => Err(Failure::Panicked(panic_message(&*panic))),
+        };
+        self.settle(outcome.map_err(|failure| failure.of(self.key.clone())));
+        Poll::Ready(())
+    }
+
+    fn fail(&self, failure: Failure) -> bool {
+        !self.is_settled() && self.settle(Err(failure.of(self.key.clone())))
+    }
+
+    fn wake_waiters(&self) {
+        let waiters = std::mem::take(&mut lock(&self.progress).waiters);
+        waiters.into_iter().for_each(Waker::wake);
+    }
+
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> Arc<str> {
+    let message = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    message.unwrap_or("the panic had no message").into()
+}

@@ -1,0 +1,162 @@
+//! What the tests share. Each test file uses a part of it.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::{BodyExt, Full};
+use std::fmt::Debug;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_promises::body::ReplayBody;
+use tower_promises::{BoxError, PromiseLayer, Promises, Rejection};
+use tracing_subscriber::fmt::MakeWriter;
+
+pub type TestBody = Full<Bytes>;
+pub type TestRequest = Request<ReplayBody<TestBody>>;
+
+/// What a client gets to see, and what it does not.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub content_type: String,
+    pub body: String,
+    pub rejection: Option<Rejection>,
+    /// How often the handler ran.
+    pub passes: usize,
+}
+
+/// Sends a request through `layer` to a synchronous handler.
+pub async fn ask(
+    layer: PromiseLayer,
+    handler: impl Fn(&Promises) -> Result<String, BoxError> + Clone,
+) -> Result<Answer, BoxError> {
+    ask_async(layer, async move |promises: Promises| handler(&promises)).await
+}
+
+/// Sends a request through `layer` to an asynchronous handler.
+pub async fn ask_async(
+    layer: PromiseLayer,
+    handler: impl AsyncFn(Promises) -> Result<String, BoxError>,
+) -> Result<Answer, BoxError> {
+    let passes = AtomicUsize::new(0);
+    let service = layer.layer(service_fn(async |request: TestRequest| {
+        passes.fetch_add(1, Ordering::Relaxed);
+        handler(promises(&request)).await.map(text_response)
+    }));
+    let response = service.oneshot(get("/")).await?;
+    let mut answer = answer(response).await;
+    answer.passes = passes.into_inner();
+    Ok(answer)
+}
+
+pub async fn answer<B>(response: Response<B>) -> Answer
+where
+    B: Body<Error: Debug>,
+{
+    let (parts, body) = response.into_parts();
+    let content_type = parts.headers.get(http::header::CONTENT_TYPE);
+    Answer {
+        status: parts.status,
+        content_type: content_type
+            .map_or("", |value| value.to_str().unwrap())
+            .to_owned(),
+        body: text(body).await,
+        rejection: parts.extensions.get().cloned(),
+        passes: 0,
+    }
+}
+
+pub fn get(uri: &str) -> Request<TestBody> {
+    Request::get(uri).body(Full::default()).unwrap()
+}
+
+pub fn post(body: impl Into<Bytes>) -> Request<TestBody> {
+    Request::post("/").body(Full::new(body.into())).unwrap()
+}
+
+pub fn promises<B>(request: &Request<B>) -> Promises {
+    request.extensions().get::<Promises>().unwrap().clone()
+}
+
+pub fn text_response(text: impl Into<String>) -> Response<TestBody> {
+    Response::new(Full::from(text.into()))
+}
+
+pub async fn text<B>(body: B) -> String
+where
+    B: Body<Error: Debug>,
+{
+    let bytes = body.collect().await.unwrap().to_bytes();
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Counts how often something happens.
+#[derive(Clone, Debug, Default)]
+pub struct Counter(Arc<AtomicUsize>);
+
+impl Counter {
+    pub fn add(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub fn get(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// Counts when the guard is dropped.
+    pub fn on_drop(&self) -> DropGuard {
+        DropGuard(self.clone())
+    }
+}
+
+#[derive(Debug)]
+pub struct DropGuard(Counter);
+
+impl Drop for DropGuard {
+    fn drop(&mut self) {
+        self.0.add();
+    }
+}
+
+/// Collects the log of the present thread.
+#[derive(Clone, Debug, Default)]
+pub struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// Collects until the guard is dropped.
+    pub fn start() -> (Self, tracing::subscriber::DefaultGuard) {
+        let log = Self::default();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_ansi(false)
+            .with_writer(log.clone())
+            .finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
