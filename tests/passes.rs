@@ -122,7 +122,7 @@ async fn max_passes_two_is_strictly_two() {
 
 #[tokio::test]
 async fn keys_that_differ_in_every_pass_end_at_max_passes() {
-    let (log, _guard) = Log::start();
+    let log = Log::start();
     let polled = Counter::default();
     let answer = ask(PromiseLayer::new(), |promises| {
         let polled = polled.clone();
@@ -339,7 +339,7 @@ async fn the_body_of_a_discarded_response_is_dropped_unpolled() {
 
 #[tokio::test]
 async fn a_discarded_response_shows_at_debug_level_only() {
-    let (log, _guard) = Log::start();
+    let log = Log::start();
     let answer = ask(PromiseLayer::new(), |promises| {
         promises.result_or_submit("x", async || ()).or_pending(())?;
         Ok("hello".to_owned())

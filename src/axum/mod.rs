@@ -49,7 +49,7 @@ impl Error for MissingPromiseLayer {}
 
 impl IntoResponse for MissingPromiseLayer {
     fn into_response(self) -> Response {
-        tracing::error!("{self}");
+        tracing::error!(target: "tower_promises", "{self}");
         problem::response(
             StatusCode::INTERNAL_SERVER_ERROR,
             "The server is misconfigured.",
@@ -82,7 +82,7 @@ where
 impl IntoResponse for PromiseError {
     fn into_response(self) -> Response {
         if !self.is_pending() {
-            tracing::error!(error = &self as &(dyn Error + 'static), "handler failed");
+            tracing::error!(target: "tower_promises", error = &self as &(dyn Error + 'static), "handler failed");
         }
         problem::response(self.status(), "The request could not be completed.")
     }

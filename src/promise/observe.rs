@@ -2,6 +2,10 @@
 
 use super::{PromiseError, Rejection};
 
+/// The crate rather than this private module, so that filters need no knowledge of the latter.
+#[cfg(feature = "tracing")]
+const TARGET: &str = "tower_promises";
+
 pub(super) fn promise_failed(error: &PromiseError) {
     #[cfg(feature = "tracing")]
     {
@@ -9,10 +13,16 @@ pub(super) fn promise_failed(error: &PromiseError) {
 
         let key = error.key().as_str();
         match error {
-            PromiseError::Panicked { .. } => tracing::error!(key, %error, "promise panicked"),
-            PromiseError::TimedOut { .. } => tracing::warn!(key, "promise timed out"),
-            PromiseError::Cancelled { .. } => tracing::debug!(key, "promise cancelled"),
-            _ => tracing::debug!(key, error = error.source(), "promise failed"),
+            PromiseError::Panicked { .. } => {
+                tracing::error!(target: TARGET, key, %error, "promise panicked")
+            }
+            PromiseError::TimedOut { .. } => {
+                tracing::warn!(target: TARGET, key, "promise timed out")
+            }
+            PromiseError::Cancelled { .. } => {
+                tracing::debug!(target: TARGET, key, "promise cancelled")
+            }
+            _ => tracing::debug!(target: TARGET, key, error = error.source(), "promise failed"),
         }
     }
     #[cfg(not(feature = "tracing"))]
@@ -21,7 +31,7 @@ pub(super) fn promise_failed(error: &PromiseError) {
 
 pub(super) fn response_discarded(pass: usize, parts: &http::Response<()>) {
     #[cfg(feature = "tracing")]
-    tracing::debug!(
+    tracing::debug!(target: TARGET,
         pass,
         status = parts.status().as_u16(),
         headers = ?parts.headers(),
@@ -33,26 +43,28 @@ pub(super) fn response_discarded(pass: usize, parts: &http::Response<()>) {
 
 pub(super) fn error_discarded(pass: usize, error: &'static str) {
     #[cfg(feature = "tracing")]
-    tracing::debug!(pass, error, "discarded the error of a pass");
+    tracing::debug!(target: TARGET, pass, error, "discarded the error of a pass");
     #[cfg(not(feature = "tracing"))]
     let _ = (pass, error);
 }
 
 pub(super) fn undo_panicked() {
     #[cfg(feature = "tracing")]
-    tracing::error!("a function given to `on_discard` panicked");
+    tracing::error!(target: TARGET, "a function given to `on_discard` panicked");
 }
 
 pub(super) fn rejected(rejection: &Rejection) {
     #[cfg(feature = "tracing")]
     match rejection {
         Rejection::BodyTooLarge { .. } | Rejection::TimedOut { .. } => {
-            tracing::warn!(%rejection, "rejected a request");
+            tracing::warn!(target: TARGET, %rejection, "rejected a request");
         }
         Rejection::TooManyPasses { pending, .. } => {
-            tracing::error!(%rejection, ?pending, "rejected a request");
+            tracing::error!(target: TARGET, %rejection, ?pending, "rejected a request");
         }
-        Rejection::TooManyPromises { .. } => tracing::error!(%rejection, "rejected a request"),
+        Rejection::TooManyPromises { .. } => {
+            tracing::error!(target: TARGET, %rejection, "rejected a request")
+        }
     }
     #[cfg(not(feature = "tracing"))]
     let _ = rejection;

@@ -5,14 +5,14 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
+use std::cell::RefCell;
 use std::fmt::Debug;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Once};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::body::ReplayBody;
 use tower_promises::{BoxError, PromiseLayer, Promises, Rejection};
-use tracing_subscriber::fmt::MakeWriter;
 
 pub type TestBody = Full<Bytes>;
 pub type TestRequest = Request<ReplayBody<TestBody>>;
@@ -121,42 +121,44 @@ impl Drop for DropGuard {
     }
 }
 
-/// Collects the log of the present thread.
-#[derive(Clone, Debug, Default)]
-pub struct Log(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    static LOG: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The log of the present thread, which is that of the present test.
+#[derive(Debug)]
+pub struct Log(());
 
 impl Log {
-    /// Collects until the guard is dropped.
-    pub fn start() -> (Self, tracing::subscriber::DefaultGuard) {
-        let log = Self::default();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::TRACE)
-            .with_ansi(false)
-            .with_writer(log.clone())
-            .finish();
-        (log, tracing::subscriber::set_default(subscriber))
+    /// Starts with an empty log.
+    pub fn start() -> Self {
+        static SUBSCRIBER: Once = Once::new();
+        // One for the whole process: whether a line is logged must not depend on other threads.
+        SUBSCRIBER.call_once(|| {
+            tracing_subscriber::fmt()
+                .with_max_level(tracing::Level::TRACE)
+                .with_ansi(false)
+                .with_writer(|| LogWriter)
+                .init();
+        });
+        LOG.take();
+        Self(())
     }
 
     pub fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        LOG.with_borrow(|log| String::from_utf8(log.clone()).unwrap())
     }
 }
 
-impl io::Write for Log {
+struct LogWriter;
+
+impl io::Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        LOG.with_borrow_mut(|log| log.extend_from_slice(bytes));
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
     }
 }
