@@ -1,5 +1,5 @@
 use super::error::{Failure, PromiseError, SubmitError};
-use super::registry::{Admission, Registry};
+use super::registry::{Admission, Demand, Registry};
 use super::resolve::Waiter;
 use super::slot::{AnySlot, Slot};
 use super::{IntoKey, Key, Start, current};
@@ -181,7 +181,9 @@ impl Promises {
         T: Send + Sync + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        self.register(key.into_key(), future.map(Ok)).map(drop)
+        let future = future.map(Ok);
+        self.register(key.into_key(), Demand::Submitted, future)
+            .map(drop)
     }
 
     /// [`submit`](Self::submit) for a future that can fail. An error becomes
@@ -196,7 +198,9 @@ impl Promises {
         E: Into<BoxError> + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
-        self.register(key.into_key(), future.map(failed)).map(drop)
+        let future = future.map(failed);
+        self.register(key.into_key(), Demand::Submitted, future)
+            .map(drop)
     }
 
     /// Reads the result, or submits the promise if nobody has.
@@ -278,12 +282,13 @@ impl Promises {
         self.wait(key.into_key(), || make().map(failed)).await
     }
 
-    fn register<T, F>(&self, key: Key, future: F) -> Result<Admission, SubmitError>
+    fn register<T, F>(&self, key: Key, demand: Demand, future: F) -> Result<Admission, SubmitError>
     where
         T: Send + Sync + 'static,
         F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
-        self.registry.submit(self.pass, key, || Box::pin(future))
+        self.registry
+            .submit(self.pass, key, demand, || Box::pin(future))
     }
 
     fn read_or_register<T, F>(&self, key: Key, make: impl FnOnce() -> F) -> Result<T, PromiseError>
@@ -295,7 +300,7 @@ impl Promises {
             Err(PromiseError::NotSubmitted { .. }) => {}
             read => return read,
         }
-        match self.register(key.clone(), make()) {
+        match self.register(key.clone(), Demand::Missed, make()) {
             Ok(Admission::Pending) => Err(PromiseError::Pending { key }),
             Ok(Admission::TimedOut) => Err(PromiseError::TimedOut { key }),
             // Another thread was faster.

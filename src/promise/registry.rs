@@ -63,9 +63,9 @@ struct Entry {
     waiters: usize,
 }
 
-/// Whether this pass has to be run again because of a promise.
-#[derive(Clone, Copy, PartialEq)]
-enum Demand {
+/// Whether this pass has to be run again because of a promise. A later variant outweighs an earlier.
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+pub(super) enum Demand {
     /// No: its value was there when it was asked for.
     Met,
     /// Yes, unless its value is read before the pass ends.
@@ -188,6 +188,7 @@ impl Registry {
         &self,
         pass: usize,
         key: Key,
+        demand: Demand,
         work: impl FnOnce() -> Work<T>,
     ) -> Result<Admission, SubmitError> {
         let mut guard = lock(&self.state);
@@ -208,8 +209,8 @@ impl Registry {
                     found,
                 });
             }
-            if entry.demand == Demand::Met {
-                entry.demand = Demand::Submitted;
+            if demand > entry.demand {
+                entry.demand = demand;
             }
             return Ok(Admission::Pending);
         }
@@ -223,7 +224,7 @@ impl Registry {
             return Ok(Admission::TimedOut);
         }
         let slot: Arc<dyn AnySlot> = Arc::new(Slot::new(key, work()));
-        state.insert(Arc::clone(&slot), Demand::Submitted, 0);
+        state.insert(Arc::clone(&slot), demand, 0);
         let driver = match self.start {
             Start::PassEnd => {
                 state.queued.push(slot);

@@ -1,0 +1,177 @@
+//! Timeouts of a promise and of a request.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::time::Duration;
+use support::{Counter, Log, ask, ask_async};
+use tokio::time::{Instant, sleep};
+use tower_promises::{OnTimeout, OrPending, PromiseError, PromiseLayer, Promises, Rejection};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test(start_paused = true)]
+async fn a_promise_that_times_out_is_a_value() {
+    let log = Log::start();
+    let (start, dropped) = (Instant::now(), Counter::default());
+    let layer = PromiseLayer::new().promise_timeout(SECOND);
+    let answer = ask(layer, |promises| {
+        let guard = dropped.on_drop();
+        let slow = || async move {
+            let _guard = guard;
+            std::future::pending::<()>().await;
+        };
+        let fast = || async {
+            sleep(SECOND / 2).await;
+            "fast"
+        };
+        let slow = promises.result_or_submit("slow", slow).or_pending(());
+        let fast = promises.result_or_submit("fast", fast).or_pending("");
+        Ok(format!(
+            "{} {:?}",
+            fast?,
+            slow.map_err(|error| error.to_string())
+        ))
+    });
+    let answer = answer.await.unwrap();
+    assert_eq!(answer.body, "fast Err(\"promise `slow` timed out\")");
+    assert_eq!((answer.status.as_u16(), answer.passes), (200, 2));
+    assert_eq!(start.elapsed(), SECOND);
+    // One for the promise, one for the closure that pass 2 did not need.
+    assert_eq!(dropped.get(), 2);
+    assert!(
+        log.text().contains("WARN") && log.text().contains("slow"),
+        "{}",
+        log.text()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_of_a_promise_counts_from_its_start() {
+    let layer = PromiseLayer::new().promise_timeout(SECOND);
+    let answer = ask(layer, |promises| {
+        let work = async || sleep(SECOND * 3 / 4).await;
+        promises.result_or_submit("a", work)?;
+        promises.result_or_submit("b", work)?;
+        promises.result_or_submit("c", work)?;
+        Ok("all in time".to_owned())
+    });
+    assert_eq!(answer.await.unwrap().body, "all in time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_takes_too_long_is_rejected() {
+    let log = Log::start();
+    let (start, dropped) = (Instant::now(), Counter::default());
+    let answer = ask(PromiseLayer::new().timeout(SECOND), |promises| {
+        let guard = dropped.on_drop();
+        let work = || async move {
+            let _guard = guard;
+            std::future::pending::<()>().await;
+        };
+        promises.result_or_submit("secret", work)?;
+        Ok("never".to_owned())
+    });
+    let answer = answer.await.unwrap();
+    assert_eq!((answer.status.as_u16(), answer.passes), (503, 1));
+    assert_eq!(answer.content_type, "application/problem+json");
+    assert!(!answer.body.contains("secret"), "{}", answer.body);
+    assert!(matches!(
+        answer.rejection,
+        Some(Rejection::TimedOut { after: SECOND })
+    ));
+    assert_eq!((start.elapsed(), dropped.get()), (SECOND, 1));
+    assert!(
+        log.text().contains("the request took longer than 1s"),
+        "{}",
+        log.text()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_handler_itself_counts_too() {
+    let dropped = Counter::default();
+    for on_timeout in [OnTimeout::Reject, OnTimeout::FinalPass] {
+        let layer = PromiseLayer::new().timeout(SECOND).on_timeout(on_timeout);
+        let answer = ask_async(layer, async |_| {
+            let _guard = dropped.on_drop();
+            std::future::pending().await
+        });
+        let answer = answer.await.unwrap();
+        // Nothing would be different in another pass.
+        assert_eq!((answer.status.as_u16(), answer.passes), (503, 1));
+    }
+    assert_eq!(dropped.get(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_final_pass_renders_what_there_is() {
+    let layer = PromiseLayer::new()
+        .timeout(SECOND)
+        .on_timeout(OnTimeout::FinalPass);
+    let answer = ask(layer, |promises| {
+        let fast = promises
+            .result_or_submit("fast", async || "fast")
+            .or_pending("")?;
+        let slow = promises.result_or_submit("slow", std::future::pending::<&str>);
+        let slow = match slow.or_pending("") {
+            Ok(slow) => slow,
+            Err(PromiseError::TimedOut { .. }) => {
+                // What is asked for only now has no time left either.
+                let more = promises.result_or_submit("more", async || "more");
+                assert!(
+                    matches!(more, Err(PromiseError::TimedOut { .. })),
+                    "{more:?}"
+                );
+                assert!(!promises.is_pending());
+                "timed out"
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(format!("{fast}, {slow}"))
+    });
+    let answer = answer.await.unwrap();
+    assert_eq!(
+        (answer.body.as_str(), answer.passes),
+        ("fast, timed out", 2)
+    );
+    assert_eq!(answer.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_final_pass_replaces_a_pass_that_waits() {
+    let start = Instant::now();
+    let undone = Counter::default();
+    let layer = PromiseLayer::new()
+        .timeout(SECOND)
+        .on_timeout(OnTimeout::FinalPass);
+    let answer = ask_async(layer, async |promises: Promises| {
+        let undone = undone.clone();
+        promises.on_discard(move || undone.add());
+        let read = promises.resolve("x", std::future::pending::<()>).await;
+        Ok(read.unwrap_err().to_string())
+    });
+    let answer = answer.await.unwrap();
+    assert_eq!(
+        (answer.body.as_str(), answer.passes),
+        ("promise `x` timed out", 2)
+    );
+    assert_eq!((start.elapsed(), undone.get()), (SECOND, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_final_pass_has_a_bound_too() {
+    let start = Instant::now();
+    let layer = PromiseLayer::new()
+        .timeout(SECOND)
+        .on_timeout(OnTimeout::FinalPass);
+    let answer = ask_async(layer, async |promises: Promises| {
+        match promises.result_or_submit("x", std::future::pending::<()>) {
+            Err(PromiseError::TimedOut { .. }) => std::future::pending().await,
+            read => read.map(|()| String::new()).map_err(Into::into),
+        }
+    });
+    let answer = answer.await.unwrap();
+    assert_eq!((answer.status.as_u16(), answer.passes), (503, 2));
+    assert_eq!(start.elapsed(), 2 * SECOND);
+}
