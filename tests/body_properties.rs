@@ -1,0 +1,43 @@
+//! Properties of `ReplayBody`: any split into frames, any limit, any point where a reader stops.
+#![allow(clippy::unwrap_used, unreachable_pub)]
+
+#[path = "model/replay.rs"]
+mod replay;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use replay::{Script, Step, check};
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        // Small enough to be copied together, and large enough not to be.
+        6 => vec(any::<u8>(), 0..40).prop_map(Step::Data),
+        2 => vec(any::<u8>(), 1000..3000).prop_map(Step::Data),
+        2 => Just(Step::Pending),
+        1 => Just(Step::Trailers),
+        1 => Just(Step::Error),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn a_body_replays_whatever_its_frames(
+        steps in vec(step(), 0..30),
+        is_sized: bool,
+        limit in prop_oneof![Just(usize::MAX), 0..5000_usize, 0..200_usize],
+        reads in vec(0..30_usize, 0..5),
+    ) {
+        check(&Script { steps, is_sized, limit, reads });
+    }
+
+    #[test]
+    fn a_body_of_many_tiny_frames_replays(
+        frames in vec(vec(any::<u8>(), 1..4), 0..300),
+        stop in 0..300_usize,
+    ) {
+        let steps = frames.into_iter().map(Step::Data).collect();
+        check(&Script { steps, is_sized: true, limit: usize::MAX, reads: vec![stop, stop / 2] });
+    }
+}

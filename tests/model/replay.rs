@@ -1,0 +1,250 @@
+//! What a `ReplayBody` must do, whatever its frames are and however it is read. Shared by the property
+//! tests and the fuzz target.
+
+use bytes::{Buf, Bytes};
+use http::{HeaderMap, HeaderValue};
+use http_body::{Body, Frame, SizeHint};
+use std::collections::VecDeque;
+use std::error::Error;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use tower_promises::BoxError;
+use tower_promises::body::{ReplayBody, ReplayError};
+
+#[derive(Clone, Debug)]
+pub enum Step {
+    Data(Vec<u8>),
+    Trailers,
+    Error,
+    Pending,
+}
+
+#[derive(Clone, Debug)]
+pub struct Script {
+    pub steps: Vec<Step>,
+    /// Whether the body knows how long it is and when it has ended.
+    pub is_sized: bool,
+    pub limit: usize,
+    /// How many frames each reader reads. One more reader, the last, reads all of them.
+    pub reads: Vec<usize>,
+}
+
+/// What a reader has got: bytes, and the two marks below.
+type Content = Vec<u16>;
+const TRAILERS: u16 = 256;
+const ERROR: u16 = 257;
+const TRAILERS_SIZE: usize = "checksumabc".len();
+
+#[derive(Debug)]
+struct ScriptError;
+
+impl std::fmt::Display for ScriptError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the script says so")
+    }
+}
+
+impl Error for ScriptError {}
+
+struct ScriptBody {
+    steps: VecDeque<Step>,
+    is_sized: bool,
+}
+
+impl Body for ScriptBody {
+    type Data = Bytes;
+    type Error = ScriptError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ScriptError>>> {
+        Poll::Ready(match self.steps.pop_front() {
+            Some(Step::Data(data)) => Some(Ok(Frame::data(data.into()))),
+            Some(Step::Trailers) => {
+                let mut trailers = HeaderMap::new();
+                trailers.insert("checksum", HeaderValue::from_static("abc"));
+                Some(Ok(Frame::trailers(trailers)))
+            }
+            Some(Step::Error) => Some(Err(ScriptError)),
+            Some(Step::Pending) => {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            None => None,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_sized && self.steps.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if !self.is_sized {
+            return SizeHint::default();
+        }
+        let data = self.steps.iter().map_while(|step| match step {
+            Step::Data(data) => Some(data.len()),
+            Step::Error => None,
+            _ => Some(0),
+        });
+        SizeHint::with_exact(data.sum::<usize>() as u64)
+    }
+}
+
+/// What the script says, and how much of the limit has been used after each token of it.
+fn expected(script: &Script) -> (Content, Vec<usize>) {
+    let (mut content, mut used) = (Vec::new(), vec![0]);
+    for step in &script.steps {
+        let mut total = *used.last().unwrap_or(&0);
+        match step {
+            Step::Data(data) => {
+                for byte in data {
+                    content.push(u16::from(*byte));
+                    used.push(total + data.len());
+                }
+            }
+            Step::Trailers => {
+                total += TRAILERS_SIZE;
+                content.push(TRAILERS);
+                used.push(total);
+            }
+            Step::Error => {
+                content.push(ERROR);
+                used.push(total);
+                return (content, used);
+            }
+            Step::Pending => {}
+        }
+    }
+    (content, used)
+}
+
+struct Reader {
+    body: ReplayBody<ScriptBody>,
+    content: Content,
+    has_ended: bool,
+}
+
+impl Reader {
+    fn frame(&mut self) -> Option<Result<Frame<Bytes>, BoxError>> {
+        let mut cx = Context::from_waker(Waker::noop());
+        loop {
+            if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(&mut cx) {
+                return frame;
+            }
+        }
+    }
+
+    /// Reads one frame and takes it down.
+    fn read(&mut self) {
+        match self.frame() {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(mut data) => {
+                    while data.has_remaining() {
+                        self.content.push(u16::from(data.get_u8()));
+                    }
+                }
+                Err(frame) => {
+                    assert_eq!(frame.into_trailers().expect("trailers")["checksum"], "abc");
+                    self.content.push(TRAILERS);
+                }
+            },
+            Some(Err(error)) => {
+                let error = error.downcast::<ReplayError>().expect("a replay error");
+                let source = error.source().expect("the body's own error");
+                assert!(source.is::<ScriptError>());
+                self.content.push(ERROR);
+            }
+            None => self.has_ended = true,
+        }
+    }
+
+    fn check(&self, expected: &Content, script: &Script) {
+        assert!(expected.starts_with(&self.content), "{:?}", self.content);
+        let rest = &expected[self.content.len()..];
+        let bytes = rest.iter().filter(|token| **token < TRAILERS).count() as u64;
+        let hint = self.body.size_hint();
+        assert!(hint.lower() <= bytes, "{hint:?} of {bytes}");
+        assert!(
+            hint.upper().is_none_or(|upper| upper >= bytes),
+            "{hint:?} of {bytes}"
+        );
+        if script.is_sized {
+            assert_eq!(hint.exact(), Some(bytes));
+        }
+        if self.body.is_end_stream() {
+            assert!(rest.is_empty(), "the end comes before {rest:?}");
+        }
+        if self.has_ended {
+            assert!(rest.is_empty(), "the body has ended before {rest:?}");
+            assert!(self.body.is_end_stream());
+        }
+    }
+}
+
+pub fn check(script: &Script) {
+    let (expected, used) = expected(script);
+    let first = ReplayBody::with_max_bytes(
+        ScriptBody {
+            steps: script.steps.clone().into(),
+            is_sized: script.is_sized,
+        },
+        script.limit,
+    );
+    let is_empty = script.is_sized && script.steps.is_empty();
+    // What has been taken out of the original body: by the reader that went furthest.
+    let mut furthest = 0;
+    let mut former: Option<Reader> = None;
+    let last = usize::MAX;
+    for frames in script.reads.iter().copied().chain([last]) {
+        let mut reader = Reader {
+            body: first.replay(),
+            content: Vec::new(),
+            has_ended: false,
+        };
+        let is_replayable = used[furthest] <= script.limit;
+        assert_eq!(reader.body.is_replayable(), is_replayable);
+        if !is_replayable {
+            let error = reader.frame().expect("an error").expect_err("an error");
+            let error = error.downcast_ref::<ReplayError>();
+            assert!(
+                matches!(error, Some(ReplayError::TooLarge { .. })),
+                "{error:?}"
+            );
+            // Whoever reads the body goes on unharmed.
+            if let Some(mut former) = former.take() {
+                while !former.has_ended {
+                    former.read();
+                }
+                assert_eq!(former.content, expected);
+            }
+            return;
+        }
+        reader.check(&expected, script);
+        for _ in 0..frames {
+            if reader.has_ended {
+                break;
+            }
+            reader.read();
+            furthest = furthest.max(reader.content.len());
+            if used[furthest] <= script.limit {
+                reader.check(&expected, script);
+            }
+            if let Some(former) = &mut former {
+                let error = former.frame().expect("an error").expect_err("an error");
+                let error = error.downcast_ref::<ReplayError>();
+                assert!(matches!(error, Some(ReplayError::Superseded)), "{error:?}");
+                assert!(!former.body.is_end_stream());
+            }
+        }
+        if frames == last {
+            assert_eq!(reader.content, expected);
+        }
+        // A reader that has not asked for anything has not taken over, and of nothing there is
+        // enough for everybody.
+        if frames > 0 && !is_empty {
+            former = Some(reader);
+        }
+    }
+}
