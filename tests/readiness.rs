@@ -4,13 +4,14 @@
 mod support;
 
 use bytes::Bytes;
-use http::Response;
+use http::{Request, Response};
 use http_body_util::Full;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use support::{Counter, TestBody, TestRequest, get, promises, text, text_response};
+use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok};
 use tower::limit::ConcurrencyLimitLayer;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_promises::{BoxError, PromiseLayer};
@@ -49,7 +50,10 @@ impl Service<TestRequest> for Strict {
         let read = promises
             .result_or_submit("a", async || 1)
             .and_then(|a| promises.result_or_submit("b", async move || a + 1));
-        ready(read.map(|b| text_response(b.to_string())).map_err(Into::into))
+        ready(
+            read.map(|b| text_response(b.to_string()))
+                .map_err(Into::into),
+        )
     }
 }
 
@@ -118,39 +122,31 @@ async fn a_later_pass_waits_until_the_service_is_ready() {
     });
 
     handle.allow(1);
-    tower_test::assert_ready_ok!(service.poll_ready());
+    assert_ready_ok!(service.poll_ready());
     let mut response = tokio_test::task::spawn(service.call(get("/")));
     assert_request_eq!(handle, "pass").send_response(1);
 
     // Pass 1 is over and its promise has settled, but there is no room for pass 2.
-    tokio_test::assert_pending!(response.poll());
-    tokio_test::assert_pending!(handle.poll_request());
+    assert_pending!(response.poll());
+    assert_pending!(handle.poll_request());
     handle.allow(1);
-    tokio_test::assert_pending!(response.poll());
+    assert_pending!(response.poll());
     assert_request_eq!(handle, "pass").send_response(2);
-    let response = tokio_test::assert_ready!(response.poll());
+    let response = assert_ready!(response.poll());
     assert!(response.is_ok());
 }
 
 #[tokio::test]
 async fn readiness_is_the_inner_services() {
-    let (mut service, mut handle) = mock::spawn_layer::<TestRequest, Response<Full<Bytes>>, _>(
-        PromiseLayer::new(),
-    );
+    let (mut service, mut handle) =
+        mock::spawn_layer::<TestRequest, Response<Full<Bytes>>, _>(PromiseLayer::new());
     handle.allow(0);
-    tower_test_pending(service.poll_ready::<http::Request<TestBody>>());
+    assert_pending!(service.poll_ready::<Request<TestBody>>());
     handle.allow(1);
-    assert!(matches!(service.poll_ready::<http::Request<TestBody>>(), Poll::Ready(Ok(()))));
+    assert_ready_ok!(service.poll_ready::<Request<TestBody>>());
     handle.send_error("worn out");
-    let error = service.poll_ready::<http::Request<TestBody>>();
-    let Poll::Ready(Err(error)) = error else {
-        panic!("{error:?}");
-    };
+    let error = assert_ready_err!(service.poll_ready::<Request<TestBody>>());
     assert_eq!(error.to_string(), "worn out");
-}
-
-fn tower_test_pending<T: std::fmt::Debug>(poll: Poll<T>) {
-    assert!(poll.is_pending(), "{poll:?}");
 }
 
 #[tokio::test]
@@ -160,13 +156,17 @@ async fn nested_layers_see_the_outer_results_and_keep_their_own() {
         let promises = promises(&request);
         let user: String = promises.result("user")?;
         // The outer request still waits for this one, perhaps because of this very request.
-        assert!(promises.result::<i32>("outer pending").is_err());
+        let pending = promises.result::<i32>("outer pending");
+        assert!(!pending.is_err_and(|error| error.is_pending()));
         let own: i32 = promises.result_or_submit("own", async || 1)?;
         let refused = promises.submit("user", async { String::new() });
         assert!(refused.is_err());
         assert!(!promises.cancel("user"));
         assert_eq!(promises.keys(), ["own"]);
-        Ok::<_, BoxError>(text_response(format!("{user} {own} in pass {}", promises.pass())))
+        Ok::<_, BoxError>(text_response(format!(
+            "{user} {own} in pass {}",
+            promises.pass()
+        )))
     }));
     let outer = PromiseLayer::new().layer(service_fn(async |request: TestRequest| {
         let promises = promises(&request);
@@ -217,7 +217,9 @@ async fn an_inner_request_may_clear_an_outer_result_for_itself() {
 async fn a_service_that_never_errs_never_errs() {
     let service = PromiseLayer::new().layer(service_fn(async |request: TestRequest| {
         let read = promises(&request).result_or_submit("x", async || 7);
-        Ok::<_, Infallible>(text_response(read.map_or_else(|e| e.to_string(), |x| x.to_string())))
+        Ok::<_, Infallible>(text_response(
+            read.map_or_else(|e| e.to_string(), |x| x.to_string()),
+        ))
     }));
     let response: Result<_, Infallible> = service.oneshot(get("/")).await;
     let Ok(response) = response;

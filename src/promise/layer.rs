@@ -1,5 +1,6 @@
-use super::{DefaultResponseForRejection, PromiseService};
+use super::{DefaultResponseForRejection, PromiseService, Rejection};
 use crate::body::DEFAULT_MAX_BYTES;
+use http::Response;
 use std::any::type_name;
 use std::fmt;
 use std::sync::Arc;
@@ -146,13 +147,28 @@ impl<H> PromiseLayer<H> {
         self
     }
 
-    /// Sets how a request is answered that the layer rejects: a closure
-    /// `Fn(Rejection) -> Response<B>`, or another
-    /// [`ResponseForRejection`](super::ResponseForRejection).
+    /// Sets how a request is answered that the layer rejects.
     ///
-    /// The default answers `application/problem+json` if the response body is `From<Bytes>`. In any case the
-    /// layer adds the [`Rejection`](super::Rejection) to the extensions of the response.
-    pub fn on_rejection<T>(self, on_rejection: T) -> PromiseLayer<T> {
+    /// The default answers `application/problem+json` if the response body is `From<Bytes>`. For a body that
+    /// is only `Default` there is [`empty_response`](super::empty_response). In any case the layer adds the
+    /// [`Rejection`] to the extensions of the response.
+    ///
+    /// ```
+    /// use http::Response;
+    /// use tower_promises::PromiseLayer;
+    ///
+    /// let layer = PromiseLayer::new().on_rejection(|rejection| {
+    ///     let mut response = Response::new(format!("sorry: {}", rejection.status()));
+    ///     *response.status_mut() = rejection.status();
+    ///     response
+    /// });
+    /// # let _ = layer;
+    /// ```
+    // The bound is there so that a closure need not spell out the type of its argument.
+    pub fn on_rejection<F, B>(self, on_rejection: F) -> PromiseLayer<F>
+    where
+        F: Fn(Rejection) -> Response<B>,
+    {
         let settings = self.settings;
         PromiseLayer {
             settings: Settings {

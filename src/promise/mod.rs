@@ -18,7 +18,5 @@ pub use future::PromiseFuture;
 pub use handle::{PromiseResults, Promises};
 pub use key::{IntoKey, Key, PromiseKey};
 pub use layer::{DEFAULT_MAX_PASSES, DEFAULT_MAX_PROMISES, OnTimeout, PromiseLayer, Start};
-pub use rejection::{
-    DefaultResponseForRejection, EmptyResponseForRejection, Rejection, ResponseForRejection,
-};
+pub use rejection::{DefaultResponseForRejection, Rejection, ResponseForRejection, empty_response};
 pub use service::PromiseService;

@@ -97,7 +97,7 @@ impl Error for Rejection {}
     message = "`{Self}` cannot build a rejection with the response body `{B}`",
     label = "the default response needs a body that is `From<Bytes>`",
     note = "call `PromiseLayer::on_rejection` with a closure that builds the response, \
-            or with `EmptyResponseForRejection` if the body is `Default`"
+            or with `empty_response` if the body is `Default`"
 )]
 pub trait ResponseForRejection<B> {
     /// Builds the response.
@@ -131,18 +131,25 @@ where
     }
 }
 
-/// A [`ResponseForRejection`] with the rejection's status and an empty body, for response bodies that
-/// are `Default` but not `From<Bytes>`, boxed ones for example.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct EmptyResponseForRejection;
-
-impl<B> ResponseForRejection<B> for EmptyResponseForRejection
-where
-    B: Default,
-{
-    fn response_for_rejection(&self, rejection: Rejection) -> Response<B> {
-        let mut response = Response::new(B::default());
-        *response.status_mut() = rejection.status();
-        response
-    }
+/// A response with the rejection's status and an empty body, for response bodies that are `Default` but
+/// not `From<Bytes>`, boxed ones for example.
+///
+/// ```
+/// use tower_promises::PromiseLayer;
+/// use tower_promises::promise::empty_response;
+///
+/// type Body = http_body_util::combinators::BoxBody<bytes::Bytes, std::io::Error>;
+///
+/// let layer = PromiseLayer::new().on_rejection(empty_response::<Body>);
+/// # let _ = layer;
+/// ```
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "it is to be given to `PromiseLayer::on_rejection`"
+)]
+#[must_use]
+pub fn empty_response<B: Default>(rejection: Rejection) -> Response<B> {
+    let mut response = Response::new(B::default());
+    *response.status_mut() = rejection.status();
+    response
 }

@@ -1,0 +1,288 @@
+//! In an axum router: extractors, layers, upgrades, and what a client sees of errors.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use axum::body::Body;
+use axum::extract::ws::{Message, WebSocketUpgrade};
+use axum::extract::{DefaultBodyLimit, Path};
+use axum::response::Response;
+use axum::routing::{any, get, post};
+use axum::{Extension, Router};
+use futures_util::{SinkExt, StreamExt};
+use http::{Request, StatusCode};
+use std::convert::Infallible;
+use support::{Answer, Log, answer};
+use tokio::net::TcpListener;
+use tower::{ServiceBuilder, ServiceExt};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::limit::RequestBodyLimitLayer;
+use tower_http::trace::TraceLayer;
+use tower_promises::axum::MissingPromiseLayer;
+use tower_promises::{
+    OnTimeout, OrPending, PromiseError, PromiseLayer, Promises, ServiceBuilderExt, Start,
+    SubmitError,
+};
+
+async fn hello(Path(name): Path<String>, promises: Promises) -> Result<String, PromiseError> {
+    let work = async move || format!("Hello, {name}!");
+    promises.result_or_submit("greeting", work)
+}
+
+fn get_request(path: &str) -> Request<Body> {
+    Request::get(path).body(Body::empty()).unwrap()
+}
+
+async fn ask(app: Router, request: Request<Body>) -> Answer {
+    answer(app.oneshot(request).await.unwrap()).await
+}
+
+#[tokio::test]
+async fn layer_and_route_layer() {
+    let routes = || Router::new().route("/hello/{name}", get(hello));
+    let layered = routes().layer(PromiseLayer::new());
+    let route_layered = routes().route_layer(PromiseLayer::new());
+    let built = routes().layer(
+        ServiceBuilder::new()
+            .layer(TraceLayer::new_for_http())
+            .layer(CatchPanicLayer::new())
+            .promises(),
+    );
+    let method_layered =
+        Router::new().route("/hello/{name}", get(hello).layer(PromiseLayer::new()));
+    let nested = Router::new().nest("/hello", Router::new().route("/{name}", get(hello)));
+    for app in [
+        layered,
+        route_layered,
+        built,
+        method_layered,
+        nested.layer(PromiseLayer::new()),
+    ] {
+        let answer = ask(app, get_request("/hello/Ferris")).await;
+        assert_eq!(
+            (answer.status, answer.body.as_str()),
+            (StatusCode::OK, "Hello, Ferris!")
+        );
+    }
+}
+
+#[tokio::test]
+async fn every_setting_fits_a_router() {
+    let second = std::time::Duration::from_secs(1);
+    let layer = PromiseLayer::new()
+        .max_passes(3)
+        .max_promises(3)
+        .max_body_bytes(3)
+        .start(Start::Eager)
+        .promise_timeout(second)
+        .timeout(second)
+        .on_timeout(OnTimeout::FinalPass)
+        .on_rejection(|rejection| {
+            Response::builder()
+                .status(rejection.status())
+                .body(Body::from("custom"))
+                .unwrap()
+        });
+    let echo = async |promises: Promises, body: String| {
+        let _ = promises.result_or_submit("x", async || ());
+        body
+    };
+    let app = Router::new().route("/", post(echo)).layer(layer);
+    let answer = ask(
+        app.clone(),
+        Request::post("/").body(Body::from("abc")).unwrap(),
+    )
+    .await;
+    assert_eq!((answer.status.as_u16(), answer.body.as_str()), (200, "abc"));
+    let answer = ask(app, Request::post("/").body(Body::from("abcd")).unwrap()).await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.body.as_str()),
+        (413, "custom")
+    );
+    assert!(answer.rejection.is_some());
+}
+
+#[tokio::test]
+async fn a_missing_layer_is_a_500_and_the_log_names_it() {
+    let log = Log::start();
+    let app = Router::new().route("/hello/{name}", get(hello));
+    let answer = ask(app, get_request("/hello/Ferris")).await;
+    assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(answer.content_type, "application/problem+json");
+    assert!(
+        answer.body.contains("The server is misconfigured."),
+        "{}",
+        answer.body
+    );
+    assert!(!answer.body.contains("Promise"), "{}", answer.body);
+    let log = log.text();
+    assert!(
+        log.contains("ERROR") && log.contains("`PromiseLayer`"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn the_handle_is_optional_if_you_like() {
+    let handler = async |promises: Option<Promises>| promises.is_some().to_string();
+    let handled = async |result: Result<Promises, MissingPromiseLayer>| result.is_ok().to_string();
+    let app = Router::new()
+        .route("/", get(handler))
+        .route("/result", get(handled));
+    for path in ["/", "/result"] {
+        assert_eq!(ask(app.clone(), get_request(path)).await.body, "false");
+        let app = app.clone().layer(PromiseLayer::new());
+        assert_eq!(ask(app, get_request(path)).await.body, "true");
+    }
+}
+
+#[tokio::test]
+async fn an_error_tells_the_client_nothing_and_the_log_all() {
+    let log = Log::start();
+    let handler = async |promises: Promises| -> Result<String, PromiseError> {
+        promises.result_or_try_submit("secret key", async || Err("secret error"))
+    };
+    let submit = async |promises: Promises| -> Result<String, SubmitError> {
+        promises.publish();
+        promises.submit("secret key", async { 1 })?;
+        promises.submit("secret key", async { "two" })?;
+        Ok(String::new())
+    };
+    let app = Router::new()
+        .route("/", get(handler))
+        .route("/submit", get(submit));
+    let app = app.layer(PromiseLayer::new());
+    for (path, status) in [("/", 500), ("/submit", 503)] {
+        let answer = ask(app.clone(), get_request(path)).await;
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.content_type, "application/problem+json");
+        assert!(!answer.body.contains("secret"), "{}", answer.body);
+    }
+    let log = log.text();
+    assert!(
+        log.contains("secret key") && log.contains("secret error"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn a_pending_error_is_a_503_inside_of_the_layer() {
+    async fn see(request: axum::extract::Request, next: axum::middleware::Next) -> Response {
+        let promises = request.extensions().get::<Promises>().unwrap().clone();
+        let response = next.run(request).await;
+        match promises.pass() {
+            1 => assert_eq!(
+                (response.status().as_u16(), promises.is_pending()),
+                (503, true)
+            ),
+            _ => assert_eq!(
+                (response.status().as_u16(), promises.is_pending()),
+                (200, false)
+            ),
+        }
+        response
+    }
+    let app = Router::new()
+        .route("/hello/{name}", get(hello))
+        .layer(axum::middleware::from_fn(see))
+        .layer(PromiseLayer::new());
+    assert_eq!(
+        ask(app, get_request("/hello/Ferris")).await.status,
+        StatusCode::OK
+    );
+}
+
+#[tokio::test]
+async fn body_limits_answer_413_as_without_the_layer() {
+    let echo = async |promises: Promises, body: String| {
+        let _ = promises.result_or_submit("x", async || ()).or_pending(());
+        body
+    };
+    let app = || Router::new().route("/", post(echo));
+    let inside = app()
+        .layer(DefaultBodyLimit::max(3))
+        .layer(PromiseLayer::new());
+    let outside = app()
+        .layer(PromiseLayer::new())
+        .layer(RequestBodyLimitLayer::new(3));
+    for app in [inside, outside] {
+        let chunks = futures_util::stream::iter(["ab", "cd"].map(Ok::<_, Infallible>));
+        let request = Request::post("/").body(Body::from_stream(chunks)).unwrap();
+        assert_eq!(
+            ask(app.clone(), request).await.status,
+            StatusCode::PAYLOAD_TOO_LARGE
+        );
+        let request = Request::post("/").body(Body::from("abc")).unwrap();
+        assert_eq!(ask(app, request).await.body, "abc");
+    }
+}
+
+#[tokio::test]
+async fn a_panic_in_the_handler_reaches_the_layer_that_catches_it() {
+    let handler = async || -> String { panic!("handler fell over") };
+    let app = Router::new()
+        .route("/", get(handler))
+        .layer(PromiseLayer::new())
+        .layer(CatchPanicLayer::new());
+    assert_eq!(
+        ask(app, get_request("/")).await.status,
+        StatusCode::INTERNAL_SERVER_ERROR
+    );
+    assert!(Promises::current().is_none());
+}
+
+#[tokio::test]
+async fn a_web_socket_upgrade_passes_through() {
+    let handler = async |upgrade: WebSocketUpgrade, promises: Promises| {
+        // Asked for before the upgrade: a pass that is discarded must not upgrade.
+        let name: String = promises.result_or_submit("name", async || "Ferris".to_owned())?;
+        Ok::<_, PromiseError>(upgrade.on_upgrade(async move |mut socket| {
+            while let Some(Ok(Message::Text(text))) = socket.next().await {
+                let echo = format!("{name}: {text}");
+                socket.send(Message::Text(echo.into())).await.unwrap();
+            }
+        }))
+    };
+    let app = Router::new()
+        .route("/", any(handler))
+        .layer(PromiseLayer::new());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+
+    let url = format!("ws://{address}/");
+    let (mut socket, response) = tokio_tungstenite::connect_async(url).await.unwrap();
+    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    for text in ["one", "two"] {
+        socket
+            .send(tokio_tungstenite::tungstenite::Message::text(text))
+            .await
+            .unwrap();
+        let echo = socket.next().await.unwrap().unwrap();
+        assert_eq!(
+            echo.into_text().unwrap().as_str(),
+            format!("Ferris: {text}")
+        );
+    }
+    socket.close(None).await.unwrap();
+}
+
+#[tokio::test]
+async fn extensions_of_request_and_response_pass_through() {
+    let handler = async |Extension(number): Extension<u32>, promises: Promises| {
+        let _ = promises.result_or_submit("x", async || ());
+        Extension(format!("{number} in pass {}", promises.pass()))
+    };
+    let app = Router::new()
+        .route("/", get(handler))
+        .layer(PromiseLayer::new());
+    let response = app
+        .layer(Extension(7_u32))
+        .oneshot(get_request("/"))
+        .await
+        .unwrap();
+    assert_eq!(
+        response.extensions().get::<String>().unwrap(),
+        "7 in pass 2"
+    );
+}
