@@ -14,13 +14,13 @@ pub(super) fn promise_failed(error: &PromiseError) {
         let key = error.key().as_str();
         match error {
             PromiseError::Panicked { .. } => {
-                tracing::error!(target: TARGET, key, %error, "promise panicked")
+                tracing::error!(target: TARGET, key, %error, "promise panicked");
             }
             PromiseError::TimedOut { .. } => {
-                tracing::warn!(target: TARGET, key, "promise timed out")
+                tracing::warn!(target: TARGET, key, "promise timed out");
             }
             PromiseError::Cancelled { .. } => {
-                tracing::debug!(target: TARGET, key, "promise cancelled")
+                tracing::debug!(target: TARGET, key, "promise cancelled");
             }
             _ => tracing::debug!(target: TARGET, key, error = error.source(), "promise failed"),
         }
@@ -63,7 +63,7 @@ pub(super) fn rejected(rejection: &Rejection) {
             tracing::error!(target: TARGET, %rejection, ?pending, "rejected a request");
         }
         Rejection::TooManyPromises { .. } => {
-            tracing::error!(target: TARGET, %rejection, "rejected a request")
+            tracing::error!(target: TARGET, %rejection, "rejected a request");
         }
     }
     #[cfg(not(feature = "tracing"))]
