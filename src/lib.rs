@@ -1,4 +1,62 @@
-//! placeholder
+//! Tower middleware that lets a handler ask for what it cannot wait for.
+//!
+//! A template, a deeply nested component or a synchronous rule cannot `await`. With [`PromiseLayer`] it says
+//! what it needs by *name*. The layer lets the handler run once, throws that response away, runs everything
+//! that was asked for at the same time, and runs the handler again with the answers in place.
+//!
+//! ```text
+//! request ─▶ PromiseLayer ─▶ inner service  (pass 1: registers promises, response discarded)
+//!                │  ▲
+//!                ▼  │ results
+//!            promises run concurrently
+//!                │
+//!                └────────▶ inner service  (pass 2: results present, response published)
+//! ```
+//!
+//! # Example
+//!
+//! ```
+//! use axum::{Router, routing::get};
+//! use tower_promises::{OrPending, PromiseError, PromiseLayer, Promises};
+//!
+//! # async fn fetch_name() -> String { "Ferris".into() }
+//! # async fn count_messages() -> u64 { 7 }
+//! fn greeting() -> Result<String, PromiseError> {
+//!     // No request at hand, no `async`: this may be deep in a template.
+//!     let promises = Promises::current().expect("a request is being handled");
+//!     let name = promises.result_or_submit("name", fetch_name).or_pending(String::new())?;
+//!     let messages = promises.result_or_submit("messages", count_messages).or_pending(0)?;
+//!     Ok(format!("Hello, {name}! You have {messages} messages."))
+//! }
+//!
+//! let app: Router = Router::new()
+//!     .route("/", get(async || greeting()))
+//!     .layer(PromiseLayer::new());
+//! # use tower::ServiceExt;
+//! # let response = app.oneshot(http::Request::new(axum::body::Body::empty()));
+//! # let response = futures_util::FutureExt::now_or_never(response).unwrap().unwrap();
+//! # let body = http_body_util::BodyExt::collect(response.into_body());
+//! # let body = futures_util::FutureExt::now_or_never(body).unwrap().unwrap();
+//! # assert_eq!(body.to_bytes(), "Hello, Ferris! You have 7 messages.");
+//! ```
+//!
+//! # Where to go from here
+//!
+//! - [`promise`] has the rules, the pitfalls and the order of middleware. Read the pitfalls before your
+//!   handler writes anything: it runs more than once.
+//! - [`Promises`] is the handle that handlers use, and shows how to test them.
+//! - [`PromiseLayer`] has the settings and their defaults.
+//! - [`body::ReplayBody`] is the request body of the later passes, and useful by itself.
+//!
+//! # Features
+//!
+//! | feature | default | what |
+//! |---|---|---|
+//! | `tracing` | yes | log events about discarded passes, failed promises and rejected requests |
+//! | `axum` | no | [`Promises`] as an extractor, errors as responses: module `axum` |
+//! | `util` | no | `ServiceBuilderExt` |
+//! | `full` | no | all of them |
+
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod body;
@@ -20,3 +78,7 @@ pub use promise::{
 
 /// A boxed error, as in tower.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

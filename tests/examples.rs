@@ -1,0 +1,156 @@
+//! The examples as a user meets them: started as processes, used over HTTP.
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Once;
+
+/// A running example. Killed when it is dropped.
+struct Example {
+    process: Child,
+    url: String,
+    client: reqwest::Client,
+}
+
+impl Example {
+    /// Starts an example on a free port and reads from its output where it listens.
+    fn start(name: &str) -> Self {
+        let mut process = Command::new(binary(name))
+            .env("ADDR", "127.0.0.1:0")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(process.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        let url = line.trim().split_once("listening on ").unwrap().1;
+        let url = url.split(',').next().unwrap().to_owned();
+        // Nobody reads the rest, but the process must be able to write it.
+        std::thread::spawn(move || std::io::copy(&mut output.by_ref(), &mut std::io::sink()));
+        Self {
+            process,
+            url,
+            client: reqwest::Client::new(),
+        }
+    }
+
+    async fn get(&self, path: &str) -> String {
+        let response = self.client.get(format!("{}{path}", self.url)).send().await;
+        response
+            .unwrap()
+            .error_for_status()
+            .unwrap()
+            .text()
+            .await
+            .unwrap()
+    }
+
+    async fn post(&self, path: &str, body: &'static str) -> (u16, String) {
+        let request = self.client.post(format!("{}{path}", self.url)).body(body);
+        let response = request.send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Builds the examples, which is no work where `cargo test` has done it, and says where one is.
+fn binary(name: &str) -> PathBuf {
+    static BUILD: Once = Once::new();
+    BUILD.call_once(|| {
+        let build = Command::new(env!("CARGO"))
+            .args(["build", "--examples", "--quiet"])
+            .status();
+        assert!(build.unwrap().success());
+    });
+    // This test is in `target/debug/deps`, the examples are in `target/debug/examples`.
+    let test = std::env::current_exe().unwrap();
+    test.ancestors().nth(2).unwrap().join("examples").join(name)
+}
+
+#[tokio::test]
+async fn quickstart() {
+    let example = Example::start("quickstart");
+    assert_eq!(
+        example.get("/users/42").await,
+        "Hello, User 42!\nYou have 7 messages.\n"
+    );
+}
+
+#[tokio::test]
+async fn hyper() {
+    let example = Example::start("hyper");
+    assert_eq!(
+        example.post("/", "das ist ein Text").await,
+        (200, "German\n".into())
+    );
+    assert_eq!(
+        example.post("/", "this is a text").await,
+        (200, "English\n".into())
+    );
+    assert_eq!(
+        example.post("/", " ").await,
+        (500, "no language found\n".into())
+    );
+}
+
+/// The number in the element with this id.
+fn number(page: &str, id: &str) -> u64 {
+    let (_, element) = page.split_once(&format!("id=\"{id}\">")).unwrap();
+    element.split('<').next().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn dashboard() {
+    let example = Example::start("dashboard");
+    let page = example.get("/").await;
+    for text in ["Hello, Ferris!", "3 on their way", "sunny somewhere"] {
+        assert!(page.contains(text), "{text} is not in {page}");
+    }
+    assert_eq!(number(&page, "passes"), 2);
+    assert!(
+        number(&page, "elapsed") >= 400,
+        "not before the slowest upstream answered"
+    );
+
+    let page = example.get("/?weather=fail").await;
+    assert!(
+        page.contains("not available") && page.contains("3 on their way"),
+        "{page}"
+    );
+
+    let page = example.get("/?weather=hang").await;
+    assert!(
+        page.contains("takes too long") && page.contains("3 on their way"),
+        "{page}"
+    );
+
+    let page = example.get("/?weather=depends").await;
+    assert!(page.contains("sunny in Augsburg"), "{page}");
+    assert_eq!(number(&page, "passes"), 3);
+}
+
+#[tokio::test]
+async fn transaction() {
+    let example = Example::start("transaction");
+    assert_eq!(example.get("/").await, "orders:\naudit:\n");
+    let order = example.post("/orders?item=tea", "").await;
+    assert_eq!(order, (200, "tea for 3 coins\n".into()));
+    assert_eq!(
+        example.get("/").await,
+        "orders:\n  tea, written by pass 2\naudit:\n"
+    );
+    let order = example.post("/audited-orders?item=cake", "").await;
+    assert_eq!(order, (200, "cake for 4 coins\n".into()));
+    assert_eq!(
+        example.get("/").await,
+        "orders:\n  tea, written by pass 2\n  cake, written by pass 2\n\
+         audit:\n  cake, written by pass 1\n"
+    );
+}
