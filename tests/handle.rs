@@ -16,8 +16,8 @@ use tower_promises::{
 struct Notes(Arc<Mutex<Vec<String>>>);
 
 impl Notes {
-    fn push(&self, note: impl ToString) {
-        self.0.lock().unwrap().push(note.to_string());
+    fn push(&self, note: impl Into<String>) {
+        self.0.lock().unwrap().push(note.into());
     }
 
     fn all(&self) -> Vec<String> {
@@ -355,7 +355,8 @@ async fn a_handle_whose_request_has_ended_is_harmless() {
         Ok(String::new())
     });
     answer.await.unwrap();
-    for promises in kept.lock().unwrap().iter() {
+    let kept = std::mem::take(&mut *kept.lock().unwrap());
+    for promises in kept {
         let dropped = Counter::default();
         let guard = dropped.on_drop();
         let error = promises

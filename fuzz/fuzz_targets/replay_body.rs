@@ -20,7 +20,10 @@ struct Input {
 enum Frame {
     Data(Vec<u8>),
     /// Longer than libFuzzer likes to make them, so that both ways of keeping data are met.
-    LongData { byte: u8, len: u16 },
+    LongData {
+        byte: u8,
+        len: u16,
+    },
     Trailers,
     Error,
     Pending,

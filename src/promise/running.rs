@@ -36,14 +36,23 @@ impl Running {
         }
     }
 
-    pub(super) fn start(&mut self, slots: Vec<Arc<dyn AnySlot>>) {
-        let mut slots = slots.into_iter().filter(|slot| slot.start()).peekable();
-        while slots.peek().is_some() {
-            let group = Group {
-                slots: slots.by_ref().take(GROUP).collect(),
-                deadline: self.timeout.map(tokio::time::sleep),
-            };
-            self.groups.get_or_insert_default().push(group);
+    pub(super) fn start(&mut self, mut slots: Vec<Arc<dyn AnySlot>>) {
+        slots.retain(|slot| slot.start());
+        if slots.len() <= GROUP {
+            self.push(slots);
+            return;
+        }
+        let mut slots = slots.into_iter();
+        while slots.len() > 0 {
+            self.push(slots.by_ref().take(GROUP).collect());
+        }
+    }
+
+    fn push(&mut self, slots: Vec<Arc<dyn AnySlot>>) {
+        if !slots.is_empty() {
+            let deadline = self.timeout.map(tokio::time::sleep);
+            let groups = self.groups.get_or_insert_default();
+            groups.push(Group { slots, deadline });
         }
     }
 
