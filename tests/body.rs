@@ -292,6 +292,89 @@ async fn size_hints_are_those_of_the_original() {
 }
 
 #[tokio::test]
+async fn a_body_that_cannot_be_replayed_does_not_look_empty() {
+    let mut body = ReplayBody::with_max_bytes(Full::new(Bytes::from("hello")), 2);
+    body.frame().await.unwrap().unwrap();
+    let replay = body.replay();
+    assert!(!replay.is_replayable());
+    assert!(!replay.is_end_stream());
+    assert_eq!(replay.size_hint().exact(), None);
+    let error = replay.collect().await.unwrap_err();
+    assert!(matches!(
+        error.downcast_ref(),
+        Some(ReplayError::TooLarge { limit: 2 })
+    ));
+}
+
+#[tokio::test]
+async fn a_promise_may_read_the_body_of_its_pass_within_the_limit() {
+    for (limit, status) in [(5, 200), (4, 413)] {
+        let layer = PromiseLayer::new().max_body_bytes(limit);
+        let service = layer.layer(service_fn(async |request: support::TestRequest| {
+            let promises = promises(&request);
+            let body = request.into_body();
+            let read: usize = match promises.pass() {
+                1 => {
+                    promises.submit("read", async {
+                        body.collect().await.unwrap().to_bytes().len()
+                    })?;
+                    return Ok(text_response(""));
+                }
+                _ => promises.result("read")?,
+            };
+            let again = body.collect().await?.to_bytes().len();
+            Ok::<_, BoxError>(text_response(format!("{read} {again}")))
+        }));
+        let answer = answer(service.oneshot(post("hello")).await.unwrap()).await;
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.body == "5 5", status == 200);
+    }
+}
+
+#[test]
+fn a_waker_may_use_the_body() {
+    struct Curious(ReplayBody<Never>, Counter);
+    struct Never;
+
+    impl Body for Never {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            std::task::Poll::Pending
+        }
+    }
+
+    impl std::task::Wake for Curious {
+        fn wake(self: std::sync::Arc<Self>) {
+            assert!(self.0.is_replayable());
+            self.1.add();
+        }
+    }
+
+    let woken = Counter::default();
+    let mut first = ReplayBody::new(Never);
+    let mut second = first.replay();
+    let waker = std::sync::Arc::new(Curious(first.replay(), woken.clone())).into();
+    let mut cx = std::task::Context::from_waker(&waker);
+    assert!(
+        std::pin::Pin::new(&mut first)
+            .poll_frame(&mut cx)
+            .is_pending()
+    );
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(
+        std::pin::Pin::new(&mut second)
+            .poll_frame(&mut cx)
+            .is_pending()
+    );
+    assert_eq!(woken.get(), 1);
+}
+
+#[tokio::test]
 async fn large_frames_are_not_copied() {
     let original = Bytes::from(vec![7; 100_000]);
     let first = ReplayBody::new(Full::new(original.clone()));

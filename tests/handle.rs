@@ -501,3 +501,53 @@ async fn undo_work_runs_when_the_request_is_rejected_or_dropped() {
     drop(request);
     assert_eq!(undone.get(), 2);
 }
+
+#[tokio::test]
+async fn undo_work_registered_after_the_pass_was_discarded_runs_at_once() {
+    let undone = Counter::default();
+    let answer = ask(PromiseLayer::new(), |promises| {
+        let (handle, undone) = (promises.clone(), undone.clone());
+        let work = async move || {
+            let in_undo = (handle.clone(), undone.clone());
+            handle.on_discard(move || {
+                in_undo.1.add();
+                let (handle, undone) = in_undo;
+                handle.on_discard(move || undone.add());
+            });
+            undone.get()
+        };
+        Ok(promises.result_or_submit("x", work)?.to_string())
+    });
+    assert_eq!(answer.await.unwrap().body, "2");
+}
+
+#[tokio::test]
+async fn a_promise_that_panics_when_it_is_dropped_keeps_nothing_else_from_its_end() {
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("when dropped");
+        }
+    }
+
+    let log = Log::start();
+    let (undone, dropped) = (Counter::default(), Counter::default());
+    let request = ask_async(PromiseLayer::new(), async |promises: Promises| {
+        let undone = undone.clone();
+        promises.on_discard(move || undone.add());
+        for index in 0..3 {
+            let (bomb, guard) = (Bomb, dropped.on_drop());
+            promises.submit(format!("{index}"), async move {
+                let _both = (bomb, guard);
+                std::future::pending::<()>().await;
+            })?;
+        }
+        std::future::pending().await
+    });
+    let mut request = Box::pin(request);
+    assert!(futures_util::poll!(&mut request).is_pending());
+    drop(request);
+    assert_eq!((undone.get(), dropped.get()), (1, 3));
+    assert!(log.text().contains("when dropped"), "{}", log.text());
+}

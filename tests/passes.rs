@@ -258,17 +258,58 @@ async fn the_promises_of_a_pass_run_at_the_same_time() {
     assert_eq!(start.elapsed(), Duration::from_secs(1));
 }
 
-#[tokio::test]
-async fn a_promise_may_submit_another() {
+#[tokio::test(start_paused = true)]
+async fn what_a_promise_submits_starts_at_once_and_settles_before_the_next_pass() {
+    let second = Duration::from_secs(1);
+    // As the first thing a promise does, while it runs, and as the last.
+    for (before, after) in [(0, 2), (1, 1), (2, 0)] {
+        // Alone, and among more than share a waker.
+        for others in [0, 50] {
+            let start = Instant::now();
+            let answer = ask(PromiseLayer::new(), |promises| {
+                for index in 0..others {
+                    let other = async move || sleep(second).await;
+                    let _ = promises.result_or_submit(format!("{index}"), other);
+                }
+                let handle = promises.clone();
+                let work = async move || {
+                    sleep(second * before).await;
+                    handle.submit("second", async move {
+                        sleep(second).await;
+                        2
+                    })?;
+                    sleep(second * after).await;
+                    Ok::<_, BoxError>(1)
+                };
+                promises.result_or_try_submit("first", work)?;
+                Ok(promises.result::<i32>("second")?.to_string())
+            });
+            let answer = answer.await.unwrap();
+            assert_eq!((answer.body.as_str(), answer.passes), ("2", 2));
+            assert_eq!(start.elapsed(), second * (before + after.max(1)));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_promise_can_wait_for_one_that_another_task_submits() {
     let answer = ask(PromiseLayer::new(), |promises| {
-        let inner = promises.clone();
-        let outer = async move || inner.submit("second", async { 2 }).is_ok();
-        let submitted = promises.result_or_submit("first", outer)?;
-        assert!(submitted);
-        Ok(format!("{}", promises.result::<i32>("second")?))
+        let handle = promises.clone();
+        let work = async move || {
+            let (sender, receiver) = tokio::sync::oneshot::channel();
+            tokio::spawn(async move {
+                sleep(Duration::from_secs(1)).await;
+                handle.submit("second", async move { sender.send(7) })
+            });
+            receiver.await
+        };
+        Ok(promises.result_or_try_submit("first", work)?.to_string())
     });
-    let answer = answer.await.unwrap();
-    assert_eq!((answer.body.as_str(), answer.passes), ("2", 2));
+    let answer = tokio::time::timeout(Duration::from_secs(9), answer).await;
+    assert_eq!(
+        answer.expect("the second promise starts").unwrap().body,
+        "7"
+    );
 }
 
 #[tokio::test]

@@ -8,14 +8,18 @@ use http::{Request, Response};
 use http_body_util::Full;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::pin::pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use support::{Counter, TestBody, TestRequest, get, promises, text, text_response};
+use tokio::time::sleep;
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok};
 use tower::limit::ConcurrencyLimitLayer;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_promises::{BoxError, PromiseLayer};
+use tower_promises::{BoxError, PromiseLayer, Promises, Start};
 use tower_test::{assert_request_eq, mock};
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Ready only after `poll_ready`, for one call, and never on a clone.
 struct Strict {
@@ -134,6 +138,95 @@ async fn a_later_pass_waits_until_the_service_is_ready() {
     assert_request_eq!(handle, "pass").send_response(2);
     let response = assert_ready!(response.poll());
     assert!(response.is_ok());
+}
+
+/// Is ready for the second call only after a second, and must not be asked in a loop until then.
+#[derive(Clone)]
+struct Slow<F> {
+    handler: F,
+    asked: Counter,
+    ready: std::sync::Arc<tokio::sync::Semaphore>,
+}
+
+impl<F: Fn(&Promises)> Service<TestRequest> for Slow<F> {
+    type Response = Response<TestBody>;
+    type Error = BoxError;
+    type Future = Ready<Result<Response<TestBody>, BoxError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        if let Ok(permit) = self.ready.try_acquire() {
+            permit.forget();
+            return Poll::Ready(Ok(()));
+        }
+        self.asked.add();
+        assert!(self.asked.get() < 100, "asked again and again");
+        if self.asked.get() == 1 {
+            let (ready, waker) = (self.ready.clone(), cx.waker().clone());
+            tokio::spawn(async move {
+                sleep(SECOND).await;
+                ready.add_permits(1);
+                waker.wake();
+            });
+        }
+        Poll::Pending
+    }
+
+    fn call(&mut self, request: TestRequest) -> Self::Future {
+        let promises = promises(&request);
+        (self.handler)(&promises);
+        ready(Ok(text_response(promises.pass().to_string())))
+    }
+}
+
+async fn passes_of_slow(layer: PromiseLayer, handler: impl Fn(&Promises) + Clone) -> String {
+    let service = layer.layer(Slow {
+        handler,
+        asked: Counter::default(),
+        ready: std::sync::Arc::new(tokio::sync::Semaphore::new(1)),
+    });
+    let response = tokio::time::timeout(60 * SECOND, service.oneshot(get("/"))).await;
+    text(response.unwrap().unwrap().into_body()).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_readiness_is_no_busy_loop_whatever_is_submitted_meanwhile() {
+    // A promise that submits another as the last thing it does.
+    let submits = |promises: &Promises| {
+        let handle = promises.clone();
+        let _ = promises.result_or_submit("a", async move || {
+            sleep(SECOND).await;
+            handle.submit("b", async {}).is_ok()
+        });
+    };
+    assert_eq!(
+        passes_of_slow(PromiseLayer::new().start(Start::Eager), submits).await,
+        "2"
+    );
+    assert_eq!(passes_of_slow(PromiseLayer::new(), submits).await, "2");
+
+    // A promise that awaits another and changes its mind.
+    let gives_up = |promises: &Promises| {
+        let handle = promises.clone();
+        let _ = promises.result_or_submit("a", async move || {
+            sleep(SECOND).await;
+            let _ = futures_util::poll!(pin!(handle.resolve("b", async || sleep(SECOND).await)));
+        });
+    };
+    assert_eq!(passes_of_slow(PromiseLayer::new(), gives_up).await, "2");
+
+    // A task that asks between two passes: its handle is of the first.
+    let spawns = |promises: &Promises| {
+        if promises.pass() == 1 {
+            let handle = promises.clone();
+            tokio::spawn(async move {
+                sleep(SECOND * 3 / 2).await;
+                assert!(handle.resolve("b", async || 1).await.is_err());
+                assert!(handle.submit("c", async {}).is_err());
+            });
+        }
+        let _ = promises.result_or_submit("a", async || sleep(SECOND).await);
+    };
+    assert_eq!(passes_of_slow(PromiseLayer::new(), spawns).await, "2");
 }
 
 #[tokio::test]

@@ -251,3 +251,26 @@ async fn without_a_layer_resolve_runs_where_it_is_awaited() {
     assert_eq!(patient.unwrap(), 2);
     assert_eq!(promises.result::<i32>("new").unwrap(), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_that_gives_up_has_not_read_the_value() {
+    let answer = ask_async(PromiseLayer::new(), async |promises: Promises| {
+        if promises.pass() == 1 {
+            let (sender, settled) = tokio::sync::oneshot::channel();
+            promises.submit("x", async move {
+                sleep(SECOND).await;
+                let _ = sender.send(());
+                7
+            })?;
+            tokio::select! {
+                biased;
+                _ = settled => {}
+                _ = promises.resolve("x", async || 0) => unreachable!("the other comes first"),
+            }
+            return Ok("placeholder".to_owned());
+        }
+        Ok(promises.result::<i32>("x")?.to_string())
+    });
+    let answer = answer.await.unwrap();
+    assert_eq!((answer.body.as_str(), answer.passes), ("7", 2));
+}

@@ -175,3 +175,82 @@ async fn the_final_pass_has_a_bound_too() {
     assert_eq!((answer.status.as_u16(), answer.passes), (503, 2));
     assert_eq!(start.elapsed(), 2 * SECOND);
 }
+
+/// Never waits for anything, and lets other tasks run only when tokio's budget is used up.
+async fn busy() {
+    loop {
+        tokio::task::consume_budget().await;
+    }
+}
+
+/// Time that goes on although the test is never idle.
+fn let_time_pass() {
+    tokio::spawn(async {
+        tokio::time::advance(2 * SECOND).await;
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn timeouts_fire_for_work_that_never_waits() {
+    let_time_pass();
+    let layer = PromiseLayer::new().promise_timeout(SECOND);
+    let answer = ask(layer, |promises| {
+        // Several groups of promises that are all busy.
+        let mut timed_out = 0;
+        for index in 0..100 {
+            match promises.result_or_submit(format!("{index}"), busy) {
+                Err(PromiseError::TimedOut { .. }) => timed_out += 1,
+                read => read.or_pending(())?,
+            }
+        }
+        Ok(timed_out.to_string())
+    });
+    assert_eq!(answer.await.unwrap().body, "100");
+
+    let_time_pass();
+    let layer = PromiseLayer::new().timeout(SECOND);
+    let answer = ask_async(layer, async |_| {
+        busy().await;
+        Ok(String::new())
+    });
+    assert_eq!(answer.await.unwrap().status, 503);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_final_pass_may_be_one_more_than_max_passes() {
+    let layer = PromiseLayer::new()
+        .max_passes(2)
+        .timeout(SECOND)
+        .on_timeout(OnTimeout::FinalPass);
+    let answer = ask_async(layer, async |promises: Promises| {
+        if promises.pass() == 2 {
+            std::future::pending::<()>().await;
+        }
+        promises.result_or_submit("x", async || ())?;
+        Ok("rendered".to_owned())
+    });
+    let answer = answer.await.unwrap();
+    assert_eq!((answer.body.as_str(), answer.passes), ("rendered", 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn timeouts_of_any_length() {
+    for timeout in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {
+        for on_timeout in [OnTimeout::Reject, OnTimeout::FinalPass] {
+            let layer = PromiseLayer::new()
+                .promise_timeout(timeout)
+                .timeout(timeout)
+                .on_timeout(on_timeout);
+            let answer = ask(layer, |promises| {
+                let work = async || sleep(SECOND).await;
+                promises.result_or_submit("x", work)?;
+                Ok("done".to_owned())
+            });
+            let answer = answer.await;
+            assert_eq!(
+                answer.is_ok_and(|answer| answer.status == 200),
+                timeout == Duration::MAX
+            );
+        }
+    }
+}

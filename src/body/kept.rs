@@ -4,8 +4,8 @@ use http::HeaderMap;
 use std::collections::VecDeque;
 
 /// Frames below this size are copied together with a small neighbour. A `Bytes` is four words and may
-/// hold on to a far larger buffer, so keeping a tiny one by reference costs many times its length.
-const SMALL: usize = 1024;
+/// hold on to a far larger buffer, so keeping a small one by reference costs many times its length.
+const SMALL: usize = 4096;
 
 /// How much the buffer for small frames holds at most before the next one is started.
 const MAX_TAIL: usize = 16 * 1024;
@@ -36,27 +36,29 @@ impl Kept {
         self.total
     }
 
-    /// Bytes of data that the present reader, or else a new one, has still to get from here.
-    pub(super) fn unread_by(&self, present: bool) -> usize {
-        if present {
-            self.unread
-        } else {
-            self.data_len()
-        }
+    pub(super) fn is_empty(&self) -> bool {
+        self.parts.is_empty() && self.tail.is_empty()
     }
 
-    /// Whether the present reader, or else a new one, has nothing more to get from here.
-    pub(super) fn is_read_by(&self, present: bool) -> bool {
-        if present {
-            self.next == self.parts.len()
-        } else {
-            self.parts.is_empty() && self.tail.is_empty()
-        }
+    /// Bytes of data.
+    pub(super) fn data_len(&self) -> usize {
+        let sealed: usize = self.parts.iter().map(Part::data_len).sum();
+        sealed + self.tail.len()
+    }
+
+    /// Whether the present reader has got everything.
+    pub(super) fn is_read(&self) -> bool {
+        self.next == self.parts.len()
+    }
+
+    /// Bytes of data that the present reader has still to get.
+    pub(super) fn unread(&self) -> usize {
+        self.unread
     }
 
     /// Keeps data that the present reader has just got from the original body.
     pub(super) fn push_data(&mut self, data: &Bytes) {
-        debug_assert!(self.is_read_by(true));
+        debug_assert!(self.is_read());
         if data.is_empty() {
             return;
         }
@@ -72,7 +74,7 @@ impl Kept {
             self.tail = BytesMut::with_capacity(capacity);
             self.tail.extend_from_slice(data);
         } else if let Some(neighbour) = self.take_small_neighbour() {
-            self.tail = BytesMut::with_capacity(SMALL * 2);
+            self.tail = BytesMut::with_capacity((neighbour.len() + data.len()) * 2);
             self.tail.extend_from_slice(&neighbour);
             self.tail.extend_from_slice(data);
         } else {
@@ -81,14 +83,14 @@ impl Kept {
     }
 
     pub(super) fn push_trailers(&mut self, trailers: &HeaderMap) {
-        debug_assert!(self.is_read_by(true));
+        debug_assert!(self.is_read());
         self.total += size_of_trailers(trailers);
         self.seal();
         self.push(Part::Trailers(Box::new(trailers.clone())));
     }
 
     pub(super) fn push_error(&mut self, error: BodyError) {
-        debug_assert!(self.is_read_by(true));
+        debug_assert!(self.is_read());
         self.seal();
         self.push(Part::Failed(error));
     }
@@ -123,11 +125,6 @@ impl Kept {
             self.next = 0;
         }
         self.tail = BytesMut::new();
-    }
-
-    fn data_len(&self) -> usize {
-        let sealed: usize = self.parts.iter().map(Part::data_len).sum();
-        sealed + self.tail.len()
     }
 
     fn push(&mut self, part: Part) {

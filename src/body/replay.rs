@@ -58,6 +58,17 @@ enum Retention {
     Outgrown,
 }
 
+/// What a reader gets when it asks for a frame.
+#[derive(Clone, Copy, PartialEq)]
+enum Standing {
+    /// The next frame.
+    Present,
+    /// The first frame: it would take over.
+    New,
+    /// An error.
+    Refused,
+}
+
 impl<B> ReplayBody<B>
 where
     B: Body,
@@ -107,6 +118,9 @@ impl<B> ReplayBody<B> {
     ///
     /// // What `tower::retry::Policy::clone_request` needs:
     /// fn clone_request<B>(request: &Request<ReplayBody<B>>) -> Option<Request<ReplayBody<B>>> {
+    ///     if !request.body().is_replayable() {
+    ///         return None;
+    ///     }
     ///     let mut clone = Request::new(request.body().replay());
     ///     *clone.method_mut() = request.method().clone();
     ///     *clone.uri_mut() = request.uri().clone();
@@ -138,11 +152,18 @@ impl<B> ReplayBody<B> {
         }
     }
 
-    /// Makes this the present reader before it asks for a frame.
-    pub(crate) fn take_over(&self) {
-        if let Some(reader) = &self.shared {
-            // A body that cannot be replayed says so when it is read.
-            let _ = lock(&reader.state).admit(reader.number);
+    /// Makes this the present reader before it asks for a frame. `false` if the body cannot be replayed.
+    pub(crate) fn take_over(&self) -> bool {
+        let Some(reader) = &self.shared else {
+            return true;
+        };
+        let admitted = lock(&reader.state).admit(reader.number);
+        match admitted {
+            Ok(superseded) => {
+                superseded.into_iter().for_each(Waker::wake);
+                true
+            }
+            Err(_) => false,
         }
     }
 
@@ -163,8 +184,9 @@ impl<B> State<B> {
         self.retention == Retention::All || matches!(self.source, Source::Unread(_))
     }
 
-    /// Lets a reader read, if no newer one has taken over.
-    fn admit(&mut self, number: u32) -> Result<(), ReplayError> {
+    /// Lets a reader read, if no newer one has taken over. Returns the waker of the one it supersedes, to
+    /// be woken once the lock is released.
+    fn admit(&mut self, number: u32) -> Result<Option<Waker>, ReplayError> {
         if number < self.reader {
             return Err(ReplayError::Superseded);
         }
@@ -177,11 +199,20 @@ impl<B> State<B> {
             }
             self.reader = number;
             self.kept.rewind();
-            if let Some(superseded) = self.waker.take() {
-                superseded.wake();
-            }
+            return Ok(self.waker.take());
         }
-        Ok(())
+        Ok(None)
+    }
+
+    /// What a reader of this number would be.
+    fn standing(&self, number: u32) -> Standing {
+        if number == self.reader {
+            Standing::Present
+        } else if number > self.reader && self.is_replayable() {
+            Standing::New
+        } else {
+            Standing::Refused
+        }
     }
 
     /// Takes note of a frame that goes to the present reader, as long as there is room.
@@ -285,23 +316,24 @@ where
             return Poll::Ready(None);
         };
         let mut state = lock(&reader.state);
-        if let Err(error) = state.admit(reader.number) {
-            return Poll::Ready(Some(Err(error.into())));
-        }
-        if let Some(part) = state.next_kept() {
-            return Poll::Ready(Some(match part {
-                Part::Data(data) => Ok(Frame::data(data)),
-                Part::Trailers(trailers) => Ok(Frame::trailers(*trailers)),
-                Part::Failed(error) => Err(error.to_box_error()),
-            }));
-        }
-        let frame = state.poll_source(cx);
+        let superseded = match state.admit(reader.number) {
+            Ok(superseded) => superseded,
+            Err(error) => return Poll::Ready(Some(Err(error.into()))),
+        };
+        let frame = match state.next_kept() {
+            Some(Part::Data(data)) => Poll::Ready(Some(Ok(Frame::data(data)))),
+            Some(Part::Trailers(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(*trailers)))),
+            Some(Part::Failed(error)) => Poll::Ready(Some(Err(error.to_box_error()))),
+            None => state.poll_source(cx),
+        };
+        let mut former = None;
         if frame.is_pending() {
-            match &mut state.waker {
-                Some(waker) => waker.clone_from(cx.waker()),
-                none => *none = Some(cx.waker().clone()),
-            }
+            former = state.waker.replace(cx.waker().clone());
         }
+        // Wakers are other people's code: they run, and are dropped, where no lock is held.
+        drop(state);
+        drop(former);
+        superseded.into_iter().for_each(Waker::wake);
         frame
     }
 
@@ -310,10 +342,13 @@ where
             return true;
         };
         let state = lock(&reader.state);
-        // What awaits a superseded reader is an error, not the end.
-        reader.number >= state.reader
-            && state.kept.is_read_by(reader.number == state.reader)
-            && state.source.is_end_stream()
+        let is_read = match state.standing(reader.number) {
+            Standing::Present => state.kept.is_read(),
+            Standing::New => state.kept.is_empty(),
+            // What awaits this reader is an error, not the end.
+            Standing::Refused => return false,
+        };
+        is_read && state.source.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -321,10 +356,11 @@ where
             return SizeHint::with_exact(0);
         };
         let state = lock(&reader.state);
-        if reader.number < state.reader {
-            return SizeHint::default();
-        }
-        let kept = state.kept.unread_by(reader.number == state.reader) as u64;
+        let kept = match state.standing(reader.number) {
+            Standing::Present => state.kept.unread(),
+            Standing::New => state.kept.data_len(),
+            Standing::Refused => return SizeHint::default(),
+        } as u64;
         let mut hint = state.source.size_hint();
         if let Some(upper) = hint.upper() {
             hint.set_upper(upper.saturating_add(kept));

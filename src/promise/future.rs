@@ -1,6 +1,6 @@
 use super::layer::Settings;
 use super::registry::Verdict;
-use super::running::Running;
+use super::running::{self, Running};
 use super::{OnTimeout, Promises, Rejection, ResponseForRejection, observe};
 use crate::body::ReplayBody;
 use http::{Request, Response, request};
@@ -10,7 +10,7 @@ use std::any::type_name;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use tokio::time::{Instant, Sleep};
 use tower_service::Service;
 
@@ -106,9 +106,9 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
-            let this = self.as_mut().project();
+            let mut this = self.as_mut().project();
             let promises = &this.session.promises;
-            match this.state.project() {
+            match this.state.as_mut().project() {
                 StateProj::Calling { future } => {
                     if let Poll::Ready(outcome) = promises.scope(|| future.poll(cx)) {
                         match self.as_mut().end_pass(outcome) {
@@ -116,17 +116,13 @@ where
                             None => continue,
                         }
                     }
-                    this.running.start(promises.registry().take_starting());
-                    let _ = promises.scope(|| this.running.poll(cx));
+                    // Those that start early.
+                    let _ = promises.drive(this.running, cx);
                 }
                 StateProj::Settling => {
-                    let started = promises.registry().take_all();
-                    let is_idle = started.is_empty();
-                    this.running.start(started);
-                    if promises.scope(|| this.running.poll(cx)).is_ready() {
-                        // What has just run may have submitted more.
-                        if is_idle {
-                            self.as_mut().project().state.set(State::Readying);
+                    if promises.drive(this.running, cx).is_ready() {
+                        if let Some(rejected) = self.as_mut().prepare_pass() {
+                            return Poll::Ready(rejected);
                         }
                         continue;
                     }
@@ -144,14 +140,10 @@ where
             }
 
             // All there is to do has been done, and something is pending.
-            if let Some(outcome) = self.as_mut().poll_deadline(cx) {
-                match outcome {
-                    Some(outcome) => return Poll::Ready(outcome),
-                    None => continue,
-                }
-            }
-            if self.session.promises.registry().park(cx.waker()) {
-                return Poll::Pending;
+            match self.as_mut().poll_deadline(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(outcome)) => return Poll::Ready(outcome),
+                Poll::Ready(None) => {}
             }
         }
     }
@@ -202,41 +194,60 @@ where
         }
     }
 
+    /// Prepares for the next pass once everything has settled. Returns the outcome if there can be none.
+    fn prepare_pass(mut self: Pin<&mut Self>) -> Option<Result<Response<R>, S::Error>> {
+        let mut this = self.as_mut().project();
+        // Whoever still holds the body of the former pass, a promise perhaps, reads it no further.
+        this.original.body = this.original.body.replay();
+        if !this.original.body.take_over() {
+            let limit = this.settings.max_body_bytes;
+            return Some(self.reject(Rejection::BodyTooLarge { limit }));
+        }
+        if let Some(promises) = this.session.promises.next_pass() {
+            this.session.promises = promises;
+            this.state.set(State::Readying);
+        }
+        None
+    }
+
     fn begin_pass(self: Pin<&mut Self>) {
         let mut this = self.project();
-        let promises = this.session.promises.next_pass();
-        this.session.promises = promises.clone();
-        let request = this.original.request(&promises);
+        let promises = &this.session.promises;
+        let request = this.original.request(promises);
         let future = promises.scope(|| this.service.call(request));
         this.state.set(State::Calling { future });
     }
 
-    /// `None` while there is time. Otherwise the outcome, or `Some(None)` if the final pass is to begin.
+    /// Ready when time is up: with the outcome, or `None` if the final pass is to begin.
     fn poll_deadline(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Option<Option<Result<Response<R>, S::Error>>> {
+    ) -> Poll<Option<Result<Response<R>, S::Error>>> {
         let mut this = self.as_mut().project();
-        let after = this.settings.timeout?;
-        if this.deadline.as_mut().as_pin_mut()?.poll(cx).is_pending() {
-            return None;
-        }
+        let (Some(after), Some(deadline)) =
+            (this.settings.timeout, this.deadline.as_mut().as_pin_mut())
+        else {
+            return Poll::Pending;
+        };
+        ready!(running::poll_deadline(deadline, cx));
+
         let registry = this.session.promises.registry();
         if this.settings.on_timeout == OnTimeout::Reject
             || *this.is_final_pass
             || !this.original.body.is_replayable()
             || !registry.time_out()
         {
-            return Some(Some(self.reject(Rejection::TimedOut { after })));
+            return Poll::Ready(Some(self.reject(Rejection::TimedOut { after })));
         }
         *this.is_final_pass = true;
-        this.state.set(State::Readying);
+        // What the pass holds is released before its promises are.
+        this.state.set(State::Settling);
         this.running.clear();
         registry.discard_pass();
         if let Some(deadline) = this.deadline.as_pin_mut() {
             deadline.reset(Instant::now() + after);
         }
-        Some(None)
+        Poll::Ready(None)
     }
 
     fn reject(self: Pin<&mut Self>, rejection: Rejection) -> Result<Response<R>, S::Error> {
@@ -270,10 +281,25 @@ where
 impl<B> Original<B> {
     fn request(&self, promises: &Promises) -> Request<ReplayBody<B>> {
         let body = self.body.replay();
+        // It cannot fail: nobody has read a frame since this was possible.
         body.take_over();
         let mut request = Request::from_parts(self.parts.clone(), body);
         request.extensions_mut().insert(promises.clone());
         request
+    }
+}
+
+impl Promises {
+    /// Runs what is running and what is to start. Ready when nothing is left to run; otherwise the task
+    /// is woken when there is more to do.
+    fn drive(&self, running: &mut Running, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            running.start(self.registry().take_starting());
+            let done = self.scope(|| running.poll(cx));
+            if self.registry().park(cx.waker()) {
+                return done;
+            }
+        }
     }
 }
 

@@ -72,12 +72,12 @@ impl Promises {
         }
     }
 
-    /// The handle for the next pass.
-    pub(super) fn next_pass(&self) -> Self {
-        Self {
+    /// The handle for the next pass, unless a promise is still to start.
+    pub(super) fn next_pass(&self) -> Option<Self> {
+        Some(Self {
+            pass: self.registry.begin_pass()?,
             registry: Arc::clone(&self.registry),
-            pass: self.registry.begin_pass(),
-        }
+        })
     }
 
     pub(super) fn registry(&self) -> &Registry {
@@ -315,8 +315,12 @@ impl Promises {
         F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
         let slot = self.registry.join(self.pass, &key, || Box::pin(make()))?;
-        let registry = &*self.registry;
-        Waiter { registry, slot }.await
+        let waiter = Waiter {
+            registry: &self.registry,
+            slot,
+            has_read: false,
+        };
+        waiter.await
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the layer tells the operator. Without the feature `tracing` all of this is nothing.
 
-use super::{PromiseError, Rejection};
+use super::{Key, PromiseError, Rejection};
 
 /// The crate rather than this private module, so that filters need no knowledge of the latter.
 #[cfg(feature = "tracing")]
@@ -29,12 +29,25 @@ pub(super) fn promise_failed(error: &PromiseError) {
     let _ = error;
 }
 
+pub(super) fn drop_panicked(key: &Key, message: &str) {
+    #[cfg(feature = "tracing")]
+    tracing::error!(
+        target: TARGET,
+        key = key.as_str(),
+        message,
+        "promise panicked when it was dropped"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = (key, message);
+}
+
 pub(super) fn response_discarded(pass: usize, parts: &http::Response<()>) {
     #[cfg(feature = "tracing")]
     tracing::debug!(target: TARGET,
         pass,
         status = parts.status().as_u16(),
-        headers = ?parts.headers(),
+        // Their values may be secrets.
+        headers = ?parts.headers().keys().collect::<Vec<_>>(),
         "discarded the response of a pass"
     );
     #[cfg(not(feature = "tracing"))]

@@ -26,6 +26,8 @@ struct State {
     phase: Phase,
     /// Counted from one.
     pass: usize,
+    /// The pass has been discarded and its promises run.
+    is_settling: bool,
     /// This pass is to be published whatever is pending.
     publish: bool,
     /// More promises were submitted than allowed.
@@ -102,6 +104,7 @@ impl Registry {
             state: Mutex::new(State {
                 phase: Phase::Open,
                 pass: 1,
+                is_settling: false,
                 publish: false,
                 is_overfull: false,
                 entries: HashMap::new(),
@@ -225,15 +228,12 @@ impl Registry {
         }
         let slot: Arc<dyn AnySlot> = Arc::new(Slot::new(key, work()));
         state.insert(Arc::clone(&slot), demand, 0);
-        let driver = match self.start {
-            Start::PassEnd => {
-                state.queued.push(slot);
-                None
-            }
-            Start::Eager => {
-                state.starting.push(slot);
-                state.driver.take()
-            }
+        let driver = if self.start == Start::Eager || state.is_settling {
+            state.starting.push(slot);
+            state.driver.take()
+        } else {
+            state.queued.push(slot);
+            None
         };
         drop(guard);
         if let Some(driver) = driver {
@@ -301,14 +301,14 @@ impl Registry {
     }
 
     /// Ends what [`join`](Self::join) began. A promise that nobody wants any more is dropped.
-    pub(super) fn leave<T: Send + Sync + 'static>(&self, slot: &Arc<Slot<T>>) {
+    pub(super) fn leave<T: Send + Sync + 'static>(&self, slot: &Arc<Slot<T>>, has_read: bool) {
         let unwanted = {
             let mut state = lock(&self.state);
             let key = slot.key();
             match state.entries.get_mut(key) {
                 Some(entry) if is_same(&entry.slot, slot) => {
                     entry.waiters -= 1;
-                    if entry.is_settled() {
+                    if has_read {
                         entry.meet();
                     }
                     if entry.is_settled() || entry.waiters > 0 || entry.demand != Demand::Met {
@@ -374,7 +374,7 @@ impl Registry {
 
     pub(super) fn publish(&self, pass: usize) {
         let mut state = lock(&self.state);
-        if state.is_current(pass) {
+        if state.is_running(pass) {
             state.publish = true;
         }
     }
@@ -394,13 +394,13 @@ impl Registry {
 
     pub(super) fn on_discard(&self, pass: usize, undo: Undo) {
         let mut state = lock(&self.state);
-        if state.is_current(pass) {
+        if state.is_running(pass) {
             state.undo.push(undo);
             return;
         }
-        let discarded = pass != state.pass || state.phase == Phase::Abandoned;
+        let was_published = pass == state.pass && state.phase == Phase::Published;
         drop(state);
-        if discarded {
+        if !was_published {
             run([undo]);
         }
     }
@@ -428,21 +428,20 @@ impl Registry {
         lock(&self.state).verdict()
     }
 
-    /// Undoes what the pass has registered undo work for.
+    /// Ends a pass whose outcome was discarded: undoes what it has registered undo work for, and makes
+    /// its promises start.
     pub(super) fn discard_pass(&self) {
-        let undo = std::mem::take(&mut lock(&self.state).undo);
+        let undo = {
+            let mut guard = lock(&self.state);
+            let state = &mut *guard;
+            state.is_settling = true;
+            state.starting.append(&mut state.queued);
+            std::mem::take(&mut state.undo)
+        };
         run(undo);
     }
 
-    /// The promises that are to run now that the pass has ended.
-    pub(super) fn take_all(&self) -> Vec<Arc<dyn AnySlot>> {
-        let mut state = lock(&self.state);
-        let mut slots = std::mem::take(&mut state.starting);
-        slots.append(&mut state.queued);
-        slots
-    }
-
-    /// The promises that are to run while the pass runs.
+    /// The promises that are to start now.
     pub(super) fn take_starting(&self) -> Vec<Arc<dyn AnySlot>> {
         std::mem::take(&mut lock(&self.state).starting)
     }
@@ -450,21 +449,30 @@ impl Registry {
     /// Asks to be woken when a promise is to start. `false` if there is one already.
     pub(super) fn park(&self, waker: &Waker) -> bool {
         let mut state = lock(&self.state);
-        match &mut state.driver {
-            Some(driver) => driver.clone_from(waker),
-            none => *none = Some(waker.clone()),
+        if !state.starting.is_empty() {
+            return false;
         }
-        state.starting.is_empty()
+        let former = state.driver.replace(waker.clone());
+        drop(state);
+        // Dropped where no lock is held.
+        drop(former);
+        true
     }
 
-    pub(super) fn begin_pass(&self) -> usize {
+    /// Begins the next pass, unless a promise is still to start. Handles of the former pass cannot
+    /// submit from here on.
+    pub(super) fn begin_pass(&self) -> Option<usize> {
         let mut state = lock(&self.state);
+        if !state.starting.is_empty() {
+            return None;
+        }
         state.pass += 1;
+        state.is_settling = false;
         state.publish = false;
         for entry in state.entries.values_mut() {
             entry.demand = Demand::Met;
         }
-        state.pass
+        Some(state.pass)
     }
 
     /// Ends the time of everything that is pending, and of what is submitted from now on. `false` if
@@ -516,6 +524,11 @@ impl State {
         pass == self.pass && matches!(self.phase, Phase::Open | Phase::TimedOut)
     }
 
+    /// Whether this pass is under way.
+    fn is_running(&self, pass: usize) -> bool {
+        self.is_current(pass) && !self.is_settling
+    }
+
     fn verdict(&self) -> Verdict {
         if self.publish || self.phase != Phase::Open {
             return Verdict::Publish;
@@ -543,9 +556,8 @@ impl State {
 
     /// Takes everything that has not settled, to be failed outside the lock.
     fn stop(&mut self) -> Vec<Arc<dyn AnySlot>> {
-        self.queued.clear();
-        self.starting.clear();
-        let mut pending = Vec::new();
+        let mut pending = std::mem::take(&mut self.starting);
+        pending.append(&mut self.queued);
         for entry in self.entries.values().filter(|entry| !entry.is_settled()) {
             pending.push(Arc::clone(&entry.slot));
         }

@@ -12,6 +12,7 @@ where
 {
     pub(super) registry: &'a Registry,
     pub(super) slot: Arc<Slot<T>>,
+    pub(super) has_read: bool,
 }
 
 impl<T> Future for Waiter<'_, T>
@@ -20,13 +21,15 @@ where
 {
     type Output = Result<T, PromiseError>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if !self.registry.is_driven() {
             let _ = self.slot.poll(cx);
         }
         loop {
             if let Some(outcome) = self.slot.outcome() {
-                return Poll::Ready(outcome.clone());
+                let outcome = outcome.clone();
+                self.has_read = true;
+                return Poll::Ready(outcome);
             }
             if self.slot.register_waiter(cx.waker()) {
                 return Poll::Pending;
@@ -40,6 +43,6 @@ where
     T: Send + Sync + 'static,
 {
     fn drop(&mut self) {
-        self.registry.leave(&self.slot);
+        self.registry.leave(&self.slot, self.has_read);
     }
 }

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 /// How many promises share one waker. All of a group are polled when one of them wakes, which for so
 /// few is cheaper than an allocation for each; any number of groups stays linear.
@@ -79,7 +79,7 @@ impl Future for Group {
             return Poll::Ready(());
         }
         if let Some(deadline) = this.deadline.as_pin_mut() {
-            ready!(deadline.poll(cx));
+            ready!(poll_deadline(deadline, cx));
             for slot in this.slots.drain(..) {
                 slot.fail(Failure::TimedOut);
             }
@@ -87,4 +87,13 @@ impl Future for Group {
         }
         Poll::Pending
     }
+}
+
+/// Polls a timer after the work that it limits. Work that is never done with what tokio's cooperative
+/// scheduling lets a task do at a time leaves nothing for the timer, so the clock is asked first.
+pub(super) fn poll_deadline(deadline: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
+    if Instant::now() >= deadline.deadline() {
+        return Poll::Ready(());
+    }
+    deadline.poll(cx)
 }

@@ -92,7 +92,10 @@ where
             observe::promise_failed(error);
         }
         driver.into_iter().chain(waiters).for_each(Waker::wake);
-        drop(work);
+        // A panic here must not keep others from being settled.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(work))) {
+            observe::drop_panicked(&self.key, &panic_message(&*panic));
+        }
         true
     }
 }
@@ -174,10 +177,9 @@ where
                     return Poll::Ready(());
                 }
                 progress.work = Some(work);
-                match &mut progress.driver {
-                    Some(driver) => driver.clone_from(cx.waker()),
-                    none => *none = Some(cx.waker().clone()),
-                }
+                let former = progress.driver.replace(cx.waker().clone());
+                drop(progress);
+                drop(former);
                 return Poll::Pending;
             }
             Err(panic) => Err(Failure::Panicked(panic_message(&*panic))),
