@@ -331,6 +331,22 @@ async fn a_promise_may_read_the_body_of_its_pass_within_the_limit() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_timeout_of_a_body_that_cannot_be_replayed_is_a_timeout() {
+    let layer = PromiseLayer::new()
+        .max_body_bytes(4)
+        .timeout(std::time::Duration::from_secs(1))
+        .on_timeout(tower_promises::OnTimeout::FinalPass);
+    let service = layer.layer(service_fn(async |request: support::TestRequest| {
+        let promises = promises(&request);
+        request.into_body().collect().await?;
+        promises.resolve("x", std::future::pending::<()>).await?;
+        Ok::<_, BoxError>(text_response(""))
+    }));
+    let answer = answer(service.oneshot(post("hello")).await.unwrap()).await;
+    assert_eq!(answer.status, 503);
+}
+
 #[test]
 fn a_waker_may_use_the_body() {
     struct Curious(ReplayBody<Never>, Counter);

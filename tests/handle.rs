@@ -365,20 +365,50 @@ async fn a_handle_whose_request_has_ended_is_harmless() {
         assert!(matches!(error, SubmitError::Ended { .. }), "{error:?}");
         assert_eq!(dropped.get(), 1);
         let error = promises.result_or_submit("late", async || ()).unwrap_err();
-        assert!(matches!(error, PromiseError::Rejected { .. }), "{error:?}");
-        assert_eq!(error.source().unwrap().to_string(), error_text("late"));
+        assert!(matches!(error, PromiseError::Ended { .. }), "{error:?}");
         let error = promises.resolve("late", async || ()).await.unwrap_err();
-        assert!(matches!(error, PromiseError::Cancelled { .. }), "{error:?}");
-        // What has settled can still be read.
-        assert_eq!(promises.result::<u32>("x").unwrap(), 7);
+        assert!(matches!(error, PromiseError::Ended { .. }), "{error:?}");
+        let error = promises.result::<u32>("x").unwrap_err();
+        let text = "promise `x` was asked for through the handle of a pass that is over";
+        assert_eq!(error.to_string(), text);
         promises.publish();
         assert!(!promises.is_pending());
         assert!(!promises.cancel("x"));
     }
 }
 
-fn error_text(key: &str) -> String {
-    format!("promise `{key}` was submitted through the handle of a pass that is over")
+#[tokio::test]
+async fn the_values_of_a_request_are_dropped_with_it() {
+    // A value may hold the handle, which is easily done with the parts of a request.
+    let dropped = Counter::default();
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let answer = ask(PromiseLayer::new(), |promises| {
+        kept.lock().unwrap().push(promises.clone());
+        let (guard, handle) = (dropped.on_drop(), promises.clone());
+        promises.result_or_submit("x", async move || Arc::new((guard, handle)))?;
+        Ok(String::new())
+    });
+    assert_eq!(answer.await.unwrap().passes, 2);
+    // One is the value, the other was not needed in pass 2.
+    assert_eq!(dropped.get(), 2);
+}
+
+#[tokio::test]
+async fn a_cleared_value_is_dropped_at_once() {
+    let dropped = Counter::default();
+    let answer = ask_async(PromiseLayer::new(), async |promises: Promises| {
+        for round in 1..=10 {
+            let guard = dropped.on_drop();
+            promises.submit("x", async move { Arc::new(guard) })?;
+            promises
+                .resolve::<Arc<support::DropGuard>, _>("x", std::future::pending)
+                .await?;
+            assert!(promises.clear("x"));
+            assert_eq!(dropped.get(), round);
+        }
+        Ok(String::new())
+    });
+    assert_eq!(answer.await.unwrap().passes, 1);
 }
 
 #[tokio::test]

@@ -274,3 +274,44 @@ async fn a_waiter_that_gives_up_has_not_read_the_value() {
     let answer = answer.await.unwrap();
     assert_eq!((answer.body.as_str(), answer.passes), ("7", 2));
 }
+
+#[tokio::test]
+async fn the_wakers_of_waiters_that_are_gone_are_dropped() {
+    struct Waker(#[allow(dead_code)] support::DropGuard);
+
+    impl std::task::Wake for Waker {
+        fn wake(self: std::sync::Arc<Self>) {}
+    }
+
+    let dropped = Counter::default();
+    let answer = ask_async(PromiseLayer::new(), async |promises: Promises| {
+        promises.submit("x", std::future::pending::<()>())?;
+        for round in 1..=100 {
+            {
+                let waker = std::sync::Arc::new(Waker(dropped.on_drop())).into();
+                let mut waiting = Box::pin(promises.resolve("x", async || ()));
+                let mut cx = std::task::Context::from_waker(&waker);
+                assert!(waiting.as_mut().poll(&mut cx).is_pending());
+            }
+            assert_eq!(dropped.get(), round);
+        }
+        promises.publish();
+        Ok(String::new())
+    });
+    assert_eq!(answer.await.unwrap().passes, 1);
+}
+
+#[tokio::test]
+async fn nothing_is_polled_twice_for_nothing() {
+    use tower::{Layer, ServiceExt};
+
+    let service =
+        PromiseLayer::new().layer(tower::service_fn(async |request: support::TestRequest| {
+            let promises = support::promises(&request);
+            promises.result_or_submit("x", std::future::pending::<()>)?;
+            Ok::<_, tower_promises::BoxError>(support::text_response(""))
+        }));
+    let mut response = tokio_test::task::spawn(service.oneshot(support::get("/")));
+    assert!(response.poll().is_pending());
+    assert!(!response.is_woken());
+}

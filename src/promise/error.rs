@@ -45,6 +45,12 @@ pub enum PromiseError {
         /// The name of the promise.
         key: Key,
     },
+    /// The request that the handle belongs to has ended, and its promises with it, or the pass has, and
+    /// the promise would be a new one.
+    Ended {
+        /// The name asked for.
+        key: Key,
+    },
     /// The promise could not be submitted.
     Rejected {
         /// Why, and the name of the promise.
@@ -72,6 +78,7 @@ impl PromiseError {
             | Self::TimedOut { key }
             | Self::Panicked { key, .. }
             | Self::Cancelled { key }
+            | Self::Ended { key }
             | Self::WrongType { key, .. } => key,
             Self::Rejected { error } => error.key(),
         }
@@ -104,6 +111,10 @@ impl fmt::Display for PromiseError {
             Self::TimedOut { key } => write!(f, "promise `{key}` timed out"),
             Self::Panicked { key, message } => write!(f, "promise `{key}` panicked: {message}"),
             Self::Cancelled { key } => write!(f, "promise `{key}` was cancelled"),
+            Self::Ended { key } => write!(
+                f,
+                "promise `{key}` was asked for through the handle of a pass that is over"
+            ),
             Self::Rejected { error } => write!(f, "promise `{}` was rejected", error.key()),
             Self::WrongType {
                 key,

@@ -11,7 +11,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
 pin_project! {
@@ -90,7 +90,7 @@ where
             session,
             service,
             original,
-            deadline: settings.timeout.map(tokio::time::sleep),
+            deadline: settings.timeout.map(sleep),
             is_final_pass: false,
             settings,
         }
@@ -244,9 +244,7 @@ where
         this.state.set(State::Settling);
         this.running.clear();
         registry.discard_pass();
-        if let Some(deadline) = this.deadline.as_pin_mut() {
-            deadline.reset(Instant::now() + after);
-        }
+        this.deadline.set(Some(sleep(after)));
         Poll::Ready(None)
     }
 

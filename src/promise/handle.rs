@@ -34,8 +34,10 @@ use std::sync::Arc;
 ///
 /// # Lifetime
 ///
-/// A handle belongs to a pass. Once the next pass has begun, or the request has ended, it can still
-/// read what has settled; submitting through it is [`SubmitError::Ended`], never a panic.
+/// A handle belongs to a pass. Once the next pass has begun it can still read what has settled, but not
+/// submit. Once the request has ended, because its response was published for example, all promises
+/// and their values are dropped: reading through a handle that somebody has kept is
+/// [`PromiseError::Ended`], submitting is [`SubmitError::Ended`], and neither panics.
 ///
 /// # Testing a handler
 ///
@@ -315,12 +317,7 @@ impl Promises {
         F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
         let slot = self.registry.join(self.pass, &key, || Box::pin(make()))?;
-        let waiter = Waiter {
-            registry: &self.registry,
-            slot,
-            has_read: false,
-        };
-        waiter.await
+        Waiter::new(&self.registry, slot).await
     }
 }
 

@@ -81,6 +81,9 @@
 //!   you want another try.
 //! - **Do not swallow `Pending`.** `result.ok()` and `unwrap_or` turn every error into a default, also those
 //!   of settled promises. [`OrPending::or_pending`] touches nothing else.
+//! - **Inside of a promise, wait.** A promise that needs another one awaits [`resolve`](Promises::resolve).
+//!   `result_or_submit(..)?` in a promise would end it with the error `Pending`. Promises that wait for each
+//!   other in a circle wait until a timeout.
 //! - **Upgrade in the last pass only.** Ask for everything before you accept an upgrade, a WebSocket's for
 //!   instance.
 //! - **What a handler spawns is its own.** The layer drops its promises with the request; it cannot stop a

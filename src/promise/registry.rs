@@ -5,7 +5,7 @@ use crate::sync::lock;
 use std::any::{TypeId, type_name};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::Waker;
 
 /// What one request has promised, shared by its handles and its response future.
@@ -35,8 +35,8 @@ struct State {
     entries: HashMap<Key, Entry>,
     /// How many promises there have been, which numbers them.
     count: usize,
-    /// Promises that start when the pass ends.
-    queued: Vec<Arc<dyn AnySlot>>,
+    /// Promises that start when the pass ends, unless they are gone by then.
+    queued: Vec<Weak<dyn AnySlot>>,
     /// Promises that start at once.
     starting: Vec<Arc<dyn AnySlot>>,
     /// Outer promises that were cleared here.
@@ -167,6 +167,9 @@ impl Registry {
             }
             return Err(PromiseError::Pending { key: key.clone() });
         }
+        if state.has_ended() {
+            return Err(PromiseError::Ended { key: key.clone() });
+        }
         match self.outer_slot(state, key) {
             Some(slot) => wanted.check(&*slot).map(|()| slot),
             None => Err(PromiseError::NotSubmitted { key: key.clone() }),
@@ -232,7 +235,7 @@ impl Registry {
             state.starting.push(slot);
             state.driver.take()
         } else {
-            state.queued.push(slot);
+            state.queued.push(Arc::downgrade(&slot));
             None
         };
         drop(guard);
@@ -276,7 +279,7 @@ impl Registry {
         } else if let Some(slot) = self.outer_slot(state, key) {
             return wanted.check(&*slot).map(|()| Some(slot));
         } else if !state.is_current(pass) {
-            return Err(Failure::Cancelled.of(key.clone()));
+            return Err(PromiseError::Ended { key: key.clone() });
         } else if state.phase == Phase::TimedOut {
             return Err(Failure::TimedOut.of(key.clone()));
         } else {
@@ -301,7 +304,13 @@ impl Registry {
     }
 
     /// Ends what [`join`](Self::join) began. A promise that nobody wants any more is dropped.
-    pub(super) fn leave<T: Send + Sync + 'static>(&self, slot: &Arc<Slot<T>>, has_read: bool) {
+    pub(super) fn leave<T: Send + Sync + 'static>(
+        &self,
+        slot: &Arc<Slot<T>>,
+        waiter: Option<u64>,
+        has_read: bool,
+    ) {
+        slot.unregister_waiter(waiter);
         let unwanted = {
             let mut state = lock(&self.state);
             let key = slot.key();
@@ -435,7 +444,10 @@ impl Registry {
             let mut guard = lock(&self.state);
             let state = &mut *guard;
             state.is_settling = true;
-            state.starting.append(&mut state.queued);
+            let queued = std::mem::take(&mut state.queued);
+            state
+                .starting
+                .extend(queued.iter().filter_map(Weak::upgrade));
             std::mem::take(&mut state.undo)
         };
         run(undo);
@@ -492,11 +504,12 @@ impl Registry {
         true
     }
 
-    /// Ends the request. Nothing is left running, and the handles that remain stay harmless.
+    /// Ends the request. Nothing is left running, and nothing is left to be held by the handles that
+    /// remain, or by a value that holds one of them.
     pub(super) fn close(&self, published: bool) {
-        let (pending, undo, _driver) = {
+        let (pending, undo, _entries, _driver) = {
             let mut state = lock(&self.state);
-            if matches!(state.phase, Phase::Published | Phase::Abandoned) {
+            if state.has_ended() {
                 return;
             }
             state.phase = match published {
@@ -506,6 +519,7 @@ impl Registry {
             (
                 state.stop(),
                 std::mem::take(&mut state.undo),
+                std::mem::take(&mut state.entries),
                 state.driver.take(),
             )
         };
@@ -521,7 +535,11 @@ impl Registry {
 impl State {
     /// Whether a handle of this pass may change anything. It may until the next pass begins.
     fn is_current(&self, pass: usize) -> bool {
-        pass == self.pass && matches!(self.phase, Phase::Open | Phase::TimedOut)
+        pass == self.pass && !self.has_ended()
+    }
+
+    fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Published | Phase::Abandoned)
     }
 
     /// Whether this pass is under way.
@@ -556,8 +574,8 @@ impl State {
 
     /// Takes everything that has not settled, to be failed outside the lock.
     fn stop(&mut self) -> Vec<Arc<dyn AnySlot>> {
+        self.queued.clear();
         let mut pending = std::mem::take(&mut self.starting);
-        pending.append(&mut self.queued);
         for entry in self.entries.values().filter(|entry| !entry.is_settled()) {
             pending.push(Arc::clone(&entry.slot));
         }

@@ -10,9 +10,24 @@ pub(super) struct Waiter<'a, T>
 where
     T: Send + Sync + 'static,
 {
-    pub(super) registry: &'a Registry,
-    pub(super) slot: Arc<Slot<T>>,
-    pub(super) has_read: bool,
+    registry: &'a Registry,
+    slot: Arc<Slot<T>>,
+    number: Option<u64>,
+    has_read: bool,
+}
+
+impl<'a, T> Waiter<'a, T>
+where
+    T: Send + Sync + 'static,
+{
+    pub(super) fn new(registry: &'a Registry, slot: Arc<Slot<T>>) -> Self {
+        Self {
+            registry,
+            slot,
+            number: None,
+            has_read: false,
+        }
+    }
 }
 
 impl<T> Future for Waiter<'_, T>
@@ -22,16 +37,17 @@ where
     type Output = Result<T, PromiseError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if !self.registry.is_driven() {
-            let _ = self.slot.poll(cx);
+        let this = &mut *self;
+        if !this.registry.is_driven() {
+            let _ = this.slot.poll(cx);
         }
         loop {
-            if let Some(outcome) = self.slot.outcome() {
+            if let Some(outcome) = this.slot.outcome() {
                 let outcome = outcome.clone();
-                self.has_read = true;
+                this.has_read = true;
                 return Poll::Ready(outcome);
             }
-            if self.slot.register_waiter(cx.waker()) {
+            if this.slot.register_waiter(&mut this.number, cx.waker()) {
                 return Poll::Pending;
             }
         }
@@ -43,6 +59,6 @@ where
     T: Send + Sync + 'static,
 {
     fn drop(&mut self) {
-        self.registry.leave(&self.slot, self.has_read);
+        self.registry.leave(&self.slot, self.number, self.has_read);
     }
 }

@@ -1,12 +1,12 @@
 use super::error::Failure;
 use super::slot::AnySlot;
 use futures_util::stream::{FuturesUnordered, Stream};
-use pin_project_lite::pin_project;
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 /// How many promises share one waker. All of a group are polled when one of them wakes, which for so
 /// few is cheaper than an allocation for each; any number of groups stays linear.
@@ -14,24 +14,29 @@ const GROUP: usize = 32;
 
 /// The promises of a request that are running.
 pub(super) struct Running {
-    /// Made when there is a promise to run, which most requests never have.
-    groups: Option<FuturesUnordered<Group>>,
+    groups: Groups,
     timeout: Option<Duration>,
 }
 
-pin_project! {
-    /// Promises that were started together, so that they have a deadline in common.
-    struct Group {
-        slots: Vec<Arc<dyn AnySlot>>,
-        #[pin]
-        deadline: Option<Sleep>,
-    }
+/// Made for the usual case: a request that has no promises, or few, which start at the same time.
+#[derive(Default)]
+enum Groups {
+    #[default]
+    None,
+    One(Group),
+    Many(FuturesUnordered<Group>),
+}
+
+/// Promises that were started together, so that they have a deadline in common.
+struct Group {
+    slots: Vec<Arc<dyn AnySlot>>,
+    deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl Running {
     pub(super) fn new(timeout: Option<Duration>) -> Self {
         Self {
-            groups: None,
+            groups: Groups::None,
             timeout,
         }
     }
@@ -49,38 +54,52 @@ impl Running {
     }
 
     fn push(&mut self, slots: Vec<Arc<dyn AnySlot>>) {
-        if !slots.is_empty() {
-            let deadline = self.timeout.map(tokio::time::sleep);
-            let groups = self.groups.get_or_insert_default();
-            groups.push(Group { slots, deadline });
+        if slots.is_empty() {
+            return;
         }
+        let group = Group {
+            slots,
+            deadline: self.timeout.map(|timeout| Box::pin(sleep(timeout))),
+        };
+        self.groups = match mem::take(&mut self.groups) {
+            Groups::None => Groups::One(group),
+            Groups::One(first) => Groups::Many([first, group].into_iter().collect()),
+            Groups::Many(groups) => {
+                groups.push(group);
+                Groups::Many(groups)
+            }
+        };
     }
 
     /// Ready when nothing is running.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(groups) = &mut self.groups {
-            while let Some(()) = ready!(Pin::new(&mut *groups).poll_next(cx)) {}
+        match &mut self.groups {
+            Groups::None => {}
+            Groups::One(group) => ready!(Pin::new(group).poll(cx)),
+            Groups::Many(groups) => {
+                while let Some(()) = ready!(Pin::new(&mut *groups).poll_next(cx)) {}
+            }
         }
+        self.clear();
         Poll::Ready(())
     }
 
     pub(super) fn clear(&mut self) {
-        self.groups = None;
+        self.groups = Groups::None;
     }
 }
 
 impl Future for Group {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.project();
-        this.slots.retain(|slot| slot.poll(cx).is_pending());
-        if this.slots.is_empty() {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.slots.retain(|slot| slot.poll(cx).is_pending());
+        if self.slots.is_empty() {
             return Poll::Ready(());
         }
-        if let Some(deadline) = this.deadline.as_pin_mut() {
-            ready!(poll_deadline(deadline, cx));
-            for slot in this.slots.drain(..) {
+        if let Some(deadline) = &mut self.deadline {
+            ready!(poll_deadline(deadline.as_mut(), cx));
+            for slot in self.slots.drain(..) {
                 slot.fail(Failure::TimedOut);
             }
             return Poll::Ready(());

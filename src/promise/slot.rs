@@ -2,6 +2,7 @@ use super::error::{Failure, PromiseError};
 use super::{Key, observe};
 use crate::sync::lock;
 use std::any::{Any, TypeId, type_name};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -25,8 +26,10 @@ struct Progress<T> {
     started: bool,
     /// Who polls the work.
     driver: Option<Waker>,
-    /// Who awaits the outcome.
-    waiters: Vec<Waker>,
+    /// Who awaits the outcome, by number.
+    waiters: BTreeMap<u64, Waker>,
+    /// How many have awaited it.
+    last_waiter: u64,
 }
 
 impl<T> Slot<T>
@@ -41,7 +44,8 @@ where
                 work: Some(work),
                 started: false,
                 driver: None,
-                waiters: Vec::new(),
+                waiters: BTreeMap::new(),
+                last_waiter: 0,
             }),
         }
     }
@@ -54,7 +58,8 @@ where
                 work: None,
                 started: true,
                 driver: None,
-                waiters: Vec::new(),
+                waiters: BTreeMap::new(),
+                last_waiter: 0,
             }),
         }
     }
@@ -63,16 +68,30 @@ where
         self.outcome.get()
     }
 
-    /// Wakes the caller when the promise settles. `false` if it has.
-    pub(super) fn register_waiter(&self, waker: &Waker) -> bool {
-        let mut progress = lock(&self.progress);
-        if self.outcome.get().is_some() {
-            return false;
+    /// Wakes the waiter of this number, or of a new one, when the promise settles. `false` if it has.
+    pub(super) fn register_waiter(&self, number: &mut Option<u64>, waker: &Waker) -> bool {
+        let former;
+        {
+            let mut progress = lock(&self.progress);
+            if self.outcome.get().is_some() {
+                return false;
+            }
+            let number = *number.get_or_insert_with(|| {
+                progress.last_waiter += 1;
+                progress.last_waiter
+            });
+            former = progress.waiters.insert(number, waker.clone());
         }
-        if !progress.waiters.iter().any(|known| known.will_wake(waker)) {
-            progress.waiters.push(waker.clone());
-        }
+        // Dropped where no lock is held.
+        drop(former);
         true
+    }
+
+    pub(super) fn unregister_waiter(&self, number: Option<u64>) {
+        if let Some(number) = number {
+            let former = lock(&self.progress).waiters.remove(&number);
+            drop(former);
+        }
     }
 
     /// The first outcome stands.
@@ -91,7 +110,10 @@ where
         if let Some(Err(error)) = self.outcome.get() {
             observe::promise_failed(error);
         }
-        driver.into_iter().chain(waiters).for_each(Waker::wake);
+        driver
+            .into_iter()
+            .chain(waiters.into_values())
+            .for_each(Waker::wake);
         // A panic here must not keep others from being settled.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(work))) {
             observe::drop_panicked(&self.key, &panic_message(&*panic));
@@ -153,11 +175,9 @@ where
             return Poll::Ready(());
         }
         let Some(mut work) = lock(&self.progress).work.take() else {
-            // Another thread is polling it this moment.
-            return match self.register_waiter(cx.waker()) {
-                true => Poll::Pending,
-                false => Poll::Ready(()),
-            };
+            // Another thread is polling it this moment. Only undriven promises are polled by several, who
+            // are waiters too and so will learn what comes of it.
+            return Poll::Pending;
         };
         let polled = catch_unwind(AssertUnwindSafe(|| match work.as_mut().poll(cx) {
             Poll::Ready(outcome) => {
@@ -194,7 +214,7 @@ where
 
     fn wake_waiters(&self) {
         let waiters = std::mem::take(&mut lock(&self.progress).waiters);
-        waiters.into_iter().for_each(Waker::wake);
+        waiters.into_values().for_each(Waker::wake);
     }
 
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
