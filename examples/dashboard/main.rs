@@ -140,9 +140,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = listener.local_addr()?;
     println!("listening on http://{address}, try it in a browser, or");
     println!("  curl http://{address}/");
-    println!("  curl http://{address}/?weather=fail        # an upstream answers with an error");
-    println!("  curl http://{address}/?weather=hang        # an upstream does not answer");
-    println!("  curl http://{address}/?weather=depends     # an upstream needs another's answer");
+    println!("  curl 'http://{address}/?weather=fail'      # an upstream answers with an error");
+    println!("  curl 'http://{address}/?weather=hang'      # an upstream does not answer");
+    println!("  curl 'http://{address}/?weather=depends'   # an upstream needs another's answer");
     axum::serve(listener, app).await?;
     Ok(())
 }

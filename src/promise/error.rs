@@ -165,6 +165,11 @@ pub enum SubmitError {
         /// The name of the promise.
         key: Key,
     },
+    /// The pool for blocking promises has no room.
+    Saturated {
+        /// The name of the promise.
+        key: Key,
+    },
 }
 
 impl SubmitError {
@@ -175,7 +180,8 @@ impl SubmitError {
             Self::AlreadyResolved { key }
             | Self::WrongType { key, .. }
             | Self::TooManyPromises { key, .. }
-            | Self::Ended { key } => key,
+            | Self::Ended { key }
+            | Self::Saturated { key } => key,
         }
     }
 }
@@ -199,6 +205,10 @@ impl fmt::Display for SubmitError {
             Self::Ended { key } => write!(
                 f,
                 "promise `{key}` was submitted through the handle of a pass that is over"
+            ),
+            Self::Saturated { key } => write!(
+                f,
+                "promise `{key}` finds no room in the pool for blocking promises"
             ),
         }
     }
@@ -248,6 +258,8 @@ pub(super) enum Failure {
     TimedOut,
     Panicked(Arc<str>),
     Cancelled,
+    #[cfg(feature = "blocking")]
+    Saturated,
 }
 
 impl Failure {
@@ -257,6 +269,10 @@ impl Failure {
             Self::TimedOut => PromiseError::TimedOut { key },
             Self::Panicked(message) => PromiseError::Panicked { key, message },
             Self::Cancelled => PromiseError::Cancelled { key },
+            #[cfg(feature = "blocking")]
+            Self::Saturated => PromiseError::Rejected {
+                error: SubmitError::Saturated { key },
+            },
         }
     }
 }

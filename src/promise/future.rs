@@ -140,6 +140,10 @@ where
             }
 
             // All there is to do has been done, and something is pending.
+            #[cfg(feature = "blocking")]
+            if let Some(rejection) = self.session.promises.registry().overload() {
+                return Poll::Ready(self.as_mut().reject(rejection));
+            }
             match self.as_mut().poll_deadline(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(outcome)) => return Poll::Ready(outcome),
@@ -196,6 +200,10 @@ where
 
     /// Prepares for the next pass once everything has settled. Returns the outcome if there can be none.
     fn prepare_pass(mut self: Pin<&mut Self>) -> Option<Result<Response<R>, S::Error>> {
+        #[cfg(feature = "blocking")]
+        if let Some(rejection) = self.session.promises.registry().overload() {
+            return Some(self.reject(rejection));
+        }
         let mut this = self.as_mut().project();
         // Whoever still holds the body of the former pass, a promise perhaps, reads it no further.
         this.original.body = this.original.body.replay();

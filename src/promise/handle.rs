@@ -1,8 +1,9 @@
 use super::error::{Failure, PromiseError, SubmitError};
+use super::layer::Settings;
 use super::registry::{Admission, Demand, Registry};
 use super::resolve::Waiter;
 use super::slot::{AnySlot, Slot};
-use super::{IntoKey, Key, Start, current};
+use super::{IntoKey, Key, current};
 use crate::BoxError;
 use futures_util::FutureExt;
 use std::fmt;
@@ -67,9 +68,9 @@ pub struct Promises {
 
 /// Where the request and its handles come from.
 impl Promises {
-    pub(super) fn open(start: Start, max_promises: usize, outer: Option<Self>) -> Self {
+    pub(super) fn open<H>(settings: &Settings<H>, outer: Option<Self>) -> Self {
         Self {
-            registry: Arc::new(Registry::new(start, max_promises, true, outer)),
+            registry: Arc::new(Registry::new(settings, true, outer)),
             pass: 1,
         }
     }
@@ -284,7 +285,12 @@ impl Promises {
         self.wait(key.into_key(), || make().map(failed)).await
     }
 
-    fn register<T, F>(&self, key: Key, demand: Demand, future: F) -> Result<Admission, SubmitError>
+    pub(super) fn register<T, F>(
+        &self,
+        key: Key,
+        demand: Demand,
+        future: F,
+    ) -> Result<Admission, SubmitError>
     where
         T: Send + Sync + 'static,
         F: Future<Output = Result<T, Failure>> + Send + 'static,
@@ -293,7 +299,11 @@ impl Promises {
             .submit(self.pass, key, demand, || Box::pin(future))
     }
 
-    fn read_or_register<T, F>(&self, key: Key, make: impl FnOnce() -> F) -> Result<T, PromiseError>
+    pub(super) fn read_or_register<T, F>(
+        &self,
+        key: Key,
+        make: impl FnOnce() -> F,
+    ) -> Result<T, PromiseError>
     where
         T: Clone + Send + Sync + 'static,
         F: Future<Output = Result<T, Failure>> + Send + 'static,

@@ -1,4 +1,6 @@
 use super::{DefaultResponseForRejection, PromiseService, Rejection};
+#[cfg(feature = "blocking")]
+use crate::blocking::BlockingPool;
 use crate::body::DEFAULT_MAX_BYTES;
 use http::Response;
 use std::any::type_name;
@@ -31,6 +33,8 @@ pub(super) struct Settings<H> {
     pub(super) promise_timeout: Option<Duration>,
     pub(super) timeout: Option<Duration>,
     pub(super) on_timeout: OnTimeout,
+    #[cfg(feature = "blocking")]
+    pub(super) pool: BlockingPool,
     pub(super) on_rejection: H,
 }
 
@@ -72,16 +76,24 @@ impl PromiseLayer {
 impl Default for PromiseLayer {
     fn default() -> Self {
         Self {
-            settings: Settings {
-                max_passes: DEFAULT_MAX_PASSES,
-                max_promises: DEFAULT_MAX_PROMISES,
-                max_body_bytes: DEFAULT_MAX_BYTES,
-                start: Start::default(),
-                promise_timeout: None,
-                timeout: None,
-                on_timeout: OnTimeout::default(),
-                on_rejection: DefaultResponseForRejection,
-            },
+            settings: Settings::default(),
+        }
+    }
+}
+
+impl Default for Settings<DefaultResponseForRejection> {
+    fn default() -> Self {
+        Self {
+            max_passes: DEFAULT_MAX_PASSES,
+            max_promises: DEFAULT_MAX_PROMISES,
+            max_body_bytes: DEFAULT_MAX_BYTES,
+            start: Start::default(),
+            promise_timeout: None,
+            timeout: None,
+            on_timeout: OnTimeout::default(),
+            #[cfg(feature = "blocking")]
+            pool: BlockingPool::new(),
+            on_rejection: DefaultResponseForRejection,
         }
     }
 }
@@ -147,6 +159,14 @@ impl<H> PromiseLayer<H> {
         self
     }
 
+    /// Sets the pool that runs blocking promises. By default each layer has one of its own, with the
+    /// [default limits](crate::blocking#default-limits).
+    #[cfg(feature = "blocking")]
+    pub fn blocking(mut self, pool: BlockingPool) -> Self {
+        self.settings.pool = pool;
+        self
+    }
+
     /// Sets how a request is answered that the layer rejects.
     ///
     /// The default answers `application/problem+json` if the response body is `From<Bytes>`. For a body that
@@ -179,6 +199,8 @@ impl<H> PromiseLayer<H> {
                 promise_timeout: settings.promise_timeout,
                 timeout: settings.timeout,
                 on_timeout: settings.on_timeout,
+                #[cfg(feature = "blocking")]
+                pool: settings.pool,
                 on_rejection,
             },
         }
@@ -220,7 +242,10 @@ impl<H> Settings<H> {
             .field("start", &self.start)
             .field("promise_timeout", &self.promise_timeout)
             .field("timeout", &self.timeout)
-            .field("on_timeout", &self.on_timeout)
+            .field("on_timeout", &self.on_timeout);
+        #[cfg(feature = "blocking")]
+        debug.field("blocking", &self.pool);
+        debug
             .field("on_rejection", &format_args!("{}", type_name::<H>()))
             .finish()
     }

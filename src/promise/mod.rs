@@ -129,6 +129,8 @@
 //! `tower_http::add_extension` gives every request a value that is there from the start; here the handler
 //! asks for values that are not.
 
+#[cfg(feature = "blocking")]
+mod blocking;
 mod current;
 mod error;
 mod future;

@@ -69,7 +69,9 @@ pub(super) fn undo_panicked() {
 pub(super) fn rejected(rejection: &Rejection) {
     #[cfg(feature = "tracing")]
     match rejection {
-        Rejection::BodyTooLarge { .. } | Rejection::TimedOut { .. } => {
+        Rejection::BodyTooLarge { .. }
+        | Rejection::TimedOut { .. }
+        | Rejection::Saturated { .. } => {
             tracing::warn!(target: TARGET, %rejection, "rejected a request");
         }
         Rejection::TooManyPasses { pending, .. } => {

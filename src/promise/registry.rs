@@ -1,10 +1,17 @@
+#[cfg(feature = "blocking")]
+use super::Rejection;
 use super::error::{Failure, PromiseError, SubmitError};
+use super::layer::Settings;
 use super::slot::{AnySlot, Slot, Work};
-use super::{DEFAULT_MAX_PROMISES, Key, Promises, Start, observe};
+use super::{Key, Promises, Start, observe};
+#[cfg(feature = "blocking")]
+use crate::blocking::BlockingPool;
 use crate::sync::lock;
 use std::any::{TypeId, type_name};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+#[cfg(feature = "blocking")]
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::task::Waker;
 
@@ -17,6 +24,11 @@ pub(super) struct Registry {
     max_promises: usize,
     /// Whether a response future runs the promises. A handle made for a test has none.
     is_driven: bool,
+    #[cfg(feature = "blocking")]
+    pool: BlockingPool,
+    /// There was no room in the pool, and the request is to be rejected for it.
+    #[cfg(feature = "blocking")]
+    has_given_up: AtomicBool,
     /// The promises of the request that this one is a part of.
     outer: Option<Promises>,
     state: Mutex<State>,
@@ -90,16 +102,15 @@ pub(super) enum Verdict {
 }
 
 impl Registry {
-    pub(super) fn new(
-        start: Start,
-        max_promises: usize,
-        is_driven: bool,
-        outer: Option<Promises>,
-    ) -> Self {
+    pub(super) fn new<H>(settings: &Settings<H>, is_driven: bool, outer: Option<Promises>) -> Self {
         Self {
-            start,
-            max_promises,
+            start: settings.start,
+            max_promises: settings.max_promises,
             is_driven,
+            #[cfg(feature = "blocking")]
+            pool: settings.pool.clone(),
+            #[cfg(feature = "blocking")]
+            has_given_up: AtomicBool::new(false),
             outer,
             state: Mutex::new(State {
                 phase: Phase::Open,
@@ -120,7 +131,7 @@ impl Registry {
 
     /// What a request has promised whose earlier passes asked for these.
     pub(super) fn with_settled(slots: Vec<Arc<dyn AnySlot>>) -> Self {
-        let registry = Self::new(Start::default(), DEFAULT_MAX_PROMISES, false, None);
+        let registry = Self::new(&Settings::default(), false, None);
         {
             let mut state = lock(&registry.state);
             state.pass = if slots.is_empty() { 1 } else { 2 };
@@ -133,6 +144,31 @@ impl Registry {
 
     pub(super) fn is_driven(&self) -> bool {
         self.is_driven
+    }
+}
+
+/// For blocking promises.
+#[cfg(feature = "blocking")]
+impl Registry {
+    pub(super) fn pool(&self) -> &BlockingPool {
+        &self.pool
+    }
+
+    /// Asks for the request to be rejected because the pool has no room.
+    pub(super) fn give_up(&self) {
+        self.has_given_up.store(true, Ordering::Relaxed);
+        let driver = lock(&self.state).driver.take();
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+    }
+
+    /// Why the request is to be rejected although its promises run.
+    pub(super) fn overload(&self) -> Option<Rejection> {
+        let has_given_up = self.has_given_up.load(Ordering::Relaxed);
+        has_given_up.then(|| Rejection::Saturated {
+            retry_after: self.pool.retry_delay(),
+        })
     }
 }
 

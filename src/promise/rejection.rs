@@ -1,7 +1,8 @@
 use super::Key;
 use crate::problem;
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::header::RETRY_AFTER;
+use http::{HeaderValue, Response, StatusCode};
 use std::error::Error;
 use std::fmt;
 use std::time::Duration;
@@ -35,6 +36,11 @@ pub enum Rejection {
         /// How many promises a request may have.
         limit: usize,
     },
+    /// The pool for blocking promises has no room. 503 with `Retry-After`.
+    Saturated {
+        /// When the client may try again.
+        retry_after: Duration,
+    },
 }
 
 impl Rejection {
@@ -43,7 +49,7 @@ impl Rejection {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::TimedOut { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TimedOut { .. } | Self::Saturated { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooManyPasses { .. } | Self::TooManyPromises { .. } => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
@@ -54,6 +60,7 @@ impl Rejection {
         match self {
             Self::BodyTooLarge { .. } => "The request body is too large.",
             Self::TimedOut { .. } => "The request took too long.",
+            Self::Saturated { .. } => "The server is busy. Try again later.",
             Self::TooManyPasses { .. } | Self::TooManyPromises { .. } => {
                 "The request could not be completed."
             }
@@ -82,6 +89,10 @@ impl fmt::Display for Rejection {
                 f,
                 "the request has registered more than {limit} promises; raise \
                  `PromiseLayer::max_promises`, or ask for many things in one promise"
+            ),
+            Self::Saturated { .. } => f.write_str(
+                "the pool for blocking promises has no room; raise `BlockingPool::max_running` or \
+                 `BlockingPool::max_waiting`, or admit fewer requests",
             ),
         }
     }
@@ -127,7 +138,14 @@ where
     B: From<Bytes>,
 {
     fn response_for_rejection(&self, rejection: Rejection) -> Response<B> {
-        problem::response(rejection.status(), rejection.detail())
+        let mut response = problem::response(rejection.status(), rejection.detail());
+        if let Rejection::Saturated { retry_after } = rejection {
+            // Whole seconds (RFC 9110, section 10.2.3): too late rather than too early.
+            let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
+            let headers = response.headers_mut();
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
     }
 }
 

@@ -69,7 +69,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let outer = request.extensions().get::<Promises>().cloned();
-        let promises = Promises::open(self.settings.start, self.settings.max_promises, outer);
+        let promises = Promises::open(&self.settings, outer);
 
         // A clone need not be ready, so it is the service that was polled ready that goes with this
         // request, and the clone that stays behind.

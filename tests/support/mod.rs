@@ -7,6 +7,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use std::cell::RefCell;
 use std::fmt::Debug;
+use std::future::ready;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Once};
@@ -33,7 +34,15 @@ pub async fn ask(
     layer: PromiseLayer,
     handler: impl Fn(&Promises) -> Result<String, BoxError> + Clone,
 ) -> Result<Answer, BoxError> {
-    ask_async(layer, async move |promises: Promises| handler(&promises)).await
+    let passes = Counter::default();
+    let service = layer.layer(service_fn(|request: TestRequest| {
+        passes.add();
+        ready(handler(&promises(&request)).map(text_response))
+    }));
+    let response = service.oneshot(get("/")).await?;
+    let mut answer = answer(response).await;
+    answer.passes = passes.get();
+    Ok(answer)
 }
 
 /// Sends a request through `layer` to an asynchronous handler.
@@ -41,14 +50,14 @@ pub async fn ask_async(
     layer: PromiseLayer,
     handler: impl AsyncFn(Promises) -> Result<String, BoxError>,
 ) -> Result<Answer, BoxError> {
-    let passes = AtomicUsize::new(0);
+    let passes = Counter::default();
     let service = layer.layer(service_fn(async |request: TestRequest| {
-        passes.fetch_add(1, Ordering::Relaxed);
+        passes.add();
         handler(promises(&request)).await.map(text_response)
     }));
     let response = service.oneshot(get("/")).await?;
     let mut answer = answer(response).await;
-    answer.passes = passes.into_inner();
+    answer.passes = passes.get();
     Ok(answer)
 }
 

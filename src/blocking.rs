@@ -1,0 +1,381 @@
+//! A bounded pool for work that blocks its thread, fair between requests.
+//!
+//! A closure that computes for long, or that waits without `await`, must not run on a thread of the async
+//! runtime: other requests wait behind it. [`Promises::submit_blocking`] runs it on a thread of its own,
+//! through tokio's `spawn_blocking`, within the limits of a [`BlockingPool`] that all requests of a
+//! [`PromiseLayer`] share.
+//!
+//! # Example
+//!
+//! ```
+//! use tower_promises::blocking::{self, BlockingPool};
+//! use tower_promises::{PromiseError, PromiseLayer, Promises};
+//!
+//! fn page(promises: &Promises) -> Result<String, PromiseError> {
+//!     let primes = promises.result_or_submit_blocking("primes", || {
+//!         // Gives up when nobody wants to know any more.
+//!         (2..10_000_u32)
+//!             .take_while(|_| !blocking::is_cancelled())
+//!             .filter(|n| (2..*n).all(|d| n % d != 0))
+//!             .count()
+//!     })?;
+//!     Ok(format!("{primes} primes"))
+//! }
+//!
+//! let layer = PromiseLayer::new().blocking(BlockingPool::new().max_running(4));
+//! # let _ = (page, layer);
+//! ```
+//!
+//! # Rules
+//!
+//! 1. At most [`max_running`](BlockingPool::max_running) jobs run at a time, and at most
+//!    [`max_waiting`](BlockingPool::max_waiting) wait for their turn.
+//! 2. Requests take turns: one that submits a hundred jobs does not hold up another that submits one.
+//! 3. A job for which there is no room does not wait: see [`OnSaturation`].
+//! 4. A job whose request has gone before its turn never starts. One that runs cannot be stopped from
+//!    outside; it can ask [`is_cancelled`].
+//! 5. Within a job [`Promises::current`] is the handle that it was submitted through.
+//!
+//! # Default limits
+//!
+//! As many jobs run as the machine has cores: more would not compute faster, and would take time from the
+//! threads of the runtime. Closures that wait rather than compute, for a file system or a synchronous
+//! database driver, may be more: set [`max_running`](BlockingPool::max_running) to what the thing they wait for
+//! can serve. 64 times as many may wait, so that a queue of jobs of 10 ms is worked off in less than a
+//! second; whoever comes then is better told so than kept waiting.
+//!
+//! # Cancel safety
+//!
+//! Dropping a job's promise, with its request or by [`Promises::cancel`], takes it out of the queue, or sets
+//! what [`is_cancelled`] tells.
+//!
+//! # Panics
+//!
+//! A panic in a job is its promise's error. Blocking promises need a tokio runtime.
+//!
+//! [`PromiseLayer`]: crate::PromiseLayer
+//! [`Promises::current`]: crate::Promises::current
+//! [`Promises::cancel`]: crate::Promises::cancel
+//! [`Promises::submit_blocking`]: crate::Promises::submit_blocking
+
+use crate::sync::lock;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::available_parallelism;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// How many jobs may wait for each one that may run, unless you say otherwise.
+const WAITING_FOR_EACH_RUNNING: usize = 64;
+
+/// What happens to a blocking promise for which the pool has no room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnSaturation {
+    /// The promise reads as [`PromiseError::Rejected`](crate::PromiseError::Rejected). What to do about it is
+    /// up to the handler.
+    #[default]
+    Value,
+    /// The request is rejected: 503 with `Retry-After`.
+    Reject,
+}
+
+/// Limits how many blocking jobs run and wait. A clone is the same pool, so layers can share one.
+#[derive(Clone)]
+#[must_use]
+pub struct BlockingPool {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+}
+
+struct State {
+    max_running: usize,
+    max_waiting: usize,
+    on_saturation: OnSaturation,
+    retry_after: Duration,
+    running: usize,
+    waiting: usize,
+    /// The jobs that wait, by request. The first request's first job is next, and then that request goes
+    /// to the end.
+    requests: VecDeque<Request>,
+}
+
+struct Request {
+    number: usize,
+    jobs: VecDeque<oneshot::Sender<Permit>>,
+}
+
+/// The right to run, passed on when it is dropped.
+struct Permit {
+    shared: Option<Arc<Shared>>,
+}
+
+/// The pool has no room for a job.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Saturated {
+    pub(crate) on_saturation: OnSaturation,
+}
+
+impl BlockingPool {
+    /// Creates a pool with the [default limits](self#default-limits).
+    pub fn new() -> Self {
+        let max_running = available_parallelism().map_or(1, usize::from);
+        Self {
+            shared: Arc::new(Shared {
+                state: Mutex::new(State {
+                    max_running,
+                    max_waiting: max_running.saturating_mul(WAITING_FOR_EACH_RUNNING),
+                    on_saturation: OnSaturation::default(),
+                    retry_after: Duration::from_secs(1),
+                    running: 0,
+                    waiting: 0,
+                    requests: VecDeque::new(),
+                }),
+            }),
+        }
+    }
+
+    /// Sets how many jobs may run at a time. Default: the number of cores. Values below 1 count as 1.
+    ///
+    /// Tokio's own limit on blocking threads, 512 unless set otherwise, holds as well.
+    pub fn max_running(self, jobs: usize) -> Self {
+        lock(&self.shared.state).max_running = jobs.max(1);
+        self
+    }
+
+    /// Sets how many jobs may wait for their turn. Default: 64 for each core.
+    pub fn max_waiting(self, jobs: usize) -> Self {
+        lock(&self.shared.state).max_waiting = jobs;
+        self
+    }
+
+    /// Sets what happens to a promise for which there is no room. Default [`OnSaturation::Value`].
+    pub fn on_saturation(self, on_saturation: OnSaturation) -> Self {
+        lock(&self.shared.state).on_saturation = on_saturation;
+        self
+    }
+
+    /// Sets when a client that is rejected may try again. Default one second. Whole seconds, rounded up,
+    /// go into `Retry-After`.
+    pub fn retry_after(self, delay: Duration) -> Self {
+        lock(&self.shared.state).retry_after = delay;
+        self
+    }
+
+    pub(crate) fn retry_delay(&self) -> Duration {
+        lock(&self.shared.state).retry_after
+    }
+
+    /// How many jobs run at this moment.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        lock(&self.shared.state).running
+    }
+
+    /// How many jobs wait for their turn at this moment.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        let mut state = lock(&self.shared.state);
+        state.forget_gone();
+        state.waiting
+    }
+
+    /// Runs a job on a thread of its own when its turn comes. `request` tells requests apart.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        request: usize,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Saturated> {
+        let permit = self.admit(request)?;
+        // The sender is dropped only with the pool, of which this is a handle.
+        let Ok(permit) = permit.await else {
+            std::future::pending().await
+        };
+        let flag = Arc::new(AtomicBool::new(false));
+        let is_cancelled = Arc::clone(&flag);
+        let handle = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            if is_cancelled.load(Ordering::Relaxed) {
+                return None;
+            }
+            let _job = CurrentJob::enter(is_cancelled);
+            Some(job())
+        });
+        let mut guard = CancelOnDrop { flag, handle };
+        match (&mut guard.handle).await {
+            Ok(Some(value)) => Ok(value),
+            Ok(None) => unreachable!("only the guard cancels a job"),
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                // The runtime shuts down, and this future with it.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+
+    fn admit(&self, request: usize) -> Result<oneshot::Receiver<Permit>, Saturated> {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = lock(&self.shared.state);
+        if state.running < state.max_running {
+            state.running += 1;
+            drop(state);
+            let permit = Permit {
+                shared: Some(Arc::clone(&self.shared)),
+            };
+            // The receiver is at hand, so this cannot fail.
+            let _ = sender.send(permit);
+            return Ok(receiver);
+        }
+        if state.waiting >= state.max_waiting {
+            state.forget_gone();
+        }
+        if state.waiting >= state.max_waiting {
+            return Err(Saturated {
+                on_saturation: state.on_saturation,
+            });
+        }
+        state.push(request, sender);
+        Ok(receiver)
+    }
+}
+
+impl Default for BlockingPool {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for BlockingPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = lock(&self.shared.state);
+        f.debug_struct("BlockingPool")
+            .field("max_running", &state.max_running)
+            .field("max_waiting", &state.max_waiting)
+            .field("on_saturation", &state.on_saturation)
+            .field("running", &state.running)
+            .field("waiting", &state.waiting)
+            .finish_non_exhaustive()
+    }
+}
+
+impl State {
+    fn push(&mut self, number: usize, job: oneshot::Sender<Permit>) {
+        self.waiting += 1;
+        let same = |request: &&mut Request| request.number == number;
+        match self.requests.iter_mut().find(same) {
+            Some(request) => request.jobs.push_back(job),
+            None => self.requests.push_back(Request {
+                number,
+                jobs: VecDeque::from([job]),
+            }),
+        }
+    }
+
+    fn pop(&mut self) -> Option<oneshot::Sender<Permit>> {
+        loop {
+            let mut request = self.requests.pop_front()?;
+            let job = request.jobs.pop_front();
+            if !request.jobs.is_empty() {
+                self.requests.push_back(request);
+            }
+            if job.is_some() {
+                self.waiting -= 1;
+                return job;
+            }
+        }
+    }
+
+    /// Forgets the jobs whose promise was dropped.
+    fn forget_gone(&mut self) {
+        let mut waiting = 0;
+        for request in &mut self.requests {
+            request.jobs.retain(|job| !job.is_closed());
+            waiting += request.jobs.len();
+        }
+        self.waiting = waiting;
+        self.requests.retain(|request| !request.jobs.is_empty());
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let Some(shared) = self.shared.take() else {
+            return;
+        };
+        loop {
+            let next = {
+                let mut state = lock(&shared.state);
+                let next = state.pop();
+                if next.is_none() {
+                    state.running -= 1;
+                }
+                next
+            };
+            let Some(next) = next else {
+                return;
+            };
+            let permit = Self {
+                shared: Some(Arc::clone(&shared)),
+            };
+            match next.send(permit) {
+                Ok(()) => return,
+                // That job has gone. The permit is still ours to give.
+                Err(mut permit) => permit.shared = None,
+            }
+        }
+    }
+}
+
+/// Cancels a job when its future is dropped.
+struct CancelOnDrop<T> {
+    flag: Arc<AtomicBool>,
+    handle: JoinHandle<T>,
+}
+
+impl<T> Drop for CancelOnDrop<T> {
+    fn drop(&mut self) {
+        self.flag.store(true, Ordering::Relaxed);
+        // Keeps it from starting if tokio has not found a thread for it yet.
+        self.handle.abort();
+    }
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Arc<AtomicBool>>> = const { RefCell::new(None) };
+}
+
+/// Makes a job the current one of its thread.
+struct CurrentJob;
+
+impl CurrentJob {
+    fn enter(is_cancelled: Arc<AtomicBool>) -> Self {
+        CURRENT.set(Some(is_cancelled));
+        Self
+    }
+}
+
+impl Drop for CurrentJob {
+    fn drop(&mut self) {
+        CURRENT.set(None);
+    }
+}
+
+/// Whether nobody wants the value of the blocking job any more that this thread is running: its promise
+/// was cancelled or timed out, or its client went away. `false` outside of a job.
+///
+/// A long computation asks it every now and then, and returns anything when it is true.
+#[must_use]
+pub fn is_cancelled() -> bool {
+    CURRENT.with_borrow(|flag| {
+        let flag = flag.as_ref();
+        flag.is_some_and(|flag| flag.load(Ordering::Relaxed))
+    })
+}

@@ -1,0 +1,109 @@
+use super::error::{Failure, PromiseError, SubmitError};
+use super::registry::Demand;
+use super::{IntoKey, Promises};
+use crate::BoxError;
+use crate::blocking::OnSaturation;
+
+/// Blocking work.
+impl Promises {
+    /// [`submit`](Self::submit) for a closure that computes for long or blocks its thread. It runs on a
+    /// thread of its own, within the limits of the layer's [`BlockingPool`](crate::blocking::BlockingPool).
+    ///
+    /// The closure can ask [`is_cancelled`](crate::blocking::is_cancelled) whether anybody still wants its value.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`submit`](Self::submit). If the pool has no room when the promise starts, the promise reads as
+    /// [`PromiseError::Rejected`], or the request is rejected: see [`OnSaturation`].
+    pub fn submit_blocking<T>(
+        &self,
+        key: impl IntoKey<T>,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<(), SubmitError>
+    where
+        T: Send + Sync + 'static,
+    {
+        let job = self.blocking(|| Ok(job()));
+        self.register(key.into_key(), Demand::Submitted, job)
+            .map(drop)
+    }
+
+    /// [`submit_blocking`](Self::submit_blocking) for a closure that can fail.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`submit_blocking`](Self::submit_blocking).
+    pub fn try_submit_blocking<T, E>(
+        &self,
+        key: impl IntoKey<T>,
+        job: impl FnOnce() -> Result<T, E> + Send + 'static,
+    ) -> Result<(), SubmitError>
+    where
+        T: Send + Sync + 'static,
+        E: Into<BoxError> + 'static,
+    {
+        let job = self.blocking(|| job().map_err(Into::into));
+        self.register(key.into_key(), Demand::Submitted, job)
+            .map(drop)
+    }
+
+    /// Reads the result, or [submits](Self::submit_blocking) the closure if nobody has.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`result_or_submit`](Self::result_or_submit).
+    pub fn result_or_submit_blocking<T>(
+        &self,
+        key: impl IntoKey<T>,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, PromiseError>
+    where
+        T: Clone + Send + Sync + 'static,
+    {
+        self.read_or_register(key.into_key(), || self.blocking(|| Ok(job())))
+    }
+
+    /// [`result_or_submit_blocking`](Self::result_or_submit_blocking) for a closure that can fail.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`result_or_submit`](Self::result_or_submit).
+    pub fn result_or_try_submit_blocking<T, E>(
+        &self,
+        key: impl IntoKey<T>,
+        job: impl FnOnce() -> Result<T, E> + Send + 'static,
+    ) -> Result<T, PromiseError>
+    where
+        T: Clone + Send + Sync + 'static,
+        E: Into<BoxError> + 'static,
+    {
+        self.read_or_register(key.into_key(), || {
+            self.blocking(|| job().map_err(Into::into))
+        })
+    }
+
+    fn blocking<T>(
+        &self,
+        job: impl FnOnce() -> Result<T, BoxError> + Send + 'static,
+    ) -> impl Future<Output = Result<T, Failure>> + Send + 'static
+    where
+        T: Send + Sync + 'static,
+    {
+        let promises = self.clone();
+        async move {
+            let registry = promises.registry();
+            let request = std::ptr::from_ref(registry).addr();
+            let current = promises.clone();
+            let job = move || current.scope(job);
+            match registry.pool().run(request, job).await {
+                Ok(result) => result.map_err(|error| Failure::Failed(error.into())),
+                Err(saturated) => {
+                    if saturated.on_saturation == OnSaturation::Reject {
+                        registry.give_up();
+                    }
+                    Err(Failure::Saturated)
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! Promises that block a thread: limits, fairness, saturation, cancellation.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Barrier, Mutex};
+use std::time::Duration;
+use support::{Answer, Counter, ask, get, promises, text, text_response};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_promises::blocking::{self, BlockingPool, OnSaturation};
+use tower_promises::{BoxError, OrPending, PromiseError, PromiseLayer, Promises, Rejection, Start};
+
+/// A job that runs until it is let go.
+struct Gate {
+    started: Receiver<()>,
+    release: Sender<()>,
+}
+
+/// Makes a gate, and the job that waits at it.
+fn gate() -> (Gate, impl FnOnce() + Send + 'static) {
+    let (started_sender, started) = channel();
+    let (release, released) = channel::<()>();
+    let job = move || {
+        started_sender.send(()).unwrap();
+        // Ends also when the gate is dropped.
+        let _ = released.recv();
+    };
+    (Gate { started, release }, job)
+}
+
+impl Gate {
+    /// Waits until the job runs, while the runtime goes on.
+    async fn started(&self) {
+        while self.started.try_recv().is_err() {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+async fn one_job(
+    layer: PromiseLayer,
+    job: impl FnOnce() + Send + 'static,
+) -> Result<Answer, BoxError> {
+    let job = Mutex::new(Some(job));
+    ask(layer, |promises| {
+        if let Some(job) = job.lock().unwrap().take() {
+            promises.submit_blocking("job", job)?;
+        }
+        promises.result::<()>("job")?;
+        Ok("done".to_owned())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_blocking_job_takes_two_passes() {
+    let here = std::thread::current().id();
+    let answer = ask(PromiseLayer::new(), |promises| {
+        let value = promises.result_or_submit_blocking("x", move || {
+            assert_ne!(std::thread::current().id(), here);
+            assert!(!blocking::is_cancelled());
+            let current = Promises::current().unwrap();
+            format!("computed for pass {}", current.pass())
+        })?;
+        Ok(value)
+    });
+    let answer = answer.await.unwrap();
+    assert_eq!(
+        (answer.body.as_str(), answer.passes),
+        ("computed for pass 1", 2)
+    );
+    assert!(!blocking::is_cancelled());
+}
+
+#[tokio::test]
+async fn a_job_that_fails_and_one_that_panics() {
+    let answer = ask(PromiseLayer::new(), |promises| {
+        let failed = promises.result_or_try_submit_blocking("a", || Err::<(), _>("no luck"));
+        let panicked = promises.result_or_submit_blocking::<()>("b", || panic!("no tea"));
+        if promises.pass() == 1 {
+            return Ok(String::new());
+        }
+        Ok(format!(
+            "{}, {}",
+            failed.unwrap_err(),
+            panicked.unwrap_err()
+        ))
+    });
+    let body = answer.await.unwrap().body;
+    assert_eq!(body, "promise `a` failed, promise `b` panicked: no tea");
+}
+
+#[tokio::test]
+async fn no_more_jobs_run_than_may() {
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    // Each job waits for another, so that two do run at a time.
+    let pair = Arc::new(Barrier::new(2));
+    let layer = PromiseLayer::new().blocking(BlockingPool::new().max_running(2));
+    let answer = ask(layer, |promises| {
+        for index in 0..20 {
+            let (now, most, pair) = (now.clone(), most.clone(), pair.clone());
+            let read = promises.result_or_submit_blocking(format!("{index}"), move || {
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                pair.wait();
+                now.fetch_sub(1, Ordering::SeqCst);
+            });
+            read.or_pending(())?;
+        }
+        Ok(String::new())
+    });
+    assert_eq!(answer.await.unwrap().passes, 2);
+    assert_eq!(most.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn other_requests_are_served_while_the_pool_is_full() {
+    // This runtime has one thread: a job on it would be the end.
+    let pool = BlockingPool::new().max_running(1);
+    let layer = PromiseLayer::new().blocking(pool.clone());
+    let (first_gate, first) = gate();
+    let (second_gate, second) = gate();
+    let busy = tokio::spawn(one_job(layer.clone(), first));
+    let waiting = tokio::spawn(one_job(layer.clone(), second));
+    first_gate.started().await;
+    while pool.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((pool.running(), pool.waiting()), (1, 1));
+    for _ in 0..100 {
+        let answer = ask(layer.clone(), |promises| {
+            Ok(promises.result_or_submit("quick", async || 7)?.to_string())
+        });
+        assert_eq!(answer.await.unwrap().body, "7");
+    }
+    first_gate.release.send(()).unwrap();
+    assert_eq!(busy.await.unwrap().unwrap().body, "done");
+    drop(second_gate.release);
+    assert_eq!(waiting.await.unwrap().unwrap().body, "done");
+    assert_eq!((pool.running(), pool.waiting()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_saturated_pool_is_a_value_or_a_rejection() {
+    for (on_saturation, status) in [(OnSaturation::Value, 200), (OnSaturation::Reject, 503)] {
+        let pool = BlockingPool::new()
+            .max_running(1)
+            .max_waiting(0)
+            .on_saturation(on_saturation)
+            .retry_after(Duration::from_millis(1500));
+        let layer = PromiseLayer::new().blocking(pool);
+        let (gate, job) = gate();
+        let busy = tokio::spawn(one_job(layer.clone(), job));
+        gate.started().await;
+
+        let service = layer
+            .clone()
+            .layer(service_fn(async |request: support::TestRequest| {
+                let promises = promises(&request);
+                // A promise that never settles must not keep the rejection waiting.
+                if on_saturation == OnSaturation::Reject {
+                    let _ = promises.submit("slow", std::future::pending::<()>());
+                }
+                match promises.result_or_submit_blocking("x", || ()) {
+                    Err(PromiseError::Rejected { error }) => Ok(text_response(error.to_string())),
+                    read => Ok::<_, BoxError>(read.map(|()| text_response("never"))?),
+                }
+            }));
+        let response = service.oneshot(get("/")).await.unwrap();
+        assert_eq!(response.status(), status);
+        if status == 503 {
+            assert_eq!(response.headers()["retry-after"], "2");
+            let rejection = response.extensions().get::<Rejection>().unwrap();
+            assert!(matches!(rejection, Rejection::Saturated { .. }));
+            let body = text(response.into_body()).await;
+            assert!(body.contains("The server is busy."), "{body}");
+        } else {
+            let body = text(response.into_body()).await;
+            assert_eq!(
+                body,
+                "promise `x` finds no room in the pool for blocking promises"
+            );
+        }
+        drop(gate.release);
+        assert_eq!(busy.await.unwrap().unwrap().body, "done");
+        // There is room again.
+        assert_eq!(one_job(layer, || ()).await.unwrap().body, "done");
+    }
+}
+
+#[tokio::test]
+async fn a_job_whose_request_has_gone_never_starts() {
+    let pool = BlockingPool::new().max_running(1).max_waiting(1);
+    let layer = PromiseLayer::new().blocking(pool.clone());
+    let (gate, job) = gate();
+    let busy = tokio::spawn(one_job(layer.clone(), job));
+    gate.started().await;
+
+    let (ran, dropped) = (Counter::default(), Counter::default());
+    let (counter, guard) = (ran.clone(), dropped.on_drop());
+    let gone = tokio::spawn(one_job(layer.clone(), move || {
+        let _guard = guard;
+        counter.add();
+    }));
+    while pool.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    gone.abort();
+    assert!(gone.await.unwrap_err().is_cancelled());
+    assert_eq!((pool.waiting(), dropped.get()), (0, 1));
+
+    // It does not take the place of another.
+    let next = tokio::spawn(one_job(layer, || ()));
+    while pool.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(gate.release);
+    assert_eq!(busy.await.unwrap().unwrap().body, "done");
+    assert_eq!(next.await.unwrap().unwrap().body, "done");
+    assert_eq!(ran.get(), 0);
+}
+
+#[tokio::test]
+async fn a_running_job_learns_that_nobody_wants_it() {
+    let (started_sender, started) = channel();
+    let (ended_sender, ended) = tokio::sync::oneshot::channel();
+    let request = tokio::spawn(one_job(PromiseLayer::new(), move || {
+        started_sender.send(()).unwrap();
+        while !blocking::is_cancelled() {
+            std::thread::yield_now();
+        }
+        ended_sender.send("gave up").unwrap();
+    }));
+    while started.try_recv().is_err() {
+        tokio::task::yield_now().await;
+    }
+    request.abort();
+    assert_eq!(ended.await.unwrap(), "gave up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_takes_too_long_is_cancelled() {
+    let (started_sender, started) = channel();
+    let (ended_sender, ended) = tokio::sync::oneshot::channel();
+    let layer = PromiseLayer::new().promise_timeout(Duration::from_secs(1));
+    let request = tokio::spawn(one_job(layer, move || {
+        started_sender.send(()).unwrap();
+        while !blocking::is_cancelled() {
+            std::thread::yield_now();
+        }
+        let _ = ended_sender.send(());
+    }));
+    while started.try_recv().is_err() {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let error = request
+        .await
+        .unwrap()
+        .unwrap_err()
+        .downcast::<PromiseError>();
+    assert!(matches!(*error.unwrap(), PromiseError::TimedOut { .. }));
+    ended.await.unwrap();
+}
+
+#[tokio::test]
+async fn requests_take_turns() {
+    let pool = BlockingPool::new().max_running(1).max_waiting(100);
+    let layer = PromiseLayer::new().blocking(pool.clone());
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let (gate, job) = gate();
+    let busy = tokio::spawn(one_job(layer.clone(), job));
+    gate.started().await;
+
+    let mut requests = Vec::new();
+    for (name, jobs) in [("greedy", 5), ("modest", 1), ("second", 2)] {
+        let (layer, order, before) = (layer.clone(), order.clone(), pool.waiting());
+        requests.push(tokio::spawn(async move {
+            let answer = ask(layer, |promises| {
+                for index in 0..jobs {
+                    let order = order.clone();
+                    let job = move || order.lock().unwrap().push(name);
+                    let _ = promises.result_or_submit_blocking(format!("{index}"), job);
+                }
+                Ok(String::new())
+            });
+            answer.await.map(drop)
+        }));
+        while pool.waiting() < before + jobs {
+            tokio::task::yield_now().await;
+        }
+    }
+    drop(gate.release);
+    busy.await.unwrap().unwrap();
+    for request in requests {
+        request.await.unwrap().unwrap();
+    }
+    assert_eq!(
+        *order.lock().unwrap(),
+        [
+            "greedy", "modest", "second", "greedy", "second", "greedy", "greedy", "greedy"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_blocking_job_can_start_early_and_be_awaited() {
+    let layer = PromiseLayer::new().start(Start::Eager);
+    let answer = support::ask_async(layer, async |promises: Promises| {
+        promises.submit_blocking("x", || 7)?;
+        Ok(promises.resolve("x", async || 0).await?.to_string())
+    });
+    let answer = answer.await.unwrap();
+    assert_eq!((answer.body.as_str(), answer.passes), ("7", 1));
+}
+
+#[test]
+fn the_default_limits_come_from_the_number_of_cores() {
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let debug = format!("{:?}", BlockingPool::new());
+    assert!(debug.contains(&format!("max_running: {cores}")), "{debug}");
+    assert!(
+        debug.contains(&format!("max_waiting: {}", 64 * cores)),
+        "{debug}"
+    );
+}
