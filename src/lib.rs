@@ -68,6 +68,8 @@ pub mod promise;
 pub mod axum;
 #[cfg(feature = "util")]
 mod builder;
+#[cfg(feature = "loader")]
+pub mod loader;
 mod problem;
 mod sync;
 

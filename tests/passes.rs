@@ -4,7 +4,7 @@
 mod support;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Response, Uri, Version};
 use http_body_util::{BodyExt, Full};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -476,19 +476,4 @@ async fn ten_thousand_promises_in_one_request() {
     });
     let answer = answer.await.unwrap();
     assert_eq!((answer.body.as_str(), answer.passes), ("49995000", 2));
-}
-
-#[tokio::test]
-async fn request_type_is_generic() {
-    // A body that is neither `Send` nor `Unpin` nor `'static` compiles.
-    async fn call<B: http_body::Body>(body: B) {
-        let service = PromiseLayer::new().layer(service_fn(
-            async |_: Request<tower_promises::body::ReplayBody<B>>| {
-                Ok::<_, Infallible>(text_response(""))
-            },
-        ));
-        service.oneshot(Request::new(body)).await.unwrap();
-    }
-    let text = String::from("borrowed");
-    call(Full::new(text.as_bytes())).await;
 }

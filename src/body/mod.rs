@@ -62,9 +62,12 @@
 //! [`is_end_stream`]: http_body::Body::is_end_stream
 //! [`LengthLimitError`]: http_body_util::LengthLimitError
 
+mod detached;
 mod error;
 mod kept;
 mod replay;
 
+pub use detached::RequestBody;
 pub use error::ReplayError;
+pub(crate) use replay::Detach;
 pub use replay::{DEFAULT_MAX_BYTES, ReplayBody};

@@ -1,3 +1,4 @@
+use super::RequestBody;
 use super::error::{BodyError, ReplayError};
 use super::kept::{Kept, Part, size_of_trailers};
 use crate::BoxError;
@@ -85,7 +86,7 @@ where
     #[must_use]
     pub fn with_max_bytes(body: B, limit: usize) -> Self {
         if body.is_end_stream() {
-            return Self { shared: None };
+            return Self::empty();
         }
         let state = State {
             source: Source::Unread(body),
@@ -105,7 +106,59 @@ where
     }
 }
 
+/// A body of any type that can be handed to a promise.
+pub(crate) trait Detach: Send + Sync {
+    /// The whole body, of which nothing is kept from now on. `None` if it cannot be replayed.
+    fn detach(self: Arc<Self>) -> Option<RequestBody>;
+}
+
+impl<B> Detach for Mutex<State<B>>
+where
+    B: Body + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn detach(self: Arc<Self>) -> Option<RequestBody> {
+        let body = ReplayBody {
+            shared: Some(Reader::new(&self)),
+        };
+        if !body.take_over() {
+            return None;
+        }
+        body.release();
+        Some(RequestBody::new(body))
+    }
+}
+
+impl<B> ReplayBody<B>
+where
+    B: Body + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// What can be handed to a promise. `None` for a body that was empty from the start.
+    pub(crate) fn to_detach(&self) -> Option<Arc<dyn Detach>> {
+        let reader = self.shared.as_ref()?;
+        Some(Arc::clone(&reader.state) as _)
+    }
+}
+
+impl<B> Reader<B> {
+    fn new(state: &Arc<Mutex<State<B>>>) -> Self {
+        let state = Arc::clone(state);
+        let number = {
+            let mut state = lock(&state);
+            state.newest += 1;
+            state.newest
+        };
+        Self { state, number }
+    }
+}
+
 impl<B> ReplayBody<B> {
+    /// A body that is empty from the start.
+    pub(crate) fn empty() -> Self {
+        Self { shared: None }
+    }
+
     /// Makes another reader of the same body, which starts at the beginning.
     ///
     /// The new reader takes over when it asks for its first frame; until then the present one goes
@@ -130,14 +183,8 @@ impl<B> ReplayBody<B> {
     /// ```
     #[must_use]
     pub fn replay(&self) -> Self {
-        let shared = self.shared.as_ref().map(|reader| {
-            let mut state = lock(&reader.state);
-            state.newest += 1;
-            Reader {
-                state: Arc::clone(&reader.state),
-                number: state.newest,
-            }
-        });
+        let shared = self.shared.as_ref();
+        let shared = shared.map(|reader| Reader::new(&reader.state));
         Self { shared }
     }
 

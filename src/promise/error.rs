@@ -170,6 +170,16 @@ pub enum SubmitError {
         /// The name of the promise.
         key: Key,
     },
+    /// The body of the request has been handed to another promise.
+    BodyTaken {
+        /// The name of the promise.
+        key: Key,
+    },
+    /// More of the request's body has been read than was kept, so it cannot be handed to a promise.
+    BodyRead {
+        /// The name of the promise.
+        key: Key,
+    },
 }
 
 impl SubmitError {
@@ -181,7 +191,9 @@ impl SubmitError {
             | Self::WrongType { key, .. }
             | Self::TooManyPromises { key, .. }
             | Self::Ended { key }
-            | Self::Saturated { key } => key,
+            | Self::Saturated { key }
+            | Self::BodyTaken { key }
+            | Self::BodyRead { key } => key,
         }
     }
 }
@@ -209,6 +221,14 @@ impl fmt::Display for SubmitError {
             Self::Saturated { key } => write!(
                 f,
                 "promise `{key}` finds no room in the pool for blocking promises"
+            ),
+            Self::BodyTaken { key } => write!(
+                f,
+                "promise `{key}` comes too late: another promise reads the request body"
+            ),
+            Self::BodyRead { key } => write!(
+                f,
+                "promise `{key}` comes too late: too much of the request body has been read"
             ),
         }
     }

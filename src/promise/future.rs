@@ -2,6 +2,7 @@ use super::layer::Settings;
 use super::registry::Verdict;
 use super::running::{self, Running};
 use super::{OnTimeout, Promises, Rejection, ResponseForRejection, observe};
+use crate::BoxError;
 use crate::body::ReplayBody;
 use http::{Request, Response, request};
 use http_body::Body;
@@ -68,19 +69,15 @@ struct Session {
 impl<S, B, H> PromiseFuture<S, B, H>
 where
     S: Service<Request<ReplayBody<B>>>,
-    B: Body,
+    B: Body + Send + 'static,
+    B::Error: Into<BoxError>,
 {
-    pub(super) fn new(
-        mut service: S,
-        settings: Arc<Settings<H>>,
-        promises: Promises,
-        request: Request<B>,
-    ) -> Self {
+    pub(super) fn new(mut service: S, settings: Arc<Settings<H>>, request: Request<B>) -> Self {
+        let outer = request.extensions().get::<Promises>().cloned();
         let (parts, body) = request.into_parts();
-        let original = Original {
-            parts,
-            body: ReplayBody::with_max_bytes(body, settings.max_body_bytes),
-        };
+        let body = ReplayBody::with_max_bytes(body, settings.max_body_bytes);
+        let promises = Promises::open(&settings, outer, body.to_detach());
+        let original = Original { parts, body };
         let session = Session { promises };
         let request = original.request(&session.promises);
         let future = session.promises.scope(|| service.call(request));
@@ -166,8 +163,12 @@ where
         let mut this = self.as_mut().project();
         let promises = &this.session.promises;
         let settings = &**this.settings;
-        let rejection = match promises.registry().verdict() {
-            Verdict::Publish => return Some(self.finish(outcome)),
+        let verdict = promises.registry().verdict();
+        if verdict == Verdict::Publish {
+            return Some(self.finish(outcome));
+        }
+        this.original.forget_given(promises);
+        let rejection = match verdict {
             Verdict::Overfull => Some(Rejection::TooManyPromises {
                 limit: settings.max_promises,
             }),
@@ -182,7 +183,7 @@ where
                     limit: settings.max_body_bytes,
                 })
             }
-            Verdict::Repeat => None,
+            Verdict::Repeat | Verdict::Publish => None,
         };
 
         // What the pass holds, a permit of a concurrency limit for example, is released before
@@ -205,6 +206,7 @@ where
             return Some(self.reject(rejection));
         }
         let mut this = self.as_mut().project();
+        this.original.forget_given(&this.session.promises);
         // Whoever still holds the body of the former pass, a promise perhaps, reads it no further.
         this.original.body = this.original.body.replay();
         if !this.original.body.take_over() {
@@ -239,6 +241,7 @@ where
         };
         ready!(running::poll_deadline(deadline, cx));
 
+        this.original.forget_given(&this.session.promises);
         let registry = this.session.promises.registry();
         if this.settings.on_timeout == OnTimeout::Reject
             || *this.is_final_pass
@@ -285,6 +288,13 @@ where
 }
 
 impl<B> Original<B> {
+    /// Later passes get an empty body in place of one that a promise has.
+    fn forget_given(&mut self, promises: &Promises) {
+        if promises.registry().has_given_body() {
+            self.body = ReplayBody::empty();
+        }
+    }
+
     fn request(&self, promises: &Promises) -> Request<ReplayBody<B>> {
         let body = self.body.replay();
         // It cannot fail: nobody has read a frame since this was possible.

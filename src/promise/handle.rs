@@ -2,9 +2,10 @@ use super::error::{Failure, PromiseError, SubmitError};
 use super::layer::Settings;
 use super::registry::{Admission, Demand, Registry};
 use super::resolve::Waiter;
-use super::slot::{AnySlot, Slot};
+use super::slot::{AnySlot, Slot, Work};
 use super::{IntoKey, Key, current};
 use crate::BoxError;
+use crate::body::{Detach, RequestBody};
 use futures_util::FutureExt;
 use std::fmt;
 use std::sync::Arc;
@@ -68,9 +69,13 @@ pub struct Promises {
 
 /// Where the request and its handles come from.
 impl Promises {
-    pub(super) fn open<H>(settings: &Settings<H>, outer: Option<Self>) -> Self {
+    pub(super) fn open<H>(
+        settings: &Settings<H>,
+        outer: Option<Self>,
+        body: Option<Arc<dyn Detach>>,
+    ) -> Self {
         Self {
-            registry: Arc::new(Registry::new(settings, true, outer)),
+            registry: Arc::new(Registry::new(settings, true, outer, body)),
             pass: 1,
         }
     }
@@ -153,7 +158,7 @@ impl Promises {
         self.registry.keys()
     }
 
-    fn read<T>(&self, key: &Key) -> Result<T, PromiseError>
+    pub(super) fn read<T>(&self, key: &Key) -> Result<T, PromiseError>
     where
         T: Clone + Send + Sync + 'static,
     {
@@ -242,6 +247,89 @@ impl Promises {
         self.read_or_register(key.into_key(), || make().map(failed))
     }
 
+    /// Hands the body of the request to a promise, which reads it as a stream in its own time: an upload,
+    /// a digest. Nothing of it is kept for later passes, which see an empty body.
+    ///
+    /// The promise gets the whole body, also if this pass has read some of it. Whoever still reads it in
+    /// this pass gets [`ReplayError::Superseded`](crate::body::ReplayError::Superseded). The client is held
+    /// back as the promise reads, and an error of the body is the promise's to handle.
+    ///
+    /// ```
+    /// use http_body_util::BodyExt;
+    /// use tower_promises::{PromiseError, Promises};
+    ///
+    /// fn page(promises: &Promises) -> Result<String, PromiseError> {
+    ///     let size = promises.result_or_try_submit_body("size", async |mut body| {
+    ///         let mut size = 0;
+    ///         while let Some(frame) = body.frame().await {
+    ///             size += frame?.data_ref().map_or(0, |data| data.len());
+    ///         }
+    ///         Ok::<_, tower_promises::BoxError>(size)
+    ///     })?;
+    ///     Ok(format!("{size} bytes"))
+    /// }
+    /// # let _ = page;
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`submit`](Self::submit), [`BodyTaken`](SubmitError::BodyTaken) where another promise has the body,
+    /// and [`BodyRead`](SubmitError::BodyRead) where more of it was read than is kept for replay.
+    pub fn submit_body<T, F>(
+        &self,
+        key: impl IntoKey<T>,
+        make: impl FnOnce(RequestBody) -> F,
+    ) -> Result<(), SubmitError>
+    where
+        T: Send + Sync + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let make = |body| make(body).map(Ok);
+        self.register_body(key.into_key(), Demand::Submitted, make)
+            .map(drop)
+    }
+
+    /// [`submit_body`](Self::submit_body) for a future that can fail.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`submit_body`](Self::submit_body).
+    pub fn try_submit_body<T, E, F>(
+        &self,
+        key: impl IntoKey<T>,
+        make: impl FnOnce(RequestBody) -> F,
+    ) -> Result<(), SubmitError>
+    where
+        T: Send + Sync + 'static,
+        E: Into<BoxError> + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        let make = |body| make(body).map(failed);
+        self.register_body(key.into_key(), Demand::Submitted, make)
+            .map(drop)
+    }
+
+    /// Reads the result, or [hands the body](Self::submit_body) to the promise if nobody has.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`result_or_submit`](Self::result_or_submit), where [`Rejected`](PromiseError::Rejected) includes
+    /// those of [`submit_body`](Self::submit_body).
+    pub fn result_or_try_submit_body<T, E, F>(
+        &self,
+        key: impl IntoKey<T>,
+        make: impl FnOnce(RequestBody) -> F,
+    ) -> Result<T, PromiseError>
+    where
+        T: Clone + Send + Sync + 'static,
+        E: Into<BoxError> + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        self.read_or(key.into_key(), |key| {
+            self.register_body(key, Demand::Missed, |body| make(body).map(failed))
+        })
+    }
+
     /// Waits for the promise of this name, for code that can wait. It starts at once, whether it is new
     /// or was submitted before, and costs no further pass. The name is shared: whoever asks second, awaiting
     /// or not, gets the same promise.
@@ -308,11 +396,37 @@ impl Promises {
         T: Clone + Send + Sync + 'static,
         F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
+        self.read_or(key, |key| self.register(key, Demand::Missed, make()))
+    }
+
+    fn register_body<T, F>(
+        &self,
+        key: Key,
+        demand: Demand,
+        make: impl FnOnce(RequestBody) -> F,
+    ) -> Result<Admission, SubmitError>
+    where
+        T: Send + Sync + 'static,
+        F: Future<Output = Result<T, Failure>> + Send + 'static,
+    {
+        let work = |body| Box::pin(make(body)) as Work<T>;
+        self.registry.submit_body(self.pass, key, demand, work)
+    }
+
+    /// Reads the result, or registers the promise if nobody has.
+    fn read_or<T>(
+        &self,
+        key: Key,
+        register: impl FnOnce(Key) -> Result<Admission, SubmitError>,
+    ) -> Result<T, PromiseError>
+    where
+        T: Clone + Send + Sync + 'static,
+    {
         match self.read(&key) {
             Err(PromiseError::NotSubmitted { .. }) => {}
             read => return read,
         }
-        match self.register(key.clone(), Demand::Missed, make()) {
+        match register(key.clone()) {
             Ok(Admission::Pending) => Err(PromiseError::Pending { key }),
             Ok(Admission::TimedOut) => Err(PromiseError::TimedOut { key }),
             // Another thread was faster.
@@ -321,7 +435,11 @@ impl Promises {
         }
     }
 
-    async fn wait<T, F>(&self, key: Key, make: impl FnOnce() -> F) -> Result<T, PromiseError>
+    pub(super) async fn wait<T, F>(
+        &self,
+        key: Key,
+        make: impl FnOnce() -> F,
+    ) -> Result<T, PromiseError>
     where
         T: Clone + Send + Sync + 'static,
         F: Future<Output = Result<T, Failure>> + Send + 'static,

@@ -137,6 +137,8 @@ mod future;
 mod handle;
 mod key;
 mod layer;
+#[cfg(feature = "loader")]
+mod load;
 mod observe;
 mod registry;
 mod rejection;

@@ -6,9 +6,13 @@ use super::slot::{AnySlot, Slot, Work};
 use super::{Key, Promises, Start, observe};
 #[cfg(feature = "blocking")]
 use crate::blocking::BlockingPool;
+use crate::body::{Detach, RequestBody};
 use crate::sync::lock;
+#[cfg(feature = "loader")]
+use std::any::Any;
 use std::any::{TypeId, type_name};
 use std::collections::HashMap;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 #[cfg(feature = "blocking")]
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,6 +60,20 @@ struct State {
     undo: Vec<Undo>,
     /// Who is to start what is in `starting`.
     driver: Option<Waker>,
+    body: RequestBodyState,
+    #[cfg(feature = "loader")]
+    attachments: Vec<Attachment>,
+}
+
+/// What the request keeps for something outside of it, and the address of that.
+#[cfg(feature = "loader")]
+type Attachment = (usize, Arc<dyn Any + Send + Sync>);
+
+enum RequestBodyState {
+    /// `None` if it is empty.
+    Here(Option<Arc<dyn Detach>>),
+    /// A promise has it.
+    Taken,
 }
 
 type Undo = Box<dyn FnOnce() + Send>;
@@ -89,12 +107,14 @@ pub(super) enum Demand {
 }
 
 /// What becomes of a promise that is submitted.
+#[derive(Clone, Copy, PartialEq)]
 pub(super) enum Admission {
     Pending,
     TimedOut,
 }
 
 /// What the end of a pass asks for.
+#[derive(Clone, Copy, PartialEq)]
 pub(super) enum Verdict {
     Publish,
     Repeat,
@@ -102,7 +122,12 @@ pub(super) enum Verdict {
 }
 
 impl Registry {
-    pub(super) fn new<H>(settings: &Settings<H>, is_driven: bool, outer: Option<Promises>) -> Self {
+    pub(super) fn new<H>(
+        settings: &Settings<H>,
+        is_driven: bool,
+        outer: Option<Promises>,
+        body: Option<Arc<dyn Detach>>,
+    ) -> Self {
         Self {
             start: settings.start,
             max_promises: settings.max_promises,
@@ -125,13 +150,16 @@ impl Registry {
                 hidden: Vec::new(),
                 undo: Vec::new(),
                 driver: None,
+                body: RequestBodyState::Here(body),
+                #[cfg(feature = "loader")]
+                attachments: Vec::new(),
             }),
         }
     }
 
     /// What a request has promised whose earlier passes asked for these.
     pub(super) fn with_settled(slots: Vec<Arc<dyn AnySlot>>) -> Self {
-        let registry = Self::new(&Settings::default(), false, None);
+        let registry = Self::new(&Settings::default(), false, None, None);
         {
             let mut state = lock(&registry.state);
             state.pass = if slots.is_empty() { 1 } else { 2 };
@@ -144,6 +172,35 @@ impl Registry {
 
     pub(super) fn is_driven(&self) -> bool {
         self.is_driven
+    }
+}
+
+/// For loaders.
+#[cfg(feature = "loader")]
+impl Registry {
+    /// What this request keeps for a thing of this address, which the value must hold on to.
+    pub(super) fn attachment<T: Send + Sync + 'static>(
+        &self,
+        address: usize,
+        make: impl FnOnce(usize) -> T,
+    ) -> Option<Arc<T>> {
+        let mut state = lock(&self.state);
+        if state.has_ended() {
+            return None;
+        }
+        let known = state.attachments.iter().find(|known| known.0 == address);
+        if let Some((_, known)) = known {
+            return Arc::clone(known).downcast().ok();
+        }
+        let made = Arc::new(make(state.attachments.len()));
+        state.attachments.push((address, Arc::clone(&made) as _));
+        Some(made)
+    }
+
+    /// Whether there is a promise of this name, and if so, whether it has settled. It does not count as
+    /// reading.
+    pub(super) fn peek(&self, key: &Key) -> Option<bool> {
+        lock(&self.state).entries.get(key).map(Entry::is_settled)
     }
 }
 
@@ -235,35 +292,12 @@ impl Registry {
     ) -> Result<Admission, SubmitError> {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
-        if !state.is_current(pass) {
-            return Err(SubmitError::Ended { key });
-        }
-        if let Some(entry) = state.entries.get_mut(&key) {
-            let wanted = Type::of::<T>();
-            if entry.is_settled() {
-                return Err(SubmitError::AlreadyResolved { key });
+        if let Some(admission) = self.admit(state, pass, &key, demand, Type::of::<T>())? {
+            if admission == Admission::TimedOut {
+                let slot = Slot::<T>::settled(key.clone(), Err(Failure::TimedOut.of(key)));
+                state.insert(Arc::new(slot), Demand::Met, 0);
             }
-            if !wanted.matches(&*entry.slot) {
-                let (expected, found) = (wanted.name, entry.slot.type_name());
-                return Err(SubmitError::WrongType {
-                    key,
-                    expected,
-                    found,
-                });
-            }
-            if demand > entry.demand {
-                entry.demand = demand;
-            }
-            return Ok(Admission::Pending);
-        }
-        if self.outer_slot(state, &key).is_some() {
-            return Err(SubmitError::AlreadyResolved { key });
-        }
-        self.make_room(state, &key)?;
-        if state.phase == Phase::TimedOut {
-            let slot = Slot::<T>::settled(key.clone(), Err(Failure::TimedOut.of(key)));
-            state.insert(Arc::new(slot), Demand::Met, 0);
-            return Ok(Admission::TimedOut);
+            return Ok(admission);
         }
         let slot: Arc<dyn AnySlot> = Arc::new(Slot::new(key, work()));
         state.insert(Arc::clone(&slot), demand, 0);
@@ -279,6 +313,71 @@ impl Registry {
             driver.wake();
         }
         Ok(Admission::Pending)
+    }
+
+    /// [`submit`](Self::submit) for work that reads the body of the request.
+    pub(super) fn submit_body<T: Send + Sync + 'static>(
+        &self,
+        pass: usize,
+        key: Key,
+        demand: Demand,
+        work: impl FnOnce(RequestBody) -> Work<T>,
+    ) -> Result<Admission, SubmitError> {
+        let body = {
+            let mut guard = lock(&self.state);
+            let state = &mut *guard;
+            match self.admit(state, pass, &key, demand, Type::of::<T>())? {
+                Some(Admission::Pending) => return Ok(Admission::Pending),
+                // The body is taken only for a promise that will run.
+                Some(Admission::TimedOut) => None,
+                None => Some(mem::replace(&mut state.body, RequestBodyState::Taken)),
+            }
+        };
+        let body = match body {
+            Some(RequestBodyState::Here(Some(body))) => match body.detach() {
+                Some(body) => body,
+                None => return Err(SubmitError::BodyRead { key }),
+            },
+            Some(RequestBodyState::Taken) => return Err(SubmitError::BodyTaken { key }),
+            Some(RequestBodyState::Here(None)) | None => RequestBody::empty(),
+        };
+        self.submit(pass, key, demand, || work(body))
+    }
+
+    /// What becomes of a promise that is submitted, if not a new one.
+    fn admit(
+        &self,
+        state: &mut State,
+        pass: usize,
+        key: &Key,
+        demand: Demand,
+        wanted: Type,
+    ) -> Result<Option<Admission>, SubmitError> {
+        if !state.is_current(pass) {
+            return Err(SubmitError::Ended { key: key.clone() });
+        }
+        if let Some(entry) = state.entries.get_mut(key) {
+            if entry.is_settled() {
+                return Err(SubmitError::AlreadyResolved { key: key.clone() });
+            }
+            if !wanted.matches(&*entry.slot) {
+                return Err(SubmitError::WrongType {
+                    key: key.clone(),
+                    expected: wanted.name,
+                    found: entry.slot.type_name(),
+                });
+            }
+            if demand > entry.demand {
+                entry.demand = demand;
+            }
+            return Ok(Some(Admission::Pending));
+        }
+        if self.outer_slot(state, key).is_some() {
+            return Err(SubmitError::AlreadyResolved { key: key.clone() });
+        }
+        self.make_room(state, key)?;
+        let has_timed_out = state.phase == Phase::TimedOut;
+        Ok(has_timed_out.then_some(Admission::TimedOut))
     }
 
     /// Takes part in awaiting the promise of this name, which `make` makes where there is none.
@@ -473,6 +572,11 @@ impl Registry {
         lock(&self.state).verdict()
     }
 
+    /// Whether a promise has the body of the request.
+    pub(super) fn has_given_body(&self) -> bool {
+        matches!(lock(&self.state).body, RequestBodyState::Taken)
+    }
+
     /// Ends a pass whose outcome was discarded: undoes what it has registered undo work for, and makes
     /// its promises start.
     pub(super) fn discard_pass(&self) {
@@ -480,18 +584,18 @@ impl Registry {
             let mut guard = lock(&self.state);
             let state = &mut *guard;
             state.is_settling = true;
-            let queued = std::mem::take(&mut state.queued);
+            let queued = mem::take(&mut state.queued);
             state
                 .starting
                 .extend(queued.iter().filter_map(Weak::upgrade));
-            std::mem::take(&mut state.undo)
+            mem::take(&mut state.undo)
         };
         run(undo);
     }
 
     /// The promises that are to start now.
     pub(super) fn take_starting(&self) -> Vec<Arc<dyn AnySlot>> {
-        std::mem::take(&mut lock(&self.state).starting)
+        mem::take(&mut lock(&self.state).starting)
     }
 
     /// Asks to be woken when a promise is to start. `false` if there is one already.
@@ -543,7 +647,9 @@ impl Registry {
     /// Ends the request. Nothing is left running, and nothing is left to be held by the handles that
     /// remain, or by a value that holds one of them.
     pub(super) fn close(&self, published: bool) {
-        let (pending, undo, _entries, _driver) = {
+        #[cfg(feature = "loader")]
+        let _attachments = mem::take(&mut lock(&self.state).attachments);
+        let (pending, undo, _entries, _body, _driver) = {
             let mut state = lock(&self.state);
             if state.has_ended() {
                 return;
@@ -554,8 +660,9 @@ impl Registry {
             };
             (
                 state.stop(),
-                std::mem::take(&mut state.undo),
-                std::mem::take(&mut state.entries),
+                mem::take(&mut state.undo),
+                mem::take(&mut state.entries),
+                mem::replace(&mut state.body, RequestBodyState::Taken),
                 state.driver.take(),
             )
         };
@@ -611,7 +718,7 @@ impl State {
     /// Takes everything that has not settled, to be failed outside the lock.
     fn stop(&mut self) -> Vec<Arc<dyn AnySlot>> {
         self.queued.clear();
-        let mut pending = std::mem::take(&mut self.starting);
+        let mut pending = mem::take(&mut self.starting);
         for entry in self.entries.values().filter(|entry| !entry.is_settled()) {
             pending.push(Arc::clone(&entry.slot));
         }

@@ -1,7 +1,6 @@
 use super::layer::Settings;
-use super::{
-    DefaultResponseForRejection, PromiseFuture, PromiseLayer, Promises, ResponseForRejection,
-};
+use super::{DefaultResponseForRejection, PromiseFuture, PromiseLayer, ResponseForRejection};
+use crate::BoxError;
 use crate::body::ReplayBody;
 use http::{Request, Response};
 use http_body::Body;
@@ -56,7 +55,8 @@ impl<S, H> PromiseService<S, H> {
 impl<S, H, B, R> Service<Request<B>> for PromiseService<S, H>
 where
     S: Service<Request<ReplayBody<B>>, Response = Response<R>> + Clone,
-    B: Body,
+    B: Body + Send + 'static,
+    B::Error: Into<BoxError>,
     H: ResponseForRejection<R>,
 {
     type Response = Response<R>;
@@ -68,15 +68,12 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let outer = request.extensions().get::<Promises>().cloned();
-        let promises = Promises::open(&self.settings, outer);
-
         // A clone need not be ready, so it is the service that was polled ready that goes with this
         // request, and the clone that stays behind.
         let clone = self.inner.clone();
         let service = mem::replace(&mut self.inner, clone);
 
-        PromiseFuture::new(service, Arc::clone(&self.settings), promises, request)
+        PromiseFuture::new(service, Arc::clone(&self.settings), request)
     }
 }
 
