@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Once;
+use std::time::Duration;
 
 /// A running example. Killed when it is dropped.
 struct Example {
@@ -16,8 +17,13 @@ struct Example {
 impl Example {
     /// Starts an example on a free port and reads from its output where it listens.
     fn start(name: &str) -> Self {
+        Self::start_with(name, &[])
+    }
+
+    fn start_with(name: &str, environment: &[(&str, &std::path::Path)]) -> Self {
         let mut process = Command::new(binary(name))
             .env("ADDR", "127.0.0.1:0")
+            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -72,6 +78,18 @@ fn binary(name: &str) -> PathBuf {
     // This test is in `target/debug/deps`, the examples are in `target/debug/examples`.
     let test = std::env::current_exe().unwrap();
     test.ancestors().nth(2).unwrap().join("examples").join(name)
+}
+
+/// Waits for something that another process does, and fails rather than wait for ever.
+async fn until(condition: impl Fn() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -153,4 +171,74 @@ async fn transaction() {
         "orders:\n  tea, written by pass 2\n  cake, written by pass 2\n\
          audit:\n  cake, written by pass 1\n"
     );
+}
+
+#[tokio::test]
+async fn library() {
+    let example = Example::start("library");
+    let page = example.get("/").await;
+    assert!(
+        page.contains("Book 1 by Author 2 (essay, paper)\n"),
+        "{page}"
+    );
+    assert!(
+        page.contains("Book 50 by Author 1 (novel, paper)\n"),
+        "{page}"
+    );
+    assert!(
+        page.ends_with("3 queries instead of 101, in 3 passes\n"),
+        "{page}"
+    );
+}
+
+#[tokio::test]
+async fn upload() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = || std::fs::read_dir(folder.path()).unwrap().count();
+    let example = Example::start_with("upload", &[("UPLOADS", folder.path())]);
+
+    // Larger than what is kept for replay.
+    let chunks =
+        futures_util::stream::iter((0..100).map(|_| Ok::<_, std::io::Error>(vec![0; 100_000])));
+    let request = example
+        .client
+        .put(&example.url)
+        .body(reqwest::Body::wrap_stream(chunks));
+    let answer = request.send().await.unwrap().text().await.unwrap();
+    // What `head -c 10000000 /dev/zero | sha256sum` says.
+    let digest = "f5e02aa71e67f41d79023a128ca35bad86cf7b6656967bfe0884b3a3c4325eaf";
+    assert_eq!(answer, format!("10000000 bytes, SHA-256 {digest}\n"));
+    let stored = std::fs::read(folder.path().join(digest)).unwrap();
+    assert_eq!((stored.len(), files()), (10_000_000, 1));
+
+    // A client that stops half-way leaves nothing behind.
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    let body = tokio_stream::wrappers::ReceiverStream::new(receiver);
+    let request = example
+        .client
+        .put(&example.url)
+        .body(reqwest::Body::wrap_stream(body));
+    let request = tokio::spawn(request.send());
+    sender
+        .send(Ok::<_, std::io::Error>(vec![1; 100_000]))
+        .await
+        .unwrap();
+    until(|| files() == 2).await;
+    request.abort();
+    assert!(request.await.is_err());
+    drop(sender);
+    until(|| files() == 1).await;
+}
+
+#[tokio::test]
+async fn upstream() {
+    let example = Example::start("upstream");
+    assert_eq!(
+        example.get("/tea").await,
+        "tea for 3 coins, 3 calls so far\n"
+    );
+    let requests = (0..100).map(|_| example.get("/cake"));
+    for answer in futures_util::future::join_all(requests).await {
+        assert_eq!(answer, "cake for 4 coins, 6 calls so far\n");
+    }
 }
