@@ -146,6 +146,7 @@ mod resolve;
 mod running;
 mod service;
 mod slot;
+mod waiters;
 
 pub use error::{OrPending, PromiseError, SubmitError};
 pub use future::PromiseFuture;

@@ -445,7 +445,7 @@ impl Registry {
         waiter: Option<u64>,
         has_read: bool,
     ) {
-        slot.unregister_waiter(waiter);
+        slot.waiters().unregister(waiter);
         let unwanted = {
             let mut state = lock(&self.state);
             let key = slot.key();
@@ -469,7 +469,7 @@ impl Registry {
         }
         if !self.is_driven {
             // Another waiter has to poll the work now.
-            slot.wake_waiters();
+            slot.waiters().wake();
         }
     }
 

@@ -47,7 +47,7 @@ where
                 this.has_read = true;
                 return Poll::Ready(outcome);
             }
-            if this.slot.register_waiter(&mut this.number, cx.waker()) {
+            if this.slot.waiters().register(&mut this.number, cx.waker()) {
                 return Poll::Pending;
             }
         }

@@ -1,8 +1,8 @@
 use super::error::{Failure, PromiseError};
+use super::waiters::Waiters;
 use super::{Key, observe};
 use crate::sync::lock;
 use std::any::{Any, TypeId, type_name};
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -18,6 +18,8 @@ pub(super) struct Slot<T> {
     key: Key,
     outcome: OnceLock<Result<T, PromiseError>>,
     progress: Mutex<Progress<T>>,
+    /// Who awaits the outcome.
+    waiters: Waiters,
 }
 
 struct Progress<T> {
@@ -26,10 +28,6 @@ struct Progress<T> {
     started: bool,
     /// Who polls the work.
     driver: Option<Waker>,
-    /// Who awaits the outcome, by number.
-    waiters: BTreeMap<u64, Waker>,
-    /// How many have awaited it.
-    last_waiter: u64,
 }
 
 impl<T> Slot<T>
@@ -44,9 +42,8 @@ where
                 work: Some(work),
                 started: false,
                 driver: None,
-                waiters: BTreeMap::new(),
-                last_waiter: 0,
             }),
+            waiters: Waiters::default(),
         }
     }
 
@@ -58,9 +55,8 @@ where
                 work: None,
                 started: true,
                 driver: None,
-                waiters: BTreeMap::new(),
-                last_waiter: 0,
             }),
+            waiters: Waiters::default(),
         }
     }
 
@@ -68,30 +64,8 @@ where
         self.outcome.get()
     }
 
-    /// Wakes the waiter of this number, or of a new one, when the promise settles. `false` if it has.
-    pub(super) fn register_waiter(&self, number: &mut Option<u64>, waker: &Waker) -> bool {
-        let former;
-        {
-            let mut progress = lock(&self.progress);
-            if self.outcome.get().is_some() {
-                return false;
-            }
-            let number = *number.get_or_insert_with(|| {
-                progress.last_waiter += 1;
-                progress.last_waiter
-            });
-            former = progress.waiters.insert(number, waker.clone());
-        }
-        // Dropped where no lock is held.
-        drop(former);
-        true
-    }
-
-    pub(super) fn unregister_waiter(&self, number: Option<u64>) {
-        if let Some(number) = number {
-            let former = lock(&self.progress).waiters.remove(&number);
-            drop(former);
-        }
+    pub(super) fn waiters(&self) -> &Waiters {
+        &self.waiters
     }
 
     /// The first outcome stands.
@@ -99,21 +73,15 @@ where
         if self.outcome.set(outcome).is_err() {
             return false;
         }
-        let (work, driver, waiters) = {
+        let (work, driver) = {
             let mut progress = lock(&self.progress);
-            (
-                progress.work.take(),
-                progress.driver.take(),
-                std::mem::take(&mut progress.waiters),
-            )
+            (progress.work.take(), progress.driver.take())
         };
         if let Some(Err(error)) = self.outcome.get() {
             observe::promise_failed(error);
         }
-        driver
-            .into_iter()
-            .chain(waiters.into_values())
-            .for_each(Waker::wake);
+        driver.into_iter().for_each(Waker::wake);
+        self.waiters.finish();
         // A panic here must not keep others from being settled.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(work))) {
             observe::drop_panicked(&self.key, &panic_message(&*panic));
@@ -139,8 +107,6 @@ pub(super) trait AnySlot: Send + Sync {
 
     /// Settles with an error, if it has not settled, and drops the work.
     fn fail(&self, failure: Failure) -> bool;
-
-    fn wake_waiters(&self);
 
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
@@ -210,11 +176,6 @@ where
 
     fn fail(&self, failure: Failure) -> bool {
         !self.is_settled() && self.settle(Err(failure.of(self.key.clone())))
-    }
-
-    fn wake_waiters(&self) {
-        let waiters = std::mem::take(&mut lock(&self.progress).waiters);
-        waiters.into_values().for_each(Waker::wake);
     }
 
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
