@@ -64,6 +64,8 @@ pub mod promise;
 
 #[cfg(feature = "axum")]
 pub mod axum;
+#[cfg(feature = "backend")]
+pub mod backend;
 #[cfg(feature = "util")]
 mod builder;
 mod problem;
