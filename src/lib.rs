@@ -69,6 +69,8 @@ pub mod backend;
 #[cfg(feature = "util")]
 mod builder;
 mod problem;
+#[cfg(feature = "signal")]
+pub mod signal;
 mod sync;
 
 #[cfg(feature = "util")]
@@ -77,6 +79,9 @@ pub use promise::{
     Key, OnTimeout, OrPending, PromiseError, PromiseKey, PromiseLayer, PromiseResults, Promises,
     Rejection, Start, SubmitError,
 };
+
+#[cfg(feature = "signal")]
+pub use signal::{SignalError, Signals};
 
 /// A boxed error, as in tower.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
