@@ -54,8 +54,11 @@
 //! |---|---|---|
 //! | `tracing` | yes | log events about discarded passes, failed promises and rejected requests |
 //! | `axum` | no | [`Promises`] as an extractor, errors as responses: module `axum` |
+//! | `signal` | no | `Signals`, promises that wait for other requests: module `signal`; has `backend` |
+//! | `backend` | no | the ports `Bus` and `Store`, and their adapters for one process: module `backend` |
 //! | `util` | no | `ServiceBuilderExt` |
-//! | `full` | no | all of them |
+//! | `full` | no | all of the above |
+//! | `conformance` | no | test suites for adapters of the ports, for use in tests |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
