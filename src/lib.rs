@@ -54,8 +54,11 @@
 //! |---|---|---|
 //! | `tracing` | yes | log events about discarded passes, failed promises and rejected requests |
 //! | `axum` | no | [`Promises`] as an extractor, errors as responses: module `axum` |
+//! | `signal` | no | `Signals`, promises that wait for other requests: module `signal`; has `backend` |
+//! | `backend` | no | the ports `Bus` and `Store`, and their adapters for one process: module `backend` |
 //! | `util` | no | `ServiceBuilderExt` |
-//! | `full` | no | all of them |
+//! | `full` | no | all of the above |
+//! | `conformance` | no | test suites for adapters of the ports, for use in tests |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -66,11 +69,15 @@ pub mod promise;
 
 #[cfg(feature = "axum")]
 pub mod axum;
+#[cfg(feature = "backend")]
+pub mod backend;
 #[cfg(feature = "util")]
 mod builder;
 #[cfg(feature = "loader")]
 pub mod loader;
 mod problem;
+#[cfg(feature = "signal")]
+pub mod signal;
 mod sync;
 
 #[cfg(feature = "util")]
@@ -79,6 +86,9 @@ pub use promise::{
     Key, OnTimeout, OrPending, PromiseError, PromiseKey, PromiseLayer, PromiseResults, Promises,
     Rejection, Start, SubmitError,
 };
+
+#[cfg(feature = "signal")]
+pub use signal::{SignalError, Signals};
 
 /// A boxed error, as in tower.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

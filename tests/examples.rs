@@ -242,3 +242,43 @@ async fn upstream() {
         assert_eq!(answer, "cake for 4 coins, 6 calls so far\n");
     }
 }
+
+#[tokio::test]
+async fn chat() {
+    let example = Example::start("chat");
+    assert!(example.get("/").await.contains("<form method=\"post\""));
+    let page = example.get("/rooms/lobby?seconds=0").await;
+    assert!(page.contains("<p>nobody answered</p>"), "{page}");
+    let (status, page) = example.post("/rooms/empty", "hello").await;
+    assert_eq!(status, 200);
+    assert!(page.contains("heard by 0"), "{page}");
+    let (status, _) = example
+        .post("/rooms/lobby", "long ".repeat(1000).leak())
+        .await;
+    assert_eq!(status, 413);
+
+    // Waits until somebody waits, however long that takes.
+    let say = async {
+        loop {
+            let form = example
+                .client
+                .post(format!("{}/rooms/lobby", example.url))
+                .header("content-type", "application/x-www-form-urlencoded")
+                .body("text=%3Cb%3Ehello+%26+welcome%3C%2Fb%3E");
+            let response = form.send().await;
+            let page = response.unwrap().text().await.unwrap();
+            if page.contains("heard by 1") {
+                break;
+            }
+            assert!(page.contains("heard by 0"), "{page}");
+        }
+    };
+    let both = futures_util::future::join(example.get("/rooms/lobby?seconds=60"), say);
+    let (page, ()) = tokio::time::timeout(std::time::Duration::from_secs(60), both)
+        .await
+        .unwrap();
+    assert!(
+        page.contains("<q>&lt;b&gt;hello &amp; welcome&lt;&#x2f;b&gt;</q>"),
+        "{page}"
+    );
+}

@@ -1,0 +1,99 @@
+//! Test suites for adapters: one function for each port, and one for each guarantee.
+//!
+//! They need the feature `conformance` and belong into the tests of the adapter.
+//!
+//! ```
+//! use tower_promises::backend::conformance;
+//! use tower_promises::backend::memory::{MemoryBus, MemoryStore};
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() {
+//! let store = MemoryStore::new();
+//! conformance::store(async || store.clone()).await;
+//!
+//! let bus = MemoryBus::new();
+//! conformance::bus(async || bus.clone()).await;
+//! # }
+//! ```
+//!
+//! # Rules
+//!
+//! 1. Each call of `make` connects to the *same* bus or store, as another machine would: over a connection of
+//!    its own, if the adapter has connections.
+//! 2. The suites write below `conformance/` and delete nothing else, so they can run against a backend that
+//!    is in use. Run one at a time against one backend.
+//! 3. Every wait is bounded: a suite that hangs fails after [`PATIENCE`]. With tokio's time paused the memory
+//!    adapters take no time.
+//!
+//! # Panics
+//!
+//! A function panics where a guarantee does not hold, with a message that says which.
+//!
+//! # Cancel safety
+//!
+//! Dropped, a suite leaves values below `conformance/` in the store.
+
+mod bus;
+mod store;
+
+pub use bus::{bus, bus_lag, bus_limits, bus_listeners, bus_order};
+pub use store::{
+    store, store_compare_and_set, store_limits, store_races, store_revisions, store_time_to_live,
+    store_values, store_watch,
+};
+
+use super::BackendError;
+use std::fmt::Debug;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long a suite waits for one thing to happen.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What an adapter answers to `what`, which must be in time and no error.
+async fn answer<T>(what: &str, future: impl Future<Output = Result<T, BackendError>>) -> T {
+    match timeout(PATIENCE, future).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => panic!("{what} failed: {error:?}"),
+        Err(_) => panic!("{what} took longer than {PATIENCE:?}"),
+    }
+}
+
+/// That an adapter refuses `what`.
+async fn refusal<T: Debug>(
+    what: &str,
+    future: impl Future<Output = Result<T, BackendError>>,
+) -> BackendError {
+    match timeout(PATIENCE, future).await {
+        Ok(Err(error)) => error,
+        Ok(Ok(answer)) => panic!("{what} must be an error and was {answer:?}"),
+        Err(_) => panic!("{what} took longer than {PATIENCE:?}"),
+    }
+}
+
+/// Names that break a rule.
+fn invalid_names() -> [String; 3] {
+    let too_long = "x".repeat(super::MAX_NAME_BYTES + 1);
+    [String::new(), "line\nbreak".to_owned(), too_long]
+}
+
+/// Names that are valid, though an adapter may have to work for them.
+fn awkward_names() -> Vec<String> {
+    let names = [
+        "dots.and*stars>",
+        " spaces ",
+        "slash/slash//",
+        "percent%2F",
+        "Größe",
+        "🦀",
+        "UPPER",
+        "upper",
+        "quote'\"$1\\",
+    ];
+    let mut names: Vec<_> = names.map(|name| format!("conformance/{name}")).into();
+    names.push(format!(
+        "conformance/{}",
+        "x".repeat(super::MAX_NAME_BYTES - 12)
+    ));
+    names
+}

@@ -1,0 +1,65 @@
+use crate::BoxError;
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Why a backend could not do what it was asked for.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// A key, topic or prefix breaks the rules of [`check_name`](super::check_name). Trying again does not
+    /// help.
+    InvalidName {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A value or payload is too large. Trying again does not help.
+    TooLarge {
+        /// How many bytes it has.
+        size: usize,
+        /// How many bytes it may have.
+        limit: usize,
+    },
+    /// The backend did not answer in time. Whether it has done what it was asked for is not known.
+    TimedOut {
+        /// The time it was given.
+        after: Duration,
+    },
+    /// The backend cannot be reached, or has failed. Whether it has done what it was asked for is not known.
+    Unavailable {
+        /// What the adapter has to say about it.
+        error: Arc<dyn Error + Send + Sync>,
+    },
+}
+
+impl BackendError {
+    /// The error of an adapter whose backend cannot be reached, or has failed.
+    pub fn unavailable(error: impl Into<BoxError>) -> Self {
+        Self::Unavailable {
+            error: error.into().into(),
+        }
+    }
+}
+
+impl fmt::Display for BackendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InvalidName { reason } => write!(f, "invalid key or topic: {reason}"),
+            Self::TooLarge { size, limit } => {
+                write!(f, "{size} bytes are more than the {limit} that are allowed")
+            }
+            Self::TimedOut { after } => write!(f, "the backend did not answer within {after:?}"),
+            Self::Unavailable { .. } => f.write_str("the backend is not available"),
+        }
+    }
+}
+
+impl Error for BackendError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Unavailable { error } => Some(&**error),
+            _ => None,
+        }
+    }
+}

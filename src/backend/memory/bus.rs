@@ -1,0 +1,99 @@
+use crate::backend::{BackendError, Bus, BusEvent, BusStream, check_name};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream;
+use std::sync::Arc;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+/// How many messages a [`MemoryBus`] keeps for a listener that falls behind.
+pub const DEFAULT_BUS_CAPACITY: usize = 1024;
+
+/// How many bytes a message of a [`MemoryBus`] may have.
+pub const DEFAULT_MAX_PAYLOAD_BYTES: usize = 64 * 1024;
+
+/// A [`Bus`] within one process.
+///
+/// It keeps messages only as long as a listener has yet to read them: with the defaults at most 1024 of
+/// 64 KiB, 64 MiB in all, and next to nothing while all listeners keep up. Messages are not copied.
+#[derive(Clone, Debug)]
+pub struct MemoryBus {
+    messages: broadcast::Sender<(Arc<str>, Bytes)>,
+    max_payload_bytes: usize,
+}
+
+impl MemoryBus {
+    /// A bus with the default settings.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            messages: broadcast::Sender::new(DEFAULT_BUS_CAPACITY),
+            max_payload_bytes: DEFAULT_MAX_PAYLOAD_BYTES,
+        }
+    }
+
+    /// How many messages are kept for a listener that falls behind, default
+    /// [`DEFAULT_BUS_CAPACITY`]. It is at least one and may be rounded up; more than a million is a million.
+    ///
+    /// It makes a new bus: call it before the bus is cloned or listened to.
+    #[must_use]
+    pub fn capacity(self, messages: usize) -> Self {
+        Self {
+            messages: broadcast::Sender::new(messages.clamp(1, 1_000_000)),
+            ..self
+        }
+    }
+
+    /// How many bytes a payload may have, default [`DEFAULT_MAX_PAYLOAD_BYTES`].
+    #[must_use]
+    pub fn max_payload_bytes(self, bytes: usize) -> Self {
+        Self {
+            max_payload_bytes: bytes,
+            ..self
+        }
+    }
+
+    fn send(&self, topic: &str, payload: Bytes) -> Result<(), BackendError> {
+        check_name(topic)?;
+        if payload.len() > self.max_payload_bytes {
+            return Err(BackendError::TooLarge {
+                size: payload.len(),
+                limit: self.max_payload_bytes,
+            });
+        }
+        // An error says that nobody listens, which is none.
+        let _ = self.messages.send((topic.into(), payload));
+        Ok(())
+    }
+}
+
+impl Default for MemoryBus {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Bus for MemoryBus {
+    fn publish<'a>(
+        &'a self,
+        topic: &'a str,
+        payload: Bytes,
+    ) -> BoxFuture<'a, Result<(), BackendError>> {
+        Box::pin(async move { self.send(topic, payload) })
+    }
+
+    fn listen(&self) -> BoxFuture<'_, Result<BusStream, BackendError>> {
+        Box::pin(async {
+            let receiver = self.messages.subscribe();
+            let events = stream::unfold(receiver, async |mut receiver| {
+                let event = match receiver.recv().await {
+                    Ok((topic, payload)) => BusEvent::Message { topic, payload },
+                    Err(RecvError::Lagged(missed)) => BusEvent::Lagged(missed),
+                    Err(RecvError::Closed) => return None,
+                };
+                Some((Ok(event), receiver))
+            });
+            Ok(Box::pin(events) as BusStream)
+        })
+    }
+}

@@ -1,0 +1,316 @@
+use crate::backend::{
+    BackendError, Change, CompareAndSet, Entry, Revision, Store, WatchStream, check_name,
+    check_prefix,
+};
+use crate::sync::lock;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream;
+use moka::Expiry;
+use moka::notification::RemovalCause;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
+
+/// How many bytes all entries of a [`MemoryStore`] may have together.
+pub const DEFAULT_MAX_BYTES: u64 = 64 * 1024 * 1024;
+
+/// How many bytes a value of a [`MemoryStore`] may have.
+pub const DEFAULT_MAX_VALUE_BYTES: usize = 256 * 1024;
+
+/// How many changes a [`MemoryStore`] keeps for a watcher that falls behind.
+pub const DEFAULT_WATCH_CAPACITY: usize = 256;
+
+/// What an entry costs beyond its key and value, roughly.
+const ENTRY_BYTES: usize = 256;
+
+/// How much longer the cache keeps a value than its time to live. The store decides by tokio's clock,
+/// which tests can stop, and the cache, which frees the memory, by its own: it must not be ahead.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// Longer times to live are kept by the store and of no interest to the cache.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// A [`Store`] within one process.
+///
+/// It is bounded: when its entries have more than [`max_bytes`](Self::max_bytes), those that were not used for
+/// the longest time are dropped, with a warning in the log (feature `tracing`) and without a word to
+/// watchers. Choose the bound so that this does not happen: what is dropped may be a claim or a lease.
+#[derive(Clone)]
+pub struct MemoryStore {
+    shared: Arc<Shared>,
+    max_value_bytes: usize,
+}
+
+struct Shared {
+    entries: Cache<Arc<str>, Stored>,
+    /// The revision of the last change. Locked during a change, so that it is atomic, and until watchers
+    /// have been told, so that they see changes in order and after they have happened.
+    last: Mutex<u64>,
+    changes: broadcast::Sender<Change>,
+    watch_capacity: usize,
+}
+
+#[derive(Clone)]
+struct Stored {
+    entry: Entry,
+    time_to_live: Option<Duration>,
+    /// By tokio's clock. `None` is never.
+    expires: Option<Instant>,
+}
+
+impl MemoryStore {
+    /// A store with the default settings.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            shared: Arc::new(Shared::new(DEFAULT_MAX_BYTES, DEFAULT_WATCH_CAPACITY)),
+            max_value_bytes: DEFAULT_MAX_VALUE_BYTES,
+        }
+    }
+
+    /// How many bytes all entries may have together, default [`DEFAULT_MAX_BYTES`]: keys, values and 256 bytes
+    /// for each of them. Past it the least recently used are dropped.
+    ///
+    /// It makes a new, empty store: call it before the store is cloned or used.
+    #[must_use]
+    pub fn max_bytes(self, bytes: u64) -> Self {
+        Self {
+            shared: Arc::new(Shared::new(bytes, self.shared.watch_capacity)),
+            ..self
+        }
+    }
+
+    /// How many changes are kept for a watcher that falls behind, default [`DEFAULT_WATCH_CAPACITY`]. With the
+    /// default sizes that is at most 64 MiB beyond [`max_bytes`](Self::max_bytes), and next to nothing while
+    /// all watchers keep up. It is at least one and may be rounded up; more than a million is a million.
+    ///
+    /// It makes a new, empty store: call it before the store is cloned or used.
+    #[must_use]
+    pub fn watch_capacity(self, changes: usize) -> Self {
+        let max_bytes = self.shared.entries.policy().max_capacity();
+        Self {
+            shared: Arc::new(Shared::new(max_bytes.unwrap_or(DEFAULT_MAX_BYTES), changes)),
+            ..self
+        }
+    }
+
+    /// How many bytes a value may have, default [`DEFAULT_MAX_VALUE_BYTES`].
+    #[must_use]
+    pub fn max_value_bytes(self, bytes: usize) -> Self {
+        Self {
+            max_value_bytes: bytes,
+            ..self
+        }
+    }
+
+    fn check(&self, key: &str, value: &Bytes) -> Result<(), BackendError> {
+        check_name(key)?;
+        if value.len() > self.max_value_bytes {
+            return Err(BackendError::TooLarge {
+                size: value.len(),
+                limit: self.max_value_bytes,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn new(max_bytes: u64, watch_capacity: usize) -> Self {
+        // What the channel can hold at most without a panic is far more than anyone wants.
+        let watch_capacity = watch_capacity.clamp(1, 1_000_000);
+        let entries = Cache::builder()
+            .max_capacity(max_bytes)
+            // The cache's own policy may refuse a new value in favour of those that are there.
+            .eviction_policy(EvictionPolicy::lru())
+            .weigher(|key: &Arc<str>, stored: &Stored| {
+                let bytes = key.len() + stored.entry.value.len() + ENTRY_BYTES;
+                bytes.try_into().unwrap_or(u32::MAX)
+            })
+            .expire_after(FreeAfterTimeToLive)
+            .eviction_listener(|key, _, cause| {
+                if cause == RemovalCause::Size {
+                    report_dropped(&key);
+                }
+            })
+            .build();
+        Self {
+            entries,
+            last: Mutex::new(0),
+            changes: broadcast::Sender::new(watch_capacity),
+            watch_capacity,
+        }
+    }
+
+    fn get(&self, key: &str) -> Option<Entry> {
+        let stored = self.entries.get(key)?;
+        let expired = stored.expires.is_some_and(|at| at <= Instant::now());
+        (!expired).then_some(stored.entry)
+    }
+
+    /// Changes a key if `condition` holds for its present revision. Returns the revision of the change.
+    fn change(
+        &self,
+        key: &str,
+        value: Option<(Bytes, Option<Duration>)>,
+        condition: impl FnOnce(Option<Revision>) -> bool,
+    ) -> Option<Revision> {
+        let mut last = lock(&self.last);
+        if !condition(self.get(key).map(|entry| entry.revision)) {
+            return None;
+        }
+        *last += 1;
+        let (key, revision) = (Arc::<str>::from(key), Revision::new(*last));
+        let change = if let Some((value, time_to_live)) = value {
+            let entry = Entry { value, revision };
+            let stored = Stored {
+                entry: entry.clone(),
+                time_to_live,
+                // A time too long to be added never ends.
+                expires: time_to_live.and_then(|time| Instant::now().checked_add(time)),
+            };
+            self.entries.insert(key.clone(), stored);
+            Change::Put { key, entry }
+        } else {
+            self.entries.invalidate(&key);
+            Change::Deleted { key, revision }
+        };
+        // An error says that nobody watches.
+        let _ = self.changes.send(change);
+        Some(revision)
+    }
+}
+
+#[cfg(feature = "tracing")]
+fn report_dropped(key: &str) {
+    tracing::warn!(target: "tower_promises", key, "the memory store is full and has dropped an entry");
+}
+
+#[cfg(not(feature = "tracing"))]
+fn report_dropped(_: &str) {}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore")
+            .field("max_bytes", &self.shared.entries.policy().max_capacity())
+            .field("max_value_bytes", &self.max_value_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// When the cache may free an entry.
+struct FreeAfterTimeToLive;
+
+impl FreeAfterTimeToLive {
+    fn after(stored: &Stored) -> Option<Duration> {
+        let time_to_live = stored.time_to_live.filter(|time| *time < LONGEST)?;
+        Some(time_to_live + GRACE)
+    }
+}
+
+impl Expiry<Arc<str>, Stored> for FreeAfterTimeToLive {
+    fn expire_after_create(
+        &self,
+        _: &Arc<str>,
+        stored: &Stored,
+        _: std::time::Instant,
+    ) -> Option<Duration> {
+        Self::after(stored)
+    }
+
+    fn expire_after_update(
+        &self,
+        _: &Arc<str>,
+        stored: &Stored,
+        _: std::time::Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        Self::after(stored)
+    }
+}
+
+impl Store for MemoryStore {
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, BackendError>> {
+        Box::pin(async move {
+            check_name(key)?;
+            Ok(self.shared.get(key))
+        })
+    }
+
+    fn put<'a>(
+        &'a self,
+        key: &'a str,
+        value: Bytes,
+        time_to_live: Option<Duration>,
+    ) -> BoxFuture<'a, Result<Revision, BackendError>> {
+        Box::pin(async move {
+            self.check(key, &value)?;
+            let revision = self
+                .shared
+                .change(key, Some((value, time_to_live)), |_| true);
+            Ok(revision.expect("the condition holds"))
+        })
+    }
+
+    fn compare_and_set<'a>(
+        &'a self,
+        key: &'a str,
+        expected: Option<Revision>,
+        value: Bytes,
+        time_to_live: Option<Duration>,
+    ) -> BoxFuture<'a, Result<CompareAndSet, BackendError>> {
+        Box::pin(async move {
+            self.check(key, &value)?;
+            let changed = self
+                .shared
+                .change(key, Some((value, time_to_live)), |found| found == expected);
+            Ok(changed.map_or(CompareAndSet::Conflict, CompareAndSet::Set))
+        })
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool, BackendError>> {
+        Box::pin(async move {
+            check_name(key)?;
+            let changed = self.shared.change(key, None, |found| found.is_some());
+            Ok(changed.is_some())
+        })
+    }
+
+    fn watch<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<WatchStream, BackendError>> {
+        Box::pin(async move {
+            check_prefix(prefix)?;
+            let watch = (self.shared.changes.subscribe(), Arc::<str>::from(prefix));
+            let changes = stream::unfold(watch, async |(mut changes, prefix)| {
+                loop {
+                    let change = match changes.recv().await {
+                        Ok(change) => change,
+                        Err(RecvError::Lagged(missed)) => Change::Lagged(missed),
+                        Err(RecvError::Closed) => return None,
+                    };
+                    let concerns = match &change {
+                        Change::Put { key, .. } | Change::Deleted { key, .. } => {
+                            key.starts_with(&*prefix)
+                        }
+                        Change::Lagged(_) => true,
+                    };
+                    if concerns {
+                        return Some((Ok(change), (changes, prefix)));
+                    }
+                }
+            });
+            Ok(Box::pin(changes) as WatchStream)
+        })
+    }
+}

@@ -1,0 +1,105 @@
+use super::builder::Settings;
+use super::listener;
+use super::message::{self, Message};
+use super::waiters::Waiters;
+use crate::backend::{Backend, BackendError};
+use crate::sync::lock;
+use bytes::Bytes;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+/// What the handles and waits of one process share. When the last of them goes, the listening task does.
+#[derive(Debug)]
+pub(super) struct Family {
+    pub(super) core: Arc<Core>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What they share with the listening task, which must not keep itself alive.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) backend: Backend,
+    pub(super) settings: Settings,
+    pub(super) waiters: Waiters,
+    /// Whether the bus is being listened to.
+    pub(super) listening: watch::Sender<bool>,
+    /// The name of this process, so to speak.
+    pub(super) origin: String,
+    claims: AtomicU64,
+}
+
+/// There is no tokio runtime to spawn the listening task on.
+#[derive(Debug)]
+pub(super) struct NoRuntime;
+
+impl Family {
+    pub(super) fn new(backend: Backend, settings: Settings) -> Self {
+        Self {
+            core: Arc::new(Core {
+                backend,
+                settings,
+                waiters: Waiters::new(settings.max_waiters, settings.max_waiters_per_name),
+                listening: watch::Sender::new(false),
+                origin: Uuid::new_v4().simple().to_string(),
+                claims: AtomicU64::new(0),
+            }),
+            task: Mutex::new(None),
+        }
+    }
+
+    /// Starts the listening task unless it runs. It ends early only with its runtime.
+    pub(super) fn start(&self) -> Result<(), NoRuntime> {
+        let mut task = lock(&self.task);
+        if task.as_ref().is_none_or(JoinHandle::is_finished) {
+            let runtime = Handle::try_current().map_err(|_| NoRuntime)?;
+            *task = Some(runtime.spawn(listener::run(self.core.clone())));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Family {
+    fn drop(&mut self) {
+        if let Some(task) = lock(&self.task).take() {
+            task.abort();
+        }
+    }
+}
+
+impl Core {
+    /// Gives the backend its time and no more. Needs a runtime with timers.
+    pub(super) async fn in_time<T>(
+        &self,
+        answer: impl Future<Output = Result<T, BackendError>>,
+    ) -> Result<T, BackendError> {
+        let after = self.settings.backend_timeout;
+        let answer = timeout(after, answer).await;
+        answer.unwrap_or(Err(BackendError::TimedOut { after }))
+    }
+
+    /// Sends a value to the other processes.
+    pub(super) async fn publish(
+        &self,
+        path: &str,
+        value: &Bytes,
+        claim: Option<&str>,
+    ) -> Result<(), BackendError> {
+        let payload = Message::encode(&self.origin, claim, value);
+        let payload = payload.map_err(BackendError::unavailable)?;
+        let topic = message::topic(path);
+        self.in_time(self.backend.bus().publish(&topic, payload))
+            .await
+    }
+
+    /// Offers a value to the other processes, one of which may deliver it.
+    pub(super) async fn offer(&self, path: &str, value: &Bytes) -> Result<(), BackendError> {
+        let number = self.claims.fetch_add(1, Ordering::Relaxed);
+        let claim = format!("{}-{number}", self.origin);
+        self.publish(path, value, Some(&claim)).await
+    }
+}

@@ -1,0 +1,189 @@
+use super::SignalError;
+use super::family::Family;
+use super::message;
+use super::waiters::Parcel;
+use pin_project_lite::pin_project;
+use serde::de::DeserializeOwned;
+use std::any::type_name;
+use std::fmt;
+use std::marker::PhantomData;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+pin_project! {
+    /// Future returned by [`Signals::wait`](super::Signals::wait): the value of a signal.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it ends the subscription at once. A value of [`send_one`](super::Signals::send_one) that it
+    /// has got and not returned goes to the next waiter of this process, if there is one.
+    ///
+    /// # Panics
+    ///
+    /// Like most futures, it panics if it is polled after it was ready. With a [`timeout`](Self::timeout) the
+    /// runtime that polls it needs timers.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct Wait<T> {
+        state: State,
+        timeout: Option<Timeout>,
+        #[pin]
+        sleep: Option<Sleep>,
+        value: PhantomData<fn() -> T>,
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Timeout {
+    after: Duration,
+    /// `None` is never.
+    deadline: Option<Instant>,
+}
+
+enum State {
+    /// Not polled yet, but subscribed.
+    Created(Subscription),
+    /// The listening task is known to run.
+    Waiting(Subscription),
+    Refused(SignalError),
+    Done,
+}
+
+/// Ends when it is dropped.
+struct Subscription {
+    family: Arc<Family>,
+    name: Arc<str>,
+    id: u64,
+    receiver: oneshot::Receiver<Parcel>,
+}
+
+impl<T> Wait<T> {
+    pub(super) fn new(family: &Arc<Family>, name: Arc<str>) -> Self {
+        let state = match family.core.waiters.subscribe(&name) {
+            Ok((id, receiver)) => {
+                // Without a runtime now there is one when it is polled.
+                let _ = family.start();
+                State::Created(Subscription {
+                    family: family.clone(),
+                    name,
+                    id,
+                    receiver,
+                })
+            }
+            Err(limit) => State::Refused(SignalError::TooManyWaiters { name, limit }),
+        };
+        Self::in_state(state)
+    }
+
+    pub(super) fn refused(error: SignalError) -> Self {
+        Self::in_state(State::Refused(error))
+    }
+
+    fn in_state(state: State) -> Self {
+        Self {
+            state,
+            timeout: None,
+            sleep: None,
+            value: PhantomData,
+        }
+    }
+
+    /// Ends the wait with [`SignalError::TimedOut`] when nobody sends the signal within `duration` from now.
+    /// The default is no timeout. A value that is there when the time is over is still returned.
+    pub fn timeout(mut self, duration: Duration) -> Self {
+        self.timeout = Some(Timeout {
+            after: duration,
+            deadline: Instant::now().checked_add(duration),
+        });
+        self
+    }
+}
+
+impl<T: DeserializeOwned> Future for Wait<T> {
+    type Output = Result<T, SignalError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        if let State::Created(_) = this.state {
+            if let State::Created(subscription) = mem::replace(this.state, State::Done) {
+                *this.state = match subscription.family.start() {
+                    Ok(()) => State::Waiting(subscription),
+                    Err(_) => State::Refused(SignalError::NoRuntime {
+                        name: subscription.name.clone(),
+                    }),
+                };
+            }
+        }
+        let subscription = match this.state {
+            State::Waiting(subscription) => subscription,
+            State::Refused(_) => match mem::replace(this.state, State::Done) {
+                State::Refused(error) => return Poll::Ready(Err(error)),
+                _ => unreachable!("it was refused"),
+            },
+            State::Created(_) | State::Done => panic!("`Wait` was polled after it was ready"),
+        };
+
+        let result = if let Poll::Ready(received) = Pin::new(&mut subscription.receiver).poll(cx) {
+            let parcel = received.expect("a waiter is served before it is forgotten");
+            message::deserialize(&subscription.name, &parcel.value)
+        } else {
+            let Some(timeout) = this.timeout else {
+                return Poll::Pending;
+            };
+            let Some(deadline) = timeout.deadline else {
+                return Poll::Pending;
+            };
+            if this.sleep.is_none() {
+                this.sleep.set(Some(sleep_until(deadline)));
+            }
+            let sleep = this.sleep.as_mut().as_pin_mut();
+            if sleep.is_some_and(|sleep| sleep.poll(cx).is_pending()) {
+                return Poll::Pending;
+            }
+            // From here on a sender sees that nobody waits; what came before counts.
+            subscription.receiver.close();
+            match subscription.receiver.try_recv() {
+                Ok(parcel) => message::deserialize(&subscription.name, &parcel.value),
+                Err(_) => Err(SignalError::TimedOut {
+                    name: subscription.name.clone(),
+                    after: timeout.after,
+                }),
+            }
+        };
+        *this.state = State::Done;
+        this.sleep.set(None);
+        Poll::Ready(result)
+    }
+}
+
+impl<T> fmt::Debug for Wait<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match &self.state {
+            State::Created(subscription) | State::Waiting(subscription) => Some(&subscription.name),
+            State::Refused(_) | State::Done => None,
+        };
+        f.debug_struct("Wait")
+            .field("name", &name)
+            .field("type", &type_name::<T>())
+            .field("timeout", &self.timeout.map(|timeout| timeout.after))
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let waiters = &self.family.core.waiters;
+        waiters.unsubscribe(&self.name, self.id);
+        self.receiver.close();
+        match self.receiver.try_recv() {
+            Ok(parcel) if parcel.only_one => {
+                waiters.deliver_to_one(&self.name, parcel.value);
+            }
+            _ => {}
+        }
+    }
+}
