@@ -62,9 +62,16 @@
 //! [`is_end_stream`]: http_body::Body::is_end_stream
 //! [`LengthLimitError`]: http_body_util::LengthLimitError
 
+#[cfg(feature = "spool")]
+mod disk;
 mod error;
 mod kept;
 mod replay;
+#[cfg(feature = "spool")]
+mod spool;
+mod state;
 
 pub use error::ReplayError;
 pub use replay::{DEFAULT_MAX_BYTES, ReplayBody};
+#[cfg(feature = "spool")]
+pub use spool::{DEFAULT_MAX_SPOOL_BYTES, Spool};
