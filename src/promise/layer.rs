@@ -122,7 +122,8 @@ impl<H> PromiseLayer<H> {
     /// Sets how many bytes of the request body are kept for later passes. Default
     /// [`DEFAULT_MAX_BYTES`], 2 MiB.
     ///
-    /// It bounds memory, not what a handler may read. A request of which more was read when promises are
+    /// It bounds memory, not what a handler may read. With a `spool_dir` (feature `spool`) the body goes on in
+    /// a file; otherwise a request of which more was read when promises are
     /// pending is [rejected](super::Rejection::BodyTooLarge).
     pub fn max_body_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_body_bytes = bytes;
