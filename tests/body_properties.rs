@@ -48,8 +48,8 @@ fn large_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => step(),
         2 => (any::<u8>(), 10_000..150_000_usize).prop_map(|(byte, len)| {
-            let bytes = (0..len).map(|index| (index % 251) as u8 ^ byte);
-            Step::Data(bytes.collect())
+            let bytes = (0..=250).cycle().map(|index: u8| index ^ byte);
+            Step::Data(bytes.take(len).collect())
         }),
     ]
 }

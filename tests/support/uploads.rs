@@ -22,8 +22,11 @@ pub const CHUNK: usize = 64 * 1024;
 
 /// Bytes that show where they come from.
 pub fn pattern(len: usize) -> Bytes {
-    let bytes = (0..len as u64).map(|index| (index.wrapping_mul(0x9E37_79B9) >> 24) as u8);
-    bytes.collect()
+    let numbers = (0..=u32::MAX).map(|number| number.wrapping_mul(0x9E37_79B9));
+    numbers
+        .map(|number| number.to_be_bytes()[0])
+        .take(len)
+        .collect()
 }
 
 /// A body of `len` bytes in frames of at most `size`, with trailers.
