@@ -53,6 +53,7 @@
 //! | feature | default | what |
 //! |---|---|---|
 //! | `tracing` | yes | log events about discarded passes, failed promises and rejected requests |
+//! | `spool` | no | bodies too large for memory go on in a temporary file |
 //! | `axum` | no | [`Promises`] as an extractor, errors as responses: module `axum` |
 //! | `signal` | no | `Signals`, promises that wait for other requests: module `signal`; has `backend` |
 //! | `backend` | no | the ports `Bus` and `Store`, and their adapters for one process: module `backend` |

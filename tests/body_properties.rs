@@ -6,7 +6,8 @@ mod replay;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use replay::{Script, Step, check};
+use replay::{Script, Step, check, check_with};
+use tower_promises::body::{ReplayBody, Spool};
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
@@ -39,5 +40,37 @@ proptest! {
     ) {
         let steps = frames.into_iter().map(Step::Data).collect();
         check(&Script { steps, is_sized: true, limit: usize::MAX, reads: vec![stop, stop / 2] });
+    }
+}
+
+/// Steps of which some fill the chunks in which a file is written and read.
+fn large_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => step(),
+        2 => (any::<u8>(), 10_000..150_000_usize).prop_map(|(byte, len)| {
+            let bytes = (0..=250).cycle().map(|index: u8| index ^ byte);
+            Step::Data(bytes.take(len).collect())
+        }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn a_body_that_spools_replays_whatever_its_frames(
+        steps in vec(large_step(), 0..20),
+        is_sized: bool,
+        limit in prop_oneof![Just(0), 0..5000_usize, 0..300_000_usize],
+        spool in prop_oneof![Just(usize::MAX), 0..500_000_usize],
+        reads in vec(0..30_usize, 0..5),
+    ) {
+        // Its blocking threads run by themselves.
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let _guard = runtime.enter();
+        check_with(&Script { steps, is_sized, limit, reads }, Some(spool), |body| {
+            let directory = Spool::new(std::env::temp_dir()).max_bytes(spool as u64);
+            ReplayBody::with_spool(body, limit, directory)
+        });
     }
 }

@@ -11,7 +11,7 @@ use std::marker::PhantomPinned;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use tower::{Layer, Service};
-use tower_promises::body::{ReplayBody, ReplayError};
+use tower_promises::body::{ReplayBody, ReplayError, Spool};
 use tower_promises::promise::{DefaultResponseForRejection, PromiseFuture, PromiseService};
 use tower_promises::{
     Key, PromiseError, PromiseKey, PromiseLayer, PromiseResults, Promises, Rejection, SubmitError,
@@ -26,6 +26,7 @@ assert_impl_all!(PromiseKey<Rc<Cell<u8>>>: Send, Sync, Clone, Unpin);
 assert_impl_all!(PromiseError: Send, Sync, Clone, std::error::Error);
 assert_impl_all!(SubmitError: Send, Sync, Clone, std::error::Error);
 assert_impl_all!(Rejection: Send, Sync, Clone, std::error::Error);
+assert_impl_all!(Spool: Send, Sync, Clone, Unpin);
 assert_impl_all!(ReplayError: Send, Sync, Clone, std::error::Error);
 
 struct NotSync(#[allow(dead_code)] Cell<u8>);

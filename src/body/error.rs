@@ -7,6 +7,8 @@ use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+#[cfg(feature = "spool")]
+use std::{io, path::Path};
 
 /// Why a [`ReplayBody`](super::ReplayBody) could not yield its next frame.
 #[derive(Clone, Debug)]
@@ -21,6 +23,15 @@ pub enum ReplayError {
     TooLarge {
         /// How many bytes may be kept.
         limit: usize,
+    },
+    /// What goes beyond memory could not be written to the temporary file, so the body cannot be read
+    /// again; or it could not be read from there.
+    #[cfg(feature = "spool")]
+    SpoolFailed {
+        /// Where the file is, or was to be.
+        directory: Arc<Path>,
+        /// What went wrong. It is also the [`source`](Error::source).
+        error: Arc<io::Error>,
     },
     /// The request has been answered, so its body is not kept any longer.
     Released,
@@ -37,6 +48,10 @@ impl fmt::Display for ReplayError {
                 f,
                 "more than {limit} bytes of the request body were read, it cannot be replayed"
             ),
+            #[cfg(feature = "spool")]
+            Self::SpoolFailed { .. } => {
+                f.write_str("the temporary file of the request body could not be used")
+            }
             Self::Released => {
                 f.write_str("the request was answered, its body is not kept any longer")
             }
@@ -48,6 +63,8 @@ impl Error for ReplayError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Body(error) => Some(&**error),
+            #[cfg(feature = "spool")]
+            Self::SpoolFailed { error, .. } => Some(&**error),
             Self::Superseded | Self::TooLarge { .. } | Self::Released => None,
         }
     }

@@ -31,8 +31,9 @@
 //!    Trailers and errors replay too. Neighbouring small frames may come back as one.
 //! 3. Large frames are kept by reference count and not copied. Small ones are copied together, so
 //!    that a body of many tiny frames costs about as much memory as it has bytes.
-//! 4. At most a set number of bytes is kept, [`DEFAULT_MAX_BYTES`] unless you say otherwise. A body
-//!    that outgrows the limit is handed through unharmed to its present reader; only replay ends:
+//! 4. At most a set number of bytes is kept, [`DEFAULT_MAX_BYTES`] unless you say otherwise. What goes
+//!    beyond it can go on in a [temporary file](#temporary-files), with a limit of its own. A body that
+//!    outgrows the limits is handed through unharmed to its present reader; only replay ends:
 //!    what was kept is freed, [`ReplayBody::is_replayable`] turns false and later readers get an
 //!    error of the kind [`ReplayError::TooLarge`].
 //! 5. There is one reader at a time, the newest that has asked for a frame. An older one gets
@@ -40,17 +41,48 @@
 //! 6. [`size_hint`] and [`is_end_stream`] are exact wherever the original's are. A body that is empty
 //!    from the start is dropped at once, and wrapping it allocates nothing.
 //!
+//! # Temporary files
+//!
+//! With the feature `spool`, `ReplayBody::with_spool` and `PromiseLayer::spool_dir` let a body that outgrows
+//! memory go on in a file, by default up to 64 MiB, with the same rules. Besides:
+//!
+//! 1. From the first frame on that does not fit into memory as a whole, data goes to the file. Nothing is
+//!    written, and no file made, before 64 KiB of it have come together. Until then, and while they are
+//!    written, they are in memory; so such a body takes at most the limit, 128 KiB, and one frame of the
+//!    original. Trailers stay in memory; they may take 64 KiB beyond the limit.
+//! 2. A frame is handed on at once. The next one is taken from the original when the file has the former.
+//! 3. A replay reads 64 KiB at a time, at most one such chunk ahead.
+//! 4. Files are made, written, read and closed on tokio's blocking threads, one operation at a time for
+//!    each body, so no task is blocked. A body that comes to need its file must be read within a tokio
+//!    runtime, and that runtime must last as long as the body.
+//! 5. The file has no name: no other process finds it, and it is gone with the body, also when the process
+//!    is killed.
+//! 6. If it cannot be written (the directory is missing, the disk is full, there is no runtime), the present
+//!    reader gets everything; only replay ends, with `ReplayError::SpoolFailed`. If it cannot be read, that
+//!    is an error of the reader, and the next one tries again.
+//!
+//! Choose the directory well:
+//!
+//! - The system's temporary directory is often a `tmpfs`, which is memory. `/var/tmp` usually is not.
+//! - A disk quota, or a small file system of its own, bounds what all requests together can take. The
+//!   limit here is one for each body.
+//! - A file without a name is still a copy on a disk. Its contents may be found there after it is gone, and
+//!   an administrator can read it while it is open. Encrypt the disk if the bodies are secret.
+//! - On a network file system, blocking threads wait for the network; they are shared with all else that
+//!   uses `spawn_blocking`.
+//!
 //! # Errors
 //!
 //! A reader's error is a [`BoxError`](crate::BoxError) that holds a [`ReplayError`], whose source is the original
-//! body's error. There is one exception: where the original's error is, or is caused by, a
+//! body's error, or that of the file. There is one exception: where the original's error is, or is caused by, a
 //! [`LengthLimitError`], every reader gets a [`LengthLimitError`], because servers such as axum
 //! recognise it by its type and answer 413.
 //!
 //! # Cancel safety
 //!
 //! Dropping a reader loses nothing: what it has read can be replayed, what it has not is still there.
-//! The original body is dropped with its last reader, or when it ends.
+//! The original body is dropped with its last reader, or when it ends. So is the file with the last
+//! reader; an operation that runs on it is not waited for.
 //!
 //! # Difference from collecting
 //!
@@ -63,11 +95,18 @@
 //! [`LengthLimitError`]: http_body_util::LengthLimitError
 
 mod detached;
+#[cfg(feature = "spool")]
+mod disk;
 mod error;
 mod kept;
 mod replay;
+#[cfg(feature = "spool")]
+mod spool;
+mod state;
 
 pub use detached::RequestBody;
 pub use error::ReplayError;
 pub(crate) use replay::Detach;
 pub use replay::{DEFAULT_MAX_BYTES, ReplayBody};
+#[cfg(feature = "spool")]
+pub use spool::{DEFAULT_MAX_SPOOL_BYTES, Spool};

@@ -75,7 +75,7 @@ where
     pub(super) fn new(mut service: S, settings: Arc<Settings<H>>, request: Request<B>) -> Self {
         let outer = request.extensions().get::<Promises>().cloned();
         let (parts, body) = request.into_parts();
-        let body = ReplayBody::with_max_bytes(body, settings.max_body_bytes);
+        let body = settings.wrap_body(body);
         let promises = Promises::open(&settings, outer, body.to_detach());
         let original = Original { parts, body };
         let session = Session { promises };
@@ -178,12 +178,11 @@ where
                     pending: promises.registry().pending_keys(),
                 })
             }
-            Verdict::Repeat if !this.original.body.is_replayable() => {
-                Some(Rejection::BodyTooLarge {
-                    limit: settings.max_body_bytes,
-                })
+            Verdict::Repeat => {
+                let refusal = this.original.body.refusal();
+                refusal.map(|error| settings.rejection_of_body(error))
             }
-            Verdict::Repeat | Verdict::Publish => None,
+            Verdict::Publish => None,
         };
 
         // What the pass holds, a permit of a concurrency limit for example, is released before
@@ -209,9 +208,9 @@ where
         this.original.forget_given(&this.session.promises);
         // Whoever still holds the body of the former pass, a promise perhaps, reads it no further.
         this.original.body = this.original.body.replay();
-        if !this.original.body.take_over() {
-            let limit = this.settings.max_body_bytes;
-            return Some(self.reject(Rejection::BodyTooLarge { limit }));
+        if let Err(error) = this.original.body.take_over() {
+            let rejection = this.settings.rejection_of_body(error);
+            return Some(self.reject(rejection));
         }
         if let Some(promises) = this.session.promises.next_pass() {
             this.session.promises = promises;
@@ -298,7 +297,7 @@ impl<B> Original<B> {
     fn request(&self, promises: &Promises) -> Request<ReplayBody<B>> {
         let body = self.body.replay();
         // It cannot fail: nobody has read a frame since this was possible.
-        body.take_over();
+        let _ = body.take_over();
         let mut request = Request::from_parts(self.parts.clone(), body);
         request.extensions_mut().insert(promises.clone());
         request

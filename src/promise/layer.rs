@@ -1,10 +1,15 @@
 use super::{DefaultResponseForRejection, PromiseService, Rejection};
 #[cfg(feature = "blocking")]
 use crate::blocking::BlockingPool;
-use crate::body::DEFAULT_MAX_BYTES;
+use crate::body::{DEFAULT_MAX_BYTES, ReplayBody, ReplayError};
+#[cfg(feature = "spool")]
+use crate::body::{DEFAULT_MAX_SPOOL_BYTES, Spool};
 use http::Response;
+use http_body::Body;
 use std::any::type_name;
 use std::fmt;
+#[cfg(feature = "spool")]
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tower_layer::Layer;
@@ -29,6 +34,10 @@ pub(super) struct Settings<H> {
     pub(super) max_passes: usize,
     pub(super) max_promises: usize,
     pub(super) max_body_bytes: usize,
+    #[cfg(feature = "spool")]
+    pub(super) spool_dir: Option<Arc<Path>>,
+    #[cfg(feature = "spool")]
+    pub(super) max_spool_bytes: u64,
     pub(super) start: Start,
     pub(super) promise_timeout: Option<Duration>,
     pub(super) timeout: Option<Duration>,
@@ -87,6 +96,10 @@ impl Default for Settings<DefaultResponseForRejection> {
             max_passes: DEFAULT_MAX_PASSES,
             max_promises: DEFAULT_MAX_PROMISES,
             max_body_bytes: DEFAULT_MAX_BYTES,
+            #[cfg(feature = "spool")]
+            spool_dir: None,
+            #[cfg(feature = "spool")]
+            max_spool_bytes: DEFAULT_MAX_SPOOL_BYTES,
             start: Start::default(),
             promise_timeout: None,
             timeout: None,
@@ -121,10 +134,47 @@ impl<H> PromiseLayer<H> {
     /// Sets how many bytes of the request body are kept for later passes. Default
     /// [`DEFAULT_MAX_BYTES`], 2 MiB.
     ///
-    /// It bounds memory, not what a handler may read. A request of which more was read when promises are
+    /// It bounds memory, not what a handler may read. With a `spool_dir` (feature `spool`) the body goes on in
+    /// a file; otherwise a request of which more was read when promises are
     /// pending is [rejected](super::Rejection::BodyTooLarge).
     pub fn max_body_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_body_bytes = bytes;
+        self
+    }
+
+    /// Lets a body that outgrows [`max_body_bytes`](Self::max_body_bytes) go on in a temporary file in this
+    /// directory, up to [`max_spool_bytes`](Self::max_spool_bytes). By default there is no file.
+    ///
+    /// The service must then be called within a tokio runtime, whose blocking threads write and read the
+    /// file. [The module docs](crate::body#temporary-files) have the rest.
+    ///
+    /// If the file cannot be written, the pass that reads the body goes on unharmed. If promises are pending
+    /// when it ends, the request is [rejected](super::Rejection::SpoolFailed).
+    ///
+    /// ```
+    /// use tower_promises::PromiseLayer;
+    ///
+    /// let layer = PromiseLayer::new()
+    ///     .max_body_bytes(64 * 1024)
+    ///     .spool_dir("/var/tmp")
+    ///     .max_spool_bytes(1024 * 1024 * 1024);
+    /// # let _ = layer;
+    /// ```
+    #[cfg(feature = "spool")]
+    pub fn spool_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.settings.spool_dir = Some(directory.into().into());
+        self
+    }
+
+    /// Sets how many bytes of one body may go to its temporary file. Default
+    /// [`DEFAULT_MAX_SPOOL_BYTES`], 64 MiB. Without a [`spool_dir`](Self::spool_dir) it means nothing.
+    ///
+    /// They come on top of [`max_body_bytes`](Self::max_body_bytes), and the disk needs room for as many
+    /// files as there are requests at the same time. A request of which more was read when promises are
+    /// pending is [rejected](super::Rejection::BodyTooLarge).
+    #[cfg(feature = "spool")]
+    pub fn max_spool_bytes(mut self, bytes: u64) -> Self {
+        self.settings.max_spool_bytes = bytes;
         self
     }
 
@@ -195,6 +245,10 @@ impl<H> PromiseLayer<H> {
                 max_passes: settings.max_passes,
                 max_promises: settings.max_promises,
                 max_body_bytes: settings.max_body_bytes,
+                #[cfg(feature = "spool")]
+                spool_dir: settings.spool_dir,
+                #[cfg(feature = "spool")]
+                max_spool_bytes: settings.max_spool_bytes,
                 start: settings.start,
                 promise_timeout: settings.promise_timeout,
                 timeout: settings.timeout,
@@ -225,6 +279,32 @@ impl<H> fmt::Debug for PromiseLayer<H> {
 }
 
 impl<H> Settings<H> {
+    pub(super) fn wrap_body<B: Body>(&self, body: B) -> ReplayBody<B> {
+        #[cfg(feature = "spool")]
+        if let Some(directory) = &self.spool_dir {
+            let spool = Spool {
+                directory: Arc::clone(directory),
+                max_bytes: self.max_spool_bytes,
+            };
+            return ReplayBody::with_spool(body, self.max_body_bytes, spool);
+        }
+        ReplayBody::with_max_bytes(body, self.max_body_bytes)
+    }
+
+    /// The answer to a request whose body cannot be replayed.
+    pub(super) fn rejection_of_body(&self, error: ReplayError) -> Rejection {
+        match error {
+            #[cfg(feature = "spool")]
+            ReplayError::SpoolFailed { directory, error } => {
+                Rejection::SpoolFailed { directory, error }
+            }
+            ReplayError::TooLarge { limit } => Rejection::BodyTooLarge { limit },
+            _ => Rejection::BodyTooLarge {
+                limit: self.max_body_bytes,
+            },
+        }
+    }
+
     pub(super) fn fmt_as(
         &self,
         name: &str,
@@ -238,7 +318,12 @@ impl<H> Settings<H> {
         debug
             .field("max_passes", &self.max_passes)
             .field("max_promises", &self.max_promises)
-            .field("max_body_bytes", &self.max_body_bytes)
+            .field("max_body_bytes", &self.max_body_bytes);
+        #[cfg(feature = "spool")]
+        debug
+            .field("spool_dir", &self.spool_dir)
+            .field("max_spool_bytes", &self.max_spool_bytes);
+        debug
             .field("start", &self.start)
             .field("promise_timeout", &self.promise_timeout)
             .field("timeout", &self.timeout)

@@ -86,6 +86,9 @@
 //!   other in a circle wait until a timeout.
 //! - **Upgrade in the last pass only.** Ask for everything before you accept an upgrade, a WebSocket's for
 //!   instance.
+//! - **Large bodies need a place.** More than 2 MiB of a body are not kept unless you raise
+//!   [`max_body_bytes`](PromiseLayer::max_body_bytes), which is memory, or set a `spool_dir` (feature `spool`),
+//!   which should not be: temporary directories often are. See [the body](crate::body#temporary-files).
 //! - **What a handler spawns is its own.** The layer drops its promises with the request; it cannot stop a
 //!   task that a discarded pass has given to `tokio::spawn`.
 //!

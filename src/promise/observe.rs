@@ -74,6 +74,10 @@ pub(super) fn rejected(rejection: &Rejection) {
         | Rejection::Saturated { .. } => {
             tracing::warn!(target: TARGET, %rejection, "rejected a request");
         }
+        #[cfg(feature = "spool")]
+        Rejection::SpoolFailed { error, .. } => {
+            tracing::error!(target: TARGET, %rejection, %error, "rejected a request");
+        }
         Rejection::TooManyPasses { pending, .. } => {
             tracing::error!(target: TARGET, %rejection, ?pending, "rejected a request");
         }

@@ -6,6 +6,8 @@ use http::{HeaderValue, Response, StatusCode};
 use std::error::Error;
 use std::fmt;
 use std::time::Duration;
+#[cfg(feature = "spool")]
+use std::{io, path::Path, sync::Arc};
 
 /// Why the layer answered a request itself.
 ///
@@ -18,6 +20,16 @@ pub enum Rejection {
     BodyTooLarge {
         /// How many bytes may be kept.
         limit: usize,
+    },
+    /// Promises are pending, and what goes beyond memory of the body could not be written to the temporary
+    /// file for the next pass. 503, because the fault is the server's, may pass, and another server
+    /// may do better. (507 says it more exactly, but belongs to `WebDAV`.)
+    #[cfg(feature = "spool")]
+    SpoolFailed {
+        /// Where the file was to be.
+        directory: Arc<Path>,
+        /// What went wrong. It is also the [`source`](Error::source).
+        error: Arc<io::Error>,
     },
     /// The request as a whole took too long. 503.
     TimedOut {
@@ -49,6 +61,8 @@ impl Rejection {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            #[cfg(feature = "spool")]
+            Self::SpoolFailed { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::TimedOut { .. } | Self::Saturated { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooManyPasses { .. } | Self::TooManyPromises { .. } => {
                 StatusCode::INTERNAL_SERVER_ERROR
@@ -59,6 +73,8 @@ impl Rejection {
     fn detail(&self) -> &'static str {
         match self {
             Self::BodyTooLarge { .. } => "The request body is too large.",
+            #[cfg(feature = "spool")]
+            Self::SpoolFailed { .. } => "The request cannot be processed at the moment.",
             Self::TimedOut { .. } => "The request took too long.",
             Self::Saturated { .. } => "The server is busy. Try again later.",
             Self::TooManyPasses { .. } | Self::TooManyPromises { .. } => {
@@ -74,8 +90,16 @@ impl fmt::Display for Rejection {
             Self::BodyTooLarge { limit } => write!(
                 f,
                 "promises are pending, but more of the request body was read than the {limit} bytes \
-                 that are kept for the next pass; raise `PromiseLayer::max_body_bytes`, or register \
-                 the promises before the body is read"
+                 that are kept for the next pass; raise {SETTINGS}, or register the promises before \
+                 the body is read"
+            ),
+            #[cfg(feature = "spool")]
+            Self::SpoolFailed { directory, .. } => write!(
+                f,
+                "promises are pending, but the request body could not be written to a temporary \
+                 file in `{}` for the next pass; see to the directory given to \
+                 `PromiseLayer::spool_dir`, or register the promises before the body is read",
+                directory.display()
             ),
             Self::TimedOut { after } => write!(f, "the request took longer than {after:?}"),
             Self::TooManyPasses { limit, .. } => write!(
@@ -98,7 +122,22 @@ impl fmt::Display for Rejection {
     }
 }
 
-impl Error for Rejection {}
+impl Error for Rejection {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            #[cfg(feature = "spool")]
+            Self::SpoolFailed { error, .. } => Some(&**error),
+            _ => None,
+        }
+    }
+}
+
+/// What limits the bytes that are kept.
+#[cfg(not(feature = "spool"))]
+const SETTINGS: &str = "`PromiseLayer::max_body_bytes`";
+#[cfg(feature = "spool")]
+const SETTINGS: &str = "`PromiseLayer::max_body_bytes`, or `PromiseLayer::max_spool_bytes` if the \
+                        layer has a `spool_dir`";
 
 /// Builds the response for a request that the layer answers itself.
 ///

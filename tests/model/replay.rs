@@ -34,9 +34,11 @@ type Content = Vec<u16>;
 const TRAILERS: u16 = 256;
 const ERROR: u16 = 257;
 const TRAILERS_SIZE: usize = "checksumabc".len();
+/// With a spool, trailers may take this much memory beyond the limit.
+const TRAILERS_BEYOND_MEMORY: usize = 64 * 1024;
 
 #[derive(Debug)]
-struct ScriptError;
+pub struct ScriptError;
 
 impl std::fmt::Display for ScriptError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -46,7 +48,7 @@ impl std::fmt::Display for ScriptError {
 
 impl Error for ScriptError {}
 
-struct ScriptBody {
+pub struct ScriptBody {
     steps: VecDeque<Step>,
     is_sized: bool,
 }
@@ -92,32 +94,40 @@ impl Body for ScriptBody {
     }
 }
 
-/// What the script says, and how much of the limit has been used after each token of it.
-fn expected(script: &Script) -> (Content, Vec<usize>) {
-    let (mut content, mut used) = (Vec::new(), vec![0]);
+/// What the script says, and whether all of it is kept after each token. `spool` is how many bytes may go
+/// to a file.
+fn expected(script: &Script, spool: Option<usize>) -> (Content, Vec<bool>) {
+    let (mut content, mut kept) = (Vec::new(), vec![true]);
+    let (mut memory, mut file, mut fits) = (0_usize, 0_usize, true);
     for step in &script.steps {
-        let mut total = *used.last().unwrap_or(&0);
         match step {
+            Step::Data(data) if file == 0 && memory + data.len() <= script.limit => {
+                memory += data.len();
+            }
+            // Once there is something in the file, more of it goes there too.
             Step::Data(data) => {
-                for byte in data {
-                    content.push(u16::from(*byte));
-                    used.push(total + data.len());
-                }
+                file += data.len();
+                fits &= data.is_empty() || spool.is_some_and(|spool| file <= spool);
             }
             Step::Trailers => {
-                total += TRAILERS_SIZE;
-                content.push(TRAILERS);
-                used.push(total);
+                memory += TRAILERS_SIZE;
+                let beyond = spool.map_or(0, |_| TRAILERS_BEYOND_MEMORY);
+                fits &= memory <= script.limit.saturating_add(beyond);
             }
-            Step::Error => {
-                content.push(ERROR);
-                used.push(total);
-                return (content, used);
-            }
+            Step::Error | Step::Pending => {}
+        }
+        match step {
+            Step::Data(data) => content.extend(data.iter().copied().map(u16::from)),
+            Step::Trailers => content.push(TRAILERS),
+            Step::Error => content.push(ERROR),
             Step::Pending => {}
         }
+        kept.resize(content.len() + 1, fits);
+        if let Step::Error = step {
+            break;
+        }
     }
-    (content, used)
+    (content, kept)
 }
 
 struct Reader {
@@ -133,6 +143,8 @@ impl Reader {
             if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(&mut cx) {
                 return frame;
             }
+            // The body may be waiting for another thread.
+            std::thread::yield_now();
         }
     }
 
@@ -183,15 +195,25 @@ impl Reader {
     }
 }
 
+/// Checks a body that is kept in memory alone.
 pub fn check(script: &Script) {
-    let (expected, used) = expected(script);
-    let first = ReplayBody::with_max_bytes(
-        ScriptBody {
-            steps: script.steps.clone().into(),
-            is_sized: script.is_sized,
-        },
-        script.limit,
-    );
+    check_with(script, None, |body| {
+        ReplayBody::with_max_bytes(body, script.limit)
+    });
+}
+
+/// Checks a body wrapped by `wrap`, which keeps `script.limit` bytes in memory and, if there is a spool,
+/// `spool` bytes in a file.
+pub fn check_with(
+    script: &Script,
+    spool: Option<usize>,
+    wrap: impl FnOnce(ScriptBody) -> ReplayBody<ScriptBody>,
+) {
+    let (expected, kept) = expected(script, spool);
+    let first = wrap(ScriptBody {
+        steps: script.steps.clone().into(),
+        is_sized: script.is_sized,
+    });
     let is_empty = script.is_sized && script.steps.is_empty();
     // What has been taken out of the original body: by the reader that went furthest.
     let mut furthest = 0;
@@ -203,7 +225,7 @@ pub fn check(script: &Script) {
             content: Vec::new(),
             has_ended: false,
         };
-        let is_replayable = used[furthest] <= script.limit;
+        let is_replayable = kept[furthest];
         assert_eq!(reader.body.is_replayable(), is_replayable);
         if !is_replayable {
             let error = reader.frame().expect("an error").expect_err("an error");
@@ -228,7 +250,7 @@ pub fn check(script: &Script) {
             }
             reader.read();
             furthest = furthest.max(reader.content.len());
-            if used[furthest] <= script.limit {
+            if kept[furthest] {
                 reader.check(&expected, script);
             }
             if let Some(former) = &mut former {

@@ -1,6 +1,13 @@
+#[cfg(feature = "spool")]
+mod overflow;
+
 use super::error::BodyError;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
+#[cfg(feature = "spool")]
+pub(super) use overflow::Extent;
+#[cfg(feature = "spool")]
+use overflow::Overflow;
 use std::collections::VecDeque;
 
 /// Frames below this size are copied together with a small neighbour. A `Bytes` is four words and may
@@ -18,22 +25,27 @@ pub(super) struct Kept {
     tail: BytesMut,
     /// Index into `parts` of what the present reader gets next.
     next: usize,
-    /// Bytes of data from `next` on.
-    unread: usize,
-    /// Bytes of data and trailers in all.
-    total: usize,
+    /// Bytes of data that the present reader has still to get.
+    unread: u64,
+    /// Bytes of data and trailers that count against the memory limit.
+    memory: usize,
+    #[cfg(feature = "spool")]
+    overflow: Overflow,
 }
 
 #[derive(Clone, Debug)]
 pub(super) enum Part {
     Data(Bytes),
+    #[cfg(feature = "spool")]
+    Spooled(Extent),
     Trailers(Box<HeaderMap>),
     Failed(BodyError),
 }
 
 impl Kept {
-    pub(super) fn total(&self) -> usize {
-        self.total
+    /// Bytes of data and trailers that count against the memory limit.
+    pub(super) fn memory(&self) -> usize {
+        self.memory
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -41,9 +53,9 @@ impl Kept {
     }
 
     /// Bytes of data.
-    pub(super) fn data_len(&self) -> usize {
-        let sealed: usize = self.parts.iter().map(Part::data_len).sum();
-        sealed + self.tail.len()
+    pub(super) fn data_len(&self) -> u64 {
+        let sealed: u64 = self.parts.iter().map(Part::data_len).sum();
+        sealed + self.tail.len() as u64
     }
 
     /// Whether the present reader has got everything.
@@ -52,17 +64,21 @@ impl Kept {
     }
 
     /// Bytes of data that the present reader has still to get.
-    pub(super) fn unread(&self) -> usize {
+    pub(super) fn unread(&self) -> u64 {
         self.unread
     }
 
     /// Keeps data that the present reader has just got from the original body.
     pub(super) fn push_data(&mut self, data: &Bytes) {
+        self.memory += data.len();
+        self.append(data);
+    }
+
+    fn append(&mut self, data: &Bytes) {
         debug_assert!(self.is_read());
         if data.is_empty() {
             return;
         }
-        self.total += data.len();
         if data.len() >= SMALL {
             self.seal();
             self.push(Part::Data(data.clone()));
@@ -84,7 +100,7 @@ impl Kept {
 
     pub(super) fn push_trailers(&mut self, trailers: &HeaderMap) {
         debug_assert!(self.is_read());
-        self.total += size_of_trailers(trailers);
+        self.memory += size_of_trailers(trailers);
         self.seal();
         self.push(Part::Trailers(Box::new(trailers.clone())));
     }
@@ -100,11 +116,18 @@ impl Kept {
         self.seal();
         self.next = 0;
         self.unread = self.data_len();
+        #[cfg(feature = "spool")]
+        self.overflow.rewind();
     }
 
-    /// The next part for the present reader.
+    /// The next part for the present reader. It stays the next one if it is in the file, until the
+    /// reader has [advanced](Self::advance) beyond it.
     pub(super) fn next(&mut self) -> Option<Part> {
         let part = self.parts.get(self.next)?.clone();
+        #[cfg(feature = "spool")]
+        if let Part::Spooled(_) = part {
+            return Some(part);
+        }
         self.next += 1;
         self.unread -= part.data_len();
         Some(part)
@@ -113,6 +136,10 @@ impl Kept {
     /// The next part for the present reader, which is the last one: nothing is kept behind it.
     pub(super) fn next_and_forget(&mut self) -> Option<Part> {
         self.forget_read();
+        #[cfg(feature = "spool")]
+        if let Some(Part::Spooled(_)) = self.parts.front() {
+            return self.next();
+        }
         let part = self.parts.pop_front()?;
         self.unread -= part.data_len();
         Some(part)
@@ -141,6 +168,11 @@ impl Kept {
     }
 
     fn take_small_neighbour(&mut self) -> Option<Bytes> {
+        // What stays in memory does not mix with what is to leave it.
+        #[cfg(feature = "spool")]
+        if self.parts.len() == self.overflow.start() {
+            return None;
+        }
         let neighbour = match self.parts.back()? {
             Part::Data(data) if data.len() < SMALL => data.clone(),
             _ => return None,
@@ -152,9 +184,11 @@ impl Kept {
 }
 
 impl Part {
-    fn data_len(&self) -> usize {
+    fn data_len(&self) -> u64 {
         match self {
-            Self::Data(data) => data.len(),
+            Self::Data(data) => data.len() as u64,
+            #[cfg(feature = "spool")]
+            Self::Spooled(extent) => extent.len,
             Self::Trailers(_) | Self::Failed(_) => 0,
         }
     }

@@ -1,0 +1,141 @@
+use super::{Kept, Part};
+use bytes::Bytes;
+
+/// What is kept beyond the memory limit. It waits in memory until there is enough of it to be written,
+/// and goes on serving readers from there until it has been.
+#[derive(Debug, Default)]
+pub(super) struct Overflow {
+    /// Bytes of data beyond the memory limit, in memory and in the file.
+    total: u64,
+    /// Of these, how many are in the file.
+    written: u64,
+    /// Index of the first part that may have to leave memory; 0 as long as there is room for all.
+    start: usize,
+    /// How many bytes of the part that is next the present reader has got from the file.
+    offset: u64,
+}
+
+/// A piece of the file, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Extent {
+    pub(in super::super) at: u64,
+    pub(in super::super) len: u64,
+}
+
+impl Kept {
+    /// Bytes of data beyond the memory limit.
+    pub(in super::super) fn overflowing(&self) -> u64 {
+        self.overflow.total
+    }
+
+    /// Of these, how many have not been written.
+    pub(in super::super) fn unwritten(&self) -> u64 {
+        self.overflow.total - self.overflow.written
+    }
+
+    /// Whether a part of it is in the file.
+    pub(in super::super) fn is_in_file(&self) -> bool {
+        let mut parts = self.parts.iter();
+        parts.any(|part| matches!(part, Part::Spooled(_)))
+    }
+
+    /// Keeps data beyond the memory limit that the present reader has just got from the original body.
+    pub(in super::super) fn push_overflow(&mut self, data: &Bytes) {
+        if self.overflow.total == 0 {
+            self.seal();
+            self.overflow.start = self.parts.len();
+        }
+        self.overflow.total += data.len() as u64;
+        self.append(data);
+    }
+
+    /// What has not been written yet, and where in the file it belongs. Nothing may be pushed until it
+    /// [was written](Self::mark_written).
+    pub(in super::super) fn write(&mut self) -> (u64, Vec<Bytes>) {
+        self.seal();
+        let parts = self.parts.range(self.overflow.start..);
+        let data = parts.filter_map(|part| match part {
+            Part::Data(data) => Some(data.clone()),
+            _ => None,
+        });
+        (self.overflow.written, data.collect())
+    }
+
+    /// Frees what is in the file now, and leaves the present reader where it is.
+    pub(in super::super) fn mark_written(&mut self) {
+        let start = self.overflow.start;
+        let end = self.parts.len();
+        let parts = self.parts.split_off(start);
+        let mut next = None;
+        for (index, part) in (start..end).zip(parts) {
+            if index == self.next {
+                next = Some(match (&part, self.parts.back()) {
+                    (Part::Data(_), Some(Part::Spooled(extent))) => {
+                        (self.parts.len() - 1, extent.len)
+                    }
+                    _ => (self.parts.len(), 0),
+                });
+            }
+            match part {
+                Part::Data(data) => self.push_extent(data.len() as u64),
+                part => self.parts.push_back(part),
+            }
+        }
+        if self.next == end {
+            next = Some((self.parts.len(), 0));
+        }
+        if let Some(next) = next {
+            (self.next, self.overflow.offset) = next;
+        }
+        self.overflow.start = self.parts.len();
+    }
+
+    fn push_extent(&mut self, len: u64) {
+        let at = self.overflow.written;
+        self.overflow.written += len;
+        match self.parts.back_mut() {
+            Some(Part::Spooled(extent)) => extent.len += len,
+            _ => self.parts.push_back(Part::Spooled(Extent { at, len })),
+        }
+    }
+
+    /// What the present reader has still to get of the part that is next, if that is in the file.
+    pub(in super::super) fn next_extent(&self) -> Option<Extent> {
+        match self.parts.get(self.next)? {
+            Part::Spooled(extent) => Some(Extent {
+                at: extent.at + self.overflow.offset,
+                len: extent.len - self.overflow.offset,
+            }),
+            _ => None,
+        }
+    }
+
+    /// The present reader has got this many bytes from the file, no more than were left of the part.
+    pub(in super::super) fn advance(&mut self, len: u64) {
+        self.unread -= len;
+        self.overflow.offset += len;
+        if let Some(Part::Spooled(extent)) = self.parts.get(self.next) {
+            if self.overflow.offset == extent.len {
+                self.overflow.offset = 0;
+                self.next += 1;
+            }
+        }
+    }
+}
+
+impl Extent {
+    /// Its length, or the limit if it is longer.
+    pub(in super::super) fn at_most(self, limit: usize) -> usize {
+        usize::try_from(self.len).map_or(limit, |len| len.min(limit))
+    }
+}
+
+impl Overflow {
+    pub(super) fn start(&self) -> usize {
+        self.start
+    }
+
+    pub(super) fn rewind(&mut self) {
+        self.offset = 0;
+    }
+}

@@ -1,0 +1,327 @@
+#[cfg(feature = "spool")]
+mod spooling;
+
+use super::error::{BodyError, ReplayError};
+use super::kept::{Kept, Part, size_of_trailers};
+use crate::BoxError;
+use bytes::{Buf, Bytes};
+use http_body::{Body, Frame, SizeHint};
+#[cfg(feature = "spool")]
+use spooling::Spooling;
+use std::mem;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+
+/// What the readers of a body share.
+pub(super) struct State<B> {
+    source: Source<B>,
+    kept: Kept,
+    retention: Retention,
+    limit: usize,
+    /// The reader that frames go to.
+    reader: u32,
+    /// The number of the reader made last.
+    newest: u32,
+    /// Where the present reader waits, so that it learns that it was superseded.
+    waker: Option<Waker>,
+    /// `None` without a spool.
+    #[cfg(feature = "spool")]
+    spooling: Option<Spooling>,
+}
+
+enum Source<B> {
+    /// Nobody has asked for a frame yet, so the body need not be pinned.
+    Unread(B),
+    Reading(Pin<Box<B>>),
+    Ended,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Retention {
+    /// Everything read so far is kept.
+    All,
+    /// The present reader is the last one.
+    Released,
+    /// More was read than may be kept.
+    Outgrown,
+    /// It could not be written to the temporary file.
+    #[cfg(feature = "spool")]
+    SpoolFailed,
+}
+
+/// What a reader gets when it asks for a frame.
+#[derive(Clone, Copy, PartialEq)]
+enum Standing {
+    /// The next frame.
+    Present,
+    /// The first frame: it would take over.
+    New,
+    /// An error.
+    Refused,
+}
+
+impl<B> State<B> {
+    pub(super) fn new(body: B, limit: usize) -> Self {
+        Self {
+            source: Source::Unread(body),
+            kept: Kept::default(),
+            retention: Retention::All,
+            limit,
+            reader: 0,
+            newest: 0,
+            waker: None,
+            #[cfg(feature = "spool")]
+            spooling: None,
+        }
+    }
+
+    /// The number of a new reader.
+    pub(super) fn next_number(&mut self) -> u32 {
+        self.newest += 1;
+        self.newest
+    }
+
+    pub(super) fn is_replayable(&self) -> bool {
+        self.retention == Retention::All || matches!(self.source, Source::Unread(_))
+    }
+
+    /// Why a new reader would not get the whole body, if it would not.
+    pub(super) fn refusal(&self) -> Option<ReplayError> {
+        if self.is_replayable() {
+            return None;
+        }
+        Some(match self.retention {
+            Retention::All | Retention::Released => ReplayError::Released,
+            Retention::Outgrown => ReplayError::TooLarge {
+                limit: self.limit_in_all(),
+            },
+            #[cfg(feature = "spool")]
+            Retention::SpoolFailed => self.spool_failure(),
+        })
+    }
+
+    /// Lets a reader read, if no newer one has taken over. Returns the waker of the one it supersedes, to
+    /// be woken once the lock is released.
+    pub(super) fn admit(&mut self, number: u32) -> Result<Option<Waker>, ReplayError> {
+        if number < self.reader {
+            return Err(ReplayError::Superseded);
+        }
+        if number > self.reader {
+            if let Some(error) = self.refusal() {
+                return Err(error);
+            }
+            self.reader = number;
+            self.kept.rewind();
+            #[cfg(feature = "spool")]
+            self.rewind_spool();
+            return Ok(self.waker.take());
+        }
+        Ok(None)
+    }
+
+    /// Remembers where the present reader waits. Returns where it did before, to be dropped once the lock
+    /// is released.
+    pub(super) fn park(&mut self, waker: &Waker) -> Option<Waker> {
+        self.waker.replace(waker.clone())
+    }
+
+    /// Declares the present reader to be the last one.
+    pub(super) fn release(&mut self) {
+        if self.retention == Retention::All {
+            self.end_retention(Retention::Released);
+        }
+    }
+
+    /// What a reader of this number would be.
+    fn standing(&self, number: u32) -> Standing {
+        if number == self.reader {
+            Standing::Present
+        } else if number > self.reader && self.is_replayable() {
+            Standing::New
+        } else {
+            Standing::Refused
+        }
+    }
+
+    fn keep_data(&mut self, data: &Bytes) {
+        #[cfg(feature = "spool")]
+        if self.spool(data) {
+            return;
+        }
+        self.keep(data.len(), self.limit, |kept| kept.push_data(data));
+    }
+
+    /// Takes note of a frame that goes to the present reader, as long as there is room.
+    fn keep(&mut self, size: usize, limit: usize, push: impl FnOnce(&mut Kept)) {
+        if self.retention != Retention::All {
+            return;
+        }
+        if size > limit.saturating_sub(self.kept.memory()) {
+            self.outgrow();
+        } else {
+            push(&mut self.kept);
+        }
+    }
+
+    fn outgrow(&mut self) {
+        // The present reader has got all of it.
+        self.kept = Kept::default();
+        self.end_retention(Retention::Outgrown);
+    }
+
+    /// Nothing is kept from now on but for the present reader, which is the last one.
+    fn end_retention(&mut self, retention: Retention) {
+        self.retention = retention;
+        self.kept.forget_read();
+        #[cfg(feature = "spool")]
+        self.close_spool();
+    }
+
+    fn next_kept(&mut self) -> Option<Part> {
+        match self.retention {
+            Retention::All => self.kept.next(),
+            _ => self.kept.next_and_forget(),
+        }
+    }
+
+    /// How many bytes may be kept, wherever.
+    #[cfg(not(feature = "spool"))]
+    fn limit_in_all(&self) -> usize {
+        self.limit
+    }
+
+    /// How many bytes trailers may take, with everything else that is in memory.
+    #[cfg(not(feature = "spool"))]
+    fn limit_of_trailers(&self) -> usize {
+        self.limit
+    }
+}
+
+impl<B> State<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    /// The next frame for the present reader.
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Poll::Ready(Some(match self.next_kept() {
+            Some(Part::Data(data)) => Ok(Frame::data(data)),
+            #[cfg(feature = "spool")]
+            Some(Part::Spooled(_)) => return self.poll_file(cx),
+            Some(Part::Trailers(trailers)) => Ok(Frame::trailers(*trailers)),
+            Some(Part::Failed(error)) => Err(error.to_box_error()),
+            None => {
+                #[cfg(feature = "spool")]
+                ready!(self.poll_written(cx));
+                return self.poll_source(cx);
+            }
+        }))
+    }
+
+    fn poll_source(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Source::Unread(_) = self.source {
+            if let Source::Unread(body) = mem::replace(&mut self.source, Source::Ended) {
+                self.source = Source::Reading(Box::pin(body));
+            }
+        }
+        let Source::Reading(body) = &mut self.source else {
+            return Poll::Ready(None);
+        };
+        match ready!(body.as_mut().poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                let frame = frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
+                if let Some(data) = frame.data_ref() {
+                    self.keep_data(data);
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    let limit = self.limit_of_trailers();
+                    self.keep(size_of_trailers(trailers), limit, |kept| {
+                        kept.push_trailers(trailers);
+                    });
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                self.source = Source::Ended;
+                let error = BodyError::new(error.into());
+                self.keep(0, self.limit, |kept| kept.push_error(error.clone()));
+                Poll::Ready(Some(Err(error.to_box_error())))
+            }
+            None => {
+                self.source = Source::Ended;
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+impl<B> Source<B>
+where
+    B: Body,
+{
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Unread(body) => body.is_end_stream(),
+            Self::Reading(body) => body.is_end_stream(),
+            Self::Ended => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Unread(body) => body.size_hint(),
+            Self::Reading(body) => body.size_hint(),
+            Self::Ended => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl<B> State<B>
+where
+    B: Body,
+{
+    pub(super) fn is_end_stream(&self, number: u32) -> bool {
+        let is_read = match self.standing(number) {
+            #[cfg(feature = "spool")]
+            Standing::Present if self.has_read_failed() => return true,
+            Standing::Present => self.kept.is_read(),
+            Standing::New => self.kept.is_empty(),
+            // What awaits this reader is an error, not the end.
+            Standing::Refused => return false,
+        };
+        is_read && self.source.is_end_stream()
+    }
+
+    pub(super) fn size_hint(&self, number: u32) -> SizeHint {
+        let kept = match self.standing(number) {
+            #[cfg(feature = "spool")]
+            Standing::Present if self.has_read_failed() => return SizeHint::with_exact(0),
+            Standing::Present => self.kept.unread(),
+            Standing::New => self.kept.data_len(),
+            Standing::Refused => return SizeHint::default(),
+        };
+        let mut hint = self.source.size_hint();
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper.saturating_add(kept));
+        }
+        hint.set_lower(hint.lower().saturating_add(kept));
+        hint
+    }
+}
+
+impl<B> State<B> {
+    /// What `Debug` shows of it.
+    pub(super) fn describe(&self, debug: &mut std::fmt::DebugStruct<'_, '_>) {
+        debug
+            .field("present_reader", &self.reader)
+            .field("kept_bytes", &self.kept.memory());
+        #[cfg(feature = "spool")]
+        debug.field("spooled_bytes", &self.kept.overflowing());
+        debug.field("retention", &self.retention);
+    }
+}

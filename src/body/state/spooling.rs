@@ -1,0 +1,191 @@
+use super::{Retention, State};
+use crate::BoxError;
+use crate::body::disk::{CHUNK, Disk, Finished};
+use crate::body::error::ReplayError;
+use crate::body::spool::Spool;
+use bytes::Bytes;
+use http_body::Frame;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+/// What a body with a spool has besides.
+pub(super) struct Spooling {
+    spool: Spool,
+    disk: Disk,
+    /// Why it could not be written.
+    failure: Option<Arc<io::Error>>,
+    /// The present reader got an error from the file, which ends the body for it.
+    has_read_failed: bool,
+}
+
+impl<B> State<B> {
+    pub(in super::super) fn spool_to(&mut self, spool: Spool) {
+        self.spooling = Some(Spooling {
+            spool,
+            disk: Disk::default(),
+            failure: None,
+            has_read_failed: false,
+        });
+    }
+
+    /// How many bytes may be kept, wherever.
+    pub(super) fn limit_in_all(&self) -> usize {
+        let in_file = self.spooling.as_ref().map_or(0, |s| s.spool.max_bytes);
+        let in_file = usize::try_from(in_file).unwrap_or(usize::MAX);
+        self.limit.saturating_add(in_file)
+    }
+
+    /// How many bytes trailers may take, with everything else that stays in memory. They never go to the
+    /// file, and one that has room for the data must not fail because of them.
+    pub(super) fn limit_of_trailers(&self) -> usize {
+        let beyond = if self.spooling.is_some() { CHUNK } else { 0 };
+        self.limit.saturating_add(beyond)
+    }
+
+    pub(super) fn spool_failure(&self) -> ReplayError {
+        match &self.spooling {
+            Some(Spooling {
+                spool,
+                failure: Some(error),
+                ..
+            }) => spool.failed(Arc::clone(error)),
+            _ => ReplayError::Released,
+        }
+    }
+
+    pub(super) fn has_read_failed(&self) -> bool {
+        self.spooling.as_ref().is_some_and(|s| s.has_read_failed)
+    }
+
+    pub(super) fn rewind_spool(&mut self) {
+        if let Some(spooling) = &mut self.spooling {
+            spooling.has_read_failed = false;
+        }
+    }
+
+    /// Frees the file if nobody will read it.
+    pub(super) fn close_spool(&mut self) {
+        if let Some(spooling) = &mut self.spooling {
+            if !self.kept.is_in_file() {
+                spooling.disk = Disk::default();
+            }
+        }
+    }
+
+    /// Takes note of data that goes to the present reader, if memory has no room for it. Whether it was
+    /// taken care of.
+    pub(super) fn spool(&mut self, data: &Bytes) -> bool {
+        let Some(spooling) = &mut self.spooling else {
+            return false;
+        };
+        let overflowing = self.kept.overflowing();
+        let room = self.limit.saturating_sub(self.kept.memory());
+        let fits_memory = data.is_empty() || (overflowing == 0 && data.len() <= room);
+        if fits_memory || self.retention != Retention::All {
+            return false;
+        }
+        if data.len() as u64 > spooling.spool.max_bytes.saturating_sub(overflowing) {
+            self.outgrow();
+            return true;
+        }
+        self.kept.push_overflow(data);
+        if self.kept.unwritten() >= CHUNK as u64 {
+            let (at, data) = self.kept.write();
+            let directory = &spooling.spool.directory;
+            if let Err(error) = spooling.disk.start_write(directory, at, data) {
+                self.settle(Finished::Write(Err(error)));
+            }
+        }
+        true
+    }
+
+    /// Ready when no write is left to wait for, so that the original may be asked for more.
+    pub(super) fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.retention == Retention::All {
+            let Some(spooling) = &mut self.spooling else {
+                break;
+            };
+            match ready!(spooling.disk.poll(cx)) {
+                Some(finished) => self.settle(finished),
+                None => break,
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// The next piece of the file for the present reader.
+    pub(super) fn poll_file(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        loop {
+            let (Some(spooling), Some(wanted)) = (&mut self.spooling, self.kept.next_extent())
+            else {
+                return Poll::Ready(None);
+            };
+            if spooling.has_read_failed {
+                return Poll::Ready(None);
+            }
+            let failed = match ready!(spooling.disk.poll(cx)) {
+                Some(Finished::Read { at, result }) if at == wanted.at => match result {
+                    Ok(data) => {
+                        self.kept.advance(data.len() as u64);
+                        self.read_ahead();
+                        return Poll::Ready(Some(Ok(Frame::data(data))));
+                    }
+                    Err(error) => error,
+                },
+                // What a former reader has left behind.
+                Some(finished) => {
+                    self.settle(finished);
+                    continue;
+                }
+                None => match spooling.disk.start_read(wanted.at, wanted.at_most(CHUNK)) {
+                    Ok(()) => continue,
+                    Err(error) => error,
+                },
+            };
+            spooling.has_read_failed = true;
+            let error = spooling.spool.failed(Arc::new(failed));
+            return Poll::Ready(Some(Err(error.into())));
+        }
+    }
+
+    /// Reads the next chunk while the present reader works on this one.
+    fn read_ahead(&mut self) {
+        let next = self.kept.next_extent();
+        if let (Some(spooling), Some(next)) = (&mut self.spooling, next) {
+            // The reader finds out that it has failed when it asks for the chunk.
+            let _ = spooling.disk.start_read(next.at, next.at_most(CHUNK));
+        } else if self.retention != Retention::All {
+            self.kept.forget_read();
+            self.close_spool();
+        }
+    }
+
+    fn settle(&mut self, finished: Finished) {
+        match finished {
+            // What was written has been read from memory, or will be, by the last reader.
+            _ if self.retention != Retention::All => {}
+            // For a reader that is gone.
+            Finished::Read { .. } => {}
+            Finished::Write(Ok(())) => self.kept.mark_written(),
+            Finished::Write(Err(error)) => {
+                if let Some(spooling) = &mut self.spooling {
+                    spooling.failure = Some(Arc::new(error));
+                }
+                self.end_retention(Retention::SpoolFailed);
+            }
+        }
+    }
+}
+
+impl Spool {
+    fn failed(&self, error: Arc<io::Error>) -> ReplayError {
+        ReplayError::SpoolFailed {
+            directory: Arc::clone(&self.directory),
+            error,
+        }
+    }
+}
