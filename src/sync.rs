@@ -5,18 +5,12 @@ pub(crate) fn lock<T: ?Sized>(mutex: &std::sync::Mutex<T>) -> MutexGuard<'_, T> 
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A mutex for code that is tested in every order of events.
+/// A mutex that [`lock`]s. The folder `loom` has another one, with which it tests the code that uses it.
 #[derive(Default)]
-pub(crate) struct Mutex<T>(imp::Mutex<T>);
+pub(crate) struct Mutex<T>(std::sync::Mutex<T>);
 
 impl<T> Mutex<T> {
-    /// As [`lock`].
-    pub(crate) fn lock(&self) -> imp::MutexGuard<'_, T> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        lock(&self.0)
     }
 }
-
-#[cfg(tower_promises_loom)]
-use loom::sync as imp;
-#[cfg(not(tower_promises_loom))]
-use std::sync as imp;
