@@ -48,7 +48,7 @@
 //!
 //! 1. From the first frame on that does not fit into memory as a whole, data goes to the file. Nothing is
 //!    written, and no file made, before 64 KiB of it have come together. Until then, and while they are
-//!    written, they are in memory; so such a body takes at most the limit, 128 KiB, and one frame of the
+//!    written, they are in memory; so such a body takes about the limit, 128 KiB, and one frame of the
 //!    original. Trailers stay in memory; they may take 64 KiB beyond the limit.
 //! 2. A frame is handed on at once. The next one is taken from the original when the file has the former.
 //! 3. A replay reads 64 KiB at a time, at most one such chunk ahead.

@@ -21,8 +21,8 @@ pub enum Rejection {
         /// How many bytes may be kept.
         limit: usize,
     },
-    /// Promises are pending, and what goes beyond memory of the body could not be written to the temporary
-    /// file for the next pass. 503, because the fault is the server's, may pass, and another server
+    /// Promises are pending, and the part of the body that does not fit into memory could not be written to
+    /// a temporary file for the next pass. 503, because the fault is the server's, may pass, and another server
     /// may do better. (507 says it more exactly, but belongs to `WebDAV`.)
     #[cfg(feature = "spool")]
     SpoolFailed {

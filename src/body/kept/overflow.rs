@@ -61,33 +61,21 @@ impl Kept {
         (self.overflow.written, data.collect())
     }
 
-    /// Frees what is in the file now, and leaves the present reader where it is.
+    /// Frees what is in the file now. The present reader has got all of it from memory, or has not come to
+    /// it: it looks for the end of a write nowhere in between.
     pub(in super::super) fn mark_written(&mut self) {
-        let start = self.overflow.start;
-        let end = self.parts.len();
-        let parts = self.parts.split_off(start);
-        let mut next = None;
-        for (index, part) in (start..end).zip(parts) {
-            if index == self.next {
-                next = Some(match (&part, self.parts.back()) {
-                    (Part::Data(_), Some(Part::Spooled(extent))) => {
-                        (self.parts.len() - 1, extent.len)
-                    }
-                    _ => (self.parts.len(), 0),
-                });
-            }
+        let is_read = self.is_read();
+        debug_assert!(is_read || self.next < self.overflow.start);
+        for part in self.parts.split_off(self.overflow.start) {
             match part {
                 Part::Data(data) => self.push_extent(data.len() as u64),
                 part => self.parts.push_back(part),
             }
         }
-        if self.next == end {
-            next = Some((self.parts.len(), 0));
-        }
-        if let Some(next) = next {
-            (self.next, self.overflow.offset) = next;
-        }
         self.overflow.start = self.parts.len();
+        if is_read {
+            self.next = self.parts.len();
+        }
     }
 
     fn push_extent(&mut self, len: u64) {
