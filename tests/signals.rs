@@ -17,7 +17,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, advance, timeout};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::backend::memory::{MemoryBus, MemoryStore};
-use tower_promises::backend::{Backend, BackendError, BoxFuture, Bus, BusStream};
+use tower_promises::backend::{
+    Backend, BackendError, BoxFuture, Bus, BusStream, CompareAndSet, Entry, Revision, Store,
+    WatchStream,
+};
 use tower_promises::signal::{Signals, Wait};
 use tower_promises::{BoxError, PromiseError, PromiseLayer, SignalError};
 
@@ -40,6 +43,13 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
     panic!("{what} never happens");
 }
 
+/// What a future that should be ready before long resolves to.
+async fn soon<F: Future>(future: F) -> F::Output {
+    timeout(SECOND * 10_000, future)
+        .await
+        .expect("it is ready before long")
+}
+
 /// Two handles that know of each other only through the backend, as two processes do.
 async fn two_processes() -> [Signals; 2] {
     let backend = Backend::memory();
@@ -60,7 +70,7 @@ async fn a_send_reaches_all_waiters_and_tells_how_many() {
     assert_eq!(signals.send("x", &7).await.unwrap(), 100);
     assert_eq!((signals.waiters("x"), signals.all_waiters()), (0, 1));
     for wait in waits {
-        assert_eq!(wait.await.unwrap(), 7);
+        assert_eq!(soon(wait).await.unwrap(), 7);
     }
     assert!(other.timeout(SECOND).await.is_err());
 }
@@ -92,7 +102,7 @@ async fn a_send_does_nothing_before_it_is_polled_and_borrows_nothing() {
     let send = signals.send("x", &1);
     drop(signals);
     let sent = tokio::spawn(send).await.unwrap();
-    assert_eq!((sent.unwrap(), wait.await.unwrap()), (1, 1));
+    assert_eq!((sent.unwrap(), soon(wait).await.unwrap()), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -102,7 +112,7 @@ async fn a_timeout_is_a_value() {
     let wait = signals.wait::<u32>("room").timeout(SECOND);
     // It counts from here, not from the first poll.
     advance(SECOND / 2).await;
-    let error = wait.await.unwrap_err();
+    let error = soon(wait).await.unwrap_err();
     assert_eq!(start.elapsed(), SECOND);
     assert_eq!(
         error.to_string(),
@@ -121,7 +131,7 @@ async fn a_value_that_is_there_is_better_than_a_timeout() {
     let wait = signals.wait::<u32>("x").timeout(SECOND);
     signals.send("x", &1).await.unwrap();
     advance(SECOND * 2).await;
-    assert_eq!(wait.await.unwrap(), 1);
+    assert_eq!(soon(wait).await.unwrap(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -140,7 +150,7 @@ async fn a_latch_reaches_late_waiters_until_its_time_is_over() {
     let signals = Signals::memory();
     let before = signals.wait::<u32>("x");
     assert_eq!(signals.latch("x", &7, SECOND * 10).await.unwrap(), 1);
-    assert_eq!(before.await.unwrap(), 7);
+    assert_eq!(soon(before).await.unwrap(), 7);
 
     for _ in 0..3 {
         advance(SECOND * 3).await;
@@ -170,9 +180,9 @@ async fn signals_cross_processes_once() {
     let theirs = there.wait::<u32>("x");
     assert_eq!(here.send("x", &1).await.unwrap(), 1);
     // A second delivery, to the sender or to the other process, would end these.
-    assert_eq!(mine.await.unwrap(), 1);
+    assert_eq!(soon(mine).await.unwrap(), 1);
     let again = here.wait::<u32>("x").timeout(SECOND);
-    assert_eq!(theirs.await.unwrap(), 1);
+    assert_eq!(soon(theirs).await.unwrap(), 1);
     let again_there = there.wait::<u32>("x").timeout(SECOND);
     let again = future::join(again, again_there).await;
     assert!(matches!(again, (Err(_), Err(_))), "{again:?}");
@@ -184,7 +194,7 @@ async fn a_latch_crosses_processes() {
     let start = Instant::now();
     let early = there.wait::<u32>("x");
     assert_eq!(here.latch("x", &1, SECOND * 100).await.unwrap(), 0);
-    assert_eq!(early.await.unwrap(), 1);
+    assert_eq!(soon(early).await.unwrap(), 1);
     assert_eq!(there.wait::<u32>("x").await.unwrap(), 1);
     assert!(start.elapsed() < SECOND, "nobody waits for the slow poll");
     there.unlatch("x").await.unwrap();
@@ -210,7 +220,7 @@ async fn send_one_serves_the_longest_waiting_first() {
         assert!(here.send_one("x", &number).await.unwrap());
     }
     for (number, wait) in waits.into_iter().enumerate() {
-        assert_eq!(wait.await.unwrap() as usize, number);
+        assert_eq!(soon(wait).await.unwrap() as usize, number);
     }
     // Nobody is left here, so one of another process gets it.
     assert!(!here.send_one("x", &3).await.unwrap());
@@ -248,13 +258,117 @@ async fn send_one_goes_on_to_the_next_when_its_waiter_is_dropped() {
     let (first, second) = (signals.wait::<u32>("x"), signals.wait::<u32>("x"));
     assert!(signals.send_one("x", &1).await.unwrap());
     drop(first);
-    assert_eq!(second.await.unwrap(), 1);
+    assert_eq!(soon(second).await.unwrap(), 1);
     // A value for all is for each of them only.
     let (first, second) = (signals.wait::<u32>("x"), signals.wait::<u32>("x"));
     assert_eq!(signals.send("x", &2).await.unwrap(), 2);
     let third = signals.wait::<u32>("x").timeout(SECOND);
     drop((first, second));
     third.await.unwrap_err();
+}
+
+/// A store that answers when the test lets it.
+#[derive(Clone)]
+struct SlowStore {
+    store: MemoryStore,
+    /// Answers to `get` and `compare_and_set` are known, and given while it is true.
+    answers: watch::Sender<bool>,
+    /// How many questions have been asked.
+    asked: Arc<AtomicUsize>,
+}
+
+impl SlowStore {
+    fn new() -> Self {
+        Self {
+            store: MemoryStore::new(),
+            answers: watch::Sender::new(true),
+            asked: Arc::default(),
+        }
+    }
+
+    async fn delay<T>(&self, answer: impl Future<Output = T>) -> T {
+        let answer = answer.await;
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let mut answers = self.answers.subscribe();
+        answers.wait_for(|answers| *answers).await.unwrap();
+        answer
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+impl Store for SlowStore {
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, BackendError>> {
+        self.delay(self.store.get(key)).boxed()
+    }
+
+    fn put<'a>(
+        &'a self,
+        key: &'a str,
+        value: Bytes,
+        time_to_live: Option<Duration>,
+    ) -> BoxFuture<'a, Result<Revision, BackendError>> {
+        self.store.put(key, value, time_to_live)
+    }
+
+    fn compare_and_set<'a>(
+        &'a self,
+        key: &'a str,
+        expected: Option<Revision>,
+        value: Bytes,
+        time_to_live: Option<Duration>,
+    ) -> BoxFuture<'a, Result<CompareAndSet, BackendError>> {
+        let set = self
+            .store
+            .compare_and_set(key, expected, value, time_to_live);
+        self.delay(set).boxed()
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool, BackendError>> {
+        self.store.delete(key)
+    }
+
+    fn watch<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<WatchStream, BackendError>> {
+        self.store.watch(prefix)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_after_the_end_of_a_latch_does_not_get_it() {
+    let store = SlowStore::new();
+    let signals = Signals::new(Backend::new(store.clone(), MemoryBus::new()));
+    signals.listen().await.unwrap();
+    signals.latch("x", &1, SECOND * 100).await.unwrap();
+    store.answers.send_replace(false);
+    let before = signals.wait::<u32>("x");
+    until("the latch is read", || store.asked() > 0).await;
+
+    signals.unlatch("x").await.unwrap();
+    let after = signals.wait::<u32>("x").timeout(SECOND);
+    store.answers.send_replace(true);
+    assert_eq!(soon(before).await.unwrap(), 1);
+    after.await.unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
+async fn send_one_goes_to_another_process_when_its_waiter_is_dropped() {
+    let (store, bus) = (SlowStore::new(), MemoryBus::new());
+    let processes = [(); 3].map(|()| Signals::new(Backend::new(store.clone(), bus.clone())));
+    let [sender, first, second] = &processes;
+    first.listen().await.unwrap();
+    second.listen().await.unwrap();
+    let wait = first.wait::<u32>("x");
+    until("the latch is read", || store.asked() == 1).await;
+
+    store.answers.send_replace(false);
+    assert!(!sender.send_one("x", &1).await.unwrap());
+    until("the first process claims the value", || store.asked() == 2).await;
+    drop(wait);
+    let other = second.wait::<u32>("x").timeout(SECOND);
+    store.answers.send_replace(true);
+    assert_eq!(other.await.unwrap(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -297,9 +411,9 @@ async fn values_are_serde_values() {
     let alike = there.wait::<serde_json::Value>("x");
     let wrong = there.wait::<Vec<String>>("x");
     here.send("x", &Point { x: 1, y: -1 }).await.unwrap();
-    assert_eq!(same.await.unwrap(), Point { x: 1, y: -1 });
-    assert_eq!(alike.await.unwrap()["y"], -1);
-    let error = wrong.await.unwrap_err();
+    assert_eq!(soon(same).await.unwrap(), Point { x: 1, y: -1 });
+    assert_eq!(soon(alike).await.unwrap()["y"], -1);
+    let error = soon(wrong).await.unwrap_err();
     assert_eq!(
         error.to_string(),
         "signal `x`: what was sent is not a `alloc::vec::Vec<alloc::string::String>`"
@@ -331,7 +445,7 @@ async fn waiters_are_limited() {
     let wait = signals.wait::<u32>("x");
     assert_eq!(signals.send("x", &1).await.unwrap(), 2);
     let next = signals.wait::<u32>("x").timeout(SECOND);
-    assert_eq!(wait.await.unwrap(), 1);
+    assert_eq!(soon(wait).await.unwrap(), 1);
     assert!(matches!(next.await, Err(SignalError::TimedOut { .. })));
 }
 
@@ -352,7 +466,7 @@ async fn sizes_are_limited() {
         );
     }
     assert_eq!(signals.send("x", "abc").await.unwrap(), 1);
-    assert_eq!(wait.await.unwrap(), "abc");
+    assert_eq!(soon(wait).await.unwrap(), "abc");
 
     let name = "n".repeat(513);
     let error = signals.send(&name, "").await.unwrap_err();
@@ -363,7 +477,7 @@ async fn sizes_are_limited() {
     assert!(matches!(error, SignalError::NameTooLong { .. }));
     let longest = signals.wait::<String>(&name[1..]);
     assert_eq!(signals.send(&name[1..], "").await.unwrap(), 1);
-    assert_eq!(longest.await.unwrap(), "");
+    assert_eq!(soon(longest).await.unwrap(), "");
 }
 
 /// A bus that a test can disturb.
@@ -455,7 +569,7 @@ async fn a_latch_that_the_bus_lost_is_found_by_the_slow_poll() {
     bus.deaf.store(true, Ordering::SeqCst);
     let start = Instant::now();
     here.latch("x", &1, SECOND * 100).await.unwrap();
-    assert_eq!(wait.await.unwrap(), 1);
+    assert_eq!(soon(wait).await.unwrap(), 1);
     let elapsed = start.elapsed();
     assert!(elapsed > SECOND && elapsed <= SECOND * 5, "{elapsed:?}");
 }
@@ -479,11 +593,11 @@ async fn after_lag_latches_are_read_again() {
         }
     };
     send.now_or_never().unwrap();
-    assert_eq!(latched.await.unwrap(), 1);
+    assert_eq!(soon(latched).await.unwrap(), 1);
     assert!(start.elapsed() < SECOND, "{:?}", start.elapsed());
     // One that is not latched is lost, and the next one is heard.
     here.send("lost", &3).await.unwrap();
-    assert_eq!(lost.await.unwrap(), 3);
+    assert_eq!(soon(lost).await.unwrap(), 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -509,7 +623,7 @@ async fn a_lost_bus_is_listened_to_again_and_latches_are_read() {
         error.source().unwrap().to_string(),
         "the backend is not available"
     );
-    assert_eq!(local.await.unwrap(), 2);
+    assert_eq!(soon(local).await.unwrap(), 2);
 
     let attempts = bus.attempts.load(Ordering::SeqCst);
     tokio::time::sleep(SECOND * 60).await;
@@ -518,11 +632,11 @@ async fn a_lost_bus_is_listened_to_again_and_latches_are_read() {
 
     bus.up.send_replace(true);
     let start = Instant::now();
-    assert_eq!(latched.await.unwrap(), 1);
+    assert_eq!(soon(latched).await.unwrap(), 1);
     assert!(start.elapsed() <= SECOND * 10, "{:?}", start.elapsed());
     let third = Signals::new(Backend::new(MemoryStore::new(), bus));
     third.send("sent", &3).await.unwrap();
-    assert_eq!(sent.await.unwrap(), 3);
+    assert_eq!(soon(sent).await.unwrap(), 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -559,7 +673,7 @@ async fn what_is_no_signal_is_ignored() {
     let message = r#"{"later":"field","value":7,"from":"elsewhere"}"#;
     let publish = backend.bus().publish("signal/x", message.into());
     publish.await.unwrap();
-    assert_eq!(wait.await.unwrap(), 7);
+    assert_eq!(soon(wait).await.unwrap(), 7);
 }
 
 #[tokio::test(start_paused = true)]
@@ -620,7 +734,7 @@ fn a_wait_can_be_made_outside_of_a_runtime() {
             let again = there.wait::<u32>("again");
             there.listen().await.unwrap();
             here.send("again", &1).await.unwrap();
-            assert_eq!(again.await.unwrap(), 1);
+            assert_eq!(soon(again).await.unwrap(), 1);
         });
     }
     assert_eq!(there.waiters("x"), 1);
@@ -630,7 +744,7 @@ fn a_wait_can_be_made_outside_of_a_runtime() {
         .unwrap();
     runtime.block_on(async {
         here.latch("x", &2, SECOND * 100).await.unwrap();
-        assert_eq!(wait.await.unwrap(), 2);
+        assert_eq!(soon(wait).await.unwrap(), 2);
     });
 }
 
@@ -728,7 +842,7 @@ async fn nothing_is_lost_between_threads() {
         let waiting = name.clone();
         tasks.push(tokio::spawn(async move {
             let wait = early.unwrap_or_else(|| waiter.wait(&waiting));
-            assert_eq!(wait.await.unwrap(), number);
+            assert_eq!(soon(wait).await.unwrap(), number);
         }));
         tasks.push(tokio::spawn(async move {
             match kind {

@@ -37,7 +37,7 @@
 //! # use tower::ServiceExt;
 //! # let asked = tokio::spawn(app.clone().oneshot(Request::new(axum::body::Body::empty())));
 //! # while signals.waiters("message") == 0 { tokio::task::yield_now().await }
-//! # let said = app.oneshot(Request::post("/").body("hello".into()).unwrap()).await.unwrap();
+//! # let said = app.oneshot(Request::post("/").body(axum::body::Body::from("hello")).unwrap()).await.unwrap();
 //! # assert_eq!(said.into_body().collect().await.unwrap().to_bytes(), "1 heard it");
 //! # let asked = asked.await.unwrap().unwrap();
 //! # assert_eq!(asked.into_body().collect().await.unwrap().to_bytes(), "hello");
