@@ -25,7 +25,7 @@ const ROOM: &str = r#"<!doctype html>
 {% set message = next_message(room, seconds) %}
 {% if message is none %}<p>nobody answered</p>{% else %}<p>somebody says: <q>{{ message }}</q></p>{% endif %}
 <p><a href="?seconds={{ seconds }}">wait for the next message</a> (until then, this page loads)</p>
-<form method="post"><input name="text" autofocus required maxlength="1000"> <button>say it</button></form>
+<form method="post"><input name="text" autofocus required maxlength="300"> <button>say it</button></form>
 "#;
 
 const SAID: &str = r#"<!doctype html>
@@ -33,7 +33,7 @@ const SAID: &str = r#"<!doctype html>
 <title>{{ room }}</title>
 <p>heard by {{ heard }}</p>
 <p><a href="">wait for an answer</a> (until then, that page loads)</p>
-<form method="post"><input name="text" autofocus required maxlength="1000"> <button>say more</button></form>
+<form method="post"><input name="text" autofocus required maxlength="300"> <button>say more</button></form>
 "#;
 
 const HOME: &str = r#"<!doctype html>
@@ -42,7 +42,7 @@ const HOME: &str = r#"<!doctype html>
 <h1>Chat</h1>
 <p>Open <a href="/rooms/lobby" target="_blank">the lobby</a> in one tab, which waits for a message, and</p>
 <form method="post" action="/rooms/lobby" target="_blank">
-  say <input name="text" required maxlength="1000"> in another <button>say it</button>
+  say <input name="text" required maxlength="300"> in another <button>say it</button>
 </form>
 "#;
 

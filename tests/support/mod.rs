@@ -11,9 +11,12 @@ use std::future::ready;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Once};
+use std::time::Duration;
+use tokio::time::timeout;
 use tower::{Layer, ServiceExt, service_fn};
+use tower_promises::backend::Backend;
 use tower_promises::body::ReplayBody;
-use tower_promises::{BoxError, PromiseLayer, Promises, Rejection};
+use tower_promises::{BoxError, PromiseLayer, Promises, Rejection, Signals};
 
 pub type TestBody = Full<Bytes>;
 pub type TestRequest = Request<ReplayBody<TestBody>>;
@@ -170,4 +173,32 @@ impl io::Write for LogWriter {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Lets other tasks run until something holds.
+pub async fn until(what: &str, condition: impl Fn() -> bool) {
+    for _ in 0..100_000 {
+        if condition() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("{what} never happens");
+}
+
+/// What a future that should be ready before long resolves to.
+pub async fn soon<F: Future>(future: F) -> F::Output {
+    timeout(Duration::from_secs(10_000), future)
+        .await
+        .expect("it is ready before long")
+}
+
+/// Two handles that know of each other only through the backend, as two processes do.
+pub async fn two_processes() -> [Signals; 2] {
+    let backend = Backend::memory();
+    let processes = [Signals::new(backend.clone()), Signals::new(backend)];
+    for process in &processes {
+        process.listen().await.unwrap();
+    }
+    processes
 }
