@@ -48,13 +48,43 @@
 //! - [`PromiseLayer`] has the settings and their defaults.
 //! - [`body::ReplayBody`] is the request body of the later passes, and useful by itself.
 //!
+//! # What to use for what
+//!
+//! | my work is … | use … |
+//! |---|---|
+//! | a future that a synchronous component needs | [`result_or_submit`], or [`result_or_try_submit`] if it can fail |
+//! | the same, where the code can `await` | [`resolve`], [`try_resolve`] |
+//! | a computation, or a call that blocks its thread | `result_or_submit_blocking`: module `blocking` |
+//! | one of many rows of the same kind | a `Loader` and `load`, or `load_async` where the code can `await`: module `loader` |
+//! | reading a large request body | [`submit_body`] |
+//! | reading a body that later passes need, too | nothing: it replays; `spool_dir` if it is large |
+//! | waiting for what another request says | `Signals::wait` as a promise: module `signal` |
+//! | a call that should be tried again | a retry crate around the future of a promise |
+//! | a value that many requests need | a cache crate inside of the promise |
+//! | a default while something else is being waited for | [`or_pending`](OrPending::or_pending) |
+//!
+//! [`result_or_submit`]: Promises::result_or_submit
+//! [`result_or_try_submit`]: Promises::result_or_try_submit
+//! [`resolve`]: Promises::resolve
+//! [`try_resolve`]: Promises::try_resolve
+//! [`submit_body`]: Promises::submit_body
+//!
+//! # Testing a handler
+//!
+//! [`Promises::with_results`] makes a handle without a server: what a handler asks for shows in
+//! [`keys`](Promises::keys), and for a loader in `Promises::loading`; what it does with the answers shows when it
+//! is given [`PromiseResults`], and values by `Promises::prime`. [`Promises`] has an example. A whole stack is
+//! tested with `tower::ServiceExt::oneshot`.
+//!
 //! # Features
 //!
 //! | feature | default | what |
 //! |---|---|---|
 //! | `tracing` | yes | log events about discarded passes, failed promises and rejected requests |
-//! | `spool` | no | bodies too large for memory go on in a temporary file |
 //! | `axum` | no | [`Promises`] as an extractor, errors as responses: module `axum` |
+//! | `blocking` | no | promises that block a thread, on a bounded pool: module `blocking` |
+//! | `loader` | no | many keys asked for in a pass become one call: module `loader` |
+//! | `spool` | no | bodies too large for memory go on in a temporary file |
 //! | `signal` | no | `Signals`, promises that wait for other requests: module `signal`; has `backend` |
 //! | `backend` | no | the ports `Bus` and `Store`, and their adapters for one process: module `backend` |
 //! | `util` | no | `ServiceBuilderExt` |
@@ -83,6 +113,8 @@ mod sync;
 
 #[cfg(feature = "util")]
 pub use builder::ServiceBuilderExt;
+#[cfg(feature = "loader")]
+pub use loader::Loader;
 pub use promise::{
     Key, OnTimeout, OrPending, PromiseError, PromiseKey, PromiseLayer, PromiseResults, Promises,
     Rejection, Start, SubmitError,

@@ -210,6 +210,24 @@ async fn a_loader_that_takes_too_long_is_a_value() {
 }
 
 #[tokio::test]
+async fn a_batch_that_is_cancelled_does_not_take_later_ones_with_it() {
+    let doubler = Arc::new(Doubler::default());
+    let answer = ask(PromiseLayer::new(), |promises| {
+        let first = promises.load(&doubler, 1);
+        if promises.pass() == 1 {
+            assert!(promises.cancel("Doubler#0 batch 1"));
+        }
+        let error = promises.load(&doubler, 1).unwrap_err();
+        assert!(matches!(error, PromiseError::Cancelled { .. }), "{error:?}");
+        assert!(first.is_err());
+        Ok(format!("{:?}", promises.load(&doubler, 2)?))
+    });
+    let answer = answer.await.unwrap();
+    assert_eq!((answer.body.as_str(), answer.passes), ("Some(4)", 2));
+    assert_eq!(doubler.calls(), [[2]]);
+}
+
+#[tokio::test]
 async fn primed_values_are_not_loaded() {
     let doubler = Arc::new(Doubler::default());
     let answer = ask(PromiseLayer::new(), |promises| {

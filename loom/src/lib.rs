@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 #[path = "../../src/promise/waiters.rs"]
+#[expect(dead_code, reason = "not all of it is tested here")]
 mod waiters;
 
 /// What the crate has from the standard library, from loom.

@@ -171,7 +171,7 @@ impl Promises {
 
 /// Asking.
 impl Promises {
-    /// Registers a promise. It starts when the pass ends, or at once with [`Start::Eager`], and runs at the same
+    /// Registers a promise. It starts when the pass ends, or at once with [`Start::Eager`](super::Start::Eager), and runs at the same
     /// time as the others; then the handler runs again and finds the [`result`](Self::result).
     ///
     /// A name that is pending already stays the promise it is: `future` is dropped unpolled.

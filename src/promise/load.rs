@@ -259,6 +259,13 @@ impl<L: Loader> Loads<L> {
             }
             Some(Known::Failed { .. }) | None => {}
         }
+        if let Some(batch) = &state.open {
+            // It was cancelled, or its time was up, before it started.
+            if promises.registry().peek(batch) == Some(true) {
+                state.open = None;
+                state.wanted.clear();
+            }
+        }
         let batch = match &state.open {
             Some(batch) => batch.clone(),
             None => {
