@@ -63,7 +63,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::available_parallelism;
 use std::time::Duration;
@@ -94,6 +94,8 @@ pub struct BlockingPool {
 
 struct Shared {
     state: Mutex<State>,
+    /// How many requests there have been.
+    requests: AtomicU64,
 }
 
 struct State {
@@ -109,7 +111,7 @@ struct State {
 }
 
 struct Request {
-    number: usize,
+    number: u64,
     jobs: VecDeque<oneshot::Sender<Permit>>,
 }
 
@@ -139,6 +141,7 @@ impl BlockingPool {
                     waiting: 0,
                     requests: VecDeque::new(),
                 }),
+                requests: AtomicU64::new(0),
             }),
         }
     }
@@ -188,10 +191,15 @@ impl BlockingPool {
         state.waiting
     }
 
-    /// Runs a job on a thread of its own when its turn comes. `request` tells requests apart.
+    /// A number for a request whose jobs take turns with those of others.
+    pub(crate) fn next_request(&self) -> u64 {
+        self.shared.requests.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Runs a job on a thread of its own when the turn of its request comes.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
-        request: usize,
+        request: u64,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Saturated> {
         let permit = self.admit(request)?;
@@ -221,7 +229,7 @@ impl BlockingPool {
         }
     }
 
-    fn admit(&self, request: usize) -> Result<oneshot::Receiver<Permit>, Saturated> {
+    fn admit(&self, request: u64) -> Result<oneshot::Receiver<Permit>, Saturated> {
         let (sender, receiver) = oneshot::channel();
         let mut state = lock(&self.shared.state);
         if state.running < state.max_running {
@@ -267,7 +275,7 @@ impl fmt::Debug for BlockingPool {
 }
 
 impl State {
-    fn push(&mut self, number: usize, job: oneshot::Sender<Permit>) {
+    fn push(&mut self, number: u64, job: oneshot::Sender<Permit>) {
         self.waiting += 1;
         let same = |request: &&mut Request| request.number == number;
         match self.requests.iter_mut().find(same) {
@@ -282,13 +290,20 @@ impl State {
     fn pop(&mut self) -> Option<oneshot::Sender<Permit>> {
         loop {
             let mut request = self.requests.pop_front()?;
-            let job = request.jobs.pop_front();
+            let mut next = None;
+            while let Some(job) = request.jobs.pop_front() {
+                self.waiting -= 1;
+                // One whose promise was dropped takes nobody's turn.
+                if !job.is_closed() {
+                    next = Some(job);
+                    break;
+                }
+            }
             if !request.jobs.is_empty() {
                 self.requests.push_back(request);
             }
-            if job.is_some() {
-                self.waiting -= 1;
-                return job;
+            if next.is_some() {
+                return next;
             }
         }
     }

@@ -357,3 +357,17 @@ async fn the_broken_adapter_without_a_fault_conforms() {
     let sound = Broken::new(Fault::SetsAlways);
     conformance::bus(async || sound.clone()).await;
 }
+
+#[tokio::test]
+async fn a_value_that_the_memory_store_has_no_room_for_is_refused() {
+    use tower_promises::backend::Store as _;
+
+    let store = tower_promises::backend::memory::MemoryStore::new().max_bytes(1000);
+    let error = store.put("key", vec![0; 1000].into(), None).await;
+    assert!(
+        matches!(error, Err(BackendError::TooLarge { size: 1000, .. })),
+        "{error:?}"
+    );
+    store.put("key", vec![0; 500].into(), None).await.unwrap();
+    assert!(store.get("key").await.unwrap().is_some());
+}

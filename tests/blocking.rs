@@ -305,6 +305,80 @@ async fn requests_take_turns() {
 }
 
 #[tokio::test]
+async fn jobs_that_were_cancelled_take_nobodys_turn() {
+    tokio::task::LocalSet::new()
+        .run_until(cancelled_jobs())
+        .await;
+}
+
+async fn cancelled_jobs() {
+    let pool = BlockingPool::new().max_running(1).max_waiting(100);
+    let layer = PromiseLayer::new().blocking(pool.clone());
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let (gate, job) = gate();
+    let busy = tokio::spawn(one_job(layer.clone(), job));
+    gate.started().await;
+
+    // Both requests have ten jobs in the queue, and the first thinks better of nine of them.
+    let mut requests = Vec::new();
+    for name in ["fickle", "steady"] {
+        let (layer, order) = (layer.clone().start(Start::Eager), order.clone());
+        let (pool, before) = (pool.clone(), pool.waiting());
+        let (go, gone) = tokio::sync::oneshot::channel::<()>();
+        let gone = Mutex::new(Some(gone));
+        requests.push((
+            go,
+            tokio::task::spawn_local(async move {
+                let answer = support::ask_async(layer, async |promises: Promises| {
+                    if promises.pass() == 1 {
+                        for index in 0..10 {
+                            let order = order.clone();
+                            let job = move || order.lock().unwrap().push(name);
+                            promises.submit_blocking(format!("{index}"), job)?;
+                        }
+                        let gone = gone.lock().unwrap().take().unwrap();
+                        let _ = gone.await;
+                        if name == "fickle" {
+                            for index in 0..9 {
+                                assert!(promises.cancel(format!("{index}")));
+                            }
+                        }
+                    }
+                    Ok(String::new())
+                });
+                answer.await.map(drop).unwrap();
+            }),
+        ));
+        // Not `waiting()`, which would tidy up.
+        while !format!("{pool:?}").contains(&format!("waiting: {}", before + 10)) {
+            tokio::task::yield_now().await;
+        }
+    }
+    let requests: Vec<_> = requests
+        .into_iter()
+        .map(|(go, request)| {
+            drop(go);
+            request
+        })
+        .collect();
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    drop(gate.release);
+    busy.await.unwrap().unwrap();
+    for request in requests {
+        request.await.unwrap();
+    }
+    let order = order.lock().unwrap();
+    assert_eq!(order.len(), 11);
+    assert_eq!(
+        order.iter().position(|name| *name == "fickle"),
+        Some(0),
+        "{order:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_blocking_job_can_start_early_and_be_awaited() {
     let layer = PromiseLayer::new().start(Start::Eager);
     let answer = support::ask_async(layer, async |promises: Promises| {

@@ -227,6 +227,53 @@ async fn a_batch_that_is_cancelled_does_not_take_later_ones_with_it() {
     assert_eq!(doubler.calls(), [[2]]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_timed_out_can_be_cleared_and_tried_again() {
+    for waits in [false, true] {
+        let doubler = Arc::new(Doubler {
+            delay: 2 * SECOND,
+            ..Default::default()
+        });
+        let layer = PromiseLayer::new().promise_timeout(SECOND).max_passes(4);
+        let answer = ask_async(layer, async |promises: Promises| {
+            loop {
+                let read = match waits {
+                    true => promises.load_async(&doubler, 1).await,
+                    false => promises.load(&doubler, 1),
+                };
+                match read {
+                    Err(PromiseError::TimedOut { key }) if doubler.calls().len() < 3 => {
+                        assert!(promises.clear(key));
+                    }
+                    Err(PromiseError::TimedOut { .. }) => return Ok("gave up".to_owned()),
+                    read => return Ok(format!("{:?}", read?)),
+                }
+            }
+        });
+        assert_eq!(answer.await.unwrap().body, "gave up");
+        assert_eq!(doubler.calls(), [[1], [1], [1]]);
+    }
+}
+
+#[tokio::test]
+async fn the_handle_of_an_earlier_pass_takes_no_keys_away() {
+    let doubler = Arc::new(Doubler::default());
+    let first = Mutex::new(None);
+    let answer = ask(PromiseLayer::new(), |promises| {
+        let mut first = first.lock().unwrap();
+        let first: &mut Promises = first.get_or_insert_with(|| promises.clone());
+        promises.result_or_submit("other", async || ())?;
+        let read = promises.load(&doubler, 5);
+        let error = first.load(&doubler, 6).unwrap_err();
+        assert!(matches!(error, PromiseError::Ended { .. }), "{error:?}");
+        // What is known, it can read.
+        assert_eq!(first.load(&doubler, 5).is_ok(), read.is_ok());
+        Ok(format!("{:?}", read?))
+    });
+    let answer = answer.await.unwrap();
+    assert_eq!((answer.body.as_str(), answer.passes), ("Some(10)", 3));
+}
+
 #[tokio::test]
 async fn primed_values_are_not_loaded() {
     let doubler = Arc::new(Doubler::default());
@@ -364,4 +411,13 @@ fn a_test_sees_what_a_handler_wants_to_load() {
     promises.prime(&doubler, 1, 10);
     promises.prime(&doubler, 2, 20);
     assert_eq!(handler(&promises).unwrap(), [Some(20), Some(10), Some(20)]);
+}
+
+#[test]
+fn a_handle_for_tests_frees_what_was_asked_of_it() {
+    let doubler = Arc::new(Doubler::default());
+    let promises = Promises::with_results(PromiseResults::new());
+    assert!(promises.load(&doubler, 1).is_err());
+    drop(promises);
+    assert_eq!(Arc::strong_count(&doubler), 1);
 }

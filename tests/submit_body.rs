@@ -231,3 +231,53 @@ async fn a_cancelled_promise_drops_the_body() {
     assert_eq!(answer.await.body, "cancelled");
     assert_eq!(dropped.get(), 1);
 }
+
+#[tokio::test]
+async fn the_closure_may_use_the_handle() {
+    let answer = send(PromiseLayer::new(), post("hello"), async |promises, _| {
+        let read = promises.result_or_try_submit_body("size", |body| {
+            assert!(promises.keys().is_empty());
+            let _ = promises.submit("other", async {});
+            size(body)
+        })?;
+        Ok(read.to_string())
+    });
+    assert_eq!(answer.await.body, "5");
+}
+
+#[tokio::test]
+async fn a_body_that_is_refused_to_a_promise_is_not_lost() {
+    let layer = PromiseLayer::new().max_body_bytes(4);
+    let answer = send(layer, post("hello"), async |promises, body| {
+        let read = body.collect().await?.to_bytes();
+        for _ in 0..2 {
+            let error = promises.try_submit_body("size", size).unwrap_err();
+            assert!(matches!(error, SubmitError::BodyRead { .. }), "{error:?}");
+        }
+        promises.result_or_submit("other", async || ())?;
+        Ok(read.len().to_string())
+    });
+    // An empty body in a second pass would be worse.
+    assert_eq!(answer.await.status, 413);
+}
+
+#[tokio::test]
+async fn a_body_that_was_given_away_is_not_taken_back() {
+    let answer = send(
+        PromiseLayer::new(),
+        post("hello"),
+        async |promises, body| {
+            if promises.pass() == 1 {
+                promises.try_submit_body("size", size)?;
+                assert!(!body.is_replayable());
+                let error = body.replay().collect().await.unwrap_err();
+                assert!(
+                    matches!(error.downcast_ref(), Some(ReplayError::Superseded)),
+                    "{error:?}"
+                );
+            }
+            Ok(promises.result::<usize>("size")?.to_string())
+        },
+    );
+    assert_eq!(answer.await.body, "5");
+}

@@ -73,7 +73,7 @@ where
             shared: Some(Reader::new(&self)),
         };
         body.take_over().ok()?;
-        body.release();
+        lock(&self).give();
         Some(RequestBody::new(body))
     }
 }

@@ -89,13 +89,13 @@ impl Promises {
     where
         T: Send + Sync + 'static,
     {
-        let promises = self.clone();
+        let promises = self.downgrade();
         async move {
+            let promises = promises.upgrade().ok_or(Failure::Cancelled)?;
             let registry = promises.registry();
-            let request = std::ptr::from_ref(registry).addr();
             let current = promises.clone();
             let job = move || current.scope(job);
-            match registry.pool().run(request, job).await {
+            match registry.pool().run(registry.number(), job).await {
                 Ok(result) => result.map_err(|error| Failure::Failed(error.into())),
                 Err(saturated) => {
                     if saturated.on_saturation == OnSaturation::Reject {

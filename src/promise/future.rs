@@ -222,6 +222,8 @@ where
     fn begin_pass(self: Pin<&mut Self>) {
         let mut this = self.project();
         let promises = &this.session.promises;
+        // A service can give the body away as it gets ready.
+        this.original.forget_given(promises);
         let request = this.original.request(promises);
         let future = promises.scope(|| this.service.call(request));
         this.state.set(State::Calling { future });

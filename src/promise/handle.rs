@@ -92,6 +92,15 @@ impl Promises {
         &self.registry
     }
 
+    /// For work that is kept by the registry itself.
+    #[cfg(any(feature = "blocking", feature = "loader"))]
+    pub(super) fn downgrade(&self) -> WeakPromises {
+        WeakPromises {
+            registry: Arc::downgrade(&self.registry),
+            pass: self.pass,
+        }
+    }
+
     /// The promises of the request that this thread is handling right now.
     ///
     /// `Some` wherever [`PromiseLayer`](super::PromiseLayer) is up the call stack: in the inner service,
@@ -501,6 +510,23 @@ impl fmt::Debug for Promises {
 
 fn failed<T, E: Into<BoxError>>(result: Result<T, E>) -> Result<T, Failure> {
     result.map_err(|error| Failure::Failed(error.into().into()))
+}
+
+/// A handle that does not keep the promises alive.
+#[cfg(any(feature = "blocking", feature = "loader"))]
+pub(super) struct WeakPromises {
+    registry: std::sync::Weak<Registry>,
+    pass: usize,
+}
+
+#[cfg(any(feature = "blocking", feature = "loader"))]
+impl WeakPromises {
+    pub(super) fn upgrade(&self) -> Option<Promises> {
+        Some(Promises {
+            registry: self.registry.upgrade()?,
+            pass: self.pass,
+        })
+    }
 }
 
 /// What [`Promises::with_results`] has to offer.

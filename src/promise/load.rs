@@ -1,4 +1,5 @@
 use super::error::{Failure, PromiseError};
+use super::handle::WeakPromises;
 use super::registry::Demand;
 use super::{Key, Promises, SubmitError};
 use crate::loader::Loader;
@@ -49,8 +50,11 @@ struct Asked {
 /// What is known of a key at the moment.
 enum Answer<V> {
     Known(Result<Option<Arc<V>>, PromiseError>),
-    /// This batch has it, or will.
-    InBatch(Key),
+    /// This batch has it, or will. It may be new there.
+    InBatch {
+        batch: Key,
+        is_new: bool,
+    },
 }
 
 /// Loading.
@@ -72,20 +76,24 @@ impl Promises {
         key: L::Key,
     ) -> Result<Option<L::Value>, PromiseError> {
         let loads = self.loads(loader)?;
+        let mut ended = None;
         loop {
-            let batch = match loads.ask(self, &key, true) {
+            let (batch, is_new) = match loads.ask(self, &key, true, ended.as_ref()) {
                 Answer::Known(answer) => return answer.map(|value| value.map(cloned)),
-                Answer::InBatch(batch) => batch,
+                Answer::InBatch { batch, is_new } => (batch, is_new),
             };
-            let run = Arc::clone(&loads).run(self.clone(), batch.clone());
+            let run = Arc::clone(&loads).run(self.downgrade(), batch.clone());
             match self.register(batch.clone(), Demand::Missed, run) {
                 // If it has just settled, in another thread, the key is known now.
                 Ok(_) | Err(SubmitError::AlreadyResolved { .. }) => self.read::<()>(&batch)?,
                 Err(error) => {
-                    loads.forget(&key);
+                    if is_new {
+                        loads.forget(&key);
+                    }
                     return Err(PromiseError::Rejected { error });
                 }
             }
+            ended = Some(batch);
         }
     }
 
@@ -132,13 +140,15 @@ impl Promises {
         key: L::Key,
     ) -> Result<Option<L::Value>, PromiseError> {
         let loads = self.loads(loader)?;
+        let mut ended = None;
         loop {
-            let batch = match loads.ask(self, &key, false) {
+            let batch = match loads.ask(self, &key, false, ended.as_ref()) {
                 Answer::Known(answer) => return answer.map(|value| value.map(cloned)),
-                Answer::InBatch(batch) => batch,
+                Answer::InBatch { batch, .. } => batch,
             };
-            let run = || Arc::clone(&loads).run(self.clone(), batch.clone());
+            let run = || Arc::clone(&loads).run(self.downgrade(), batch.clone());
             self.wait::<(), _>(batch.clone(), run).await?;
+            ended = Some(batch);
         }
     }
 
@@ -160,7 +170,7 @@ impl Promises {
         let loads = self.loads(loader)?;
         for key in &keys {
             // All of them are in the batch before it is waited for.
-            let _ = loads.ask(self, key, false);
+            let _ = loads.ask(self, key, false, None);
         }
         let mut values = Vec::with_capacity(keys.len());
         for key in keys {
@@ -208,7 +218,8 @@ impl Promises {
         let Ok(loads) = self.loads(loader) else {
             return Vec::new();
         };
-        let state = lock(&loads.state);
+        let mut state = lock(&loads.state);
+        state.close_settled(self);
         state.wanted.clone()
     }
 
@@ -226,17 +237,37 @@ impl Promises {
         };
         let loads = self.registry().attachment(address, make);
         loads.ok_or_else(|| PromiseError::Ended {
-            key: short_name::<L>().to_owned().into(),
+            key: Key::from_static(short_name::<L>()),
         })
     }
 }
 
+impl<L: Loader> State<L> {
+    /// Closes the open batch if it was cancelled, or its time was up, before it started.
+    fn close_settled(&mut self, promises: &Promises) {
+        if let Some(batch) = &self.open {
+            if promises.registry().peek(batch) == Some(true) {
+                self.open = None;
+                self.wanted.clear();
+            }
+        }
+    }
+}
+
 impl<L: Loader> Loads<L> {
-    /// What is known of a key. If nothing is, it is put into the open batch.
-    fn ask(&self, promises: &Promises, key: &L::Key, is_promised: bool) -> Answer<L::Value> {
+    /// What is known of a key. If nothing is, it is put into the open batch. `ended` is a batch that has
+    /// ended without an error, so that it must have told all that it can.
+    fn ask(
+        &self,
+        promises: &Promises,
+        key: &L::Key,
+        is_promised: bool,
+        ended: Option<&Key>,
+    ) -> Answer<L::Value> {
         let pass = promises.pass();
         let mut guard = lock(&self.state);
         let state = &mut *guard;
+        state.close_settled(promises);
         match state.known.get_mut(key) {
             Some(Known::Loaded(value)) => return Answer::Known(Ok(value.clone())),
             Some(Known::Failed {
@@ -252,19 +283,21 @@ impl<L: Loader> Loads<L> {
             }
             Some(Known::InBatch { batch, asked }) => {
                 asked.is_promised |= is_promised;
-                let (batch, asked) = (batch.clone(), *asked);
-                if asked.stands_in(pass) || state.open.as_ref() == Some(&batch) {
-                    return Answer::InBatch(batch);
+                // A batch that is neither open nor a promise any more was cleared: it loads nothing.
+                let is_open = state.open.as_ref() == Some(batch);
+                let stands = asked.stands_in(pass) && promises.registry().peek(batch).is_some();
+                if is_open || (stands && ended != Some(batch)) {
+                    return Answer::InBatch {
+                        batch: batch.clone(),
+                        is_new: false,
+                    };
                 }
             }
             Some(Known::Failed { .. }) | None => {}
         }
-        if let Some(batch) = &state.open {
-            // It was cancelled, or its time was up, before it started.
-            if promises.registry().peek(batch) == Some(true) {
-                state.open = None;
-                state.wanted.clear();
-            }
+        if !promises.registry().is_current(pass) {
+            let key = Key::from_static(short_name::<L>());
+            return Answer::Known(Err(PromiseError::Ended { key }));
         }
         let batch = match &state.open {
             Some(batch) => batch.clone(),
@@ -282,7 +315,10 @@ impl<L: Loader> Loads<L> {
         };
         state.wanted.push(key.clone());
         state.known.insert(key.clone(), in_batch);
-        Answer::InBatch(batch)
+        Answer::InBatch {
+            batch,
+            is_new: true,
+        }
     }
 
     fn is_pending(&self, promises: &Promises, batch: &Key) -> bool {
@@ -301,11 +337,15 @@ impl<L: Loader> Loads<L> {
     }
 
     /// The work of a batch: loads everything that is wanted when it starts.
-    async fn run(self: Arc<Self>, promises: Promises, name: Key) -> Result<(), Failure> {
+    async fn run(self: Arc<Self>, promises: WeakPromises, name: Key) -> Result<(), Failure> {
         let keys = {
             let mut state = lock(&self.state);
-            state.open = None;
-            std::mem::take(&mut state.wanted)
+            if state.open.as_ref() == Some(&name) {
+                state.open = None;
+                std::mem::take(&mut state.wanted)
+            } else {
+                Vec::new()
+            }
         };
         let batch = Batch {
             loads: self,
@@ -349,7 +389,7 @@ impl<L: Loader> Loads<L> {
 /// A batch that is being loaded.
 struct Batch<L: Loader> {
     loads: Arc<Loads<L>>,
-    promises: Promises,
+    promises: WeakPromises,
     name: Key,
     keys: Vec<L::Key>,
 }
@@ -358,7 +398,9 @@ impl<L: Loader> Drop for Batch<L> {
     fn drop(&mut self) {
         // A batch that panics, times out or is cancelled has an error that its keys are to be read as.
         // One that nobody waits for any more has nothing, and its keys can be asked for again.
-        if std::thread::panicking() || self.promises.registry().peek(&self.name).is_some() {
+        let promises = self.promises.upgrade();
+        let is_promise = promises.is_some_and(|it| it.registry().peek(&self.name).is_some());
+        if std::thread::panicking() || is_promise {
             return;
         }
         let mut state = lock(&self.loads.state);

@@ -30,6 +30,9 @@ pub(super) struct Registry {
     is_driven: bool,
     #[cfg(feature = "blocking")]
     pool: BlockingPool,
+    /// Tells requests apart that share a pool.
+    #[cfg(feature = "blocking")]
+    number: u64,
     /// There was no room in the pool, and the request is to be rejected for it.
     #[cfg(feature = "blocking")]
     has_given_up: AtomicBool,
@@ -135,6 +138,8 @@ impl Registry {
             #[cfg(feature = "blocking")]
             pool: settings.pool.clone(),
             #[cfg(feature = "blocking")]
+            number: settings.pool.next_request(),
+            #[cfg(feature = "blocking")]
             has_given_up: AtomicBool::new(false),
             outer,
             state: Mutex::new(State {
@@ -178,6 +183,11 @@ impl Registry {
 /// For loaders.
 #[cfg(feature = "loader")]
 impl Registry {
+    /// Whether a handle of this pass may submit.
+    pub(super) fn is_current(&self, pass: usize) -> bool {
+        lock(&self.state).is_current(pass)
+    }
+
     /// What this request keeps for a thing of this address, which the value must hold on to.
     pub(super) fn attachment<T: Send + Sync + 'static>(
         &self,
@@ -209,6 +219,10 @@ impl Registry {
 impl Registry {
     pub(super) fn pool(&self) -> &BlockingPool {
         &self.pool
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     /// Asks for the request to be rejected because the pool has no room.
@@ -329,19 +343,24 @@ impl Registry {
             match self.admit(state, pass, &key, demand, Type::of::<T>())? {
                 Some(Admission::Pending) => return Ok(Admission::Pending),
                 // The body is taken only for a promise that will run.
-                Some(Admission::TimedOut) => None,
-                None => Some(mem::replace(&mut state.body, RequestBodyState::Taken)),
+                Some(Admission::TimedOut) => RequestBodyState::Here(None),
+                None => mem::replace(&mut state.body, RequestBodyState::Taken),
             }
         };
         let body = match body {
-            Some(RequestBodyState::Here(Some(body))) => match body.detach() {
+            RequestBodyState::Here(None) => RequestBody::empty(),
+            RequestBodyState::Taken => return Err(SubmitError::BodyTaken { key }),
+            RequestBodyState::Here(Some(body)) => match Arc::clone(&body).detach() {
                 Some(body) => body,
-                None => return Err(SubmitError::BodyRead { key }),
+                None => {
+                    lock(&self.state).body = RequestBodyState::Here(Some(body));
+                    return Err(SubmitError::BodyRead { key });
+                }
             },
-            Some(RequestBodyState::Taken) => return Err(SubmitError::BodyTaken { key }),
-            Some(RequestBodyState::Here(None)) | None => RequestBody::empty(),
         };
-        self.submit(pass, key, demand, || work(body))
+        // This is user code, so no lock is held.
+        let work = work(body);
+        self.submit(pass, key, demand, || work)
     }
 
     /// What becomes of a promise that is submitted, if not a new one.

@@ -9,7 +9,7 @@ use futures_util::{StreamExt, future, stream};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// The pause after the first failure. Each further failure doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -130,12 +130,21 @@ async fn deliver_to_one(core: Arc<Core>, path: String, claim: String, value: Byt
 
 /// Reads latches that are asked for, and from time to time all that are waited for.
 async fn read_latches(core: &Arc<Core>) {
-    let asked = stream::unfold(core.clone(), |core| async {
+    let interval = core.settings.poll_interval;
+    let first = Instant::now().checked_add(interval);
+    let asked = stream::unfold((core.clone(), first), move |(core, mut next)| async move {
         let asked = core.waiters.asked_for_latches();
-        if timeout(core.settings.poll_interval, asked).await.is_err() {
-            core.waiters.ask_for_all_latches();
+        match next {
+            Some(next) => drop(timeout_at(next, asked).await),
+            // The interval is longer than the clock goes.
+            None => asked.await,
         }
-        Some((stream::iter(core.waiters.take_unread()), core))
+        // Also when latches are asked for all the time.
+        if next.is_some_and(|next| Instant::now() >= next) {
+            core.waiters.ask_for_all_latches();
+            next = Instant::now().checked_add(interval);
+        }
+        Some((stream::iter(core.waiters.take_unread()), (core, next)))
     });
     asked
         .flatten()

@@ -111,10 +111,17 @@ impl MemoryStore {
 
     fn check(&self, key: &str, value: &Bytes) -> Result<(), BackendError> {
         check_name(key)?;
-        if value.len() > self.max_value_bytes {
+        // Alone in the store it must have room, or the store would forget it at once.
+        let room = self.shared.entries.policy().max_capacity();
+        let room = room.map_or(usize::MAX, |bytes| {
+            usize::try_from(bytes).unwrap_or(usize::MAX)
+        });
+        let room = room.saturating_sub(key.len() + ENTRY_BYTES);
+        let limit = self.max_value_bytes.min(room);
+        if value.len() > limit {
             return Err(BackendError::TooLarge {
                 size: value.len(),
-                limit: self.max_value_bytes,
+                limit,
             });
         }
         Ok(())

@@ -42,6 +42,8 @@ enum Retention {
     All,
     /// The present reader is the last one.
     Released,
+    /// So it is, for it is a promise's.
+    Given,
     /// More was read than may be kept.
     Outgrown,
     /// It could not be written to the temporary file.
@@ -82,7 +84,11 @@ impl<B> State<B> {
     }
 
     pub(super) fn is_replayable(&self) -> bool {
-        self.retention == Retention::All || matches!(self.source, Source::Unread(_))
+        match self.retention {
+            Retention::All => true,
+            Retention::Given => false,
+            _ => matches!(self.source, Source::Unread(_)),
+        }
     }
 
     /// Why a new reader would not get the whole body, if it would not.
@@ -92,6 +98,7 @@ impl<B> State<B> {
         }
         Some(match self.retention {
             Retention::All | Retention::Released => ReplayError::Released,
+            Retention::Given => ReplayError::Superseded,
             Retention::Outgrown => ReplayError::TooLarge {
                 limit: self.limit_in_all(),
             },
@@ -130,6 +137,12 @@ impl<B> State<B> {
         if self.retention == Retention::All {
             self.end_retention(Retention::Released);
         }
+    }
+
+    /// Declares the present reader to be the last one, and lets no other take over even if nothing has
+    /// been read.
+    pub(super) fn give(&mut self) {
+        self.end_retention(Retention::Given);
     }
 
     /// What a reader of this number would be.
