@@ -46,7 +46,9 @@
 //! 5. A panic in a loader is the error of all keys of the batch.
 //! 6. [`load_async`](crate::Promises::load_async) waits in place. It loads together what is asked for before the task
 //!    that handles the request yields.
-//! 7. A batch is a promise. It counts as one, has the layer's timeouts, and shows among the
+//! 7. A loader must not await a key of its own: it would wait for itself, until a timeout. Another loader's
+//!    keys are fine.
+//! 8. A batch is a promise. It counts as one, has the layer's timeouts, and shows among the
 //!    [`keys`](crate::Promises::keys) under a name made of the loader's type.
 //!
 //! # Cancel safety
