@@ -132,6 +132,7 @@
 //! `tower_http::add_extension` gives every request a value that is there from the start; here the handler
 //! asks for values that are not.
 
+mod asking;
 #[cfg(feature = "blocking")]
 mod blocking;
 mod current;
@@ -146,6 +147,7 @@ mod observe;
 mod registry;
 mod rejection;
 mod resolve;
+mod results;
 mod running;
 mod service;
 mod slot;
@@ -153,8 +155,9 @@ mod waiters;
 
 pub use error::{OrPending, PromiseError, SubmitError};
 pub use future::PromiseFuture;
-pub use handle::{PromiseResults, Promises};
+pub use handle::Promises;
 pub use key::{IntoKey, Key, PromiseKey};
 pub use layer::{DEFAULT_MAX_PASSES, DEFAULT_MAX_PROMISES, OnTimeout, PromiseLayer, Start};
 pub use rejection::{DefaultResponseForRejection, Rejection, ResponseForRejection, empty_response};
+pub use results::PromiseResults;
 pub use service::PromiseService;

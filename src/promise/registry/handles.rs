@@ -1,0 +1,350 @@
+use super::super::error::{Failure, PromiseError, SubmitError};
+use super::super::slot::{AnySlot, Slot, Work};
+use super::super::{Key, Start};
+use super::state::{Type, downcast, is_same, run};
+use super::{Admission, Demand, Entry, Phase, Registry, RequestBodyState, State, Undo, Verdict};
+use crate::body::RequestBody;
+use crate::sync::lock;
+use std::mem;
+use std::sync::Arc;
+
+/// For the handles.
+impl Registry {
+    /// The promise of this name, if it has settled.
+    pub(in crate::promise) fn read<T: Send + Sync + 'static>(
+        &self,
+        pass: usize,
+        key: &Key,
+    ) -> Result<Arc<Slot<T>>, PromiseError> {
+        let slot = self.lookup(pass, key, Type::of::<T>())?;
+        Ok(downcast(slot))
+    }
+
+    fn lookup(
+        &self,
+        pass: usize,
+        key: &Key,
+        wanted: Type,
+    ) -> Result<Arc<dyn AnySlot>, PromiseError> {
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        if let Some(entry) = state.entries.get_mut(key) {
+            wanted.check(&*entry.slot)?;
+            if entry.is_settled() {
+                entry.meet();
+                return Ok(Arc::clone(&entry.slot));
+            }
+            if pass == state.pass {
+                entry.demand = Demand::Missed;
+            }
+            return Err(PromiseError::Pending { key: key.clone() });
+        }
+        if state.has_ended() {
+            return Err(PromiseError::Ended { key: key.clone() });
+        }
+        match self.outer_slot(state, key) {
+            Some(slot) => wanted.check(&*slot).map(|()| slot),
+            None => Err(PromiseError::NotSubmitted { key: key.clone() }),
+        }
+    }
+
+    /// The settled promise of this name in the request that this one is a part of. One that is pending
+    /// there may be waiting for this very request, so it is none of this request's business.
+    fn outer_slot(&self, state: &State, key: &Key) -> Option<Arc<dyn AnySlot>> {
+        let outer = self.outer.as_ref()?.registry();
+        if state.hidden.contains(key) {
+            return None;
+        }
+        let outer_state = lock(&outer.state);
+        match outer_state.entries.get(key) {
+            Some(entry) => entry.is_settled().then(|| Arc::clone(&entry.slot)),
+            None => outer.outer_slot(&outer_state, key),
+        }
+    }
+
+    pub(in crate::promise) fn submit<T: Send + Sync + 'static>(
+        &self,
+        pass: usize,
+        key: Key,
+        demand: Demand,
+        work: impl FnOnce() -> Work<T>,
+    ) -> Result<Admission, SubmitError> {
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        if let Some(admission) = self.admit(state, pass, &key, demand, Type::of::<T>())? {
+            if admission == Admission::TimedOut {
+                let slot = Slot::<T>::settled(key.clone(), Err(Failure::TimedOut.of(key)));
+                state.insert(Arc::new(slot), Demand::Met, 0);
+            }
+            return Ok(admission);
+        }
+        let slot: Arc<dyn AnySlot> = Arc::new(Slot::new(key, work()));
+        state.insert(Arc::clone(&slot), demand, 0);
+        let driver = if self.start == Start::Eager || state.is_settling {
+            state.starting.push(slot);
+            state.driver.take()
+        } else {
+            state.queued.push(Arc::downgrade(&slot));
+            None
+        };
+        drop(guard);
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+        Ok(Admission::Pending)
+    }
+
+    /// [`submit`](Self::submit) for work that reads the body of the request.
+    pub(in crate::promise) fn submit_body<T: Send + Sync + 'static>(
+        &self,
+        pass: usize,
+        key: Key,
+        demand: Demand,
+        work: impl FnOnce(RequestBody) -> Work<T>,
+    ) -> Result<Admission, SubmitError> {
+        let body = {
+            let mut guard = lock(&self.state);
+            let state = &mut *guard;
+            match self.admit(state, pass, &key, demand, Type::of::<T>())? {
+                Some(Admission::Pending) => return Ok(Admission::Pending),
+                // The body is taken only for a promise that will run.
+                Some(Admission::TimedOut) => RequestBodyState::Here(None),
+                None => mem::replace(&mut state.body, RequestBodyState::Taken),
+            }
+        };
+        let body = match body {
+            RequestBodyState::Here(None) => RequestBody::empty(),
+            RequestBodyState::Taken => return Err(SubmitError::BodyTaken { key }),
+            RequestBodyState::Here(Some(body)) => match Arc::clone(&body).detach() {
+                Some(body) => body,
+                None => {
+                    lock(&self.state).body = RequestBodyState::Here(Some(body));
+                    return Err(SubmitError::BodyRead { key });
+                }
+            },
+        };
+        // This is user code, so no lock is held.
+        let work = work(body);
+        self.submit(pass, key, demand, || work)
+    }
+
+    /// What becomes of a promise that is submitted, if not a new one.
+    fn admit(
+        &self,
+        state: &mut State,
+        pass: usize,
+        key: &Key,
+        demand: Demand,
+        wanted: Type,
+    ) -> Result<Option<Admission>, SubmitError> {
+        if !state.is_current(pass) {
+            return Err(SubmitError::Ended { key: key.clone() });
+        }
+        if let Some(entry) = state.entries.get_mut(key) {
+            if entry.is_settled() {
+                return Err(SubmitError::AlreadyResolved { key: key.clone() });
+            }
+            if !wanted.matches(&*entry.slot) {
+                return Err(SubmitError::WrongType {
+                    key: key.clone(),
+                    expected: wanted.name,
+                    found: entry.slot.type_name(),
+                });
+            }
+            if demand > entry.demand {
+                entry.demand = demand;
+            }
+            return Ok(Some(Admission::Pending));
+        }
+        if self.outer_slot(state, key).is_some() {
+            return Err(SubmitError::AlreadyResolved { key: key.clone() });
+        }
+        self.make_room(state, key)?;
+        let has_timed_out = state.phase == Phase::TimedOut;
+        Ok(has_timed_out.then_some(Admission::TimedOut))
+    }
+
+    /// Takes part in awaiting the promise of this name, which `make` makes where there is none.
+    ///
+    /// Each success is to be followed by one call of [`leave`](Self::leave).
+    pub(in crate::promise) fn join<T: Send + Sync + 'static>(
+        &self,
+        pass: usize,
+        key: &Key,
+        make: impl FnOnce() -> Work<T>,
+    ) -> Result<Arc<Slot<T>>, PromiseError> {
+        if let Some(slot) = self.join_present(pass, key, Type::of::<T>(), None)? {
+            return Ok(downcast(slot));
+        }
+        // `make` is user code, so the lock was released, and another thread may be faster.
+        let made: Arc<dyn AnySlot> = Arc::new(Slot::new(key.clone(), make()));
+        let joined = self.join_present(pass, key, Type::of::<T>(), Some(&made))?;
+        Ok(downcast(joined.unwrap_or(made)))
+    }
+
+    fn join_present(
+        &self,
+        pass: usize,
+        key: &Key,
+        wanted: Type,
+        absent: Option<&Arc<dyn AnySlot>>,
+    ) -> Result<Option<Arc<dyn AnySlot>>, PromiseError> {
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        let slot = if let Some(entry) = state.entries.get_mut(key) {
+            wanted.check(&*entry.slot)?;
+            entry.waiters += 1;
+            Arc::clone(&entry.slot)
+        } else if let Some(slot) = self.outer_slot(state, key) {
+            return wanted.check(&*slot).map(|()| Some(slot));
+        } else if !state.is_current(pass) {
+            return Err(PromiseError::Ended { key: key.clone() });
+        } else if state.phase == Phase::TimedOut {
+            return Err(Failure::TimedOut.of(key.clone()));
+        } else {
+            self.make_room(state, key)
+                .map_err(|error| PromiseError::Rejected { error })?;
+            let Some(slot) = absent else {
+                return Ok(None);
+            };
+            state.insert(Arc::clone(slot), Demand::Met, 1);
+            Arc::clone(slot)
+        };
+        let mut driver = None;
+        if self.is_driven && !slot.is_settled() {
+            state.starting.push(Arc::clone(&slot));
+            driver = state.driver.take();
+        }
+        drop(guard);
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+        Ok(Some(slot))
+    }
+
+    /// Ends what [`join`](Self::join) began. A promise that nobody wants any more is dropped.
+    pub(in crate::promise) fn leave<T: Send + Sync + 'static>(
+        &self,
+        slot: &Arc<Slot<T>>,
+        waiter: Option<u64>,
+        has_read: bool,
+    ) {
+        slot.waiters().unregister(waiter);
+        let unwanted = {
+            let mut state = lock(&self.state);
+            let key = slot.key();
+            match state.entries.get_mut(key) {
+                Some(entry) if is_same(&entry.slot, slot) => {
+                    entry.waiters -= 1;
+                    if has_read {
+                        entry.meet();
+                    }
+                    if entry.is_settled() || entry.waiters > 0 || entry.demand != Demand::Met {
+                        None
+                    } else {
+                        state.entries.remove(key)
+                    }
+                }
+                _ => None,
+            }
+        };
+        if let Some(entry) = unwanted {
+            entry.slot.fail(Failure::Cancelled);
+        }
+        if !self.is_driven {
+            // Another waiter has to poll the work now.
+            slot.waiters().wake();
+        }
+    }
+
+    pub(in crate::promise) fn cancel(&self, key: &Key) -> bool {
+        let slot = {
+            let mut state = lock(&self.state);
+            let Some(entry) = state.entries.get_mut(key) else {
+                return false;
+            };
+            if entry.is_settled() {
+                return false;
+            }
+            entry.demand = Demand::Met;
+            Arc::clone(&entry.slot)
+        };
+        slot.fail(Failure::Cancelled)
+    }
+
+    pub(in crate::promise) fn clear(&self, key: &Key) -> bool {
+        self.remove(key, Entry::is_settled)
+    }
+
+    pub(in crate::promise) fn reset(&self, key: &Key) -> bool {
+        self.remove(key, |_| true)
+    }
+
+    fn remove(&self, key: &Key, condition: impl Fn(&Entry) -> bool) -> bool {
+        let entry = {
+            let mut guard = lock(&self.state);
+            let state = &mut *guard;
+            match state.entries.get(key) {
+                Some(entry) if condition(entry) => state.entries.remove(key),
+                Some(_) => return false,
+                None if self.outer_slot(state, key).is_some() => {
+                    state.hidden.push(key.clone());
+                    return true;
+                }
+                None => return false,
+            }
+        };
+        // Dropped here, where no lock is held.
+        entry
+            .map(|entry| entry.slot.fail(Failure::Cancelled))
+            .is_some()
+    }
+
+    pub(in crate::promise) fn publish(&self, pass: usize) {
+        let mut state = lock(&self.state);
+        if state.is_running(pass) {
+            state.publish = true;
+        }
+    }
+
+    pub(in crate::promise) fn is_pending(&self) -> bool {
+        !matches!(lock(&self.state).verdict(), Verdict::Publish)
+    }
+
+    /// All names, in the order in which they came.
+    pub(in crate::promise) fn keys(&self) -> Vec<Key> {
+        lock(&self.state).keys(|_| true)
+    }
+
+    pub(in crate::promise) fn pending_keys(&self) -> Vec<Key> {
+        lock(&self.state).keys(|entry| entry.demand != Demand::Met)
+    }
+
+    pub(in crate::promise) fn on_discard(&self, pass: usize, undo: Undo) {
+        let mut state = lock(&self.state);
+        if state.is_running(pass) {
+            state.undo.push(undo);
+            return;
+        }
+        let was_published = pass == state.pass && state.phase == Phase::Published;
+        drop(state);
+        if !was_published {
+            run([undo]);
+        }
+    }
+
+    fn make_room(&self, state: &mut State, key: &Key) -> Result<(), SubmitError> {
+        if state.count < self.max_promises {
+            return Ok(());
+        }
+        state.is_overfull = true;
+        Err(SubmitError::TooManyPromises {
+            key: key.clone(),
+            limit: self.max_promises,
+        })
+    }
+
+    pub(in crate::promise) fn pass(&self) -> usize {
+        lock(&self.state).pass
+    }
+}

@@ -1,0 +1,244 @@
+mod handles;
+mod session;
+mod state;
+
+#[cfg(feature = "blocking")]
+use super::Rejection;
+use super::layer::Settings;
+use super::slot::AnySlot;
+use super::{Key, Promises, Start};
+#[cfg(feature = "blocking")]
+use crate::blocking::BlockingPool;
+use crate::body::Detach;
+use crate::sync::lock;
+#[cfg(feature = "loader")]
+use std::any::Any;
+use std::collections::HashMap;
+#[cfg(feature = "blocking")]
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::task::Waker;
+
+/// What one request has promised, shared by its handles and its response future.
+///
+/// User code never runs while the lock is held: neither a promise's work nor its `Drop`, nor the
+/// `Clone` of a value.
+pub(super) struct Registry {
+    start: Start,
+    max_promises: usize,
+    /// Whether a response future runs the promises. A handle made for a test has none.
+    is_driven: bool,
+    #[cfg(feature = "blocking")]
+    pool: BlockingPool,
+    /// Tells requests apart that share a pool.
+    #[cfg(feature = "blocking")]
+    number: u64,
+    /// There was no room in the pool, and the request is to be rejected for it.
+    #[cfg(feature = "blocking")]
+    has_given_up: AtomicBool,
+    /// The promises of the request that this one is a part of.
+    outer: Option<Promises>,
+    state: Mutex<State>,
+}
+
+struct State {
+    phase: Phase,
+    /// Counted from one.
+    pass: usize,
+    /// The pass has been discarded and its promises run.
+    is_settling: bool,
+    /// This pass is to be published whatever is pending.
+    publish: bool,
+    /// More promises were submitted than allowed.
+    is_overfull: bool,
+    entries: HashMap<Key, Entry>,
+    /// How many promises there have been, which numbers them.
+    count: usize,
+    /// Promises that start when the pass ends, unless they are gone by then.
+    queued: Vec<Weak<dyn AnySlot>>,
+    /// Promises that start at once.
+    starting: Vec<Arc<dyn AnySlot>>,
+    /// Outer promises that were cleared here.
+    hidden: Vec<Key>,
+    undo: Vec<Undo>,
+    /// Who is to start what is in `starting`.
+    driver: Option<Waker>,
+    body: RequestBodyState,
+    #[cfg(feature = "loader")]
+    attachments: Vec<Attachment>,
+}
+
+/// What the request keeps for something outside of it, and the address of that.
+#[cfg(feature = "loader")]
+type Attachment = (usize, Arc<dyn Any + Send + Sync>);
+
+enum RequestBodyState {
+    /// `None` if it is empty.
+    Here(Option<Arc<dyn Detach>>),
+    /// A promise has it.
+    Taken,
+}
+
+type Undo = Box<dyn FnOnce() + Send>;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Phase {
+    Open,
+    /// The request's time is up: what has not settled has timed out.
+    TimedOut,
+    Published,
+    Abandoned,
+}
+
+struct Entry {
+    slot: Arc<dyn AnySlot>,
+    number: usize,
+    demand: Demand,
+    /// How many are awaiting it.
+    waiters: usize,
+}
+
+/// Whether this pass has to be run again because of a promise. A later variant outweighs an earlier.
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+pub(super) enum Demand {
+    /// No: its value was there when it was asked for.
+    Met,
+    /// Yes, unless its value is read before the pass ends.
+    Submitted,
+    /// Yes: its value was asked for and was not there.
+    Missed,
+}
+
+/// What becomes of a promise that is submitted.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Admission {
+    Pending,
+    TimedOut,
+}
+
+/// What the end of a pass asks for.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Verdict {
+    Publish,
+    Repeat,
+    Overfull,
+}
+
+impl Registry {
+    pub(super) fn new<H>(
+        settings: &Settings<H>,
+        is_driven: bool,
+        outer: Option<Promises>,
+        body: Option<Arc<dyn Detach>>,
+    ) -> Self {
+        Self {
+            start: settings.start,
+            max_promises: settings.max_promises,
+            is_driven,
+            #[cfg(feature = "blocking")]
+            pool: settings.pool.clone(),
+            #[cfg(feature = "blocking")]
+            number: settings.pool.next_request(),
+            #[cfg(feature = "blocking")]
+            has_given_up: AtomicBool::new(false),
+            outer,
+            state: Mutex::new(State {
+                phase: Phase::Open,
+                pass: 1,
+                is_settling: false,
+                publish: false,
+                is_overfull: false,
+                entries: HashMap::new(),
+                count: 0,
+                queued: Vec::new(),
+                starting: Vec::new(),
+                hidden: Vec::new(),
+                undo: Vec::new(),
+                driver: None,
+                body: RequestBodyState::Here(body),
+                #[cfg(feature = "loader")]
+                attachments: Vec::new(),
+            }),
+        }
+    }
+
+    /// What a request has promised whose earlier passes asked for these.
+    pub(super) fn with_settled(slots: Vec<Arc<dyn AnySlot>>) -> Self {
+        let registry = Self::new(&Settings::default(), false, None, None);
+        {
+            let mut state = lock(&registry.state);
+            state.pass = if slots.is_empty() { 1 } else { 2 };
+            for slot in slots {
+                state.insert(slot, Demand::Met, 0);
+            }
+        }
+        registry
+    }
+
+    pub(super) fn is_driven(&self) -> bool {
+        self.is_driven
+    }
+}
+
+/// For loaders.
+#[cfg(feature = "loader")]
+impl Registry {
+    /// Whether a handle of this pass may submit.
+    pub(super) fn is_current(&self, pass: usize) -> bool {
+        lock(&self.state).is_current(pass)
+    }
+
+    /// What this request keeps for a thing of this address, which the value must hold on to.
+    pub(super) fn attachment<T: Send + Sync + 'static>(
+        &self,
+        address: usize,
+        make: impl FnOnce(usize) -> T,
+    ) -> Option<Arc<T>> {
+        let mut state = lock(&self.state);
+        if state.has_ended() {
+            return None;
+        }
+        let known = state.attachments.iter().find(|known| known.0 == address);
+        if let Some((_, known)) = known {
+            return Arc::clone(known).downcast().ok();
+        }
+        let made = Arc::new(make(state.attachments.len()));
+        state.attachments.push((address, Arc::clone(&made) as _));
+        Some(made)
+    }
+
+    /// Whether there is a promise of this name, and if so, whether it has settled. It does not count as
+    /// reading.
+    pub(super) fn peek(&self, key: &Key) -> Option<bool> {
+        lock(&self.state).entries.get(key).map(Entry::is_settled)
+    }
+}
+
+/// For blocking promises.
+#[cfg(feature = "blocking")]
+impl Registry {
+    pub(super) fn pool(&self) -> &BlockingPool {
+        &self.pool
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Asks for the request to be rejected because the pool has no room.
+    pub(super) fn give_up(&self) {
+        self.has_given_up.store(true, Ordering::Relaxed);
+        let driver = lock(&self.state).driver.take();
+        if let Some(driver) = driver {
+            driver.wake();
+        }
+    }
+
+    /// Why the request is to be rejected although its promises run.
+    pub(super) fn overload(&self) -> Option<Rejection> {
+        let has_given_up = self.has_given_up.load(Ordering::Relaxed);
+        has_given_up.then(|| Rejection::Saturated {
+            retry_after: self.pool.retry_delay(),
+        })
+    }
+}

@@ -1,0 +1,75 @@
+#[cfg(doc)]
+use super::Promises;
+use super::error::Failure;
+use super::slot::{AnySlot, Slot};
+use super::{IntoKey, Key};
+use crate::BoxError;
+use std::fmt;
+use std::sync::Arc;
+
+/// What [`Promises::with_results`] has to offer.
+#[derive(Default)]
+pub struct PromiseResults {
+    slots: Vec<Arc<dyn AnySlot>>,
+}
+
+impl PromiseResults {
+    pub(super) fn into_slots(self) -> Vec<Arc<dyn AnySlot>> {
+        self.slots
+    }
+
+    /// No results, as in the first pass.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A promise that was kept.
+    #[must_use]
+    pub fn value<T>(self, key: impl IntoKey<T>, value: T) -> Self
+    where
+        T: Send + Sync + 'static,
+    {
+        self.with(Slot::settled(key.into_key(), Ok(value)))
+    }
+
+    /// A promise of a `T` that failed with `error`.
+    #[must_use]
+    pub fn failed<T>(self, key: impl IntoKey<T>, error: impl Into<BoxError>) -> Self
+    where
+        T: Send + Sync + 'static,
+    {
+        self.with_failure::<T>(key.into_key(), Failure::Failed(error.into().into()))
+    }
+
+    /// A promise of a `T` that timed out.
+    #[must_use]
+    pub fn timed_out<T>(self, key: impl IntoKey<T>) -> Self
+    where
+        T: Send + Sync + 'static,
+    {
+        self.with_failure::<T>(key.into_key(), Failure::TimedOut)
+    }
+
+    fn with_failure<T>(self, key: Key, failure: Failure) -> Self
+    where
+        T: Send + Sync + 'static,
+    {
+        self.with(Slot::<T>::settled(key.clone(), Err(failure.of(key))))
+    }
+
+    fn with<T>(mut self, slot: Slot<T>) -> Self
+    where
+        T: Send + Sync + 'static,
+    {
+        self.slots.push(Arc::new(slot));
+        self
+    }
+}
+
+impl fmt::Debug for PromiseResults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys = self.slots.iter().map(|slot| slot.key());
+        f.debug_list().entries(keys).finish()
+    }
+}
