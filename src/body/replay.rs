@@ -183,13 +183,33 @@ impl<B> ReplayBody<B> {
         }
     }
 
-    /// Why a new reader would not get the whole body, if it would not.
+    /// The body for the next pass, which takes over from all other readers. It is empty if a promise has
+    /// the body, and an error if it cannot be replayed.
+    pub(crate) fn for_next_pass(&self) -> Result<Self, ReplayError> {
+        if self.is_given() {
+            return Ok(Self::empty());
+        }
+        let body = self.replay();
+        body.take_over()?;
+        Ok(body)
+    }
+
+    /// Why there can be no body [for the next pass](Self::for_next_pass), if so.
     pub(crate) fn refusal(&self) -> Option<ReplayError> {
-        lock(&self.shared.as_ref()?.state).refusal()
+        let state = lock(&self.shared.as_ref()?.state);
+        match state.is_given() {
+            true => None,
+            false => state.refusal(),
+        }
+    }
+
+    fn is_given(&self) -> bool {
+        let reader = self.shared.as_ref();
+        reader.is_some_and(|reader| lock(&reader.state).is_given())
     }
 
     /// Makes this the present reader before it asks for a frame. An error if the body cannot be replayed.
-    pub(crate) fn take_over(&self) -> Result<(), ReplayError> {
+    fn take_over(&self) -> Result<(), ReplayError> {
         if let Some(reader) = &self.shared {
             let superseded = lock(&reader.state).admit(reader.number)?;
             superseded.into_iter().for_each(Waker::wake);

@@ -167,7 +167,6 @@ where
         if verdict == Verdict::Publish {
             return Some(self.finish(outcome));
         }
-        this.original.forget_given(promises);
         let rejection = match verdict {
             Verdict::Overfull => Some(Rejection::TooManyPromises {
                 limit: settings.max_promises,
@@ -205,12 +204,13 @@ where
             return Some(self.reject(rejection));
         }
         let mut this = self.as_mut().project();
-        this.original.forget_given(&this.session.promises);
         // Whoever still holds the body of the former pass, a promise perhaps, reads it no further.
-        this.original.body = this.original.body.replay();
-        if let Err(error) = this.original.body.take_over() {
-            let rejection = this.settings.rejection_of_body(error);
-            return Some(self.reject(rejection));
+        match this.original.body.for_next_pass() {
+            Ok(body) => this.original.body = body,
+            Err(error) => {
+                let rejection = this.settings.rejection_of_body(error);
+                return Some(self.reject(rejection));
+            }
         }
         if let Some(promises) = this.session.promises.next_pass() {
             this.session.promises = promises;
@@ -222,8 +222,6 @@ where
     fn begin_pass(self: Pin<&mut Self>) {
         let mut this = self.project();
         let promises = &this.session.promises;
-        // A service can give the body away as it gets ready.
-        this.original.forget_given(promises);
         let request = this.original.request(promises);
         let future = promises.scope(|| this.service.call(request));
         this.state.set(State::Calling { future });
@@ -242,11 +240,10 @@ where
         };
         ready!(running::poll_deadline(deadline, cx));
 
-        this.original.forget_given(&this.session.promises);
         let registry = this.session.promises.registry();
         if this.settings.on_timeout == OnTimeout::Reject
             || *this.is_final_pass
-            || !this.original.body.is_replayable()
+            || this.original.body.refusal().is_some()
             || !registry.time_out()
         {
             return Poll::Ready(Some(self.reject(Rejection::TimedOut { after })));
@@ -289,17 +286,11 @@ where
 }
 
 impl<B> Original<B> {
-    /// Later passes get an empty body in place of one that a promise has.
-    fn forget_given(&mut self, promises: &Promises) {
-        if promises.registry().has_given_body() {
-            self.body = ReplayBody::empty();
-        }
-    }
-
     fn request(&self, promises: &Promises) -> Request<ReplayBody<B>> {
-        let body = self.body.replay();
-        // It cannot fail: nobody has read a frame since this was possible.
-        let _ = body.take_over();
+        // An error cannot be: nobody has read a frame since there was none. If it could, reading the body
+        // would tell.
+        let body = self.body.for_next_pass();
+        let body = body.unwrap_or_else(|_| self.body.replay());
         let mut request = Request::from_parts(self.parts.clone(), body);
         request.extensions_mut().insert(promises.clone());
         request

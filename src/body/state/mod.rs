@@ -145,6 +145,11 @@ impl<B> State<B> {
         self.end_retention(Retention::Given);
     }
 
+    /// Whether a promise has the body.
+    pub(super) fn is_given(&self) -> bool {
+        self.retention == Retention::Given
+    }
+
     /// What a reader of this number would be.
     fn standing(&self, number: u32) -> Standing {
         if number == self.reader {

@@ -14,11 +14,6 @@ impl Registry {
         lock(&self.state).verdict()
     }
 
-    /// Whether a promise has the body of the request.
-    pub(in crate::promise) fn has_given_body(&self) -> bool {
-        matches!(lock(&self.state).body, RequestBodyState::Taken)
-    }
-
     /// Ends a pass whose outcome was discarded: undoes what it has registered undo work for, and makes
     /// its promises start.
     pub(in crate::promise) fn discard_pass(&self) {
@@ -90,7 +85,7 @@ impl Registry {
     /// remain, or by a value that holds one of them.
     pub(in crate::promise) fn close(&self, published: bool) {
         #[cfg(feature = "loader")]
-        let _attachments = mem::take(&mut lock(&self.state).attachments);
+        let _attachments;
         let (pending, undo, _entries, _body, _driver) = {
             let mut state = lock(&self.state);
             if state.has_ended() {
@@ -100,6 +95,10 @@ impl Registry {
                 true => Phase::Published,
                 false => Phase::Abandoned,
             };
+            #[cfg(feature = "loader")]
+            {
+                _attachments = mem::take(&mut state.attachments);
+            }
             (
                 state.stop(),
                 mem::take(&mut state.undo),
