@@ -106,6 +106,8 @@ pub mod backend;
 mod builder;
 #[cfg(feature = "loader")]
 pub mod loader;
+#[cfg(feature = "operations")]
+pub mod operation;
 mod problem;
 #[cfg(feature = "signal")]
 pub mod signal;
