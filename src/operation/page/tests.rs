@@ -34,7 +34,7 @@ fn shows_how_far_it_is() {
         r#"<html lang="en" dir="ltr">"#,
         "<title>42% · Working on it</title>",
         r#"<noscript><meta http-equiv="refresh" content="2"></noscript>"#,
-        r#"role="status">row 3</p>"#,
+        r#"role="status" dir="auto">row 3</p>"#,
         r#"<progress max="100" aria-labelledby="heading" value="42.9">"#,
         r#"<time id="elapsed">1:02:03</time>"#,
         r#"<form method="post" action="/o/1/cancel">"#,
