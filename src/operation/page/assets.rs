@@ -10,8 +10,10 @@ pub(in crate::operation) struct Asset {
 }
 
 const STYLE_TEXT: &str = include_str!("page.css");
+const ICON_TEXT: &str = include_str!("icon.svg");
 const SCRIPT_TEXT: &str = include_str!("page.js");
 const STYLE_NAME: [u8; 20] = file_name(STYLE_TEXT, b".css");
+const ICON_NAME: [u8; 20] = file_name(ICON_TEXT, b".svg");
 const SCRIPT_NAME: [u8; 19] = file_name(SCRIPT_TEXT, b".js");
 
 pub(super) static STYLE: Asset = Asset {
@@ -26,9 +28,16 @@ pub(super) static SCRIPT: Asset = Asset {
     file_name: text(&SCRIPT_NAME),
 };
 
+/// Without one, a browser would ask the application for `/favicon.ico`.
+pub(super) static ICON: Asset = Asset {
+    content_type: "image/svg+xml",
+    body: ICON_TEXT,
+    file_name: text(&ICON_NAME),
+};
+
 /// The file of this name, if the pages have one.
 pub(in crate::operation) fn asset(file_name: &str) -> Option<&'static Asset> {
-    [&STYLE, &SCRIPT]
+    [&STYLE, &SCRIPT, &ICON]
         .into_iter()
         .find(|asset| asset.file_name == file_name)
 }
@@ -70,13 +79,13 @@ const fn text(name: &'static [u8]) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::{SCRIPT, STYLE, asset, hash};
+    use super::{ICON, SCRIPT, STYLE, asset, hash};
 
     #[test]
     fn names_have_the_hash_of_the_contents() {
         assert_eq!(hash(b""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(hash(b"foobar"), 0x8594_4171_f739_67e8);
-        for (file, extension) in [(&STYLE, "css"), (&SCRIPT, "js")] {
+        for (file, extension) in [(&STYLE, "css"), (&SCRIPT, "js"), (&ICON, "svg")] {
             let name = format!("{:016x}.{extension}", hash(file.body.as_bytes()));
             assert_eq!(file.file_name, name);
             assert_eq!(asset(&name).map(|asset| asset.body), Some(file.body));

@@ -1,4 +1,4 @@
-use super::assets::{SCRIPT, STYLE};
+use super::assets::{ICON, SCRIPT, STYLE};
 use super::escape::Escaped;
 use super::{ErrorContext, PageContext, Strings};
 use crate::operation::Status;
@@ -25,6 +25,7 @@ pub(in crate::operation) fn render(context: &PageContext<'_>) -> String {
         dir = direction(strings),
         title = Escaped(&title),
         assets = Escaped(context.links.assets),
+        icon = ICON.file_name,
         style = STYLE.file_name,
         live = if running {
             live(context)
@@ -72,6 +73,7 @@ pub(in crate::operation) fn render_error(context: &ErrorContext<'_>) -> String {
         dir = direction(strings),
         title = Escaped(title),
         assets = Escaped(context.assets),
+        icon = ICON.file_name,
         style = STYLE.file_name,
         text = Escaped(text),
         retry = retry(context),

@@ -104,9 +104,9 @@ fn nothing_gets_out_of_its_place() {
     };
     let page = render(&context);
     assert!(!page.contains(HOSTILE));
-    // Language, title, two files, heading, message, percent, label, note, form, token, button, link twice; and
+    // Language, title, three files, heading, message, percent, label, note, form, token, button, link twice; and
     // in the data two links, a heading and two patterns.
-    assert_eq!(page.matches(HARMLESS).count(), 14 + 5);
+    assert_eq!(page.matches(HARMLESS).count(), 15 + 5);
 
     let error = render_error(&ErrorContext {
         status: StatusCode::GONE,
@@ -115,8 +115,8 @@ fn nothing_gets_out_of_its_place() {
         strings: &strings,
     });
     assert!(!error.contains(HOSTILE));
-    // Language, title, file, heading, text, hint, status.
-    assert_eq!(error.matches(HARMLESS).count(), 7);
+    // Language, title, two files, heading, text, hint, status.
+    assert_eq!(error.matches(HARMLESS).count(), 8);
 }
 
 #[test]
@@ -180,6 +180,10 @@ fn the_files_of_a_page_are_to_be_had() {
         .collect();
     assert_eq!(
         types,
-        ["text/css; charset=utf-8", "text/javascript; charset=utf-8"]
+        [
+            "image/svg+xml",
+            "text/css; charset=utf-8",
+            "text/javascript; charset=utf-8"
+        ]
     );
 }
