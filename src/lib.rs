@@ -117,6 +117,8 @@ mod sync;
 pub use builder::ServiceBuilderExt;
 #[cfg(feature = "loader")]
 pub use loader::Loader;
+#[cfg(feature = "operations")]
+pub use operation::{OperationLayer, Operations, Progress};
 pub use promise::{
     Key, OnTimeout, OrPending, PromiseError, PromiseKey, PromiseLayer, PromiseResults, Promises,
     Rejection, Start, SubmitError,

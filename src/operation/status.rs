@@ -1,14 +1,169 @@
-/// How far an operation is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+//! The status of an operation and the document that tells it.
+
+use super::record::Record;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Where an operation stands. Their names are those of the wire contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Status {
-    /// It waits for its turn.
+    /// Accepted, and waiting until the inner service is ready for it.
     NotStarted,
-    /// It is at work.
+    /// The inner service works on it.
     Running,
-    /// It has ended, and there is a result.
+    /// The inner service has answered with a status below 400.
     Succeeded,
-    /// It has ended without a result that is of use.
+    /// The inner service has answered with a status of 400 or more, or has not answered: it panicked, was lost, or
+    /// its response is too large to be kept.
     Failed,
-    /// Somebody has cancelled it.
+    /// Cancelled by its owner or by the end of its lifetime.
     Canceled,
+}
+
+impl Status {
+    /// Whether nothing changes any more.
+    #[must_use]
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Canceled)
+    }
+
+    /// Its spelling on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotStarted => "NotStarted",
+            Self::Running => "Running",
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+            Self::Canceled => "Canceled",
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The addresses of one operation.
+#[derive(Clone, Debug)]
+pub(super) struct Links {
+    pub(super) own: String,
+    pub(super) events: String,
+    pub(super) result: String,
+    pub(super) cancel: String,
+}
+
+impl Links {
+    /// `origin` is empty for addresses that are path-absolute.
+    pub(super) fn new(origin: &str, mount: &str, id: &str) -> Self {
+        let own = format!("{origin}{mount}/{id}");
+        Self {
+            events: format!("{own}/events"),
+            result: format!("{own}/result"),
+            cancel: format!("{own}/cancel"),
+            own,
+        }
+    }
+}
+
+/// The status document. The order of its members is that of the wire contract.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Document<'a> {
+    id: &'a str,
+    status: Status,
+    progress: Option<serde_json::Number>,
+    message: Option<&'a str>,
+    created: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    started: Option<String>,
+    updated: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finished: Option<String>,
+    expires: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resource_location: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<ErrorPart<'a>>,
+    links: LinksPart<'a>,
+}
+
+#[derive(Serialize)]
+struct ErrorPart<'a> {
+    code: &'a str,
+    message: &'a str,
+}
+
+#[derive(Serialize)]
+struct LinksPart<'a> {
+    #[serde(rename = "self")]
+    own: &'a str,
+    events: &'a str,
+    result: &'a str,
+    cancel: &'a str,
+}
+
+/// The document as JSON, in one line.
+pub(super) fn document(record: &Record, links: &Links) -> String {
+    let succeeded = record.status == Status::Succeeded;
+    let document = Document {
+        id: &record.id,
+        status: record.status,
+        progress: record.progress.and_then(number),
+        message: record.message.as_deref(),
+        created: timestamp(record.created),
+        started: record.started.map(timestamp),
+        updated: timestamp(record.updated),
+        finished: record.finished.map(timestamp),
+        expires: timestamp(record.expires),
+        resource_location: succeeded.then_some(&*links.result),
+        error: record.error.as_ref().map(|error| ErrorPart {
+            code: &error.code,
+            message: &error.message,
+        }),
+        links: LinksPart {
+            own: &links.own,
+            events: &links.events,
+            result: &links.result,
+            cancel: &links.cancel,
+        },
+    };
+    serde_json::to_string(&document).expect("strings and finite numbers are JSON")
+}
+
+/// 42 rather than 42.0.
+fn number(progress: f64) -> Option<serde_json::Number> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is from 0 to 100"
+    )]
+    let whole = progress as u64;
+    #[expect(clippy::cast_precision_loss, reason = "it is from 0 to 100")]
+    if (whole as f64).to_bits() == progress.to_bits() {
+        return Some(whole.into());
+    }
+    serde_json::Number::from_f64(progress)
+}
+
+/// Milliseconds since the epoch as RFC 3339.
+fn timestamp(milliseconds: u64) -> String {
+    // The format ends with the year 9999.
+    let last = 253_402_300_799_999;
+    let time = UNIX_EPOCH + Duration::from_millis(milliseconds.min(last));
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+/// Milliseconds since the epoch.
+pub(super) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    milliseconds(since.unwrap_or_default())
+}
+
+pub(super) fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -21,7 +21,7 @@ use super::Status;
 use http::StatusCode;
 use std::time::Duration;
 
-pub(super) use assets::{Asset, asset};
+pub(super) use assets::asset;
 pub(super) use render::{render, render_error};
 pub use strings::Strings;
 

@@ -1,0 +1,263 @@
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::stream::BoxStream;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+pin_project! {
+    /// Response body of [`OperationService`](super::OperationService): that of the inner service, untouched, or one of
+    /// the layer's own.
+    pub struct OperationBody<R> {
+        #[pin]
+        kind: Kind<R>,
+    }
+}
+
+pin_project! {
+    #[project = KindProj]
+    enum Kind<R> {
+        // The inner service's own.
+        Inner {
+            #[pin]
+            body: R,
+        },
+        // A document, a page or a stored result.
+        Whole {
+            data: Bytes,
+            // What is to happen when it has been sent to the end.
+            sent: Option<OnSent>,
+        },
+        // Events, as long as there are some.
+        Stream {
+            stream: BoxStream<'static, Bytes>,
+        },
+    }
+}
+
+impl<R> OperationBody<R> {
+    pub(super) fn inner(body: R) -> Self {
+        Self {
+            kind: Kind::Inner { body },
+        }
+    }
+
+    pub(super) fn stream(stream: BoxStream<'static, Bytes>) -> Self {
+        Self {
+            kind: Kind::Stream { stream },
+        }
+    }
+
+    /// Calls `sent` when all of it has been sent.
+    pub(super) fn once(data: Bytes, sent: impl FnOnce() + Send + Sync + 'static) -> Self {
+        let sent = Some(OnSent {
+            // A body without data is at its end from the start.
+            at_end: data.is_empty(),
+            call: Some(Box::new(sent)),
+        });
+        Self {
+            kind: Kind::Whole { data, sent },
+        }
+    }
+}
+
+impl<R> From<Bytes> for OperationBody<R> {
+    fn from(data: Bytes) -> Self {
+        Self {
+            kind: Kind::Whole { data, sent: None },
+        }
+    }
+}
+
+impl<R> Body for OperationBody<R>
+where
+    R: Body<Data = Bytes>,
+{
+    type Data = Bytes;
+    type Error = R::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, R::Error>>> {
+        match self.project().kind.project() {
+            KindProj::Inner { body } => body.poll_frame(cx),
+            KindProj::Whole { data, sent } => {
+                if data.is_empty() {
+                    return Poll::Ready(None);
+                }
+                if let Some(sent) = sent {
+                    sent.at_end = true;
+                }
+                Poll::Ready(Some(Ok(Frame::data(std::mem::take(data)))))
+            }
+            KindProj::Stream { stream } => {
+                let data = ready!(stream.as_mut().poll_next(cx));
+                Poll::Ready(data.map(|data| Ok(Frame::data(data))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Inner { body } => body.is_end_stream(),
+            Kind::Whole { data, .. } => data.is_empty(),
+            Kind::Stream { .. } => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Inner { body } => body.size_hint(),
+            Kind::Whole { data, .. } => SizeHint::with_exact(data.len() as u64),
+            Kind::Stream { .. } => SizeHint::default(),
+        }
+    }
+}
+
+impl<R> fmt::Debug for OperationBody<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OperationBody").finish_non_exhaustive()
+    }
+}
+
+/// Calls a function when the body that holds it is dropped after its end.
+struct OnSent {
+    at_end: bool,
+    call: Option<Box<dyn FnOnce() + Send + Sync>>,
+}
+
+impl Drop for OnSent {
+    fn drop(&mut self) {
+        if let Some(call) = self.call.take().filter(|_| self.at_end) {
+            call();
+        }
+    }
+}
+
+pin_project! {
+    /// Request body that the inner service of [`OperationService`](super::OperationService) sees: what the layer has
+    /// read of the client's body, and the rest of it.
+    pub struct OperationRequestBody<B>
+    where
+        B: Body,
+    {
+        read: Bytes,
+        // What comes after that: the rest of the client's body, or how it has ended.
+        rest: Option<Pin<Box<B>>>,
+        trailers: Option<HeaderMap>,
+        error: Option<B::Error>,
+    }
+}
+
+impl<B: Body> OperationRequestBody<B> {
+    /// The body as it comes from the client.
+    pub(super) fn streaming(body: B) -> Self {
+        Self {
+            read: Bytes::new(),
+            rest: Some(Box::pin(body)),
+            trailers: None,
+            error: None,
+        }
+    }
+
+    /// Reads a body in full, unless it has more bytes than this.
+    pub(super) async fn read(body: B, limit: usize) -> Self {
+        let mut this = Self::streaming(body);
+        let mut read = BytesMut::new();
+        while let Some(body) = &mut this.rest {
+            let left = (limit - read.len()) as u64;
+            if body.size_hint().lower() > left {
+                break;
+            }
+            match poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(mut data) => read.extend_from_slice(&data.copy_to_bytes(data.remaining())),
+                    Err(frame) => this.trailers = frame.into_trailers().ok(),
+                },
+                Some(Err(error)) => {
+                    this.error = Some(error);
+                    this.rest = None;
+                }
+                None => this.rest = None,
+            }
+            if read.len() > limit {
+                break;
+            }
+        }
+        this.read = read.freeze();
+        this
+    }
+
+    /// Whether all of it has been read.
+    pub(super) fn is_whole(&self) -> bool {
+        self.rest.is_none() && self.error.is_none()
+    }
+
+    pub(super) fn read_bytes(&self) -> &Bytes {
+        &self.read
+    }
+}
+
+impl<B: Body> Body for OperationRequestBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.project();
+        if !this.read.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(this.read)))));
+        }
+        if let Some(body) = this.rest {
+            let frame = ready!(body.as_mut().poll_frame(cx));
+            let bytes = |mut data: B::Data| data.copy_to_bytes(data.remaining());
+            return Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(bytes))));
+        }
+        if let Some(error) = this.error.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        Poll::Ready(
+            this.trailers
+                .take()
+                .map(|trailers| Ok(Frame::trailers(trailers))),
+        )
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.read.is_empty()
+            && self.error.is_none()
+            && self.trailers.is_none()
+            && self.rest.as_ref().is_none_or(|body| body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let read = self.read.len() as u64;
+        let rest = self.rest.as_ref().map(|body| body.size_hint());
+        let mut rest = match rest {
+            Some(rest) => rest,
+            // How much would have come before the error is not known.
+            None if self.error.is_some() => SizeHint::default(),
+            None => SizeHint::with_exact(0),
+        };
+        if let Some(upper) = rest.upper() {
+            rest.set_upper(upper.saturating_add(read));
+        }
+        rest.set_lower(rest.lower().saturating_add(read));
+        rest
+    }
+}
+
+impl<B: Body> fmt::Debug for OperationRequestBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OperationRequestBody")
+            .field("read", &self.read.len())
+            .field("is_whole", &self.is_whole())
+            .finish_non_exhaustive()
+    }
+}

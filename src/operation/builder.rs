@@ -1,0 +1,443 @@
+use super::core::Core;
+use super::layer::OperationLayer;
+use super::page::{PageContext, Strings};
+use crate::backend::Backend;
+use http::header::{CONNECTION, UPGRADE};
+use http::{Method, request};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a client waits for its first reply.
+pub const DEFAULT_WAIT: Duration = Duration::from_secs(2);
+
+/// How long a client can ask to wait for its first reply.
+pub const DEFAULT_MAX_WAIT: Duration = Duration::from_secs(30);
+
+/// Where operations are mounted.
+pub const DEFAULT_MOUNT: &str = "/.operations";
+
+/// How many requests that can become operations a process works on at the same time.
+pub const DEFAULT_MAX_RUNNING: usize = 1000;
+
+/// How many of them one principal may have.
+pub const DEFAULT_MAX_RUNNING_PER_PRINCIPAL: usize = 20;
+
+/// How many bytes of a request body are read before the work begins.
+pub const DEFAULT_MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
+
+/// How many bytes one result may have.
+pub const DEFAULT_MAX_RESULT_BYTES: usize = 4 * 1024 * 1024;
+
+/// How many bytes the results of one process may have together.
+pub const DEFAULT_MAX_STORED_BYTES: usize = 32 * 1024 * 1024;
+
+/// How long an operation may take.
+pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(60 * 60);
+
+/// How long an operation is kept after its end.
+pub const DEFAULT_RETENTION: Duration = Duration::from_secs(60 * 60);
+
+/// How often progress goes to the store.
+pub const DEFAULT_PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long an operation outlives the last sign of life of the process that works on it.
+pub const DEFAULT_LEASE: Duration = Duration::from_secs(15);
+
+/// When a client is told to ask again.
+pub const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How often an event stream says that it is still there.
+pub const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// How long the backend may take for one answer.
+pub const DEFAULT_BACKEND_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Whether a request becomes an operation when it takes longer than the wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Escalate {
+    /// It stays on its connection. Its response has no `Vary`.
+    Never,
+    /// It does if the client sends `Prefer: respond-async`.
+    WhenPreferred,
+    /// It does, whatever the client says.
+    Always,
+}
+
+/// What happens to the work of a client that goes away before its first reply. After the reply the work always
+/// goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnDisconnect {
+    /// It is dropped, as a server does without the layer.
+    #[default]
+    Drop,
+    /// It goes on as an operation. Its client was never told the id, but its principal finds it by
+    /// [`Operations::list`](super::Operations::list).
+    Continue,
+}
+
+/// Builds an [`OperationLayer`] that has other than the default settings.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_promises::OperationLayer;
+/// use tower_promises::backend::Backend;
+///
+/// let layer = OperationLayer::builder(Backend::memory())
+///     .wait(Duration::from_secs(1))
+///     .public_origin("https://reports.example.com")
+///     .principal(|request| {
+///         // What an authentication layer outside has put there.
+///         request.extensions.get::<String>().cloned()
+///     })
+///     .build();
+/// # let _ = layer;
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "`build` makes the layer"]
+pub struct OperationLayerBuilder {
+    settings: Settings,
+    backend: Backend,
+}
+
+#[derive(Clone)]
+pub(super) struct Settings {
+    pub(super) wait: Duration,
+    pub(super) max_wait: Duration,
+    /// Without a slash at its end.
+    pub(super) mount: Arc<str>,
+    /// Empty for addresses that are path-absolute.
+    pub(super) origin: Arc<str>,
+    pub(super) predicate: Arc<Predicate>,
+    pub(super) principal: Arc<Principal>,
+    pub(super) on_disconnect: OnDisconnect,
+    pub(super) idempotency_keys: bool,
+    pub(super) result_once: bool,
+    pub(super) max_running: usize,
+    pub(super) max_running_per_principal: usize,
+    pub(super) max_body_bytes: usize,
+    pub(super) max_result_bytes: usize,
+    pub(super) max_stored_bytes: usize,
+    pub(super) lifetime: Duration,
+    pub(super) retention: Duration,
+    pub(super) progress_interval: Duration,
+    pub(super) lease: Duration,
+    pub(super) retry_after: Duration,
+    pub(super) heartbeat: Duration,
+    pub(super) backend_timeout: Duration,
+    pub(super) page: Option<Arc<Page>>,
+    pub(super) strings: Arc<Strings>,
+}
+
+pub(super) type Predicate = dyn Fn(&request::Parts) -> Escalate + Send + Sync;
+pub(super) type Principal = dyn Fn(&request::Parts) -> Option<String> + Send + Sync;
+pub(super) type Page = dyn Fn(&PageContext<'_>) -> String + Send + Sync;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            wait: DEFAULT_WAIT,
+            max_wait: DEFAULT_MAX_WAIT,
+            mount: DEFAULT_MOUNT.into(),
+            origin: "".into(),
+            predicate: Arc::new(by_method),
+            principal: Arc::new(|_| None),
+            on_disconnect: OnDisconnect::default(),
+            idempotency_keys: false,
+            result_once: false,
+            max_running: DEFAULT_MAX_RUNNING,
+            max_running_per_principal: DEFAULT_MAX_RUNNING_PER_PRINCIPAL,
+            max_body_bytes: DEFAULT_MAX_BODY_BYTES,
+            max_result_bytes: DEFAULT_MAX_RESULT_BYTES,
+            max_stored_bytes: DEFAULT_MAX_STORED_BYTES,
+            lifetime: DEFAULT_LIFETIME,
+            retention: DEFAULT_RETENTION,
+            progress_interval: DEFAULT_PROGRESS_INTERVAL,
+            lease: DEFAULT_LEASE,
+            retry_after: DEFAULT_RETRY_AFTER,
+            heartbeat: DEFAULT_HEARTBEAT,
+            backend_timeout: DEFAULT_BACKEND_TIMEOUT,
+            page: None,
+            strings: Arc::default(),
+        }
+    }
+}
+
+/// The default predicate: what changes something becomes an operation, what reads does when the client asks for it.
+fn by_method(request: &request::Parts) -> Escalate {
+    match request.method {
+        Method::POST | Method::PUT | Method::PATCH | Method::DELETE => Escalate::Always,
+        Method::HEAD | Method::OPTIONS | Method::TRACE => Escalate::Never,
+        _ => Escalate::WhenPreferred,
+    }
+}
+
+impl Settings {
+    /// What the predicate says, except for requests that need their connection.
+    pub(super) fn escalate(&self, request: &request::Parts) -> Escalate {
+        let upgrades = request.headers.contains_key(UPGRADE)
+            || request.headers.get_all(CONNECTION).iter().any(|value| {
+                let names = value.as_bytes().split(|byte| *byte == b',');
+                names
+                    .into_iter()
+                    .any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+            });
+        if upgrades || request.method == Method::CONNECT {
+            return Escalate::Never;
+        }
+        (self.predicate)(request)
+    }
+
+    /// The longest time between the acceptance of an operation and its end in the store.
+    pub(super) fn longest(&self) -> Duration {
+        self.lifetime.saturating_add(self.retention)
+    }
+}
+
+/// When, and for how long.
+impl OperationLayerBuilder {
+    pub(super) fn new(backend: Backend) -> Self {
+        Self {
+            settings: Settings::default(),
+            backend,
+        }
+    }
+
+    /// Which requests can become operations. By default `POST`, `PUT`, `PATCH` and `DELETE` do
+    /// [always](Escalate::Always), `HEAD`, `OPTIONS` and `TRACE` [never](Escalate::Never), and others, such as
+    /// `GET`, [when preferred](Escalate::WhenPreferred).
+    ///
+    /// Upgrades and `CONNECT` never do, whatever the predicate says. It should look at nothing that `Vary` does not
+    /// name, or caches mix up responses.
+    ///
+    /// ```
+    /// use tower_promises::OperationLayer;
+    /// use tower_promises::backend::Backend;
+    /// use tower_promises::operation::Escalate;
+    ///
+    /// let layer = OperationLayer::builder(Backend::memory())
+    ///     .predicate(|request| match request.uri.path() {
+    ///         "/report" => Escalate::Always,
+    ///         _ => Escalate::Never,
+    ///     })
+    ///     .build();
+    /// # let _ = layer;
+    /// ```
+    pub fn predicate(
+        mut self,
+        predicate: impl Fn(&request::Parts) -> Escalate + Send + Sync + 'static,
+    ) -> Self {
+        self.settings.predicate = Arc::new(predicate);
+        self
+    }
+
+    /// How long a client waits for its first reply before the request becomes an operation, default
+    /// [`DEFAULT_WAIT`]. It begins when the request body has been read.
+    ///
+    /// `Prefer: wait=N` asks for another time, and `Prefer: respond-async` alone for none.
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.settings.wait = wait;
+        self
+    }
+
+    /// How long a client can ask to wait by `Prefer: wait=N`, default [`DEFAULT_MAX_WAIT`]. Keep it below what
+    /// proxies between here and the client take for a dead connection, often 60 seconds.
+    pub fn max_wait(mut self, wait: Duration) -> Self {
+        self.settings.max_wait = wait;
+        self
+    }
+
+    /// What happens to the work of a client that goes away before its first reply, default [`OnDisconnect::Drop`].
+    ///
+    /// A request with an idempotency key goes on in any case: its client is to come back for it.
+    pub fn on_disconnect(mut self, on_disconnect: OnDisconnect) -> Self {
+        self.settings.on_disconnect = on_disconnect;
+        self
+    }
+
+    /// How long an operation may take, default [`DEFAULT_LIFETIME`]. Then it is cancelled.
+    pub fn lifetime(mut self, lifetime: Duration) -> Self {
+        self.settings.lifetime = lifetime;
+        self
+    }
+
+    /// How long status and result are kept after the end, default [`DEFAULT_RETENTION`]. For as long again, the
+    /// owner is told that the operation is gone (410), then it is unknown (404).
+    pub fn retention(mut self, retention: Duration) -> Self {
+        self.settings.retention = retention;
+        self
+    }
+
+    /// Whether a result can be read once only, default no: it can be read until it
+    /// [expires](Self::retention), also by a client whose connection broke in the middle.
+    ///
+    /// With it, a result is gone when its body has been sent to the end, which is when the server has taken all of
+    /// it for sending.
+    pub fn result_once(mut self, once: bool) -> Self {
+        self.settings.result_once = once;
+        self
+    }
+
+    /// Whether requests with an `Idempotency-Key` run once, however often they are sent. Default no: the header is
+    /// left to the inner service.
+    ///
+    /// See [the rules](super#idempotency-keys).
+    pub fn idempotency_keys(mut self, honoured: bool) -> Self {
+        self.settings.idempotency_keys = honoured;
+        self
+    }
+}
+
+/// Addresses and people.
+impl OperationLayerBuilder {
+    /// The path under which operations are, default [`DEFAULT_MOUNT`]. All requests below it are answered by the layer
+    /// and never reach the inner service. A slash is added at its beginning and removed at its end.
+    pub fn mount(mut self, path: &str) -> Self {
+        let path = path.trim_matches('/');
+        self.settings.mount = format!("/{path}").into();
+        self
+    }
+
+    /// The origin that absolute addresses begin with, such as `https://example.com`. By default there is none, and
+    /// addresses are path-absolute (`/.operations/…`), which is right for every client that resolves them.
+    ///
+    /// Addresses are never made from `Host` or a forwarded header, which a client can set to what it likes.
+    pub fn public_origin(mut self, origin: &str) -> Self {
+        self.settings.origin = origin.trim_end_matches('/').into();
+        self
+    }
+
+    /// Who makes a request: any text that tells principals apart, such as a user id. Default: nobody in particular.
+    ///
+    /// An operation belongs to the principal who asked for it; all others are told that there is no such operation.
+    /// One of nobody in particular belongs to whoever knows its id, which is unguessable. The text must come from
+    /// something that was verified, by an authentication layer outside of this one for example. The store has a digest
+    /// of it, not the text.
+    pub fn principal(
+        mut self,
+        principal: impl Fn(&request::Parts) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
+        self.settings.principal = Arc::new(principal);
+        self
+    }
+
+    /// Makes the page that browsers see, instead of the layer's own. It gets what it may show and returns HTML.
+    pub fn page(
+        mut self,
+        page: impl Fn(&PageContext<'_>) -> String + Send + Sync + 'static,
+    ) -> Self {
+        self.settings.page = Some(Arc::new(page));
+        self
+    }
+
+    /// The texts of the pages, default English.
+    pub fn strings(mut self, strings: Strings) -> Self {
+        self.settings.strings = Arc::new(strings);
+        self
+    }
+}
+
+/// Limits, all of them per process.
+impl OperationLayerBuilder {
+    /// How many requests that can become operations this process works on at the same time, default
+    /// [`DEFAULT_MAX_RUNNING`]. Those are counted whose client still waits, and those that are operations. One more is
+    /// answered with 503 and the inner service not called.
+    pub fn max_running(mut self, requests: usize) -> Self {
+        self.settings.max_running = requests;
+        self
+    }
+
+    /// How many of them one [principal](Self::principal) may have, default
+    /// [`DEFAULT_MAX_RUNNING_PER_PRINCIPAL`]. One more is answered with 429 and the inner service not called. It does
+    /// not hold for nobody in particular.
+    pub fn max_running_per_principal(mut self, requests: usize) -> Self {
+        self.settings.max_running_per_principal = requests;
+        self
+    }
+
+    /// How many bytes of a request body are read, and kept in memory, before the work begins. Default
+    /// [`DEFAULT_MAX_BODY_BYTES`]. A request with a larger body is not refused: it streams to the inner service and
+    /// stays on its connection.
+    pub fn max_body_bytes(mut self, bytes: usize) -> Self {
+        self.settings.max_body_bytes = bytes;
+        self
+    }
+
+    /// How many bytes a result may have, headers included, default [`DEFAULT_MAX_RESULT_BYTES`]. An operation with a
+    /// larger one has failed. A response that comes within the wait may have any size.
+    pub fn max_result_bytes(mut self, bytes: usize) -> Self {
+        self.settings.max_result_bytes = bytes;
+        self
+    }
+
+    /// How many bytes all results of this process may have that are still kept, default
+    /// [`DEFAULT_MAX_STORED_BYTES`]; each operation counts as 1 KiB more than its result. Where it is reached, new
+    /// requests are answered with 503, and a result that has no room fails its operation.
+    ///
+    /// Keep it well below what the store can hold: that of [`Backend::memory`] holds 64 MiB.
+    pub fn max_stored_bytes(mut self, bytes: usize) -> Self {
+        self.settings.max_stored_bytes = bytes;
+        self
+    }
+
+    /// How often the progress of an operation goes to the store at most, where others see it. Default
+    /// [`DEFAULT_PROGRESS_INTERVAL`]. The first change goes there at once, and the last with the end.
+    pub fn progress_interval(mut self, interval: Duration) -> Self {
+        self.settings.progress_interval = interval;
+        self
+    }
+
+    /// How long an operation outlives the last sign of life of the process that works on it, default
+    /// [`DEFAULT_LEASE`]. A sign is given three times in that time. Whoever asks after its end is told that the
+    /// operation has failed with the code `Lost`. It is at least three milliseconds.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.settings.lease = lease.max(Duration::from_millis(3));
+        self
+    }
+
+    /// When a client is told to ask again, default [`DEFAULT_RETRY_AFTER`]. Whole seconds, rounded up, at least
+    /// one, go into `Retry-After`. The page reloads itself as often where no script runs.
+    pub fn retry_after(mut self, delay: Duration) -> Self {
+        self.settings.retry_after = delay;
+        self
+    }
+
+    /// How often an event stream on which nothing happens sends a comment, default [`DEFAULT_HEARTBEAT`], so that
+    /// nothing in between takes it for dead. It then also looks into the store, in case the bus has lost a message. It
+    /// is at least a millisecond.
+    pub fn heartbeat(mut self, interval: Duration) -> Self {
+        self.settings.heartbeat = interval.max(Duration::from_millis(1));
+        self
+    }
+
+    /// How long the backend may take for one answer, default [`DEFAULT_BACKEND_TIMEOUT`]. A request that cannot
+    /// become an operation for that reason stays on its connection; one for an operation is answered with 503.
+    pub fn backend_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.backend_timeout = timeout;
+        self
+    }
+
+    /// Makes the layer. Each call makes one with limits and running operations of its own, as if in a process of its
+    /// own; a process needs one, and clones it.
+    pub fn build(self) -> OperationLayer {
+        OperationLayer::of(Core::new(self.backend, self.settings))
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("wait", &self.wait)
+            .field("max_wait", &self.max_wait)
+            .field("mount", &self.mount)
+            .field("origin", &self.origin)
+            .field("on_disconnect", &self.on_disconnect)
+            .field("idempotency_keys", &self.idempotency_keys)
+            .field("result_once", &self.result_once)
+            .field("lifetime", &self.lifetime)
+            .field("retention", &self.retention)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,118 @@
+//! The form that cancels an operation.
+
+use super::core::Core;
+use super::record::{Key, Record};
+use super::records::Changed;
+use super::reply::{Reply, see_other};
+use super::{OperationRequestBody, accept};
+use crate::backend::BackendError;
+use http::header::{CONTENT_TYPE, HOST, HeaderName, ORIGIN};
+use http::{HeaderMap, StatusCode, request};
+use http_body::Body;
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// How many bytes the form may have. The token has 32.
+const MAX_FORM_BYTES: usize = 4096;
+
+/// What a page of another site can send without asking first.
+const FORM_TYPES: [&str; 3] = [
+    "application/x-www-form-urlencoded",
+    "multipart/form-data",
+    "text/plain",
+];
+
+/// Answers `POST P/cancel`.
+pub(super) async fn answer<B, R>(
+    core: &Core,
+    key: &Key,
+    record: &Record,
+    request: &request::Parts,
+    body: B,
+) -> Result<Reply<R>, BackendError>
+where
+    B: Body,
+{
+    let headers = &request.headers;
+    if !is_allowed(core, record, request, body).await {
+        let detail = "The request does not come from the page of this operation.";
+        return Ok(core.problem(StatusCode::FORBIDDEN, detail, headers));
+    }
+    Ok(match core.cancel(key).await? {
+        Changed::Yes(record) if accept::names_html(headers) => {
+            see_other(&core.links(&record.id).own)
+        }
+        Changed::Yes(record) => core.status(&record, &HeaderMap::new()),
+        Changed::No(_) => core.conflict(headers),
+        Changed::Gone => core.not_found(headers),
+    })
+}
+
+/// Whether the request comes from the page of this operation, or from a client that is no browser.
+async fn is_allowed<B: Body>(
+    core: &Core,
+    record: &Record,
+    request: &request::Parts,
+    body: B,
+) -> bool {
+    let headers = &request.headers;
+    match headers.get(SEC_FETCH_SITE).map(|site| site.as_bytes()) {
+        Some(b"same-origin" | b"none") => {}
+        Some(_) => return false,
+        None => {
+            // The page asks browsers to send no referrer, which makes of its origin `null`.
+            let origin = headers.get(ORIGIN).map(|origin| origin.as_bytes());
+            let origin = origin.filter(|origin| *origin != b"null");
+            if origin.is_some_and(|origin| !is_own(core, origin, request)) {
+                return false;
+            }
+        }
+    }
+    // A page elsewhere can make a browser send a form, and some of them say nothing of where it comes from. It
+    // cannot know the token. What is no form, it cannot send without asking.
+    let is_from_nowhere = headers.get(ORIGIN).is_some_and(|origin| origin == "null");
+    if !is_form(headers) && !(is_from_nowhere && !headers.contains_key(SEC_FETCH_SITE)) {
+        return true;
+    }
+    let body = OperationRequestBody::read(body, MAX_FORM_BYTES).await;
+    body.is_whole() && has_token(body.read_bytes(), &record.token)
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).map(|value| value.as_bytes());
+    let essence = content_type.and_then(|value| value.split(|byte| *byte == b';').next());
+    essence.is_some_and(|essence| {
+        FORM_TYPES
+            .iter()
+            .any(|form| essence.trim_ascii().eq_ignore_ascii_case(form.as_bytes()))
+    })
+}
+
+/// Whether an origin is the configured one, or that which the request was sent to.
+fn is_own(core: &Core, origin: &[u8], request: &request::Parts) -> bool {
+    let configured = &core.settings.origin;
+    if !configured.is_empty() && origin.eq_ignore_ascii_case(configured.as_bytes()) {
+        return true;
+    }
+    let host = request.headers.get(HOST).map(|host| host.as_bytes());
+    let authority = request.uri.authority();
+    let host = host.or_else(|| authority.map(|authority| authority.as_str().as_bytes()));
+    let origin = origin
+        .strip_prefix(b"https://")
+        .or_else(|| origin.strip_prefix(b"http://"));
+    host.is_some() && origin == host
+}
+
+/// Whether a form has the field `token` with this value. A token has no character that a form encodes.
+fn has_token(form: &[u8], token: &str) -> bool {
+    form.split(|byte| *byte == b'&').any(|field| {
+        let value = field.strip_prefix(b"token=");
+        value.is_some_and(|value| is_same(value, token.as_bytes()))
+    })
+}
+
+/// Compares in a time that does not tell where they differ.
+fn is_same(a: &[u8], b: &[u8]) -> bool {
+    let differences = a.iter().zip(b).fold(0, |all, (a, b)| all | (a ^ b));
+    a.len() == b.len() && differences == 0
+}

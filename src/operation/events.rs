@@ -1,0 +1,126 @@
+//! The event stream of an operation.
+
+use super::body::OperationBody;
+use super::core::{Core, Phase};
+use super::hub::Subscription;
+use super::observe;
+use super::record::{Key, Record};
+use super::reply::{Reply, no_store};
+use super::status::document;
+use bytes::Bytes;
+use futures_util::stream;
+use http::header::{CONTENT_TYPE, HeaderName};
+use http::{HeaderValue, Method, Response, StatusCode, request};
+use std::sync::Arc;
+use tokio::select;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// When a client whose stream broke is to connect again.
+const RETRY_MILLISECONDS: u32 = 2000;
+
+/// Answers `GET P/events`.
+pub(super) fn answer<R>(
+    core: &Arc<Core>,
+    key: Key,
+    record: &Record,
+    request: &request::Parts,
+) -> Reply<R> {
+    let last = request.headers.get(LAST_EVENT_ID);
+    let last: Option<u64> = last.and_then(|id| id.to_str().ok()?.trim().parse().ok());
+    if record.status.is_terminal() && last.is_some_and(|last| last >= record.version) {
+        // The client has seen the end. This status tells it not to come again.
+        let mut response = Response::new(Bytes::new().into());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        no_store(response.headers_mut());
+        return response;
+    }
+    let mut response = Response::new(if request.method == Method::HEAD {
+        Bytes::new().into()
+    } else {
+        let events = Events {
+            // Before the state is read: what changes after that is told.
+            news: core.hub.subscribe(&key),
+            phase: core.phase.subscribe(),
+            core: core.clone(),
+            key,
+            last,
+            is_first: true,
+            is_over: false,
+        };
+        let events = stream::unfold(events, async |mut events| {
+            let event = events.next().await?;
+            Some((event, events))
+        });
+        OperationBody::stream(Box::pin(events))
+    });
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    // Asks a proxy of the nginx kind to hand each event on at once.
+    let buffering = HeaderName::from_static("x-accel-buffering");
+    headers.insert(buffering, HeaderValue::from_static("no"));
+    no_store(headers);
+    response
+}
+
+struct Events {
+    core: Arc<Core>,
+    key: Key,
+    news: Subscription,
+    phase: watch::Receiver<Phase>,
+    /// The version that the client has seen.
+    last: Option<u64>,
+    is_first: bool,
+    is_over: bool,
+}
+
+impl Events {
+    /// The next event or comment. It has the newest state, however long nobody has asked for it.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if self.is_over {
+                return None;
+            }
+            match self.core.load(&self.key).await {
+                Ok(Some(record)) => {
+                    self.is_over = record.status.is_terminal();
+                    if self.last.is_none_or(|last| record.version > last) {
+                        return Some(self.event(&record));
+                    }
+                }
+                // It was removed, or its time is over: who connects again is told so.
+                Ok(None) => return None,
+                // The stream goes on: the next news or heartbeat may fare better.
+                Err(error) => observe::backend_failed(&self.key, &error),
+            }
+            if self.is_over {
+                return None;
+            }
+            select! {
+                () = self.news.changed() => {}
+                () = sleep(self.core.settings.heartbeat) => {
+                    return Some(Bytes::from_static(b":\n\n"));
+                }
+                // Another process answers who connects again.
+                () = Phase::given_up(&mut self.phase) => return None,
+            }
+        }
+    }
+
+    fn event(&mut self, record: &Record) -> Bytes {
+        self.last = Some(record.version);
+        let name = if self.is_over { "done" } else { "status" };
+        let links = self.core.links(&record.id);
+        // JSON has no line breaks of its own here, so it is one line of data.
+        let document = document(record, &links);
+        let version = record.version;
+        let retry = if std::mem::take(&mut self.is_first) {
+            format!("retry: {RETRY_MILLISECONDS}\n")
+        } else {
+            String::new()
+        };
+        format!("event: {name}\nid: {version}\n{retry}data: {document}\n\n").into()
+    }
+}

@@ -1,0 +1,149 @@
+//! Who wants to know of changes, and the task that hears of those elsewhere.
+
+use super::observe;
+use super::record::{Key, TOPIC_PREFIX};
+use crate::backend::{Backend, BackendError, BusEvent};
+use crate::sync::lock;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+/// The pause after the first failure of the bus. Each further failure doubles it.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest pause. A subscription that has held that long makes the next pause short again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// What has happened to an operation, as numbers that rise.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct News {
+    pub(super) changes: u64,
+    /// Those of them that may have ended it.
+    pub(super) ends: u64,
+}
+
+/// The subscribers of this process, by operation.
+#[derive(Debug, Default)]
+pub(super) struct Hub {
+    topics: Mutex<HashMap<Key, watch::Sender<News>>>,
+}
+
+/// Hears of one operation until it is dropped.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    hub: Arc<Hub>,
+    key: Key,
+    news: watch::Receiver<News>,
+    seen_ends: u64,
+}
+
+impl Hub {
+    pub(super) fn subscribe(self: &Arc<Self>, key: &Key) -> Subscription {
+        let mut topics = lock(&self.topics);
+        let topic = topics.entry(key.clone()).or_default();
+        let news = topic.subscribe();
+        let seen_ends = news.borrow().ends;
+        Subscription {
+            hub: self.clone(),
+            key: key.clone(),
+            news,
+            seen_ends,
+        }
+    }
+
+    /// Tells the subscribers of this process.
+    pub(super) fn tell(&self, key: &Key, ended: bool) {
+        if let Some(topic) = lock(&self.topics).get(key) {
+            news(topic, ended);
+        }
+    }
+
+    /// Tells everybody that something may have happened which nobody has heard of.
+    fn tell_all(&self) {
+        for topic in lock(&self.topics).values() {
+            news(topic, true);
+        }
+    }
+
+    fn hear(&self, topic: &str, payload: &Bytes) {
+        // Others use the bus too.
+        if let Some(key) = topic.strip_prefix(TOPIC_PREFIX) {
+            self.tell(&Key::parse(key), **payload == *ENDED);
+        }
+    }
+
+    /// Listens to the other instances until the task is aborted.
+    pub(super) async fn listen(self: Arc<Self>, backend: Backend, patience: Duration) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let started = Instant::now();
+            let error = self.listen_once(&backend, patience).await;
+            if started.elapsed() >= LONGEST_PAUSE {
+                pause = FIRST_PAUSE;
+            }
+            observe::bus_lost(error.as_ref(), pause);
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Listens until the bus fails.
+    async fn listen_once(&self, backend: &Backend, patience: Duration) -> Option<BackendError> {
+        let mut events = match timeout(patience, backend.bus().listen()).await {
+            Ok(Ok(events)) => events,
+            Ok(Err(error)) => return Some(error),
+            Err(_) => return Some(BackendError::TimedOut { after: patience }),
+        };
+        self.tell_all();
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(BusEvent::Message { topic, payload }) => self.hear(&topic, &payload),
+                Ok(BusEvent::Lagged(_)) => self.tell_all(),
+                Err(error) => return Some(error),
+            }
+        }
+        None
+    }
+}
+
+/// What a message on the bus says.
+pub(super) const ENDED: &[u8] = b"ended";
+pub(super) const CHANGED: &[u8] = b"changed";
+
+fn news(topic: &watch::Sender<News>, ended: bool) {
+    topic.send_modify(|news| {
+        news.changes += 1;
+        news.ends += u64::from(ended);
+    });
+}
+
+impl Subscription {
+    /// Resolves when something has happened since the last call. Cancel safe.
+    pub(super) async fn changed(&mut self) {
+        // It cannot fail: the hub keeps the sender as long as this is there.
+        let _ = self.news.changed().await;
+    }
+
+    /// Resolves when it may have ended since the last call. Cancel safe.
+    pub(super) async fn ended(&mut self) {
+        let seen = self.seen_ends;
+        if let Ok(news) = self.news.wait_for(|news| news.ends > seen).await {
+            self.seen_ends = news.ends;
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut topics = lock(&self.hub.topics);
+        // This receiver is still one of them.
+        let is_last = |topic: &watch::Sender<News>| topic.receiver_count() <= 1;
+        if topics.get(&self.key).is_some_and(is_last) {
+            topics.remove(&self.key);
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Requests with an `Idempotency-Key`: the same key, the same operation.
+
+use super::body::OperationBody;
+use super::core::Core;
+use super::first_reply::Asked;
+use super::limits::Admission;
+use super::observe;
+use super::record::{Key, Record, digest};
+use super::records::{decode, encode};
+use super::reply::{Reply, add_vary};
+use super::runner::Runner;
+use super::status::Status;
+use super::work::{Call, Work};
+use crate::BoxError;
+use crate::backend::{BackendError, CompareAndSet, Revision};
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName};
+use http::{HeaderMap, Response, StatusCode, request};
+use http_body::Body;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use tokio::time::timeout;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// How many bytes a key may have.
+const MAX_KEY_BYTES: usize = 255;
+
+/// What a client claims by sending a key.
+pub(super) struct Claim {
+    /// Where the store has it. The principal is a part of it.
+    key: String,
+    /// What the key was sent with. Another request must not get the answer to this one.
+    fingerprint: String,
+}
+
+/// What the store knows of a key.
+#[derive(Serialize, Deserialize)]
+struct Claimed {
+    fingerprint: String,
+    id: String,
+}
+
+impl Claim {
+    /// `None` for a request without a key, an error for one whose key is not one.
+    pub(super) fn of(
+        request: &request::Parts,
+        principal: Option<&str>,
+        body: &Bytes,
+    ) -> Result<Option<Self>, ()> {
+        let mut keys = request.headers.get_all(IDEMPOTENCY_KEY).iter();
+        let Some(key) = keys.next() else {
+            return Ok(None);
+        };
+        let key = key.as_bytes();
+        if key.is_empty() || key.len() > MAX_KEY_BYTES || keys.next().is_some() {
+            return Err(());
+        }
+        let content_type = request.headers.get(CONTENT_TYPE);
+        let principal = principal.unwrap_or_default().as_bytes();
+        Ok(Some(Self {
+            key: format!("operation/key/{}", digest(&[principal, key])),
+            fingerprint: digest(&[
+                request.method.as_str().as_bytes(),
+                request.uri.to_string().as_bytes(),
+                content_type.map_or(b"", |content_type| content_type.as_bytes()),
+                body,
+            ]),
+        }))
+    }
+}
+
+/// Says that a key is not one.
+pub(super) fn malformed<R>(core: &Core, headers: &HeaderMap) -> Reply<R> {
+    let detail = "The idempotency key is not valid.";
+    varying(core.problem(StatusCode::BAD_REQUEST, detail, headers))
+}
+
+/// Answers a request with a key. `start` is called if nobody has sent the key before.
+pub(super) async fn answer<R, E>(
+    core: Arc<Core>,
+    claim: Claim,
+    asked: Asked,
+    admission: Admission,
+    start: impl FnOnce() -> Call<R, E> + Send,
+) -> Reply<R>
+where
+    R: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    E: Into<BoxError> + Send + 'static,
+{
+    let (key, record) = match take(&core, &claim, &asked).await {
+        Ok(Taken::First(key, record)) => (key, record),
+        Ok(Taken::Again(key, record)) => return varying(again(&core, &key, &record, &asked).await),
+        Ok(Taken::ByOther) => {
+            let detail = "The idempotency key was sent with another request.";
+            let status = StatusCode::UNPROCESSABLE_ENTITY;
+            return varying(core.problem(status, detail, &asked.headers));
+        }
+        // Without the store it might run twice.
+        Err(error) => {
+            observe::stays_on_connection(&error);
+            return varying(core.unavailable(&asked.headers));
+        }
+    };
+    let mut news = core.hub.subscribe(&key);
+    // From here on the work goes on whatever becomes of the client, which is to come back.
+    let work = Work::Calling(start());
+    tokio::spawn(Runner::new(core.clone(), key.clone(), work, admission).run());
+
+    let settings = &core.settings;
+    let patience = asked.preferences.wait(settings.wait, settings.max_wait);
+    let _ = timeout(patience, news.ended()).await;
+    let changed = core.records.change(&key, |record| {
+        // The client is told the id now. The document does not show that.
+        !record.status.is_terminal() && std::mem::take(&mut record.in_flight)
+    });
+    let record = match changed.await {
+        Ok(changed) => changed.record().unwrap_or(record),
+        Err(error) => {
+            observe::backend_failed(&key, &error);
+            record
+        }
+    };
+    varying(if record.status.is_terminal() {
+        ended(&core, &key, &record, &asked.headers).await
+    } else {
+        core.accepted(&record, asked.preferences, &asked.headers)
+    })
+}
+
+/// Whose a key is.
+enum Taken {
+    /// This request's.
+    First(Key, Record),
+    /// That of the same request, sent before.
+    Again(Key, Record),
+    /// That of another request.
+    ByOther,
+}
+
+async fn take(core: &Arc<Core>, claim: &Claim, asked: &Asked) -> Result<Taken, BackendError> {
+    loop {
+        let mut expected: Option<Revision> = None;
+        if let Some(entry) = core.records.get(&claim.key).await? {
+            let claimed: Claimed = decode(&entry.value)?;
+            let key = Key::of(&claimed.id);
+            if let Some(record) = core.load(&key).await? {
+                return Ok(if claimed.fingerprint == claim.fingerprint {
+                    Taken::Again(key, record)
+                } else {
+                    Taken::ByOther
+                });
+            }
+            // The operation is gone, and the key free.
+            expected = Some(entry.revision);
+        }
+        // The operation first: a key without one is free.
+        let principal = asked.principal.clone();
+        let created = core.clone().create(principal, Default::default(), true);
+        let (key, record) = created.await?;
+        let claimed = Claimed {
+            fingerprint: claim.fingerprint.clone(),
+            id: record.id.clone(),
+        };
+        let longest = core.settings.longest();
+        let value = encode(&claimed)?;
+        let set = core.records.set(&claim.key, expected, value, longest);
+        if let CompareAndSet::Set(_) = set.await? {
+            return Ok(Taken::First(key, record));
+        }
+        // Another request with this key was faster.
+        core.discard(&key).await;
+    }
+}
+
+/// The answer to a request that was sent before.
+async fn again<R>(core: &Core, key: &Key, record: &Record, asked: &Asked) -> Reply<R> {
+    if record.status.is_terminal() {
+        return ended(core, key, record, &asked.headers).await;
+    }
+    if record.in_flight {
+        let detail = "The request with this idempotency key is being worked on.";
+        return core.problem(StatusCode::CONFLICT, detail, &asked.headers);
+    }
+    core.accepted(record, asked.preferences, &asked.headers)
+}
+
+/// The inner response, from the store.
+async fn ended<R>(core: &Core, key: &Key, record: &Record, headers: &HeaderMap) -> Reply<R> {
+    if record.status == Status::Canceled {
+        return core.gone("The operation was cancelled.", headers);
+    }
+    let Some(stored) = record.result else {
+        return core.no_result(headers);
+    };
+    match core.records.get_result(key, stored).await {
+        Ok(Some(outcome)) if !record.consumed => {
+            let mut response = Response::new(OperationBody::from(outcome.body));
+            *response.status_mut() = outcome.status;
+            *response.headers_mut() = outcome.headers;
+            response
+        }
+        Ok(_) => core.gone("The result has been read.", headers),
+        Err(error) => {
+            observe::backend_failed(key, &error);
+            core.unavailable(headers)
+        }
+    }
+}
+
+fn varying<R>(mut response: Reply<R>) -> Reply<R> {
+    add_vary(response.headers_mut());
+    response
+}

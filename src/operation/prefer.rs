@@ -1,0 +1,92 @@
+//! The request header `Prefer` (RFC 7240).
+
+use http::HeaderMap;
+use http::header::HeaderName;
+use std::time::Duration;
+
+pub(super) const PREFER: HeaderName = HeaderName::from_static("prefer");
+
+/// What a client prefers, as far as it concerns operations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Preferences {
+    pub(super) respond_async: bool,
+    /// In whole seconds.
+    pub(super) wait: Option<u64>,
+}
+
+impl Preferences {
+    /// Reads all lines of the header. Nothing in it is an error: what is not understood is ignored.
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let mut preferences = Self::default();
+        let (mut seen_respond_async, mut seen_wait) = (false, false);
+        for line in headers.get_all(PREFER) {
+            // A value that is not ASCII can still hold preferences that are.
+            let line = String::from_utf8_lossy(line.as_bytes());
+            for preference in split(&line, ',') {
+                let preference = split(preference, ';').next().unwrap_or_default();
+                let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
+                let (name, value) = (name.trim(), unquoted(value.trim()));
+                // The first of several wins, also where it cannot be understood.
+                if name.eq_ignore_ascii_case("respond-async") && !seen_respond_async {
+                    seen_respond_async = true;
+                    preferences.respond_async = value.is_empty();
+                } else if name.eq_ignore_ascii_case("wait") && !seen_wait {
+                    seen_wait = true;
+                    preferences.wait = seconds(value);
+                }
+            }
+        }
+        preferences
+    }
+
+    /// How long this client is to wait for its first reply.
+    pub(super) fn wait(self, default: Duration, longest: Duration) -> Duration {
+        match self.wait {
+            Some(seconds) => Duration::from_secs(seconds).min(longest),
+            None if self.respond_async => Duration::ZERO,
+            None => default,
+        }
+    }
+
+    /// The value of `Preference-Applied` once the request has become an operation.
+    pub(super) fn applied(self, longest: Duration) -> Option<String> {
+        let wait = self.wait.filter(|wait| *wait <= longest.as_secs());
+        let mut applied = Vec::new();
+        if self.respond_async {
+            applied.push("respond-async".to_owned());
+        }
+        applied.extend(wait.map(|wait| format!("wait={wait}")));
+        (!applied.is_empty()).then(|| applied.join(", "))
+    }
+}
+
+/// Digits alone: the grammar has no sign and no fraction. What is too large for a number is too long a wait.
+fn seconds(value: &str) -> Option<u64> {
+    let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| value.parse().unwrap_or(u64::MAX))
+}
+
+fn unquoted(value: &str) -> &str {
+    let inner = value.strip_prefix('"');
+    inner
+        .and_then(|inner| inner.strip_suffix('"'))
+        .unwrap_or(value)
+}
+
+/// Splits at a separator that does not stand in a quoted string.
+pub(super) fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut escaped) = (false, false);
+    text.split(move |character| {
+        let in_quotes = quoted;
+        if escaped {
+            escaped = false;
+        } else {
+            match character {
+                '\\' => escaped = quoted,
+                '"' => quoted = !quoted,
+                _ => {}
+            }
+        }
+        character == separator && !in_quotes
+    })
+}

@@ -1,0 +1,234 @@
+//! Operations in the store.
+
+use super::record::{Failure, Key, Record};
+use super::status::Status;
+use crate::backend::{Backend, BackendError, CompareAndSet, Entry, Revision};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How many of a principal's operations are listed.
+pub(super) const MAX_LISTED: usize = 256;
+
+/// The store as operations use it: each answer has its time and no more.
+#[derive(Clone, Debug)]
+pub(super) struct Records {
+    pub(super) backend: Backend,
+    pub(super) timeout: Duration,
+    /// How long a record is kept after its end.
+    pub(super) retention: Duration,
+    pub(super) lease: Duration,
+}
+
+/// What became of a change.
+#[derive(Debug)]
+pub(super) enum Changed {
+    /// It took effect.
+    Yes(Record),
+    /// It did not apply to what was found.
+    No(Record),
+    /// There is no such operation.
+    Gone,
+}
+
+impl Changed {
+    pub(super) fn record(self) -> Option<Record> {
+        match self {
+            Self::Yes(record) | Self::No(record) => Some(record),
+            Self::Gone => None,
+        }
+    }
+}
+
+/// What is left of an operation whose time is over.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Tombstone {
+    pub(super) principal: Option<String>,
+}
+
+impl Records {
+    pub(super) async fn in_time<T>(
+        &self,
+        answer: impl Future<Output = Result<T, BackendError>>,
+    ) -> Result<T, BackendError> {
+        let after = self.timeout;
+        let answer = timeout(after, answer).await;
+        answer.unwrap_or(Err(BackendError::TimedOut { after }))
+    }
+
+    pub(super) async fn get(&self, key: &str) -> Result<Option<Entry>, BackendError> {
+        self.in_time(self.backend.store().get(key)).await
+    }
+
+    pub(super) async fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        time_to_live: Duration,
+    ) -> Result<(), BackendError> {
+        let put = self.backend.store().put(key, value, Some(time_to_live));
+        self.in_time(put).await.map(drop)
+    }
+
+    pub(super) async fn delete(&self, key: &str) -> Result<bool, BackendError> {
+        self.in_time(self.backend.store().delete(key)).await
+    }
+
+    pub(super) async fn set(
+        &self,
+        key: &str,
+        expected: Option<Revision>,
+        value: Bytes,
+        time_to_live: Duration,
+    ) -> Result<CompareAndSet, BackendError> {
+        let store = self.backend.store();
+        let set = store.compare_and_set(key, expected, value, Some(time_to_live));
+        self.in_time(set).await
+    }
+
+    /// Takes the lease of an operation, or renews it.
+    pub(super) async fn renew_lease(&self, key: &Key) -> Result<(), BackendError> {
+        self.put(&key.lease(), Bytes::new(), self.lease).await
+    }
+
+    /// Makes an operation known to all instances.
+    pub(super) async fn create(
+        &self,
+        key: &Key,
+        record: &Record,
+        remembered: Duration,
+    ) -> Result<(), BackendError> {
+        let tombstone = Tombstone {
+            principal: record.principal.clone(),
+        };
+        let time_to_live = record.time_to_live().saturating_add(remembered);
+        self.put(&key.tombstone(), encode(&tombstone)?, time_to_live)
+            .await?;
+        // The lease first: a record without one is lost.
+        self.renew_lease(key).await?;
+        let (name, value) = (key.record(), encode(record)?);
+        let set = self.set(&name, None, value, record.time_to_live());
+        match set.await? {
+            CompareAndSet::Set(_) => Ok(()),
+            // 128 random bits do not come twice.
+            CompareAndSet::Conflict => Err(BackendError::unavailable("the id is taken")),
+        }
+    }
+
+    /// The record as the store has it.
+    pub(super) async fn find(&self, key: &Key) -> Result<Option<(Record, Revision)>, BackendError> {
+        let entry = self.get(&key.record()).await?;
+        let found = entry.map(|entry| Ok((decode(&entry.value)?, entry.revision)));
+        found.transpose()
+    }
+
+    /// The record, which is ended if nobody works on it any more.
+    pub(super) async fn load(
+        &self,
+        key: &Key,
+        is_running_here: bool,
+    ) -> Result<Option<Record>, BackendError> {
+        let Some((record, _)) = self.find(key).await? else {
+            return Ok(None);
+        };
+        if record.status.is_terminal() || is_running_here {
+            return Ok(Some(record));
+        }
+        if self.get(&key.lease()).await?.is_some() {
+            return Ok(Some(record));
+        }
+        // Its end may have come between the two questions, so this asks again.
+        let changed = self.change(key, |record| {
+            if record.status.is_terminal() {
+                return false;
+            }
+            let lost = "The server that worked on the request is gone.";
+            let lost = Failure::new("Lost", lost);
+            record.end(Status::Failed, Some(lost), self.retention);
+            true
+        });
+        match changed.await? {
+            Changed::Yes(record) | Changed::No(record) => Ok(Some(record)),
+            Changed::Gone => Ok(None),
+        }
+    }
+
+    /// Changes a record until that succeeds, or until `change` says that there is nothing to change.
+    pub(super) async fn change(
+        &self,
+        key: &Key,
+        mut change: impl FnMut(&mut Record) -> bool,
+    ) -> Result<Changed, BackendError> {
+        let name = key.record();
+        loop {
+            let Some((mut record, revision)) = self.find(key).await? else {
+                return Ok(Changed::Gone);
+            };
+            if !change(&mut record) {
+                return Ok(Changed::No(record));
+            }
+            let value = encode(&record)?;
+            let set = self.set(&name, Some(revision), value, record.time_to_live());
+            // A conflict says that somebody else has made progress, so this ends.
+            if let CompareAndSet::Set(_) = set.await? {
+                return Ok(Changed::Yes(record));
+            }
+        }
+    }
+
+    /// Adds an operation to those of its principal, and forgets the oldest of too many.
+    pub(super) async fn list_add(
+        &self,
+        principal: &str,
+        id: &str,
+        time_to_live: Duration,
+    ) -> Result<(), BackendError> {
+        self.list_change(principal, time_to_live, |ids| {
+            ids.push(id.to_owned());
+            let surplus = ids.len().saturating_sub(MAX_LISTED);
+            ids.drain(..surplus);
+        })
+        .await
+    }
+
+    /// The ids of a principal's operations, oldest first. Some of them may be gone.
+    pub(super) async fn list(&self, principal: &str) -> Result<Vec<String>, BackendError> {
+        let entry = self.get(&list_key(principal)).await?;
+        entry.map_or_else(|| Ok(Vec::new()), |entry| decode(&entry.value))
+    }
+
+    async fn list_change(
+        &self,
+        principal: &str,
+        time_to_live: Duration,
+        mut change: impl FnMut(&mut Vec<String>),
+    ) -> Result<(), BackendError> {
+        let key = list_key(principal);
+        loop {
+            let entry = self.get(&key).await?;
+            let revision = entry.as_ref().map(|entry| entry.revision);
+            let ids = entry.map(|entry| decode(&entry.value)).transpose()?;
+            let mut ids: Vec<String> = ids.unwrap_or_default();
+            change(&mut ids);
+            let set = self.set(&key, revision, encode(&ids)?, time_to_live);
+            if let CompareAndSet::Set(_) = set.await? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn list_key(principal: &str) -> String {
+    format!("operation/principal/{principal}")
+}
+
+pub(super) fn encode(value: &impl Serialize) -> Result<Bytes, BackendError> {
+    let json = serde_json::to_vec(value).map_err(BackendError::unavailable)?;
+    Ok(json.into())
+}
+
+pub(super) fn decode<T: DeserializeOwned>(value: &Bytes) -> Result<T, BackendError> {
+    serde_json::from_slice(value).map_err(BackendError::unavailable)
+}

@@ -1,0 +1,283 @@
+//! The task that sees an operation through to its end.
+
+use super::core::{Core, Phase, Registration};
+use super::hub::Subscription;
+use super::limits::Admission;
+use super::observe;
+use super::progress::Report;
+use super::record::{Failure, Key, Stored};
+use super::records::Changed;
+use super::result::Outcome;
+use super::status::Status;
+use super::work::{Work, too_large};
+use crate::BoxError;
+use crate::backend::BackendError;
+use bytes::Bytes;
+use http_body::Body;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::select;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
+
+/// How often the end of an operation is tried to be stored, with pauses that double from the first one. Whoever asks
+/// after that is told that it is lost.
+const ATTEMPTS: u32 = 7;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// What an operation costs the store beyond its result, roughly.
+const RECORD_BYTES: usize = 1024;
+
+/// Runs one operation.
+pub(super) struct Runner<R, E> {
+    core: Arc<Core>,
+    key: Key,
+    work: Work<R, E>,
+    /// Taken back when the work has been dropped.
+    registration: Registration,
+    /// Given back when there is nothing left to do.
+    _admission: Admission,
+    news: Subscription,
+    phase: watch::Receiver<Phase>,
+}
+
+/// Why the work is over.
+enum End {
+    Answered(Outcome),
+    Failed(Failure),
+    TooLong,
+    /// Somebody else has ended it.
+    Elsewhere,
+}
+
+impl<R, E> Runner<R, E>
+where
+    R: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    E: Into<BoxError> + Send + 'static,
+{
+    pub(super) fn new(core: Arc<Core>, key: Key, work: Work<R, E>, admission: Admission) -> Self {
+        Self {
+            registration: core.register(&key),
+            _admission: admission,
+            news: core.hub.subscribe(&key),
+            phase: core.phase.subscribe(),
+            core,
+            key,
+            work,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        observe::began(&self.key);
+        let (end, report) = self.wait().await;
+        self.work.stop().await;
+        match end {
+            End::Answered(outcome) => self.answered(outcome, &report).await,
+            End::Failed(failure) => self.end(Status::Failed, Some(failure), None, &report).await,
+            End::TooLong => {
+                let failure = Failure::new("LifetimeExceeded", "The operation took too long.");
+                self.end(Status::Canceled, Some(failure), None, &report)
+                    .await;
+            }
+            End::Elsewhere => {
+                let retention = self.core.settings.retention;
+                self.core.limits.count(&self.key, RECORD_BYTES, retention);
+                observe::ended(&self.key, Status::Canceled, None);
+            }
+        }
+        if let Err(error) = self.core.records.delete(&self.key.lease()).await {
+            observe::backend_failed(&self.key, &error);
+        }
+        drop(self.registration);
+    }
+
+    /// Waits for the end, and meanwhile keeps the store up to date.
+    async fn wait(&mut self) -> (End, Report) {
+        let settings = &self.core.settings;
+        let limit = settings.max_result_bytes;
+        let third = settings.lease / 3;
+        let mut renewal = interval_at(Instant::now() + third, third);
+        renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Too long to be added is forever.
+        let lifetime = Instant::now().checked_add(settings.lifetime);
+        let progress = self.work.progress().clone();
+        let mut reports = progress.subscribe();
+        // What was reported before may not be in the store.
+        reports.mark_changed();
+        let mut next_flush = Instant::now();
+        let mut has_changed = false;
+        let end = loop {
+            select! {
+                biased;
+                end = self.work.end(&self.key, limit) => {
+                    break end.map_or_else(End::Failed, End::Answered);
+                }
+                () = self.news.ended() => if self.has_ended().await {
+                    break End::Elsewhere;
+                },
+                () = Phase::given_up(&mut self.phase) => {
+                    let failure = Failure::new("ShuttingDown", "The server is shutting down.");
+                    break End::Failed(failure);
+                }
+                () = sleep_until(lifetime.unwrap_or(next_flush)), if lifetime.is_some() => {
+                    break End::TooLong;
+                }
+                _ = renewal.tick() => {
+                    // In case nobody has told.
+                    if self.has_ended().await {
+                        break End::Elsewhere;
+                    }
+                    if let Err(error) = self.core.records.renew_lease(&self.key).await {
+                        observe::backend_failed(&self.key, &error);
+                    }
+                }
+                _ = reports.changed(), if !has_changed => has_changed = true,
+                () = sleep_until(next_flush), if has_changed => {
+                    let report = reports.borrow_and_update().clone();
+                    self.flush(&report).await;
+                    next_flush = Instant::now() + self.core.settings.progress_interval;
+                    has_changed = false;
+                }
+            }
+        };
+        (end, progress.latest())
+    }
+
+    async fn has_ended(&self) -> bool {
+        match self.core.records.find(&self.key).await {
+            Ok(found) => found.is_none_or(|(record, _)| record.status.is_terminal()),
+            Err(error) => {
+                observe::backend_failed(&self.key, &error);
+                false
+            }
+        }
+    }
+
+    async fn flush(&self, report: &Report) {
+        let changed = self.core.records.change(&self.key, |record| {
+            if record.status.is_terminal() || !record.report(report) {
+                return false;
+            }
+            record.touch();
+            true
+        });
+        match changed.await {
+            Ok(Changed::Yes(_)) => self.core.announce(&self.key, false).await,
+            // Where it has ended the news says so.
+            Ok(Changed::No(_) | Changed::Gone) => {}
+            Err(error) => observe::backend_failed(&self.key, &error),
+        }
+    }
+
+    async fn answered(&self, outcome: Outcome, report: &Report) {
+        let (core, key) = (&self.core, &self.key);
+        let retention = core.settings.retention;
+        let fail = |failure| self.end(Status::Failed, Some(failure), None, report);
+        if !core
+            .limits
+            .store(key, RECORD_BYTES + outcome.size(), retention)
+        {
+            let full = "The server has no room to keep the result.";
+            return fail(Failure::new("StorageFull", full)).await;
+        }
+        // A result lasts a little longer than the record that names it.
+        let time_to_live = retention + Duration::from_secs(60);
+        let stored = repeat(key, || core.records.put_result(key, &outcome, time_to_live)).await;
+        let stored = match stored {
+            Ok(stored) => stored,
+            Err(error) => {
+                core.limits.forget(key);
+                return match error {
+                    BackendError::TooLarge { .. } => fail(too_large()).await,
+                    _ => {
+                        let failed = "The result could not be stored.";
+                        fail(Failure::new("StorageFailed", failed)).await
+                    }
+                };
+            }
+        };
+        let status = outcome.status;
+        let failure = (status.is_client_error() || status.is_server_error()).then(|| {
+            let reason = status.canonical_reason().unwrap_or("Unknown");
+            let code: String = reason.chars().filter(char::is_ascii_alphabetic).collect();
+            let number = status.as_u16();
+            Failure::new(
+                &code,
+                format!("The work has ended with status {number} {reason}."),
+            )
+        });
+        let status = if failure.is_some() {
+            Status::Failed
+        } else {
+            Status::Succeeded
+        };
+        self.end(status, failure, Some(stored), report).await;
+    }
+
+    /// Stores the end, unless there is one already.
+    async fn end(
+        &self,
+        status: Status,
+        failure: Option<Failure>,
+        stored: Option<Stored>,
+        report: &Report,
+    ) {
+        let (core, key) = (&self.core, &self.key);
+        let retention = core.settings.retention;
+        let change = || {
+            core.records.change(key, |record| {
+                if record.status.is_terminal() {
+                    return false;
+                }
+                record.report(report);
+                record.end(status, failure.clone(), retention);
+                record.result = stored;
+                true
+            })
+        };
+        match repeat(key, change).await {
+            Ok(Changed::Yes(_)) => {
+                if stored.is_none() {
+                    core.limits.count(key, RECORD_BYTES, retention);
+                }
+                let code = failure.as_ref().map(|failure| &*failure.code);
+                observe::ended(key, status, code);
+                core.announce(key, true).await;
+            }
+            Ok(Changed::No(_) | Changed::Gone) => {
+                // Canceled is final: nobody will ask for this result.
+                core.limits.forget(key);
+                if let Some(stored) = stored {
+                    if let Err(error) = core.records.delete_result(key, stored).await {
+                        observe::backend_failed(key, &error);
+                    }
+                }
+            }
+            Err(_) => core.limits.forget(key),
+        }
+    }
+}
+
+/// Asks the backend until it answers, within reason.
+async fn repeat<T, F>(key: &Key, mut ask: impl FnMut() -> F) -> Result<T, BackendError>
+where
+    F: Future<Output = Result<T, BackendError>>,
+{
+    let mut pause = FIRST_PAUSE;
+    let mut attempt = 1;
+    loop {
+        match ask().await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => {
+                observe::backend_failed(key, &error);
+                let can_help = !matches!(error, BackendError::TooLarge { .. });
+                if attempt == ATTEMPTS || !can_help {
+                    return Err(error);
+                }
+            }
+        }
+        sleep(pause).await;
+        pause *= 2;
+        attempt += 1;
+    }
+}

@@ -1,0 +1,231 @@
+//! The inner call, in a task of its own.
+
+use super::OperationBody;
+use super::observe;
+use super::progress::Progress;
+use super::record::{Failure, Key};
+use super::result::Outcome;
+use crate::BoxError;
+use bytes::{Bytes, BytesMut};
+use http::Response;
+use http_body::Body;
+use std::any::Any;
+use std::future::poll_fn;
+use std::panic::resume_unwind;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use tokio::task::{JoinError, JoinHandle};
+use tower_service::Service;
+
+/// A task that is aborted when this is dropped.
+pub(super) struct Task<T> {
+    handle: JoinHandle<T>,
+    progress: Progress,
+    has_ended: bool,
+}
+
+/// The inner call until its response begins.
+pub(super) type Call<R, E> = Task<Result<Response<R>, E>>;
+
+impl<T: Send + 'static> Task<T> {
+    pub(super) fn spawn(
+        progress: Progress,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> Self {
+        let current = progress.clone();
+        let future = async move { current.scope(future).await };
+        #[cfg(feature = "tracing")]
+        let future = tracing::Instrument::in_current_span(future);
+        Self {
+            handle: tokio::spawn(future),
+            progress,
+            has_ended: false,
+        }
+    }
+
+    /// What it has ended with, if it has.
+    pub(super) fn poll_now(&mut self) -> Option<Result<T, JoinError>> {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        match Pin::new(self).poll(&mut cx) {
+            Poll::Ready(ended) => Some(ended),
+            Poll::Pending => None,
+        }
+    }
+
+    pub(super) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
+    /// Aborts it and resolves when its future has been dropped.
+    async fn stop(&mut self) {
+        if !self.has_ended {
+            self.progress.cancel();
+            self.handle.abort();
+            let _ = self.await;
+        }
+    }
+}
+
+impl<T> Future for Task<T> {
+    type Output = Result<T, JoinError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let ended = Pin::new(&mut self.handle).poll(cx);
+        self.has_ended |= ended.is_ready();
+        ended
+    }
+}
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.progress.cancel();
+            self.handle.abort();
+        }
+    }
+}
+
+/// Calls a service once it is ready.
+pub(super) async fn call<S, Q>(
+    mut service: S,
+    request: Q,
+    progress: &Progress,
+) -> Result<S::Response, S::Error>
+where
+    S: Service<Q>,
+{
+    // It may be a clone, which need not be ready.
+    poll_fn(|cx| service.poll_ready(cx)).await?;
+    progress.start();
+    service.call(request).await
+}
+
+/// The outcome of a call, as if it had run in the task of whoever waits for it.
+pub(super) async fn unwrapped<T>(ended: Result<T, JoinError>) -> T {
+    match ended.map_err(JoinError::try_into_panic) {
+        Ok(outcome) => outcome,
+        Err(Ok(panic)) => resume_unwind(panic),
+        // The runtime shuts down, and this future with it.
+        Err(Err(_)) => std::future::pending().await,
+    }
+}
+
+/// The work of an operation, which goes on until there is a result.
+pub(super) enum Work<R, E> {
+    Calling(Call<R, E>),
+    Collecting(Task<Collected>),
+}
+
+pub(super) type Collected = Result<Outcome, Uncollected>;
+
+/// Why there is no result.
+pub(super) enum Uncollected {
+    TooLarge,
+    Failed(BoxError),
+}
+
+impl<R, E> Work<R, E>
+where
+    R: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    E: Into<BoxError> + Send + 'static,
+{
+    /// The result, or why there is none. Cancel safe.
+    pub(super) async fn end(&mut self, key: &Key, limit: usize) -> Result<Outcome, Failure> {
+        loop {
+            match self {
+                Self::Calling(call) => match (&mut *call).await {
+                    Ok(Ok(response)) => {
+                        let progress = call.progress().clone();
+                        let collecting = Task::spawn(progress, collect(response, limit));
+                        *self = Self::Collecting(collecting);
+                    }
+                    Ok(Err(error)) => {
+                        observe::service_failed(key, &*error.into());
+                        return Err(failed("ServiceError"));
+                    }
+                    Err(error) => return Err(unfinished(key, error)),
+                },
+                Self::Collecting(collecting) => {
+                    return match collecting.await {
+                        Ok(Ok(outcome)) => Ok(outcome),
+                        Ok(Err(Uncollected::TooLarge)) => Err(too_large()),
+                        Ok(Err(Uncollected::Failed(error))) => {
+                            observe::service_failed(key, &*error);
+                            Err(failed("ServiceError"))
+                        }
+                        Err(error) => Err(unfinished(key, error)),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Drops it, and resolves when that has happened.
+    pub(super) async fn stop(&mut self) {
+        match self {
+            Self::Calling(call) => call.stop().await,
+            Self::Collecting(collecting) => collecting.stop().await,
+        }
+    }
+
+    pub(super) fn progress(&self) -> &Progress {
+        match self {
+            Self::Calling(call) => call.progress(),
+            Self::Collecting(collecting) => collecting.progress(),
+        }
+    }
+}
+
+fn failed(code: &str) -> Failure {
+    Failure::new(code, "The request could not be completed.")
+}
+
+pub(super) fn too_large() -> Failure {
+    Failure::new("ResultTooLarge", "The result is too large to be kept.")
+}
+
+fn unfinished(key: &Key, error: JoinError) -> Failure {
+    match error.try_into_panic() {
+        Ok(panic) => {
+            observe::panicked(key, panic_text(&*panic));
+            failed("Panicked")
+        }
+        // Only the runtime stops it unasked.
+        Err(_) => Failure::new("ShuttingDown", "The server is shutting down."),
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("a panic without a text")
+}
+
+/// Reads the body of a response, within a bound.
+async fn collect<R>(response: Response<R>, limit: usize) -> Collected
+where
+    R: Body<Data = Bytes, Error: Into<BoxError>>,
+{
+    let (parts, body) = response.into_parts();
+    let mut body = pin!(OperationBody::inner(body));
+    let mut data = BytesMut::new();
+    while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+        let frame = frame.map_err(|error| Uncollected::Failed(error.into()))?;
+        // Trailers have no place in a stored result.
+        if let Ok(bytes) = frame.into_data() {
+            if bytes.len() > limit.saturating_sub(data.len()) {
+                return Err(Uncollected::TooLarge);
+            }
+            data.extend_from_slice(&bytes);
+        }
+    }
+    let outcome = Outcome::new(parts.status, parts.headers, data.freeze());
+    if outcome.size() > limit {
+        return Err(Uncollected::TooLarge);
+    }
+    Ok(outcome)
+}
