@@ -59,6 +59,15 @@ impl Phase {
     }
 }
 
+/// Who has asked for an operation, and when.
+#[derive(Clone)]
+pub(super) struct Requester {
+    /// As a digest.
+    pub(super) principal: Option<String>,
+    /// In milliseconds since the epoch.
+    pub(super) received: u64,
+}
+
 /// An operation as one client may see it.
 pub(super) enum Found {
     Record(Record),
@@ -128,21 +137,23 @@ impl Core {
     /// Makes an operation and stores it.
     pub(super) async fn create(
         self: Arc<Self>,
-        principal: Option<String>,
+        requester: Requester,
         report: Report,
         in_flight: bool,
     ) -> Result<(Key, Record), BackendError> {
         let (id, token) = (random()?, random()?);
         let longest = self.settings.longest();
-        let mut record = Record::new(id, token, principal, longest);
+        let Requester {
+            principal,
+            received,
+        } = requester;
+        let mut record = Record::new(id, token, principal, received, longest);
         record.report(&report);
         record.in_flight = in_flight;
         let key = Key::of(&record.id);
-        let remembered = self.settings.retention;
-        self.records.create(&key, &record, remembered).await?;
+        self.records.create(&key, &record).await?;
         if let Some(principal) = &record.principal {
-            let time_to_live = longest.saturating_add(remembered);
-            let added = self.records.list_add(principal, &record.id, time_to_live);
+            let added = self.records.list_add(principal, &record.id, longest);
             if let Err(error) = added.await {
                 observe::backend_failed(&key, &error);
             }

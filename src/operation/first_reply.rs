@@ -2,7 +2,7 @@
 
 use super::body::{OperationBody, OperationRequestBody};
 use super::builder::{Escalate, OnDisconnect};
-use super::core::Core;
+use super::core::{Core, Requester};
 use super::limits::Admission;
 use super::observe;
 use super::operations::Operations;
@@ -10,6 +10,7 @@ use super::prefer::Preferences;
 use super::progress::Progress;
 use super::reply::{Reply, add_vary};
 use super::runner::Runner;
+use super::status::now;
 use super::work::{Call, Task, Work, call, unwrapped};
 use super::{idempotency, work};
 use crate::BoxError;
@@ -50,8 +51,11 @@ where
         return Ok(published(response, escalate != Escalate::Never));
     }
     let principal = (core.settings.principal)(&parts);
-    let principal = principal.map(|principal| Core::principal_digest(&principal));
-    let admission = match core.limits.admit(principal.as_deref()) {
+    let requester = Requester {
+        principal: principal.map(|principal| Core::principal_digest(&principal)),
+        received: now(),
+    };
+    let admission = match core.limits.admit(requester.principal.as_deref()) {
         Ok(admission) => admission,
         Err(refusal) => {
             observe::refused(refusal);
@@ -70,10 +74,14 @@ where
     let asked = Asked {
         preferences,
         headers,
-        principal,
+        requester,
     };
     if core.settings.idempotency_keys {
-        match idempotency::Claim::of(&parts, asked.principal.as_deref(), body.read_bytes()) {
+        match idempotency::Claim::of(
+            &parts,
+            asked.requester.principal.as_deref(),
+            body.read_bytes(),
+        ) {
             Ok(None) => {}
             Ok(Some(claim)) => {
                 let call = start(service, parts, body, progress);
@@ -90,8 +98,7 @@ where
 pub(super) struct Asked {
     pub(super) preferences: Preferences,
     pub(super) headers: http::HeaderMap,
-    /// As a digest.
-    pub(super) principal: Option<String>,
+    pub(super) requester: Requester,
 }
 
 /// Calls the inner service as if the layer were not there.
@@ -157,7 +164,7 @@ where
     let patience = asked.preferences.wait(settings.wait, settings.max_wait);
     let mut waiting = Waiting {
         core: core.clone(),
-        principal: asked.principal.clone(),
+        requester: asked.requester.clone(),
         running: Some((call, admission)),
     };
     let (call, _) = waiting
@@ -175,7 +182,7 @@ where
         return Ok(published(unwrapped(call.await).await?, true));
     }
     let report = call.progress().latest();
-    let mut created = Box::pin(core.clone().create(asked.principal, report, false));
+    let mut created = Box::pin(core.clone().create(asked.requester, report, false));
     let created = select! {
         biased;
         ended = &mut *call => {
@@ -215,7 +222,7 @@ where
     E: Into<BoxError> + Send + 'static,
 {
     core: Arc<Core>,
-    principal: Option<String>,
+    requester: Requester,
     running: Option<(Call<R, E>, Admission)>,
 }
 
@@ -234,10 +241,10 @@ where
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
-        let (core, principal) = (self.core.clone(), self.principal.take());
+        let (core, requester) = (self.core.clone(), self.requester.clone());
         runtime.spawn(async move {
             let report = call.progress().latest();
-            match core.clone().create(principal, report, false).await {
+            match core.clone().create(requester, report, false).await {
                 Ok((key, _)) => {
                     let work = Work::Calling(call);
                     Runner::new(core, key, work, admission).run().await;

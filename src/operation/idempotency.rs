@@ -5,6 +5,7 @@ use super::core::Core;
 use super::first_reply::Asked;
 use super::limits::Admission;
 use super::observe;
+use super::progress::Report;
 use super::record::{Key, Record, digest};
 use super::records::{decode, encode};
 use super::reply::{Reply, add_vary};
@@ -109,7 +110,17 @@ where
 
     let settings = &core.settings;
     let patience = asked.preferences.wait(settings.wait, settings.max_wait);
-    let _ = timeout(patience, news.ended()).await;
+    let end = async {
+        loop {
+            news.ended().await;
+            // It was only said that it may have ended.
+            match core.records.find(&key).await {
+                Ok(Some((record, _))) if !record.status.is_terminal() => {}
+                _ => break,
+            }
+        }
+    };
+    let _ = timeout(patience, end).await;
     let changed = core.records.change(&key, |record| {
         // The client is told the id now. The document does not show that.
         !record.status.is_terminal() && std::mem::take(&mut record.in_flight)
@@ -155,8 +166,8 @@ async fn take(core: &Arc<Core>, claim: &Claim, asked: &Asked) -> Result<Taken, B
             expected = Some(entry.revision);
         }
         // The operation first: a key without one is free.
-        let principal = asked.principal.clone();
-        let created = core.clone().create(principal, Default::default(), true);
+        let requester = asked.requester.clone();
+        let created = core.clone().create(requester, Report::default(), true);
         let (key, record) = created.await?;
         let claimed = Claimed {
             fingerprint: claim.fingerprint.clone(),

@@ -66,16 +66,17 @@ impl Record {
         id: String,
         token: String,
         principal: Option<String>,
+        received: u64,
         longest: Duration,
     ) -> Self {
-        let now = now();
+        let now = now().max(received);
         Self {
             id,
             version: 1,
             status: Status::NotStarted,
             progress: None,
             message: None,
-            created: now,
+            created: received,
             started: None,
             updated: now,
             finished: None,

@@ -94,18 +94,8 @@ impl Records {
     }
 
     /// Makes an operation known to all instances.
-    pub(super) async fn create(
-        &self,
-        key: &Key,
-        record: &Record,
-        remembered: Duration,
-    ) -> Result<(), BackendError> {
-        let tombstone = Tombstone {
-            principal: record.principal.clone(),
-        };
-        let time_to_live = record.time_to_live().saturating_add(remembered);
-        self.put(&key.tombstone(), encode(&tombstone)?, time_to_live)
-            .await?;
+    pub(super) async fn create(&self, key: &Key, record: &Record) -> Result<(), BackendError> {
+        self.bury(key, record).await?;
         // The lease first: a record without one is lost.
         self.renew_lease(key).await?;
         let (name, value) = (key.record(), encode(record)?);
@@ -115,6 +105,16 @@ impl Records {
             // 128 random bits do not come twice.
             CompareAndSet::Conflict => Err(BackendError::unavailable("the id is taken")),
         }
+    }
+
+    /// Sees to it that the owner is told, once the record is gone, that it was there.
+    async fn bury(&self, key: &Key, record: &Record) -> Result<(), BackendError> {
+        let tombstone = Tombstone {
+            principal: record.principal.clone(),
+        };
+        let time_to_live = record.time_to_live().saturating_add(self.retention);
+        self.put(&key.tombstone(), encode(&tombstone)?, time_to_live)
+            .await
     }
 
     /// The record as the store has it.
@@ -166,15 +166,21 @@ impl Records {
             let Some((mut record, revision)) = self.find(key).await? else {
                 return Ok(Changed::Gone);
             };
+            let had_ended = record.status.is_terminal();
             if !change(&mut record) {
                 return Ok(Changed::No(record));
             }
             let value = encode(&record)?;
             let set = self.set(&name, Some(revision), value, record.time_to_live());
             // A conflict says that somebody else has made progress, so this ends.
-            if let CompareAndSet::Set(_) = set.await? {
-                return Ok(Changed::Yes(record));
+            if let CompareAndSet::Conflict = set.await? {
+                continue;
             }
+            if !had_ended && record.status.is_terminal() {
+                // Where this fails, the one from the beginning stays, which lasts longer.
+                let _ = self.bury(key, &record).await;
+            }
+            return Ok(Changed::Yes(record));
         }
     }
 

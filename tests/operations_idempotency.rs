@@ -1,0 +1,187 @@
+//! Operations, section 7 of their contract: requests with an `Idempotency-Key`.
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/operation.rs"]
+mod operation;
+mod support;
+
+use axum::body::Body;
+use axum::extract::Request;
+use futures_util::future;
+use operation::{App, SECOND, memory, request, request_with, work};
+use support::{Counter, until};
+use tokio::time::sleep;
+use tower::ServiceExt;
+use tower_promises::OperationLayer;
+use tower_promises::backend::Backend;
+use tower_promises::operation::OperationLayerBuilder;
+
+const KEY: (&str, &str) = ("idempotency-key", "8e03978e-40d5-43dd-bc93-6894a57f9324");
+
+/// A service that counts how often it is called.
+fn counting(builder: OperationLayerBuilder) -> (App, Counter) {
+    let calls = Counter::default();
+    let counted = calls.clone();
+    let builder = builder.idempotency_keys(true).principal(|request| {
+        let user = request.headers.get("user")?;
+        Some(user.to_str().ok()?.to_owned())
+    });
+    let app = App::new(builder, move |request: Request| {
+        counted.add();
+        work(request)
+    });
+    (app, calls)
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_7_the_same_key_is_the_same_operation_run_once() {
+    let (app, calls) = counting(memory());
+    let first = app.start("POST /?ms=9000", &[KEY]).await;
+    assert_eq!(app.start("POST /?ms=9000", &[KEY]).await, first);
+    let page = app
+        .ask("POST /?ms=9000", &[KEY, ("accept", "text/html")])
+        .await;
+    assert_eq!(
+        (page.status.as_u16(), page.header("location")),
+        (303, &*first)
+    );
+    app.ended(&first).await;
+    let answer = app.ask("POST /?ms=9000", &[KEY]).await;
+    assert_eq!(
+        (answer.status.as_u16(), &*answer.body),
+        (200, r#"{"answer":42}"#)
+    );
+    assert_eq!(answer.header("x-work"), "done");
+    assert_eq!(answer.header("vary"), "Prefer, Accept");
+    assert_eq!(calls.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_7_what_was_answered_at_once_is_answered_again() {
+    let (app, calls) = counting(memory());
+    let first = app.ask("POST /?ms=10&code=201", &[KEY]).await;
+    assert_eq!(first.status, 201);
+    assert_eq!(app.ask("POST /?ms=10&code=201", &[KEY]).await, first);
+    assert_eq!(calls.get(), 1);
+    // Without the key it is another request.
+    app.ask("POST /?ms=10&code=201", &[]).await;
+    assert_eq!(calls.get(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_7_another_request_with_the_key_is_422() {
+    let (app, calls) = counting(memory());
+    app.start("POST /?ms=9000", &[KEY]).await;
+    for (line, headers, body) in [
+        ("POST /?ms=9001", &[KEY] as &[_], ""),
+        ("PUT /?ms=9000", &[KEY], ""),
+        ("POST /?ms=9000", &[KEY], "body"),
+        ("POST /?ms=9000", &[KEY, ("content-type", "text/plain")], ""),
+    ] {
+        let answer = app
+            .send(request_with(line, headers, Body::from(body)))
+            .await;
+        assert_eq!(answer.status, 422, "{line}");
+        assert_eq!(answer.header("content-type"), "application/problem+json");
+    }
+    assert_eq!(calls.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_7_while_the_first_is_in_flight_it_is_409() {
+    let backend = Backend::memory();
+    let (here, calls) = counting(OperationLayer::builder(backend.clone()));
+    let (there, _) = counting(OperationLayer::builder(backend));
+    let first = tokio::spawn({
+        let here = here.clone();
+        async move { here.ask("POST /?ms=1000", &[KEY]).await }
+    });
+    until("it is in flight", || calls.get() == 1).await;
+    for app in [&here, &there] {
+        let answer = app.ask("POST /?ms=1000", &[KEY]).await;
+        assert_eq!(answer.status, 409);
+        assert_eq!(answer.header("content-type"), "application/problem+json");
+    }
+    assert_eq!(first.await.unwrap().status, 200);
+    assert_eq!(there.ask("POST /?ms=1000", &[KEY]).await.status, 200);
+    assert_eq!(calls.get(), 1);
+}
+
+#[tokio::test]
+async fn section_7_of_many_at_once_one_runs() {
+    for _ in 0..20 {
+        let backend = Backend::memory();
+        let (here, calls) = counting(OperationLayer::builder(backend.clone()));
+        let (there, more_calls) = counting(OperationLayer::builder(backend));
+        let asks = (0..8).map(|number| {
+            let app = if number % 2 == 0 {
+                here.clone()
+            } else {
+                there.clone()
+            };
+            tokio::spawn(async move { app.ask("POST /?ms=5", &[KEY]).await.status.as_u16() })
+        });
+        let statuses = future::join_all(asks).await;
+        let statuses: Vec<_> = statuses.into_iter().map(Result::unwrap).collect();
+        assert!(
+            statuses.iter().all(|status| matches!(status, 200 | 409)),
+            "{statuses:?}"
+        );
+        assert!(statuses.contains(&200));
+        assert_eq!(calls.get() + more_calls.get(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_7_keys_of_two_principals_are_two_keys() {
+    let (app, calls) = counting(memory());
+    for user in ["anna", "bert"] {
+        app.start("POST /?ms=9000", &[KEY, ("user", user)]).await;
+    }
+    assert_eq!(calls.get(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_away_comes_back_for_the_result() {
+    let (app, calls) = counting(memory());
+    let client = tokio::spawn(
+        app.router
+            .clone()
+            .oneshot(request("POST /?ms=1000", &[KEY])),
+    );
+    until("it is in flight", || calls.get() == 1).await;
+    client.abort();
+    sleep(SECOND * 2).await;
+    let answer = app.ask("POST /?ms=1000", &[KEY]).await;
+    assert_eq!((answer.status.as_u16(), calls.get()), (200, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_is_free_again_when_its_operation_is_gone() {
+    let (app, calls) = counting(memory().retention(SECOND * 10));
+    let path = app.start("POST /?ms=3000", &[KEY]).await;
+    app.ended(&path).await;
+    assert_eq!(app.ask(&format!("DELETE {path}"), &[]).await.status, 204);
+    let again = app.start("POST /?ms=3000", &[KEY]).await;
+    assert_ne!(again, path);
+    sleep(SECOND * 20).await;
+    app.start("POST /?ms=3000", &[KEY]).await;
+    assert_eq!(calls.get(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_are_opt_in_and_checked() {
+    let app = App::working(memory());
+    let first = app.start("POST /?ms=9000", &[KEY]).await;
+    assert_ne!(app.start("POST /?ms=9000", &[KEY]).await, first);
+    let (app, calls) = counting(memory());
+    let long = "x".repeat(256);
+    for headers in [
+        &[("idempotency-key", "")] as &[_],
+        &[("idempotency-key", &*long)],
+        &[KEY, KEY],
+    ] {
+        assert_eq!(app.ask("POST /", headers).await.status, 400);
+    }
+    assert_eq!(calls.get(), 0);
+}
