@@ -344,14 +344,14 @@ async fn section_3_a_large_result_comes_back_whole() {
 #[tokio::test(start_paused = true)]
 async fn section_3_a_result_to_be_read_once_is_gone_when_it_was_sent() {
     let app = App::working(memory().result_once(true));
-    for code in [200, 204] {
+    for code in [200_u16, 204] {
         let path = app.start(&format!("POST /?ms=9000&code={code}"), &[]).await;
         app.ended(&path).await;
         let result = format!("{path}/result");
         // Asking is not reading.
         for _ in 0..2 {
             let line = format!("HEAD {result}");
-            assert_eq!(app.ask(&line, &[]).await.status, code as u16);
+            assert_eq!(app.ask(&line, &[]).await.status, code);
         }
         if code == 200 {
             let get = app
@@ -361,7 +361,7 @@ async fn section_3_a_result_to_be_read_once_is_gone_when_it_was_sent() {
             drop(get.await.unwrap());
             sleep(SECOND).await;
         }
-        assert_eq!(app.get(&result).await.status, code as u16);
+        assert_eq!(app.get(&result).await.status, code);
         sleep(SECOND).await;
         let answer = app.get(&result).await;
         assert_eq!(answer.status, 410);
@@ -403,7 +403,7 @@ async fn section_3_what_is_cancelled_or_expired_is_410() {
 #[tokio::test(start_paused = true)]
 async fn section_7_a_result_over_the_bound_fails() {
     let app = App::new(memory().max_result_bytes(1000), async |request: Request| {
-        let bytes = number(&request, "bytes").unwrap() as usize;
+        let bytes = usize::try_from(number(&request, "bytes").unwrap()).unwrap();
         sleep(SECOND * 3).await;
         vec![b'x'; bytes]
     });

@@ -8,6 +8,9 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+/// How much of a body that is to be read once is handed out at a time.
+const PIECE_BYTES: usize = 64 * 1024;
+
 pin_project! {
     /// Response body of [`OperationService`](super::OperationService): that of the inner service, untouched, or one of
     /// the layer's own.
@@ -89,10 +92,13 @@ where
                 if data.is_empty() {
                     return Poll::Ready(None);
                 }
-                if let Some(sent) = sent {
-                    sent.at_end = true;
-                }
-                Poll::Ready(Some(Ok(Frame::data(std::mem::take(data)))))
+                let Some(sent) = sent else {
+                    return Poll::Ready(Some(Ok(Frame::data(std::mem::take(data)))));
+                };
+                // In pieces, so that the last one is taken only when the client has taken most of them.
+                let piece = data.split_to(data.len().min(PIECE_BYTES));
+                sent.at_end = data.is_empty();
+                Poll::Ready(Some(Ok(Frame::data(piece))))
             }
             KindProj::Stream { stream } => {
                 let data = ready!(stream.as_mut().poll_next(cx));

@@ -70,8 +70,9 @@ async fn is_allowed<B: Body>(
     }
     // A page elsewhere can make a browser send a form, and some of them say nothing of where it comes from. It
     // cannot know the token. What is no form, it cannot send without asking.
-    let is_from_nowhere = headers.get(ORIGIN).is_some_and(|origin| origin == "null");
-    if !is_form(headers) && !(is_from_nowhere && !headers.contains_key(SEC_FETCH_SITE)) {
+    let says_nothing = !headers.contains_key(SEC_FETCH_SITE)
+        && headers.get(ORIGIN).is_some_and(|origin| origin == "null");
+    if !is_form(headers) && !says_nothing {
         return true;
     }
     let body = OperationRequestBody::read(body, MAX_FORM_BYTES).await;

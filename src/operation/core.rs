@@ -54,7 +54,7 @@ impl Phase {
         let has_nobody = given_up.await.map(drop).is_err();
         if has_nobody {
             // There is nobody left who could say so.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }
@@ -70,7 +70,7 @@ pub(super) struct Requester {
 
 /// An operation as one client may see it.
 pub(super) enum Found {
-    Record(Record),
+    Record(Box<Record>),
     /// Its time is over.
     Gone,
     /// There is none, or it is somebody else's.
@@ -185,7 +185,7 @@ impl Core {
         let may_see = |owner: Option<&str>| owner.is_none() || owner == principal;
         if let Some(record) = self.load(key).await? {
             return Ok(if may_see(record.principal.as_deref()) {
-                Found::Record(record)
+                Found::Record(record.into())
             } else {
                 Found::Unknown
             });

@@ -191,7 +191,7 @@ where
                     BackendError::TooLarge { .. } => fail(too_large()).await,
                     _ => {
                         let failed = "The result could not be stored.";
-                        fail(Failure::new("StorageFailed", failed)).await
+                        fail(Failure::new("StorageFailed", failed)).await;
                     }
                 };
             }

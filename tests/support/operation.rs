@@ -143,7 +143,7 @@ pub async fn work(request: Request) -> Response {
     let [steps, ms, code] = ["steps", "ms", "code"].map(|name| number(&request, name));
     let (steps, progress) = (steps.unwrap_or(1), progress(&request));
     drop(request);
-    let pause = Duration::from_millis(ms.unwrap_or(0)) / steps as u32;
+    let pause = Duration::from_millis(ms.unwrap_or(0)) / u32::try_from(steps).unwrap();
     for step in 1..=steps {
         sleep(pause).await;
         progress.set(100.0 * step as f64 / steps as f64);

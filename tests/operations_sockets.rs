@@ -1,0 +1,221 @@
+//! Operations over real connections: uploads, clients that vanish, and event streams.
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/operation.rs"]
+mod operation;
+mod support;
+
+use axum::extract::Request;
+use http_body_util::BodyExt;
+use operation::{App, SECOND, memory, progress};
+use std::sync::Arc;
+use std::time::Duration;
+use support::Counter;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
+use tower_promises::operation::OperationLayerBuilder;
+
+/// What the test and the work tell each other.
+#[derive(Clone)]
+struct Stage {
+    calls: Counter,
+    dropped: Counter,
+    has_started: Arc<Notify>,
+    may_end: watch::Sender<bool>,
+}
+
+/// Serves work that ends when the test says so.
+async fn serve(builder: OperationLayerBuilder) -> (std::net::SocketAddr, App, Stage) {
+    let stage = Stage {
+        calls: Counter::default(),
+        dropped: Counter::default(),
+        has_started: Arc::default(),
+        may_end: watch::Sender::new(false),
+    };
+    let on_stage = stage.clone();
+    let app = App::new(builder, move |request: Request| {
+        let stage = on_stage.clone();
+        async move {
+            stage.calls.add();
+            let _guard = stage.dropped.on_drop();
+            let progress = progress(&request);
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            progress.set(50);
+            stage.has_started.notify_one();
+            let mut may_end = stage.may_end.subscribe();
+            may_end.wait_for(|may_end| *may_end).await.unwrap();
+            format!("{} bytes", body.len())
+        }
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = app.router.clone();
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    (address, app, stage)
+}
+
+async fn in_time<F: Future>(future: F) -> F::Output {
+    timeout(SECOND * 60, future)
+        .await
+        .expect("it comes before long")
+}
+
+/// The head of a response, up to the empty line.
+async fn head(stream: &mut BufReader<TcpStream>) -> String {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        let read = in_time(stream.read_line(&mut head)).await.unwrap();
+        assert_ne!(read, 0, "the connection ends after {head:?}");
+    }
+    head
+}
+
+async fn dropped(stage: &Stage) {
+    in_time(async {
+        while stage.dropped.get() == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn section_1_an_upload_is_complete_when_the_first_reply_is_given() {
+    let (address, _, stage) = serve(memory().wait(Duration::ZERO)).await;
+    let mut stream = BufReader::new(TcpStream::connect(address).await.unwrap());
+    let request = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    // The wait is over at once, yet nothing comes before the body has.
+    let early = timeout(Duration::from_millis(100), stream.fill_buf()).await;
+    assert!(early.is_err(), "there is no reply before the body is read");
+    assert_eq!(stage.calls.get(), 0);
+    stream.write_all(&[b'x'; 100_000]).await.unwrap();
+    assert!(head(&mut stream).await.starts_with("HTTP/1.1 202"));
+    stage.may_end.send_replace(true);
+}
+
+#[tokio::test]
+async fn section_7_a_client_that_vanishes_during_its_upload_starts_nothing() {
+    let (address, app, stage) = serve(memory().max_running(1)).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\nbegin";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    // It holds the only place until it is gone.
+    in_time(async {
+        while app.ask("POST /", &[("prefer", "wait=0")]).await.status != 503 {
+            stage.may_end.send_replace(true);
+        }
+    })
+    .await;
+    drop(stream);
+    in_time(async {
+        while app.ask("POST /", &[]).await.status != 200 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn section_7_a_connection_that_breaks_before_the_reply_takes_the_work_along() {
+    let (address, app, stage) = serve(memory().wait(SECOND * 600)).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream
+        .write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
+        .await
+        .unwrap();
+    in_time(stage.has_started.notified()).await;
+    assert_eq!(stage.dropped.get(), 0);
+    drop(stream);
+    dropped(&stage).await;
+    assert_eq!(app.operations.running(), 0);
+}
+
+#[tokio::test]
+async fn section_7_a_connection_that_breaks_after_the_reply_changes_nothing() {
+    let (address, app, stage) = serve(memory().wait(Duration::ZERO)).await;
+    let mut stream = BufReader::new(TcpStream::connect(address).await.unwrap());
+    stream
+        .write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nbody")
+        .await
+        .unwrap();
+    let head = head(&mut stream).await;
+    drop(stream);
+    let path = head
+        .lines()
+        .find_map(|line| line.strip_prefix("operation-location: "))
+        .unwrap();
+    in_time(stage.has_started.notified()).await;
+    assert_eq!(stage.dropped.get(), 0);
+    stage.may_end.send_replace(true);
+    assert_eq!(in_time(app.ended(path)).await["status"], "Succeeded");
+    assert_eq!(app.get(&format!("{path}/result")).await.body, "4 bytes");
+}
+
+#[tokio::test]
+async fn section_5_events_arrive_over_a_connection_and_the_stream_closes() {
+    let (address, app, stage) = serve(memory().wait(Duration::ZERO)).await;
+    let path = app.start("POST /", &[]).await;
+    in_time(stage.has_started.notified()).await;
+    let mut stream = BufReader::new(TcpStream::connect(address).await.unwrap());
+    let request = format!("GET {path}/events HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    assert!(head(&mut stream).await.contains("text/event-stream"));
+    let mut text = String::new();
+    while !text.contains("\"progress\":50") {
+        assert_ne!(
+            in_time(stream.read_line(&mut text)).await.unwrap(),
+            0,
+            "{text}"
+        );
+    }
+    assert!(!text.contains("event: done"));
+    stage.may_end.send_replace(true);
+    in_time(stream.read_to_string(&mut text)).await.unwrap();
+    assert!(text.contains("event: done"), "{text}");
+    assert!(text.contains("Succeeded"), "{text}");
+}
+
+#[tokio::test]
+async fn section_3_a_result_to_be_read_once_outlives_a_broken_connection() {
+    // More than the buffers of a connection take.
+    const BYTES: usize = 24 << 20;
+    let builder = memory()
+        .wait(Duration::ZERO)
+        .result_once(true)
+        .max_result_bytes(2 * BYTES)
+        .max_stored_bytes(2 * BYTES);
+    let gate = Arc::new(Notify::new());
+    let behind = gate.clone();
+    let app = App::new(builder, move |_: Request| {
+        let gate = behind.clone();
+        async move {
+            gate.notified().await;
+            vec![b'x'; BYTES]
+        }
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = app.router.clone();
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let path = app.start("POST /", &[]).await;
+    gate.notify_one();
+    in_time(app.ended(&path)).await;
+    let result = format!("{path}/result");
+    for _ in 0..3 {
+        let mut stream = BufReader::new(TcpStream::connect(address).await.unwrap());
+        let request = format!("GET {result} HTTP/1.1\r\nhost: x\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        assert!(head(&mut stream).await.starts_with("HTTP/1.1 200"));
+        in_time(stream.read_exact(&mut [0; 1000])).await.unwrap();
+    }
+    assert_eq!(app.get(&result).await.body.len(), BYTES);
+    in_time(async {
+        while app.get(&result).await.status != 410 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
