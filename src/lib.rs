@@ -59,6 +59,7 @@
 //! | reading a large request body | [`submit_body`] |
 //! | reading a body that later passes need, too | nothing: it replays; `spool_dir` if it is large |
 //! | waiting for what another request says | `Signals::wait` as a promise: module `signal` |
+//! | longer than a client should wait | `OperationLayer` outside, `Progress` inside: module `operation` |
 //! | a call that should be tried again | a retry crate around the future of a promise |
 //! | a value that many requests need | a cache crate inside of the promise |
 //! | a default while something else is being waited for | [`or_pending`](OrPending::or_pending) |
@@ -81,11 +82,12 @@
 //! | feature | default | what |
 //! |---|---|---|
 //! | `tracing` | yes | log events about discarded passes, failed promises and rejected requests |
-//! | `axum` | no | [`Promises`] as an extractor, errors as responses: module `axum` |
+//! | `axum` | no | [`Promises`] and `Progress` as extractors, errors as responses: module `axum` |
 //! | `blocking` | no | promises that block a thread, on a bounded pool: module `blocking` |
 //! | `loader` | no | many keys asked for in a pass become one call: module `loader` |
 //! | `spool` | no | bodies too large for memory go on in a temporary file |
 //! | `signal` | no | `Signals`, promises that wait for other requests: module `signal`; has `backend` |
+//! | `operations` | no | `OperationLayer`, slow requests as resources: module `operation`; has `backend` |
 //! | `backend` | no | the ports `Bus` and `Store`, and their adapters for one process: module `backend` |
 //! | `util` | no | `ServiceBuilderExt` |
 //! | `full` | no | all of the above |

@@ -11,6 +11,7 @@ use axum::routing::{any, get, post};
 use axum::{Extension, Router};
 use futures_util::{SinkExt, StreamExt};
 use http::{Request, StatusCode};
+use http_body_util::BodyExt;
 use std::convert::Infallible;
 use support::{Answer, Log, answer};
 use tokio::net::TcpListener;
@@ -20,8 +21,8 @@ use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::trace::TraceLayer;
 use tower_promises::axum::MissingPromiseLayer;
 use tower_promises::{
-    OnTimeout, OrPending, PromiseError, PromiseLayer, Promises, ServiceBuilderExt, Start,
-    SubmitError,
+    OnTimeout, OperationLayer, Operations, OrPending, Progress, PromiseError, PromiseLayer,
+    Promises, ServiceBuilderExt, Start, SubmitError,
 };
 
 async fn hello(Path(name): Path<String>, promises: Promises) -> Result<String, PromiseError> {
@@ -285,4 +286,42 @@ async fn extensions_of_request_and_response_pass_through() {
         response.extensions().get::<String>().unwrap(),
         "7 in pass 2"
     );
+}
+
+#[tokio::test]
+async fn operations_and_progress_are_extracted() {
+    async fn handler(operations: Operations, progress: Progress) -> String {
+        format!("{} {}", operations.running(), progress.is_cancelled())
+    }
+    async fn without(operations: Option<Operations>, progress: Option<Progress>) -> String {
+        format!("{} {}", operations.is_some(), progress.is_some())
+    }
+    let router = || {
+        Router::new()
+            .route("/", get(handler))
+            .route("/without", get(without))
+    };
+    let layered = router().layer(OperationLayer::memory());
+    let ask = async |router: Router, path: &str| {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let response = router.oneshot(request).await.unwrap();
+        let status = response.status();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    };
+    assert_eq!(
+        ask(layered.clone(), "/").await,
+        (StatusCode::OK, "0 false".into())
+    );
+    assert_eq!(
+        ask(layered, "/without").await,
+        (StatusCode::OK, "true true".into())
+    );
+    assert_eq!(
+        ask(router(), "/without").await,
+        (StatusCode::OK, "false false".into())
+    );
+    let (status, body) = ask(router(), "/").await;
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(body.contains("misconfigured"), "{body}");
 }

@@ -12,9 +12,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use tower::{Layer, Service};
 use tower_promises::body::{ReplayBody, ReplayError, Spool};
+use tower_promises::operation::{OperationFuture, OperationLayerBuilder, OperationService};
 use tower_promises::promise::{DefaultResponseForRejection, PromiseFuture, PromiseService};
 use tower_promises::{
-    Key, PromiseError, PromiseKey, PromiseLayer, PromiseResults, Promises, Rejection, SubmitError,
+    Key, OperationLayer, Operations, Progress, PromiseError, PromiseKey, PromiseLayer,
+    PromiseResults, Promises, Rejection, SubmitError,
 };
 
 assert_impl_all!(Promises: Send, Sync, Clone, Unpin);
@@ -27,6 +29,12 @@ assert_impl_all!(PromiseError: Send, Sync, Clone, std::error::Error);
 assert_impl_all!(SubmitError: Send, Sync, Clone, std::error::Error);
 assert_impl_all!(Rejection: Send, Sync, Clone, std::error::Error);
 assert_impl_all!(Spool: Send, Sync, Clone, Unpin);
+assert_impl_all!(OperationLayer: Send, Sync, Clone, Unpin);
+assert_impl_all!(OperationLayerBuilder: Send, Sync, Clone, Unpin);
+assert_impl_all!(OperationFuture<Full<Bytes>, Infallible>: Send, Unpin);
+assert_impl_all!(OperationService<()>: Send, Sync, Clone);
+assert_impl_all!(Operations: Send, Sync, Clone, Unpin);
+assert_impl_all!(Progress: Send, Sync, Clone, Unpin);
 assert_impl_all!(ReplayError: Send, Sync, Clone, std::error::Error);
 
 struct NotSync(#[allow(dead_code)] Cell<u8>);

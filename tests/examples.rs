@@ -282,3 +282,83 @@ async fn chat() {
         "{page}"
     );
 }
+
+#[tokio::test]
+async fn operations() {
+    let example = Example::start("operations");
+    assert!(
+        example
+            .get("/form")
+            .await
+            .contains("/work?ms=2500&amp;steps=5")
+    );
+    let quick = example.post("/work?ms=0", "").await;
+    assert_eq!(quick, (200, r#"{"answer":42}"#.into()));
+    let failed = example.post("/work?ms=0&fail=1", "").await;
+    assert_eq!(failed.0, 422);
+    assert_eq!(example.post("/work?ms=0&code=201", "").await.0, 201);
+
+    let start = async |request: reqwest::RequestBuilder| {
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status().as_u16(), 202);
+        let location = &response.headers()["operation-location"];
+        format!("{}{}", example.url, location.to_str().unwrap())
+    };
+    let ask = async |url: &str| example.client.get(url).send().await.unwrap();
+    let result = async |url: &str| {
+        let url = format!("{url}/result");
+        loop {
+            let response = ask(&url).await;
+            if response.status() != 202 {
+                return response;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let work = example
+        .client
+        .put(format!("{}/work?ms=1000&steps=4&code=202", example.url));
+    let path = start(work).await;
+    let events = ask(&format!("{path}/events")).await.text().await.unwrap();
+    assert!(events.contains("\"progress\":50"), "{events}");
+    assert!(events.contains("event: done"), "{events}");
+    let response = result(&path).await;
+    assert_eq!(
+        (
+            response.status().as_u16(),
+            &response.headers()["asyncresult"]
+        ),
+        (200, &"202".parse().unwrap())
+    );
+    assert_eq!(response.text().await.unwrap(), r#"{"answer":42}"#);
+
+    // Promises that block their threads report progress.
+    let path = start(example.client.get(format!("{}/report", example.url))).await;
+    let events = ask(&format!("{path}/events")).await.text().await.unwrap();
+    assert!(events.contains("adding up the south"), "{events}");
+    let page = result(&path).await.text().await.unwrap();
+    assert!(page.contains("<tr><th>west<td>"), "{page}");
+
+    let path = start(
+        example
+            .client
+            .post(format!("{}/work?ms=60000", example.url)),
+    )
+    .await;
+    let deleted = example.client.delete(&path).send().await.unwrap();
+    assert!(deleted.text().await.unwrap().contains("\"Canceled\""));
+    assert_eq!(ask(&format!("{path}/result")).await.status().as_u16(), 410);
+}
+
+#[tokio::test]
+async fn operations_with_an_origin() {
+    let origin = std::path::Path::new("https://example.com");
+    let example = Example::start_with("operations", &[("PUBLIC_ORIGIN", origin)]);
+    let url = format!("{}/work?ms=5000", example.url);
+    let response = example.client.post(url).send().await.unwrap();
+    let location = response.headers()["location"].to_str().unwrap();
+    assert!(
+        location.starts_with("https://example.com/.operations/"),
+        "{location}"
+    );
+}

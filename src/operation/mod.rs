@@ -1,4 +1,146 @@
 //! Middleware that makes a resource of a slow request.
+//!
+//! A request that takes longer than its client should wait leaves its connection and goes on. The client gets a
+//! reply that names it: a browser is sent to a page with progress and a cancel button, with or without scripts; any
+//! other client gets a status document to ask for, an event stream to follow and a result to come back for. What
+//! ends in time is answered as if the layer were not there.
+//!
+//! ```text
+//! POST /report ─▶ OperationLayer ─▶ inner service, in a task of its own
+//!                     │                  │
+//!                     │ within the wait  ▼
+//!                     ├──────────── its response
+//!                     │ later
+//!                     └─▶ 202 or 303, and from then on
+//!                           GET    /.operations/{id}          status, or the page
+//!                           GET    /.operations/{id}/events   progress as it happens
+//!                           GET    /.operations/{id}/result   202 until it is there
+//!                           DELETE /.operations/{id}          cancel, or remove
+//!                           POST   /.operations/{id}/cancel   the same, from a form
+//! ```
+//!
+//! # Example
+//!
+//! ```
+//! use axum::{Router, routing::post};
+//! use std::time::Duration;
+//! use tower_promises::backend::Backend;
+//! use tower_promises::{OperationLayer, Progress};
+//!
+//! async fn import(progress: Progress) -> &'static str {
+//!     for step in 0..10 {
+//!         progress.set(step * 10);
+//!         tokio::time::sleep(Duration::from_secs(1)).await;
+//!     }
+//!     "imported"
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() {
+//! let operations = OperationLayer::builder(Backend::memory())
+//!     .wait(Duration::from_secs(1))
+//!     .build();
+//! let app: Router = Router::new()
+//!     .route("/import", post(import))
+//!     .layer(operations);
+//! # use http::Request;
+//! # use http_body_util::BodyExt;
+//! # use tower::ServiceExt;
+//! # let response = app.clone().oneshot(Request::post("/import").body(axum::body::Body::empty()).unwrap()).await.unwrap();
+//! # assert_eq!(response.status(), 202);
+//! # let result = response.headers()["location"].to_str().unwrap().to_owned();
+//! # tokio::time::sleep(Duration::from_secs(20)).await;
+//! # let response = app.oneshot(Request::get(result).body(axum::body::Body::empty()).unwrap()).await.unwrap();
+//! # assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "imported");
+//! # }
+//! ```
+//!
+//! [`guide`] goes from a report that takes 40 seconds to production.
+//!
+//! # Rules
+//!
+//! 1. A [predicate](OperationLayerBuilder::predicate) says which requests can become operations. Their responses
+//!    have `Vary: Prefer, Accept`. All others pass through; upgrades and `CONNECT` always do.
+//! 2. The request body is read, up to [`max_body_bytes`](OperationLayerBuilder::max_body_bytes), before the inner
+//!    service is called. With a larger one the request streams through and stays on its connection.
+//! 3. The inner call runs in its own task. If its response begins within the wait, that is the reply, and its body
+//!    streams on. The wait is [`wait`](OperationLayerBuilder::wait), or what `Prefer` asks for.
+//! 4. Otherwise the request becomes an operation. The reply is `303` to the page where `Accept` names `text/html`,
+//!    else `202` with the status document. It never names an operation that has ended. If the store does not answer,
+//!    the request stays on its connection.
+//! 5. The response is then read to its end, up to [`max_result_bytes`](OperationLayerBuilder::max_result_bytes), and
+//!    stored without the headers that belong to a connection. It is the [result](Status): a status of 400 or more is
+//!    `Failed`. Trailers are not kept.
+//! 6. An operation ends once. Cancel, completion and loss decide by compare-and-set in the store; what comes later
+//!    changes nothing. The inner request is never run a second time.
+//! 7. Any process that shares the backend answers for every operation. The one that works on it renews a
+//!    [lease](OperationLayerBuilder::lease). When that ends, whoever is asked marks the operation as `Failed` with the
+//!    code `Lost`.
+//! 8. Every request carries [`Progress`] and [`Operations`] in its extensions; with the feature `axum` both are
+//!    extractors.
+//! 9. The service is always ready, so that status requests do not wait for the inner service. A request waits for it
+//!    in its own task, and is `NotStarted` until it is ready.
+//! 10. [`Operations::drain`] ends the operations of a process before the process ends.
+//!
+//! # Error codes
+//!
+//! | code | status | why |
+//! |---|---|---|
+//! | `Canceled` | `Canceled` | its owner, or the application |
+//! | `LifetimeExceeded` | `Canceled` | it took longer than [`lifetime`](OperationLayerBuilder::lifetime) |
+//! | the reason phrase, `NotFound` for example | `Failed` | the inner service has answered with that status |
+//! | `Panicked`, `ServiceError` | `Failed` | the inner service has panicked, or its response is an error |
+//! | `ResultTooLarge`, `StorageFull`, `StorageFailed` | `Failed` | the result could not be kept |
+//! | `Lost` | `Failed` | the process that worked on it is gone |
+//! | `ShuttingDown` | `Failed` | the process has ended before the work |
+//!
+//! # Idempotency keys
+//!
+//! With [`idempotency_keys`](OperationLayerBuilder::idempotency_keys), of all requests of a principal with the same
+//! `Idempotency-Key` one runs, on whatever machine they arrive:
+//!
+//! 1. A request that was sent before gets the reply for the same operation, or its result. While the first one waits
+//!    for its reply, it is answered with 409.
+//! 2. Another method, URI, content type or body with the same key is answered with 422.
+//! 3. A response that comes in time is stored too, for the next one who asks, so it does not stream and is bounded.
+//! 4. The work goes on when the client goes away. Where the store does not answer, the request is refused (503).
+//! 5. The key is free again when the operation is removed or has expired.
+//!
+//! All clients without a principal share one set of keys, so these should be unguessable.
+//!
+//! # Cancel safety
+//!
+//! Dropping [`OperationFuture`] before it is ready is what a server does when the client goes away. The work is
+//! dropped, or goes on: see [`OnDisconnect`]. Afterwards it always goes on.
+//!
+//! # Panics
+//!
+//! The service must be called within a tokio runtime whose timers are enabled. A panic of the inner service propagates
+//! as it would without the layer while a client waits, and is `Failed` after that.
+//!
+//! # Security
+//!
+//! - **Principals.** Without [`principal`](OperationLayerBuilder::principal), who knows an id may see and cancel the
+//!   operation. With it, others get the same 404 as for an id that does not exist. The layer authenticates nobody:
+//!   put it inside of what does.
+//! - **Ids** have 128 random bits. The store and the bus know their digests as names, and logs of level `INFO` and above
+//!   show eight characters of those. The store has the ids themselves in its values. Responses ask browsers to send no
+//!   `Referer`.
+//! - **Cross-site requests.** `POST …/cancel` is refused (403) when `Sec-Fetch-Site` or `Origin` say that another site
+//!   makes it, and a form must have the token that only the page has. Other methods need a preflight across origins.
+//! - **Results** are handed out as the inner service made them, cookies included, from another address than that which
+//!   was asked for. A relative `Location` in them means another place there.
+//! - **Addresses** are never made from `Host` or forwarded headers.
+//! - **Limits**, all per process: requests at work, per principal and in all; bytes of a body, of a result and of all
+//!   results; lifetime and retention; the length of messages. Event streams are not limited: put a limit on connections
+//!   outside. One event at a time is made for each, when its client takes it.
+//! - **Nothing internal** reaches the client: no panic or error text, no key, no limit.
+//!
+//! # Difference from its neighbours
+//!
+//! `tower::timeout` gives up where this layer lets the work go on. A [`PromiseLayer`](crate::PromiseLayer) makes a slow
+//! page fast by running its parts at once; the client still waits for the whole. A job queue survives the process, and
+//! runs its jobs again: an operation does neither, because it is a request.
 
 mod accept;
 mod body;
@@ -8,6 +150,8 @@ mod core;
 mod events;
 mod first_reply;
 mod future;
+#[doc = include_str!("guide.md")]
+pub mod guide {}
 mod hub;
 mod idempotency;
 mod layer;
