@@ -229,6 +229,33 @@ async fn section_1_completion_at_the_deadline_is_never_a_202_with_an_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_made_for_a_reply_that_was_not_given_is_forgotten() {
+    let app = App::working(memory().principal(|_| Some("user".into())));
+    let mut escalated = 0;
+    for round in 0..60 {
+        let line = format!("POST /?ms={}", 1999 + round % 3);
+        if round % 2 == 0 {
+            let answer = app.ask(&line, &[]).await;
+            escalated += usize::from(answer.status == 202);
+        } else {
+            // A client that loses patience at the same time.
+            let patience = Duration::from_millis(2000);
+            if let Ok(answer) = timeout(patience, app.ask(&line, &[])).await {
+                escalated += usize::from(answer.status == 202);
+            }
+        }
+    }
+    sleep(SECOND * 20).await;
+    let listed = app.operations.list("user").await.unwrap();
+    assert_eq!(listed.len(), escalated);
+    assert!(
+        listed
+            .iter()
+            .all(|operation| operation.status().as_str() == "Succeeded")
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn section_1_addresses_come_from_the_public_origin_and_from_nothing_else() {
     let lies = [
         ("host", "evil.example"),

@@ -170,6 +170,33 @@ async fn a_key_is_free_again_when_its_operation_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_running_once_cannot_be_promised_nothing_runs() {
+    let (app, calls) = counting(memory().max_body_bytes(3));
+    let large = app
+        .send(request_with("POST /", &[KEY], Body::from("1234")))
+        .await;
+    assert_eq!(large.status, 413);
+    app.operations.drain(SECOND).await;
+    assert_eq!(app.ask("POST /", &[KEY]).await.status, 503);
+    assert_eq!(calls.get(), 0);
+    assert_eq!(app.ask("POST /", &[]).await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_counts_where_the_client_prefers_to_wait() {
+    let builder = memory().predicate(|_| tower_promises::operation::Escalate::WhenPreferred);
+    let (app, calls) = counting(builder);
+    for _ in 0..2 {
+        let answer = app.ask("POST /?ms=600000", &[KEY]).await;
+        assert_eq!(
+            (answer.status.as_u16(), &*answer.body),
+            (200, r#"{"answer":42}"#)
+        );
+    }
+    assert_eq!(calls.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn keys_are_opt_in_and_checked() {
     let app = App::working(memory());
     let first = app.start("POST /?ms=9000", &[KEY]).await;

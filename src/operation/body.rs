@@ -203,6 +203,11 @@ impl<B: Body> OperationRequestBody<B> {
         self.rest.is_none() && self.error.is_none()
     }
 
+    /// Whether there is more of it than was to be read.
+    pub(super) fn is_too_large(&self) -> bool {
+        self.rest.is_some()
+    }
+
     pub(super) fn read_bytes(&self) -> &Bytes {
         &self.read
     }

@@ -293,10 +293,13 @@ impl OperationLayerBuilder {
 /// Addresses and people.
 impl OperationLayerBuilder {
     /// The path under which operations are, default [`DEFAULT_MOUNT`]. All requests below it are answered by the layer
-    /// and never reach the inner service. A slash is added at its beginning and removed at its end.
+    /// and never reach the inner service. A slash is added at its beginning and removed at its end. An empty
+    /// path is the default. It stands in addresses as it is, so it must not need an encoding.
     pub fn mount(mut self, path: &str) -> Self {
-        let path = path.trim_matches('/');
-        self.settings.mount = format!("/{path}").into();
+        self.settings.mount = match path.trim_matches('/') {
+            "" => DEFAULT_MOUNT.into(),
+            path => format!("/{path}").into(),
+        };
         self
     }
 

@@ -7,19 +7,23 @@ use super::limits::Admission;
 use super::observe;
 use super::operations::Operations;
 use super::prefer::Preferences;
-use super::progress::Progress;
+use super::progress::{Progress, Report};
+use super::record::{Key, Record};
 use super::reply::{Reply, add_vary};
 use super::runner::Runner;
 use super::status::now;
 use super::work::{Call, Task, Work, call, unwrapped};
 use super::{idempotency, work};
 use crate::BoxError;
+use crate::backend::BackendError;
 use bytes::Bytes;
 use http::{Request, Response, request};
 use http_body::Body;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::select;
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tower_service::Service;
 
@@ -45,7 +49,14 @@ where
         Escalate::WhenPreferred => preferences.respond_async,
         Escalate::Always => true,
     };
-    if !can_escalate || core.is_draining() {
+    let has_key = core.settings.idempotency_keys
+        && escalate != Escalate::Never
+        && parts.headers.contains_key(idempotency::IDEMPOTENCY_KEY);
+    if has_key && core.is_draining() {
+        // Another instance can see to it that it runs once.
+        return Ok(core.unavailable(&parts.headers));
+    }
+    if !(can_escalate || has_key) || core.is_draining() {
         let body = OperationRequestBody::streaming(body);
         let response = on_connection(service, parts, body).await?;
         return Ok(published(response, escalate != Escalate::Never));
@@ -63,6 +74,9 @@ where
         }
     };
     let body = OperationRequestBody::read(body, core.settings.max_body_bytes).await;
+    if has_key && body.is_too_large() {
+        return Ok(idempotency::too_large(&core, &parts.headers));
+    }
     if !body.is_whole() {
         let response = on_connection(service, parts, body).await?;
         drop(admission);
@@ -71,12 +85,19 @@ where
     core.listen();
 
     let (progress, headers) = (Progress::new(), parts.headers.clone());
+    let settings = &core.settings;
+    let patience = if can_escalate {
+        preferences.wait(settings.wait, settings.max_wait)
+    } else {
+        Duration::MAX
+    };
     let asked = Asked {
         preferences,
+        patience,
         headers,
         requester,
     };
-    if core.settings.idempotency_keys {
+    if has_key {
         match idempotency::Claim::of(
             &parts,
             asked.requester.principal.as_deref(),
@@ -97,6 +118,8 @@ where
 /// What of a request its first reply depends on.
 pub(super) struct Asked {
     pub(super) preferences: Preferences,
+    /// How long it can wait.
+    pub(super) patience: Duration,
     pub(super) headers: http::HeaderMap,
     pub(super) requester: Requester,
 }
@@ -160,8 +183,6 @@ where
     R: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     E: Into<BoxError> + Send + 'static,
 {
-    let settings = &core.settings;
-    let patience = asked.preferences.wait(settings.wait, settings.max_wait);
     let mut waiting = Waiting {
         core: core.clone(),
         requester: asked.requester.clone(),
@@ -176,28 +197,20 @@ where
         ended = &mut *call => {
             return Ok(published(unwrapped(ended).await?, true));
         }
-        () = sleep(patience) => {}
+        () = sleep(asked.patience) => {}
     }
     if core.is_draining() {
         return Ok(published(unwrapped(call.await).await?, true));
     }
     let report = call.progress().latest();
-    let mut created = Box::pin(core.clone().create(asked.requester, report, false));
+    let mut creating = Creating::start(&core, asked.requester, report);
     let created = select! {
         biased;
-        ended = &mut *call => {
-            let core = core.clone();
-            tokio::spawn(async move {
-                if let Ok((key, _)) = created.await {
-                    core.discard(&key).await;
-                }
-            });
-            return Ok(published(unwrapped(ended).await?, true));
-        }
-        created = &mut created => created,
+        ended = &mut *call => return Ok(published(unwrapped(ended).await?, true)),
+        created = creating.created() => created,
     };
-    let (key, record) = match created {
-        Ok(created) => created,
+    let record = match created {
+        Ok(record) => record,
         Err(error) => {
             observe::stays_on_connection(&error);
             return Ok(published(unwrapped(call.await).await?, true));
@@ -205,14 +218,70 @@ where
     };
     // A reply that names an operation never names one that has ended.
     if let Some(ended) = call.poll_now() {
-        core.discard(&key).await;
         return Ok(published(unwrapped(ended).await?, true));
     }
     if let Some((call, admission)) = waiting.running.take() {
+        let key = creating.keep(&record);
         let work = Work::Calling(call);
         tokio::spawn(Runner::new(core.clone(), key, work, admission).run());
     }
     Ok(core.accepted(&record, asked.preferences, &asked.headers))
+}
+
+/// An operation that is being made. Unless it is kept it is forgotten again, whatever it was dropped for.
+struct Creating {
+    core: Arc<Core>,
+    task: Option<JoinHandle<Result<(Key, Record), BackendError>>>,
+    created: Option<Key>,
+}
+
+impl Creating {
+    fn start(core: &Arc<Core>, requester: Requester, report: Report) -> Self {
+        let create = core.clone().create(requester, report, false);
+        Self {
+            core: core.clone(),
+            task: Some(tokio::spawn(create)),
+            created: None,
+        }
+    }
+
+    /// Resolves once, to the operation. Cancel safe.
+    async fn created(&mut self) -> Result<Record, BackendError> {
+        let Some(task) = &mut self.task else {
+            return std::future::pending().await;
+        };
+        let created = task.await;
+        self.task = None;
+        let (key, record) = created.map_err(BackendError::unavailable)??;
+        self.created = Some(key);
+        Ok(record)
+    }
+
+    fn keep(mut self, record: &Record) -> Key {
+        self.created.take().unwrap_or_else(|| Key::of(&record.id))
+    }
+}
+
+impl Drop for Creating {
+    fn drop(&mut self) {
+        let (task, created) = (self.task.take(), self.created.take());
+        if task.is_none() && created.is_none() {
+            return;
+        }
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        let core = self.core.clone();
+        runtime.spawn(async move {
+            let mut created = created;
+            if let Some(task) = task {
+                created = task.await.ok().and_then(Result::ok).map(|(key, _)| key);
+            }
+            if let Some(key) = created {
+                core.discard(&key).await;
+            }
+        });
+    }
 }
 
 /// Work whose client waits. Dropped before its end, because the client is gone, it goes on where that is configured.

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use tokio::time::timeout;
 
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// How many bytes a key may have.
 const MAX_KEY_BYTES: usize = 255;
@@ -77,6 +77,12 @@ pub(super) fn malformed<R>(core: &Core, headers: &HeaderMap) -> Reply<R> {
     varying(core.problem(StatusCode::BAD_REQUEST, detail, headers))
 }
 
+/// Says that a request is too large to be run once: it could not be told from another.
+pub(super) fn too_large<R>(core: &Core, headers: &HeaderMap) -> Reply<R> {
+    let detail = "The request body is too large.";
+    varying(core.problem(StatusCode::PAYLOAD_TOO_LARGE, detail, headers))
+}
+
 /// Answers a request with a key. `start` is called if nobody has sent the key before.
 pub(super) async fn answer<R, E>(
     core: Arc<Core>,
@@ -108,8 +114,6 @@ where
     let work = Work::Calling(start());
     tokio::spawn(Runner::new(core.clone(), key.clone(), work, admission).run());
 
-    let settings = &core.settings;
-    let patience = asked.preferences.wait(settings.wait, settings.max_wait);
     let end = async {
         loop {
             news.ended().await;
@@ -120,7 +124,7 @@ where
             }
         }
     };
-    let _ = timeout(patience, end).await;
+    let _ = timeout(asked.patience, end).await;
     let changed = core.records.change(&key, |record| {
         // The client is told the id now. The document does not show that.
         !record.status.is_terminal() && std::mem::take(&mut record.in_flight)

@@ -103,7 +103,8 @@
 //!    for its reply, it is answered with 409.
 //! 2. Another method, URI, content type or body with the same key is answered with 422.
 //! 3. A response that comes in time is stored too, for the next one who asks, so it does not stream and is bounded.
-//! 4. The work goes on when the client goes away. Where the store does not answer, the request is refused (503).
+//! 4. The work goes on when the client goes away. Where running once cannot be promised, the request is refused: 503
+//!    where the store does not answer or the process drains, 413 where the body is too large to be read first.
 //! 5. The key is free again when the operation is removed or has expired.
 //!
 //! All clients without a principal share one set of keys, so these should be unguessable.
