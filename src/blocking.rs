@@ -58,6 +58,7 @@
 //! [`Promises::cancel`]: crate::Promises::cancel
 //! [`Promises::submit_blocking`]: crate::Promises::submit_blocking
 
+use crate::observe::gauge::{BLOCKING_JOBS_IN_FLIGHT, BLOCKING_QUEUE_DEPTH, Gauge};
 use crate::sync::lock;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -103,8 +104,8 @@ struct State {
     max_waiting: usize,
     on_saturation: OnSaturation,
     retry_after: Duration,
-    running: usize,
-    waiting: usize,
+    running: Gauge,
+    waiting: Gauge,
     /// The jobs that wait, by request. The first request's first job is next, and then that request goes
     /// to the end.
     requests: VecDeque<Request>,
@@ -137,8 +138,8 @@ impl BlockingPool {
                     max_waiting: max_running.saturating_mul(WAITING_FOR_EACH_RUNNING),
                     on_saturation: OnSaturation::default(),
                     retry_after: Duration::from_secs(1),
-                    running: 0,
-                    waiting: 0,
+                    running: Gauge::new(BLOCKING_JOBS_IN_FLIGHT),
+                    waiting: Gauge::new(BLOCKING_QUEUE_DEPTH),
                     requests: VecDeque::new(),
                 }),
                 requests: AtomicU64::new(0),
@@ -180,7 +181,7 @@ impl BlockingPool {
     /// How many jobs run at this moment.
     #[must_use]
     pub fn running(&self) -> usize {
-        lock(&self.shared.state).running
+        lock(&self.shared.state).running.get()
     }
 
     /// How many jobs wait for their turn at this moment.
@@ -188,7 +189,7 @@ impl BlockingPool {
     pub fn waiting(&self) -> usize {
         let mut state = lock(&self.shared.state);
         state.forget_gone();
-        state.waiting
+        state.waiting.get()
     }
 
     /// A number for a request whose jobs take turns with those of others.
@@ -232,8 +233,8 @@ impl BlockingPool {
     fn admit(&self, request: u64) -> Result<oneshot::Receiver<Permit>, Saturated> {
         let (sender, receiver) = oneshot::channel();
         let mut state = lock(&self.shared.state);
-        if state.running < state.max_running {
-            state.running += 1;
+        if state.running.get() < state.max_running {
+            state.running.add(1);
             drop(state);
             let permit = Permit {
                 shared: Some(Arc::clone(&self.shared)),
@@ -242,10 +243,10 @@ impl BlockingPool {
             let _ = sender.send(permit);
             return Ok(receiver);
         }
-        if state.waiting >= state.max_waiting {
+        if state.waiting.get() >= state.max_waiting {
             state.forget_gone();
         }
-        if state.waiting >= state.max_waiting {
+        if state.waiting.get() >= state.max_waiting {
             return Err(Saturated {
                 on_saturation: state.on_saturation,
             });
@@ -268,15 +269,15 @@ impl fmt::Debug for BlockingPool {
             .field("max_running", &state.max_running)
             .field("max_waiting", &state.max_waiting)
             .field("on_saturation", &state.on_saturation)
-            .field("running", &state.running)
-            .field("waiting", &state.waiting)
+            .field("running", &state.running.get())
+            .field("waiting", &state.waiting.get())
             .finish_non_exhaustive()
     }
 }
 
 impl State {
     fn push(&mut self, number: u64, job: oneshot::Sender<Permit>) {
-        self.waiting += 1;
+        self.waiting.add(1);
         let same = |request: &&mut Request| request.number == number;
         match self.requests.iter_mut().find(same) {
             Some(request) => request.jobs.push_back(job),
@@ -292,7 +293,7 @@ impl State {
             let mut request = self.requests.pop_front()?;
             let mut next = None;
             while let Some(job) = request.jobs.pop_front() {
-                self.waiting -= 1;
+                self.waiting.remove(1);
                 // One whose promise was dropped takes nobody's turn.
                 if !job.is_closed() {
                     next = Some(job);
@@ -315,7 +316,7 @@ impl State {
             request.jobs.retain(|job| !job.is_closed());
             waiting += request.jobs.len();
         }
-        self.waiting = waiting;
+        self.waiting.set(waiting);
         self.requests.retain(|request| !request.jobs.is_empty());
     }
 }
@@ -330,7 +331,7 @@ impl Drop for Permit {
                 let mut state = lock(&shared.state);
                 let next = state.pop();
                 if next.is_none() {
-                    state.running -= 1;
+                    state.running.remove(1);
                 }
                 next
             };

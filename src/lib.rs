@@ -80,7 +80,9 @@
 //!
 //! | feature | default | what |
 //! |---|---|---|
-//! | `tracing` | yes | log events about discarded passes, failed promises and rejected requests |
+//! | `tracing` | yes | spans of passes and promises, events, warnings with advice: module [`observe`] |
+//! | `server-timing` | no | `Passes` in the extensions of responses, and the `Server-Timing` header: module [`observe`] |
+//! | `metrics` | no | counters, gauges and histograms on the facade of that name: module [`observe`] |
 //! | `axum` | no | [`Promises`] as an extractor, errors as responses: module `axum` |
 //! | `blocking` | no | promises that block a thread, on a bounded pool: module `blocking` |
 //! | `loader` | no | many keys asked for in a pass become one call: module `loader` |
@@ -106,6 +108,10 @@ pub mod backend;
 mod builder;
 #[cfg(feature = "loader")]
 pub mod loader;
+#[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
+pub mod observe;
+#[cfg(not(any(feature = "metrics", feature = "server-timing", feature = "tracing")))]
+mod observe;
 mod problem;
 #[cfg(feature = "signal")]
 pub mod signal;

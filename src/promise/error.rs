@@ -265,7 +265,15 @@ pub trait OrPending<T>: Sized {
 impl<T> OrPending<T> for Result<T, PromiseError> {
     fn or_pending(self, placeholder: T) -> Self {
         match self {
-            Err(PromiseError::Pending { .. }) => Ok(placeholder),
+            Err(PromiseError::Pending { key }) => {
+                #[cfg(feature = "tracing")]
+                if let Some(promises) = super::Promises::current() {
+                    promises.registry().accept_placeholder(&key);
+                }
+                #[cfg(not(feature = "tracing"))]
+                let _ = key;
+                Ok(placeholder)
+            }
             other => other,
         }
     }

@@ -1,7 +1,8 @@
 use super::layer::Settings;
+use super::observe::{self, ObservedRequest, PassOutcome};
 use super::registry::Verdict;
 use super::running::{self, Running};
-use super::{OnTimeout, Promises, Rejection, ResponseForRejection, observe};
+use super::{OnTimeout, Promises, Rejection, ResponseForRejection};
 use crate::BoxError;
 use crate::body::ReplayBody;
 use http::{Request, Response, request};
@@ -30,6 +31,7 @@ pin_project! {
         session: Session,
         service: S,
         original: Original<B>,
+        observed: ObservedRequest,
         #[pin]
         deadline: Option<Sleep>,
         is_final_pass: bool,
@@ -73,6 +75,7 @@ where
     B::Error: Into<BoxError>,
 {
     pub(super) fn new(mut service: S, settings: Arc<Settings<H>>, request: Request<B>) -> Self {
+        let observed = ObservedRequest::new();
         let outer = request.extensions().get::<Promises>().cloned();
         let (parts, body) = request.into_parts();
         let body = settings.wrap_body(body);
@@ -87,6 +90,7 @@ where
             session,
             service,
             original,
+            observed,
             deadline: settings.timeout.map(sleep),
             is_final_pass: false,
             settings,
@@ -107,17 +111,18 @@ where
             let promises = &this.session.promises;
             match this.state.as_mut().project() {
                 StateProj::Calling { future } => {
-                    if let Poll::Ready(outcome) = promises.scope(|| future.poll(cx)) {
+                    let polled = this.observed.in_pass(|| promises.scope(|| future.poll(cx)));
+                    if let Poll::Ready(outcome) = polled {
                         match self.as_mut().end_pass(outcome) {
                             Some(outcome) => return Poll::Ready(outcome),
                             None => continue,
                         }
                     }
                     // Those that start early.
-                    let _ = promises.drive(this.running, cx);
+                    let _ = promises.drive(this.running, this.observed, cx);
                 }
                 StateProj::Settling => {
-                    if promises.drive(this.running, cx).is_ready() {
+                    if promises.drive(this.running, this.observed, cx).is_ready() {
                         if let Some(rejected) = self.as_mut().prepare_pass() {
                             return Poll::Ready(rejected);
                         }
@@ -187,10 +192,15 @@ where
         // What the pass holds, a permit of a concurrency limit for example, is released before
         // anything is waited for.
         this.state.set(State::Settling);
+        if rejection.is_none() {
+            this.observed.end_pass(PassOutcome::Discarded);
+        }
         discard::<_, S::Error>(promises.pass(), outcome);
         match rejection {
             Some(rejection) => Some(self.reject(rejection)),
             None => {
+                #[cfg(feature = "tracing")]
+                promises.registry().advise_on_keys();
                 promises.registry().discard_pass();
                 None
             }
@@ -223,7 +233,9 @@ where
         let mut this = self.project();
         let promises = &this.session.promises;
         let request = this.original.request(promises);
-        let future = promises.scope(|| this.service.call(request));
+        this.observed.begin_pass();
+        let call = || promises.scope(|| this.service.call(request));
+        let future = this.observed.in_pass(call);
         this.state.set(State::Calling { future });
     }
 
@@ -252,6 +264,7 @@ where
         // What the pass holds is released before its promises are.
         this.state.set(State::Settling);
         this.running.clear();
+        this.observed.end_pass(PassOutcome::Discarded);
         registry.discard_pass();
         this.deadline.set(Some(sleep(after)));
         Poll::Ready(None)
@@ -263,21 +276,35 @@ where
         this.running.clear();
         this.session.promises.registry().close(false);
         observe::rejected(&rejection);
+        this.observed.end(PassOutcome::Rejected);
 
         let on_rejection = &this.settings.on_rejection;
         let mut response = on_rejection.response_for_rejection(rejection.clone());
         response.extensions_mut().insert(rejection);
+        this.observed.annotate(&mut response);
         Ok(response)
     }
 
     /// Ends the request with the outcome of its last pass.
     fn finish(
         self: Pin<&mut Self>,
-        outcome: Result<Response<R>, S::Error>,
+        mut outcome: Result<Response<R>, S::Error>,
     ) -> Result<Response<R>, S::Error> {
         let mut this = self.project();
         this.state.set(State::Done);
         this.running.clear();
+        match &mut outcome {
+            Ok(response) => {
+                #[cfg(feature = "tracing")]
+                this.session
+                    .promises
+                    .registry()
+                    .advise_on_response(response.status());
+                this.observed.end(PassOutcome::Published);
+                this.observed.annotate(response);
+            }
+            Err(_) => this.observed.end(PassOutcome::Failed),
+        }
         this.session.promises.registry().close(true);
         // A response may go on reading the body, which is not kept any longer.
         this.original.body.release();
@@ -300,9 +327,14 @@ impl<B> Original<B> {
 impl Promises {
     /// Runs what is running and what is to start. Ready when nothing is left to run; otherwise the task
     /// is woken when there is more to do.
-    fn drive(&self, running: &mut Running, cx: &mut Context<'_>) -> Poll<()> {
+    fn drive(
+        &self,
+        running: &mut Running,
+        observed: &mut ObservedRequest,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
         loop {
-            running.start(self.registry().take_starting());
+            running.start(self.registry().take_starting(), observed);
             let done = self.scope(|| running.poll(cx));
             if self.registry().park(cx.waker()) {
                 return done;

@@ -1,4 +1,5 @@
 use super::error::Failure;
+use super::observe::{ObservedPromise, ObservedRequest};
 use super::slot::AnySlot;
 use futures_util::stream::{FuturesUnordered, Stream};
 use std::mem;
@@ -29,8 +30,13 @@ enum Groups {
 
 /// Promises that were started together, so that they have a deadline in common.
 struct Group {
-    slots: Vec<Arc<dyn AnySlot>>,
+    promises: Vec<RunningPromise>,
     deadline: Option<Pin<Box<Sleep>>>,
+}
+
+struct RunningPromise {
+    slot: Arc<dyn AnySlot>,
+    observed: ObservedPromise,
 }
 
 impl Running {
@@ -41,24 +47,28 @@ impl Running {
         }
     }
 
-    pub(super) fn start(&mut self, mut slots: Vec<Arc<dyn AnySlot>>) {
+    pub(super) fn start(
+        &mut self,
+        mut slots: Vec<Arc<dyn AnySlot>>,
+        observed: &mut ObservedRequest,
+    ) {
         slots.retain(|slot| slot.start());
-        if slots.len() <= GROUP {
-            self.push(slots);
-            return;
-        }
-        let mut slots = slots.into_iter();
-        while slots.len() > 0 {
-            self.push(slots.by_ref().take(GROUP).collect());
+        let mut promises = slots.into_iter().map(|slot| RunningPromise {
+            observed: observed.start_promise(&*slot),
+            slot,
+        });
+        while promises.len() > 0 {
+            let group = match promises.len() <= GROUP {
+                true => promises.by_ref().collect(),
+                false => promises.by_ref().take(GROUP).collect(),
+            };
+            self.push(group);
         }
     }
 
-    fn push(&mut self, slots: Vec<Arc<dyn AnySlot>>) {
-        if slots.is_empty() {
-            return;
-        }
+    fn push(&mut self, promises: Vec<RunningPromise>) {
         let group = Group {
-            slots,
+            promises,
             deadline: self.timeout.map(|timeout| Box::pin(sleep(timeout))),
         };
         self.groups = match mem::take(&mut self.groups) {
@@ -93,18 +103,29 @@ impl Future for Group {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.slots.retain(|slot| slot.poll(cx).is_pending());
-        if self.slots.is_empty() {
+        self.promises
+            .retain_mut(|promise| promise.poll(cx).is_pending());
+        if self.promises.is_empty() {
             return Poll::Ready(());
         }
         if let Some(deadline) = &mut self.deadline {
             ready!(poll_deadline(deadline.as_mut(), cx));
-            for slot in self.slots.drain(..) {
-                slot.fail(Failure::TimedOut);
+            for mut promise in self.promises.drain(..) {
+                promise.slot.fail(Failure::TimedOut);
+                promise.observed.settle(&*promise.slot);
             }
             return Poll::Ready(());
         }
         Poll::Pending
+    }
+}
+
+impl RunningPromise {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { slot, observed } = self;
+        ready!(observed.poll(|| slot.poll(cx)));
+        observed.settle(&**slot);
+        Poll::Ready(())
     }
 }
 

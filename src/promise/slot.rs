@@ -100,6 +100,10 @@ pub(super) trait AnySlot: Send + Sync {
 
     fn is_settled(&self) -> bool;
 
+    /// Why it has no value, once it has settled.
+    #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
+    fn error(&self) -> Option<&PromiseError>;
+
     /// Marks the work as started. `false` if it was already, or has settled.
     fn start(&self) -> bool;
 
@@ -129,6 +133,11 @@ where
 
     fn is_settled(&self) -> bool {
         self.outcome.get().is_some()
+    }
+
+    #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
+    fn error(&self) -> Option<&PromiseError> {
+        self.outcome.get()?.as_ref().err()
     }
 
     fn start(&self) -> bool {

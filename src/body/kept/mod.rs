@@ -2,6 +2,7 @@
 mod overflow;
 
 use super::error::BodyError;
+use crate::observe::gauge::{Gauge, REPLAY_BYTES};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 #[cfg(feature = "spool")]
@@ -18,7 +19,7 @@ const SMALL: usize = 4096;
 const MAX_TAIL: usize = 16 * 1024;
 
 /// What has been read from a body, in order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Kept {
     parts: VecDeque<Part>,
     /// Small frames that came last, not yet in `parts`.
@@ -28,7 +29,7 @@ pub(super) struct Kept {
     /// Bytes of data that the present reader has still to get.
     unread: u64,
     /// Bytes of data and trailers that count against the memory limit.
-    memory: usize,
+    memory: Gauge,
     #[cfg(feature = "spool")]
     overflow: Overflow,
 }
@@ -42,10 +43,24 @@ pub(super) enum Part {
     Failed(BodyError),
 }
 
+impl Default for Kept {
+    fn default() -> Self {
+        Self {
+            parts: VecDeque::new(),
+            tail: BytesMut::new(),
+            next: 0,
+            unread: 0,
+            memory: Gauge::new(REPLAY_BYTES),
+            #[cfg(feature = "spool")]
+            overflow: Overflow::default(),
+        }
+    }
+}
+
 impl Kept {
     /// Bytes of data and trailers that count against the memory limit.
     pub(super) fn memory(&self) -> usize {
-        self.memory
+        self.memory.get()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -70,7 +85,7 @@ impl Kept {
 
     /// Keeps data that the present reader has just got from the original body.
     pub(super) fn push_data(&mut self, data: &Bytes) {
-        self.memory += data.len();
+        self.memory.add(data.len());
         self.append(data);
     }
 
@@ -100,7 +115,7 @@ impl Kept {
 
     pub(super) fn push_trailers(&mut self, trailers: &HeaderMap) {
         debug_assert!(self.is_read());
-        self.memory += size_of_trailers(trailers);
+        self.memory.add(size_of_trailers(trailers));
         self.seal();
         self.push(Part::Trailers(Box::new(trailers.clone())));
     }
@@ -143,6 +158,12 @@ impl Kept {
         let part = self.parts.pop_front()?;
         self.unread -= part.data_len();
         Some(part)
+    }
+
+    /// From now on nothing is kept for a later reader.
+    pub(super) fn release(&mut self) {
+        self.memory.set(0);
+        self.forget_read();
     }
 
     /// Frees what the present reader has already got.

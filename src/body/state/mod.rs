@@ -190,7 +190,7 @@ impl<B> State<B> {
     /// Nothing is kept from now on but for the present reader, which is the last one.
     fn end_retention(&mut self, retention: Retention) {
         self.retention = retention;
-        self.kept.forget_read();
+        self.kept.release();
         #[cfg(feature = "spool")]
         self.close_spool();
     }

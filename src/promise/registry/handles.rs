@@ -31,11 +31,12 @@ impl Registry {
         if let Some(entry) = state.entries.get_mut(key) {
             wanted.check(&*entry.slot)?;
             if entry.is_settled() {
-                entry.meet();
+                entry.meet(pass);
                 return Ok(Arc::clone(&entry.slot));
             }
             if pass == state.pass {
                 entry.demand = Demand::Missed;
+                entry.advice.missed();
             }
             return Err(PromiseError::Pending { key: key.clone() });
         }
@@ -231,13 +232,14 @@ impl Registry {
     ) {
         slot.waiters().unregister(waiter);
         let unwanted = {
-            let mut state = lock(&self.state);
+            let mut guard = lock(&self.state);
+            let state = &mut *guard;
             let key = slot.key();
             match state.entries.get_mut(key) {
                 Some(entry) if is_same(&entry.slot, slot) => {
                     entry.waiters -= 1;
                     if has_read {
-                        entry.meet();
+                        entry.meet(state.pass);
                     }
                     if entry.is_settled() || entry.waiters > 0 || entry.demand != Demand::Met {
                         None

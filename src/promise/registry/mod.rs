@@ -1,3 +1,5 @@
+#[cfg(feature = "tracing")]
+mod advising;
 mod handles;
 mod session;
 mod state;
@@ -5,6 +7,7 @@ mod state;
 #[cfg(feature = "blocking")]
 use super::Rejection;
 use super::layer::Settings;
+use super::observe::Advice;
 use super::slot::AnySlot;
 use super::{Key, Promises, Start};
 #[cfg(feature = "blocking")]
@@ -54,6 +57,9 @@ struct State {
     entries: HashMap<Key, Entry>,
     /// How many promises there have been, which numbers them.
     count: usize,
+    /// The developer has been told that names seem to change.
+    #[cfg(feature = "tracing")]
+    has_been_advised: bool,
     /// Promises that start when the pass ends, unless they are gone by then.
     queued: Vec<Weak<dyn AnySlot>>,
     /// Promises that start at once.
@@ -96,6 +102,7 @@ struct Entry {
     demand: Demand,
     /// How many are awaiting it.
     waiters: usize,
+    advice: Advice,
 }
 
 /// Whether this pass has to be run again because of a promise. A later variant outweighs an earlier.
@@ -150,6 +157,8 @@ impl Registry {
                 is_overfull: false,
                 entries: HashMap::new(),
                 count: 0,
+                #[cfg(feature = "tracing")]
+                has_been_advised: false,
                 queued: Vec::new(),
                 starting: Vec::new(),
                 hidden: Vec::new(),

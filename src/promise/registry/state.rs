@@ -1,6 +1,7 @@
+use super::super::Key;
 use super::super::error::PromiseError;
+use super::super::observe::{self, Advice};
 use super::super::slot::{AnySlot, Slot};
-use super::super::{Key, observe};
 use super::{Demand, Entry, Phase, State, Undo, Verdict};
 use std::any::{TypeId, type_name};
 use std::mem;
@@ -42,6 +43,7 @@ impl State {
             slot,
             demand,
             waiters,
+            advice: Advice::new(self.pass, demand == Demand::Missed),
         };
         self.count += 1;
         self.entries.insert(entry.slot.key().clone(), entry);
@@ -75,7 +77,8 @@ impl Entry {
     }
 
     /// Its value has been read.
-    pub(super) fn meet(&mut self) {
+    pub(super) fn meet(&mut self, pass: usize) {
+        self.advice.read_in(pass);
         if self.demand == Demand::Submitted {
             self.demand = Demand::Met;
         }

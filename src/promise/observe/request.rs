@@ -1,0 +1,245 @@
+use super::PassOutcome;
+use super::PromiseOutcome;
+#[cfg(feature = "server-timing")]
+use super::passes::{PassTiming, Passes, PromiseTiming, Timings};
+#[cfg(feature = "tracing")]
+use super::spans::{Spans, record};
+#[cfg(feature = "metrics")]
+use crate::observe::{
+    gauge::{self, Gauge},
+    metrics,
+};
+#[cfg(feature = "server-timing")]
+use crate::promise::Key;
+use crate::promise::slot::AnySlot;
+#[cfg(feature = "server-timing")]
+use crate::sync::lock;
+use http::Response;
+#[cfg(feature = "server-timing")]
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// What is observed of a request. Dropped before it has ended, it was abandoned.
+pub(in crate::promise) struct ObservedRequest {
+    #[cfg(any(feature = "server-timing", feature = "tracing"))]
+    stopwatch: Stopwatch,
+    /// `None` between passes.
+    running: Option<Stopwatch>,
+    pass: usize,
+    promises: usize,
+    has_ended: bool,
+    #[cfg(feature = "tracing")]
+    spans: Spans,
+    /// `None` until it is known that there is more than one pass.
+    #[cfg(feature = "server-timing")]
+    timings: Option<Arc<Mutex<Timings>>>,
+    #[cfg(feature = "metrics")]
+    _in_flight: Gauge,
+}
+
+/// What is observed of a promise that runs. Dropped before it has settled, it was cancelled.
+pub(in crate::promise) struct ObservedPromise {
+    stopwatch: Stopwatch,
+    outcome: PromiseOutcome,
+    #[cfg(feature = "tracing")]
+    span: tracing::Span,
+    #[cfg(feature = "server-timing")]
+    timed: Timed,
+    #[cfg(feature = "metrics")]
+    _in_flight: Gauge,
+}
+
+/// Where the timing of a promise goes.
+#[cfg(feature = "server-timing")]
+struct Timed {
+    key: Key,
+    pass: usize,
+    /// After that of the request.
+    start: Duration,
+    timings: Arc<Mutex<Timings>>,
+}
+
+/// Reads the clock only if somebody wants to know.
+#[derive(Clone, Copy)]
+struct Stopwatch(Option<Instant>);
+
+impl ObservedRequest {
+    pub(in crate::promise) fn new() -> Self {
+        let stopwatch = Stopwatch::start();
+        #[cfg(feature = "metrics")]
+        let mut in_flight = Gauge::new(gauge::REQUESTS_IN_FLIGHT);
+        #[cfg(feature = "metrics")]
+        in_flight.set(1);
+        Self {
+            #[cfg(any(feature = "server-timing", feature = "tracing"))]
+            stopwatch,
+            running: Some(stopwatch),
+            pass: 1,
+            promises: 0,
+            has_ended: false,
+            #[cfg(feature = "tracing")]
+            spans: Spans::new(),
+            #[cfg(feature = "server-timing")]
+            timings: None,
+            #[cfg(feature = "metrics")]
+            _in_flight: in_flight,
+        }
+    }
+
+    /// The pass after the one that has ended.
+    pub(in crate::promise) fn begin_pass(&mut self) {
+        self.pass += 1;
+        self.running = Some(Stopwatch::start());
+        #[cfg(feature = "tracing")]
+        self.spans.begin_pass(self.pass);
+    }
+
+    pub(in crate::promise) fn in_pass<R>(&self, f: impl FnOnce() -> R) -> R {
+        #[cfg(feature = "tracing")]
+        return self.spans.pass().in_scope(f);
+        #[cfg(not(feature = "tracing"))]
+        f()
+    }
+
+    /// Ends the pass, if one runs.
+    pub(in crate::promise) fn end_pass(&mut self, outcome: PassOutcome) {
+        let Some(stopwatch) = self.running.take() else {
+            return;
+        };
+        #[cfg(feature = "metrics")]
+        metrics::pass_ended(outcome.as_str(), stopwatch.elapsed());
+        if let PassOutcome::Discarded = outcome {
+            self.open();
+        }
+        #[cfg(feature = "tracing")]
+        self.spans.end_pass(outcome, stopwatch.elapsed());
+        #[cfg(feature = "server-timing")]
+        if let Some(timings) = &self.timings {
+            lock(timings).passes.push(PassTiming {
+                start: stopwatch.since(self.stopwatch),
+                duration: stopwatch.elapsed(),
+            });
+        }
+    }
+
+    /// Ends the request, and the pass if one runs.
+    pub(in crate::promise) fn end(&mut self, outcome: PassOutcome) {
+        if self.has_ended {
+            return;
+        }
+        self.has_ended = true;
+        self.end_pass(outcome);
+        #[cfg(feature = "tracing")]
+        self.spans
+            .close(self.pass, self.promises, outcome, self.stopwatch.elapsed());
+    }
+
+    /// Tells those outside what was observed. There must be no [`ObservedPromise`] left.
+    pub(in crate::promise) fn annotate<R>(&mut self, response: &mut Response<R>) {
+        #[cfg(feature = "server-timing")]
+        if let Some(timings) = self.timings.take() {
+            let timings = std::mem::take(&mut *lock(&timings));
+            response.extensions_mut().insert(Passes::new(timings));
+        }
+        #[cfg(not(feature = "server-timing"))]
+        let _ = response;
+    }
+
+    pub(in crate::promise) fn start_promise(&mut self, slot: &dyn AnySlot) -> ObservedPromise {
+        self.open();
+        self.promises += 1;
+        let stopwatch = Stopwatch::start();
+        #[cfg(feature = "metrics")]
+        let mut in_flight = Gauge::new(gauge::PROMISES_IN_FLIGHT);
+        #[cfg(feature = "metrics")]
+        in_flight.set(1);
+        #[cfg(not(any(feature = "server-timing", feature = "tracing")))]
+        let _ = slot;
+        ObservedPromise {
+            stopwatch,
+            outcome: PromiseOutcome::Cancelled,
+            #[cfg(feature = "tracing")]
+            span: self.spans.promise(slot.key(), self.pass),
+            #[cfg(feature = "server-timing")]
+            timed: Timed {
+                key: slot.key().clone(),
+                pass: self.pass,
+                start: stopwatch.since(self.stopwatch),
+                timings: Arc::clone(self.timings.get_or_insert_default()),
+            },
+            #[cfg(feature = "metrics")]
+            _in_flight: in_flight,
+        }
+    }
+
+    /// There is something to be seen.
+    fn open(&mut self) {
+        #[cfg(feature = "tracing")]
+        self.spans.open(self.pass);
+        #[cfg(feature = "server-timing")]
+        self.timings.get_or_insert_default();
+    }
+}
+
+impl Drop for ObservedRequest {
+    fn drop(&mut self) {
+        self.end(PassOutcome::Abandoned);
+    }
+}
+
+impl ObservedPromise {
+    pub(in crate::promise) fn poll(&self, poll: impl FnOnce() -> Poll<()>) -> Poll<()> {
+        #[cfg(feature = "tracing")]
+        return self.span.in_scope(poll);
+        #[cfg(not(feature = "tracing"))]
+        poll()
+    }
+
+    /// Takes note of what became of it.
+    pub(in crate::promise) fn settle(&mut self, slot: &dyn AnySlot) {
+        self.outcome = slot
+            .error()
+            .map_or(PromiseOutcome::Fulfilled, PromiseOutcome::of);
+    }
+}
+
+impl Drop for ObservedPromise {
+    fn drop(&mut self) {
+        let duration = self.stopwatch.elapsed();
+        #[cfg(feature = "tracing")]
+        record(&self.span, self.outcome.as_str(), duration);
+        #[cfg(feature = "metrics")]
+        metrics::promise_ended(self.outcome.as_str(), duration);
+        #[cfg(feature = "server-timing")]
+        lock(&self.timed.timings).promises.push(PromiseTiming {
+            key: self.timed.key.clone(),
+            pass: self.timed.pass,
+            start: self.timed.start,
+            duration,
+            outcome: self.outcome,
+        });
+    }
+}
+
+impl Stopwatch {
+    fn start() -> Self {
+        let is_wanted = cfg!(any(feature = "metrics", feature = "server-timing"));
+        #[cfg(feature = "tracing")]
+        let is_wanted = is_wanted || Spans::are_wanted();
+        Self(is_wanted.then(Instant::now))
+    }
+
+    fn elapsed(self) -> Duration {
+        self.0.map_or(Duration::ZERO, |start| start.elapsed())
+    }
+
+    #[cfg(feature = "server-timing")]
+    fn since(self, earlier: Self) -> Duration {
+        match (self.0, earlier.0) {
+            (Some(this), Some(earlier)) => this.duration_since(earlier),
+            _ => Duration::ZERO,
+        }
+    }
+}

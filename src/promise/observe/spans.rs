@@ -1,0 +1,97 @@
+use super::PassOutcome;
+use super::events::TARGET;
+use crate::promise::Key;
+use std::time::Duration;
+use tracing::field::{Empty, display};
+use tracing::{Level, Span, debug_span, level_enabled};
+
+/// The spans of a request, which are there once it has a promise that runs.
+pub(super) struct Spans {
+    request: Span,
+    pass: Span,
+    is_open: bool,
+}
+
+impl Spans {
+    pub(super) fn new() -> Self {
+        Self {
+            request: Span::none(),
+            pass: Span::none(),
+            is_open: false,
+        }
+    }
+
+    /// Whether anybody may want to know.
+    pub(super) fn are_wanted() -> bool {
+        level_enabled!(Level::DEBUG)
+    }
+
+    /// Opens the span of the request, as a child of the present one, and that of its pass.
+    pub(super) fn open(&mut self, pass: usize) {
+        if !self.is_open {
+            self.is_open = true;
+            self.request = debug_span!(
+                target: TARGET,
+                "promises",
+                passes = Empty,
+                promises = Empty,
+                outcome = Empty,
+                duration_ms = Empty
+            );
+            self.begin_pass(pass);
+        }
+    }
+
+    pub(super) fn begin_pass(&mut self, pass: usize) {
+        if self.is_open {
+            self.pass = debug_span!(
+                target: TARGET,
+                parent: &self.request,
+                "pass",
+                pass,
+                outcome = Empty,
+                duration_ms = Empty
+            );
+        }
+    }
+
+    pub(super) fn pass(&self) -> &Span {
+        &self.pass
+    }
+
+    pub(super) fn promise(&self, key: &Key, pass: usize) -> Span {
+        debug_span!(
+            target: TARGET,
+            parent: &self.pass,
+            "promise",
+            key = key.as_str(),
+            pass,
+            outcome = Empty,
+            duration_ms = Empty
+        )
+    }
+
+    pub(super) fn end_pass(&self, outcome: PassOutcome, duration: Duration) {
+        record(&self.pass, outcome.as_str(), duration);
+    }
+
+    pub(super) fn close(
+        &self,
+        passes: usize,
+        promises: usize,
+        outcome: PassOutcome,
+        duration: Duration,
+    ) {
+        self.request.record("passes", passes);
+        self.request.record("promises", promises);
+        record(&self.request, outcome.as_str(), duration);
+    }
+}
+
+/// Records how something has ended.
+pub(super) fn record(span: &Span, outcome: &'static str, duration: Duration) {
+    span.record("outcome", outcome);
+    // A precision that reads well. Milliseconds because that is what such fields commonly have.
+    let milliseconds = duration.as_secs_f64() * 1000.0;
+    span.record("duration_ms", display(format_args!("{milliseconds:.3}")));
+}
