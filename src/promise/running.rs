@@ -104,15 +104,14 @@ impl Future for Group {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         self.promises
-            .retain_mut(|promise| promise.poll(cx).is_pending());
+            .retain(|promise| promise.poll(cx).is_pending());
         if self.promises.is_empty() {
             return Poll::Ready(());
         }
         if let Some(deadline) = &mut self.deadline {
             ready!(poll_deadline(deadline.as_mut(), cx));
-            for mut promise in self.promises.drain(..) {
+            for promise in self.promises.drain(..) {
                 promise.slot.fail(Failure::TimedOut);
-                promise.observed.settle(&*promise.slot);
             }
             return Poll::Ready(());
         }
@@ -121,11 +120,14 @@ impl Future for Group {
 }
 
 impl RunningPromise {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Self { slot, observed } = self;
-        ready!(observed.poll(|| slot.poll(cx)));
-        observed.settle(&**slot);
-        Poll::Ready(())
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.observed.poll(|| self.slot.poll(cx))
+    }
+}
+
+impl Drop for RunningPromise {
+    fn drop(&mut self) {
+        self.observed.end(&*self.slot);
     }
 }
 

@@ -74,6 +74,18 @@ pub(in crate::promise) fn error_discarded(pass: usize, error: &'static str) {
     let _ = (pass, error);
 }
 
+/// Lets another thread run `f` in the span that this one is in.
+#[cfg(feature = "blocking")]
+pub(in crate::promise) fn in_present_span<R>(f: impl FnOnce() -> R) -> impl FnOnce() -> R {
+    #[cfg(feature = "tracing")]
+    {
+        let span = tracing::Span::current();
+        move || span.in_scope(f)
+    }
+    #[cfg(not(feature = "tracing"))]
+    f
+}
+
 pub(in crate::promise) fn undo_panicked() {
     #[cfg(feature = "tracing")]
     tracing::error!(target: TARGET, "a function given to `on_discard` panicked");

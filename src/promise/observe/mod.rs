@@ -16,6 +16,8 @@ mod unobserved;
 pub(super) use advice::Advice;
 #[cfg(feature = "tracing")]
 pub(super) use advice::{keys_change, never_read, pending_swallowed};
+#[cfg(feature = "blocking")]
+pub(super) use events::in_present_span;
 pub(super) use events::{
     drop_panicked, error_discarded, promise_failed, rejected, response_discarded, undo_panicked,
 };

@@ -39,10 +39,9 @@ pub(in crate::promise) struct ObservedRequest {
     _in_flight: Gauge,
 }
 
-/// What is observed of a promise that runs. Dropped before it has settled, it was cancelled.
+/// What is observed of a promise that runs.
 pub(in crate::promise) struct ObservedPromise {
     stopwatch: Stopwatch,
-    outcome: PromiseOutcome,
     #[cfg(feature = "tracing")]
     span: tracing::Span,
     #[cfg(feature = "server-timing")]
@@ -159,7 +158,6 @@ impl ObservedRequest {
         let _ = slot;
         ObservedPromise {
             stopwatch,
-            outcome: PromiseOutcome::Cancelled,
             #[cfg(feature = "tracing")]
             span: self.spans.promise(slot.key(), self.pass),
             #[cfg(feature = "server-timing")]
@@ -197,28 +195,25 @@ impl ObservedPromise {
         poll()
     }
 
-    /// Takes note of what became of it.
-    pub(in crate::promise) fn settle(&mut self, slot: &dyn AnySlot) {
-        self.outcome = slot
-            .error()
-            .map_or(PromiseOutcome::Fulfilled, PromiseOutcome::of);
-    }
-}
-
-impl Drop for ObservedPromise {
-    fn drop(&mut self) {
+    /// Takes note of what became of it. If it has not settled it is about to be dropped.
+    pub(in crate::promise) fn end(&mut self, slot: &dyn AnySlot) {
+        let outcome = match slot.error() {
+            Some(error) => PromiseOutcome::of(error),
+            None if slot.is_settled() => PromiseOutcome::Fulfilled,
+            None => PromiseOutcome::Cancelled,
+        };
         let duration = self.stopwatch.elapsed();
         #[cfg(feature = "tracing")]
-        record(&self.span, self.outcome.as_str(), duration);
+        record(&self.span, outcome.as_str(), duration);
         #[cfg(feature = "metrics")]
-        metrics::promise_ended(self.outcome.as_str(), duration);
+        metrics::promise_ended(outcome.as_str(), duration);
         #[cfg(feature = "server-timing")]
         lock(&self.timed.timings).promises.push(PromiseTiming {
             key: self.timed.key.clone(),
             pass: self.timed.pass,
             start: self.timed.start,
             duration,
-            outcome: self.outcome,
+            outcome,
         });
     }
 }

@@ -36,5 +36,5 @@ impl ObservedPromise {
         poll()
     }
 
-    pub(in crate::promise) fn settle(&mut self, _: &dyn AnySlot) {}
+    pub(in crate::promise) fn end(&mut self, _: &dyn AnySlot) {}
 }
