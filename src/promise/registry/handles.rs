@@ -80,17 +80,18 @@ impl Registry {
         if let Some(admission) = self.admit(state, pass, &key, demand, Type::of::<T>())? {
             if admission == Admission::TimedOut {
                 let slot = Slot::<T>::settled(key.clone(), Err(Failure::TimedOut.of(key)));
-                state.insert(Arc::new(slot), Type::of::<T>(), Demand::Met, 0);
+                state.insert(Arc::new(slot), Type::of::<T>(), Demand::Met);
             }
             return Ok(admission);
         }
         let slot: Arc<dyn AnySlot> = Arc::new(Slot::new(key, work()));
-        state.insert(Arc::clone(&slot), Type::of::<T>(), demand, 0);
         let driver = if self.start == Start::Eager || state.is_settling {
+            state.insert(Arc::clone(&slot), Type::of::<T>(), demand);
             state.ledger().starting.push(slot);
             state.driver.take()
         } else {
-            state.ledger().queued.push(slot);
+            let entry = state.insert(slot, Type::of::<T>(), demand);
+            entry.is_queued = true;
             None
         };
         drop(guard);
@@ -213,7 +214,8 @@ impl Registry {
             let Some(slot) = absent else {
                 return Ok(None);
             };
-            state.insert(Arc::clone(slot), wanted, Demand::Met, 1);
+            let entry = state.insert(Arc::clone(slot), wanted, Demand::Met);
+            entry.waiters = 1;
             Arc::clone(slot)
         };
         let mut driver = None;

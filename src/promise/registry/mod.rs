@@ -1,10 +1,13 @@
 #[cfg(feature = "tracing")]
 mod advising;
+mod entries;
 mod handles;
 mod session;
 mod state;
 
 pub(super) use state::Type;
+
+use entries::Entries;
 
 #[cfg(feature = "blocking")]
 use super::Rejection;
@@ -16,10 +19,8 @@ use super::{Key, Promises, Start};
 use crate::blocking::BlockingPool;
 use crate::body::Detach;
 use crate::sync::lock;
-use foldhash::fast::RandomState;
 #[cfg(feature = "loader")]
 use std::any::Any;
-use std::collections::HashMap;
 #[cfg(feature = "blocking")]
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -65,16 +66,14 @@ struct State {
 /// What has been promised.
 #[derive(Default)]
 struct Ledger {
-    entries: HashMap<Key, Entry, RandomState>,
-    /// How many promises there have been, which numbers them.
+    entries: Entries,
+    /// How many promises there have been.
     count: usize,
     /// More promises were submitted than allowed.
     is_overfull: bool,
     /// The developer has been told that names seem to change.
     #[cfg(feature = "tracing")]
     has_been_advised: bool,
-    /// Promises that start when the pass ends, unless they have been cancelled by then.
-    queued: Vec<Arc<dyn AnySlot>>,
     /// Promises that start at once.
     starting: Vec<Arc<dyn AnySlot>>,
     /// Outer promises that were cleared here.
@@ -107,9 +106,11 @@ enum Phase {
 }
 
 struct Entry {
+    key: Key,
     slot: Arc<dyn AnySlot>,
     value: Type,
-    number: usize,
+    /// It starts when the pass ends.
+    is_queued: bool,
     demand: Demand,
     /// How many are awaiting it.
     waiters: usize,
@@ -181,7 +182,7 @@ impl Registry {
             let mut state = lock(&registry.state);
             state.pass = if slots.is_empty() { 1 } else { 2 };
             for (slot, value) in slots {
-                state.insert(slot, value, Demand::Met, 0);
+                state.insert(slot, value, Demand::Met);
             }
         }
         registry

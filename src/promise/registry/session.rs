@@ -1,7 +1,7 @@
 use super::super::error::Failure;
 use super::super::slot::AnySlot;
 use super::state::run;
-use super::{Demand, Phase, Registry, RequestBodyState, Verdict};
+use super::{Demand, Entry, Phase, Registry, RequestBodyState, Verdict};
 use crate::sync::lock;
 use std::mem;
 use std::sync::Arc;
@@ -34,9 +34,13 @@ impl Registry {
             let Some(ledger) = &mut state.ledger else {
                 return;
             };
-            match ledger.starting.is_empty() {
-                true => mem::swap(&mut ledger.starting, &mut ledger.queued),
-                false => ledger.starting.append(&mut ledger.queued),
+            // One allocation, and just as large as is needed.
+            let is_queued = |entry: &&Entry| entry.is_queued;
+            let count = ledger.entries.iter().filter(is_queued).count();
+            ledger.starting.reserve_exact(count);
+            for entry in ledger.entries.iter_mut().filter(|entry| entry.is_queued) {
+                entry.is_queued = false;
+                ledger.starting.push(Arc::clone(&entry.slot));
             }
             mem::take(&mut ledger.undo)
         };
@@ -75,7 +79,8 @@ impl Registry {
         state.is_settling = false;
         state.publish = false;
         if let Some(ledger) = &mut state.ledger {
-            for entry in ledger.entries.values_mut() {
+            ledger.entries.rewind();
+            for entry in ledger.entries.iter_mut() {
                 entry.demand = Demand::Met;
             }
         }

@@ -33,7 +33,7 @@ impl State {
         if ledger.is_overfull {
             return Verdict::Overfull;
         }
-        let mut entries = ledger.entries.values();
+        let mut entries = ledger.entries.iter();
         match entries.any(|entry| entry.demand != Demand::Met) {
             true => Verdict::Repeat,
             false => Verdict::Publish,
@@ -67,20 +67,19 @@ impl State {
         slot: Arc<dyn AnySlot>,
         value: Type,
         demand: Demand,
-        waiters: usize,
-    ) {
+    ) -> &mut Entry {
         let pass = self.pass;
         let ledger = self.ledger();
-        let entry = Entry {
-            number: ledger.count,
+        ledger.count += 1;
+        ledger.entries.insert(Entry {
+            key: slot.key().clone(),
             slot,
             value,
+            is_queued: false,
             demand,
-            waiters,
+            waiters: 0,
             advice: Advice::new(pass, demand == Demand::Missed),
-        };
-        ledger.count += 1;
-        ledger.entries.insert(entry.slot.key().clone(), entry);
+        })
     }
 
     /// Takes everything that has not settled, to be failed outside the lock.
@@ -88,25 +87,17 @@ impl State {
         let Some(ledger) = &mut self.ledger else {
             return Vec::new();
         };
-        ledger.queued.clear();
         let mut pending = mem::take(&mut ledger.starting);
-        for entry in ledger.entries.values().filter(|entry| !entry.is_settled()) {
+        for entry in ledger.entries.iter().filter(|entry| !entry.is_settled()) {
             pending.push(Arc::clone(&entry.slot));
         }
         pending
     }
 
     pub(super) fn keys(&self, condition: impl Fn(&Entry) -> bool) -> Vec<Key> {
-        let entries = self
-            .ledger
-            .iter()
-            .flat_map(|ledger| ledger.entries.values());
-        let mut keys: Vec<_> = entries
-            .filter(|entry| condition(entry))
-            .map(|entry| (entry.number, entry.slot.key()))
-            .collect();
-        keys.sort_unstable_by_key(|&(number, _)| number);
-        keys.into_iter().map(|(_, key)| key.clone()).collect()
+        let entries = self.ledger.iter().flat_map(|ledger| ledger.entries.iter());
+        let entries = entries.filter(|entry| condition(entry));
+        entries.map(|entry| entry.key.clone()).collect()
     }
 }
 
