@@ -280,7 +280,7 @@ impl<T> OrPending<T> for Result<T, PromiseError> {
 }
 
 /// An error of a settled promise that does not know its name yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Failure {
     Failed(Arc<dyn Error + Send + Sync>),
     TimedOut,

@@ -2,7 +2,7 @@
 use super::SubmitError;
 use super::error::PromiseError;
 use super::layer::Settings;
-use super::registry::Registry;
+use super::registry::{Found, Registry, Type};
 use super::{IntoKey, Key, PromiseResults, current};
 use crate::body::Detach;
 use std::fmt;
@@ -179,12 +179,15 @@ impl Promises {
     where
         T: Clone + Send + Sync + 'static,
     {
-        let slot = match self.registry.read::<T>(self.pass, key)? {
-            Ok(slot) => slot,
-            Err(error) => return Some(Err(error)),
+        let found = self.registry.find::<T>(self.pass, key)?;
+        let key = || key.clone();
+        let error = match found {
+            Found::Settled(slot) => return slot.outcome(),
+            Found::Pending => PromiseError::Pending { key: key() },
+            Found::Ended => PromiseError::Ended { key: key() },
+            Found::OfAnotherType(found) => Type::of::<T>().mismatch(key(), found),
         };
-        // What has been found has settled.
-        slot.outcome().cloned()
+        Some(Err(error))
     }
 }
 

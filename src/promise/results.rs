@@ -56,7 +56,7 @@ impl PromiseResults {
     where
         T: Send + Sync + 'static,
     {
-        self.with(Slot::<T>::settled(key.clone(), Err(failure.of(key))))
+        self.with(Slot::<T>::settled(key, Err(failure)))
     }
 
     fn with<T>(mut self, slot: Slot<T>) -> Self

@@ -17,7 +17,7 @@ pub(super) type Work<T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send
 /// User code, which is the work and its `Drop`, never runs while a lock is held.
 pub(super) struct Slot<T> {
     key: Key,
-    outcome: OnceLock<Result<T, PromiseError>>,
+    outcome: OnceLock<Result<T, Failure>>,
     progress: Mutex<Progress<T>>,
     has_started: AtomicBool,
     /// Who awaits the outcome.
@@ -48,7 +48,7 @@ where
         }
     }
 
-    pub(super) fn settled(key: Key, outcome: Result<T, PromiseError>) -> Self {
+    pub(super) fn settled(key: Key, outcome: Result<T, Failure>) -> Self {
         Self {
             key,
             outcome: OnceLock::from(outcome),
@@ -61,8 +61,15 @@ where
         }
     }
 
-    pub(super) fn outcome(&self) -> Option<&Result<T, PromiseError>> {
-        self.outcome.get()
+    /// What a reader gets, once it has settled.
+    pub(super) fn outcome(&self) -> Option<Result<T, PromiseError>>
+    where
+        T: Clone,
+    {
+        Some(match self.outcome.get()? {
+            Ok(value) => Ok(value.clone()),
+            Err(failure) => Err(failure.clone().of(self.key.clone())),
+        })
     }
 
     pub(super) fn waiters(&self) -> &Waiters {
@@ -70,12 +77,12 @@ where
     }
 
     /// The first outcome stands.
-    fn settle(&self, outcome: Result<T, PromiseError>) -> bool {
+    fn settle(&self, outcome: Result<T, Failure>) -> bool {
         if self.outcome.set(outcome).is_err() {
             return false;
         }
-        if let Some(Err(error)) = self.outcome.get() {
-            observe::promise_failed(error);
+        if let Some(Err(failure)) = self.outcome.get() {
+            observe::promise_failed(&failure.clone().of(self.key.clone()));
         }
         self.waiters.finish();
         true
@@ -90,7 +97,7 @@ pub(super) trait AnySlot: Send + Sync {
 
     /// Why it has no value, once it has settled.
     #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
-    fn error(&self) -> Option<&PromiseError>;
+    fn failure(&self) -> Option<&Failure>;
 
     /// Marks the work as started. `false` if it was already, or has settled.
     fn start(&self) -> bool;
@@ -116,7 +123,7 @@ where
     }
 
     #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
-    fn error(&self) -> Option<&PromiseError> {
+    fn failure(&self) -> Option<&Failure> {
         self.outcome.get()?.as_ref().err()
     }
 
@@ -163,12 +170,12 @@ where
             }
             Err(panic) => Err(Failure::Panicked(panic_message(&*panic))),
         };
-        self.settle(outcome.map_err(|failure| failure.of(self.key.clone())));
+        self.settle(outcome);
         Poll::Ready(())
     }
 
     fn fail(&self, failure: Failure) -> bool {
-        if self.is_settled() || !self.settle(Err(failure.of(self.key.clone()))) {
+        if self.is_settled() || !self.settle(Err(failure)) {
             return false;
         }
         let (work, driver) = {

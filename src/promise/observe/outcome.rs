@@ -1,4 +1,4 @@
-use crate::promise::PromiseError;
+use crate::promise::error::Failure;
 use std::fmt;
 
 /// What became of a promise.
@@ -33,13 +33,14 @@ impl PromiseOutcome {
         }
     }
 
-    pub(in crate::promise) fn of(error: &PromiseError) -> Self {
-        match error {
-            PromiseError::TimedOut { .. } => Self::TimedOut,
-            PromiseError::Panicked { .. } => Self::Panicked,
-            PromiseError::Cancelled { .. } | PromiseError::Ended { .. } => Self::Cancelled,
-            PromiseError::Rejected { .. } => Self::Rejected,
-            _ => Self::Failed,
+    pub(in crate::promise) fn of(failure: &Failure) -> Self {
+        match failure {
+            Failure::Failed(_) => Self::Failed,
+            Failure::TimedOut => Self::TimedOut,
+            Failure::Panicked(_) => Self::Panicked,
+            Failure::Cancelled => Self::Cancelled,
+            #[cfg(feature = "blocking")]
+            Failure::Saturated => Self::Rejected,
         }
     }
 }

@@ -40,8 +40,10 @@ pub(in crate::promise) struct ObservedRequest {
     _in_flight: Gauge,
 }
 
-/// What is observed of a promise that runs.
-pub(in crate::promise) struct ObservedPromise {
+/// What is observed of a promise that runs. `None` if nobody wants to know.
+pub(in crate::promise) struct ObservedPromise(Option<Box<Observed>>);
+
+struct Observed {
     stopwatch: Stopwatch,
     #[cfg(feature = "tracing")]
     span: tracing::Span,
@@ -66,6 +68,7 @@ struct Timed {
 struct Stopwatch(Option<Instant>);
 
 impl ObservedRequest {
+    #[inline]
     pub(in crate::promise) fn new() -> Self {
         let stopwatch = Stopwatch::start();
         #[cfg(feature = "metrics")]
@@ -99,6 +102,7 @@ impl ObservedRequest {
     }
 
     /// Enters the span of the pass until the guard is dropped.
+    #[inline]
     pub(in crate::promise) fn enter_pass(&self) -> impl Sized {
         #[cfg(feature = "tracing")]
         self.spans.as_ref().map(|spans| spans.pass().enter())
@@ -128,6 +132,7 @@ impl ObservedRequest {
     }
 
     /// Ends the request, and the pass if one runs.
+    #[inline]
     pub(in crate::promise) fn end(&mut self, outcome: PassOutcome) {
         if self.has_ended {
             return;
@@ -155,6 +160,10 @@ impl ObservedRequest {
     pub(in crate::promise) fn start_promise(&mut self, slot: &dyn AnySlot) -> ObservedPromise {
         self.open();
         self.promises += 1;
+        #[cfg(not(any(feature = "metrics", feature = "server-timing")))]
+        if self.spans.is_none() {
+            return ObservedPromise(None);
+        }
         let stopwatch = Stopwatch::start();
         #[cfg(feature = "metrics")]
         let mut in_flight = Gauge::new(gauge::PROMISES_IN_FLIGHT);
@@ -162,7 +171,7 @@ impl ObservedRequest {
         in_flight.set(1);
         #[cfg(not(any(feature = "server-timing", feature = "tracing")))]
         let _ = slot;
-        ObservedPromise {
+        ObservedPromise(Some(Box::new(Observed {
             stopwatch,
             #[cfg(feature = "tracing")]
             span: match &self.spans {
@@ -178,7 +187,7 @@ impl ObservedRequest {
             },
             #[cfg(feature = "metrics")]
             _in_flight: in_flight,
-        }
+        })))
     }
 
     /// There is something to be seen.
@@ -201,18 +210,26 @@ impl Drop for ObservedRequest {
 impl ObservedPromise {
     pub(in crate::promise) fn poll(&self, poll: impl FnOnce() -> Poll<()>) -> Poll<()> {
         #[cfg(feature = "tracing")]
-        return self.span.in_scope(poll);
-        #[cfg(not(feature = "tracing"))]
+        if let Some(observed) = &self.0 {
+            return observed.span.in_scope(poll);
+        }
         poll()
     }
 
     /// Takes note of what became of it. If it has not settled it is about to be dropped.
     pub(in crate::promise) fn end(&mut self, slot: &dyn AnySlot) {
-        let outcome = match slot.error() {
-            Some(error) => PromiseOutcome::of(error),
-            None if slot.is_settled() => PromiseOutcome::Fulfilled,
-            None => PromiseOutcome::Cancelled,
-        };
+        if let Some(observed) = self.0.take() {
+            observed.end(match slot.failure() {
+                Some(failure) => PromiseOutcome::of(failure),
+                None if slot.is_settled() => PromiseOutcome::Fulfilled,
+                None => PromiseOutcome::Cancelled,
+            });
+        }
+    }
+}
+
+impl Observed {
+    fn end(self, outcome: PromiseOutcome) {
         let duration = self.stopwatch.elapsed();
         #[cfg(feature = "tracing")]
         record(&self.span, outcome.as_str(), duration);
@@ -220,7 +237,7 @@ impl ObservedPromise {
         metrics::promise_ended(outcome.as_str(), duration);
         #[cfg(feature = "server-timing")]
         lock(&self.timed.timings).promises.push(PromiseTiming {
-            key: self.timed.key.clone(),
+            key: self.timed.key,
             pass: self.timed.pass,
             start: self.timed.start,
             duration,

@@ -2,7 +2,9 @@ use super::super::error::{Failure, PromiseError, SubmitError};
 use super::super::slot::{AnySlot, Slot, Work};
 use super::super::{Key, Start};
 use super::state::{Type, downcast, is_same, run};
-use super::{Admission, Demand, Entry, Phase, Registry, RequestBodyState, State, Undo, Verdict};
+use super::{
+    Admission, Demand, Entry, Found, Phase, Registry, RequestBodyState, State, Undo, Verdict,
+};
 use crate::body::RequestBody;
 use crate::sync::lock;
 use std::mem;
@@ -10,48 +12,45 @@ use std::sync::Arc;
 
 /// For the handles.
 impl Registry {
-    /// The promise of this name, if it has settled. `None` if there is none.
-    pub(in crate::promise) fn read<T: Send + Sync + 'static>(
+    /// What there is of the promise of this name. `None` if nobody has submitted it.
+    pub(in crate::promise) fn find<T: Send + Sync + 'static>(
         &self,
         pass: usize,
         key: &Key,
-    ) -> Option<Result<Arc<Slot<T>>, PromiseError>> {
-        let slot = self.lookup(pass, key, Type::of::<T>())?;
-        Some(slot.map(downcast))
-    }
-
-    fn lookup(
-        &self,
-        pass: usize,
-        key: &Key,
-        wanted: Type,
-    ) -> Option<Result<Arc<dyn AnySlot>, PromiseError>> {
-        let mut guard = lock(&self.state);
-        let state = &mut *guard;
-        let this_pass = state.pass;
-        if let Some(entry) = state.entry_mut(key) {
-            if let Err(error) = wanted.check(key, entry.value) {
-                return Some(Err(error));
-            }
-            if entry.is_settled() {
+    ) -> Option<Found<T>> {
+        let wanted = Type::of::<T>();
+        let (slot, value) = {
+            let mut guard = lock(&self.state);
+            let state = &mut *guard;
+            let this_pass = state.pass;
+            if let Some(entry) = state.entry_mut(key) {
+                if !wanted.matches(entry.value) {
+                    return Some(Found::OfAnotherType(entry.value));
+                }
+                if !entry.is_settled() {
+                    if pass == this_pass {
+                        entry.demand = Demand::Missed;
+                        entry.advice.missed();
+                    }
+                    return Some(Found::Pending);
+                }
                 entry.meet(pass);
-                return Some(Ok(Arc::clone(&entry.slot)));
+                (Arc::clone(&entry.slot), wanted)
+            } else if state.has_ended() {
+                return Some(Found::Ended);
+            } else {
+                self.outer_slot(state, key)?
             }
-            if pass == this_pass {
-                entry.demand = Demand::Missed;
-                entry.advice.missed();
-            }
-            return Some(Err(PromiseError::Pending { key: key.clone() }));
-        }
-        if state.has_ended() {
-            return Some(Err(PromiseError::Ended { key: key.clone() }));
-        }
-        let (slot, found) = self.outer_slot(state, key)?;
-        Some(wanted.check(key, found).map(|()| slot))
+        };
+        Some(match wanted.matches(value) {
+            true => Found::Settled(downcast(slot)),
+            false => Found::OfAnotherType(value),
+        })
     }
 
     /// The settled promise of this name in the request that this one is a part of. One that is pending
     /// there may be waiting for this very request, so it is none of this request's business.
+    #[inline]
     fn outer_slot(&self, state: &State, key: &Key) -> Option<(Arc<dyn AnySlot>, Type)> {
         let outer = self.outer.as_ref()?.registry();
         let ledger = state.ledger.as_ref();
@@ -79,7 +78,7 @@ impl Registry {
         let state = &mut *guard;
         if let Some(admission) = self.admit(state, pass, &key, demand, Type::of::<T>())? {
             if admission == Admission::TimedOut {
-                let slot = Slot::<T>::settled(key.clone(), Err(Failure::TimedOut.of(key)));
+                let slot = Slot::<T>::settled(key, Err(Failure::TimedOut));
                 state.insert(Arc::new(slot), Type::of::<T>(), Demand::Met);
             }
             return Ok(admission);

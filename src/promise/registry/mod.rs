@@ -13,7 +13,7 @@ use entries::Entries;
 use super::Rejection;
 use super::layer::Settings;
 use super::observe::Advice;
-use super::slot::AnySlot;
+use super::slot::{AnySlot, Slot};
 use super::{Key, Promises, Start};
 #[cfg(feature = "blocking")]
 use crate::blocking::BlockingPool;
@@ -115,6 +115,15 @@ struct Entry {
     /// How many are awaiting it.
     waiters: usize,
     advice: Advice,
+}
+
+/// What there is of a promise.
+pub(super) enum Found<T> {
+    Settled(Arc<Slot<T>>),
+    Pending,
+    /// Nothing any more: the request has ended.
+    Ended,
+    OfAnotherType(Type),
 }
 
 /// Whether this pass has to be run again because of a promise. A later variant outweighs an earlier.

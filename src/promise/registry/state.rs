@@ -138,11 +138,15 @@ impl Type {
     pub(super) fn check(self, key: &Key, found: Self) -> Result<(), PromiseError> {
         match self.matches(found) {
             true => Ok(()),
-            false => Err(PromiseError::WrongType {
-                key: key.clone(),
-                expected: self.name,
-                found: found.name,
-            }),
+            false => Err(self.mismatch(key.clone(), found)),
+        }
+    }
+
+    pub(in crate::promise) fn mismatch(self, key: Key, found: Self) -> PromiseError {
+        PromiseError::WrongType {
+            key,
+            expected: self.name,
+            found: found.name,
         }
     }
 }
