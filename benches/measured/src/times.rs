@@ -1,0 +1,56 @@
+//! How long things take, compared with each other.
+
+use crate::stacks::Case;
+use std::time::{Duration, Instant};
+
+/// How long one comparison goes on.
+const DURATION: Duration = Duration::from_secs(2);
+
+/// Enough for a median, also of those that take long.
+const LEAST_ROUNDS: usize = 25;
+
+/// Compares the last two cases of each kind of request: the layer, and what it is measured by.
+pub fn print(cases: Vec<Case>) {
+    let mut cases = cases.into_iter().peekable();
+    while let Some(mut baseline) = cases.next() {
+        let is_pair = |case: &Case| case.kind() == baseline.kind() && case.id.ends_with("/layer");
+        let Some(mut layer) = cases.next_if(is_pair) else {
+            continue;
+        };
+        let [first, second] = compare([&mut || sample(&mut baseline), &mut || sample(&mut layer)]);
+        println!("{}\t{first}", baseline.id);
+        println!("{}\t{second}", layer.id);
+    }
+}
+
+/// The nanoseconds of one request, and of making it, which takes the same for all.
+fn sample(case: &mut Case) -> f64 {
+    let start = Instant::now();
+    case.sample();
+    nanoseconds(start.elapsed()) / case.requests as f64
+}
+
+/// Takes samples of each in turn, so that what disturbs one disturbs the others too, and returns the medians.
+pub fn compare<const N: usize>(mut samplers: [&mut dyn FnMut() -> f64; N]) -> [f64; N] {
+    // The first round warms up.
+    for sample in &mut samplers {
+        sample();
+    }
+    let mut samples = [const { Vec::new() }; N];
+    let start = Instant::now();
+    while start.elapsed() < DURATION || samples[0].len() < LEAST_ROUNDS {
+        for (sample, samples) in samplers.iter_mut().zip(&mut samples) {
+            samples.push(sample());
+        }
+    }
+    samples.map(median)
+}
+
+pub fn median(mut samples: Vec<f64>) -> f64 {
+    samples.sort_unstable_by(f64::total_cmp);
+    samples[samples.len() / 2]
+}
+
+pub fn nanoseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e9
+}
