@@ -18,16 +18,40 @@ mod times;
 
 use table::Table;
 
-/// What is measured, how, and whether it is a count.
-const SUBJECTS: [(&str, fn(&mut Table), bool); 7] = [
-    ("allocations", counts::allocations, true),
-    ("instructions", counts::instructions, true),
-    ("features", counts::features, true),
-    ("bytes", counts::bytes, true),
-    ("times", times::times, false),
-    ("bodies", times::bodies, false),
-    ("wire", times::wire, false),
+struct Subject {
+    name: &'static str,
+    measure: fn(&mut Table),
+    /// Whether it is exact.
+    is_count: bool,
+}
+
+const SUBJECTS: [Subject; 7] = [
+    Subject::count("allocations", counts::allocations),
+    Subject::count("instructions", counts::instructions),
+    Subject::count("features", counts::features),
+    Subject::count("bytes", counts::bytes),
+    Subject::time("times", times::times),
+    Subject::time("bodies", times::bodies),
+    Subject::time("wire", times::wire),
 ];
+
+impl Subject {
+    const fn count(name: &'static str, measure: fn(&mut Table)) -> Self {
+        Self {
+            name,
+            measure,
+            is_count: true,
+        }
+    }
+
+    const fn time(name: &'static str, measure: fn(&mut Table)) -> Self {
+        Self {
+            name,
+            measure,
+            is_count: false,
+        }
+    }
+}
 
 fn main() {
     let mut arguments: Vec<_> = std::env::args().skip(1).collect();
@@ -40,24 +64,24 @@ fn main() {
     }
     let is_quick = arguments.iter().any(|argument| argument == "--quick");
     arguments.retain(|argument| argument != "--quick");
-    if let Some(unknown) = arguments.iter().find(|name| !is_subject(name)) {
-        let names = SUBJECTS.map(|(name, ..)| name).join(", ");
+    let names = SUBJECTS.map(|subject| subject.name);
+    if let Some(unknown) = arguments
+        .iter()
+        .find(|name| !names.contains(&name.as_str()))
+    {
+        let names = names.join(", ");
         eprintln!("{unknown:?} is none of {names} and --quick");
         std::process::exit(2);
     }
 
     let mut table = Table::default();
-    for (name, measure, is_count) in SUBJECTS {
-        let is_chosen = arguments.is_empty() || arguments.iter().any(|chosen| chosen == name);
-        if is_chosen && (is_count || !is_quick) {
-            eprintln!("measuring {name}");
-            table.begin(name);
-            measure(&mut table);
+    for subject in SUBJECTS {
+        let is_chosen = arguments.is_empty() || arguments.iter().any(|name| name == subject.name);
+        if is_chosen && (subject.is_count || !is_quick) {
+            eprintln!("measuring {}", subject.name);
+            table.begin(subject.name);
+            (subject.measure)(&mut table);
         }
     }
     print!("{table}");
-}
-
-fn is_subject(name: &str) -> bool {
-    SUBJECTS.iter().any(|subject| subject.0 == name)
 }

@@ -316,7 +316,7 @@ fn by_hand(
         ready(Ok::<_, BoxError>(Response::<Full<Bytes>>::default()))
     };
     let inner = service_fn(handle);
-    service_fn(move |request| twice(inner.clone(), request))
+    service_fn(move |request| twice(inner, request))
 }
 
 async fn twice<S, B>(mut inner: S, mut request: Request<B>) -> Result<S::Response, S::Error>
