@@ -128,12 +128,10 @@ pub(crate) fn features(table: &mut Table) {
 pub(crate) fn bytes(table: &mut Table) {
     let figures = measured::run_counting(&["bytes"]);
     let replay = figures.get("replay");
-    table.judge(
-        "allocated to replay 64 MiB, as a part of it",
-        format!("{} bytes", whole(replay)),
-        replay / f64::from(64 << 20),
-        budget::REPLAYED_BYTES,
-    );
+    let part = replay / f64::from(64 << 20);
+    let figure = format!("{part:.4} of the body ({} bytes)", whole(replay));
+    let what = "allocated to replay 64 MiB";
+    table.judge(what, figure, part, budget::REPLAYED_BYTES);
     let [bare, head, layer] =
         ["bare", "head", "layer"].map(|name| figures.get(&format!("flight/{name}")));
     table.figure(
