@@ -91,13 +91,13 @@ pub(crate) fn instructions(table: &mut Table) {
             table.figure(what, figure);
         }
     }
-    judge_linear(table, &figures);
+    let [few, many] = [100, 10_000].map(|count| figures.get(&format!("woken/{count}/layer")));
+    judge_linear(table, few, many);
 }
 
-/// What one of 10,000 promises costs, compared with one of 100.
-pub(crate) fn judge_linear(table: &mut Table, figures: &Figures) {
-    let each = |count: f64| figures.get(&format!("woken/{count}/layer")) / count;
-    let ratio = each(10_000.0) / each(100.0);
+/// What one of 10,000 promises costs, compared with one of 100, given what all of them cost.
+pub(crate) fn judge_linear(table: &mut Table, few: f64, many: f64) {
+    let ratio = (many / 10_000.0) / (few / 100.0);
     let figure = format!("{ratio:.3} × that of one of 100");
     table.judge(
         "cost of one of 10,000 promises",

@@ -25,7 +25,11 @@ pub(crate) fn times(table: &mut Table) {
             }
         }
     }
-    judge_linear(table, &figures);
+    judge_linear(
+        table,
+        figures.get("linear/100"),
+        figures.get("linear/10000"),
+    );
 }
 
 pub(crate) fn bodies(table: &mut Table) {

@@ -10,8 +10,27 @@ const DURATION: Duration = Duration::from_secs(2);
 /// Enough for a median, also of those that take long.
 const LEAST_ROUNDS: usize = 51;
 
+pub fn print(mut cases: Vec<Case>) {
+    compare_counts(&mut cases);
+    compare_services(cases);
+}
+
+/// Compares many promises with few.
+fn compare_counts(cases: &mut [Case]) {
+    let chosen = ["woken/100/layer", "woken/10000/layer"];
+    let cases = cases
+        .iter_mut()
+        .filter(|case| chosen.contains(&case.id.as_str()));
+    let Ok([few, many]) = <[_; 2]>::try_from(cases.collect::<Vec<_>>()) else {
+        return;
+    };
+    let [first, second] = compare([&mut || sample(few), &mut || sample(many)]);
+    println!("linear/100\t{first}");
+    println!("linear/10000\t{second}");
+}
+
 /// Compares the last two cases of each kind of request: the layer, and what it is measured by.
-pub fn print(cases: Vec<Case>) {
+fn compare_services(cases: Vec<Case>) {
     let mut cases = cases.into_iter().peekable();
     while let Some(mut baseline) = cases.next() {
         let is_pair = |case: &Case| case.kind() == baseline.kind() && case.id.ends_with("/layer");
