@@ -17,7 +17,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
-use support::{TestBody, TestRequest, ask, ask_async, get, post, promises, soon, text_response};
+use support::{TestBody, TestRequest, ask, ask_async, get, post, promises, text_response};
 use tokio::sync::MutexGuard;
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt, service_fn};
@@ -57,6 +57,8 @@ impl Recorded {
         let mut changes = Vec::new();
         for (name, value) in series(self.handle) {
             let change = value - self.before.get(&name).unwrap_or(&0.0);
+            // Sums of seconds are not exact.
+            let change = (change * 1000.0).round() / 1000.0;
             let family = name.split('{').next().unwrap();
             if family.ends_with(suffix) && change != 0.0 {
                 let name = name.strip_prefix("tower_promises_").unwrap();
@@ -78,12 +80,12 @@ impl Recorded {
 
     /// Waits until a gauge shows this.
     async fn shows(&self, gauge: &str, value: f64) {
-        let wait = async {
-            while self.gauge(gauge) != value {
-                tokio::task::yield_now().await;
-            }
-        };
-        soon(wait).await;
+        // Threads take their time, even where that of the test stands still.
+        let start = std::time::Instant::now();
+        while self.gauge(gauge) != value {
+            assert!(start.elapsed() < PATIENCE, "{gauge} is never {value}");
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Waits until no gauge shows anything.
@@ -93,6 +95,9 @@ impl Recorded {
         }
     }
 }
+
+/// How long another thread may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const GAUGES: [&str; 5] = [
     "requests_in_flight",
@@ -575,7 +580,12 @@ async fn every_metric_has_a_kind_that_its_name_tells_a_unit_and_a_help_text() {
     // All that is used is described, and in the way in which it is used.
     tower_promises::observe::metrics::describe();
     ask_for_job(PromiseLayer::new().max_passes(1), || ()).await;
-    ask_for_job(PromiseLayer::new(), || ()).await;
+    let one_at_a_time = PromiseLayer::new().blocking(BlockingPool::new().max_running(1));
+    let two = join(
+        ask_for_job(one_at_a_time.clone(), || ()),
+        ask_for_job(one_at_a_time, || ()),
+    );
+    two.await;
     let read_again = ReplayBody::new(TestBody::from("x"));
     read_again.replay().collect().await.unwrap();
     let text = recorded.handle.render();
