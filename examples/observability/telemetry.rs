@@ -11,10 +11,13 @@ use tracing_subscriber::fmt::format::FmtSpan;
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::{EnvFilter, fmt};
 
+/// The spans of requests, passes and promises have the level DEBUG.
+const FILTER: &str = "info,tower_http=debug,tower_promises=debug";
+
 /// The upper bounds in which durations are counted, in seconds.
 const BUCKETS: [f64; 10] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 10.0];
 
-/// Sends spans to OpenTelemetry, and a log to stderr.
+/// Sends spans to OpenTelemetry, and a log to stderr, which `RUST_LOG` filters.
 ///
 /// OpenTelemetry is stdout here. For a collector take the exporter of the crate `opentelemetry-otlp`; nothing else
 /// changes.
@@ -31,10 +34,9 @@ pub(crate) fn trace() -> SdkTracerProvider {
         .build();
 
     // What is exported does not depend on what is logged.
-    let exported = EnvFilter::new("info,tower_http=debug,tower_promises=debug");
+    let exported = EnvFilter::new(FILTER);
+    let logged = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(FILTER));
     let spans = tracing_opentelemetry::layer().with_tracer(provider.tracer("observability"));
-    let logged = EnvFilter::try_from_default_env();
-    let logged = logged.unwrap_or_else(|_| EnvFilter::new("info,tower_promises=debug"));
     let log = fmt::layer()
         .with_writer(stderr)
         .with_span_events(FmtSpan::CLOSE);
