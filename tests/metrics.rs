@@ -23,7 +23,7 @@ use tokio::time::sleep;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::blocking::{BlockingPool, OnSaturation};
 use tower_promises::body::ReplayBody;
-use tower_promises::{BoxError, OrPending, PromiseLayer, Promises, Rejection};
+use tower_promises::{BoxError, OrPending, PromiseLayer, Promises, Rejection, Start};
 use uploads::{temporary_directory, upload};
 
 /// What the recorder of the process has been told since a test began. There is one for all, so tests take turns.
@@ -295,6 +295,27 @@ async fn durations_are_those_of_passes_and_promises_alone() {
             "promise_duration_seconds_count{outcome=\"fulfilled\"} 1"
         ]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_client_has_abandoned_took_until_then() {
+    let recorded = Recorded::start().await;
+    let layer = PromiseLayer::new().start(Start::Eager);
+    let request = ask_async(layer, async |promises| {
+        sleep(Duration::from_secs(1)).await;
+        promises.submit("never", pending::<()>())?;
+        pending().await
+    });
+    let outcome = tokio::time::timeout(Duration::from_secs(4), request).await;
+    assert!(outcome.is_err());
+    assert_eq!(
+        recorded.changes("_seconds_sum"),
+        [
+            "pass_duration_seconds_sum{outcome=\"abandoned\"} 4",
+            "promise_duration_seconds_sum{outcome=\"cancelled\"} 3"
+        ]
+    );
+    recorded.is_idle().await;
 }
 
 #[tokio::test]

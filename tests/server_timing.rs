@@ -146,6 +146,16 @@ async fn nobody_sees_the_header_unless_the_filter_says_so() {
 }
 
 #[tokio::test]
+async fn without_entries_there_is_no_header() {
+    let headers = headers(
+        ServerTimingLayer::new(|_| true).max_entries(0),
+        |promises| Ok(promises.result_or_submit("a", async || ())?),
+    )
+    .await;
+    assert!(headers.get("server-timing").is_none());
+}
+
+#[tokio::test]
 async fn without_promises_there_is_no_header() {
     let headers = headers(ServerTimingLayer::new(|_| true), |_| Ok(())).await;
     assert!(headers.get("server-timing").is_none());

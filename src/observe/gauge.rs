@@ -30,7 +30,7 @@ impl Gauge {
     }
 
     /// A gauge that shows one more for as long as this exists.
-    #[cfg(any(feature = "blocking", feature = "metrics"))]
+    #[cfg(feature = "blocking")]
     pub(crate) fn one(name: &'static str) -> Self {
         let mut gauge = Self::new(name);
         gauge.set(1);

@@ -7,8 +7,8 @@ use std::time::Duration;
 /// How many characters of a name are shown.
 const MAX_CHARACTERS: usize = 64;
 
-/// The value of the header (W3C Server Timing, section 3.1).
-pub(super) fn value(passes: &Passes, max_entries: usize) -> HeaderValue {
+/// The value of the header (W3C Server Timing, section 3.1), if it has one.
+pub(super) fn value(passes: &Passes, max_entries: usize) -> Option<HeaderValue> {
     let mut entries = String::new();
     for (index, pass) in slowest(passes.passes(), max_entries, PassTiming::duration) {
         let name = format!("pass-{}", index + 1);
@@ -25,7 +25,8 @@ pub(super) fn value(passes: &Passes, max_entries: usize) -> HeaderValue {
         );
     }
     // Nothing but printable ASCII has been put into it.
-    HeaderValue::try_from(entries).unwrap_or_else(|_| HeaderValue::from_static(""))
+    let value = HeaderValue::try_from(entries).ok();
+    value.filter(|value| !value.is_empty())
 }
 
 /// So many of the timings and their indices, in the order in which they are.
