@@ -183,10 +183,19 @@ impl<B> ReplayBody<B> {
         }
     }
 
+    /// The body for a first pass. It is the present reader, as this one is, of which nobody reads.
+    pub(crate) fn for_first_pass(&self) -> Self {
+        let shared = self.shared.as_ref().map(|reader| Reader {
+            state: Arc::clone(&reader.state),
+            number: reader.number,
+        });
+        Self { shared }
+    }
+
     /// The body for the next pass, which takes over from all other readers. It is empty if a promise has
     /// the body, and an error if it cannot be replayed.
     pub(crate) fn for_next_pass(&self) -> Result<Self, ReplayError> {
-        if self.is_given() {
+        if self.shared.is_none() || self.is_given() {
             return Ok(Self::empty());
         }
         let body = self.replay();

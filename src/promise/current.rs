@@ -1,30 +1,32 @@
 use super::Promises;
-use std::cell::RefCell;
+use std::cell::Cell;
 
 thread_local! {
-    static CURRENT: RefCell<Option<Promises>> = const { RefCell::new(None) };
+    static CURRENT: Cell<Option<Promises>> = const { Cell::new(None) };
 }
 
 /// Puts back what was current before, also when a handler panics.
-struct Scope {
+#[must_use]
+pub(super) struct Scope {
     previous: Option<Promises>,
 }
 
 pub(super) fn get() -> Option<Promises> {
-    CURRENT.with_borrow(Clone::clone)
+    let current = CURRENT.take();
+    let promises = current.clone();
+    CURRENT.set(current);
+    promises
 }
 
-pub(super) fn scope<R>(promises: Promises, f: impl FnOnce() -> R) -> R {
-    let _scope = Scope {
+pub(super) fn enter(promises: Promises) -> Scope {
+    Scope {
         previous: CURRENT.replace(Some(promises)),
-    };
-    f()
+    }
 }
 
 impl Drop for Scope {
     fn drop(&mut self) {
-        let previous = self.previous.take();
         // A value is dropped once the cell is free again: its `Drop` may ask what is current.
-        drop(CURRENT.replace(previous));
+        drop(CURRENT.replace(self.previous.take()));
     }
 }

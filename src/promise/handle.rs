@@ -111,7 +111,8 @@ impl Promises {
 
     /// Runs `f` with this handle as [`Promises::current`].
     pub fn scope<R>(&self, f: impl FnOnce() -> R) -> R {
-        current::scope(self.clone(), f)
+        let _scope = current::enter(self.clone());
+        f()
     }
 
     /// A handle for testing a handler without a server. It is not run by anything: what is
@@ -169,10 +170,21 @@ impl Promises {
     where
         T: Clone + Send + Sync + 'static,
     {
-        match self.registry.read::<T>(self.pass, key)?.outcome() {
-            Some(outcome) => outcome.clone(),
-            None => Err(PromiseError::Pending { key: key.clone() }),
-        }
+        let read = self.find(key);
+        read.unwrap_or_else(|| Err(PromiseError::NotSubmitted { key: key.clone() }))
+    }
+
+    /// [`read`](Self::read) that is `None` where nobody has submitted the promise.
+    pub(super) fn find<T>(&self, key: &Key) -> Option<Result<T, PromiseError>>
+    where
+        T: Clone + Send + Sync + 'static,
+    {
+        let slot = match self.registry.read::<T>(self.pass, key)? {
+            Ok(slot) => slot,
+            Err(error) => return Some(Err(error)),
+        };
+        // What has been found has settled.
+        slot.outcome().cloned()
     }
 }
 

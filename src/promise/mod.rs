@@ -144,6 +144,7 @@ mod layer;
 #[cfg(feature = "loader")]
 mod load;
 mod observe;
+mod original;
 mod registry;
 mod rejection;
 mod resolve;

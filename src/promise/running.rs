@@ -14,9 +14,9 @@ use tokio::time::{Instant, Sleep, sleep};
 const GROUP: usize = 32;
 
 /// The promises of a request that are running.
+#[derive(Default)]
 pub(super) struct Running {
     groups: Groups,
-    timeout: Option<Duration>,
 }
 
 /// Made for the usual case: a request that has no promises, or few, which start at the same time.
@@ -40,16 +40,11 @@ struct RunningPromise {
 }
 
 impl Running {
-    pub(super) fn new(timeout: Option<Duration>) -> Self {
-        Self {
-            groups: Groups::None,
-            timeout,
-        }
-    }
-
+    /// Starts promises that get so much time.
     pub(super) fn start(
         &mut self,
         mut slots: Vec<Arc<dyn AnySlot>>,
+        timeout: Option<Duration>,
         observed: &mut ObservedRequest,
     ) {
         slots.retain(|slot| slot.start());
@@ -62,14 +57,14 @@ impl Running {
                 true => promises.by_ref().collect(),
                 false => promises.by_ref().take(GROUP).collect(),
             };
-            self.push(group);
+            self.push(group, timeout);
         }
     }
 
-    fn push(&mut self, promises: Vec<RunningPromise>) {
+    fn push(&mut self, promises: Vec<RunningPromise>, timeout: Option<Duration>) {
         let group = Group {
             promises,
-            deadline: self.timeout.map(|timeout| Box::pin(sleep(timeout))),
+            deadline: timeout.map(|timeout| Box::pin(sleep(timeout))),
         };
         self.groups = match mem::take(&mut self.groups) {
             Groups::None => Groups::One(group),

@@ -2,9 +2,10 @@ use super::error::{Failure, PromiseError};
 use super::waiters::Waiters;
 use super::{Key, observe};
 use crate::sync::lock;
-use std::any::{Any, TypeId, type_name};
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
 
@@ -18,14 +19,14 @@ pub(super) struct Slot<T> {
     key: Key,
     outcome: OnceLock<Result<T, PromiseError>>,
     progress: Mutex<Progress<T>>,
+    has_started: AtomicBool,
     /// Who awaits the outcome.
     waiters: Waiters,
 }
 
+/// Both are `None` while it is being polled, and once it has settled.
 struct Progress<T> {
-    /// `None` while it is being polled, and once it has settled.
     work: Option<Work<T>>,
-    started: bool,
     /// Who polls the work.
     driver: Option<Waker>,
 }
@@ -40,9 +41,9 @@ where
             outcome: OnceLock::new(),
             progress: Mutex::new(Progress {
                 work: Some(work),
-                started: false,
                 driver: None,
             }),
+            has_started: AtomicBool::new(false),
             waiters: Waiters::default(),
         }
     }
@@ -53,9 +54,9 @@ where
             outcome: OnceLock::from(outcome),
             progress: Mutex::new(Progress {
                 work: None,
-                started: true,
                 driver: None,
             }),
+            has_started: AtomicBool::new(true),
             waiters: Waiters::default(),
         }
     }
@@ -73,19 +74,10 @@ where
         if self.outcome.set(outcome).is_err() {
             return false;
         }
-        let (work, driver) = {
-            let mut progress = lock(&self.progress);
-            (progress.work.take(), progress.driver.take())
-        };
         if let Some(Err(error)) = self.outcome.get() {
             observe::promise_failed(error);
         }
-        driver.into_iter().for_each(Waker::wake);
         self.waiters.finish();
-        // A panic here must not keep others from being settled.
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(work))) {
-            observe::drop_panicked(&self.key, &panic_message(&*panic));
-        }
         true
     }
 }
@@ -93,10 +85,6 @@ where
 /// A [`Slot`] of any type.
 pub(super) trait AnySlot: Send + Sync {
     fn key(&self) -> &Key;
-
-    fn type_id(&self) -> TypeId;
-
-    fn type_name(&self) -> &'static str;
 
     fn is_settled(&self) -> bool;
 
@@ -123,14 +111,6 @@ where
         &self.key
     }
 
-    fn type_id(&self) -> TypeId {
-        TypeId::of::<T>()
-    }
-
-    fn type_name(&self) -> &'static str {
-        type_name::<T>()
-    }
-
     fn is_settled(&self) -> bool {
         self.outcome.get().is_some()
     }
@@ -141,15 +121,18 @@ where
     }
 
     fn start(&self) -> bool {
-        let started = std::mem::replace(&mut lock(&self.progress).started, true);
-        !started && !self.is_settled()
+        !self.has_started.swap(true, Ordering::Relaxed) && !self.is_settled()
     }
 
     fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.is_settled() {
             return Poll::Ready(());
         }
-        let Some(mut work) = lock(&self.progress).work.take() else {
+        let (work, driver) = {
+            let mut progress = lock(&self.progress);
+            (progress.work.take(), progress.driver.take())
+        };
+        let Some(mut work) = work else {
             // Another thread is polling it this moment. Only undriven promises are polled by several, who
             // are waiters too and so will learn what comes of it.
             return Poll::Pending;
@@ -172,9 +155,10 @@ where
                     return Poll::Ready(());
                 }
                 progress.work = Some(work);
-                let former = progress.driver.replace(cx.waker().clone());
-                drop(progress);
-                drop(former);
+                progress.driver = match driver {
+                    Some(driver) if driver.will_wake(cx.waker()) => Some(driver),
+                    _ => Some(cx.waker().clone()),
+                };
                 return Poll::Pending;
             }
             Err(panic) => Err(Failure::Panicked(panic_message(&*panic))),
@@ -184,7 +168,19 @@ where
     }
 
     fn fail(&self, failure: Failure) -> bool {
-        !self.is_settled() && self.settle(Err(failure.of(self.key.clone())))
+        if self.is_settled() || !self.settle(Err(failure.of(self.key.clone()))) {
+            return false;
+        }
+        let (work, driver) = {
+            let mut progress = lock(&self.progress);
+            (progress.work.take(), progress.driver.take())
+        };
+        driver.into_iter().for_each(Waker::wake);
+        // A panic here must not keep others from being settled.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(work))) {
+            observe::drop_panicked(&self.key, &panic_message(&*panic));
+        }
+        true
     }
 
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {

@@ -49,6 +49,10 @@ impl Waiters {
         let wakers = {
             let mut state = self.state.lock();
             state.is_over = true;
+            if state.wakers.is_empty() {
+                // Most promises are awaited by nobody.
+                return;
+            }
             std::mem::take(&mut state.wakers)
         };
         wakers.into_values().for_each(Waker::wake);

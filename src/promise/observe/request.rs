@@ -30,8 +30,9 @@ pub(in crate::promise) struct ObservedRequest {
     pass: usize,
     promises: usize,
     has_ended: bool,
+    /// `None` until there is something to be seen, and if nobody wants to know.
     #[cfg(feature = "tracing")]
-    spans: Spans,
+    spans: Option<Box<Spans>>,
     /// `None` until it is known that there is more than one pass.
     #[cfg(feature = "server-timing")]
     timings: Option<Arc<Mutex<Timings>>>,
@@ -79,7 +80,7 @@ impl ObservedRequest {
             promises: 0,
             has_ended: false,
             #[cfg(feature = "tracing")]
-            spans: Spans::new(),
+            spans: None,
             #[cfg(feature = "server-timing")]
             timings: None,
             #[cfg(feature = "metrics")]
@@ -92,14 +93,15 @@ impl ObservedRequest {
         self.pass += 1;
         self.running = Some(Stopwatch::start());
         #[cfg(feature = "tracing")]
-        self.spans.begin_pass(self.pass);
+        if let Some(spans) = &mut self.spans {
+            spans.begin_pass(self.pass);
+        }
     }
 
-    pub(in crate::promise) fn in_pass<R>(&self, f: impl FnOnce() -> R) -> R {
+    /// Enters the span of the pass until the guard is dropped.
+    pub(in crate::promise) fn enter_pass(&self) -> impl Sized {
         #[cfg(feature = "tracing")]
-        return self.spans.pass().in_scope(f);
-        #[cfg(not(feature = "tracing"))]
-        f()
+        self.spans.as_ref().map(|spans| spans.pass().enter())
     }
 
     /// Ends the pass, if one runs.
@@ -113,7 +115,9 @@ impl ObservedRequest {
             self.open();
         }
         #[cfg(feature = "tracing")]
-        self.spans.end_pass(outcome, stopwatch.elapsed());
+        if let Some(spans) = &self.spans {
+            spans.end_pass(outcome, stopwatch.elapsed());
+        }
         #[cfg(feature = "server-timing")]
         if let Some(timings) = &self.timings {
             lock(timings).passes.push(PassTiming {
@@ -131,8 +135,10 @@ impl ObservedRequest {
         self.has_ended = true;
         self.end_pass(outcome);
         #[cfg(feature = "tracing")]
-        self.spans
-            .close(self.pass, self.promises, outcome, self.stopwatch.elapsed());
+        if let Some(spans) = &self.spans {
+            let duration = self.stopwatch.elapsed();
+            spans.close(self.pass, self.promises, outcome, duration);
+        }
     }
 
     /// Tells those outside what was observed. There must be no [`ObservedPromise`] left.
@@ -159,7 +165,10 @@ impl ObservedRequest {
         ObservedPromise {
             stopwatch,
             #[cfg(feature = "tracing")]
-            span: self.spans.promise(slot.key(), self.pass),
+            span: match &self.spans {
+                Some(spans) => spans.promise(slot.key(), self.pass),
+                None => tracing::Span::none(),
+            },
             #[cfg(feature = "server-timing")]
             timed: Timed {
                 key: slot.key().clone(),
@@ -175,7 +184,9 @@ impl ObservedRequest {
     /// There is something to be seen.
     fn open(&mut self) {
         #[cfg(feature = "tracing")]
-        self.spans.open(self.pass);
+        if self.spans.is_none() && Spans::are_wanted() {
+            self.spans = Some(Box::new(Spans::open(self.pass)));
+        }
         #[cfg(feature = "server-timing")]
         self.timings.get_or_insert_default();
     }

@@ -5,20 +5,29 @@ use std::time::Duration;
 use tracing::field::{Empty, display};
 use tracing::{Level, Span, debug_span, level_enabled};
 
-/// The spans of a request, which are there once it has a promise that runs.
+/// The spans of a request that has a promise that runs.
 pub(super) struct Spans {
     request: Span,
     pass: Span,
-    is_open: bool,
 }
 
 impl Spans {
-    pub(super) fn new() -> Self {
-        Self {
-            request: Span::none(),
+    /// Opens the span of the request, as a child of the present one, and that of its pass.
+    pub(super) fn open(pass: usize) -> Self {
+        let request = debug_span!(
+            target: TARGET,
+            "promises",
+            passes = Empty,
+            promises = Empty,
+            outcome = Empty,
+            duration_ms = Empty
+        );
+        let mut spans = Self {
+            request,
             pass: Span::none(),
-            is_open: false,
-        }
+        };
+        spans.begin_pass(pass);
+        spans
     }
 
     /// Whether anybody may want to know.
@@ -26,33 +35,15 @@ impl Spans {
         level_enabled!(Level::DEBUG)
     }
 
-    /// Opens the span of the request, as a child of the present one, and that of its pass.
-    pub(super) fn open(&mut self, pass: usize) {
-        if !self.is_open {
-            self.is_open = true;
-            self.request = debug_span!(
-                target: TARGET,
-                "promises",
-                passes = Empty,
-                promises = Empty,
-                outcome = Empty,
-                duration_ms = Empty
-            );
-            self.begin_pass(pass);
-        }
-    }
-
     pub(super) fn begin_pass(&mut self, pass: usize) {
-        if self.is_open {
-            self.pass = debug_span!(
-                target: TARGET,
-                parent: &self.request,
-                "pass",
-                pass,
-                outcome = Empty,
-                duration_ms = Empty
-            );
-        }
+        self.pass = debug_span!(
+            target: TARGET,
+            parent: &self.request,
+            "pass",
+            pass,
+            outcome = Empty,
+            duration_ms = Empty
+        );
     }
 
     pub(super) fn pass(&self) -> &Span {

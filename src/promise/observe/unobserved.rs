@@ -16,9 +16,7 @@ impl ObservedRequest {
 
     pub(in crate::promise) fn begin_pass(&mut self) {}
 
-    pub(in crate::promise) fn in_pass<R>(&self, f: impl FnOnce() -> R) -> R {
-        f()
-    }
+    pub(in crate::promise) fn enter_pass(&self) -> impl Sized {}
 
     pub(in crate::promise) fn end_pass(&mut self, _: PassOutcome) {}
 

@@ -1,8 +1,8 @@
 use super::super::{Key, observe};
+use super::state::Type;
 use super::{Demand, Entry, Registry};
 use crate::sync::lock;
 use http::StatusCode;
-use std::any::TypeId;
 
 /// For those who debug a handler.
 impl Registry {
@@ -13,7 +13,7 @@ impl Registry {
         }
         let (unread, swallowed) = {
             let state = lock(&self.state);
-            if state.entries.is_empty() {
+            if state.ledger.is_none() {
                 return;
             }
             (
@@ -34,7 +34,7 @@ impl Registry {
         let (pass, unread, asked) = {
             let mut state = lock(&self.state);
             let pass = state.pass;
-            if pass == 1 || state.has_been_advised {
+            if pass == 1 || state.ledger().has_been_advised {
                 return;
             }
             let before = state.keys(|entry| entry.is_worth_reading() && entry.is_of(pass - 1));
@@ -43,7 +43,7 @@ impl Registry {
             if before.is_empty() || !read.is_empty() || asked.is_empty() {
                 return;
             }
-            state.has_been_advised = true;
+            state.ledger().has_been_advised = true;
             (pass, before, asked)
         };
         observe::keys_change(pass, &unread, &asked);
@@ -51,7 +51,7 @@ impl Registry {
 
     /// Somebody has used a placeholder for the value of this promise, which is pending.
     pub(in crate::promise) fn accept_placeholder(&self, key: &Key) {
-        if let Some(entry) = lock(&self.state).entries.get_mut(key) {
+        if let Some(entry) = lock(&self.state).entry_mut(key) {
             entry.advice.memory.has_placeholder = true;
         }
     }
@@ -60,7 +60,7 @@ impl Registry {
 impl Entry {
     /// A promise of `()` is there for its effect, or for what it tells others, as a loader's is.
     fn is_worth_reading(&self) -> bool {
-        self.slot.type_id() != TypeId::of::<()>()
+        !self.value.matches(Type::of::<()>())
     }
 
     fn is_of(&self, pass: usize) -> bool {
