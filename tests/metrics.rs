@@ -6,7 +6,7 @@ mod support;
 mod uploads;
 
 use futures_util::FutureExt;
-use futures_util::future::join;
+use futures_util::future::{join, join3};
 use http::Request;
 use http_body_util::BodyExt;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
@@ -602,11 +602,13 @@ async fn every_metric_has_a_kind_that_its_name_tells_a_unit_and_a_help_text() {
     tower_promises::observe::metrics::describe();
     ask_for_job(PromiseLayer::new().max_passes(1), || ()).await;
     let one_at_a_time = PromiseLayer::new().blocking(BlockingPool::new().max_running(1));
-    let two = join(
-        ask_for_job(one_at_a_time.clone(), || ()),
-        ask_for_job(one_at_a_time, || ()),
-    );
-    two.await;
+    let (release, job) = held();
+    let client = async {
+        recorded.shows("blocking_queue_depth", 1.0).await;
+        drop(release);
+    };
+    let first = ask_for_job(one_at_a_time.clone(), job);
+    join3(first, ask_for_job(one_at_a_time, || ()), client).await;
     let read_again = ReplayBody::new(TestBody::from("x"));
     read_again.replay().collect().await.unwrap();
     let text = recorded.handle.render();
