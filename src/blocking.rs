@@ -104,8 +104,8 @@ struct State {
     max_waiting: usize,
     on_saturation: OnSaturation,
     retry_after: Duration,
-    running: Gauge,
-    waiting: Gauge,
+    running: usize,
+    waiting: usize,
     /// The jobs that wait, by request. The first request's first job is next, and then that request goes
     /// to the end.
     requests: VecDeque<Request>,
@@ -138,8 +138,8 @@ impl BlockingPool {
                     max_waiting: max_running.saturating_mul(WAITING_FOR_EACH_RUNNING),
                     on_saturation: OnSaturation::default(),
                     retry_after: Duration::from_secs(1),
-                    running: Gauge::new(BLOCKING_JOBS_IN_FLIGHT),
-                    waiting: Gauge::new(BLOCKING_QUEUE_DEPTH),
+                    running: 0,
+                    waiting: 0,
                     requests: VecDeque::new(),
                 }),
                 requests: AtomicU64::new(0),
@@ -181,7 +181,7 @@ impl BlockingPool {
     /// How many jobs run at this moment.
     #[must_use]
     pub fn running(&self) -> usize {
-        lock(&self.shared.state).running.get()
+        lock(&self.shared.state).running
     }
 
     /// How many jobs wait for their turn at this moment.
@@ -189,7 +189,7 @@ impl BlockingPool {
     pub fn waiting(&self) -> usize {
         let mut state = lock(&self.shared.state);
         state.forget_gone();
-        state.waiting.get()
+        state.waiting
     }
 
     /// A number for a request whose jobs take turns with those of others.
@@ -203,15 +203,25 @@ impl BlockingPool {
         request: u64,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Saturated> {
-        let permit = self.admit(request)?;
-        // The sender is dropped only with the pool, of which this is a handle.
-        let Ok(permit) = permit.await else {
-            std::future::pending().await
+        let mut permit = self.admit(request)?;
+        let permit = match permit.try_recv() {
+            Ok(permit) => permit,
+            Err(_) => {
+                // The future has the gauge, so it waits no longer once it is dropped.
+                let _waiting = Gauge::one(BLOCKING_QUEUE_DEPTH);
+                match permit.await {
+                    Ok(permit) => permit,
+                    // The sender is dropped only with the pool, of which this is a handle.
+                    Err(_) => std::future::pending().await,
+                }
+            }
         };
         let flag = Arc::new(AtomicBool::new(false));
         let is_cancelled = Arc::clone(&flag);
+        let in_flight = Gauge::one(BLOCKING_JOBS_IN_FLIGHT);
         let handle = tokio::task::spawn_blocking(move || {
             let _permit = permit;
+            let _in_flight = in_flight;
             if is_cancelled.load(Ordering::Relaxed) {
                 return None;
             }
@@ -233,8 +243,8 @@ impl BlockingPool {
     fn admit(&self, request: u64) -> Result<oneshot::Receiver<Permit>, Saturated> {
         let (sender, receiver) = oneshot::channel();
         let mut state = lock(&self.shared.state);
-        if state.running.get() < state.max_running {
-            state.running.add(1);
+        if state.running < state.max_running {
+            state.running += 1;
             drop(state);
             let permit = Permit {
                 shared: Some(Arc::clone(&self.shared)),
@@ -243,10 +253,10 @@ impl BlockingPool {
             let _ = sender.send(permit);
             return Ok(receiver);
         }
-        if state.waiting.get() >= state.max_waiting {
+        if state.waiting >= state.max_waiting {
             state.forget_gone();
         }
-        if state.waiting.get() >= state.max_waiting {
+        if state.waiting >= state.max_waiting {
             return Err(Saturated {
                 on_saturation: state.on_saturation,
             });
@@ -269,15 +279,15 @@ impl fmt::Debug for BlockingPool {
             .field("max_running", &state.max_running)
             .field("max_waiting", &state.max_waiting)
             .field("on_saturation", &state.on_saturation)
-            .field("running", &state.running.get())
-            .field("waiting", &state.waiting.get())
+            .field("running", &state.running)
+            .field("waiting", &state.waiting)
             .finish_non_exhaustive()
     }
 }
 
 impl State {
     fn push(&mut self, number: u64, job: oneshot::Sender<Permit>) {
-        self.waiting.add(1);
+        self.waiting += 1;
         let same = |request: &&mut Request| request.number == number;
         match self.requests.iter_mut().find(same) {
             Some(request) => request.jobs.push_back(job),
@@ -293,7 +303,7 @@ impl State {
             let mut request = self.requests.pop_front()?;
             let mut next = None;
             while let Some(job) = request.jobs.pop_front() {
-                self.waiting.remove(1);
+                self.waiting -= 1;
                 // One whose promise was dropped takes nobody's turn.
                 if !job.is_closed() {
                     next = Some(job);
@@ -311,12 +321,11 @@ impl State {
 
     /// Forgets the jobs whose promise was dropped.
     fn forget_gone(&mut self) {
-        let mut waiting = 0;
+        self.waiting = 0;
         for request in &mut self.requests {
             request.jobs.retain(|job| !job.is_closed());
-            waiting += request.jobs.len();
+            self.waiting += request.jobs.len();
         }
-        self.waiting.set(waiting);
         self.requests.retain(|request| !request.jobs.is_empty());
     }
 }
@@ -331,7 +340,7 @@ impl Drop for Permit {
                 let mut state = lock(&shared.state);
                 let next = state.pop();
                 if next.is_none() {
-                    state.running.remove(1);
+                    state.running -= 1;
                 }
                 next
             };

@@ -80,9 +80,9 @@
 //!
 //! | feature | default | what |
 //! |---|---|---|
-//! | `tracing` | yes | spans of passes and promises, events, warnings with advice: module [`observe`] |
-//! | `server-timing` | no | `Passes` in the extensions of responses, and the `Server-Timing` header: module [`observe`] |
-//! | `metrics` | no | counters, gauges and histograms on the facade of that name: module [`observe`] |
+//! | `tracing` | yes | spans of passes and promises, events, warnings with advice: module `observe` |
+//! | `server-timing` | no | `Passes` in the extensions of responses, and the `Server-Timing` header: module `observe` |
+//! | `metrics` | no | counters, gauges and histograms on the facade of that name: module `observe` |
 //! | `axum` | no | [`Promises`] as an extractor, errors as responses: module `axum` |
 //! | `blocking` | no | promises that block a thread, on a bounded pool: module `blocking` |
 //! | `loader` | no | many keys asked for in a pass become one call: module `loader` |

@@ -146,6 +146,16 @@ async fn nobody_sees_the_header_unless_the_filter_says_so() {
 }
 
 #[tokio::test]
+async fn without_entries_there_is_no_header() {
+    let headers = headers(
+        ServerTimingLayer::new(|_| true).max_entries(0),
+        |promises| Ok(promises.result_or_submit("a", async || ())?),
+    )
+    .await;
+    assert!(headers.get("server-timing").is_none());
+}
+
+#[tokio::test]
 async fn without_promises_there_is_no_header() {
     let headers = headers(ServerTimingLayer::new(|_| true), |_| Ok(())).await;
     assert!(headers.get("server-timing").is_none());
@@ -174,6 +184,56 @@ async fn of_many_promises_the_slowest_are_shown() {
             "p27;desc=\"p27\";dur=99.000"
         ]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_passes_the_slowest_are_shown() {
+    let service = ServiceBuilder::new()
+        .layer(ServerTimingLayer::new(|_| true).max_entries(3))
+        .layer(PromiseLayer::new().max_passes(1000))
+        .service_fn(async |request: TestRequest| {
+            let promises = promises(&request);
+            let pass = promises.pass() as u64;
+            sleep(Duration::from_millis((pass * 37) % 100)).await;
+            for n in 1..100 {
+                promises.result_or_submit(format!("p{n}"), async || ())?;
+            }
+            Ok::<_, BoxError>(text_response(""))
+        });
+    let response = service.oneshot(get("/")).await.unwrap();
+    let header = response.headers()["server-timing"].to_str().unwrap();
+    let shown: Vec<_> = header.split(", ").take(3).collect();
+    assert_eq!(
+        shown,
+        [
+            "pass-27;dur=99.000",
+            "pass-54;dur=98.000",
+            "pass-81;dur=97.000"
+        ]
+    );
+    assert_eq!(header.split(", ").count(), 3 + 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_is_no_longer_than_promised() {
+    let layer = ServerTimingLayer::new(|_| true).max_entries(1);
+    let headers = headers(layer, |promises| {
+        let key = "\"".repeat(1000);
+        let promise = promises.result_or_try_submit(key, async || {
+            sleep(Duration::from_secs(24 * 60 * 60)).await;
+            Err::<(), _>("no luck")
+        });
+        let _ = promise.or_pending(());
+        Ok(())
+    })
+    .await;
+    let header = headers["server-timing"].to_str().unwrap();
+    let entry = header.split(", ").nth(1).unwrap();
+    assert!(
+        entry.ends_with("\\\" (failed)\";dur=86400000.000"),
+        "{entry}"
+    );
+    assert!((220..=250).contains(&entry.len()), "{}", entry.len());
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use std::sync::Arc;
 ///    adapter makes of them on the way. So do payloads; an adapter takes at least 4 KiB.
 /// 5. Nothing is buffered without bound. Who falls behind is [told](BusEvent::Lagged).
 ///
-/// [`conformance::bus`](super::conformance::bus) checks all of it.
+/// The suite `conformance::bus` checks all of it.
 pub trait Bus: Send + Sync + 'static {
     /// Sends a message to everybody who listens, on this machine and on others, and resolves once the
     /// backend has accepted it. That nobody listens is no error.

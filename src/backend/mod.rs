@@ -1,6 +1,6 @@
 //! Ports to what processes share: a bus for messages, a store for small values.
 //!
-//! Capabilities that cross processes, such as [`signal`](crate::signal), stand on these two traits and on
+//! Capabilities that cross processes, such as `signal`, stand on these two traits and on
 //! nothing else. An adapter implements one or both for a database or a message broker; the code that uses
 //! them stays the same.
 //!
@@ -34,7 +34,7 @@
 //! 1. The truth is in the store. A bus may lose messages, so whoever uses it also looks into the store from
 //!    time to time: a lost message costs time, not correctness.
 //! 2. What a method promises when two machines call it at once stands in its documentation, and the suites in
-//!    [`conformance`] (feature `conformance`) check it. An adapter that passes them can replace any other.
+//!    `conformance` (feature `conformance`) check it. An adapter that passes them can replace any other.
 //! 3. Keys, topics and prefixes follow one rule in all adapters: [`check_name`].
 //!
 //! # Cancel safety

@@ -20,7 +20,7 @@ use std::time::Duration;
 ///    makes of them. A value may be empty. An adapter takes values of at least 64 KiB and says what its
 ///    limit is; a larger one is an error.
 ///
-/// [`conformance::store`](super::conformance::store) checks all of it.
+/// The suite `conformance::store` checks all of it.
 pub trait Store: Send + Sync + 'static {
     /// The value of a key and its revision, or `None` where there is none.
     ///

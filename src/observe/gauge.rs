@@ -29,17 +29,20 @@ impl Gauge {
         }
     }
 
+    /// A gauge that shows one more for as long as this exists.
+    #[cfg(feature = "blocking")]
+    pub(crate) fn one(name: &'static str) -> Self {
+        let mut gauge = Self::new(name);
+        gauge.set(1);
+        gauge
+    }
+
     pub(crate) fn get(&self) -> usize {
         self.value
     }
 
     pub(crate) fn add(&mut self, count: usize) {
         self.set(self.value + count);
-    }
-
-    #[cfg(feature = "blocking")]
-    pub(crate) fn remove(&mut self, count: usize) {
-        self.set(self.value - count);
     }
 
     pub(crate) fn set(&mut self, value: usize) {

@@ -4,18 +4,20 @@
 //! | name | kind | labels | what |
 //! |---|---|---|---|
 //! | `tower_promises_requests_in_flight` | gauge | | requests that [`PromiseLayer`] is handling |
-//! | `tower_promises_passes_total` | counter | `outcome` | calls of the inner service: `published`, `failed` (its error was published), `discarded`, `rejected`, `abandoned` (the client went away) |
+//! | `tower_promises_passes_total` | counter | `outcome` | calls of the inner service: `published`, `failed` (its error was published), `discarded`, `rejected`, `abandoned` (the client went away, or the pass panicked) |
 //! | `tower_promises_pass_duration_seconds` | histogram | `outcome` | how long they took, without the promises between them |
 //! | `tower_promises_promises_in_flight` | gauge | | promises that have started and not settled |
 //! | `tower_promises_promises_total` | counter | `outcome` | promises that have started and ended: `fulfilled`, `failed`, `timed_out`, `panicked`, `cancelled`, `rejected` |
 //! | `tower_promises_promise_duration_seconds` | histogram | `outcome` | how long they took |
 //! | `tower_promises_blocking_queue_depth` | gauge | | blocking jobs that wait for their turn |
 //! | `tower_promises_blocking_jobs_in_flight` | gauge | | blocking jobs that run |
-//! | `tower_promises_replay_bytes` | gauge | | bytes of request bodies kept in memory for a later pass |
+//! | `tower_promises_replay_bytes` | gauge | | bytes of request bodies kept in memory for a later pass, without those on their way to a temporary file |
 //! | `tower_promises_rejections_total` | counter | `kind` | requests that the layer rejected: `body_too_large`, `spool_failed`, `timed_out`, `too_many_passes`, `too_many_promises`, `saturated` |
 //!
-//! Names and units follow the conventions of OpenMetrics. No label has a value that a client could choose, so the
+//! Names and units follow the conventions of Prometheus. No label has a value that a client could choose, so the
 //! number of series is small and fixed. Gauges add up over all layers, pools and bodies of the process.
+//!
+//! Install the recorder before the first request: a gauge that was told only that something has ended stays below zero.
 //!
 //! # Example
 //!
@@ -82,7 +84,7 @@ pub fn describe() {
     describe_gauge!(
         gauge::REPLAY_BYTES,
         Unit::Bytes,
-        "Bytes of request bodies kept in memory for a later pass."
+        "Bytes of request bodies kept in memory for a later pass, without those for a file."
     );
     describe_counter!(
         REJECTIONS,

@@ -47,16 +47,25 @@
 //! # Costs
 //!
 //! What a feature does that is off is not compiled. A request without promises costs no clock reading with `tracing`
-//! unless the level DEBUG is enabled somewhere; one reading with `server-timing`; and two updates of metrics with
-//! `metrics`. BENCHMARKS.md has the numbers.
+//! unless the level DEBUG is enabled somewhere; one reading with `server-timing`; and two readings and four updates of
+//! metrics with `metrics`. BENCHMARKS.md has the numbers.
 //!
 //! # Security
 //!
 //! Names of promises are in spans, warnings and [`Passes`], and go to the client only through [`ServerTimingLayer`],
 //! which shows them to nobody unless you say to whom. Values and errors are in none of them, but for the errors in events at
-//! DEBUG.
+//! DEBUG and the messages of panics in events at ERROR.
 //!
-//! [`Passes`]: crate::promise::Passes
+#![cfg_attr(
+    feature = "server-timing",
+    doc = "[`Passes`]: crate::promise::Passes",
+    doc = "[`ServerTimingLayer`]: crate::observe::ServerTimingLayer"
+)]
+#![cfg_attr(
+    not(feature = "server-timing"),
+    doc = "[`Passes`]: https://docs.rs/tower-promises/latest/tower_promises/promise/struct.Passes.html",
+    doc = "[`ServerTimingLayer`]: https://docs.rs/tower-promises/latest/tower_promises/observe/struct.ServerTimingLayer.html"
+)]
 
 pub(crate) mod gauge;
 #[cfg(feature = "metrics")]

@@ -33,9 +33,9 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut response = ready!(this.inner.poll(cx))?;
-        if let Some(max_entries) = *this.max_entries {
-            if let Some(passes) = response.extensions().get::<Passes>() {
-                let timing = header::value(passes, max_entries);
+        let passes = response.extensions().get::<Passes>();
+        if let (Some(max_entries), Some(passes)) = (*this.max_entries, passes) {
+            if let Some(timing) = header::value(passes, max_entries) {
                 response.headers_mut().append(SERVER_TIMING, timing);
             }
         }

@@ -1,4 +1,4 @@
-use crate::promise::{Passes, PromiseOutcome, PromiseTiming};
+use crate::promise::{PassTiming, Passes, PromiseOutcome, PromiseTiming};
 use http::HeaderValue;
 use std::cmp::Reverse;
 use std::fmt::Write;
@@ -7,19 +7,14 @@ use std::time::Duration;
 /// How many characters of a name are shown.
 const MAX_CHARACTERS: usize = 64;
 
-/// The value of the header (W3C Server Timing, section 3.1).
-pub(super) fn value(passes: &Passes, max_entries: usize) -> HeaderValue {
+/// The value of the header (W3C Server Timing, section 3.1), if it has one.
+pub(super) fn value(passes: &Passes, max_entries: usize) -> Option<HeaderValue> {
     let mut entries = String::new();
-    for (index, pass) in passes.passes().iter().enumerate() {
-        let number = index + 1;
-        push(
-            &mut entries,
-            &format!("pass-{number}"),
-            None,
-            pass.duration(),
-        );
+    for (index, pass) in slowest(passes.passes(), max_entries, PassTiming::duration) {
+        let name = format!("pass-{}", index + 1);
+        push(&mut entries, &name, None, pass.duration());
     }
-    for promise in slowest(passes.promises(), max_entries) {
+    for (_, promise) in slowest(passes.promises(), max_entries, PromiseTiming::duration) {
         let name = promise.key().as_str();
         let description = description(name, promise.outcome());
         push(
@@ -30,18 +25,19 @@ pub(super) fn value(passes: &Passes, max_entries: usize) -> HeaderValue {
         );
     }
     // Nothing but printable ASCII has been put into it.
-    HeaderValue::try_from(entries).unwrap_or_else(|_| HeaderValue::from_static(""))
+    let value = HeaderValue::try_from(entries).ok();
+    value.filter(|value| !value.is_empty())
 }
 
-/// So many of the promises, in the order in which they are.
-fn slowest(promises: &[PromiseTiming], count: usize) -> Vec<&PromiseTiming> {
-    let mut indices: Vec<_> = (0..promises.len()).collect();
-    if promises.len() > count {
-        indices.sort_by_key(|&index| Reverse(promises[index].duration()));
-        indices.truncate(count);
-        indices.sort_unstable();
+/// So many of the timings and their indices, in the order in which they are.
+fn slowest<T>(timings: &[T], count: usize, duration: impl Fn(&T) -> Duration) -> Vec<(usize, &T)> {
+    let mut slowest: Vec<_> = timings.iter().enumerate().collect();
+    if slowest.len() > count {
+        slowest.sort_by_key(|(_, timing)| Reverse(duration(timing)));
+        slowest.truncate(count);
+        slowest.sort_unstable_by_key(|(index, _)| *index);
     }
-    indices.into_iter().map(|index| &promises[index]).collect()
+    slowest
 }
 
 fn push(entries: &mut String, name: &str, description: Option<&str>, duration: Duration) {

@@ -4,7 +4,7 @@ use std::any::type_name;
 use std::fmt;
 use tower_layer::Layer;
 
-/// How many promises [`ServerTimingLayer`] shows unless you say otherwise.
+/// How many promises [`ServerTimingLayer`] shows, and how many passes, unless you say otherwise.
 pub const DEFAULT_MAX_ENTRIES: usize = 32;
 
 /// Layer that applies the [`ServerTimingService`] middleware: it turns the [`Passes`](crate::promise::Passes) of a
@@ -33,8 +33,8 @@ pub const DEFAULT_MAX_ENTRIES: usize = 32;
 ///
 /// There is an entry for each pass, and one for each promise that has started, in the order in which they settled. A
 /// name is that of the promise where each character that is no token (RFC 9110, section 5.6.2) is an underscore. The
-/// description is the name as it is, without what is not printable ASCII, followed by what became of the promise if it
-/// has no value. Both have at most 64 characters. `dur` is in milliseconds. A response that has taken a single pass and has
+/// description is the name as it is, with question marks for what is not printable ASCII, followed by what became of the
+/// promise if it has no value. Of a name there are at most 64 characters in both. `dur` is in milliseconds. A response that has taken a single pass and has
 /// no promise gets no header. One that there is already stays, and ours comes after it.
 ///
 /// Browsers show it to scripts of the same origin. Others need `Timing-Allow-Origin`, which is yours to set.
@@ -42,7 +42,8 @@ pub const DEFAULT_MAX_ENTRIES: usize = 32;
 /// # Security
 ///
 /// Names of promises may be secrets, and durations tell what is in a cache. So the layer shows them only to requests for
-/// which the function given to [`new`](Self::new) returns `true`.
+/// which the function given to [`new`](Self::new) returns `true`. A cache keeps the header with the response: where one
+/// that is shared stands in front, show it only with responses that are `private` or not stored at all.
 #[derive(Clone)]
 #[must_use]
 pub struct ServerTimingLayer<F> {
@@ -64,10 +65,10 @@ impl<F> ServerTimingLayer<F> {
         }
     }
 
-    /// Sets how many promises are shown at most. Default [`DEFAULT_MAX_ENTRIES`].
+    /// Sets how many promises are shown at most, and how many passes. Default [`DEFAULT_MAX_ENTRIES`].
     ///
-    /// If there are more, the slowest are shown. Proxies and clients bound the size of headers; an entry has up to
-    /// about 200 bytes.
+    /// If there are more, the slowest are shown. Proxies and clients bound the size of headers, some to 4 KiB: the entry
+    /// of a pass has about 20 bytes, that of a promise about 30 and twice its name, at most 250.
     pub fn max_entries(mut self, entries: usize) -> Self {
         self.max_entries = entries;
         self
