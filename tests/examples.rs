@@ -353,12 +353,15 @@ impl Span {
         span
     }
 
-    /// The text of an attribute.
+    /// The text of an attribute, or its number.
     fn attribute(&self, name: &str) -> &str {
-        let prefix = format!("{name}: String(Owned(\"");
+        let text = format!("{name}: String(Owned(\"");
+        let number = format!("{name}: I64(");
         let attribute = self.attributes.iter().find_map(|it| {
-            let value = it.strip_prefix(&prefix)?;
-            value.strip_suffix("\"))")
+            if let Some(value) = it.strip_prefix(&text) {
+                return value.strip_suffix("\"))");
+            }
+            it.strip_prefix(&number)?.strip_suffix(')')
         });
         attribute.unwrap_or_else(|| panic!("{self:?} has no `{name}`"))
     }

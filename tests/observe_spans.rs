@@ -130,7 +130,7 @@ async fn what_times_out_panics_or_is_dropped_says_so() {
     .unwrap();
     let tree = spans.text_with_times();
     assert!(
-        tree.contains("promise key=slow pass=1 outcome=timed_out duration_ms=1500.000"),
+        tree.contains("promise key=slow pass=1 outcome=timed_out duration_ms=1500.0"),
         "{tree}"
     );
     let spans = SpanTree::record();
@@ -142,9 +142,52 @@ async fn what_times_out_panics_or_is_dropped_says_so() {
     assert!(outcome.is_err(), "the client has gone away");
     assert_eq!(
         spans.text_with_times(),
-        "promises passes=1 promises=1 outcome=abandoned duration_ms=2000.000
-  pass pass=1 outcome=discarded duration_ms=0.000
-    promise key=never pass=1 outcome=cancelled duration_ms=2000.000
+        "promises passes=1 promises=1 outcome=abandoned duration_ms=2000.0
+  pass pass=1 outcome=discarded duration_ms=0.0
+    promise key=never pass=1 outcome=cancelled duration_ms=2000.0
+"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_promise_drops_is_dropped_in_its_span() {
+    struct Noisy(&'static str);
+
+    impl Drop for Noisy {
+        fn drop(&mut self) {
+            info_span!("dropped", what = self.0).in_scope(|| ());
+        }
+    }
+
+    let spans = SpanTree::record();
+    let layer = PromiseLayer::new().promise_timeout(Duration::from_secs(1));
+    let service = layer.layer(service_fn(async |request: TestRequest| {
+        let promises = promises(&request);
+        if promises.pass() == 1 {
+            promises.submit("slow", async {
+                let _noisy = Noisy("at the timeout");
+                pending::<()>().await;
+            })?;
+        } else {
+            promises.submit("never", async {
+                let _noisy = Noisy("with the request");
+                pending::<()>().await;
+            })?;
+        }
+        Ok::<_, BoxError>(text_response(""))
+    }));
+    let outcome =
+        tokio::time::timeout(Duration::from_millis(1500), service.oneshot(get("/"))).await;
+    assert!(outcome.is_err(), "the client has gone away");
+    assert_eq!(
+        spans.text(),
+        "promises passes=2 promises=2 outcome=abandoned duration_ms=…
+  pass pass=1 outcome=discarded duration_ms=…
+    promise key=slow pass=1 outcome=timed_out duration_ms=…
+      dropped what=at the timeout
+  pass pass=2 outcome=discarded duration_ms=…
+    promise key=never pass=2 outcome=cancelled duration_ms=…
+      dropped what=with the request
 "
     );
 }

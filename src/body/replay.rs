@@ -73,7 +73,12 @@ where
             shared: Some(Reader::new(&self)),
         };
         body.take_over().ok()?;
-        lock(&self).give();
+        let difference = {
+            let mut state = lock(&self);
+            state.give();
+            state.difference()
+        };
+        difference.show();
         Some(RequestBody::new(body))
     }
 }
@@ -229,7 +234,12 @@ impl<B> ReplayBody<B> {
     /// Declares the present reader to be the last one: nothing is kept for another from now on.
     pub(crate) fn release(&self) {
         if let Some(reader) = &self.shared {
-            lock(&reader.state).release();
+            let difference = {
+                let mut state = lock(&reader.state);
+                state.release();
+                state.difference()
+            };
+            difference.show();
         }
     }
 }
@@ -256,8 +266,11 @@ where
         };
         let frame = state.poll_frame(cx);
         let former = frame.is_pending().then(|| state.park(cx.waker())).flatten();
-        // Wakers are other people's code: they run, and are dropped, where no lock is held.
+        let difference = state.difference();
+        // Wakers are other people's code: they run, and are dropped, where no lock is held. So is what shows
+        // the gauge.
         drop(state);
+        difference.show();
         drop(former);
         superseded.into_iter().for_each(Waker::wake);
         frame

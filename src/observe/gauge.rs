@@ -30,39 +30,54 @@ impl Gauge {
     }
 
     /// A gauge that shows one more for as long as this exists.
-    #[cfg(feature = "blocking")]
+    #[cfg(any(feature = "blocking", feature = "metrics"))]
     pub(crate) fn one(name: &'static str) -> Self {
         let mut gauge = Self::new(name);
-        gauge.set(1);
+        gauge.prepare(1).show();
         gauge
     }
 
-    pub(crate) fn get(&self) -> usize {
-        self.value
-    }
-
-    pub(crate) fn add(&mut self, count: usize) {
-        self.set(self.value + count);
-    }
-
-    pub(crate) fn set(&mut self, value: usize) {
-        #[cfg(feature = "metrics")]
-        {
-            let gauge = || metrics::gauge!(self.name);
-
-            match value.checked_sub(self.value) {
-                Some(0) => {}
-                Some(more) => gauge().increment(more as f64),
-                None => gauge().decrement((self.value - value) as f64),
-            }
+    /// Sets the value and leaves it to the caller to show it, who may hold a lock now.
+    pub(crate) fn prepare(&mut self, value: usize) -> Difference {
+        let former = std::mem::replace(&mut self.value, value);
+        Difference {
+            #[cfg(feature = "metrics")]
+            name: self.name,
+            former,
+            value,
         }
-        self.value = value;
     }
 }
 
 #[cfg(feature = "metrics")]
 impl Drop for Gauge {
     fn drop(&mut self) {
-        self.set(0);
+        self.prepare(0).show();
+    }
+}
+
+/// By how much a gauge has changed.
+#[must_use]
+pub(crate) struct Difference {
+    #[cfg(feature = "metrics")]
+    name: &'static str,
+    former: usize,
+    value: usize,
+}
+
+impl Difference {
+    /// Tells the recorder, which is other people's code.
+    pub(crate) fn show(self) {
+        #[cfg(feature = "metrics")]
+        {
+            let gauge = || metrics::gauge!(self.name);
+            match self.value.checked_sub(self.former) {
+                Some(0) => {}
+                Some(more) => gauge().increment(more as f64),
+                None => gauge().decrement((self.former - self.value) as f64),
+            }
+        }
+        #[cfg(not(feature = "metrics"))]
+        let _ = (self.former, self.value);
     }
 }

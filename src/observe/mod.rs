@@ -27,7 +27,8 @@
 //!
 //! # Warnings
 //!
-//! Some mistakes are told at WARN, with the names of the promises and what to do:
+//! Some mistakes are told at WARN, with the names of the promises and what to do. But for the last two they have the
+//! target `tower_promises::advice`, so that `tower_promises::advice=off` silences them:
 //!
 //! - a promise was submitted and its value never read, though the request was a success;
 //! - a pass has read none of what the pass before it asked for, and asks for something else: keys that

@@ -209,7 +209,10 @@ where
         if rejection.is_none() {
             this.observed.end_pass(PassOutcome::Discarded);
         }
-        discard::<_, S::Error>(promises.pass(), outcome);
+        {
+            let _span = this.observed.enter_pass();
+            discard::<_, S::Error>(promises.pass(), outcome);
+        }
         match rejection {
             Some(rejection) => Some(self.reject(rejection)),
             None => {

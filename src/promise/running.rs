@@ -106,7 +106,8 @@ impl Future for Group {
         if let Some(deadline) = &mut self.deadline {
             ready!(poll_deadline(deadline.as_mut(), cx));
             for promise in self.promises.drain(..) {
-                promise.slot.fail(Failure::TimedOut);
+                let slot = &promise.slot;
+                promise.observed.in_scope(|| slot.fail(Failure::TimedOut));
             }
             return Poll::Ready(());
         }
@@ -116,7 +117,7 @@ impl Future for Group {
 
 impl RunningPromise {
     fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.observed.poll(|| self.slot.poll(cx))
+        self.observed.in_scope(|| self.slot.poll(cx))
     }
 }
 

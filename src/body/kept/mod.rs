@@ -2,7 +2,6 @@
 mod overflow;
 
 use super::error::BodyError;
-use crate::observe::gauge::{Gauge, REPLAY_BYTES};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 #[cfg(feature = "spool")]
@@ -19,7 +18,7 @@ const SMALL: usize = 4096;
 const MAX_TAIL: usize = 16 * 1024;
 
 /// What has been read from a body, in order.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Kept {
     parts: VecDeque<Part>,
     /// Small frames that came last, not yet in `parts`.
@@ -29,7 +28,7 @@ pub(super) struct Kept {
     /// Bytes of data that the present reader has still to get.
     unread: u64,
     /// Bytes of data and trailers that count against the memory limit.
-    memory: Gauge,
+    memory: usize,
     #[cfg(feature = "spool")]
     overflow: Overflow,
 }
@@ -43,24 +42,10 @@ pub(super) enum Part {
     Failed(BodyError),
 }
 
-impl Default for Kept {
-    fn default() -> Self {
-        Self {
-            parts: VecDeque::new(),
-            tail: BytesMut::new(),
-            next: 0,
-            unread: 0,
-            memory: Gauge::new(REPLAY_BYTES),
-            #[cfg(feature = "spool")]
-            overflow: Overflow::default(),
-        }
-    }
-}
-
 impl Kept {
     /// Bytes of data and trailers that count against the memory limit.
     pub(super) fn memory(&self) -> usize {
-        self.memory.get()
+        self.memory
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -85,7 +70,7 @@ impl Kept {
 
     /// Keeps data that the present reader has just got from the original body.
     pub(super) fn push_data(&mut self, data: &Bytes) {
-        self.memory.add(data.len());
+        self.memory += data.len();
         self.append(data);
     }
 
@@ -115,7 +100,7 @@ impl Kept {
 
     pub(super) fn push_trailers(&mut self, trailers: &HeaderMap) {
         debug_assert!(self.is_read());
-        self.memory.add(size_of_trailers(trailers));
+        self.memory += size_of_trailers(trailers);
         self.seal();
         self.push(Part::Trailers(Box::new(trailers.clone())));
     }
@@ -162,7 +147,7 @@ impl Kept {
 
     /// From now on nothing is kept for a later reader.
     pub(super) fn release(&mut self) {
-        self.memory.set(0);
+        self.memory = 0;
         self.forget_read();
     }
 

@@ -54,8 +54,10 @@ impl Advice {
 
 #[cfg(feature = "tracing")]
 mod warnings {
-    use super::super::events::TARGET;
     use crate::promise::Key;
+
+    /// One of its own, so that advice can be silenced without the rest.
+    const TARGET: &str = "tower_promises::advice";
 
     pub(in crate::promise) fn never_read(keys: &[Key]) {
         tracing::warn!(

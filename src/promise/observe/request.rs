@@ -11,13 +11,13 @@ use crate::observe::{
 };
 #[cfg(feature = "server-timing")]
 use crate::promise::Key;
+use crate::promise::error::Failure;
 use crate::promise::slot::AnySlot;
 #[cfg(feature = "server-timing")]
 use crate::sync::lock;
 use http::Response;
 #[cfg(feature = "server-timing")]
 use std::sync::{Arc, Mutex};
-use std::task::Poll;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -36,8 +36,9 @@ pub(in crate::promise) struct ObservedRequest {
     /// `None` until it is known that there is more than one pass.
     #[cfg(feature = "server-timing")]
     timings: Option<Arc<Mutex<Timings>>>,
+    /// `None` once the request has ended.
     #[cfg(feature = "metrics")]
-    _in_flight: Gauge,
+    in_flight: Option<Gauge>,
 }
 
 /// What is observed of a promise that runs. `None` if nobody wants to know.
@@ -71,10 +72,6 @@ impl ObservedRequest {
     #[inline]
     pub(in crate::promise) fn new() -> Self {
         let stopwatch = Stopwatch::start();
-        #[cfg(feature = "metrics")]
-        let mut in_flight = Gauge::new(gauge::REQUESTS_IN_FLIGHT);
-        #[cfg(feature = "metrics")]
-        in_flight.set(1);
         Self {
             #[cfg(any(feature = "server-timing", feature = "tracing"))]
             stopwatch,
@@ -87,7 +84,7 @@ impl ObservedRequest {
             #[cfg(feature = "server-timing")]
             timings: None,
             #[cfg(feature = "metrics")]
-            _in_flight: in_flight,
+            in_flight: Some(Gauge::one(gauge::REQUESTS_IN_FLIGHT)),
         }
     }
 
@@ -140,10 +137,12 @@ impl ObservedRequest {
         self.has_ended = true;
         self.end_pass(outcome);
         #[cfg(feature = "tracing")]
-        if let Some(spans) = &self.spans {
+        if let Some(spans) = self.spans.take() {
             let duration = self.stopwatch.elapsed();
             spans.close(self.pass, self.promises, outcome, duration);
         }
+        #[cfg(feature = "metrics")]
+        drop(self.in_flight.take());
     }
 
     /// Tells those outside what was observed. There must be no [`ObservedPromise`] left.
@@ -165,10 +164,6 @@ impl ObservedRequest {
             return ObservedPromise(None);
         }
         let stopwatch = Stopwatch::start();
-        #[cfg(feature = "metrics")]
-        let mut in_flight = Gauge::new(gauge::PROMISES_IN_FLIGHT);
-        #[cfg(feature = "metrics")]
-        in_flight.set(1);
         #[cfg(not(any(feature = "server-timing", feature = "tracing")))]
         let _ = slot;
         ObservedPromise(Some(Box::new(Observed {
@@ -186,7 +181,7 @@ impl ObservedRequest {
                 timings: Arc::clone(self.timings.get_or_insert_default()),
             },
             #[cfg(feature = "metrics")]
-            _in_flight: in_flight,
+            _in_flight: Gauge::one(gauge::PROMISES_IN_FLIGHT),
         })))
     }
 
@@ -208,22 +203,23 @@ impl Drop for ObservedRequest {
 }
 
 impl ObservedPromise {
-    pub(in crate::promise) fn poll(&self, poll: impl FnOnce() -> Poll<()>) -> Poll<()> {
+    /// Runs what belongs to the promise in its span.
+    pub(in crate::promise) fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
         #[cfg(feature = "tracing")]
         if let Some(observed) = &self.0 {
-            return observed.span.in_scope(poll);
+            return observed.span.in_scope(f);
         }
-        poll()
+        f()
     }
 
-    /// Takes note of what became of it. If it has not settled it is about to be dropped.
+    /// Takes note of what became of it. If it has not settled, that is the end of it.
     pub(in crate::promise) fn end(&mut self, slot: &dyn AnySlot) {
+        if self.0.is_some() {
+            self.in_scope(|| slot.fail(Failure::Cancelled));
+        }
         if let Some(observed) = self.0.take() {
-            observed.end(match slot.failure() {
-                Some(failure) => PromiseOutcome::of(failure),
-                None if slot.is_settled() => PromiseOutcome::Fulfilled,
-                None => PromiseOutcome::Cancelled,
-            });
+            let outcome = slot.failure().map(PromiseOutcome::of);
+            observed.end(outcome.unwrap_or(PromiseOutcome::Fulfilled));
         }
     }
 }

@@ -2,7 +2,7 @@ use super::PassOutcome;
 use super::events::TARGET;
 use crate::promise::Key;
 use std::time::Duration;
-use tracing::field::{Empty, display};
+use tracing::field::Empty;
 use tracing::{Level, Span, debug_span, level_enabled};
 
 /// The spans of a request that has a promise that runs.
@@ -40,7 +40,7 @@ impl Spans {
             target: TARGET,
             parent: &self.request,
             "pass",
-            pass,
+            pass = number(pass),
             outcome = Empty,
             duration_ms = Empty
         );
@@ -56,7 +56,7 @@ impl Spans {
             parent: &self.pass,
             "promise",
             key = key.as_str(),
-            pass,
+            pass = number(pass),
             outcome = Empty,
             duration_ms = Empty
         )
@@ -73,8 +73,8 @@ impl Spans {
         outcome: PassOutcome,
         duration: Duration,
     ) {
-        self.request.record("passes", passes);
-        self.request.record("promises", promises);
+        self.request.record("passes", number(passes));
+        self.request.record("promises", number(promises));
         record(&self.request, outcome.as_str(), duration);
     }
 }
@@ -82,7 +82,12 @@ impl Spans {
 /// Records how something has ended.
 pub(super) fn record(span: &Span, outcome: &'static str, duration: Duration) {
     span.record("outcome", outcome);
-    // A precision that reads well. Milliseconds because that is what such fields commonly have.
-    let milliseconds = duration.as_secs_f64() * 1000.0;
-    span.record("duration_ms", display(format_args!("{milliseconds:.3}")));
+    // Milliseconds because that is what such fields commonly have, to the microsecond, which reads well.
+    let milliseconds = (duration.as_secs_f64() * 1e6).round() / 1e3;
+    span.record("duration_ms", milliseconds);
+}
+
+/// OpenTelemetry has no unsigned numbers, so those would become text.
+fn number(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }

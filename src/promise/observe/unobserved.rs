@@ -1,7 +1,6 @@
 use super::PassOutcome;
 use crate::promise::slot::AnySlot;
 use http::Response;
-use std::task::Poll;
 
 /// Nothing: no feature observes requests.
 pub(in crate::promise) struct ObservedRequest;
@@ -30,8 +29,8 @@ impl ObservedRequest {
 }
 
 impl ObservedPromise {
-    pub(in crate::promise) fn poll(&self, poll: impl FnOnce() -> Poll<()>) -> Poll<()> {
-        poll()
+    pub(in crate::promise) fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
+        f()
     }
 
     pub(in crate::promise) fn end(&mut self, _: &dyn AnySlot) {}
