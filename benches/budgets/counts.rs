@@ -8,6 +8,8 @@ use crate::table::{Table, whole};
 const FEATURES: &[(&str, &[&str])] = &[
     ("no features", &[]),
     ("`tracing`", &["tracing"]),
+    ("`server-timing`", &["server-timing"]),
+    ("`metrics`, no recorder", &["metrics"]),
     ("`full`", &["full"]),
 ];
 
