@@ -89,6 +89,7 @@
 //! | `spool` | no | bodies too large for memory go on in a temporary file |
 //! | `signal` | no | `Signals`, promises that wait for other requests: module `signal`; has `backend` |
 //! | `backend` | no | the ports `Bus` and `Store`, and their adapters for one process: module `backend` |
+//! | `sqlite` | no | those ports between the processes of one machine, kept over restarts: module `backend::sqlite`; needs Rust 1.94 |
 //! | `util` | no | `ServiceBuilderExt` |
 //! | `full` | no | all of the above |
 //! | `conformance` | no | test suites for adapters of the ports, for use in tests |

@@ -4,10 +4,10 @@
 //! nothing else. An adapter implements one or both for a database or a message broker; the code that uses
 //! them stays the same.
 //!
-//! | port | what it does | memory adapter |
-//! |---|---|---|
-//! | [`Bus`] | every listener hears every message, at most once | [`memory::MemoryBus`] |
-//! | [`Store`] | values with revisions, times to live and compare-and-set | [`memory::MemoryStore`] |
+//! | port | what it does | for one process | for one machine (feature `sqlite`) |
+//! |---|---|---|---|
+//! | [`Bus`] | every listener hears every message, at most once | [`memory::MemoryBus`] | `sqlite::SqliteBus` |
+//! | [`Store`] | values with revisions, times to live and compare-and-set | [`memory::MemoryStore`] | `sqlite::SqliteStore` |
 //!
 //! # Example
 //!
@@ -43,16 +43,18 @@
 //!
 //! # Panics
 //!
-//! None. The memory adapters need no runtime.
+//! None. The memory adapters need no runtime; the module `sqlite` says what its adapters need.
 //!
 //! # Security
 //!
 //! Who can reach the backend can read and write everything in it: keep it in a trusted network. The
-//! memory adapters have limits on sizes and on what they keep.
+//! adapters have limits on sizes and on what they keep.
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod memory;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 
 mod bus;
 mod error;
