@@ -58,6 +58,7 @@
 //! [`Promises::cancel`]: crate::Promises::cancel
 //! [`Promises::submit_blocking`]: crate::Promises::submit_blocking
 
+use crate::observe::gauge::{BLOCKING_JOBS_IN_FLIGHT, BLOCKING_QUEUE_DEPTH, Gauge};
 use crate::sync::lock;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -202,15 +203,25 @@ impl BlockingPool {
         request: u64,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Saturated> {
-        let permit = self.admit(request)?;
-        // The sender is dropped only with the pool, of which this is a handle.
-        let Ok(permit) = permit.await else {
-            std::future::pending().await
+        let mut permit = self.admit(request)?;
+        let permit = match permit.try_recv() {
+            Ok(permit) => permit,
+            Err(_) => {
+                // The future has the gauge, so it waits no longer once it is dropped.
+                let _waiting = Gauge::one(BLOCKING_QUEUE_DEPTH);
+                match permit.await {
+                    Ok(permit) => permit,
+                    // The sender is dropped only with the pool, of which this is a handle.
+                    Err(_) => std::future::pending().await,
+                }
+            }
         };
         let flag = Arc::new(AtomicBool::new(false));
         let is_cancelled = Arc::clone(&flag);
+        let in_flight = Gauge::one(BLOCKING_JOBS_IN_FLIGHT);
         let handle = tokio::task::spawn_blocking(move || {
             let _permit = permit;
+            let _in_flight = in_flight;
             if is_cancelled.load(Ordering::Relaxed) {
                 return None;
             }
@@ -310,12 +321,11 @@ impl State {
 
     /// Forgets the jobs whose promise was dropped.
     fn forget_gone(&mut self) {
-        let mut waiting = 0;
+        self.waiting = 0;
         for request in &mut self.requests {
             request.jobs.retain(|job| !job.is_closed());
-            waiting += request.jobs.len();
+            self.waiting += request.jobs.len();
         }
-        self.waiting = waiting;
         self.requests.retain(|request| !request.jobs.is_empty());
     }
 }

@@ -81,14 +81,17 @@
 //!
 //! | feature | default | what |
 //! |---|---|---|
-//! | `tracing` | yes | log events about discarded passes, failed promises and rejected requests |
-//! | `axum` | no | [`Promises`] and `Progress` as extractors, errors as responses: module `axum` |
+//! | `tracing` | yes | spans of passes and promises, events, warnings with advice: module `observe` |
+//! | `server-timing` | no | `Passes` in the extensions of responses, and the `Server-Timing` header: module `observe` |
+//! | `metrics` | no | counters, gauges and histograms on the facade of that name: module `observe` |
+//! | `axum` | no | [`Promises`], `Operations` and `Progress` as extractors, errors as responses: module `axum` |
 //! | `blocking` | no | promises that block a thread, on a bounded pool: module `blocking` |
 //! | `loader` | no | many keys asked for in a pass become one call: module `loader` |
 //! | `spool` | no | bodies too large for memory go on in a temporary file |
 //! | `signal` | no | `Signals`, promises that wait for other requests: module `signal`; has `backend` |
 //! | `operations` | no | `OperationLayer`, slow requests as resources: module `operation`; has `backend` |
 //! | `backend` | no | the ports `Bus` and `Store`, and their adapters for one process: module `backend` |
+//! | `sqlite` | no | those ports between the processes of one machine, kept over restarts: module `backend::sqlite`; needs Rust 1.94 |
 //! | `util` | no | `ServiceBuilderExt` |
 //! | `full` | no | all of the above |
 //! | `conformance` | no | test suites for adapters of the ports, for use in tests |
@@ -108,6 +111,10 @@ pub mod backend;
 mod builder;
 #[cfg(feature = "loader")]
 pub mod loader;
+#[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
+pub mod observe;
+#[cfg(not(any(feature = "metrics", feature = "server-timing", feature = "tracing")))]
+mod observe;
 #[cfg(feature = "operations")]
 pub mod operation;
 mod problem;

@@ -1,10 +1,12 @@
 //! The examples as a user meets them: started as processes, used over HTTP.
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader, Read};
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::Once;
+use std::sync::{Arc, Mutex, Once};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// A running example. Killed when it is dropped.
@@ -12,6 +14,9 @@ struct Example {
     process: Child,
     url: String,
     client: reqwest::Client,
+    /// What it has written to stdout after where it listens.
+    output: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Example {
@@ -32,13 +37,37 @@ impl Example {
         output.read_line(&mut line).unwrap();
         let url = line.trim().split_once("listening on ").unwrap().1;
         let url = url.split(',').next().unwrap().to_owned();
-        // Nobody reads the rest, but the process must be able to write it.
-        std::thread::spawn(move || std::io::copy(&mut output.by_ref(), &mut std::io::sink()));
+        // To the end, or the process could not write.
+        let rest = Arc::new(Mutex::new(String::new()));
+        let shared = rest.clone();
+        let reader = std::thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                let mut rest = shared.lock().unwrap();
+                rest.push_str(&line);
+                rest.push('\n');
+            }
+        });
         Self {
             process,
             url,
             client: reqwest::Client::new(),
+            output: rest,
+            reader: Some(reader),
         }
+    }
+
+    fn output(&self) -> String {
+        self.output.lock().unwrap().clone()
+    }
+
+    /// Lets it end as Ctrl-C does, and returns all that it has written.
+    fn interrupt(mut self) -> String {
+        let id = self.process.id().to_string();
+        let kill = Command::new("kill").args(["-INT", &id]).status();
+        assert!(kill.unwrap().success());
+        assert!(self.process.wait().unwrap().success());
+        self.reader.take().unwrap().join().unwrap();
+        self.output()
     }
 
     async fn get(&self, path: &str) -> String {
@@ -361,4 +390,194 @@ async fn operations_with_an_origin() {
         location.starts_with("https://example.com/.operations/"),
         "{location}"
     );
+}
+
+/// A span as OpenTelemetry has exported it.
+#[derive(Debug, Default)]
+struct Span {
+    name: String,
+    trace: String,
+    id: String,
+    parent: String,
+    attributes: Vec<String>,
+}
+
+impl Span {
+    /// Those in the output of the exporter that are whole.
+    fn all(output: &str) -> Vec<Self> {
+        let blocks = output.split("Span #").skip(1);
+        blocks.map(Self::parse).collect()
+    }
+
+    fn parse(block: &str) -> Self {
+        let mut span = Self::default();
+        // The attributes of events are none of the span.
+        let block = block.split("\tEvents:").next().unwrap();
+        for line in block.lines() {
+            // That of the instrumentation stands deeper.
+            let line = line.strip_prefix('\t').unwrap_or_default();
+            if let Some(attribute) = line.strip_prefix("\t ->  ") {
+                span.attributes.push(attribute.to_owned());
+            }
+            let Some((field, value)) = line.split_once(": ") else {
+                continue;
+            };
+            match field.trim_end() {
+                "Name" => span.name = value.to_owned(),
+                "TraceId" => span.trace = value.to_owned(),
+                "SpanId" => span.id = value.to_owned(),
+                "ParentSpanId" => span.parent = value.to_owned(),
+                _ => {}
+            }
+        }
+        span
+    }
+
+    /// The text of an attribute, or its number.
+    fn attribute(&self, name: &str) -> &str {
+        let text = format!("{name}: String(Owned(\"");
+        let number = format!("{name}: I64(");
+        let attribute = self.attributes.iter().find_map(|it| {
+            if let Some(value) = it.strip_prefix(&text) {
+                return value.strip_suffix("\"))");
+            }
+            it.strip_prefix(&number)?.strip_suffix(')')
+        });
+        attribute.unwrap_or_else(|| panic!("{self:?} has no `{name}`"))
+    }
+}
+
+/// Asserts that this trace is a request of the page, with all that happened for it.
+fn assert_is_trace_of_the_page(spans: &[&Span]) {
+    let named = |name| {
+        let spans = spans.iter().filter(move |span| span.name == name);
+        spans.copied().collect::<Vec<_>>()
+    };
+    let (requests, all) = (named("request"), named("promises"));
+    assert_eq!((requests.len(), all.len()), (1, 1), "{spans:#?}");
+    assert!(requests[0].parent.contains("root"), "{spans:#?}");
+    assert_eq!(all[0].parent, requests[0].id);
+    assert_eq!(all[0].attribute("outcome"), "published");
+
+    let passes = named("pass");
+    assert!(passes.iter().all(|pass| pass.parent == all[0].id));
+    let fates: Vec<_> = passes
+        .iter()
+        .map(|pass| (pass.attribute("pass"), pass.attribute("outcome")))
+        .collect();
+    let wanted = [("1", "discarded"), ("2", "discarded"), ("3", "published")];
+    assert_eq!(fates, wanted);
+
+    let promises = named("promise");
+    let fates: BTreeSet<_> = promises
+        .iter()
+        .map(|promise| {
+            let pass = passes.iter().find(|pass| pass.id == promise.parent);
+            let pass = pass.unwrap().attribute("pass");
+            assert_eq!(promise.attribute("pass"), pass);
+            (pass, promise.attribute("key"), promise.attribute("outcome"))
+        })
+        .collect();
+    let wanted = BTreeSet::from([
+        ("1", "advertisement", "failed"),
+        ("1", "primes", "fulfilled"),
+        ("1", "user:Ferris", "fulfilled"),
+        ("1", "weather", "fulfilled"),
+        ("2", "orders:7", "fulfilled"),
+    ]);
+    assert_eq!(fates, wanted);
+
+    // The spans of what promises do are below theirs.
+    let queries = named("query");
+    let keys: BTreeSet<_> = queries
+        .iter()
+        .map(|query| {
+            let promise = promises.iter().find(|promise| promise.id == query.parent);
+            promise.unwrap().attribute("key")
+        })
+        .collect();
+    assert_eq!(keys, BTreeSet::from(["orders:7", "user:Ferris"]));
+}
+
+/// The traces in this output, each one with all of its spans.
+fn traces(spans: &[Span]) -> Vec<Vec<&Span>> {
+    let requests = spans.iter().filter(|span| span.name == "request");
+    let trace = |request: &Span| {
+        let spans = spans.iter().filter(|span| span.trace == request.trace);
+        spans.collect()
+    };
+    requests.map(trace).collect()
+}
+
+#[tokio::test]
+async fn observability() {
+    let example = Example::start_with("observability", &[("RUST_LOG", "error".as_ref())]);
+    let response = example.client.get(&example.url).send().await.unwrap();
+    assert_eq!(response.status(), 200);
+
+    let timing = response.headers()["server-timing"].to_str().unwrap();
+    let names: Vec<_> = timing
+        .split(", ")
+        .map(|entry| entry.split(';').next().unwrap())
+        .collect();
+    assert_eq!(names[..3], ["pass-1", "pass-2", "pass-3"]);
+    // Those of the first pass in the order in which they settled.
+    let first: BTreeSet<_> = names[3..7].iter().copied().collect();
+    let wanted = ["advertisement", "primes", "user_Ferris", "weather"];
+    assert_eq!(first, BTreeSet::from(wanted));
+    assert_eq!(names[7..], ["orders_7"]);
+    assert!(timing.contains("advertisement;desc=\"advertisement (failed)\";dur="));
+
+    let page = response.text().await.unwrap();
+    assert!(
+        page.contains("7 orders, 669 primes, sunny weather, no advertisement"),
+        "{page}"
+    );
+
+    let metrics = example.get("/metrics").await;
+    for (family, kind, series) in [
+        ("passes_total", "counter", "{outcome=\"discarded\"} 2"),
+        ("passes_total", "counter", "{outcome=\"published\"} 1"),
+        ("promises_total", "counter", "{outcome=\"failed\"} 1"),
+        ("promises_total", "counter", "{outcome=\"fulfilled\"} 4"),
+        ("requests_in_flight", "gauge", " 0"),
+        ("promises_in_flight", "gauge", " 0"),
+        ("blocking_jobs_in_flight", "gauge", " 0"),
+        (
+            "pass_duration_seconds",
+            "histogram",
+            "_count{outcome=\"published\"} 1",
+        ),
+        (
+            "promise_duration_seconds",
+            "histogram",
+            "_bucket{outcome=\"fulfilled\",le=\"0.001\"} 0",
+        ),
+        (
+            "promise_duration_seconds",
+            "histogram",
+            "_bucket{outcome=\"fulfilled\",le=\"+Inf\"} 4",
+        ),
+    ] {
+        let family = format!("tower_promises_{family}");
+        let has = |line: &str| metrics.lines().any(|it| it == line);
+        assert!(has(&format!("# TYPE {family} {kind}")), "{metrics}");
+        assert!(metrics.contains(&format!("# HELP {family} ")), "{metrics}");
+        assert!(
+            has(&format!("{family}{series}")),
+            "{family}{series}: {metrics}"
+        );
+    }
+
+    // The span of a request ends last, and a batch is exported soon.
+    until(|| !traces(&Span::all(&example.output())).is_empty()).await;
+    example.get("/").await;
+    // The last batch is exported before the process ends.
+    let output = example.interrupt();
+    let spans = Span::all(&output);
+    let traces = traces(&spans);
+    assert_eq!(traces.len(), 2, "{output}");
+    for trace in traces {
+        assert_is_trace_of_the_page(&trace);
+    }
 }

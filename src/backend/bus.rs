@@ -17,12 +17,12 @@ use std::sync::Arc;
 ///    adapter makes of them on the way. So do payloads; an adapter takes at least 4 KiB.
 /// 5. Nothing is buffered without bound. Who falls behind is [told](BusEvent::Lagged).
 ///
-/// [`conformance::bus`](super::conformance::bus) checks all of it.
+/// The suite `conformance::bus` checks all of it.
 pub trait Bus: Send + Sync + 'static {
     /// Sends a message to everybody who listens, on this machine and on others, and resolves once the
     /// backend has accepted it. That nobody listens is no error.
     ///
-    /// When two machines publish at once, both messages reach every listener.
+    /// When two machines publish at once, both messages reach every listener, in any order.
     ///
     /// Cancel safety: dropped before it resolves, the message may or may not have been sent.
     ///
@@ -40,7 +40,8 @@ pub trait Bus: Send + Sync + 'static {
     /// for each waiter.
     ///
     /// When the future resolves, the subscription is in force: the stream yields every message that any
-    /// machine starts to publish from then on. Two listeners do not take messages from each other.
+    /// machine starts to publish from then on. When two machines listen at once, or one does twice, each hears
+    /// all messages: listeners do not take them from each other.
     ///
     /// The stream ends, or yields an error and then ends, when the connection is lost. The listener then
     /// listens again and takes it that it has missed messages.

@@ -1,13 +1,13 @@
 //! Ports to what processes share: a bus for messages, a store for small values.
 //!
-//! Capabilities that cross processes, such as [`signal`](crate::signal), stand on these two traits and on
+//! Capabilities that cross processes, such as `signal`, stand on these two traits and on
 //! nothing else. An adapter implements one or both for a database or a message broker; the code that uses
 //! them stays the same.
 //!
-//! | port | what it does | memory adapter |
-//! |---|---|---|
-//! | [`Bus`] | every listener hears every message, at most once | [`memory::MemoryBus`] |
-//! | [`Store`] | values with revisions, times to live and compare-and-set | [`memory::MemoryStore`] |
+//! | port | what it does | for one process | for one machine (feature `sqlite`) |
+//! |---|---|---|---|
+//! | [`Bus`] | every listener hears every message, at most once | [`memory::MemoryBus`] | `sqlite::SqliteBus` |
+//! | [`Store`] | values with revisions, times to live and compare-and-set | [`memory::MemoryStore`] | `sqlite::SqliteStore` |
 //!
 //! # Example
 //!
@@ -34,7 +34,7 @@
 //! 1. The truth is in the store. A bus may lose messages, so whoever uses it also looks into the store from
 //!    time to time: a lost message costs time, not correctness.
 //! 2. What a method promises when two machines call it at once stands in its documentation, and the suites in
-//!    [`conformance`] (feature `conformance`) check it. An adapter that passes them can replace any other.
+//!    `conformance` (feature `conformance`) check it. An adapter that passes them can replace any other.
 //! 3. Keys, topics and prefixes follow one rule in all adapters: [`check_name`].
 //!
 //! # Cancel safety
@@ -43,16 +43,18 @@
 //!
 //! # Panics
 //!
-//! None. The memory adapters need no runtime.
+//! None. The memory adapters need no runtime; the module `sqlite` says what its adapters need.
 //!
 //! # Security
 //!
 //! Who can reach the backend can read and write everything in it: keep it in a trusted network. The
-//! memory adapters have limits on sizes and on what they keep.
+//! adapters have limits on sizes and on what they keep.
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod memory;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 
 mod bus;
 mod error;

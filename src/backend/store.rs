@@ -11,7 +11,8 @@ use std::time::Duration;
 /// # What an adapter guarantees
 ///
 /// 1. One truth: once a call has resolved, every later [`get`](Self::get) and
-///    [`compare_and_set`](Self::compare_and_set), on any machine, sees what it did.
+///    [`compare_and_set`](Self::compare_and_set), on any machine, sees what it did. Calls that change one
+///    key at once act as if they came one after the other.
 /// 2. The [`Revision`]s of a key rise with each change, also across deletion and expiry, so a revision never
 ///    means two values.
 /// 3. A value whose time to live is over is absent for all calls. The time may be up to one second longer
@@ -20,9 +21,14 @@ use std::time::Duration;
 ///    makes of them. A value may be empty. An adapter takes values of at least 64 KiB and says what its
 ///    limit is; a larger one is an error.
 ///
-/// [`conformance::store`](super::conformance::store) checks all of it.
+/// The suite `conformance::store` checks all of it.
 pub trait Store: Send + Sync + 'static {
     /// The value of a key and its revision, or `None` where there is none.
+    ///
+    /// When another machine changes the key at the same time, it is what was there before or what is there
+    /// after: never a mixture, and never a value with the revision of another.
+    ///
+    /// Cancel safety: it only reads.
     ///
     /// # Errors
     ///
@@ -51,7 +57,9 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// When many machines call it at once with the same expectation, exactly one of them gets
     /// [`CompareAndSet::Set`], all others [`CompareAndSet::Conflict`]. It is the one method from which
-    /// locks, claims and leases are made, so an adapter must leave the decision to its backend.
+    /// locks, claims and leases are made, so an adapter must leave the decision to its backend. A
+    /// [`put`](Self::put) or [`delete`](Self::delete) of another machine at the same time comes before, and
+    /// makes it a conflict, or after.
     ///
     /// Cancel safety: dropped before it resolves, the value may or may not have been set.
     ///
@@ -66,8 +74,10 @@ pub trait Store: Send + Sync + 'static {
         time_to_live: Option<Duration>,
     ) -> BoxFuture<'a, Result<CompareAndSet, BackendError>>;
 
-    /// Deletes a value. Returns whether there was one: when two machines delete at once, one of them gets
-    /// `true`.
+    /// Deletes a value. Returns whether there was one.
+    ///
+    /// When two machines delete at once, one of them gets `true`. When another one puts at the same time, its
+    /// value stays if its revision is higher than that of the deletion, and is deleted otherwise.
     ///
     /// Cancel safety: dropped before it resolves, the value may or may not have been deleted.
     ///
@@ -81,6 +91,9 @@ pub trait Store: Send + Sync + 'static {
     /// When the future resolves, the watch is in force: the stream yields every change that any machine
     /// starts to make from then on, those of one key in the order of their revisions. Whoever sees a change
     /// and then gets the key sees that change or a later one.
+    ///
+    /// When two machines change a key at once, every watcher sees both changes in the same order. Two watchers,
+    /// on one machine or on two, do not take changes from each other.
     ///
     /// The end of a time to live is not a change that is reported, nor is a call that changed nothing. The
     /// stream ends, or yields an error and then ends, when the connection is lost.

@@ -73,7 +73,12 @@ where
             shared: Some(Reader::new(&self)),
         };
         body.take_over().ok()?;
-        lock(&self).give();
+        let difference = {
+            let mut state = lock(&self);
+            state.give();
+            state.difference()
+        };
+        difference.show();
         Some(RequestBody::new(body))
     }
 }
@@ -183,10 +188,19 @@ impl<B> ReplayBody<B> {
         }
     }
 
+    /// The body for a first pass. It is the present reader, as this one is, of which nobody reads.
+    pub(crate) fn for_first_pass(&self) -> Self {
+        let shared = self.shared.as_ref().map(|reader| Reader {
+            state: Arc::clone(&reader.state),
+            number: reader.number,
+        });
+        Self { shared }
+    }
+
     /// The body for the next pass, which takes over from all other readers. It is empty if a promise has
     /// the body, and an error if it cannot be replayed.
     pub(crate) fn for_next_pass(&self) -> Result<Self, ReplayError> {
-        if self.is_given() {
+        if self.shared.is_none() || self.is_given() {
             return Ok(Self::empty());
         }
         let body = self.replay();
@@ -220,7 +234,12 @@ impl<B> ReplayBody<B> {
     /// Declares the present reader to be the last one: nothing is kept for another from now on.
     pub(crate) fn release(&self) {
         if let Some(reader) = &self.shared {
-            lock(&reader.state).release();
+            let difference = {
+                let mut state = lock(&reader.state);
+                state.release();
+                state.difference()
+            };
+            difference.show();
         }
     }
 }
@@ -247,8 +266,11 @@ where
         };
         let frame = state.poll_frame(cx);
         let former = frame.is_pending().then(|| state.park(cx.waker())).flatten();
-        // Wakers are other people's code: they run, and are dropped, where no lock is held.
+        let difference = state.difference();
+        // Wakers are other people's code: they run, and are dropped, where no lock is held. So is what shows
+        // the gauge.
         drop(state);
+        difference.show();
         drop(former);
         superseded.into_iter().for_each(Waker::wake);
         frame

@@ -260,9 +260,8 @@ impl Promises {
     where
         T: Clone + Send + Sync + 'static,
     {
-        match self.read(&key) {
-            Err(PromiseError::NotSubmitted { .. }) => {}
-            read => return read,
+        if let Some(read) = self.find(&key) {
+            return read;
         }
         match register(key.clone()) {
             Ok(Admission::Pending) => Err(PromiseError::Pending { key }),

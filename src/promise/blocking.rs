@@ -1,6 +1,6 @@
 use super::error::{Failure, PromiseError, SubmitError};
 use super::registry::Demand;
-use super::{IntoKey, Promises};
+use super::{IntoKey, Promises, observe};
 use crate::BoxError;
 use crate::blocking::OnSaturation;
 
@@ -94,7 +94,7 @@ impl Promises {
             let promises = promises.upgrade().ok_or(Failure::Cancelled)?;
             let registry = promises.registry();
             let current = promises.clone();
-            let job = move || current.scope(job);
+            let job = observe::in_present_span(move || current.scope(job));
             match registry.pool().run(registry.number(), job).await {
                 Ok(result) => result.map_err(|error| Failure::Failed(error.into())),
                 Err(saturated) => {

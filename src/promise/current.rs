@@ -1,30 +1,44 @@
 use super::Promises;
-use std::cell::RefCell;
+use std::cell::Cell;
+use std::mem::ManuallyDrop;
+
+type Current = ManuallyDrop<Option<Promises>>;
 
 thread_local! {
-    static CURRENT: RefCell<Option<Promises>> = const { RefCell::new(None) };
+    // A scope leaves nothing behind, so there is nothing to be dropped with the thread, and nothing to be
+    // registered for that.
+    static CURRENT: Cell<Current> = const { Cell::new(ManuallyDrop::new(None)) };
 }
 
 /// Puts back what was current before, also when a handler panics.
-struct Scope {
+#[must_use]
+pub(super) struct Scope {
     previous: Option<Promises>,
 }
 
 pub(super) fn get() -> Option<Promises> {
-    CURRENT.with_borrow(Clone::clone)
+    let current = replace(None);
+    let promises = current.clone();
+    replace(current);
+    promises
 }
 
-pub(super) fn scope<R>(promises: Promises, f: impl FnOnce() -> R) -> R {
-    let _scope = Scope {
-        previous: CURRENT.replace(Some(promises)),
-    };
-    f()
+#[inline]
+pub(super) fn enter(promises: Promises) -> Scope {
+    Scope {
+        previous: replace(Some(promises)),
+    }
+}
+
+#[inline]
+fn replace(promises: Option<Promises>) -> Option<Promises> {
+    ManuallyDrop::into_inner(CURRENT.replace(ManuallyDrop::new(promises)))
 }
 
 impl Drop for Scope {
+    #[inline]
     fn drop(&mut self) {
-        let previous = self.previous.take();
         // A value is dropped once the cell is free again: its `Drop` may ask what is current.
-        drop(CURRENT.replace(previous));
+        drop(replace(self.previous.take()));
     }
 }

@@ -265,14 +265,22 @@ pub trait OrPending<T>: Sized {
 impl<T> OrPending<T> for Result<T, PromiseError> {
     fn or_pending(self, placeholder: T) -> Self {
         match self {
-            Err(PromiseError::Pending { .. }) => Ok(placeholder),
+            Err(PromiseError::Pending { key }) => {
+                #[cfg(feature = "tracing")]
+                if let Some(promises) = super::Promises::current() {
+                    promises.registry().accept_placeholder(&key);
+                }
+                #[cfg(not(feature = "tracing"))]
+                let _ = key;
+                Ok(placeholder)
+            }
             other => other,
         }
     }
 }
 
 /// An error of a settled promise that does not know its name yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Failure {
     Failed(Arc<dyn Error + Send + Sync>),
     TimedOut,

@@ -1,10 +1,12 @@
 use super::layer::Settings;
+use super::observe::{self, ObservedRequest, PassOutcome};
+use super::original::Original;
 use super::registry::Verdict;
 use super::running::{self, Running};
-use super::{OnTimeout, Promises, Rejection, ResponseForRejection, observe};
+use super::{OnTimeout, Promises, Rejection, ResponseForRejection, current};
 use crate::BoxError;
 use crate::body::ReplayBody;
-use http::{Request, Response, request};
+use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use std::any::type_name;
@@ -12,6 +14,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
@@ -30,6 +33,7 @@ pin_project! {
         session: Session,
         service: S,
         original: Original<B>,
+        observed: ObservedRequest,
         #[pin]
         deadline: Option<Sleep>,
         is_final_pass: bool,
@@ -54,16 +58,10 @@ pin_project! {
     }
 }
 
-/// The request as the client sent it.
-struct Original<B> {
-    parts: request::Parts,
-    /// Never read itself. The bodies of the passes are made from it.
-    body: ReplayBody<B>,
-}
-
 /// Ends the request's promises when it is dropped.
 struct Session {
     promises: Promises,
+    has_ended: bool,
 }
 
 impl<S, B, H> PromiseFuture<S, B, H>
@@ -73,20 +71,28 @@ where
     B::Error: Into<BoxError>,
 {
     pub(super) fn new(mut service: S, settings: Arc<Settings<H>>, request: Request<B>) -> Self {
+        let observed = ObservedRequest::new();
         let outer = request.extensions().get::<Promises>().cloned();
         let (parts, body) = request.into_parts();
         let body = settings.wrap_body(body);
+        let mut request = Request::from_parts(parts, body.for_first_pass());
         let promises = Promises::open(&settings, outer, body.to_detach());
-        let original = Original { parts, body };
-        let session = Session { promises };
-        let request = original.request(&session.promises);
-        let future = session.promises.scope(|| service.call(request));
+        let original = Original::of(&request, body);
+        request.extensions_mut().insert(promises.clone());
+        let future = {
+            let _scope = current::enter(promises.clone());
+            service.call(request)
+        };
         Self {
             state: State::Calling { future },
-            running: Running::new(settings.promise_timeout),
-            session,
+            running: Running::default(),
+            session: Session {
+                promises,
+                has_ended: false,
+            },
             service,
             original,
+            observed,
             deadline: settings.timeout.map(sleep),
             is_final_pass: false,
             settings,
@@ -105,19 +111,28 @@ where
         loop {
             let mut this = self.as_mut().project();
             let promises = &this.session.promises;
+            let timeout = this.settings.promise_timeout;
             match this.state.as_mut().project() {
                 StateProj::Calling { future } => {
-                    if let Poll::Ready(outcome) = promises.scope(|| future.poll(cx)) {
+                    let polled = {
+                        let _span = this.observed.enter_pass();
+                        let _scope = current::enter(promises.clone());
+                        future.poll(cx)
+                    };
+                    if let Poll::Ready(outcome) = polled {
                         match self.as_mut().end_pass(outcome) {
                             Some(outcome) => return Poll::Ready(outcome),
                             None => continue,
                         }
                     }
                     // Those that start early.
-                    let _ = promises.drive(this.running, cx);
+                    let _ = promises.drive(this.running, timeout, this.observed, cx);
                 }
                 StateProj::Settling => {
-                    if promises.drive(this.running, cx).is_ready() {
+                    if promises
+                        .drive(this.running, timeout, this.observed, cx)
+                        .is_ready()
+                    {
                         if let Some(rejected) = self.as_mut().prepare_pass() {
                             return Poll::Ready(rejected);
                         }
@@ -163,9 +178,13 @@ where
         let mut this = self.as_mut().project();
         let promises = &this.session.promises;
         let settings = &**this.settings;
-        let verdict = promises.registry().verdict();
+        let verdict = promises.registry().end_pass();
         if verdict == Verdict::Publish {
             return Some(self.finish(outcome));
+        }
+        if verdict == Verdict::Nothing {
+            this.session.has_ended = true;
+            return Some(self.release(outcome));
         }
         let rejection = match verdict {
             Verdict::Overfull => Some(Rejection::TooManyPromises {
@@ -181,16 +200,24 @@ where
                 let refusal = this.original.body.refusal();
                 refusal.map(|error| settings.rejection_of_body(error))
             }
-            Verdict::Publish => None,
+            Verdict::Publish | Verdict::Nothing => None,
         };
 
         // What the pass holds, a permit of a concurrency limit for example, is released before
         // anything is waited for.
         this.state.set(State::Settling);
-        discard::<_, S::Error>(promises.pass(), outcome);
+        if rejection.is_none() {
+            this.observed.end_pass(PassOutcome::Discarded);
+        }
+        {
+            let _span = this.observed.enter_pass();
+            discard::<_, S::Error>(promises.pass(), outcome);
+        }
         match rejection {
             Some(rejection) => Some(self.reject(rejection)),
             None => {
+                #[cfg(feature = "tracing")]
+                promises.registry().advise_on_keys();
                 promises.registry().discard_pass();
                 None
             }
@@ -223,7 +250,12 @@ where
         let mut this = self.project();
         let promises = &this.session.promises;
         let request = this.original.request(promises);
-        let future = promises.scope(|| this.service.call(request));
+        this.observed.begin_pass();
+        let future = {
+            let _span = this.observed.enter_pass();
+            let _scope = current::enter(promises.clone());
+            this.service.call(request)
+        };
         this.state.set(State::Calling { future });
     }
 
@@ -252,6 +284,7 @@ where
         // What the pass holds is released before its promises are.
         this.state.set(State::Settling);
         this.running.clear();
+        this.observed.end_pass(PassOutcome::Discarded);
         registry.discard_pass();
         this.deadline.set(Some(sleep(after)));
         Poll::Ready(None)
@@ -261,48 +294,75 @@ where
         let mut this = self.project();
         this.state.set(State::Done);
         this.running.clear();
-        this.session.promises.registry().close(false);
+        this.session.end(false);
         observe::rejected(&rejection);
+        this.observed.end(PassOutcome::Rejected);
 
         let on_rejection = &this.settings.on_rejection;
         let mut response = on_rejection.response_for_rejection(rejection.clone());
         response.extensions_mut().insert(rejection);
+        this.observed.annotate(&mut response);
         Ok(response)
     }
 
     /// Ends the request with the outcome of its last pass.
     fn finish(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         outcome: Result<Response<R>, S::Error>,
+    ) -> Result<Response<R>, S::Error> {
+        let mut this = self.as_mut().project();
+        this.state.set(State::Done);
+        this.running.clear();
+        #[cfg(feature = "tracing")]
+        if let Ok(response) = &outcome {
+            let registry = this.session.promises.registry();
+            registry.advise_on_response(response.status());
+        }
+        this.session.end(true);
+        self.release(outcome)
+    }
+
+    /// Lets go of everything once the promises have ended.
+    fn release(
+        self: Pin<&mut Self>,
+        mut outcome: Result<Response<R>, S::Error>,
     ) -> Result<Response<R>, S::Error> {
         let mut this = self.project();
         this.state.set(State::Done);
-        this.running.clear();
-        this.session.promises.registry().close(true);
         // A response may go on reading the body, which is not kept any longer.
         this.original.body.release();
+        match &mut outcome {
+            Ok(response) => {
+                this.observed.end(PassOutcome::Published);
+                this.observed.annotate(response);
+            }
+            Err(_) => this.observed.end(PassOutcome::Failed),
+        }
         outcome
     }
 }
 
-impl<B> Original<B> {
-    fn request(&self, promises: &Promises) -> Request<ReplayBody<B>> {
-        // An error cannot be: nobody has read a frame since there was none. If it could, reading the body
-        // would tell.
-        let body = self.body.for_next_pass();
-        let body = body.unwrap_or_else(|_| self.body.replay());
-        let mut request = Request::from_parts(self.parts.clone(), body);
-        request.extensions_mut().insert(promises.clone());
-        request
+impl Session {
+    fn end(&mut self, published: bool) {
+        if !self.has_ended {
+            self.has_ended = true;
+            self.promises.registry().close(published);
+        }
     }
 }
 
 impl Promises {
     /// Runs what is running and what is to start. Ready when nothing is left to run; otherwise the task
     /// is woken when there is more to do.
-    fn drive(&self, running: &mut Running, cx: &mut Context<'_>) -> Poll<()> {
+    fn drive(
+        &self,
+        running: &mut Running,
+        timeout: Option<Duration>,
+        observed: &mut ObservedRequest,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
         loop {
-            running.start(self.registry().take_starting());
+            running.start(self.registry().take_starting(), timeout, observed);
             let done = self.scope(|| running.poll(cx));
             if self.registry().park(cx.waker()) {
                 return done;
@@ -313,7 +373,7 @@ impl Promises {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.promises.registry().close(false);
+        self.end(false);
     }
 }
 

@@ -2,7 +2,7 @@
 use super::SubmitError;
 use super::error::PromiseError;
 use super::layer::Settings;
-use super::registry::Registry;
+use super::registry::{Found, Registry, Type};
 use super::{IntoKey, Key, PromiseResults, current};
 use crate::body::Detach;
 use std::fmt;
@@ -111,7 +111,8 @@ impl Promises {
 
     /// Runs `f` with this handle as [`Promises::current`].
     pub fn scope<R>(&self, f: impl FnOnce() -> R) -> R {
-        current::scope(self.clone(), f)
+        let _scope = current::enter(self.clone());
+        f()
     }
 
     /// A handle for testing a handler without a server. It is not run by anything: what is
@@ -169,10 +170,24 @@ impl Promises {
     where
         T: Clone + Send + Sync + 'static,
     {
-        match self.registry.read::<T>(self.pass, key)?.outcome() {
-            Some(outcome) => outcome.clone(),
-            None => Err(PromiseError::Pending { key: key.clone() }),
-        }
+        let read = self.find(key);
+        read.unwrap_or_else(|| Err(PromiseError::NotSubmitted { key: key.clone() }))
+    }
+
+    /// [`read`](Self::read) that is `None` where nobody has submitted the promise.
+    pub(super) fn find<T>(&self, key: &Key) -> Option<Result<T, PromiseError>>
+    where
+        T: Clone + Send + Sync + 'static,
+    {
+        let found = self.registry.find::<T>(self.pass, key)?;
+        let key = || key.clone();
+        let error = match found {
+            Found::Settled(slot) => return slot.outcome(),
+            Found::Pending => PromiseError::Pending { key: key() },
+            Found::Ended => PromiseError::Ended { key: key() },
+            Found::OfAnotherType(found) => Type::of::<T>().mismatch(key(), found),
+        };
+        Some(Err(error))
     }
 }
 

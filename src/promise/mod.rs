@@ -144,6 +144,7 @@ mod layer;
 #[cfg(feature = "loader")]
 mod load;
 mod observe;
+mod original;
 mod registry;
 mod rejection;
 mod resolve;
@@ -158,6 +159,10 @@ pub use future::PromiseFuture;
 pub use handle::Promises;
 pub use key::{IntoKey, Key, PromiseKey};
 pub use layer::{DEFAULT_MAX_PASSES, DEFAULT_MAX_PROMISES, OnTimeout, PromiseLayer, Start};
+#[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
+pub use observe::PromiseOutcome;
+#[cfg(feature = "server-timing")]
+pub use observe::{PassTiming, Passes, PromiseTiming};
 pub use rejection::{DefaultResponseForRejection, Rejection, ResponseForRejection, empty_response};
 pub use results::PromiseResults;
 pub use service::PromiseService;

@@ -70,6 +70,20 @@ impl Rejection {
         }
     }
 
+    /// Its name in the labels of metrics.
+    #[cfg(feature = "metrics")]
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::BodyTooLarge { .. } => "body_too_large",
+            #[cfg(feature = "spool")]
+            Self::SpoolFailed { .. } => "spool_failed",
+            Self::TimedOut { .. } => "timed_out",
+            Self::Saturated { .. } => "saturated",
+            Self::TooManyPasses { .. } => "too_many_passes",
+            Self::TooManyPromises { .. } => "too_many_promises",
+        }
+    }
+
     fn detail(&self) -> &'static str {
         match self {
             Self::BodyTooLarge { .. } => "The request body is too large.",

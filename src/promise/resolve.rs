@@ -43,7 +43,6 @@ where
         }
         loop {
             if let Some(outcome) = this.slot.outcome() {
-                let outcome = outcome.clone();
                 this.has_read = true;
                 return Poll::Ready(outcome);
             }

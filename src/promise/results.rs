@@ -1,6 +1,7 @@
 #[cfg(doc)]
 use super::Promises;
 use super::error::Failure;
+use super::registry::Type;
 use super::slot::{AnySlot, Slot};
 use super::{IntoKey, Key};
 use crate::BoxError;
@@ -10,11 +11,11 @@ use std::sync::Arc;
 /// What [`Promises::with_results`] has to offer.
 #[derive(Default)]
 pub struct PromiseResults {
-    slots: Vec<Arc<dyn AnySlot>>,
+    slots: Vec<(Arc<dyn AnySlot>, Type)>,
 }
 
 impl PromiseResults {
-    pub(super) fn into_slots(self) -> Vec<Arc<dyn AnySlot>> {
+    pub(super) fn into_slots(self) -> Vec<(Arc<dyn AnySlot>, Type)> {
         self.slots
     }
 
@@ -55,21 +56,21 @@ impl PromiseResults {
     where
         T: Send + Sync + 'static,
     {
-        self.with(Slot::<T>::settled(key.clone(), Err(failure.of(key))))
+        self.with(Slot::<T>::settled(key, Err(failure)))
     }
 
     fn with<T>(mut self, slot: Slot<T>) -> Self
     where
         T: Send + Sync + 'static,
     {
-        self.slots.push(Arc::new(slot));
+        self.slots.push((Arc::new(slot), Type::of::<T>()));
         self
     }
 }
 
 impl fmt::Debug for PromiseResults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let keys = self.slots.iter().map(|slot| slot.key());
+        let keys = self.slots.iter().map(|(slot, _)| slot.key());
         f.debug_list().entries(keys).finish()
     }
 }

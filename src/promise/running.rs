@@ -1,4 +1,5 @@
 use super::error::Failure;
+use super::observe::{ObservedPromise, ObservedRequest};
 use super::slot::AnySlot;
 use futures_util::stream::{FuturesUnordered, Stream};
 use std::mem;
@@ -13,9 +14,9 @@ use tokio::time::{Instant, Sleep, sleep};
 const GROUP: usize = 32;
 
 /// The promises of a request that are running.
+#[derive(Default)]
 pub(super) struct Running {
     groups: Groups,
-    timeout: Option<Duration>,
 }
 
 /// Made for the usual case: a request that has no promises, or few, which start at the same time.
@@ -29,37 +30,41 @@ enum Groups {
 
 /// Promises that were started together, so that they have a deadline in common.
 struct Group {
-    slots: Vec<Arc<dyn AnySlot>>,
+    promises: Vec<RunningPromise>,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
+struct RunningPromise {
+    slot: Arc<dyn AnySlot>,
+    observed: ObservedPromise,
+}
+
 impl Running {
-    pub(super) fn new(timeout: Option<Duration>) -> Self {
-        Self {
-            groups: Groups::None,
-            timeout,
-        }
-    }
-
-    pub(super) fn start(&mut self, mut slots: Vec<Arc<dyn AnySlot>>) {
+    /// Starts promises that get so much time.
+    pub(super) fn start(
+        &mut self,
+        mut slots: Vec<Arc<dyn AnySlot>>,
+        timeout: Option<Duration>,
+        observed: &mut ObservedRequest,
+    ) {
         slots.retain(|slot| slot.start());
-        if slots.len() <= GROUP {
-            self.push(slots);
-            return;
-        }
-        let mut slots = slots.into_iter();
-        while slots.len() > 0 {
-            self.push(slots.by_ref().take(GROUP).collect());
+        let mut promises = slots.into_iter().map(|slot| RunningPromise {
+            observed: observed.start_promise(&*slot),
+            slot,
+        });
+        while promises.len() > 0 {
+            let group = match promises.len() <= GROUP {
+                true => promises.by_ref().collect(),
+                false => promises.by_ref().take(GROUP).collect(),
+            };
+            self.push(group, timeout);
         }
     }
 
-    fn push(&mut self, slots: Vec<Arc<dyn AnySlot>>) {
-        if slots.is_empty() {
-            return;
-        }
+    fn push(&mut self, promises: Vec<RunningPromise>, timeout: Option<Duration>) {
         let group = Group {
-            slots,
-            deadline: self.timeout.map(|timeout| Box::pin(sleep(timeout))),
+            promises,
+            deadline: timeout.map(|timeout| Box::pin(sleep(timeout))),
         };
         self.groups = match mem::take(&mut self.groups) {
             Groups::None => Groups::One(group),
@@ -93,18 +98,32 @@ impl Future for Group {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.slots.retain(|slot| slot.poll(cx).is_pending());
-        if self.slots.is_empty() {
+        self.promises
+            .retain(|promise| promise.poll(cx).is_pending());
+        if self.promises.is_empty() {
             return Poll::Ready(());
         }
         if let Some(deadline) = &mut self.deadline {
             ready!(poll_deadline(deadline.as_mut(), cx));
-            for slot in self.slots.drain(..) {
-                slot.fail(Failure::TimedOut);
+            for promise in self.promises.drain(..) {
+                let slot = &promise.slot;
+                promise.observed.in_scope(|| slot.fail(Failure::TimedOut));
             }
             return Poll::Ready(());
         }
         Poll::Pending
+    }
+}
+
+impl RunningPromise {
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.observed.in_scope(|| self.slot.poll(cx))
+    }
+}
+
+impl Drop for RunningPromise {
+    fn drop(&mut self) {
+        self.observed.end(&*self.slot);
     }
 }
 

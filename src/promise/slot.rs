@@ -2,9 +2,10 @@ use super::error::{Failure, PromiseError};
 use super::waiters::Waiters;
 use super::{Key, observe};
 use crate::sync::lock;
-use std::any::{Any, TypeId, type_name};
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
 
@@ -16,16 +17,16 @@ pub(super) type Work<T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send
 /// User code, which is the work and its `Drop`, never runs while a lock is held.
 pub(super) struct Slot<T> {
     key: Key,
-    outcome: OnceLock<Result<T, PromiseError>>,
+    outcome: OnceLock<Result<T, Failure>>,
     progress: Mutex<Progress<T>>,
+    has_started: AtomicBool,
     /// Who awaits the outcome.
     waiters: Waiters,
 }
 
+/// Both are `None` while it is being polled, and once it has settled.
 struct Progress<T> {
-    /// `None` while it is being polled, and once it has settled.
     work: Option<Work<T>>,
-    started: bool,
     /// Who polls the work.
     driver: Option<Waker>,
 }
@@ -40,28 +41,35 @@ where
             outcome: OnceLock::new(),
             progress: Mutex::new(Progress {
                 work: Some(work),
-                started: false,
                 driver: None,
             }),
+            has_started: AtomicBool::new(false),
             waiters: Waiters::default(),
         }
     }
 
-    pub(super) fn settled(key: Key, outcome: Result<T, PromiseError>) -> Self {
+    pub(super) fn settled(key: Key, outcome: Result<T, Failure>) -> Self {
         Self {
             key,
             outcome: OnceLock::from(outcome),
             progress: Mutex::new(Progress {
                 work: None,
-                started: true,
                 driver: None,
             }),
+            has_started: AtomicBool::new(true),
             waiters: Waiters::default(),
         }
     }
 
-    pub(super) fn outcome(&self) -> Option<&Result<T, PromiseError>> {
-        self.outcome.get()
+    /// What a reader gets, once it has settled.
+    pub(super) fn outcome(&self) -> Option<Result<T, PromiseError>>
+    where
+        T: Clone,
+    {
+        Some(match self.outcome.get()? {
+            Ok(value) => Ok(value.clone()),
+            Err(failure) => Err(failure.clone().of(self.key.clone())),
+        })
     }
 
     pub(super) fn waiters(&self) -> &Waiters {
@@ -69,23 +77,14 @@ where
     }
 
     /// The first outcome stands.
-    fn settle(&self, outcome: Result<T, PromiseError>) -> bool {
+    fn settle(&self, outcome: Result<T, Failure>) -> bool {
         if self.outcome.set(outcome).is_err() {
             return false;
         }
-        let (work, driver) = {
-            let mut progress = lock(&self.progress);
-            (progress.work.take(), progress.driver.take())
-        };
-        if let Some(Err(error)) = self.outcome.get() {
-            observe::promise_failed(error);
+        if let Some(Err(failure)) = self.outcome.get() {
+            observe::promise_failed(&failure.clone().of(self.key.clone()));
         }
-        driver.into_iter().for_each(Waker::wake);
         self.waiters.finish();
-        // A panic here must not keep others from being settled.
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(work))) {
-            observe::drop_panicked(&self.key, &panic_message(&*panic));
-        }
         true
     }
 }
@@ -94,11 +93,11 @@ where
 pub(super) trait AnySlot: Send + Sync {
     fn key(&self) -> &Key;
 
-    fn type_id(&self) -> TypeId;
-
-    fn type_name(&self) -> &'static str;
-
     fn is_settled(&self) -> bool;
+
+    /// Why it has no value, once it has settled.
+    #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
+    fn failure(&self) -> Option<&Failure>;
 
     /// Marks the work as started. `false` if it was already, or has settled.
     fn start(&self) -> bool;
@@ -119,28 +118,28 @@ where
         &self.key
     }
 
-    fn type_id(&self) -> TypeId {
-        TypeId::of::<T>()
-    }
-
-    fn type_name(&self) -> &'static str {
-        type_name::<T>()
-    }
-
     fn is_settled(&self) -> bool {
         self.outcome.get().is_some()
     }
 
+    #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
+    fn failure(&self) -> Option<&Failure> {
+        self.outcome.get()?.as_ref().err()
+    }
+
     fn start(&self) -> bool {
-        let started = std::mem::replace(&mut lock(&self.progress).started, true);
-        !started && !self.is_settled()
+        !self.has_started.swap(true, Ordering::Relaxed) && !self.is_settled()
     }
 
     fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.is_settled() {
             return Poll::Ready(());
         }
-        let Some(mut work) = lock(&self.progress).work.take() else {
+        let (work, driver) = {
+            let mut progress = lock(&self.progress);
+            (progress.work.take(), progress.driver.take())
+        };
+        let Some(mut work) = work else {
             // Another thread is polling it this moment. Only undriven promises are polled by several, who
             // are waiters too and so will learn what comes of it.
             return Poll::Pending;
@@ -163,19 +162,32 @@ where
                     return Poll::Ready(());
                 }
                 progress.work = Some(work);
-                let former = progress.driver.replace(cx.waker().clone());
-                drop(progress);
-                drop(former);
+                progress.driver = match driver {
+                    Some(driver) if driver.will_wake(cx.waker()) => Some(driver),
+                    _ => Some(cx.waker().clone()),
+                };
                 return Poll::Pending;
             }
             Err(panic) => Err(Failure::Panicked(panic_message(&*panic))),
         };
-        self.settle(outcome.map_err(|failure| failure.of(self.key.clone())));
+        self.settle(outcome);
         Poll::Ready(())
     }
 
     fn fail(&self, failure: Failure) -> bool {
-        !self.is_settled() && self.settle(Err(failure.of(self.key.clone())))
+        if self.is_settled() || !self.settle(Err(failure)) {
+            return false;
+        }
+        let (work, driver) = {
+            let mut progress = lock(&self.progress);
+            (progress.work.take(), progress.driver.take())
+        };
+        driver.into_iter().for_each(Waker::wake);
+        // A panic here must not keep others from being settled.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(work))) {
+            observe::drop_panicked(&self.key, &panic_message(&*panic));
+        }
+        true
     }
 
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {

@@ -14,6 +14,12 @@ pub(super) struct Waiters {
 struct State {
     /// It has happened.
     is_over: bool,
+    /// `None` until there is one, because most promises are awaited by nobody.
+    waiting: Option<Box<Waiting>>,
+}
+
+#[derive(Default)]
+struct Waiting {
     wakers: BTreeMap<u64, Waker>,
     /// How many have waited.
     last: u64,
@@ -27,11 +33,12 @@ impl Waiters {
             if state.is_over {
                 return false;
             }
+            let waiting = state.waiting.get_or_insert_default();
             let number = *number.get_or_insert_with(|| {
-                state.last += 1;
-                state.last
+                waiting.last += 1;
+                waiting.last
             });
-            state.wakers.insert(number, waker.clone())
+            waiting.wakers.insert(number, waker.clone())
         };
         drop(former);
         true
@@ -39,24 +46,33 @@ impl Waiters {
 
     pub(super) fn unregister(&self, number: Option<u64>) {
         if let Some(number) = number {
-            let former = self.state.lock().wakers.remove(&number);
+            let former = {
+                let mut state = self.state.lock();
+                let waiting = state.waiting.as_mut();
+                waiting.and_then(|waiting| waiting.wakers.remove(&number))
+            };
             drop(former);
         }
     }
 
     /// It has happened, which must be visible to those who wake.
     pub(super) fn finish(&self) {
-        let wakers = {
+        let waiting = {
             let mut state = self.state.lock();
             state.is_over = true;
-            std::mem::take(&mut state.wakers)
+            state.waiting.take()
         };
-        wakers.into_values().for_each(Waker::wake);
+        if let Some(waiting) = waiting {
+            waiting.wakers.into_values().for_each(Waker::wake);
+        }
     }
 
     /// Wakes all who wait now, though it has not happened.
     pub(super) fn wake(&self) {
-        let wakers = std::mem::take(&mut self.state.lock().wakers);
+        let wakers = match &mut self.state.lock().waiting {
+            Some(waiting) => std::mem::take(&mut waiting.wakers),
+            None => return,
+        };
         wakers.into_values().for_each(Waker::wake);
     }
 }

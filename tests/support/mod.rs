@@ -1,6 +1,8 @@
 //! What the tests share. Each test file uses a part of it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod spans;
+
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::Body;
@@ -17,6 +19,8 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::backend::Backend;
 use tower_promises::body::ReplayBody;
 use tower_promises::{BoxError, PromiseLayer, Promises, Rejection, Signals};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 pub type TestBody = Full<Bytes>;
 pub type TestRequest = Request<ReplayBody<TestBody>>;
@@ -144,15 +148,7 @@ pub struct Log(());
 impl Log {
     /// Starts with an empty log.
     pub fn start() -> Self {
-        static SUBSCRIBER: Once = Once::new();
-        // One for the whole process: whether a line is logged must not depend on other threads.
-        SUBSCRIBER.call_once(|| {
-            tracing_subscriber::fmt()
-                .with_max_level(tracing::Level::TRACE)
-                .with_ansi(false)
-                .with_writer(|| LogWriter)
-                .init();
-        });
+        subscribe();
         LOG.take();
         Self(())
     }
@@ -160,6 +156,20 @@ impl Log {
     pub fn text(&self) -> String {
         LOG.with_borrow(|log| String::from_utf8(log.clone()).unwrap())
     }
+}
+
+/// Makes the one subscriber of the process: whether something is logged must not depend on other threads.
+fn subscribe() {
+    static SUBSCRIBER: Once = Once::new();
+    SUBSCRIBER.call_once(|| {
+        let log = tracing_subscriber::fmt::layer()
+            .with_ansi(false)
+            .with_writer(|| LogWriter);
+        tracing_subscriber::registry()
+            .with(log)
+            .with(spans::Recorder)
+            .init();
+    });
 }
 
 struct LogWriter;

@@ -145,6 +145,12 @@ impl Kept {
         Some(part)
     }
 
+    /// From now on nothing is kept for a later reader.
+    pub(super) fn release(&mut self) {
+        self.memory = 0;
+        self.forget_read();
+    }
+
     /// Frees what the present reader has already got.
     pub(super) fn forget_read(&mut self) {
         if self.next > 0 {

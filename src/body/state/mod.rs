@@ -4,6 +4,7 @@ mod spooling;
 use super::error::{BodyError, ReplayError};
 use super::kept::{Kept, Part, size_of_trailers};
 use crate::BoxError;
+use crate::observe::gauge::{Difference, Gauge, REPLAY_BYTES};
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 #[cfg(feature = "spool")]
@@ -24,6 +25,8 @@ pub(super) struct State<B> {
     newest: u32,
     /// Where the present reader waits, so that it learns that it was superseded.
     waker: Option<Waker>,
+    /// Shows how much is kept in memory.
+    gauge: Gauge,
     /// `None` without a spool.
     #[cfg(feature = "spool")]
     spooling: Option<Spooling>,
@@ -72,9 +75,15 @@ impl<B> State<B> {
             reader: 0,
             newest: 0,
             waker: None,
+            gauge: Gauge::new(REPLAY_BYTES),
             #[cfg(feature = "spool")]
             spooling: None,
         }
+    }
+
+    /// By how much what is kept in memory has changed, to be shown once the lock is released.
+    pub(super) fn difference(&mut self) -> Difference {
+        self.gauge.prepare(self.kept.memory())
     }
 
     /// The number of a new reader.
@@ -190,7 +199,7 @@ impl<B> State<B> {
     /// Nothing is kept from now on but for the present reader, which is the last one.
     fn end_retention(&mut self, retention: Retention) {
         self.retention = retention;
-        self.kept.forget_read();
+        self.kept.release();
         #[cfg(feature = "spool")]
         self.close_spool();
     }

@@ -2,7 +2,9 @@ use super::super::error::{Failure, PromiseError, SubmitError};
 use super::super::slot::{AnySlot, Slot, Work};
 use super::super::{Key, Start};
 use super::state::{Type, downcast, is_same, run};
-use super::{Admission, Demand, Entry, Phase, Registry, RequestBodyState, State, Undo, Verdict};
+use super::{
+    Admission, Demand, Entry, Found, Phase, Registry, RequestBodyState, State, Undo, Verdict,
+};
 use crate::body::RequestBody;
 use crate::sync::lock;
 use std::mem;
@@ -10,54 +12,57 @@ use std::sync::Arc;
 
 /// For the handles.
 impl Registry {
-    /// The promise of this name, if it has settled.
-    pub(in crate::promise) fn read<T: Send + Sync + 'static>(
+    /// What there is of the promise of this name. `None` if nobody has submitted it.
+    pub(in crate::promise) fn find<T: Send + Sync + 'static>(
         &self,
         pass: usize,
         key: &Key,
-    ) -> Result<Arc<Slot<T>>, PromiseError> {
-        let slot = self.lookup(pass, key, Type::of::<T>())?;
-        Ok(downcast(slot))
-    }
-
-    fn lookup(
-        &self,
-        pass: usize,
-        key: &Key,
-        wanted: Type,
-    ) -> Result<Arc<dyn AnySlot>, PromiseError> {
-        let mut guard = lock(&self.state);
-        let state = &mut *guard;
-        if let Some(entry) = state.entries.get_mut(key) {
-            wanted.check(&*entry.slot)?;
-            if entry.is_settled() {
-                entry.meet();
-                return Ok(Arc::clone(&entry.slot));
+    ) -> Option<Found<T>> {
+        let wanted = Type::of::<T>();
+        let (slot, value) = {
+            let mut guard = lock(&self.state);
+            let state = &mut *guard;
+            let this_pass = state.pass;
+            if let Some(entry) = state.entry_mut(key) {
+                if !wanted.matches(entry.value) {
+                    return Some(Found::OfAnotherType(entry.value));
+                }
+                if !entry.is_settled() {
+                    if pass == this_pass {
+                        entry.demand = Demand::Missed;
+                        entry.advice.missed();
+                    }
+                    return Some(Found::Pending);
+                }
+                entry.meet(pass);
+                (Arc::clone(&entry.slot), wanted)
+            } else if state.has_ended() {
+                return Some(Found::Ended);
+            } else {
+                self.outer_slot(state, key)?
             }
-            if pass == state.pass {
-                entry.demand = Demand::Missed;
-            }
-            return Err(PromiseError::Pending { key: key.clone() });
-        }
-        if state.has_ended() {
-            return Err(PromiseError::Ended { key: key.clone() });
-        }
-        match self.outer_slot(state, key) {
-            Some(slot) => wanted.check(&*slot).map(|()| slot),
-            None => Err(PromiseError::NotSubmitted { key: key.clone() }),
-        }
+        };
+        Some(match wanted.matches(value) {
+            true => Found::Settled(downcast(slot)),
+            false => Found::OfAnotherType(value),
+        })
     }
 
     /// The settled promise of this name in the request that this one is a part of. One that is pending
     /// there may be waiting for this very request, so it is none of this request's business.
-    fn outer_slot(&self, state: &State, key: &Key) -> Option<Arc<dyn AnySlot>> {
+    #[inline]
+    fn outer_slot(&self, state: &State, key: &Key) -> Option<(Arc<dyn AnySlot>, Type)> {
         let outer = self.outer.as_ref()?.registry();
-        if state.hidden.contains(key) {
+        let ledger = state.ledger.as_ref();
+        if ledger.is_some_and(|ledger| ledger.hidden.contains(key)) {
             return None;
         }
         let outer_state = lock(&outer.state);
-        match outer_state.entries.get(key) {
-            Some(entry) => entry.is_settled().then(|| Arc::clone(&entry.slot)),
+        match outer_state.entry(key) {
+            Some(entry) => {
+                let is_settled = entry.is_settled();
+                is_settled.then(|| (Arc::clone(&entry.slot), entry.value))
+            }
             None => outer.outer_slot(&outer_state, key),
         }
     }
@@ -73,18 +78,19 @@ impl Registry {
         let state = &mut *guard;
         if let Some(admission) = self.admit(state, pass, &key, demand, Type::of::<T>())? {
             if admission == Admission::TimedOut {
-                let slot = Slot::<T>::settled(key.clone(), Err(Failure::TimedOut.of(key)));
-                state.insert(Arc::new(slot), Demand::Met, 0);
+                let slot = Slot::<T>::settled(key, Err(Failure::TimedOut));
+                state.insert(Arc::new(slot), Type::of::<T>(), Demand::Met);
             }
             return Ok(admission);
         }
         let slot: Arc<dyn AnySlot> = Arc::new(Slot::new(key, work()));
-        state.insert(Arc::clone(&slot), demand, 0);
         let driver = if self.start == Start::Eager || state.is_settling {
-            state.starting.push(slot);
+            state.insert(Arc::clone(&slot), Type::of::<T>(), demand);
+            state.ledger().starting.push(slot);
             state.driver.take()
         } else {
-            state.queued.push(Arc::downgrade(&slot));
+            let entry = state.insert(slot, Type::of::<T>(), demand);
+            entry.is_queued = true;
             None
         };
         drop(guard);
@@ -140,15 +146,15 @@ impl Registry {
         if !state.is_current(pass) {
             return Err(SubmitError::Ended { key: key.clone() });
         }
-        if let Some(entry) = state.entries.get_mut(key) {
+        if let Some(entry) = state.entry_mut(key) {
             if entry.is_settled() {
                 return Err(SubmitError::AlreadyResolved { key: key.clone() });
             }
-            if !wanted.matches(&*entry.slot) {
+            if !wanted.matches(entry.value) {
                 return Err(SubmitError::WrongType {
                     key: key.clone(),
                     expected: wanted.name,
-                    found: entry.slot.type_name(),
+                    found: entry.value.name,
                 });
             }
             if demand > entry.demand {
@@ -191,12 +197,12 @@ impl Registry {
     ) -> Result<Option<Arc<dyn AnySlot>>, PromiseError> {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
-        let slot = if let Some(entry) = state.entries.get_mut(key) {
-            wanted.check(&*entry.slot)?;
+        let slot = if let Some(entry) = state.entry_mut(key) {
+            wanted.check(key, entry.value)?;
             entry.waiters += 1;
             Arc::clone(&entry.slot)
-        } else if let Some(slot) = self.outer_slot(state, key) {
-            return wanted.check(&*slot).map(|()| Some(slot));
+        } else if let Some((slot, found)) = self.outer_slot(state, key) {
+            return wanted.check(key, found).map(|()| Some(slot));
         } else if !state.is_current(pass) {
             return Err(PromiseError::Ended { key: key.clone() });
         } else if state.phase == Phase::TimedOut {
@@ -207,12 +213,13 @@ impl Registry {
             let Some(slot) = absent else {
                 return Ok(None);
             };
-            state.insert(Arc::clone(slot), Demand::Met, 1);
+            let entry = state.insert(Arc::clone(slot), wanted, Demand::Met);
+            entry.waiters = 1;
             Arc::clone(slot)
         };
         let mut driver = None;
         if self.is_driven && !slot.is_settled() {
-            state.starting.push(Arc::clone(&slot));
+            state.ledger().starting.push(Arc::clone(&slot));
             driver = state.driver.take();
         }
         drop(guard);
@@ -231,18 +238,20 @@ impl Registry {
     ) {
         slot.waiters().unregister(waiter);
         let unwanted = {
-            let mut state = lock(&self.state);
+            let mut guard = lock(&self.state);
+            let state = &mut *guard;
             let key = slot.key();
-            match state.entries.get_mut(key) {
+            let pass = state.pass;
+            match state.entry_mut(key) {
                 Some(entry) if is_same(&entry.slot, slot) => {
                     entry.waiters -= 1;
                     if has_read {
-                        entry.meet();
+                        entry.meet(pass);
                     }
                     if entry.is_settled() || entry.waiters > 0 || entry.demand != Demand::Met {
                         None
                     } else {
-                        state.entries.remove(key)
+                        state.remove(key)
                     }
                 }
                 _ => None,
@@ -260,7 +269,7 @@ impl Registry {
     pub(in crate::promise) fn cancel(&self, key: &Key) -> bool {
         let slot = {
             let mut state = lock(&self.state);
-            let Some(entry) = state.entries.get_mut(key) else {
+            let Some(entry) = state.entry_mut(key) else {
                 return false;
             };
             if entry.is_settled() {
@@ -284,11 +293,11 @@ impl Registry {
         let entry = {
             let mut guard = lock(&self.state);
             let state = &mut *guard;
-            match state.entries.get(key) {
-                Some(entry) if condition(entry) => state.entries.remove(key),
+            match state.entry(key) {
+                Some(entry) if condition(entry) => state.remove(key),
                 Some(_) => return false,
                 None if self.outer_slot(state, key).is_some() => {
-                    state.hidden.push(key.clone());
+                    state.ledger().hidden.push(key.clone());
                     return true;
                 }
                 None => return false,
@@ -323,7 +332,7 @@ impl Registry {
     pub(in crate::promise) fn on_discard(&self, pass: usize, undo: Undo) {
         let mut state = lock(&self.state);
         if state.is_running(pass) {
-            state.undo.push(undo);
+            state.ledger().undo.push(undo);
             return;
         }
         let was_published = pass == state.pass && state.phase == Phase::Published;
@@ -334,10 +343,11 @@ impl Registry {
     }
 
     fn make_room(&self, state: &mut State, key: &Key) -> Result<(), SubmitError> {
-        if state.count < self.max_promises {
+        let ledger = state.ledger();
+        if ledger.count < self.max_promises {
             return Ok(());
         }
-        state.is_overfull = true;
+        ledger.is_overfull = true;
         Err(SubmitError::TooManyPromises {
             key: key.clone(),
             limit: self.max_promises,

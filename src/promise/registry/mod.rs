@@ -1,11 +1,19 @@
+#[cfg(feature = "tracing")]
+mod advising;
+mod entries;
 mod handles;
 mod session;
 mod state;
 
+pub(super) use state::Type;
+
+use entries::Entries;
+
 #[cfg(feature = "blocking")]
 use super::Rejection;
 use super::layer::Settings;
-use super::slot::AnySlot;
+use super::observe::Advice;
+use super::slot::{AnySlot, Slot};
 use super::{Key, Promises, Start};
 #[cfg(feature = "blocking")]
 use crate::blocking::BlockingPool;
@@ -13,10 +21,9 @@ use crate::body::Detach;
 use crate::sync::lock;
 #[cfg(feature = "loader")]
 use std::any::Any;
-use std::collections::HashMap;
 #[cfg(feature = "blocking")]
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
 /// What one request has promised, shared by its handles and its response future.
@@ -49,21 +56,29 @@ struct State {
     is_settling: bool,
     /// This pass is to be published whatever is pending.
     publish: bool,
+    /// Who is to start what is in [`Ledger::starting`].
+    driver: Option<Waker>,
+    body: RequestBodyState,
+    /// `None` until something is promised, which for most requests is never.
+    ledger: Option<Box<Ledger>>,
+}
+
+/// What has been promised.
+#[derive(Default)]
+struct Ledger {
+    entries: Entries,
+    /// How many promises there have been.
+    count: usize,
     /// More promises were submitted than allowed.
     is_overfull: bool,
-    entries: HashMap<Key, Entry>,
-    /// How many promises there have been, which numbers them.
-    count: usize,
-    /// Promises that start when the pass ends, unless they are gone by then.
-    queued: Vec<Weak<dyn AnySlot>>,
+    /// The developer has been told that names seem to change.
+    #[cfg(feature = "tracing")]
+    has_been_advised: bool,
     /// Promises that start at once.
     starting: Vec<Arc<dyn AnySlot>>,
     /// Outer promises that were cleared here.
     hidden: Vec<Key>,
     undo: Vec<Undo>,
-    /// Who is to start what is in `starting`.
-    driver: Option<Waker>,
-    body: RequestBodyState,
     #[cfg(feature = "loader")]
     attachments: Vec<Attachment>,
 }
@@ -91,11 +106,24 @@ enum Phase {
 }
 
 struct Entry {
+    key: Key,
     slot: Arc<dyn AnySlot>,
-    number: usize,
+    value: Type,
+    /// It starts when the pass ends.
+    is_queued: bool,
     demand: Demand,
     /// How many are awaiting it.
     waiters: usize,
+    advice: Advice,
+}
+
+/// What there is of a promise.
+pub(super) enum Found<T> {
+    Settled(Arc<Slot<T>>),
+    Pending,
+    /// Nothing any more: the request has ended.
+    Ended,
+    OfAnotherType(Type),
 }
 
 /// Whether this pass has to be run again because of a promise. A later variant outweighs an earlier.
@@ -119,6 +147,8 @@ pub(super) enum Admission {
 /// What the end of a pass asks for.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Verdict {
+    /// Nothing, and the request has ended: nobody has ever promised anything.
+    Nothing,
     Publish,
     Repeat,
     Overfull,
@@ -147,29 +177,21 @@ impl Registry {
                 pass: 1,
                 is_settling: false,
                 publish: false,
-                is_overfull: false,
-                entries: HashMap::new(),
-                count: 0,
-                queued: Vec::new(),
-                starting: Vec::new(),
-                hidden: Vec::new(),
-                undo: Vec::new(),
                 driver: None,
                 body: RequestBodyState::Here(body),
-                #[cfg(feature = "loader")]
-                attachments: Vec::new(),
+                ledger: None,
             }),
         }
     }
 
     /// What a request has promised whose earlier passes asked for these.
-    pub(super) fn with_settled(slots: Vec<Arc<dyn AnySlot>>) -> Self {
+    pub(super) fn with_settled(slots: Vec<(Arc<dyn AnySlot>, Type)>) -> Self {
         let registry = Self::new(&Settings::default(), false, None, None);
         {
             let mut state = lock(&registry.state);
             state.pass = if slots.is_empty() { 1 } else { 2 };
-            for slot in slots {
-                state.insert(slot, Demand::Met, 0);
+            for (slot, value) in slots {
+                state.insert(slot, value, Demand::Met);
             }
         }
         registry
@@ -198,19 +220,20 @@ impl Registry {
         if state.has_ended() {
             return None;
         }
-        let known = state.attachments.iter().find(|known| known.0 == address);
+        let attachments = &mut state.ledger().attachments;
+        let known = attachments.iter().find(|known| known.0 == address);
         if let Some((_, known)) = known {
             return Arc::clone(known).downcast().ok();
         }
-        let made = Arc::new(make(state.attachments.len()));
-        state.attachments.push((address, Arc::clone(&made) as _));
+        let made = Arc::new(make(attachments.len()));
+        attachments.push((address, Arc::clone(&made) as _));
         Some(made)
     }
 
     /// Whether there is a promise of this name, and if so, whether it has settled. It does not count as
     /// reading.
     pub(super) fn peek(&self, key: &Key) -> Option<bool> {
-        lock(&self.state).entries.get(key).map(Entry::is_settled)
+        lock(&self.state).entry(key).map(Entry::is_settled)
     }
 }
 

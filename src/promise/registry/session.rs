@@ -1,17 +1,27 @@
 use super::super::error::Failure;
 use super::super::slot::AnySlot;
 use super::state::run;
-use super::{Demand, Phase, Registry, RequestBodyState, Verdict};
+use super::{Demand, Entry, Phase, Registry, RequestBodyState, Verdict};
 use crate::sync::lock;
 use std::mem;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::task::Waker;
 
 /// For the response future.
 impl Registry {
     /// What a pass that ends now asks for.
-    pub(in crate::promise) fn verdict(&self) -> Verdict {
-        lock(&self.state).verdict()
+    pub(in crate::promise) fn end_pass(&self) -> Verdict {
+        let mut state = lock(&self.state);
+        if state.ledger.is_some() || state.phase != Phase::Open {
+            return state.verdict();
+        }
+        // Most requests end here, so there is no more to it than there has to be.
+        state.phase = Phase::Published;
+        let body = mem::replace(&mut state.body, RequestBodyState::Taken);
+        let driver = state.driver.take();
+        drop(state);
+        drop((body, driver));
+        Verdict::Nothing
     }
 
     /// Ends a pass whose outcome was discarded: undoes what it has registered undo work for, and makes
@@ -21,24 +31,34 @@ impl Registry {
             let mut guard = lock(&self.state);
             let state = &mut *guard;
             state.is_settling = true;
-            let queued = mem::take(&mut state.queued);
-            state
-                .starting
-                .extend(queued.iter().filter_map(Weak::upgrade));
-            mem::take(&mut state.undo)
+            let Some(ledger) = &mut state.ledger else {
+                return;
+            };
+            // One allocation, and just as large as is needed.
+            let is_queued = |entry: &&Entry| entry.is_queued;
+            let count = ledger.entries.iter().filter(is_queued).count();
+            ledger.starting.reserve_exact(count);
+            for entry in ledger.entries.iter_mut().filter(|entry| entry.is_queued) {
+                entry.is_queued = false;
+                ledger.starting.push(Arc::clone(&entry.slot));
+            }
+            mem::take(&mut ledger.undo)
         };
         run(undo);
     }
 
     /// The promises that are to start now.
     pub(in crate::promise) fn take_starting(&self) -> Vec<Arc<dyn AnySlot>> {
-        mem::take(&mut lock(&self.state).starting)
+        match &mut lock(&self.state).ledger {
+            Some(ledger) => mem::take(&mut ledger.starting),
+            None => Vec::new(),
+        }
     }
 
     /// Asks to be woken when a promise is to start. `false` if there is one already.
     pub(in crate::promise) fn park(&self, waker: &Waker) -> bool {
         let mut state = lock(&self.state);
-        if !state.starting.is_empty() {
+        if state.is_starting() {
             return false;
         }
         let former = state.driver.replace(waker.clone());
@@ -52,14 +72,17 @@ impl Registry {
     /// submit from here on.
     pub(in crate::promise) fn begin_pass(&self) -> Option<usize> {
         let mut state = lock(&self.state);
-        if !state.starting.is_empty() {
+        if state.is_starting() {
             return None;
         }
         state.pass += 1;
         state.is_settling = false;
         state.publish = false;
-        for entry in state.entries.values_mut() {
-            entry.demand = Demand::Met;
+        if let Some(ledger) = &mut state.ledger {
+            ledger.entries.rewind();
+            for entry in ledger.entries.iter_mut() {
+                entry.demand = Demand::Met;
+            }
         }
         Some(state.pass)
     }
@@ -69,7 +92,8 @@ impl Registry {
     pub(in crate::promise) fn time_out(&self) -> bool {
         let pending = {
             let mut state = lock(&self.state);
-            if state.entries.is_empty() {
+            let ledger = state.ledger.as_ref();
+            if ledger.is_none_or(|ledger| ledger.entries.is_empty()) {
                 return false;
             }
             state.phase = Phase::TimedOut;
@@ -84,9 +108,7 @@ impl Registry {
     /// Ends the request. Nothing is left running, and nothing is left to be held by the handles that
     /// remain, or by a value that holds one of them.
     pub(in crate::promise) fn close(&self, published: bool) {
-        #[cfg(feature = "loader")]
-        let _attachments;
-        let (pending, undo, _entries, _body, _driver) = {
+        let (pending, ledger, _body, _driver) = {
             let mut state = lock(&self.state);
             if state.has_ended() {
                 return;
@@ -95,14 +117,9 @@ impl Registry {
                 true => Phase::Published,
                 false => Phase::Abandoned,
             };
-            #[cfg(feature = "loader")]
-            {
-                _attachments = mem::take(&mut state.attachments);
-            }
             (
                 state.stop(),
-                mem::take(&mut state.undo),
-                mem::take(&mut state.entries),
+                state.ledger.take(),
                 mem::replace(&mut state.body, RequestBodyState::Taken),
                 state.driver.take(),
             )
@@ -110,8 +127,11 @@ impl Registry {
         for slot in pending {
             slot.fail(Failure::Cancelled);
         }
-        if !published {
-            run(undo);
+        if let Some(mut ledger) = ledger {
+            let undo = mem::take(&mut ledger.undo);
+            if !published {
+                run(undo);
+            }
         }
     }
 }

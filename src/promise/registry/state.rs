@@ -1,7 +1,8 @@
+use super::super::Key;
 use super::super::error::PromiseError;
+use super::super::observe::{self, Advice};
 use super::super::slot::{AnySlot, Slot};
-use super::super::{Key, observe};
-use super::{Demand, Entry, Phase, State, Undo, Verdict};
+use super::{Demand, Entry, Ledger, Phase, State, Undo, Verdict};
 use std::any::{TypeId, type_name};
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,46 +27,77 @@ impl State {
         if self.publish || self.phase != Phase::Open {
             return Verdict::Publish;
         }
-        if self.is_overfull {
+        let Some(ledger) = &self.ledger else {
+            return Verdict::Publish;
+        };
+        if ledger.is_overfull {
             return Verdict::Overfull;
         }
-        let mut entries = self.entries.values();
+        let mut entries = ledger.entries.iter();
         match entries.any(|entry| entry.demand != Demand::Met) {
             true => Verdict::Repeat,
             false => Verdict::Publish,
         }
     }
 
-    pub(super) fn insert(&mut self, slot: Arc<dyn AnySlot>, demand: Demand, waiters: usize) {
-        let entry = Entry {
-            number: self.count,
+    pub(super) fn ledger(&mut self) -> &mut Ledger {
+        self.ledger.get_or_insert_default()
+    }
+
+    pub(super) fn entry(&self, key: &Key) -> Option<&Entry> {
+        self.ledger.as_ref()?.entries.get(key)
+    }
+
+    pub(super) fn entry_mut(&mut self, key: &Key) -> Option<&mut Entry> {
+        self.ledger.as_mut()?.entries.get_mut(key)
+    }
+
+    pub(super) fn remove(&mut self, key: &Key) -> Option<Entry> {
+        self.ledger.as_mut()?.entries.remove(key)
+    }
+
+    /// Whether there is a promise that is to start.
+    pub(super) fn is_starting(&self) -> bool {
+        let ledger = self.ledger.as_ref();
+        ledger.is_some_and(|ledger| !ledger.starting.is_empty())
+    }
+
+    pub(super) fn insert(
+        &mut self,
+        slot: Arc<dyn AnySlot>,
+        value: Type,
+        demand: Demand,
+    ) -> &mut Entry {
+        let pass = self.pass;
+        let ledger = self.ledger();
+        ledger.count += 1;
+        ledger.entries.insert(Entry {
+            key: slot.key().clone(),
             slot,
+            value,
+            is_queued: false,
             demand,
-            waiters,
-        };
-        self.count += 1;
-        self.entries.insert(entry.slot.key().clone(), entry);
+            waiters: 0,
+            advice: Advice::new(pass, demand == Demand::Missed),
+        })
     }
 
     /// Takes everything that has not settled, to be failed outside the lock.
     pub(super) fn stop(&mut self) -> Vec<Arc<dyn AnySlot>> {
-        self.queued.clear();
-        let mut pending = mem::take(&mut self.starting);
-        for entry in self.entries.values().filter(|entry| !entry.is_settled()) {
+        let Some(ledger) = &mut self.ledger else {
+            return Vec::new();
+        };
+        let mut pending = mem::take(&mut ledger.starting);
+        for entry in ledger.entries.iter().filter(|entry| !entry.is_settled()) {
             pending.push(Arc::clone(&entry.slot));
         }
         pending
     }
 
     pub(super) fn keys(&self, condition: impl Fn(&Entry) -> bool) -> Vec<Key> {
-        let mut keys: Vec<_> = self
-            .entries
-            .values()
-            .filter(|entry| condition(entry))
-            .map(|entry| (entry.number, entry.slot.key()))
-            .collect();
-        keys.sort_unstable_by_key(|&(number, _)| number);
-        keys.into_iter().map(|(_, key)| key.clone()).collect()
+        let entries = self.ledger.iter().flat_map(|ledger| ledger.entries.iter());
+        let entries = entries.filter(|entry| condition(entry));
+        entries.map(|entry| entry.key.clone()).collect()
     }
 }
 
@@ -75,40 +107,46 @@ impl Entry {
     }
 
     /// Its value has been read.
-    pub(super) fn meet(&mut self) {
+    pub(super) fn meet(&mut self, pass: usize) {
+        self.advice.read_in(pass);
         if self.demand == Demand::Submitted {
             self.demand = Demand::Met;
         }
     }
 }
 
-/// The type that a reader expects.
+/// The type of a value.
 #[derive(Clone, Copy)]
-pub(super) struct Type {
+pub(in crate::promise) struct Type {
     id: TypeId,
     pub(super) name: &'static str,
 }
 
 impl Type {
-    pub(super) fn of<T: 'static>() -> Self {
+    pub(in crate::promise) fn of<T: 'static>() -> Self {
         Self {
             id: TypeId::of::<T>(),
             name: type_name::<T>(),
         }
     }
 
-    pub(super) fn matches(self, slot: &dyn AnySlot) -> bool {
-        self.id == slot.type_id()
+    pub(super) fn matches(self, other: Self) -> bool {
+        self.id == other.id
     }
 
-    pub(super) fn check(self, slot: &dyn AnySlot) -> Result<(), PromiseError> {
-        match self.matches(slot) {
+    /// Whether the promise of this name has a value of this type, rather than of `found`.
+    pub(super) fn check(self, key: &Key, found: Self) -> Result<(), PromiseError> {
+        match self.matches(found) {
             true => Ok(()),
-            false => Err(PromiseError::WrongType {
-                key: slot.key().clone(),
-                expected: self.name,
-                found: slot.type_name(),
-            }),
+            false => Err(self.mismatch(key.clone(), found)),
+        }
+    }
+
+    pub(in crate::promise) fn mismatch(self, key: Key, found: Self) -> PromiseError {
+        PromiseError::WrongType {
+            key,
+            expected: self.name,
+            found: found.name,
         }
     }
 }

@@ -1,12 +1,12 @@
-//! What the layer tells the operator. Without the feature `tracing` all of this is nothing.
+//! Log events. Without the feature `tracing` all of this is nothing.
 
-use super::{Key, PromiseError, Rejection};
+use crate::promise::{Key, PromiseError, Rejection};
 
 /// The crate rather than this private module, so that filters need no knowledge of the latter.
 #[cfg(feature = "tracing")]
-const TARGET: &str = "tower_promises";
+pub(super) const TARGET: &str = "tower_promises";
 
-pub(super) fn promise_failed(error: &PromiseError) {
+pub(in crate::promise) fn promise_failed(error: &PromiseError) {
     #[cfg(feature = "tracing")]
     {
         use std::error::Error;
@@ -22,14 +22,27 @@ pub(super) fn promise_failed(error: &PromiseError) {
             PromiseError::Cancelled { .. } => {
                 tracing::debug!(target: TARGET, key, "promise cancelled");
             }
-            _ => tracing::debug!(target: TARGET, key, error = error.source(), "promise failed"),
+            _ => {
+                let source = error.source();
+                if let Some(PromiseError::Pending { .. }) = source.and_then(|it| it.downcast_ref())
+                {
+                    tracing::warn!(
+                        target: TARGET,
+                        key,
+                        error = source,
+                        "promise failed because another one was pending: inside of a promise, await `resolve`"
+                    );
+                } else {
+                    tracing::debug!(target: TARGET, key, error = source, "promise failed");
+                }
+            }
         }
     }
     #[cfg(not(feature = "tracing"))]
     let _ = error;
 }
 
-pub(super) fn drop_panicked(key: &Key, message: &str) {
+pub(in crate::promise) fn drop_panicked(key: &Key, message: &str) {
     #[cfg(feature = "tracing")]
     tracing::error!(
         target: TARGET,
@@ -41,7 +54,7 @@ pub(super) fn drop_panicked(key: &Key, message: &str) {
     let _ = (key, message);
 }
 
-pub(super) fn response_discarded(pass: usize, parts: &http::Response<()>) {
+pub(in crate::promise) fn response_discarded(pass: usize, parts: &http::Response<()>) {
     #[cfg(feature = "tracing")]
     tracing::debug!(target: TARGET,
         pass,
@@ -54,19 +67,33 @@ pub(super) fn response_discarded(pass: usize, parts: &http::Response<()>) {
     let _ = (pass, parts);
 }
 
-pub(super) fn error_discarded(pass: usize, error: &'static str) {
+pub(in crate::promise) fn error_discarded(pass: usize, error: &'static str) {
     #[cfg(feature = "tracing")]
     tracing::debug!(target: TARGET, pass, error, "discarded the error of a pass");
     #[cfg(not(feature = "tracing"))]
     let _ = (pass, error);
 }
 
-pub(super) fn undo_panicked() {
+/// Lets another thread run `f` in the span that this one is in.
+#[cfg(feature = "blocking")]
+pub(in crate::promise) fn in_present_span<R>(f: impl FnOnce() -> R) -> impl FnOnce() -> R {
+    #[cfg(feature = "tracing")]
+    {
+        let span = tracing::Span::current();
+        move || span.in_scope(f)
+    }
+    #[cfg(not(feature = "tracing"))]
+    f
+}
+
+pub(in crate::promise) fn undo_panicked() {
     #[cfg(feature = "tracing")]
     tracing::error!(target: TARGET, "a function given to `on_discard` panicked");
 }
 
-pub(super) fn rejected(rejection: &Rejection) {
+pub(in crate::promise) fn rejected(rejection: &Rejection) {
+    #[cfg(feature = "metrics")]
+    crate::observe::metrics::rejected(rejection.kind());
     #[cfg(feature = "tracing")]
     match rejection {
         Rejection::BodyTooLarge { .. }

@@ -1,0 +1,158 @@
+//! What is exact: allocations, instructions, bytes.
+
+use crate::budget::{self, Budget};
+use crate::measured::{self, DEFAULT, Figures};
+use crate::table::{Table, whole};
+
+/// Sets of features whose costs are compared with those of the first.
+const FEATURES: &[(&str, &[&str])] = &[
+    ("no features", &[]),
+    ("`tracing`", &["tracing"]),
+    ("`server-timing`", &["server-timing"]),
+    ("`metrics`, no recorder", &["metrics"]),
+    ("`full`", &["full"]),
+];
+
+const REQUESTS: [(&str, &str); 3] = [
+    ("head", "no body"),
+    ("connection", "no body, from a connection"),
+    ("body", "300 bytes of body"),
+];
+
+const SERVICES: [(&str, &str); 5] = [
+    ("bare", "the bare service"),
+    ("limit", "AddExtension + RequestBodyLimit"),
+    ("retry", "retry with a cloned request"),
+    ("stack", "the stack: retry + AddExtension"),
+    ("collect", "the stack, the body collected before"),
+];
+
+const COUNTS: [usize; 4] = [1, 10, 100, 10_000];
+
+const NO_VALGRIND: &str = "`valgrind` is not installed";
+
+/// Those that the layer is compared with.
+fn others(table: &mut Table, figures: &Figures, request: &str, what: &str) {
+    for (service, name) in SERVICES {
+        // Only a body can be collected.
+        if service != "collect" || request == "body" {
+            let figure = figures.get(&format!("{request}/{service}"));
+            table.figure(format!("{what}: {name}"), whole(figure));
+        }
+    }
+}
+
+pub(crate) fn allocations(table: &mut Table) {
+    let figures = measured::run_counting(&["allocations"]);
+    for (request, what) in REQUESTS {
+        others(table, &figures, request, what);
+        let stack = figures.get(&format!("{request}/stack"));
+        let layer = figures.get(&format!("{request}/layer"));
+        let budget = Budget::AtMost(stack + budget::ALLOCATIONS_BEYOND_STACK);
+        table.judge(format!("{what}: PromiseLayer"), whole(layer), layer, budget);
+    }
+    for count in COUNTS {
+        let twice = figures.get(&format!("ready/{count}/twice"));
+        let layer = figures.get(&format!("ready/{count}/layer"));
+        let figure = format!("{}, by hand {}", whole(layer), whole(twice));
+        table.figure(format!("{}, two passes", promises(count)), figure);
+    }
+    for count in &COUNTS[1..] {
+        let promises = figures.get(&format!("ready/{count}/layer"));
+        let promise = figures.get("ready/1/layer");
+        let each = (promises - promise) / (count - 1) as f64;
+        let what = format!("each promise beyond the first, of {}", whole(*count as f64));
+        let budget = budget::ALLOCATIONS_OF_PROMISE;
+        table.judge(what, format!("{each:.2}"), each, budget);
+    }
+}
+
+pub(crate) fn instructions(table: &mut Table) {
+    let Some(figures) = measured::instructions(DEFAULT, "") else {
+        return table.missing(NO_VALGRIND);
+    };
+    for (request, what) in REQUESTS {
+        others(table, &figures, request, what);
+        let layer = figures.get(&format!("{request}/layer"));
+        let ratio = layer / figures.get(&format!("{request}/stack"));
+        let what = format!("{what}: PromiseLayer");
+        let figure = format!("{}, {ratio:.3} × the stack", whole(layer));
+        table.judge(what, figure, ratio, budget::INSTRUCTIONS_OF_STACK);
+    }
+    for (kind, name) in [("ready", "ready"), ("woken", "woken once")] {
+        for count in COUNTS {
+            let twice = figures.get(&format!("{kind}/{count}/twice"));
+            let layer = figures.get(&format!("{kind}/{count}/layer"));
+            let what = format!("{}, {name}", promises(count));
+            let figure = format!(
+                "{}, {:.3} × by hand ({})",
+                whole(layer),
+                layer / twice,
+                whole(twice)
+            );
+            table.figure(what, figure);
+        }
+    }
+    let [few, many] = [100, 10_000].map(|count| figures.get(&format!("woken/{count}/layer")));
+    judge_linear(table, few, many);
+}
+
+/// What one of 10,000 promises costs, compared with one of 100, given what all of them cost.
+pub(crate) fn judge_linear(table: &mut Table, few: f64, many: f64) {
+    let ratio = (many / 10_000.0) / (few / 100.0);
+    let figure = format!("{ratio:.3} × that of one of 100");
+    table.judge(
+        "cost of one of 10,000 promises",
+        figure,
+        ratio,
+        budget::PROMISE_OF_MANY,
+    );
+}
+
+/// What features cost that a request does not use.
+pub(crate) fn features(table: &mut Table) {
+    let mut without = None;
+    for &(name, features) in FEATURES {
+        let Some(figures) = measured::instructions(features, "head/layer,ready/10/layer") else {
+            return table.missing(NO_VALGRIND);
+        };
+        let figures = [figures.get("head/layer"), figures.get("ready/10/layer")];
+        let without = *without.get_or_insert(figures);
+        let names = ["no promises", "10 promises, two passes"];
+        for ((figure, without), what) in figures.into_iter().zip(without).zip(names) {
+            let ratio = figure / without;
+            let figure = format!("{} instructions, {ratio:.3} × without", whole(figure));
+            table.figure(format!("{name}: {what}"), figure);
+        }
+    }
+}
+
+pub(crate) fn bytes(table: &mut Table) {
+    let figures = measured::run_counting(&["bytes"]);
+    let replay = figures.get("replay");
+    let part = replay / f64::from(64 << 20);
+    let figure = format!("{part:.4} of the body ({} bytes)", whole(replay));
+    let what = "allocated to replay 64 MiB";
+    table.judge(what, figure, part, budget::REPLAYED_BYTES);
+    let [bare, head, layer] =
+        ["bare", "head", "layer"].map(|name| figures.get(&format!("flight/{name}")));
+    table.figure(
+        "in flight, of 10,000: the service's own future",
+        whole(bare),
+    );
+    table.figure("in flight, of 10,000: a request's head", whole(head));
+    table.figure(
+        "in flight, of 10,000: PromiseLayer, all in all",
+        whole(layer),
+    );
+    let beyond = layer - head - bare;
+    let what = "in flight, of 10,000: PromiseLayer, beyond both";
+    table.judge(what, whole(beyond), beyond, budget::BYTES_IN_FLIGHT);
+}
+
+pub(crate) fn promises(count: usize) -> String {
+    match count {
+        1 => "1 promise".to_owned(),
+        _ => format!("{} promises", whole(count as f64)),
+    }
+}

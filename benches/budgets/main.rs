@@ -1,0 +1,87 @@
+//! What the crate costs, beside what it may cost: `cargo bench --bench budgets`.
+//!
+//! Prints one table, in Markdown. `cargo bench --bench budgets -- allocations wire` measures only these subjects,
+//! `-- --quick` only those that are counts: they are exact and take seconds. Times are those of the machine, so
+//! they are compared only with each other, as ratios of the medians of alternating samples.
+//!
+//! The measured code is in `benches/measured`, a crate of its own, which is built here with the features that
+//! are wanted: by default those that a user of the crate has by default. Instructions need `valgrind`, the
+//! figures of a server `wrk`; both are packages of every Linux distribution. What is missing is said in the
+//! table.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod budget;
+mod counts;
+mod measured;
+mod table;
+mod times;
+
+use table::Table;
+
+struct Subject {
+    name: &'static str,
+    measure: fn(&mut Table),
+    /// Whether it is exact.
+    is_count: bool,
+}
+
+const SUBJECTS: [Subject; 7] = [
+    Subject::count("allocations", counts::allocations),
+    Subject::count("instructions", counts::instructions),
+    Subject::count("features", counts::features),
+    Subject::count("bytes", counts::bytes),
+    Subject::time("times", times::times),
+    Subject::time("bodies", times::bodies),
+    Subject::time("wire", times::wire),
+];
+
+impl Subject {
+    const fn count(name: &'static str, measure: fn(&mut Table)) -> Self {
+        Self {
+            name,
+            measure,
+            is_count: true,
+        }
+    }
+
+    const fn time(name: &'static str, measure: fn(&mut Table)) -> Self {
+        Self {
+            name,
+            measure,
+            is_count: false,
+        }
+    }
+}
+
+fn main() {
+    let mut arguments: Vec<_> = std::env::args().skip(1).collect();
+    let count = arguments.len();
+    arguments.retain(|argument| argument != "--bench");
+    if arguments.len() == count {
+        // `cargo test --benches`: an unoptimized build says nothing about costs.
+        eprintln!("to be run by `cargo bench`");
+        return;
+    }
+    let is_quick = arguments.iter().any(|argument| argument == "--quick");
+    arguments.retain(|argument| argument != "--quick");
+    let names = SUBJECTS.map(|subject| subject.name);
+    if let Some(unknown) = arguments
+        .iter()
+        .find(|name| !names.contains(&name.as_str()))
+    {
+        let names = names.join(", ");
+        eprintln!("{unknown:?} is none of {names} and --quick");
+        std::process::exit(2);
+    }
+
+    let mut table = Table::default();
+    for subject in SUBJECTS {
+        let is_chosen = arguments.is_empty() || arguments.iter().any(|name| name == subject.name);
+        if is_chosen && (subject.is_count || !is_quick) {
+            eprintln!("measuring {}", subject.name);
+            table.begin(subject.name);
+            (subject.measure)(&mut table);
+        }
+    }
+    print!("{table}");
+}

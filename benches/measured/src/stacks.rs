@@ -1,0 +1,365 @@
+//! The services that are compared, and the requests that they get.
+//!
+//! Nothing here needs a runtime: every future either is ready or wakes itself, so requests are polled to their
+//! end in place, and what is measured is the services alone.
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, join_all};
+use http::{HeaderValue, Request, Response, Uri};
+use http_body::Body;
+use http_body_util::{BodyExt, Full};
+use std::collections::HashMap;
+use std::future::{Ready, poll_fn, ready};
+use std::hint::black_box;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll, Waker};
+use tower::retry::{Policy, RetryLayer};
+use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+use tower_http::add_extension::AddExtensionLayer;
+use tower_http::limit::RequestBodyLimitLayer;
+use tower_promises::{BoxError, PromiseLayer, Promises};
+
+/// How many promises a request has.
+const COUNTS: [usize; 4] = [1, 10, 100, 10_000];
+
+/// One request to one service, from the call to the drop of the response.
+pub type Client = Box<dyn FnMut(Request<Full<Bytes>>)>;
+
+/// A service with the requests it gets.
+pub struct Case {
+    /// `head/bare` for instance: the request, then the service.
+    pub id: String,
+    pub client: Client,
+    pub request: fn() -> Request<Full<Bytes>>,
+    /// How many requests make a sample: fewer of those that take longer.
+    pub requests: usize,
+}
+
+impl Case {
+    /// Sends each request right after it was made, as a server does, so that the allocator is in the state it
+    /// is in there. Callgrind writes what it has counted at the end of this function.
+    #[inline(never)]
+    pub fn sample(&mut self) {
+        for _ in 0..self.requests {
+            let request = (self.request)();
+            measured(&mut self.client, request);
+        }
+    }
+
+    /// What is made once for a process or a thread is not what a request costs.
+    pub fn warm_up(&mut self) {
+        (self.client)((self.request)());
+    }
+
+    /// The name without the service.
+    pub fn kind(&self) -> &str {
+        self.id.rsplit_once('/').map_or("", |(kind, _)| kind)
+    }
+}
+
+/// Sends a request. What callgrind counts begins and ends with this function.
+#[inline(never)]
+pub fn measured(client: &mut Client, request: Request<Full<Bytes>>) {
+    client(request);
+}
+
+/// Everything that is compared.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (name, request) in [
+        ("head", head as fn() -> _),
+        ("connection", head_of_a_connection),
+        ("body", head_and_body),
+    ] {
+        let mut add = |service: &str, client| {
+            cases.push(Case {
+                id: format!("{name}/{service}"),
+                client,
+                request,
+                requests: 100,
+            });
+        };
+        // Only a request that has a body is asked for it.
+        let reads = name == "body";
+        add("bare", client(service_fn(move |r| answer(r, reads))));
+        add("limit", client(limited(reads)));
+        add("retry", client(retried(reads)));
+        add("stack", client(stacked(reads)));
+        if reads {
+            add("collect", client(collected()));
+        }
+        add("layer", client(layered(reads)));
+    }
+    for (name, yields) in [("ready", false), ("woken", true)] {
+        for count in COUNTS {
+            let mut add = |service: &str, client| {
+                cases.push(Case {
+                    id: format!("{name}/{count}/{service}"),
+                    client,
+                    request: head,
+                    requests: (1000 / count).clamp(2, 100),
+                });
+            };
+            add("twice", client(by_hand(count, yields)));
+            add("layer", client(promised(count, yields)));
+        }
+    }
+    cases
+}
+
+// ---- Requests
+
+/// A request with three headers, each a string of its own.
+pub fn head() -> Request<Full<Bytes>> {
+    Request::builder()
+        .uri("/shelves/7/books?page=2")
+        .header("host", "library.example")
+        .header("accept", "text/html,application/xhtml+xml")
+        .header("user-agent", "Mozilla/5.0 (X11; Linux x86_64)")
+        .body(Full::default())
+        .expect("the request is well-formed")
+}
+
+/// The same as a server reads it from a connection: all strings are parts of one buffer.
+fn head_of_a_connection() -> Request<Full<Bytes>> {
+    static BUFFER: &str = "/shelves/7/books?page=2library.exampletext/html,application/xhtml+xmlMozilla/5.0 (X11; Linux x86_64)";
+    let buffer = Bytes::from(Arc::<[u8]>::from(BUFFER.as_bytes()).to_vec());
+    // A second handle makes the buffer one that is shared, as a connection's is.
+    let _connection = buffer.clone();
+    let value = |from, to| HeaderValue::from_maybe_shared(buffer.slice(from..to)).expect("is text");
+    let mut request = Request::new(Full::default());
+    *request.uri_mut() = Uri::from_maybe_shared(buffer.slice(..23)).expect("is a URI");
+    let headers = request.headers_mut();
+    headers.insert(http::header::HOST, value(23, 38));
+    headers.insert(http::header::ACCEPT, value(38, 69));
+    headers.insert(http::header::USER_AGENT, value(69, BUFFER.len()));
+    request
+}
+
+/// A form of 300 bytes.
+fn head_and_body() -> Request<Full<Bytes>> {
+    let mut request = head();
+    *request.method_mut() = http::Method::POST;
+    *request.body_mut() = Full::from(vec![b'x'; 300]);
+    request
+}
+
+// ---- Services that ask for nothing
+
+async fn answer<B>(request: Request<B>, reads: bool) -> Result<Response<Full<Bytes>>, BoxError>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    if !reads {
+        return Ok(Response::default());
+    }
+    let body = request.into_body().collect().await.map_err(Into::into)?;
+    Ok(Response::new(Full::new(body.to_bytes())))
+}
+
+/// `AddExtension` and `RequestBodyLimit` of tower-http.
+fn limited(
+    reads: bool,
+) -> impl Service<Request<Full<Bytes>>, Response: Sized, Error = BoxError> + Clone {
+    ServiceBuilder::new()
+        .layer(AddExtensionLayer::new(Arc::new(7_u64)))
+        .layer(RequestBodyLimitLayer::new(2 << 20))
+        .service(service_fn(move |r| answer(r, reads)))
+}
+
+/// Clones every request, as one has to who may need it again, and never needs it.
+#[derive(Clone)]
+struct CloneRequest;
+
+impl<B, R, E> Policy<Request<B>, R, E> for CloneRequest
+where
+    B: Clone,
+{
+    type Future = Ready<()>;
+
+    fn retry(&mut self, _: &mut Request<B>, _: &mut Result<R, E>) -> Option<Self::Future> {
+        None
+    }
+
+    fn clone_request(&mut self, request: &Request<B>) -> Option<Request<B>> {
+        Some(request.clone())
+    }
+}
+
+/// `tower::retry` with a cloned request.
+fn retried(
+    reads: bool,
+) -> impl Service<Request<Full<Bytes>>, Response: Sized, Error = BoxError> + Clone {
+    ServiceBuilder::new()
+        .layer(RetryLayer::new(CloneRequest))
+        .service(service_fn(move |r| answer(r, reads)))
+}
+
+/// What the layer is measured by: the request is cloned, and each call gets an extension.
+fn stacked(
+    reads: bool,
+) -> impl Service<Request<Full<Bytes>>, Response: Sized, Error = BoxError> + Clone {
+    ServiceBuilder::new()
+        .layer(RetryLayer::new(CloneRequest))
+        .layer(AddExtensionLayer::new(Arc::new(7_u64)))
+        .service(service_fn(move |r| answer(r, reads)))
+}
+
+/// The same for a body that is no `Clone`, as that of a connection: it has to be collected before.
+fn collected() -> impl Service<Request<Full<Bytes>>, Response: Sized, Error = BoxError> + Clone {
+    let stack = stacked(true);
+    service_fn(move |request: Request<Full<Bytes>>| {
+        let stack = stack.clone();
+        async move {
+            let (parts, body) = request.into_parts();
+            let body = body.collect().await?.to_bytes();
+            let request = Request::from_parts(parts, Full::new(body));
+            stack.oneshot(request).await
+        }
+    })
+}
+
+fn layered(
+    reads: bool,
+) -> impl Service<Request<Full<Bytes>>, Response: Sized, Error = BoxError> + Clone {
+    ServiceBuilder::new()
+        .layer(PromiseLayer::new())
+        .service(service_fn(move |r| answer(r, reads)))
+}
+
+// ---- Services that ask
+
+/// The work of a promise: its number, at once or when polled again.
+struct Work {
+    number: u64,
+    yields: bool,
+}
+
+impl Future for Work {
+    type Output = u64;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<u64> {
+        if std::mem::take(&mut self.yields) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(self.number)
+    }
+}
+
+/// The names of promises. They are static, so that they cost neither side anything.
+fn names(count: usize) -> &'static [&'static str] {
+    static NAMES: OnceLock<Vec<&'static str>> = OnceLock::new();
+    let most = COUNTS[COUNTS.len() - 1];
+    let name = |number| &*Box::leak(format!("promise:{number}").into_boxed_str());
+    &NAMES.get_or_init(|| (0..most).map(name).collect())[..count]
+}
+
+fn total(count: usize) -> u64 {
+    (0..count as u64).sum()
+}
+
+/// A handler that asks for `count` promises by name and adds up their values.
+fn promised(
+    count: usize,
+    yields: bool,
+) -> impl Service<Request<Full<Bytes>>, Response: Sized, Error = BoxError> + Clone {
+    let handle = move |request: Request<_>| {
+        let promises = request.extensions().get::<Promises>();
+        let promises = promises.expect("`PromiseLayer` is around");
+        let mut sum = 0;
+        for (number, &name) in (0..).zip(names(count)) {
+            let value: Result<u64, _> = promises.result_or_submit(name, || Work { number, yields });
+            sum += value.unwrap_or(0);
+        }
+        assert!(promises.pass() == 1 || sum == total(count));
+        ready(Ok::<_, BoxError>(Response::<Full<Bytes>>::default()))
+    };
+    ServiceBuilder::new()
+        .layer(PromiseLayer::new().max_promises(count))
+        .service(service_fn(handle))
+}
+
+type Wish = (&'static str, BoxFuture<'static, u64>);
+
+/// What the handler of the service that is written by hand asks for, in its first pass.
+#[derive(Clone, Default)]
+struct Asked(Arc<Mutex<Vec<Wish>>>);
+
+/// What it finds in the second.
+#[derive(Clone)]
+struct Answers(Arc<HashMap<&'static str, u64>>);
+
+/// The same without the layer, as one would write it for one handler: all values are of one type, no name
+/// is asked for twice, nothing fails, panics or is limited, and the body is `Clone`.
+fn by_hand(
+    count: usize,
+    yields: bool,
+) -> impl Service<Request<Full<Bytes>>, Response: Sized, Error = BoxError> + Clone {
+    let handle = move |request: Request<Full<Bytes>>| {
+        let answers = request.extensions().get::<Answers>();
+        let asked = request.extensions().get::<Asked>();
+        let mut sum = 0;
+        for (number, &name) in (0..).zip(names(count)) {
+            match (answers, asked) {
+                (Some(answers), _) => sum += answers.0[name],
+                (None, Some(asked)) => {
+                    let work: BoxFuture<'static, u64> = Box::pin(Work { number, yields });
+                    asked.0.lock().expect("nothing panics").push((name, work));
+                }
+                (None, None) => unreachable!("one of them is there in each pass"),
+            }
+        }
+        assert!(answers.is_none() || sum == total(count));
+        ready(Ok::<_, BoxError>(Response::<Full<Bytes>>::default()))
+    };
+    let inner = service_fn(handle);
+    service_fn(move |request| twice(inner, request))
+}
+
+async fn twice<S, B>(mut inner: S, mut request: Request<B>) -> Result<S::Response, S::Error>
+where
+    S: Service<Request<B>>,
+    B: Clone,
+{
+    let asked = Asked::default();
+    let mut first = request.clone();
+    first.extensions_mut().insert(asked.clone());
+    let response = inner.ready().await?.call(first).await?;
+    let asked = std::mem::take(&mut *asked.0.lock().expect("nothing panics"));
+    if asked.is_empty() {
+        return Ok(response);
+    }
+    drop(response);
+    let (names, work): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
+    let answers = names.into_iter().zip(join_all(work).await).collect();
+    let answers = Answers(Arc::new(answers));
+    request.extensions_mut().insert(answers);
+    inner.ready().await?.call(request).await
+}
+
+// ---- Clients
+
+fn client<S>(mut service: S) -> Client
+where
+    S: Service<Request<Full<Bytes>>, Error = BoxError> + 'static,
+{
+    Box::new(move |request| {
+        run(poll_fn(|cx| service.poll_ready(cx))).expect("is always ready");
+        let response = run(service.call(request));
+        drop(black_box(response.expect("no service fails")));
+    })
+}
+
+/// Polls a future to its end. It needs no waker: what is pending has been woken already.
+pub fn run<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let mut context = Context::from_waker(Waker::noop());
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return output;
+        }
+    }
+}

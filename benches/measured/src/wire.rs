@@ -1,0 +1,108 @@
+//! An axum server, with and without the layer, and `wrk` as its client.
+
+use crate::times::median;
+use axum::Router;
+use axum::extract::Request;
+use axum::routing::get;
+use std::net::SocketAddr;
+use std::process::Command;
+use tokio::net::TcpListener;
+use tokio::runtime::Builder;
+use tower_promises::{PromiseLayer, Promises};
+
+/// How often each server is asked, for a second each time.
+const ROUNDS: usize = 15;
+
+/// Prints requests per second. Nothing where there is no `wrk`.
+pub fn print() {
+    if Command::new("wrk").arg("-v").output().is_err() {
+        return;
+    }
+    // One thread for the server, so that the client has a processor too.
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("threads can be started");
+    let layer = PromiseLayer::new();
+    let plain = Router::new().route("/", get(hello));
+    let apps = [
+        ("plain/bare", plain.clone()),
+        ("plain/layer", plain.layer(layer.clone())),
+        ("promises/bare", Router::new().route("/", get(awaiting))),
+        (
+            "promises/layer",
+            Router::new().route("/", get(asking)).layer(layer),
+        ),
+    ];
+    let servers = apps.map(|(name, app)| (name, runtime.block_on(serve(app)), Vec::new()));
+    let mut servers = Vec::from(servers);
+    for round in 0..=ROUNDS {
+        for (_, address, rates) in &mut servers {
+            let rate = rate(*address);
+            // The first round warms up.
+            if round > 0 {
+                rates.push(rate);
+            }
+        }
+    }
+    for (name, _, rates) in servers {
+        println!("{name}\t{}", median(rates));
+    }
+}
+
+async fn serve(app: Router) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await;
+    let listener = listener.expect("a port is free");
+    let address = listener.local_addr().expect("it is bound");
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    address
+}
+
+/// Requests per second.
+fn rate(address: SocketAddr) -> f64 {
+    let output = Command::new("wrk")
+        .args(["--threads=1", "--connections=16", "--duration=1s"])
+        .args(["--header=accept: text/html", "--header=user-agent: wrk"])
+        .arg(format!("http://{address}/"))
+        .output()
+        .expect("`wrk` is there");
+    let output = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        !output.contains("Non-2xx"),
+        "the server has failed: {output}"
+    );
+    let rate = output
+        .lines()
+        .find_map(|line| line.strip_prefix("Requests/sec:"));
+    let rate = rate.and_then(|rate| rate.trim().parse().ok());
+    rate.unwrap_or_else(|| panic!("`wrk` has not said how many: {output}"))
+}
+
+async fn hello() -> &'static str {
+    "Hello, Ferris!"
+}
+
+async fn name() -> String {
+    "Ferris".to_owned()
+}
+
+async fn messages() -> u64 {
+    7
+}
+
+async fn awaiting() -> String {
+    let (name, messages) = (name().await, messages().await);
+    format!("Hello, {name}! You have {messages} messages.")
+}
+
+async fn asking(request: Request) -> String {
+    let promises = request.extensions().get::<Promises>();
+    let promises = promises.expect("`PromiseLayer` is around");
+    let name = promises.result_or_submit("name", name);
+    let messages = promises.result_or_submit("messages", messages);
+    let (Ok(name), Ok(messages)) = (name, messages) else {
+        return String::new();
+    };
+    format!("Hello, {name}! You have {messages} messages.")
+}

@@ -1,0 +1,135 @@
+//! A service that shows what it does: spans for OpenTelemetry on stdout, a log on stderr, metrics for Prometheus, and
+//! the timings of a page in the developer tools of the browser that asked for it.
+//!
+//! Start it with `cargo run --example observability`.
+
+mod telemetry;
+
+use axum::extract::{ConnectInfo, Query};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
+use axum::response::Html;
+use axum::routing::get;
+use axum::{Router, serve};
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::time::sleep;
+use tower::ServiceBuilder;
+use tower_http::trace::TraceLayer;
+use tower_promises::observe::ServerTimingLayer;
+use tower_promises::{BoxError, PromiseError, PromiseLayer, Promises};
+use tracing::{Instrument, info, info_span};
+
+#[derive(Deserialize)]
+struct Parameters {
+    #[serde(default = "ferris")]
+    user: String,
+}
+
+fn ferris() -> String {
+    "Ferris".into()
+}
+
+/// A query as it could be of a database driver: it takes its time, and has a span of its own.
+async fn query(statement: &'static str, milliseconds: u64) -> u32 {
+    let wait = async {
+        sleep(Duration::from_millis(milliseconds)).await;
+        info!("the database has answered");
+    };
+    wait.instrument(info_span!("query", statement)).await;
+    7
+}
+
+/// Two promises of which the second needs the first: one more pass.
+fn orders(promises: &Promises, user: &str) -> Result<u32, PromiseError> {
+    let id: u32 = promises.result_or_submit(format!("user:{user}"), async || {
+        query("select id from users", 40).await
+    })?;
+    promises.result_or_submit(format!("orders:{id}"), async || {
+        query("select count(*) from orders", 60).await
+    })
+}
+
+/// It never works.
+fn advertisement(promises: &Promises) -> Result<String, PromiseError> {
+    promises.result_or_try_submit("advertisement", async || {
+        sleep(Duration::from_millis(20)).await;
+        Err::<String, _>("the advertisement server does not answer")
+    })
+}
+
+/// It computes, on a thread of its own.
+fn primes(promises: &Promises) -> Result<usize, PromiseError> {
+    promises.result_or_submit_blocking("primes", || {
+        let is_prime = |n: &u32| (2..*n).all(|divisor| n % divisor != 0);
+        (2..5000).filter(is_prime).count()
+    })
+}
+
+/// It is what the page waits for.
+fn weather(promises: &Promises) -> Result<&'static str, PromiseError> {
+    promises.result_or_submit("weather", async || {
+        sleep(Duration::from_millis(150)).await;
+        "sunny"
+    })
+}
+
+async fn page(
+    Query(parameters): Query<Parameters>,
+    promises: Promises,
+) -> Result<Html<String>, StatusCode> {
+    // All are asked for before any is looked at, so that they run at the same time.
+    let (orders, primes) = (orders(&promises, &parameters.user), primes(&promises));
+    let (weather, advertisement) = (weather(&promises), advertisement(&promises));
+    let status = |error: PromiseError| error.status();
+    Ok(Html(format!(
+        "<!doctype html><html lang=\"en\"><title>observability</title>\
+         <p>{} orders, {} primes, {} weather, {}.\
+         <p>See where the time went: in the developer tools, Network, this page, Timing.",
+        orders.map_err(status)?,
+        primes.map_err(status)?,
+        weather.map_err(status)?,
+        advertisement.unwrap_or_else(|_| "no advertisement".into()),
+    )))
+}
+
+/// Only whoever sits at this machine sees names and timings. Behind a proxy on the same machine that is everybody: ask
+/// for a session of the staff there instead, never for something that clients can make up.
+fn is_local(request: &Parts) -> bool {
+    let peer = request.extensions.get::<ConnectInfo<SocketAddr>>();
+    peer.is_some_and(|ConnectInfo(address)| address.ip().is_loopback())
+}
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    let spans = telemetry::trace();
+    let metrics = telemetry::measure()?;
+
+    let layers = ServiceBuilder::new()
+        // The span of the request, in which all others are.
+        .layer(TraceLayer::new_for_http())
+        .layer(ServerTimingLayer::new(is_local))
+        .layer(PromiseLayer::new().timeout(Duration::from_secs(10)));
+    let app = Router::new().route("/", get(page)).layer(layers);
+    // Beside the layers: whoever collects metrics is not counted.
+    let text = [(CONTENT_TYPE, "text/plain; version=0.0.4")];
+    let app = app.route("/metrics", get(async move || (text, metrics.render())));
+
+    let address = std::env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:3000".into());
+    let listener = tokio::net::TcpListener::bind(address).await?;
+    let address = listener.local_addr()?;
+    println!("listening on http://{address}, try it in a browser with developer tools, or");
+    println!("  curl -i http://{address}/         # the header `Server-Timing`");
+    println!("  curl http://{address}/metrics     # what Prometheus collects");
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
+    serve(listener, app)
+        .with_graceful_shutdown(async {
+            let _ = tokio::signal::ctrl_c().await;
+        })
+        .await?;
+    // Exports what is left.
+    spans.shutdown()?;
+    Ok(())
+}

@@ -1,0 +1,68 @@
+//! Where spans, events and metrics go.
+
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracerProvider};
+use opentelemetry_stdout::SpanExporter;
+use std::io::stderr;
+use std::time::Duration;
+use tracing_subscriber::fmt::format::FmtSpan;
+use tracing_subscriber::prelude::*;
+use tracing_subscriber::{EnvFilter, fmt};
+
+/// The spans of requests, passes and promises have the level DEBUG.
+const FILTER: &str = "info,tower_http=debug,tower_promises=debug";
+
+/// The upper bounds in which durations are counted, in seconds.
+const BUCKETS: [f64; 10] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 10.0];
+
+/// Sends spans to OpenTelemetry, and a log to stderr, which `RUST_LOG` filters.
+///
+/// OpenTelemetry is stdout here. For a collector take the exporter of the crate `opentelemetry-otlp`; nothing else
+/// changes.
+pub(crate) fn trace() -> SdkTracerProvider {
+    let soon = BatchConfigBuilder::default().with_scheduled_delay(Duration::from_millis(200));
+    let batches = BatchSpanProcessor::builder(SpanExporter::default());
+    let provider = SdkTracerProvider::builder()
+        .with_span_processor(batches.with_batch_config(soon.build()).build())
+        .with_resource(
+            Resource::builder()
+                .with_service_name("observability")
+                .build(),
+        )
+        .build();
+
+    // What is exported does not depend on what is logged.
+    let exported = EnvFilter::new(FILTER);
+    let logged = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(FILTER));
+    let spans = tracing_opentelemetry::layer().with_tracer(provider.tracer("observability"));
+    let log = fmt::layer()
+        .with_writer(stderr)
+        .with_span_events(FmtSpan::CLOSE);
+    tracing_subscriber::registry()
+        .with(spans.with_filter(exported))
+        .with(log.with_filter(logged))
+        .init();
+    provider
+}
+
+/// Collects metrics for Prometheus.
+pub(crate) fn measure() -> Result<PrometheusHandle, BuildError> {
+    let durations = Matcher::Suffix("_seconds".into());
+    let metrics = PrometheusBuilder::new()
+        .set_buckets_for_metric(durations, &BUCKETS)?
+        .install_recorder()?;
+    tower_promises::observe::metrics::describe();
+
+    let recorder = metrics.clone();
+    tokio::spawn(async move {
+        // What was recorded takes memory until it is put into buckets.
+        let mut interval = tokio::time::interval(Duration::from_secs(5));
+        loop {
+            interval.tick().await;
+            recorder.run_upkeep();
+        }
+    });
+    Ok(metrics)
+}

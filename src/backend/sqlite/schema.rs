@@ -1,0 +1,106 @@
+//! The tables, and how a file gets them.
+
+use super::refused::Refused;
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{AssertSqlSafe, Connection, query_scalar, raw_sql};
+
+/// How a file says that it belongs to this crate, in its header.
+const APPLICATION_ID: i64 = 0x746f_7072;
+
+/// Each brings a file to the next version. What is released is not changed: a new version is a new step.
+const STEPS: [&str; 1] = [
+    // Triggers number the changes and write them down, so that a change is one statement. It is SQLite that
+    // makes it atomic, whether or not others are committed with it.
+    "CREATE TABLE store_revision (last INTEGER NOT NULL);
+    INSERT INTO store_revision (last) VALUES (0);
+    CREATE TABLE store_entries (
+        key TEXT NOT NULL PRIMARY KEY,
+        revision INTEGER NOT NULL,
+        expires INTEGER,
+        value BLOB NOT NULL
+    );
+    CREATE INDEX store_entries_expires ON store_entries (expires) WHERE expires IS NOT NULL;
+    CREATE TABLE store_changes (
+        revision INTEGER NOT NULL PRIMARY KEY,
+        changed INTEGER NOT NULL,
+        key TEXT NOT NULL,
+        value BLOB
+    );
+    CREATE TRIGGER store_inserts AFTER INSERT ON store_entries BEGIN
+        UPDATE store_revision SET last = NEW.revision;
+        INSERT INTO store_changes (revision, changed, key, value)
+            VALUES (NEW.revision, round(unixepoch('subsec') * 1000), NEW.key, NEW.value);
+    END;
+    CREATE TRIGGER store_updates AFTER UPDATE ON store_entries BEGIN
+        UPDATE store_revision SET last = NEW.revision;
+        INSERT INTO store_changes (revision, changed, key, value)
+            VALUES (NEW.revision, round(unixepoch('subsec') * 1000), NEW.key, NEW.value);
+    END;
+    -- The end of a time to live is not a change.
+    CREATE TRIGGER store_deletes AFTER DELETE ON store_entries
+    WHEN OLD.expires IS NULL OR OLD.expires > round(unixepoch('subsec') * 1000) BEGIN
+        UPDATE store_revision SET last = last + 1;
+        INSERT INTO store_changes (revision, changed, key)
+            SELECT last, round(unixepoch('subsec') * 1000), OLD.key FROM store_revision;
+    END;
+    CREATE TABLE bus_messages (
+        id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+        published INTEGER NOT NULL DEFAULT (round(unixepoch('subsec') * 1000)),
+        topic TEXT NOT NULL,
+        payload BLOB NOT NULL
+    );",
+];
+
+/// Refuses a file that belongs to something else, before anything of it is changed.
+pub(super) async fn check(connection: &mut SqliteConnection) -> Result<(), Refused> {
+    // In this order: another process may create the tables in between, and marks the file with them.
+    let tables: i64 = query_scalar("SELECT count(*) FROM sqlite_schema")
+        .fetch_one(&mut *connection)
+        .await?;
+    let application: i64 = query_scalar("PRAGMA application_id")
+        .fetch_one(&mut *connection)
+        .await?;
+    let is_new = application == 0 && tables == 0;
+    if application != APPLICATION_ID && !is_new {
+        return Err(Refused::Foreign);
+    }
+    Ok(())
+}
+
+/// Brings a file to the present version.
+pub(super) async fn migrate(connection: &mut SqliteConnection) -> Result<(), Refused> {
+    // Most of the time there is nothing to do, and no need for a lock.
+    if version(connection).await? == STEPS.len() {
+        return Ok(());
+    }
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    // Another process may have been faster.
+    check(&mut transaction).await?;
+    let version = version(&mut transaction).await?;
+    for step in &STEPS[version..] {
+        raw_sql(*step).execute(&mut *transaction).await?;
+    }
+    let marks = format!(
+        "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {}",
+        STEPS.len()
+    );
+    // Numbers alone are put together.
+    raw_sql(AssertSqlSafe(marks))
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+async fn version(connection: &mut SqliteConnection) -> Result<usize, Refused> {
+    let found: i64 = query_scalar("PRAGMA user_version")
+        .fetch_one(connection)
+        .await?;
+    let version = usize::try_from(found).ok();
+    version
+        .filter(|version| *version <= STEPS.len())
+        .ok_or(Refused::Version {
+            found,
+            known: STEPS.len(),
+        })
+}

@@ -1,0 +1,44 @@
+use super::header;
+use crate::promise::Passes;
+use http::{HeaderName, Response};
+use pin_project_lite::pin_project;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+pin_project! {
+    /// Response future for [`ServerTimingService`](super::ServerTimingService).
+    #[derive(Debug)]
+    pub struct ServerTimingFuture<F> {
+        #[pin]
+        inner: F,
+        // `None` if the client is not to see it.
+        max_entries: Option<usize>,
+    }
+}
+
+impl<F> ServerTimingFuture<F> {
+    pub(super) fn new(inner: F, max_entries: Option<usize>) -> Self {
+        Self { inner, max_entries }
+    }
+}
+
+impl<F, R, E> Future for ServerTimingFuture<F>
+where
+    F: Future<Output = Result<Response<R>, E>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = ready!(this.inner.poll(cx))?;
+        let passes = response.extensions().get::<Passes>();
+        if let (Some(max_entries), Some(passes)) = (*this.max_entries, passes) {
+            if let Some(timing) = header::value(passes, max_entries) {
+                response.headers_mut().append(SERVER_TIMING, timing);
+            }
+        }
+        Poll::Ready(Ok(response))
+    }
+}

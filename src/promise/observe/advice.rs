@@ -1,0 +1,95 @@
+//! Advice to the developer, told in warnings. Without the feature `tracing` all of this is nothing.
+
+/// What is remembered of a promise for the sake of advice.
+pub(in crate::promise) struct Advice {
+    #[cfg(feature = "tracing")]
+    pub(in crate::promise) memory: Memory,
+}
+
+#[cfg(feature = "tracing")]
+pub(in crate::promise) struct Memory {
+    /// The pass that submitted it.
+    pub(in crate::promise) submitted: usize,
+    /// The last pass that read its value. Zero if none has.
+    pub(in crate::promise) read: usize,
+    /// Somebody has tried to read it before there was a value.
+    pub(in crate::promise) was_missed: bool,
+    /// The last of them was content with a placeholder.
+    pub(in crate::promise) has_placeholder: bool,
+}
+
+#[cfg(feature = "tracing")]
+impl Advice {
+    pub(in crate::promise) fn new(pass: usize, is_missed: bool) -> Self {
+        Self {
+            memory: Memory {
+                submitted: pass,
+                read: 0,
+                was_missed: is_missed,
+                has_placeholder: false,
+            },
+        }
+    }
+
+    pub(in crate::promise) fn read_in(&mut self, pass: usize) {
+        self.memory.read = pass;
+    }
+
+    pub(in crate::promise) fn missed(&mut self) {
+        self.memory.was_missed = true;
+        self.memory.has_placeholder = false;
+    }
+}
+
+#[cfg(not(feature = "tracing"))]
+impl Advice {
+    pub(in crate::promise) fn new(_: usize, _: bool) -> Self {
+        Self {}
+    }
+
+    pub(in crate::promise) fn read_in(&mut self, _: usize) {}
+
+    pub(in crate::promise) fn missed(&mut self) {}
+}
+
+#[cfg(feature = "tracing")]
+mod warnings {
+    use crate::promise::Key;
+
+    /// One of its own, so that advice can be silenced without the rest.
+    const TARGET: &str = "tower_promises::advice";
+
+    pub(in crate::promise) fn never_read(keys: &[Key]) {
+        tracing::warn!(
+            target: TARGET,
+            ?keys,
+            "promises were submitted and their values never read, so that the request took another pass \
+             for nothing: read them with `result`, or do not submit them"
+        );
+    }
+
+    pub(in crate::promise) fn keys_change(pass: usize, unread: &[Key], asked: &[Key]) {
+        tracing::warn!(
+            target: TARGET,
+            pass,
+            ?unread,
+            ?asked,
+            "a pass has read none of the promises that the pass before it asked for, and asks for \
+             others: if names differ in every pass, derive them from the request and from results, never \
+             from the time, a counter or a random number"
+        );
+    }
+
+    pub(in crate::promise) fn pending_swallowed(keys: &[Key]) {
+        tracing::warn!(
+            target: TARGET,
+            ?keys,
+            "a success was published although promises were pending when they were read, so that the \
+             client sees what the handler made of the error `Pending`: return the error, or use \
+             `or_pending` if a placeholder will do"
+        );
+    }
+}
+
+#[cfg(feature = "tracing")]
+pub(in crate::promise) use warnings::{keys_change, never_read, pending_swallowed};

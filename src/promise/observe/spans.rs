@@ -1,0 +1,93 @@
+use super::PassOutcome;
+use super::events::TARGET;
+use crate::promise::Key;
+use std::time::Duration;
+use tracing::field::Empty;
+use tracing::{Level, Span, debug_span, level_enabled};
+
+/// The spans of a request that has a promise that runs.
+pub(super) struct Spans {
+    request: Span,
+    pass: Span,
+}
+
+impl Spans {
+    /// Opens the span of the request, as a child of the present one, and that of its pass.
+    pub(super) fn open(pass: usize) -> Self {
+        let request = debug_span!(
+            target: TARGET,
+            "promises",
+            passes = Empty,
+            promises = Empty,
+            outcome = Empty,
+            duration_ms = Empty
+        );
+        let mut spans = Self {
+            request,
+            pass: Span::none(),
+        };
+        spans.begin_pass(pass);
+        spans
+    }
+
+    /// Whether anybody may want to know.
+    pub(super) fn are_wanted() -> bool {
+        level_enabled!(Level::DEBUG)
+    }
+
+    pub(super) fn begin_pass(&mut self, pass: usize) {
+        self.pass = debug_span!(
+            target: TARGET,
+            parent: &self.request,
+            "pass",
+            pass = number(pass),
+            outcome = Empty,
+            duration_ms = Empty
+        );
+    }
+
+    pub(super) fn pass(&self) -> &Span {
+        &self.pass
+    }
+
+    pub(super) fn promise(&self, key: &Key, pass: usize) -> Span {
+        debug_span!(
+            target: TARGET,
+            parent: &self.pass,
+            "promise",
+            key = key.as_str(),
+            pass = number(pass),
+            outcome = Empty,
+            duration_ms = Empty
+        )
+    }
+
+    pub(super) fn end_pass(&self, outcome: PassOutcome, duration: Duration) {
+        record(&self.pass, outcome.as_str(), duration);
+    }
+
+    pub(super) fn close(
+        &self,
+        passes: usize,
+        promises: usize,
+        outcome: PassOutcome,
+        duration: Duration,
+    ) {
+        self.request.record("passes", number(passes));
+        self.request.record("promises", number(promises));
+        record(&self.request, outcome.as_str(), duration);
+    }
+}
+
+/// Records how something has ended.
+pub(super) fn record(span: &Span, outcome: &'static str, duration: Duration) {
+    span.record("outcome", outcome);
+    // Milliseconds because that is what such fields commonly have, to the microsecond, which reads well.
+    let milliseconds = (duration.as_secs_f64() * 1e6).round() / 1e3;
+    span.record("duration_ms", milliseconds);
+}
+
+/// OpenTelemetry has no unsigned numbers, so those would become text.
+fn number(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

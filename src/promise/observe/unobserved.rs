@@ -1,0 +1,37 @@
+use super::PassOutcome;
+use crate::promise::slot::AnySlot;
+use http::Response;
+
+/// Nothing: no feature observes requests.
+pub(in crate::promise) struct ObservedRequest;
+
+/// Nothing.
+pub(in crate::promise) struct ObservedPromise;
+
+impl ObservedRequest {
+    pub(in crate::promise) fn new() -> Self {
+        Self
+    }
+
+    pub(in crate::promise) fn begin_pass(&mut self) {}
+
+    pub(in crate::promise) fn enter_pass(&self) -> impl Sized {}
+
+    pub(in crate::promise) fn end_pass(&mut self, _: PassOutcome) {}
+
+    pub(in crate::promise) fn start_promise(&mut self, _: &dyn AnySlot) -> ObservedPromise {
+        ObservedPromise
+    }
+
+    pub(in crate::promise) fn end(&mut self, _: PassOutcome) {}
+
+    pub(in crate::promise) fn annotate<R>(&mut self, _: &mut Response<R>) {}
+}
+
+impl ObservedPromise {
+    pub(in crate::promise) fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
+        f()
+    }
+
+    pub(in crate::promise) fn end(&mut self, _: &dyn AnySlot) {}
+}

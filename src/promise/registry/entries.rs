@@ -1,0 +1,98 @@
+use super::super::Key;
+use super::Entry;
+use hashbrown::{DefaultHashBuilder, HashTable};
+use std::hash::BuildHasher;
+
+/// Up to so many names are looked for one by one.
+const FEW: usize = 16;
+
+/// The promises of a request in the order in which they came.
+#[derive(Default)]
+pub(super) struct Entries {
+    /// With the places of those that have been removed, so that the others stay where they are.
+    list: Vec<Listed>,
+    /// Where in the list the names are, once that has more than a [`FEW`].
+    index: HashTable<usize>,
+    hasher: DefaultHashBuilder,
+    /// Where the next one is looked for first: handlers ask for the same things in the same order in each pass.
+    next: usize,
+}
+
+struct Listed {
+    hash: u64,
+    entry: Option<Entry>,
+}
+
+impl Listed {
+    fn is(&self, hash: u64, key: &Key) -> bool {
+        self.hash == hash && self.entry.as_ref().is_some_and(|entry| entry.key == *key)
+    }
+}
+
+impl Entries {
+    pub(super) fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.list.iter().filter_map(|listed| listed.entry.as_ref())
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.list
+            .iter_mut()
+            .filter_map(|listed| listed.entry.as_mut())
+    }
+
+    pub(super) fn get(&self, key: &Key) -> Option<&Entry> {
+        self.list[self.position(key)?].entry.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, key: &Key) -> Option<&mut Entry> {
+        let expected = self.list.get(self.next);
+        let expected = expected.and_then(|listed| listed.entry.as_ref());
+        let position = match expected {
+            Some(entry) if entry.key == *key => self.next,
+            _ => self.position(key)?,
+        };
+        self.next = position + 1;
+        self.list[position].entry.as_mut()
+    }
+
+    /// The next pass begins, and is expected to ask for the first one first.
+    pub(super) fn rewind(&mut self) {
+        self.next = 0;
+    }
+
+    /// Adds a name that is not there.
+    pub(super) fn insert(&mut self, entry: Entry) -> &mut Entry {
+        let position = self.list.len();
+        let hash = self.hasher.hash_one(&entry.key);
+        self.list.push(Listed { hash, entry: None });
+        if position >= FEW {
+            let not_yet = self.index.len()..=position;
+            let list = &self.list;
+            for position in not_yet {
+                let hash_of = |&position: &usize| list[position].hash;
+                self.index
+                    .insert_unique(list[position].hash, position, hash_of);
+            }
+        }
+        self.list[position].entry.insert(entry)
+    }
+
+    /// Its place stays, so it counts among those that there have been.
+    pub(super) fn remove(&mut self, key: &Key) -> Option<Entry> {
+        let position = self.position(key)?;
+        self.list[position].entry.take()
+    }
+
+    fn position(&self, key: &Key) -> Option<usize> {
+        let hash = self.hasher.hash_one(key);
+        if self.list.len() <= FEW {
+            return self.list.iter().position(|listed| listed.is(hash, key));
+        }
+        let is_it = |&position: &usize| self.list[position].is(hash, key);
+        self.index.find(hash, is_it).copied()
+    }
+}

@@ -1,0 +1,668 @@
+//! What a recorder of `metrics` is told: passes, promises, durations, gauges, rejections, units and help texts.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+#[path = "support/uploads.rs"]
+mod uploads;
+
+use futures_util::FutureExt;
+use futures_util::future::{join, join3};
+use http::Request;
+use http_body_util::BodyExt;
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use std::collections::BTreeMap;
+use std::future::pending;
+use std::panic::AssertUnwindSafe;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
+use support::{TestBody, TestRequest, ask, ask_async, get, post, promises, text_response};
+use tokio::sync::MutexGuard;
+use tokio::time::sleep;
+use tower::{Layer, ServiceExt, service_fn};
+use tower_promises::blocking::{BlockingPool, OnSaturation};
+use tower_promises::body::ReplayBody;
+use tower_promises::{BoxError, OrPending, PromiseLayer, Promises, Rejection, Start};
+use uploads::{temporary_directory, upload};
+
+/// What the recorder of the process has been told since a test began. There is one for all, so tests take turns.
+struct Recorded {
+    handle: &'static PrometheusHandle,
+    before: BTreeMap<String, f64>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Recorded {
+    async fn start() -> Self {
+        static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+        static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+        let turn = TURN.lock().await;
+        let handle = HANDLE.get_or_init(|| PrometheusBuilder::new().install_recorder().unwrap());
+        Self {
+            handle,
+            before: series(handle),
+            _turn: turn,
+        }
+    }
+
+    /// Looks at what happens from now on.
+    fn restart(&mut self) {
+        self.before = series(self.handle);
+    }
+
+    /// The series of which the name ends like this and that have changed, and how much.
+    fn changes(&self, suffix: &str) -> Vec<String> {
+        let mut changes = Vec::new();
+        for (name, value) in series(self.handle) {
+            let change = value - self.before.get(&name).unwrap_or(&0.0);
+            // Sums of seconds are not exact.
+            let change = (change * 1000.0).round() / 1000.0;
+            let family = name.split('{').next().unwrap();
+            if family.ends_with(suffix) && change != 0.0 {
+                let name = name.strip_prefix("tower_promises_").unwrap();
+                changes.push(format!("{name} {change}"));
+            }
+        }
+        changes
+    }
+
+    /// The counters that have changed, and how much.
+    fn counters(&self) -> Vec<String> {
+        self.changes("_total")
+    }
+
+    fn gauge(&self, name: &str) -> f64 {
+        let name = format!("tower_promises_{name}");
+        *series(self.handle).get(&name).unwrap_or(&0.0)
+    }
+
+    /// Waits until a gauge shows this.
+    async fn shows(&self, gauge: &str, value: f64) {
+        // Threads take their time, even where that of the test stands still.
+        let start = std::time::Instant::now();
+        while self.gauge(gauge) != value {
+            assert!(start.elapsed() < PATIENCE, "{gauge} is never {value}");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits until no gauge shows anything.
+    async fn is_idle(&self) {
+        for gauge in GAUGES {
+            self.shows(gauge, 0.0).await;
+        }
+    }
+}
+
+/// How long another thread may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const GAUGES: [&str; 5] = [
+    "requests_in_flight",
+    "promises_in_flight",
+    "blocking_queue_depth",
+    "blocking_jobs_in_flight",
+    "replay_bytes",
+];
+
+/// All series that the recorder knows, and their values.
+fn series(handle: &PrometheusHandle) -> BTreeMap<String, f64> {
+    let text = handle.render();
+    let lines = text.lines().filter(|line| line.starts_with("tower_"));
+    let pair = |line: &str| {
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        (name.to_owned(), value.parse().unwrap())
+    };
+    lines.map(pair).collect()
+}
+
+/// A handler that needs a single promise, of which `make` makes the future.
+async fn ask_for<F>(layer: PromiseLayer, make: impl Fn() -> F + Clone)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let handler = |promises: &Promises| {
+        promises.result_or_submit("key", make.clone())?;
+        Ok(String::new())
+    };
+    ask(layer, handler).await.unwrap();
+}
+
+/// A blocking job that runs until the sender is dropped.
+fn held() -> (Sender<()>, impl FnOnce() + Send + 'static) {
+    let (sender, receiver) = channel::<()>();
+    let job = move || {
+        let _ = receiver.recv();
+    };
+    (sender, job)
+}
+
+/// A handler that needs a single blocking job.
+async fn ask_for_job(layer: PromiseLayer, job: impl FnOnce() + Send + 'static) {
+    let job = Mutex::new(Some(job));
+    let handler = |promises: &Promises| {
+        if let Some(job) = job.lock().unwrap().take() {
+            promises.submit_blocking("job", job)?;
+        }
+        promises.result::<()>("job")?;
+        Ok(String::new())
+    };
+    ask(layer, handler).await.unwrap();
+}
+
+#[tokio::test]
+async fn passes_are_counted_by_what_became_of_them() {
+    let mut recorded = Recorded::start().await;
+    ask(PromiseLayer::new(), |_| Ok(String::new()))
+        .await
+        .unwrap();
+    assert_eq!(
+        recorded.counters(),
+        ["passes_total{outcome=\"published\"} 1"]
+    );
+
+    recorded.restart();
+    ask_for(PromiseLayer::new(), async || ()).await;
+    assert_eq!(
+        recorded.counters(),
+        [
+            "passes_total{outcome=\"discarded\"} 1",
+            "passes_total{outcome=\"published\"} 1",
+            "promises_total{outcome=\"fulfilled\"} 1"
+        ]
+    );
+
+    recorded.restart();
+    let error = ask(PromiseLayer::new(), |_| Err("no luck".into())).await;
+    assert!(error.is_err());
+    assert_eq!(recorded.counters(), ["passes_total{outcome=\"failed\"} 1"]);
+
+    recorded.restart();
+    ask_for(PromiseLayer::new().max_passes(1), async || ()).await;
+    assert_eq!(
+        recorded.counters(),
+        [
+            "passes_total{outcome=\"rejected\"} 1",
+            "rejections_total{kind=\"too_many_passes\"} 1"
+        ]
+    );
+
+    recorded.restart();
+    let waiting = ask_async(PromiseLayer::new(), async |_| pending().await);
+    assert!(futures_util::poll!(Box::pin(waiting)).is_pending());
+    assert_eq!(
+        recorded.counters(),
+        ["passes_total{outcome=\"abandoned\"} 1"]
+    );
+}
+
+#[tokio::test]
+async fn a_pass_that_panics_is_abandoned_and_leaves_no_gauge_behind() {
+    let recorded = Recorded::start().await;
+    for pass in [1, 2] {
+        let handler = async move |promises: Promises| {
+            let value = promises.result_or_submit("key", async || ());
+            assert!(promises.pass() < pass, "no tea");
+            value?;
+            Ok(String::new())
+        };
+        let request = AssertUnwindSafe(ask_async(PromiseLayer::new(), handler));
+        assert!(request.catch_unwind().await.is_err());
+    }
+    assert_eq!(
+        recorded.counters(),
+        [
+            "passes_total{outcome=\"abandoned\"} 2",
+            "passes_total{outcome=\"discarded\"} 1",
+            "promises_total{outcome=\"fulfilled\"} 1"
+        ]
+    );
+    recorded.is_idle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn promises_are_counted_by_what_became_of_them() {
+    let recorded = Recorded::start().await;
+    let pool = BlockingPool::new().max_running(1).max_waiting(0);
+    let layer = PromiseLayer::new()
+        .promise_timeout(Duration::from_secs(1))
+        .blocking(pool);
+    ask(layer, |promises| {
+        if promises.pass() == 1 {
+            promises.submit("kept", async {})?;
+            promises.try_submit("broken", async { Err::<(), _>("no luck") })?;
+            promises.submit("late", pending::<()>())?;
+            promises.submit("bad", async { panic!("no tea") })?;
+            // It never starts, and so is not counted.
+            promises.submit("recalled", async {})?;
+            promises.cancel("recalled");
+
+            let (release, job) = held();
+            promises.submit_blocking("first", job)?;
+            promises.submit_blocking("second", || ())?;
+            promises.submit("release", async { drop(release) })?;
+
+            promises.submit("cancelled", pending::<()>())?;
+            let this = promises.clone();
+            let cancel = async move { assert!(this.cancel("cancelled")) };
+            promises.submit("cancel", cancel)?;
+        }
+        promises.result::<()>("late").or_pending(()).ok();
+        Ok(String::new())
+    })
+    .await
+    .unwrap();
+    assert_eq!(
+        recorded.changes("promises_total"),
+        [
+            "promises_total{outcome=\"cancelled\"} 1",
+            "promises_total{outcome=\"failed\"} 1",
+            "promises_total{outcome=\"fulfilled\"} 4",
+            "promises_total{outcome=\"panicked\"} 1",
+            "promises_total{outcome=\"rejected\"} 1",
+            "promises_total{outcome=\"timed_out\"} 1"
+        ]
+    );
+    recorded.is_idle().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn durations_are_those_of_passes_and_promises_alone() {
+    let recorded = Recorded::start().await;
+    ask_async(PromiseLayer::new(), async |promises| {
+        sleep(Duration::from_millis(1500 * promises.pass() as u64)).await;
+        let nap = async || sleep(Duration::from_secs(60)).await;
+        promises.result_or_submit("nap", nap)?;
+        Ok(String::new())
+    })
+    .await
+    .unwrap();
+    assert_eq!(
+        recorded.changes("_seconds_sum"),
+        [
+            "pass_duration_seconds_sum{outcome=\"discarded\"} 1.5",
+            "pass_duration_seconds_sum{outcome=\"published\"} 3",
+            "promise_duration_seconds_sum{outcome=\"fulfilled\"} 60"
+        ]
+    );
+    assert_eq!(
+        recorded.changes("_seconds_count"),
+        [
+            "pass_duration_seconds_count{outcome=\"discarded\"} 1",
+            "pass_duration_seconds_count{outcome=\"published\"} 1",
+            "promise_duration_seconds_count{outcome=\"fulfilled\"} 1"
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_client_has_abandoned_took_until_then() {
+    let recorded = Recorded::start().await;
+    let layer = PromiseLayer::new().start(Start::Eager);
+    let request = ask_async(layer, async |promises| {
+        sleep(Duration::from_secs(1)).await;
+        promises.submit("never", pending::<()>())?;
+        pending().await
+    });
+    let outcome = tokio::time::timeout(Duration::from_secs(4), request).await;
+    assert!(outcome.is_err());
+    assert_eq!(
+        recorded.changes("_seconds_sum"),
+        [
+            "pass_duration_seconds_sum{outcome=\"abandoned\"} 4",
+            "promise_duration_seconds_sum{outcome=\"cancelled\"} 3"
+        ]
+    );
+    recorded.is_idle().await;
+}
+
+#[tokio::test]
+async fn gauges_show_what_is_in_flight_until_the_client_goes_away() {
+    let recorded = Recorded::start().await;
+    let requests: Vec<_> = (0..3)
+        .map(|_| tokio::spawn(ask_for(PromiseLayer::new(), pending)))
+        .collect();
+    recorded.shows("requests_in_flight", 3.0).await;
+    recorded.shows("promises_in_flight", 3.0).await;
+    for request in requests {
+        request.abort();
+        assert!(request.await.unwrap_err().is_cancelled());
+    }
+    assert_eq!(recorded.gauge("requests_in_flight"), 0.0);
+    assert_eq!(recorded.gauge("promises_in_flight"), 0.0);
+    assert_eq!(
+        recorded.counters(),
+        [
+            "passes_total{outcome=\"discarded\"} 3",
+            "promises_total{outcome=\"cancelled\"} 3"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_promise_is_in_flight_from_its_start_until_it_settles() {
+    let recorded = Recorded::start().await;
+    let (release, released) = tokio::sync::oneshot::channel::<()>();
+    let released = Mutex::new(Some(released));
+    let request = ask(PromiseLayer::new(), |promises| {
+        if let Some(released) = released.lock().unwrap().take() {
+            promises.try_submit("first", released)?;
+            assert_eq!(recorded.gauge("promises_in_flight"), 0.0);
+        }
+        promises.result::<()>("first")?;
+        assert_eq!(recorded.gauge("promises_in_flight"), 0.0);
+        assert_eq!(recorded.gauge("requests_in_flight"), 1.0);
+        Ok(String::new())
+    });
+    let client = async {
+        recorded.shows("promises_in_flight", 1.0).await;
+        release.send(()).unwrap();
+    };
+    join(request, client).await.0.unwrap();
+    recorded.is_idle().await;
+}
+
+#[tokio::test]
+async fn gauges_show_the_jobs_that_run_and_those_that_wait() {
+    let recorded = Recorded::start().await;
+    let layer = PromiseLayer::new().blocking(BlockingPool::new().max_running(1));
+    let (release, job) = held();
+    let running = tokio::spawn(ask_for_job(layer.clone(), job));
+    recorded.shows("blocking_jobs_in_flight", 1.0).await;
+    let waiting = tokio::spawn(ask_for_job(layer.clone(), || ()));
+    recorded.shows("blocking_queue_depth", 1.0).await;
+    let gone = tokio::spawn(ask_for_job(layer, || ()));
+    recorded.shows("blocking_queue_depth", 2.0).await;
+
+    // Whose client goes away waits no longer, whether or not anything else happens.
+    gone.abort();
+    assert!(gone.await.unwrap_err().is_cancelled());
+    assert_eq!(recorded.gauge("blocking_queue_depth"), 1.0);
+    assert_eq!(recorded.gauge("blocking_jobs_in_flight"), 1.0);
+
+    drop(release);
+    running.await.unwrap();
+    waiting.await.unwrap();
+    recorded.is_idle().await;
+}
+
+#[tokio::test]
+async fn a_job_that_runs_on_without_its_client_is_in_flight() {
+    let recorded = Recorded::start().await;
+    let (release, held) = held();
+    let (started, mut has_started) = tokio::sync::mpsc::channel(1);
+    let request = tokio::spawn(ask_for_job(PromiseLayer::new(), move || {
+        started.blocking_send(()).unwrap();
+        held();
+    }));
+    has_started.recv().await.unwrap();
+    request.abort();
+    assert!(request.await.unwrap_err().is_cancelled());
+    assert_eq!(recorded.gauge("requests_in_flight"), 0.0);
+    assert_eq!(recorded.gauge("promises_in_flight"), 0.0);
+    assert_eq!(recorded.gauge("blocking_jobs_in_flight"), 1.0);
+    drop(release);
+    recorded.is_idle().await;
+}
+
+#[tokio::test]
+async fn replay_bytes_are_those_of_bodies_that_can_be_read_again() {
+    let recorded = Recorded::start().await;
+    let body = |len| ReplayBody::with_max_bytes(TestBody::from(vec![b'x'; len]), 1000);
+    let (first, second, large) = (body(600), body(1000), body(1001));
+    assert_eq!(recorded.gauge("replay_bytes"), 0.0);
+    // What reads it does not have it to itself.
+    first.replay().collect().await.unwrap();
+    second.replay().collect().await.unwrap();
+    assert_eq!(recorded.gauge("replay_bytes"), 1600.0);
+    second.replay().collect().await.unwrap();
+    assert_eq!(recorded.gauge("replay_bytes"), 1600.0);
+    large.replay().collect().await.unwrap();
+    assert_eq!(recorded.gauge("replay_bytes"), 1600.0, "it was outgrown");
+    drop(first);
+    assert_eq!(recorded.gauge("replay_bytes"), 1000.0);
+    drop(second);
+    assert_eq!(recorded.gauge("replay_bytes"), 0.0);
+}
+
+#[tokio::test]
+async fn replay_bytes_go_with_the_last_pass_and_with_the_client() {
+    let recorded = Recorded::start().await;
+    let directory = temporary_directory();
+    let spooling = PromiseLayer::new()
+        .max_body_bytes(1000)
+        .spool_dir(directory.path());
+    for (layer, kept) in [
+        // 11 bytes of trailers.
+        (PromiseLayer::new(), 200_011.0),
+        // A frame of 700 bytes and the trailers stay in memory.
+        (spooling, 711.0),
+    ] {
+        for has_client in [true, false] {
+            let (release, released) = tokio::sync::watch::channel(false);
+            let service =
+                layer
+                    .clone()
+                    .layer(service_fn(move |request: Request<ReplayBody<_>>| {
+                        let mut released = released.clone();
+                        async move {
+                            let promises = promises(&request);
+                            assert_eq!(uploads::read(request.into_body()).await?, 200_000);
+                            promises.result_or_submit("x", async move || {
+                                let _ = released.wait_for(|released| *released).await;
+                            })?;
+                            Ok::<_, BoxError>(text_response(""))
+                        }
+                    }));
+            let request = Request::new(upload(200_000, 700));
+            let request = tokio::spawn(service.oneshot(request));
+            recorded.shows("replay_bytes", kept).await;
+            recorded.shows("promises_in_flight", 1.0).await;
+            if has_client {
+                release.send(true).unwrap();
+                let response = request.await.unwrap().unwrap();
+                assert_eq!(recorded.gauge("replay_bytes"), 0.0);
+                drop(response);
+            } else {
+                request.abort();
+                assert!(request.await.unwrap_err().is_cancelled());
+            }
+            recorded.is_idle().await;
+        }
+    }
+}
+
+/// Rejects a request of 200,000 bytes, of which the handler reads all before it asks for `count` promises.
+async fn reject(layer: PromiseLayer, count: usize) -> Rejection {
+    let service = layer.layer(service_fn(async |request: TestRequest| {
+        let promises = promises(&request);
+        request.into_body().collect().await?;
+        for index in 0..count {
+            let never = promises.result_or_submit(index.to_string(), pending::<()>);
+            never.or_pending(())?;
+        }
+        Ok::<_, BoxError>(text_response(""))
+    }));
+    let response = service.oneshot(post(vec![b'x'; 200_000])).await.unwrap();
+    response.extensions().get::<Rejection>().unwrap().clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn rejections_are_counted_by_kind() {
+    let mut recorded = Recorded::start().await;
+    let missing = temporary_directory().path().join("missing");
+    let layer = PromiseLayer::new;
+    for (layer, count, kind) in [
+        (layer().max_body_bytes(1000), 1, "body_too_large"),
+        (
+            layer().max_body_bytes(1000).spool_dir(missing),
+            1,
+            "spool_failed",
+        ),
+        (layer().timeout(Duration::from_secs(1)), 1, "timed_out"),
+        (layer().max_passes(1), 1, "too_many_passes"),
+        (layer().max_promises(1), 2, "too_many_promises"),
+    ] {
+        recorded.restart();
+        let rejection = reject(layer, count).await;
+        assert_eq!(
+            recorded.changes("rejections_total"),
+            [format!("rejections_total{{kind=\"{kind}\"}} 1")],
+            "{rejection:?}"
+        );
+    }
+    recorded.is_idle().await;
+}
+
+#[tokio::test]
+async fn a_saturated_pool_is_a_kind_of_rejection_too() {
+    let recorded = Recorded::start().await;
+    let pool = BlockingPool::new().max_running(1).max_waiting(0);
+    let layer = PromiseLayer::new().blocking(pool.on_saturation(OnSaturation::Reject));
+    let (release, job) = held();
+    let running = tokio::spawn(ask_for_job(layer.clone(), job));
+    recorded.shows("blocking_jobs_in_flight", 1.0).await;
+    ask_for_job(layer, || ()).await;
+    assert_eq!(
+        recorded.counters(),
+        [
+            "passes_total{outcome=\"discarded\"} 2",
+            "promises_total{outcome=\"rejected\"} 1",
+            "rejections_total{kind=\"saturated\"} 1"
+        ]
+    );
+    drop(release);
+    running.await.unwrap();
+    recorded.is_idle().await;
+}
+
+#[tokio::test]
+async fn labels_have_nothing_that_a_client_chooses() {
+    let recorded = Recorded::start().await;
+    let service = PromiseLayer::new().layer(service_fn(async |request: TestRequest| {
+        let promises = promises(&request);
+        let path = request.uri().path().to_owned();
+        let error = path.clone();
+        promises.result_or_try_submit(path, async || Err::<(), _>(error))?;
+        Ok::<_, BoxError>(text_response(""))
+    }));
+    let error = service.oneshot(get("/sesame")).await.unwrap_err();
+    assert!(error.to_string().contains("sesame"));
+    assert_eq!(
+        recorded.counters(),
+        [
+            "passes_total{outcome=\"discarded\"} 1",
+            "passes_total{outcome=\"failed\"} 1",
+            "promises_total{outcome=\"failed\"} 1"
+        ]
+    );
+    assert!(!recorded.handle.render().contains("sesame"));
+}
+
+#[tokio::test]
+async fn every_metric_has_a_kind_that_its_name_tells_a_unit_and_a_help_text() {
+    let recorded = Recorded::start().await;
+    let described = Described::default();
+    metrics::with_local_recorder(&described, tower_promises::observe::metrics::describe);
+    let described = described.0.into_inner().unwrap();
+
+    for (name, (kind, unit, help)) in &described {
+        assert!(
+            help.ends_with('.') && help.len() > 10,
+            "{name} has a help text"
+        );
+        assert_eq!(name.ends_with("_total"), *kind == "counter", "{name}");
+        let wanted = match () {
+            () if name.ends_with("_seconds") => Unit::Seconds,
+            () if name.ends_with("_bytes") => Unit::Bytes,
+            () => Unit::Count,
+        };
+        assert_eq!(*unit, wanted, "{name}");
+    }
+    let names: Vec<_> = described.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        [
+            "tower_promises_blocking_jobs_in_flight",
+            "tower_promises_blocking_queue_depth",
+            "tower_promises_pass_duration_seconds",
+            "tower_promises_passes_total",
+            "tower_promises_promise_duration_seconds",
+            "tower_promises_promises_in_flight",
+            "tower_promises_promises_total",
+            "tower_promises_rejections_total",
+            "tower_promises_replay_bytes",
+            "tower_promises_requests_in_flight"
+        ]
+    );
+
+    // All that is used is described, and in the way in which it is used.
+    tower_promises::observe::metrics::describe();
+    ask_for_job(PromiseLayer::new().max_passes(1), || ()).await;
+    let one_at_a_time = PromiseLayer::new().blocking(BlockingPool::new().max_running(1));
+    let (release, job) = held();
+    let client = async {
+        recorded.shows("blocking_queue_depth", 1.0).await;
+        drop(release);
+    };
+    let first = ask_for_job(one_at_a_time.clone(), job);
+    join3(first, ask_for_job(one_at_a_time, || ()), client).await;
+    let read_again = ReplayBody::new(TestBody::from("x"));
+    read_again.replay().collect().await.unwrap();
+    let text = recorded.handle.render();
+    for (name, (kind, _, help)) in &described {
+        // A histogram without buckets is a summary to Prometheus.
+        let kind = kind.replace("histogram", "summary");
+        for line in [
+            format!("# HELP {name} {help}\n"),
+            format!("# TYPE {name} {kind}\n"),
+        ] {
+            assert!(text.contains(&line), "{line}{text}");
+        }
+    }
+    let families = text
+        .lines()
+        .filter(|line| line.starts_with("# TYPE tower_"));
+    assert_eq!(families.count(), described.len());
+}
+
+/// A recorder that takes note of what metrics mean: their kinds, units and help texts.
+#[derive(Default)]
+struct Described(Mutex<BTreeMap<String, (&'static str, Unit, String)>>);
+
+impl Described {
+    fn note(&self, kind: &'static str, name: &KeyName, unit: Option<Unit>, help: &SharedString) {
+        let description = (kind, unit.unwrap(), help.to_string());
+        let mut described = self.0.lock().unwrap();
+        let former = described.insert(name.as_str().to_owned(), description);
+        assert!(former.is_none(), "{} is described twice", name.as_str());
+    }
+}
+
+impl Recorder for Described {
+    fn describe_counter(&self, name: KeyName, unit: Option<Unit>, help: SharedString) {
+        self.note("counter", &name, unit, &help);
+    }
+
+    fn describe_gauge(&self, name: KeyName, unit: Option<Unit>, help: SharedString) {
+        self.note("gauge", &name, unit, &help);
+    }
+
+    fn describe_histogram(&self, name: KeyName, unit: Option<Unit>, help: SharedString) {
+        self.note("histogram", &name, unit, &help);
+    }
+
+    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::noop()
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}

@@ -1,0 +1,344 @@
+//! What a subscriber of `tracing` sees: spans of requests, passes and promises, and warnings with advice.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use http::StatusCode;
+use std::future::pending;
+use std::time::Duration;
+use support::spans::SpanTree;
+use support::{Log, TestRequest, ask, ask_async, get, promises, text_response};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_promises::{BoxError, OrPending, PromiseError, PromiseLayer, Promises, Start};
+use tracing::{Instrument, info_span};
+
+#[tokio::test]
+async fn each_pass_and_each_promise_has_a_span_with_its_fate() {
+    let spans = SpanTree::record();
+    ask(PromiseLayer::new(), |promises| {
+        let name: Result<String, _> = promises.result_or_submit("name", async || "Ferris".into());
+        let fault: Result<u8, _> =
+            promises.result_or_try_submit("fault", async || Err::<u8, _>("no luck"));
+        let (name, _) = (name.or_pending(String::new())?, fault.or_pending(0).ok());
+        Ok(name)
+    })
+    .await
+    .unwrap();
+
+    assert_eq!(
+        spans.text(),
+        "promises passes=2 promises=2 outcome=published duration_ms=…
+  pass pass=1 outcome=discarded duration_ms=…
+    promise key=name pass=1 outcome=fulfilled duration_ms=…
+    promise key=fault pass=1 outcome=failed duration_ms=…
+  pass pass=2 outcome=published duration_ms=…
+"
+    );
+}
+
+#[tokio::test]
+async fn a_request_without_promises_has_no_span() {
+    let spans = SpanTree::record();
+    ask(PromiseLayer::new(), |_| Ok("hello".into()))
+        .await
+        .unwrap();
+    assert_eq!(spans.text(), "");
+}
+
+#[tokio::test]
+async fn spans_of_promises_and_handlers_nest() {
+    let spans = SpanTree::record();
+    let request = info_span!("request");
+    ask_async(PromiseLayer::new(), async |promises| {
+        let handler = info_span!("handler");
+        handler.in_scope(|| {
+            let fetch = async || async { 7_u8 }.instrument(info_span!("query")).await;
+            let value = promises.result_or_submit("a", fetch)?;
+            Ok(value.to_string())
+        })
+    })
+    .instrument(request)
+    .await
+    .unwrap();
+
+    assert_eq!(
+        spans.text(),
+        "request
+  handler
+  promises passes=2 promises=1 outcome=published duration_ms=…
+    pass pass=1 outcome=discarded duration_ms=…
+      promise key=a pass=1 outcome=fulfilled duration_ms=…
+        query
+    pass pass=2 outcome=published duration_ms=…
+      handler
+"
+    );
+}
+
+#[tokio::test]
+async fn a_blocking_promise_runs_in_its_span_too() {
+    let spans = SpanTree::record();
+    ask(PromiseLayer::new(), |promises| {
+        let job = || info_span!("compute").in_scope(|| 7_u8);
+        Ok(promises.result_or_submit_blocking("n", job)?.to_string())
+    })
+    .await
+    .unwrap();
+    assert!(
+        spans
+            .text()
+            .contains("promise key=n pass=1 outcome=fulfilled duration_ms=…\n      compute\n"),
+        "{}",
+        spans.text()
+    );
+}
+
+#[tokio::test]
+async fn a_promise_that_starts_early_opens_the_spans_in_the_midst_of_a_pass() {
+    let spans = SpanTree::record();
+    ask_async(PromiseLayer::new().start(Start::Eager), async |promises| {
+        let value = promises.resolve("early", async || 1_u8).await?;
+        info_span!("after").in_scope(|| ());
+        Ok(value.to_string())
+    })
+    .await
+    .unwrap();
+    assert_eq!(
+        spans.text(),
+        "promises passes=1 promises=1 outcome=published duration_ms=…
+  pass pass=1 outcome=published duration_ms=…
+    promise key=early pass=1 outcome=fulfilled duration_ms=…
+    after
+"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_times_out_panics_or_is_dropped_says_so() {
+    let spans = SpanTree::record();
+    let layer = PromiseLayer::new().promise_timeout(Duration::from_millis(1500));
+    ask(layer.clone(), |promises| {
+        let slow = promises.result_or_submit("slow", pending::<u8>);
+        let bad = promises.result_or_submit("bad", async || -> u8 { panic!("boo") });
+        if promises.pass() == 1 {
+            slow?;
+        }
+        assert!(matches!(bad, Err(PromiseError::Panicked { .. })) || promises.pass() == 1);
+        Ok(String::new())
+    })
+    .await
+    .unwrap();
+    let tree = spans.text_with_times();
+    assert!(
+        tree.contains("promise key=slow pass=1 outcome=timed_out duration_ms=1500.0"),
+        "{tree}"
+    );
+    let spans = SpanTree::record();
+    let service = PromiseLayer::new().layer(service_fn(async |request: TestRequest| {
+        promises(&request).result_or_submit::<u8, _>("never", pending)?;
+        Ok::<_, BoxError>(text_response(""))
+    }));
+    let outcome = tokio::time::timeout(Duration::from_secs(2), service.oneshot(get("/"))).await;
+    assert!(outcome.is_err(), "the client has gone away");
+    assert_eq!(
+        spans.text_with_times(),
+        "promises passes=1 promises=1 outcome=abandoned duration_ms=2000.0
+  pass pass=1 outcome=discarded duration_ms=0.0
+    promise key=never pass=1 outcome=cancelled duration_ms=2000.0
+"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_promise_drops_is_dropped_in_its_span() {
+    struct Noisy(&'static str);
+
+    impl Drop for Noisy {
+        fn drop(&mut self) {
+            info_span!("dropped", what = self.0).in_scope(|| ());
+        }
+    }
+
+    let spans = SpanTree::record();
+    let layer = PromiseLayer::new().promise_timeout(Duration::from_secs(1));
+    let service = layer.layer(service_fn(async |request: TestRequest| {
+        let promises = promises(&request);
+        if promises.pass() == 1 {
+            promises.submit("slow", async {
+                let _noisy = Noisy("at the timeout");
+                pending::<()>().await;
+            })?;
+        } else {
+            promises.submit("never", async {
+                let _noisy = Noisy("with the request");
+                pending::<()>().await;
+            })?;
+        }
+        Ok::<_, BoxError>(text_response(""))
+    }));
+    let outcome =
+        tokio::time::timeout(Duration::from_millis(1500), service.oneshot(get("/"))).await;
+    assert!(outcome.is_err(), "the client has gone away");
+    assert_eq!(
+        spans.text(),
+        "promises passes=2 promises=2 outcome=abandoned duration_ms=…
+  pass pass=1 outcome=discarded duration_ms=…
+    promise key=slow pass=1 outcome=timed_out duration_ms=…
+      dropped what=at the timeout
+  pass pass=2 outcome=discarded duration_ms=…
+    promise key=never pass=2 outcome=cancelled duration_ms=…
+      dropped what=with the request
+"
+    );
+}
+
+#[tokio::test]
+async fn a_rejected_request_says_so() {
+    let spans = SpanTree::record();
+    ask(PromiseLayer::new().max_passes(1), |promises| {
+        Ok(promises.result_or_submit("a", async || 1_u8)?.to_string())
+    })
+    .await
+    .unwrap();
+    assert_eq!(spans.text(), "");
+
+    let layer = PromiseLayer::new().max_passes(2);
+    ask(layer, |promises| {
+        let key = format!("a{}", promises.pass());
+        Ok(promises.result_or_submit(key, async || 1_u8)?.to_string())
+    })
+    .await
+    .unwrap();
+    assert_eq!(
+        spans.text(),
+        "promises passes=2 promises=1 outcome=rejected duration_ms=…
+  pass pass=1 outcome=discarded duration_ms=…
+    promise key=a1 pass=1 outcome=fulfilled duration_ms=…
+  pass pass=2 outcome=rejected duration_ms=…
+"
+    );
+}
+
+#[tokio::test]
+async fn a_value_that_is_never_read_is_warned_of() {
+    let log = Log::start();
+    ask(PromiseLayer::new(), |promises| {
+        if promises.pass() == 1 {
+            promises.submit("wasted", async { 1_u8 })?;
+            promises.submit("used", async { 1_u8 })?;
+            // Done for its effect.
+            promises.submit("sent", async {})?;
+        }
+        promises.result::<u8>("used")?;
+        Ok(String::new())
+    })
+    .await
+    .unwrap();
+    let warning = warning(&log, "never read");
+    assert!(warning.contains("[\"wasted\"]"), "{warning}");
+}
+
+#[tokio::test]
+async fn what_an_error_keeps_from_being_read_is_not_warned_of() {
+    let log = Log::start();
+    let service = PromiseLayer::new().layer(service_fn(async |request: TestRequest| {
+        let promises = promises(&request);
+        let mut response = text_response("");
+        if promises.pass() == 1 {
+            promises.submit("unread", async { 1_u8 })?;
+        }
+        *response.status_mut() = StatusCode::BAD_GATEWAY;
+        Ok::<_, BoxError>(response)
+    }));
+    service.oneshot(get("/")).await.unwrap();
+    assert!(!log.text().contains("WARN"), "{}", log.text());
+}
+
+#[tokio::test]
+async fn keys_that_differ_in_every_pass_are_warned_of_once() {
+    let log = Log::start();
+    ask(PromiseLayer::new().max_passes(5), |promises| {
+        let key = format!("now:{}", promises.pass());
+        Ok(promises.result_or_submit(key, async || 1_u8)?.to_string())
+    })
+    .await
+    .unwrap();
+    let warning = warning(&log, "asks for others");
+    assert!(
+        warning.contains("[\"now:1\"]") && warning.contains("[\"now:2\"]"),
+        "{warning}"
+    );
+}
+
+#[tokio::test]
+async fn a_chain_of_promises_is_no_reason_to_warn() {
+    let log = Log::start();
+    let answer = ask(PromiseLayer::new(), |promises| {
+        let user: u8 = promises.result_or_submit("user", async || 1)?;
+        let group: u8 = promises.result_or_submit(format!("group:{user}"), async || 2)?;
+        let rights: u8 = promises.result_or_submit(format!("rights:{group}"), async || 3)?;
+        Ok(rights.to_string())
+    })
+    .await
+    .unwrap();
+    assert_eq!(answer.passes, 4);
+    assert!(!log.text().contains("WARN"), "{}", log.text());
+}
+
+#[tokio::test]
+async fn a_pending_error_that_is_swallowed_is_warned_of() {
+    let handler = |promises: &Promises| {
+        promises.publish();
+        promises.result_or_submit("price", async || 9_u8)
+    };
+    let log = Log::start();
+    ask(PromiseLayer::new(), move |promises| {
+        Ok(handler(promises).unwrap_or_default().to_string())
+    })
+    .await
+    .unwrap();
+    let warning = warning(&log, "pending when they were read");
+    assert!(warning.contains("[\"price\"]"), "{warning}");
+
+    let log = Log::start();
+    let layer = PromiseLayer::new();
+    ask(layer, move |promises| {
+        Ok(handler(promises).or_pending(0)?.to_string())
+    })
+    .await
+    .unwrap();
+    assert!(!log.text().contains("WARN"), "{}", log.text());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_promise_that_reads_a_pending_one_is_warned_of() {
+    let log = Log::start();
+    let layer = PromiseLayer::new().promise_timeout(Duration::from_millis(1));
+    ask(layer, |promises| {
+        let slow = promises.result_or_submit("slow", pending::<u8>);
+        let this = promises.clone();
+        let read = || async move { this.result::<u8>("slow") };
+        let outer = promises.result_or_try_submit("outer", read);
+        Ok(format!(
+            "{:?} {:?}",
+            slow.or_pending(0),
+            outer.or_pending(0)
+        ))
+    })
+    .await
+    .unwrap();
+    let warning = warning(&log, "await `resolve`");
+    assert!(warning.contains("outer"), "{warning}");
+}
+
+/// The one warning there is, which must contain `text`.
+fn warning(log: &Log, text: &str) -> String {
+    let log = log.text();
+    let warnings: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("WARN") && line.contains("tower_promises"))
+        .collect();
+    let matching: Vec<_> = warnings.iter().filter(|line| line.contains(text)).collect();
+    assert_eq!(matching.len(), 1, "{log}");
+    (**matching[0]).to_owned()
+}
