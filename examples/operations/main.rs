@@ -1,7 +1,8 @@
 //! Slow requests that leave their connection: browsers see a page with progress, other clients poll, follow events or
 //! come back for the result, and everybody can cancel.
 //!
-//! Start it with `cargo run --example operations`. `PUBLIC_ORIGIN=https://example.com` makes addresses absolute.
+//! Start it with `cargo run --example operations`. `PUBLIC_ORIGIN=https://example.com` makes addresses absolute,
+//! `STORE=sqlite:operations.db` keeps operations over restarts.
 
 mod report;
 
@@ -86,19 +87,19 @@ async fn work(Query(work): Query<Work>, progress: Progress) -> Result<Response, 
     Ok((status, Json(json!({ "answer": 42 }))).into_response())
 }
 
-/// The store that `STORE` names.
-fn backend() -> Result<Backend, BoxError> {
+/// The store that `STORE` names: `memory`, or `sqlite:` and a path.
+async fn backend() -> Result<Backend, BoxError> {
     let store = std::env::var("STORE").unwrap_or_else(|_| "memory".into());
-    // `sqlite:path` has its place here.
-    match store.as_str() {
-        "memory" => Ok(Backend::memory()),
-        _ => Err(format!("unknown store `{store}`: `STORE` can be `memory`").into()),
+    match store.split_once(':') {
+        None if store == "memory" => Ok(Backend::memory()),
+        Some(("sqlite", path)) => Ok(Backend::sqlite(path).await?),
+        _ => Err(format!("unknown store `{store}`: it is `memory` or `sqlite:path`").into()),
     }
 }
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    let mut operations = OperationLayer::builder(backend()?)
+    let mut operations = OperationLayer::builder(backend().await?)
         .wait(Duration::from_millis(200))
         .mount("/.operations")
         // A report reads, so the default is that only clients who prefer it get an operation.
