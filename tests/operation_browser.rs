@@ -85,7 +85,7 @@ async fn the_mouse_cancels() {
         site.browser.allow_scripts(scripts).await;
         let work = site.begin().await;
         site.click("form button").await;
-        work.is_dropped().await;
+        work.until_dropped().await;
         site.see_error(410, "There is no result any more").await;
     }
 }
@@ -107,7 +107,7 @@ async fn who_clicks_twice_cancels_once() {
         site.browser.evaluate::<Vec<bool>>(twice).await,
         [true, false]
     );
-    work.is_dropped().await;
+    work.until_dropped().await;
     site.see_error(410, "There is no result any more").await;
 }
 
@@ -128,7 +128,7 @@ async fn the_keyboard_cancels() {
         .await;
     assert!(site.browser.evaluate::<bool>(focus).await);
     site.browser.press(Key::Enter).await;
-    work.is_dropped().await;
+    work.until_dropped().await;
     site.see_error(410, "There is no result any more").await;
 }
 
@@ -303,7 +303,7 @@ async fn what_somebody_else_ends_is_seen_to_end() {
             .await
             .unwrap();
         assert_eq!(deleted.status(), StatusCode::OK);
-        work.is_dropped().await;
+        work.until_dropped().await;
         site.see_error(410, "There is no result any more").await;
     }
 }

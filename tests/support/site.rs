@@ -35,7 +35,7 @@ impl Work {
     }
 
     /// Waits until the request is no longer being handled.
-    pub async fn is_dropped(mut self) {
+    pub async fn until_dropped(mut self) {
         let dropped = timeout(Duration::from_secs(10), self.finish.closed());
         dropped.await.expect("the work is dropped");
     }
