@@ -1,0 +1,157 @@
+//! A site with operations, seen in a browser.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+
+use crate::browser::Browser;
+use axum::Router;
+use axum::extract::{Extension, RawQuery, Request, State};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use http::{HeaderValue, StatusCode, header};
+use std::future::pending;
+use std::time::Duration;
+use thirtyfour::By;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tower_promises::backend::Backend;
+use tower_promises::operation::OperationLayerBuilder;
+use tower_promises::{OperationLayer, Progress};
+
+/// A request that is being handled.
+pub struct Work {
+    pub progress: Progress,
+    finish: oneshot::Sender<Response>,
+}
+
+impl Work {
+    /// Answers the request with a page.
+    pub fn finish(self) {
+        self.finish_with(Html("<title>result</title>"));
+    }
+
+    pub fn finish_with(self, response: impl IntoResponse) {
+        self.finish.send(response.into_response()).unwrap();
+    }
+
+    /// Waits until the request is no longer being handled.
+    pub async fn until_dropped(mut self) {
+        let dropped = timeout(Duration::from_secs(10), self.finish.closed());
+        dropped.await.expect("the work is dropped");
+    }
+}
+
+/// What is between the browser and the layer.
+#[derive(Clone, Copy)]
+pub enum Proxy {
+    Transparent,
+    RefusesEvents,
+    KeepsEvents,
+}
+
+/// A server with an operation, and a browser.
+pub struct Site {
+    pub url: String,
+    pub works: mpsc::UnboundedReceiver<Work>,
+    pub browser: Browser,
+}
+
+impl Site {
+    pub async fn start() -> Self {
+        Self::start_with(Proxy::Transparent, |layer| layer).await
+    }
+
+    pub async fn start_with(
+        proxy: Proxy,
+        configure: impl FnOnce(OperationLayerBuilder) -> OperationLayerBuilder,
+    ) -> Self {
+        let builder = OperationLayer::builder(Backend::memory()).wait(Duration::ZERO);
+        let (sender, works) = mpsc::unbounded_channel();
+        let app = Router::new()
+            .route("/", get(start))
+            // What the browser wants for pages that are not of the layer.
+            .route("/favicon.ico", get(async || StatusCode::NO_CONTENT))
+            .route("/work", get(work).post(work))
+            .with_state(sender)
+            .layer(configure(builder).build())
+            .layer(from_fn_with_state(proxy, pass_on))
+            .layer(from_fn(restrict));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async { axum::serve(listener, app).await });
+        let browser = Browser::start().await;
+        Self {
+            url,
+            works,
+            browser,
+        }
+    }
+
+    /// Sends the form that starts an operation, and waits for the page.
+    pub async fn begin(&mut self) -> Work {
+        self.browser.open(&self.url).await;
+        self.click("button").await;
+        let work = timeout(Duration::from_secs(10), self.works.recv());
+        let work = work.await.expect("the work begins").unwrap();
+        self.browser
+            .until("document.title === 'Working on it'")
+            .await;
+        work
+    }
+
+    pub async fn click(&self, selector: &'static str) {
+        let element = self.browser.driver().find(By::Css(selector)).await.unwrap();
+        element.click().await.unwrap();
+    }
+
+    pub async fn see_result(&self) {
+        self.browser.until("document.title === 'result'").await;
+        assert!(self.browser.url().await.ends_with("/result"));
+    }
+
+    pub async fn see_error(&self, status: u16, heading: &str) {
+        let has_heading = format!("document.querySelector('h1')?.textContent === '{heading}'");
+        self.browser.until(&has_heading).await;
+        let navigation = "performance.getEntriesByType('navigation')[0].responseStatus";
+        assert_eq!(self.browser.evaluate::<u16>(navigation).await, status);
+    }
+}
+
+/// The page with the form that starts an operation, as the principal that the address names.
+async fn start(RawQuery(principal): RawQuery) -> Html<String> {
+    let principal = principal.unwrap_or_default();
+    Html(format!(
+        r#"<!doctype html><html lang="en"><title>start</title>
+        <form method="post" action="/work?{principal}"><button>Start</button></form>"#
+    ))
+}
+
+/// Hands its request to the test, and answers when the test says so.
+async fn work(
+    State(works): State<mpsc::UnboundedSender<Work>>,
+    Extension(progress): Extension<Progress>,
+) -> Response {
+    let (finish, answer) = oneshot::channel();
+    let _ = works.send(Work { progress, finish });
+    let answer = answer.await;
+    answer.unwrap_or_else(|_| StatusCode::SERVICE_UNAVAILABLE.into_response())
+}
+
+async fn pass_on(State(proxy): State<Proxy>, request: Request, next: Next) -> Response {
+    match proxy {
+        Proxy::RefusesEvents if request.uri().path().ends_with("/events") => {
+            StatusCode::BAD_GATEWAY.into_response()
+        }
+        Proxy::KeepsEvents if request.uri().path().ends_with("/events") => pending().await,
+        _ => next.run(request).await,
+    }
+}
+
+/// What careful sites send.
+async fn restrict(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let policy = HeaderValue::from_static("default-src 'self'");
+    let headers = response.headers_mut();
+    headers.append(header::CONTENT_SECURITY_POLICY, policy);
+    response
+}
