@@ -164,6 +164,8 @@ impl Browser {
             .into_iter()
             .filter(|entry| ["SEVERE", "WARNING"].contains(&entry.level.as_str()))
             .map(|entry| entry.message)
+            // Those of the browser's own pages are its own: the first tab shows one.
+            .filter(|message| !message.starts_with("chrome://"))
             .collect()
     }
 
