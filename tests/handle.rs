@@ -25,6 +25,14 @@ impl Notes {
     }
 }
 
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("when dropped");
+    }
+}
+
 fn read(promises: &Promises, key: &'static str) -> String {
     match promises.result::<u32>(key) {
         Ok(value) => value.to_string(),
@@ -553,14 +561,6 @@ async fn undo_work_registered_after_the_pass_was_discarded_runs_at_once() {
 
 #[tokio::test]
 async fn a_promise_that_panics_when_it_is_dropped_keeps_nothing_else_from_its_end() {
-    struct Bomb;
-
-    impl Drop for Bomb {
-        fn drop(&mut self) {
-            panic!("when dropped");
-        }
-    }
-
     let log = Log::start();
     let (undone, dropped) = (Counter::default(), Counter::default());
     let request = ask_async(PromiseLayer::new(), async |promises: Promises| {
@@ -579,5 +579,24 @@ async fn a_promise_that_panics_when_it_is_dropped_keeps_nothing_else_from_its_en
     assert!(futures_util::poll!(&mut request).is_pending());
     drop(request);
     assert_eq!((undone.get(), dropped.get()), (1, 3));
+    assert!(log.text().contains("when dropped"), "{}", log.text());
+}
+
+#[tokio::test]
+async fn a_promise_that_panics_when_it_is_dropped_can_cancel_itself() {
+    let log = Log::start();
+    let answer = ask(PromiseLayer::new(), |promises| {
+        let work = async || {
+            let _bomb = Bomb;
+            Promises::current().unwrap().cancel("x");
+            std::future::pending::<()>().await;
+        };
+        let error = match promises.result_or_submit("x", work) {
+            Err(PromiseError::Pending { .. }) => return Ok(String::new()),
+            other => other.unwrap_err(),
+        };
+        Ok(error.to_string())
+    });
+    assert_eq!(answer.await.unwrap().body, "promise `x` was cancelled");
     assert!(log.text().contains("when dropped"), "{}", log.text());
 }
