@@ -600,3 +600,34 @@ async fn a_promise_that_panics_when_it_is_dropped_can_cancel_itself() {
     assert_eq!(answer.await.unwrap().body, "promise `x` was cancelled");
     assert!(log.text().contains("when dropped"), "{}", log.text());
 }
+
+#[tokio::test]
+async fn a_service_that_panics_when_it_is_called_ends_the_request() {
+    use tower::{Layer, ServiceExt, service_fn};
+
+    let kept = Arc::new(Mutex::new(None::<Promises>));
+    let (undone, dropped) = (Counter::default(), Counter::default());
+    let service = {
+        let (kept, undone, dropped) = (Arc::clone(&kept), undone.clone(), dropped.clone());
+        PromiseLayer::new().layer(service_fn(move |request: support::TestRequest| {
+            let promises = support::promises(&request);
+            let undone = undone.clone();
+            promises.on_discard(move || undone.add());
+            let (handle, guard) = (promises.clone(), dropped.on_drop());
+            let work = async move {
+                let _both = (handle, guard);
+            };
+            promises.submit("x", work).unwrap();
+            *kept.lock().unwrap() = Some(promises);
+            let is_there = request.extensions().get::<u8>().is_some();
+            assert!(is_there, "the handler fell over");
+            std::future::ready(Ok::<_, BoxError>(support::text_response("")))
+        }))
+    };
+    let request = tokio::spawn(service.oneshot(support::get("/")));
+    assert!(request.await.unwrap_err().is_panic());
+    assert_eq!((undone.get(), dropped.get()), (1, 1));
+    let kept = kept.lock().unwrap().take().unwrap();
+    let error = kept.resolve("y", async || ()).await.unwrap_err();
+    assert!(matches!(error, PromiseError::Ended { .. }), "{error:?}");
+}

@@ -79,17 +79,19 @@ where
         let promises = Promises::open(&settings, outer, body.to_detach());
         let original = Original::of(&request, body);
         request.extensions_mut().insert(promises.clone());
+        // Made before the service is called, so that the request ends if that panics.
+        let session = Session {
+            promises,
+            has_ended: false,
+        };
         let future = {
-            let _scope = current::enter(promises.clone());
+            let _scope = current::enter(session.promises.clone());
             service.call(request)
         };
         Self {
             state: State::Calling { future },
             running: Running::default(),
-            session: Session {
-                promises,
-                has_ended: false,
-            },
+            session,
             service,
             original,
             observed,
