@@ -631,3 +631,20 @@ async fn a_service_that_panics_when_it_is_called_ends_the_request() {
     let error = kept.resolve("y", async || ()).await.unwrap_err();
     assert!(matches!(error, PromiseError::Ended { .. }), "{error:?}");
 }
+
+#[test]
+fn of_two_results_of_the_same_name_the_last_stands() {
+    for others in [0, 15, 16, 100] {
+        let results = PromiseResults::new().value("x", 1_u32).value("y", 2_u32);
+        let results = (0..others).fold(results, |all, index| all.value(format!("{index}"), index));
+        let promises = Promises::with_results(results.value("x", "three"));
+        assert_eq!(promises.result::<&str>("x").unwrap(), "three");
+        assert_eq!(promises.keys().len(), others + 2);
+        assert!(promises.clear("x"));
+        let error = promises.result::<&str>("x").unwrap_err();
+        assert!(
+            matches!(error, PromiseError::NotSubmitted { .. }),
+            "{error:?}"
+        );
+    }
+}
