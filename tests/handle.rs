@@ -648,3 +648,24 @@ fn of_two_results_of_the_same_name_the_last_stands() {
         );
     }
 }
+
+#[tokio::test]
+async fn an_ended_request_has_nothing_to_clear() {
+    use tower::{Layer, ServiceExt, service_fn};
+
+    let kept = Arc::new(Mutex::new(None::<Promises>));
+    let service = {
+        let kept = Arc::clone(&kept);
+        PromiseLayer::new().layer(service_fn(move |request: support::TestRequest| {
+            *kept.lock().unwrap() = Some(support::promises(&request));
+            std::future::ready(Ok::<_, BoxError>(support::text_response("")))
+        }))
+    };
+    let outer = Promises::with_results(PromiseResults::new().value("x", 1_u32));
+    let mut request = support::get("/");
+    request.extensions_mut().insert(outer);
+    service.oneshot(request).await.unwrap();
+    let kept = kept.lock().unwrap().take().unwrap();
+    assert!(!kept.clear("x"));
+    assert!(!kept.reset("x"));
+}

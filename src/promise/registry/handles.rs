@@ -296,6 +296,7 @@ impl Registry {
             match state.entry(key) {
                 Some(entry) if condition(entry) => state.remove(key),
                 Some(_) => return false,
+                None if state.has_ended() => return false,
                 None if self.outer_slot(state, key).is_some() => {
                     state.ledger().hidden.push(key.clone());
                     return true;
