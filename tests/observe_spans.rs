@@ -255,6 +255,37 @@ async fn what_an_error_keeps_from_being_read_is_not_warned_of() {
 }
 
 #[tokio::test]
+async fn what_is_cancelled_or_dropped_with_the_request_is_not_warned_of() {
+    let log = Log::start();
+    ask_async(PromiseLayer::new().start(Start::Eager), async |promises| {
+        promises.submit("cancelled", async { 1_u8 })?;
+        promises.cancel("cancelled");
+        promises.submit("dropped", pending::<u8>())?;
+        tokio::task::yield_now().await;
+        promises.publish();
+        Ok(String::new())
+    })
+    .await
+    .unwrap();
+    assert!(!log.text().contains("WARN"), "{}", log.text());
+}
+
+#[tokio::test]
+async fn a_pending_error_of_a_promise_that_runs_is_warned_of_too() {
+    let log = Log::start();
+    ask_async(PromiseLayer::new().start(Start::Eager), async |promises| {
+        let price = promises.result_or_submit("price", pending::<u8>);
+        tokio::task::yield_now().await;
+        promises.publish();
+        Ok(price.unwrap_or_default().to_string())
+    })
+    .await
+    .unwrap();
+    let warning = warning(&log, "pending when they were read");
+    assert!(warning.contains("[\"price\"]"), "{warning}");
+}
+
+#[tokio::test]
 async fn keys_that_differ_in_every_pass_are_warned_of_once() {
     let log = Log::start();
     ask(PromiseLayer::new().max_passes(5), |promises| {

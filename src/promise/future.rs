@@ -314,12 +314,13 @@ where
     ) -> Result<Response<R>, S::Error> {
         let mut this = self.as_mut().project();
         this.state.set(State::Done);
-        this.running.clear();
+        // While what runs is still pending.
         #[cfg(feature = "tracing")]
         if let Ok(response) = &outcome {
             let registry = this.session.promises.registry();
             registry.advise_on_response(response.status());
         }
+        this.running.clear();
         this.session.end(true);
         self.release(outcome)
     }
