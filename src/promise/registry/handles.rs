@@ -124,7 +124,11 @@ impl Registry {
             RequestBodyState::Here(Some(body)) => match Arc::clone(&body).detach() {
                 Some(body) => body,
                 None => {
-                    lock(&self.state).body = RequestBodyState::Here(Some(body));
+                    let mut state = lock(&self.state);
+                    // A request that has ended meanwhile keeps nothing.
+                    if !state.has_ended() {
+                        state.body = RequestBodyState::Here(Some(body));
+                    }
                     return Err(SubmitError::BodyRead { key });
                 }
             },
