@@ -57,13 +57,15 @@ impl Registry {
         if ledger.is_some_and(|ledger| ledger.hidden.contains(key)) {
             return None;
         }
-        let outer_state = lock(&outer.state);
-        match outer_state.entry(key) {
-            Some(entry) => {
-                let is_settled = entry.is_settled();
-                is_settled.then(|| (Arc::clone(&entry.slot), entry.value))
-            }
-            None => outer.outer_slot(&outer_state, key),
+        let mut guard = lock(&outer.state);
+        let outer_state = &mut *guard;
+        let pass = outer_state.pass;
+        match outer_state.entry_mut(key) {
+            Some(entry) => entry.is_settled().then(|| {
+                entry.advice.read_in(pass);
+                (Arc::clone(&entry.slot), entry.value)
+            }),
+            None => outer.outer_slot(outer_state, key),
         }
     }
 
