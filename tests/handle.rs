@@ -25,6 +25,14 @@ impl Notes {
     }
 }
 
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("when dropped");
+    }
+}
+
 fn read(promises: &Promises, key: &'static str) -> String {
     match promises.result::<u32>(key) {
         Ok(value) => value.to_string(),
@@ -553,14 +561,6 @@ async fn undo_work_registered_after_the_pass_was_discarded_runs_at_once() {
 
 #[tokio::test]
 async fn a_promise_that_panics_when_it_is_dropped_keeps_nothing_else_from_its_end() {
-    struct Bomb;
-
-    impl Drop for Bomb {
-        fn drop(&mut self) {
-            panic!("when dropped");
-        }
-    }
-
     let log = Log::start();
     let (undone, dropped) = (Counter::default(), Counter::default());
     let request = ask_async(PromiseLayer::new(), async |promises: Promises| {
@@ -580,4 +580,92 @@ async fn a_promise_that_panics_when_it_is_dropped_keeps_nothing_else_from_its_en
     drop(request);
     assert_eq!((undone.get(), dropped.get()), (1, 3));
     assert!(log.text().contains("when dropped"), "{}", log.text());
+}
+
+#[tokio::test]
+async fn a_promise_that_panics_when_it_is_dropped_can_cancel_itself() {
+    let log = Log::start();
+    let answer = ask(PromiseLayer::new(), |promises| {
+        let work = async || {
+            let _bomb = Bomb;
+            Promises::current().unwrap().cancel("x");
+            std::future::pending::<()>().await;
+        };
+        let error = match promises.result_or_submit("x", work) {
+            Err(PromiseError::Pending { .. }) => return Ok(String::new()),
+            other => other.unwrap_err(),
+        };
+        Ok(error.to_string())
+    });
+    assert_eq!(answer.await.unwrap().body, "promise `x` was cancelled");
+    assert!(log.text().contains("when dropped"), "{}", log.text());
+}
+
+#[tokio::test]
+async fn a_service_that_panics_when_it_is_called_ends_the_request() {
+    use tower::{Layer, ServiceExt, service_fn};
+
+    let kept = Arc::new(Mutex::new(None::<Promises>));
+    let (undone, dropped) = (Counter::default(), Counter::default());
+    let service = {
+        let (kept, undone, dropped) = (Arc::clone(&kept), undone.clone(), dropped.clone());
+        PromiseLayer::new().layer(service_fn(move |request: support::TestRequest| {
+            let promises = support::promises(&request);
+            let undone = undone.clone();
+            promises.on_discard(move || undone.add());
+            let (handle, guard) = (promises.clone(), dropped.on_drop());
+            let work = async move {
+                let _both = (handle, guard);
+            };
+            promises.submit("x", work).unwrap();
+            *kept.lock().unwrap() = Some(promises);
+            let is_there = request.extensions().get::<u8>().is_some();
+            assert!(is_there, "the handler fell over");
+            std::future::ready(Ok::<_, BoxError>(support::text_response("")))
+        }))
+    };
+    let request = tokio::spawn(service.oneshot(support::get("/")));
+    assert!(request.await.unwrap_err().is_panic());
+    assert_eq!((undone.get(), dropped.get()), (1, 1));
+    let kept = kept.lock().unwrap().take().unwrap();
+    let error = kept.resolve("y", async || ()).await.unwrap_err();
+    assert!(matches!(error, PromiseError::Ended { .. }), "{error:?}");
+}
+
+#[test]
+fn of_two_results_of_the_same_name_the_last_stands() {
+    for others in [0, 15, 16, 100] {
+        let results = PromiseResults::new().value("x", 1_u32).value("y", 2_u32);
+        let results = (0..others).fold(results, |all, index| all.value(format!("{index}"), index));
+        let promises = Promises::with_results(results.value("x", "three"));
+        assert_eq!(promises.result::<&str>("x").unwrap(), "three");
+        assert_eq!(promises.keys().len(), others + 2);
+        assert!(promises.clear("x"));
+        let error = promises.result::<&str>("x").unwrap_err();
+        assert!(
+            matches!(error, PromiseError::NotSubmitted { .. }),
+            "{error:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_ended_request_has_nothing_to_clear() {
+    use tower::{Layer, ServiceExt, service_fn};
+
+    let kept = Arc::new(Mutex::new(None::<Promises>));
+    let service = {
+        let kept = Arc::clone(&kept);
+        PromiseLayer::new().layer(service_fn(move |request: support::TestRequest| {
+            *kept.lock().unwrap() = Some(support::promises(&request));
+            std::future::ready(Ok::<_, BoxError>(support::text_response("")))
+        }))
+    };
+    let outer = Promises::with_results(PromiseResults::new().value("x", 1_u32));
+    let mut request = support::get("/");
+    request.extensions_mut().insert(outer);
+    service.oneshot(request).await.unwrap();
+    let kept = kept.lock().unwrap().take().unwrap();
+    assert!(!kept.clear("x"));
+    assert!(!kept.reset("x"));
 }

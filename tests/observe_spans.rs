@@ -239,6 +239,27 @@ async fn a_value_that_is_never_read_is_warned_of() {
 }
 
 #[tokio::test]
+async fn a_value_that_a_part_of_the_request_reads_is_not_warned_of() {
+    let log = Log::start();
+    let part = PromiseLayer::new().layer(service_fn(async |request: TestRequest| {
+        let value: u8 = promises(&request).result("shared")?;
+        Ok::<_, BoxError>(text_response(value.to_string()))
+    }));
+    let answer = ask_async(PromiseLayer::new(), async |promises| {
+        if promises.pass() == 1 {
+            promises.submit("shared", async { 7_u8 })?;
+            return Ok(String::new());
+        }
+        let mut request = get("/part");
+        request.extensions_mut().insert(promises);
+        let response = part.clone().oneshot(request).await?;
+        Ok(support::text(response.into_body()).await)
+    });
+    assert_eq!(answer.await.unwrap().body, "7");
+    assert!(!log.text().contains("WARN"), "{}", log.text());
+}
+
+#[tokio::test]
 async fn what_an_error_keeps_from_being_read_is_not_warned_of() {
     let log = Log::start();
     let service = PromiseLayer::new().layer(service_fn(async |request: TestRequest| {
@@ -252,6 +273,37 @@ async fn what_an_error_keeps_from_being_read_is_not_warned_of() {
     }));
     service.oneshot(get("/")).await.unwrap();
     assert!(!log.text().contains("WARN"), "{}", log.text());
+}
+
+#[tokio::test]
+async fn what_is_cancelled_or_dropped_with_the_request_is_not_warned_of() {
+    let log = Log::start();
+    ask_async(PromiseLayer::new().start(Start::Eager), async |promises| {
+        promises.submit("cancelled", async { 1_u8 })?;
+        promises.cancel("cancelled");
+        promises.submit("dropped", pending::<u8>())?;
+        tokio::task::yield_now().await;
+        promises.publish();
+        Ok(String::new())
+    })
+    .await
+    .unwrap();
+    assert!(!log.text().contains("WARN"), "{}", log.text());
+}
+
+#[tokio::test]
+async fn a_pending_error_of_a_promise_that_runs_is_warned_of_too() {
+    let log = Log::start();
+    ask_async(PromiseLayer::new().start(Start::Eager), async |promises| {
+        let price = promises.result_or_submit("price", pending::<u8>);
+        tokio::task::yield_now().await;
+        promises.publish();
+        Ok(price.unwrap_or_default().to_string())
+    })
+    .await
+    .unwrap();
+    let warning = warning(&log, "pending when they were read");
+    assert!(warning.contains("[\"price\"]"), "{warning}");
 }
 
 #[tokio::test]

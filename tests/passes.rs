@@ -4,7 +4,7 @@
 mod support;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Response, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri, Version};
 use http_body_util::{BodyExt, Full};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -235,6 +235,72 @@ async fn every_pass_sees_the_request_of_the_first() {
     );
     service.oneshot(request).await.unwrap();
     assert_eq!(*seen.lock().unwrap(), [expected.clone(), expected]);
+}
+
+/// The headers that two passes see of a request with these.
+async fn headers_of_two_passes(headers: HeaderMap) -> Vec<HeaderMap> {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let service = {
+        let seen = Arc::clone(&seen);
+        PromiseLayer::new().layer(service_fn(move |request: TestRequest| {
+            let promises = promises(&request);
+            seen.lock().unwrap().push(request.headers().clone());
+            std::future::ready(match promises.result_or_submit("x", async || ()) {
+                Ok(()) => Ok::<_, BoxError>(text_response("")),
+                Err(error) => Err(error.into()),
+            })
+        }))
+    };
+    let mut request = get("/");
+    *request.headers_mut() = headers;
+    service.oneshot(request).await.unwrap();
+    let mut seen = seen.lock().unwrap();
+    std::mem::take(&mut seen)
+}
+
+#[tokio::test]
+async fn every_pass_sees_the_headers_in_their_order_and_which_are_secret() {
+    let mut headers = HeaderMap::new();
+    for (name, value) in [("b", "1"), ("a", "2"), ("b", "3"), ("c", "4"), ("b", "5")] {
+        let mut value = HeaderValue::from_static(value);
+        value.set_sensitive(value == "3" || value == "4");
+        headers.append(name, value);
+    }
+    let list = |headers: &HeaderMap| {
+        let headers = headers.iter();
+        let headers =
+            headers.map(|(name, value)| (name.clone(), value.clone(), value.is_sensitive()));
+        headers.collect::<Vec<_>>()
+    };
+    let seen = headers_of_two_passes(headers.clone()).await;
+    assert_eq!(seen.len(), 2);
+    for seen in seen {
+        assert_eq!(list(&seen), list(&headers));
+    }
+}
+
+#[tokio::test]
+async fn every_pass_sees_as_many_headers_as_a_request_can_have() {
+    // More values than a map can have names.
+    let mut values = HeaderMap::new();
+    for value in 0..40_000_u32 {
+        values.append("x-many", HeaderValue::from(value));
+    }
+    // As many names as a map can have, and then some values of the first and the last one.
+    let mut names = HeaderMap::new();
+    for number in 0..24_576 {
+        let name = HeaderName::try_from(format!("x-{number}")).unwrap();
+        names.append(&name, HeaderValue::from(number));
+        if number % 1000 == 0 {
+            names.append(&name, HeaderValue::from_static("again"));
+        }
+    }
+    for headers in [values, names] {
+        assert_eq!(
+            headers_of_two_passes(headers.clone()).await,
+            [headers.clone(), headers]
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,7 +2,6 @@
 #![cfg(test)]
 
 #[path = "../../src/promise/waiters.rs"]
-#[expect(dead_code, reason = "not all of it is tested here")]
 mod waiters;
 
 /// What the crate has from the standard library, from loom.
@@ -20,12 +19,12 @@ mod sync {
 }
 
 use loom::future::block_on;
-use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, Ordering};
+use loom::sync::{Arc, Mutex};
 use loom::thread;
 
 use std::future::poll_fn;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use waiters::Waiters;
 
 struct Event {
@@ -95,6 +94,91 @@ fn a_waiter_that_leaves_takes_nobody_elses_place() {
         let staying = Arc::clone(&event);
         let staying = thread::spawn(move || block_on(staying.wait()));
         event.happen();
+        leaving.join().unwrap();
+        staying.join().unwrap();
+    });
+}
+
+/// Work that whoever awaits it polls, as a promise that no layer drives.
+struct Work {
+    /// `None` while it is being polled.
+    is_here: Mutex<Option<()>>,
+    /// Whom the work wakes when it can go on.
+    driver: Mutex<Option<Waker>>,
+    can_go_on: AtomicBool,
+    event: Arc<Event>,
+}
+
+impl Work {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            is_here: Mutex::new(Some(())),
+            driver: Mutex::new(None),
+            can_go_on: AtomicBool::new(false),
+            event: Event::new(),
+        })
+    }
+
+    fn go_on(&self) {
+        self.can_go_on.store(true, Ordering::Release);
+        let driver = self.driver.lock().unwrap().take();
+        driver.into_iter().for_each(Waker::wake);
+    }
+
+    fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.is_here.lock().unwrap().take().is_none() {
+            return Poll::Pending;
+        }
+        *self.driver.lock().unwrap() = Some(cx.waker().clone());
+        if self.can_go_on.load(Ordering::Acquire) {
+            self.event.happen();
+            return Poll::Ready(());
+        }
+        *self.is_here.lock().unwrap() = Some(());
+        Poll::Pending
+    }
+
+    /// As a waiter for a promise does it.
+    fn poll_wait(&self, number: &mut Option<u64>, cx: &Context<'_>) -> Poll<()> {
+        loop {
+            if self.event.has_happened.load(Ordering::Acquire) {
+                return Poll::Ready(());
+            }
+            if !self.event.waiters.register(number, cx.waker()) {
+                continue;
+            }
+            if self.poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn leave(&self, number: Option<u64>) {
+        self.event.waiters.unregister(number);
+        self.event.waiters.wake();
+    }
+}
+
+#[test]
+fn a_waiter_takes_over_the_work_of_one_that_gives_up() {
+    loom::model(|| {
+        let work = Work::new();
+        let leaving = Arc::clone(&work);
+        let leaving = thread::spawn(move || {
+            block_on(poll_fn(|cx| {
+                let mut number = None;
+                let _ = leaving.poll_wait(&mut number, cx);
+                leaving.leave(number);
+                Poll::Ready(())
+            }));
+        });
+        let staying = Arc::clone(&work);
+        let staying = thread::spawn(move || {
+            let mut number = None;
+            block_on(poll_fn(|cx| staying.poll_wait(&mut number, cx)));
+            staying.leave(number);
+        });
+        work.go_on();
         leaving.join().unwrap();
         staying.join().unwrap();
     });

@@ -79,17 +79,19 @@ where
         let promises = Promises::open(&settings, outer, body.to_detach());
         let original = Original::of(&request, body);
         request.extensions_mut().insert(promises.clone());
+        // Made before the service is called, so that the request ends if that panics.
+        let session = Session {
+            promises,
+            has_ended: false,
+        };
         let future = {
-            let _scope = current::enter(promises.clone());
+            let _scope = current::enter(session.promises.clone());
             service.call(request)
         };
         Self {
             state: State::Calling { future },
             running: Running::default(),
-            session: Session {
-                promises,
-                has_ended: false,
-            },
+            session,
             service,
             original,
             observed,
@@ -312,12 +314,13 @@ where
     ) -> Result<Response<R>, S::Error> {
         let mut this = self.as_mut().project();
         this.state.set(State::Done);
-        this.running.clear();
+        // While what runs is still pending.
         #[cfg(feature = "tracing")]
         if let Ok(response) = &outcome {
             let registry = this.session.promises.registry();
             registry.advise_on_response(response.status());
         }
+        this.running.clear();
         this.session.end(true);
         self.release(outcome)
     }

@@ -37,7 +37,8 @@ impl<B> Original<B> {
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
         *request.version_mut() = self.version;
-        let mut headers = HeaderMap::with_capacity(self.headers.len());
+        // A map can have more values than it can make room for in advance, which is counted in names.
+        let mut headers = HeaderMap::try_with_capacity(self.headers.len()).unwrap_or_default();
         for (name, value) in &self.headers {
             headers.append(name.clone(), value.clone());
         }

@@ -38,15 +38,17 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        if !this.registry.is_driven() {
-            let _ = this.slot.poll(cx);
-        }
         loop {
             if let Some(outcome) = this.slot.outcome() {
                 this.has_read = true;
                 return Poll::Ready(outcome);
             }
-            if this.slot.waiters().register(&mut this.number, cx.waker()) {
+            if !this.slot.waiters().register(&mut this.number, cx.waker()) {
+                continue;
+            }
+            // After the registration: another waiter may be polling the work this moment, and if that one gives
+            // up then, it wakes those who are registered.
+            if this.registry.is_driven() || this.slot.poll(cx).is_pending() {
                 return Poll::Pending;
             }
         }

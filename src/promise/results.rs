@@ -8,7 +8,7 @@ use crate::BoxError;
 use std::fmt;
 use std::sync::Arc;
 
-/// What [`Promises::with_results`] has to offer.
+/// What [`Promises::with_results`] has to offer. Of several results of the same name the last one stands.
 #[derive(Default)]
 pub struct PromiseResults {
     slots: Vec<(Arc<dyn AnySlot>, Type)>,
@@ -63,6 +63,7 @@ impl PromiseResults {
     where
         T: Send + Sync + 'static,
     {
+        self.slots.retain(|(other, _)| other.key() != slot.key());
         self.slots.push((Arc::new(slot), Type::of::<T>()));
         self
     }

@@ -87,6 +87,13 @@ where
         self.waiters.finish();
         true
     }
+
+    /// Drops work that is not done. A panic here must not keep others from being settled.
+    fn discard(&self, work: Option<Work<T>>) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(work))) {
+            observe::drop_panicked(&self.key, &panic_message(&*panic));
+        }
+    }
 }
 
 /// A [`Slot`] of any type.
@@ -158,7 +165,7 @@ where
                 if self.is_settled() {
                     // Cancelled while it was being polled: dropped once the lock is released.
                     drop(progress);
-                    drop(work);
+                    self.discard(Some(work));
                     return Poll::Ready(());
                 }
                 progress.work = Some(work);
@@ -183,10 +190,7 @@ where
             (progress.work.take(), progress.driver.take())
         };
         driver.into_iter().for_each(Waker::wake);
-        // A panic here must not keep others from being settled.
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(work))) {
-            observe::drop_panicked(&self.key, &panic_message(&*panic));
-        }
+        self.discard(work);
         true
     }
 

@@ -1,3 +1,4 @@
+use super::super::error::Failure;
 use super::super::{Key, observe};
 use super::state::Type;
 use super::{Demand, Entry, Registry};
@@ -74,7 +75,9 @@ impl Entry {
     fn is_settled_in_vain(&self) -> bool {
         let memory = &self.advice.memory;
         let is_unread = memory.read == 0 && !memory.was_missed;
-        is_unread && self.is_worth_reading() && self.is_settled()
+        // One that was cancelled asks for no pass.
+        let is_cancelled = matches!(self.slot.failure(), Some(Failure::Cancelled));
+        is_unread && self.is_worth_reading() && self.is_settled() && !is_cancelled
     }
 
     fn is_swallowed(&self) -> bool {

@@ -57,13 +57,15 @@ impl Registry {
         if ledger.is_some_and(|ledger| ledger.hidden.contains(key)) {
             return None;
         }
-        let outer_state = lock(&outer.state);
-        match outer_state.entry(key) {
-            Some(entry) => {
-                let is_settled = entry.is_settled();
-                is_settled.then(|| (Arc::clone(&entry.slot), entry.value))
-            }
-            None => outer.outer_slot(&outer_state, key),
+        let mut guard = lock(&outer.state);
+        let outer_state = &mut *guard;
+        let pass = outer_state.pass;
+        match outer_state.entry_mut(key) {
+            Some(entry) => entry.is_settled().then(|| {
+                entry.advice.read_in(pass);
+                (Arc::clone(&entry.slot), entry.value)
+            }),
+            None => outer.outer_slot(outer_state, key),
         }
     }
 
@@ -124,7 +126,11 @@ impl Registry {
             RequestBodyState::Here(Some(body)) => match Arc::clone(&body).detach() {
                 Some(body) => body,
                 None => {
-                    lock(&self.state).body = RequestBodyState::Here(Some(body));
+                    let mut state = lock(&self.state);
+                    // A request that has ended meanwhile keeps nothing.
+                    if !state.has_ended() {
+                        state.body = RequestBodyState::Here(Some(body));
+                    }
                     return Err(SubmitError::BodyRead { key });
                 }
             },
@@ -296,6 +302,7 @@ impl Registry {
             match state.entry(key) {
                 Some(entry) if condition(entry) => state.remove(key),
                 Some(_) => return false,
+                None if state.has_ended() => return false,
                 None if self.outer_slot(state, key).is_some() => {
                     state.ledger().hidden.push(key.clone());
                     return true;
