@@ -398,7 +398,7 @@ fn traces(spans: &[Span]) -> Vec<Vec<&Span>> {
 
 #[tokio::test]
 async fn observability() {
-    let example = Example::start_with("observability", &[("RUST_LOG", "error".as_ref())]);
+    let example = Example::start_with("observability", &[("RUST_LOG", "error")]);
     let response = example.client.get(&example.url).send().await.unwrap();
     assert_eq!(response.status(), 200);
 
@@ -467,33 +467,4 @@ async fn observability() {
     for trace in traces {
         assert_is_trace_of_the_page(&trace);
     }
-}
-
-#[tokio::test]
-async fn operations_outlive_the_process() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = format!("sqlite:{}", folder.path().join("operations.db").display());
-    let start = || Example::start_with("operations", &[("STORE", &store)]);
-    let example = start();
-    let url = format!("{}/work?ms=300", example.url);
-    let response = example.client.post(url).send().await.unwrap();
-    assert_eq!(response.status().as_u16(), 202);
-    let path = response.headers()["operation-location"]
-        .to_str()
-        .unwrap()
-        .to_owned();
-    assert!(
-        example
-            .get(&format!("{path}/events"))
-            .await
-            .contains("event: done")
-    );
-    // Killed, without any farewell.
-    drop(example);
-    let example = start();
-    assert!(example.get(&path).await.contains("\"Succeeded\""));
-    assert_eq!(
-        example.get(&format!("{path}/result")).await,
-        r#"{"answer":42}"#
-    );
 }
