@@ -1,125 +1,11 @@
 //! The examples as a user meets them: started as processes, used over HTTP.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/example.rs"]
+mod example;
+
+use example::{Example, until};
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, Once};
-use std::thread::JoinHandle;
-use std::time::Duration;
-
-/// A running example. Killed when it is dropped.
-struct Example {
-    process: Child,
-    url: String,
-    client: reqwest::Client,
-    /// What it has written to stdout after where it listens.
-    output: Arc<Mutex<String>>,
-    reader: Option<JoinHandle<()>>,
-}
-
-impl Example {
-    /// Starts an example on a free port and reads from its output where it listens.
-    fn start(name: &str) -> Self {
-        Self::start_with(name, &[])
-    }
-
-    fn start_with(name: &str, environment: &[(&str, &std::path::Path)]) -> Self {
-        let mut process = Command::new(binary(name))
-            .env("ADDR", "127.0.0.1:0")
-            .envs(environment.iter().copied())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut output = BufReader::new(process.stdout.take().unwrap());
-        let mut line = String::new();
-        output.read_line(&mut line).unwrap();
-        let url = line.trim().split_once("listening on ").unwrap().1;
-        let url = url.split(',').next().unwrap().to_owned();
-        // To the end, or the process could not write.
-        let rest = Arc::new(Mutex::new(String::new()));
-        let shared = rest.clone();
-        let reader = std::thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
-                let mut rest = shared.lock().unwrap();
-                rest.push_str(&line);
-                rest.push('\n');
-            }
-        });
-        Self {
-            process,
-            url,
-            client: reqwest::Client::new(),
-            output: rest,
-            reader: Some(reader),
-        }
-    }
-
-    fn output(&self) -> String {
-        self.output.lock().unwrap().clone()
-    }
-
-    /// Lets it end as Ctrl-C does, and returns all that it has written.
-    fn interrupt(mut self) -> String {
-        let id = self.process.id().to_string();
-        let kill = Command::new("kill").args(["-INT", &id]).status();
-        assert!(kill.unwrap().success());
-        assert!(self.process.wait().unwrap().success());
-        self.reader.take().unwrap().join().unwrap();
-        self.output()
-    }
-
-    async fn get(&self, path: &str) -> String {
-        let response = self.client.get(format!("{}{path}", self.url)).send().await;
-        response
-            .unwrap()
-            .error_for_status()
-            .unwrap()
-            .text()
-            .await
-            .unwrap()
-    }
-
-    async fn post(&self, path: &str, body: &'static str) -> (u16, String) {
-        let request = self.client.post(format!("{}{path}", self.url)).body(body);
-        let response = request.send().await.unwrap();
-        (response.status().as_u16(), response.text().await.unwrap())
-    }
-}
-
-impl Drop for Example {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// Builds the examples, which is no work where `cargo test` has done it, and says where one is.
-fn binary(name: &str) -> PathBuf {
-    static BUILD: Once = Once::new();
-    BUILD.call_once(|| {
-        let build = Command::new(env!("CARGO"))
-            .args(["build", "--examples", "--quiet"])
-            .status();
-        assert!(build.unwrap().success());
-    });
-    // This test is in `target/debug/deps`, the examples are in `target/debug/examples`.
-    let test = std::env::current_exe().unwrap();
-    test.ancestors().nth(2).unwrap().join("examples").join(name)
-}
-
-/// Waits for something that another process does, and fails rather than wait for ever.
-async fn until(condition: impl Fn() -> bool) {
-    let wait = async {
-        while !condition() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), wait)
-        .await
-        .unwrap();
-}
 
 #[tokio::test]
 async fn quickstart() {
@@ -224,7 +110,8 @@ async fn library() {
 async fn upload() {
     let folder = tempfile::tempdir().unwrap();
     let files = || std::fs::read_dir(folder.path()).unwrap().count();
-    let example = Example::start_with("upload", &[("UPLOADS", folder.path())]);
+    let uploads = folder.path().to_str().unwrap();
+    let example = Example::start_with("upload", &[("UPLOADS", uploads)]);
 
     // Larger than what is kept for replay.
     let chunks =
@@ -381,8 +268,8 @@ async fn operations() {
 
 #[tokio::test]
 async fn operations_with_an_origin() {
-    let origin = std::path::Path::new("https://example.com");
-    let example = Example::start_with("operations", &[("PUBLIC_ORIGIN", origin)]);
+    let origin = [("PUBLIC_ORIGIN", "https://example.com")];
+    let example = Example::start_with("operations", &origin);
     let url = format!("{}/work?ms=5000", example.url);
     let response = example.client.post(url).send().await.unwrap();
     let location = response.headers()["location"].to_str().unwrap();
@@ -511,7 +398,7 @@ fn traces(spans: &[Span]) -> Vec<Vec<&Span>> {
 
 #[tokio::test]
 async fn observability() {
-    let example = Example::start_with("observability", &[("RUST_LOG", "error".as_ref())]);
+    let example = Example::start_with("observability", &[("RUST_LOG", "error")]);
     let response = example.client.get(&example.url).send().await.unwrap();
     assert_eq!(response.status(), 200);
 
@@ -580,33 +467,4 @@ async fn observability() {
     for trace in traces {
         assert_is_trace_of_the_page(&trace);
     }
-}
-
-#[tokio::test]
-async fn operations_outlive_the_process() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = format!("sqlite:{}", folder.path().join("operations.db").display());
-    let start = || Example::start_with("operations", &[("STORE", std::path::Path::new(&store))]);
-    let example = start();
-    let url = format!("{}/work?ms=300", example.url);
-    let response = example.client.post(url).send().await.unwrap();
-    assert_eq!(response.status().as_u16(), 202);
-    let path = response.headers()["operation-location"]
-        .to_str()
-        .unwrap()
-        .to_owned();
-    assert!(
-        example
-            .get(&format!("{path}/events"))
-            .await
-            .contains("event: done")
-    );
-    // Killed, without any farewell.
-    drop(example);
-    let example = start();
-    assert!(example.get(&path).await.contains("\"Succeeded\""));
-    assert_eq!(
-        example.get(&format!("{path}/result")).await,
-        r#"{"answer":42}"#
-    );
 }

@@ -3,13 +3,17 @@
 
 #[path = "support/browser.rs"]
 mod browser;
+#[path = "support/example.rs"]
+mod example;
 #[path = "support/site.rs"]
 mod site;
 
+use browser::Browser;
+use example::Example;
 use http::StatusCode;
 use serde_json::json;
 use site::{Proxy, Site};
-use thirtyfour::Key;
+use thirtyfour::{By, Key};
 use tower_promises::operation::OperationLayerBuilder;
 use tower_promises::operation::page::Strings;
 
@@ -78,6 +82,17 @@ async fn the_page_reloads_itself_where_no_script_runs() {
     assert_eq!(site.browser.complaints().await, [""; 0]);
 }
 
+/// Where the result would be, it says that there is none, and nothing of an error.
+async fn see_cancelled(site: &Site) {
+    site.see_error(410, "Cancelled").await;
+    let text: String = site.browser.evaluate("document.body.innerText").await;
+    assert!(
+        text.contains("The operation was cancelled before it was done."),
+        "{text}"
+    );
+    assert!(!text.contains("410"), "{text}");
+}
+
 #[tokio::test]
 async fn the_mouse_cancels() {
     for scripts in [true, false] {
@@ -86,7 +101,7 @@ async fn the_mouse_cancels() {
         let work = site.begin().await;
         site.click("form button").await;
         work.until_dropped().await;
-        site.see_error(410, "There is no result any more").await;
+        see_cancelled(&site).await;
     }
 }
 
@@ -108,7 +123,7 @@ async fn who_clicks_twice_cancels_once() {
         [true, false]
     );
     work.until_dropped().await;
-    site.see_error(410, "There is no result any more").await;
+    see_cancelled(&site).await;
 }
 
 #[tokio::test]
@@ -129,7 +144,7 @@ async fn the_keyboard_cancels() {
     assert!(site.browser.evaluate::<bool>(focus).await);
     site.browser.press(Key::Enter).await;
     work.until_dropped().await;
-    site.see_error(410, "There is no result any more").await;
+    see_cancelled(&site).await;
 }
 
 /// The lowest contrast between a text of the page and what is behind it.
@@ -149,13 +164,19 @@ const CONTRAST: &str = r"(() => {
 async fn the_pages_are_readable_in_light_and_dark_and_on_a_phone() {
     let mut site = Site::start().await;
     let work = site.begin().await;
+    site.click("form button").await;
+    work.until_dropped().await;
+    see_cancelled(&site).await;
+    let cancelled = site.browser.url().await;
+    let unknown = format!("{}/.operations/unknown", site.url);
+    let work = site.begin().await;
     work.progress.set(64);
     work.progress.message("a-very-long-word".repeat(20));
     site.browser
         .until("document.title === '64% · Working on it'")
         .await;
     let page = site.browser.url().await;
-    for address in [page, format!("{}/.operations/unknown", site.url)] {
+    for (subject, address) in [("page", page), ("error", unknown), ("cancelled", cancelled)] {
         site.browser.open(&address).await;
         let mut backgrounds = Vec::new();
         for scheme in ["light", "dark"] {
@@ -170,11 +191,6 @@ async fn the_pages_are_readable_in_light_and_dark_and_on_a_phone() {
                 site.browser.resize(width, 640).await;
                 let overflow = "document.documentElement.scrollWidth - innerWidth";
                 assert!(site.browser.evaluate::<i32>(overflow).await <= 0);
-                let subject = if address.ends_with("unknown") {
-                    "error"
-                } else {
-                    "page"
-                };
                 let picture = format!("operation-{subject}-{scheme}-{width}");
                 site.browser.screenshot(&picture).await;
             }
@@ -304,7 +320,7 @@ async fn what_somebody_else_ends_is_seen_to_end() {
             .unwrap();
         assert_eq!(deleted.status(), StatusCode::OK);
         work.until_dropped().await;
-        site.see_error(410, "There is no result any more").await;
+        see_cancelled(&site).await;
     }
 }
 
@@ -360,4 +376,46 @@ async fn the_page_speaks_other_languages() {
     site.browser.screenshot("operation-right-to-left").await;
     work.finish();
     site.see_result().await;
+}
+
+#[tokio::test]
+async fn the_example_shows_it_all() {
+    for scripts in [true, false] {
+        let example = Example::start("operations");
+        let browser = Browser::start().await;
+        browser.allow_scripts(scripts).await;
+        let follow = async |selector| {
+            let element = browser.driver().find(By::Css(selector)).await;
+            element.unwrap().click().await.unwrap();
+        };
+        let text = "document.body.innerText";
+
+        browser.open(&format!("{}/", example.url)).await;
+        follow("a[href='/form']").await;
+        follow("button").await;
+        browser.until(&format!("{text}.includes('of 5')")).await;
+        browser.screenshot(&format!("example-form-{scripts}")).await;
+        browser
+            .until(&format!("{text}.includes('{{\"answer\":42}}')"))
+            .await;
+
+        browser.open(&format!("{}/", example.url)).await;
+        follow("a[href='/report']").await;
+        browser
+            .until(&format!("{text}.includes('adding up the south')"))
+            .await;
+        browser
+            .screenshot(&format!("example-report-{scripts}"))
+            .await;
+        browser.until("document.title === 'Report'").await;
+        assert!(browser.evaluate::<String>(text).await.contains("west"));
+        browser
+            .screenshot(&format!("example-result-{scripts}"))
+            .await;
+
+        browser.open(&format!("{}/report", example.url)).await;
+        browser.until("document.title !== ''").await;
+        follow("form button").await;
+        browser.until("document.title === 'Cancelled'").await;
+    }
 }

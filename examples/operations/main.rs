@@ -2,7 +2,8 @@
 //! come back for the result, and everybody can cancel.
 //!
 //! Start it with `cargo run --example operations`. `PUBLIC_ORIGIN=https://example.com` makes addresses absolute,
-//! `STORE=sqlite:operations.db` keeps operations over restarts.
+//! `STORE=sqlite:operations.db` keeps operations over restarts and shares them between processes. `LEASE_MS=2000` lets
+//! these notice sooner than after 15 seconds when one of them is killed.
 
 mod report;
 
@@ -109,6 +110,9 @@ async fn main() -> Result<(), BoxError> {
         });
     if let Ok(origin) = std::env::var("PUBLIC_ORIGIN") {
         operations = operations.public_origin(&origin);
+    }
+    if let Ok(lease) = std::env::var("LEASE_MS") {
+        operations = operations.lease(Duration::from_millis(lease.parse()?));
     }
     let operations = operations.build();
 

@@ -408,8 +408,8 @@ impl OperationLayerBuilder {
     }
 
     /// How often an event stream on which nothing happens sends a comment, default [`DEFAULT_HEARTBEAT`], so that
-    /// nothing in between takes it for dead. It then also looks into the store, in case the bus has lost a message. It
-    /// is at least a millisecond.
+    /// nothing in between takes it for dead. It then also looks into the store, in case the bus has lost a message or the
+    /// [lease](Self::lease) has ended, so a shorter lease counts instead. It is at least a millisecond.
     pub fn heartbeat(mut self, interval: Duration) -> Self {
         self.settings.heartbeat = interval.max(Duration::from_millis(1));
         self

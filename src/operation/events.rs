@@ -98,9 +98,11 @@ impl Events {
             if self.is_over {
                 return None;
             }
+            let settings = &self.core.settings;
             select! {
                 () = self.news.changed() => {}
-                () = sleep(self.core.settings.heartbeat) => {
+                // Nobody tells of the end of a lease.
+                () = sleep(settings.heartbeat.min(settings.lease)) => {
                     return Some(Bytes::from_static(b":\n\n"));
                 }
                 // Another process answers who connects again.

@@ -203,7 +203,7 @@ async fn again<R>(core: &Core, key: &Key, record: &Record, asked: &Asked) -> Rep
 /// The inner response, from the store.
 async fn ended<R>(core: &Core, key: &Key, record: &Record, headers: &HeaderMap) -> Reply<R> {
     if record.status == Status::Canceled {
-        return core.gone("The operation was cancelled.", headers);
+        return core.canceled(headers);
     }
     let Some(stored) = record.result else {
         return core.no_result(headers);

@@ -175,12 +175,23 @@ impl Core {
         detail: &'static str,
         request: &HeaderMap,
     ) -> Reply<R> {
+        self.error(status, detail, false, request)
+    }
+
+    fn error<R>(
+        &self,
+        status: StatusCode,
+        detail: &'static str,
+        is_canceled: bool,
+        request: &HeaderMap,
+    ) -> Reply<R> {
         let is_busy =
             status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::SERVICE_UNAVAILABLE;
         let retry_after = is_busy.then_some(self.settings.retry_after);
         let mut response = if accept::prefers_html(request) {
             let context = ErrorContext {
                 status,
+                is_canceled,
                 retry_after: retry_after.map(|delay| Duration::from_secs(whole_seconds(delay))),
                 assets: &self.assets(),
                 strings: &self.settings.strings,
@@ -206,6 +217,12 @@ impl Core {
 
     pub(super) fn gone<R>(&self, detail: &'static str, request: &HeaderMap) -> Reply<R> {
         self.problem(StatusCode::GONE, detail, request)
+    }
+
+    /// The result of an operation that was cancelled.
+    pub(super) fn canceled<R>(&self, request: &HeaderMap) -> Reply<R> {
+        let detail = "The operation was cancelled.";
+        self.error(StatusCode::GONE, detail, true, request)
     }
 
     pub(super) fn conflict<R>(&self, request: &HeaderMap) -> Reply<R> {

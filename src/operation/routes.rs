@@ -146,7 +146,7 @@ async fn result<R>(
         return Ok(core.pending(record, &core.links(&record.id)));
     }
     if record.status == Status::Canceled {
-        return Ok(core.gone("The operation was cancelled.", headers));
+        return Ok(core.canceled(headers));
     }
     let consumed = "The result has been read.";
     if record.consumed {

@@ -55,6 +55,7 @@ pub(in crate::operation) fn render(context: &PageContext<'_>) -> String {
 pub(in crate::operation) fn render_error(context: &ErrorContext<'_>) -> String {
     let strings = context.strings;
     let (title, text) = match context.status {
+        _ if context.is_canceled => (&strings.canceled, &strings.canceled_text),
         StatusCode::NOT_FOUND => (&strings.not_found, &strings.not_found_text),
         StatusCode::CONFLICT => (&strings.conflict, &strings.conflict_text),
         StatusCode::GONE => (&strings.gone, &strings.gone_text),
@@ -65,8 +66,6 @@ pub(in crate::operation) fn render_error(context: &ErrorContext<'_>) -> String {
         status if status.is_client_error() => (&strings.refused, &strings.refused_text),
         _ => (&strings.broken, &strings.broken_text),
     };
-    let status = context.status.as_str();
-    let status = strings.error_status.replace("{status}", status);
     format!(
         include_str!("error.html"),
         lang = Escaped(&strings.lang),
@@ -77,7 +76,7 @@ pub(in crate::operation) fn render_error(context: &ErrorContext<'_>) -> String {
         style = STYLE.file_name,
         text = Escaped(text),
         retry = retry(context),
-        status = Escaped(&status),
+        status = status(context),
     )
 }
 
@@ -181,6 +180,16 @@ fn actions(context: &PageContext<'_>, running: bool) -> String {
     let label = Escaped(&strings.result);
     let link = format!("<p id=\"result\"{hidden}><a href=\"{result}\">{label}</a></p>\n");
     actions + &link
+}
+
+/// The number, for who asks for help. Who has cancelled needs none.
+fn status(context: &ErrorContext<'_>) -> String {
+    if context.is_canceled {
+        return String::new();
+    }
+    let status = context.status.as_str();
+    let status = context.strings.error_status.replace("{status}", status);
+    format!("<p class=\"figures\">{}</p>\n", Escaped(&status))
 }
 
 fn retry(context: &ErrorContext<'_>) -> String {

@@ -64,6 +64,8 @@ strings! {
     failed = "That did not work";
     /// The heading of an operation that was cancelled.
     canceled = "Cancelled";
+    /// The text of the page where its result would be.
+    canceled_text = "The operation was cancelled before it was done.";
     /// The title of the page while there is progress, of `{percent}` and `{heading}`.
     title = "{percent} · {heading}";
     /// How far the work is, of `{percent}`, a whole number.
@@ -93,7 +95,7 @@ another account.";
     /// The heading of the error page for 410.
     gone = "There is no result any more";
     /// The text of the error page for 410.
-    gone_text = "The work was cancelled, or its result is no longer kept.";
+    gone_text = "It has been read already, or is no longer kept.";
     /// The heading of the error page for 429.
     too_many_requests = "Too much at once";
     /// The text of the error page for 429.
