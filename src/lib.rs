@@ -86,7 +86,7 @@
 //! | `loader` | no | many keys asked for in a pass become one call: module `loader` |
 //! | `spool` | no | bodies too large for memory go on in a temporary file |
 //! | `signal` | no | `Signals`, promises that wait for other requests: module `signal`; has `backend` |
-//! | `backend` | no | the ports `Bus` and `Store`, and their adapters for one process: module `backend` |
+//! | `backend` | no | the ports `Bus`, `Store` and `Queue`, and their adapters for one process: module `backend` |
 //! | `sqlite` | no | those ports between the processes of one machine, kept over restarts: module `backend::sqlite`; needs Rust 1.94 |
 //! | `util` | no | `ServiceBuilderExt` |
 //! | `full` | no | all of the above |

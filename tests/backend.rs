@@ -83,7 +83,7 @@ async fn sizes_are_limited() {
 async fn names_are_checked() {
     for name in ["", "a\0b", "a\nb", &"x".repeat(MAX_NAME_BYTES + 1)] {
         let error = check_name(name).unwrap_err();
-        assert!(error.to_string().starts_with("invalid key or topic: it "));
+        assert!(error.to_string().starts_with("invalid name: it "));
     }
     check_name(&"x".repeat(MAX_NAME_BYTES)).unwrap();
 }

@@ -142,7 +142,7 @@ impl SqliteDatabase {
     /// All that it has, as a backend.
     #[must_use]
     pub fn backend(&self) -> Backend {
-        Backend::new(self.store(), self.bus())
+        Backend::new(self.store(), self.bus(), super::memory::MemoryQueue::new())
     }
 
     /// Its store. All stores of a database share one task for their watchers.
