@@ -111,6 +111,8 @@ mod problem;
 #[cfg(feature = "signal")]
 pub mod signal;
 mod sync;
+#[cfg(feature = "tasks")]
+pub mod task;
 
 #[cfg(feature = "util")]
 pub use builder::ServiceBuilderExt;
@@ -123,6 +125,8 @@ pub use promise::{
 
 #[cfg(feature = "signal")]
 pub use signal::{SignalError, Signals};
+#[cfg(feature = "tasks")]
+pub use task::{Task, TaskContext, TaskError, TaskFailure, TaskLayer, TaskService, Tasks};
 
 /// A boxed error, as in tower.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

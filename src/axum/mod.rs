@@ -1,4 +1,4 @@
-//! `Promises` as an extractor, errors as responses.
+//! `Promises` and `Tasks` as extractors, errors as responses.
 //!
 //! ```
 //! use axum::{Router, routing::get};
@@ -18,6 +18,12 @@
 //!
 //! A response made from a [`PromiseError`] or a [`SubmitError`] has the error's
 //! [status](PromiseError::status) and says nothing about the promise. The log has the rest.
+
+#[cfg(feature = "tasks")]
+mod task;
+
+#[cfg(feature = "tasks")]
+pub use task::MissingTaskLayer;
 
 use crate::problem;
 use crate::promise::{PromiseError, Promises, SubmitError};
