@@ -7,7 +7,7 @@ mod task;
 use serde::{Deserialize, Serialize, Serializer};
 use std::sync::{Arc, Mutex};
 use support::{Counter, Log, soon, until};
-use task::{Broken, SECOND, act, builder, chain, client, process};
+use task::{Around, Broken, SECOND, act, builder, chain, client, process};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tower_promises::backend::Backend;
@@ -332,9 +332,7 @@ async fn another_error_ends_the_task_and_is_logged() {
 #[tokio::test(start_paused = true)]
 async fn the_application_can_say_what_a_conflict_is() {
     let backend = Backend::memory();
-    let process = builder(&backend, async |_, _| {
-        Err(std::io::Error::other(Broken).into())
-    });
+    let process = builder(&backend, async |_, _| Err(Around(Broken).into()));
     // It is asked for sources, too.
     let process = process.is_conflict(|error| error.is::<Broken>()).build();
     let _worker = process.work().unwrap();

@@ -82,6 +82,22 @@ impl fmt::Display for Broken {
 
 impl std::error::Error for Broken {}
 
+/// An error with another one as its source.
+#[derive(Debug)]
+pub struct Around(pub Broken);
+
+impl fmt::Display for Around {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("it does not work")
+    }
+}
+
+impl std::error::Error for Around {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
 /// An error and all its sources.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let sources = std::iter::successors(error.source(), |&error| error.source());
