@@ -8,13 +8,13 @@ use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tower_promises::backend::memory::{MemoryBus, MemoryStore};
+use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises::backend::{
     Backend, BackendError, BoxFuture, Bus, BusEvent, BusStream, Change, CompareAndSet, Entry,
-    MAX_NAME_BYTES, Revision, Store, WatchStream, check_name, conformance,
+    MAX_NAME_BYTES, Queue, Revision, Store, WatchStream, check_name, conformance,
 };
 
-assert_obj_safe!(Bus, Store);
+assert_obj_safe!(Bus, Queue, Store);
 assert_impl_all!(Backend: Clone, Send, Sync, std::fmt::Debug);
 assert_impl_all!(BackendError: Clone, Error, Send, Sync);
 
@@ -30,6 +30,12 @@ async fn the_memory_bus_conforms() {
         let bus = MemoryBus::new().capacity(capacity);
         conformance::bus(async || bus.clone()).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_memory_queue_conforms() {
+    let queue = MemoryQueue::new();
+    conformance::queue(async || queue.clone()).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -56,6 +62,17 @@ async fn the_memory_bus_keeps_order_between_threads() {
     let bus = MemoryBus::new();
     for _ in 0..20 {
         conformance::bus_order(async || bus.clone()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_memory_queue_decides_races_between_threads() {
+    let queue = MemoryQueue::new();
+    for _ in 0..5 {
+        conformance::queue_deduplication(async || queue.clone()).await;
+        conformance::queue_order(async || queue.clone()).await;
+        conformance::queue_dropped_takes(async || queue.clone()).await;
+        conformance::queue_workers(async || queue.clone()).await;
     }
 }
 
