@@ -11,6 +11,7 @@ pub use work::{queue_shutdown, queue_work, queue_workers};
 use super::{PATIENCE, answer};
 use crate::backend::{Enqueued, Envelope, Outcome, Queue, Taken};
 use bytes::Bytes;
+use futures_util::future::{join, join3, join4};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::time::timeout;
@@ -39,15 +40,20 @@ const RIVALS: usize = 16;
 ///
 /// Where a guarantee does not hold.
 pub async fn queue<Q: Queue>(make: impl AsyncFn() -> Q) {
-    queue_deliveries(&make).await;
-    queue_deduplication(&make).await;
-    queue_leases(&make).await;
-    queue_retries(&make).await;
-    queue_dropped_takes(&make).await;
-    queue_order(&make).await;
-    queue_limits(&make).await;
-    queue_work(&make).await;
-    queue_shutdown(&make).await;
+    // Most of them wait most of the time, and each has queues of its own.
+    let limits = join4(
+        queue_deliveries(&make),
+        queue_deduplication(&make),
+        queue_order(&make),
+        queue_limits(&make),
+    );
+    let leases = join3(
+        queue_leases(&make),
+        queue_retries(&make),
+        queue_dropped_takes(&make),
+    );
+    let work = join(queue_work(&make), queue_shutdown(&make));
+    join3(limits, leases, work).await;
     queue_workers(&make).await;
 }
 

@@ -1,5 +1,6 @@
 use super::{
-    LEASE, LONG_LEASE, PATIENCE, RIVALS, TOLERANCE, add_id, answer, envelope, fresh, is_quiet,
+    LEASE, LONG_LEASE, PATIENCE, QUIET, RIVALS, TOLERANCE, add_id, answer, envelope, fresh,
+    is_quiet,
 };
 use crate::backend::{BackendError, Delivery, Handler, Outcome, Queue, WorkOptions};
 use crate::sync::lock;
@@ -194,14 +195,14 @@ pub async fn queue_shutdown<Q: Queue>(make: impl AsyncFn() -> Q) {
     for _ in 0..CONCURRENCY {
         running.push(next(&mut begun, "as many handlers run as may").await);
     }
-    sleep(LEASE + TOLERANCE).await;
+    sleep(QUIET).await;
     assert!(begun.try_recv().is_err(), "no more handlers run than may");
     let (id, release) = running.remove(0);
     let _ = release.send(Outcome::Done);
     running.push(next(&mut begun, "one that ends makes room").await);
 
     worker.shut_down();
-    sleep(LEASE + TOLERANCE).await;
+    sleep(LEASE * 2).await;
     assert!(
         !worker.task.is_finished(),
         "it waits for the handlers that run"
