@@ -292,7 +292,8 @@ pub struct Taken {
     pub receipt: Receipt,
 }
 
-/// What a lease is known by, in the words of its adapter. No two leases have the same.
+/// What a lease is known by, in the words of its adapter. No two leases have the same. It is for the adapter, or a
+/// clone of it, that has [taken](Queue::take) the envelope.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Receipt(Arc<str>);
 
