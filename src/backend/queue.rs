@@ -39,7 +39,7 @@ use tokio::time::Instant;
 /// only afterwards that its lease has ended. What must happen once is to be decided with
 /// [`Store::compare_and_set`](super::Store::compare_and_set).
 ///
-/// `conformance::queue` checks all of it.
+/// [`conformance::queue`](super::conformance::queue()) checks all of it.
 pub trait Queue: Send + Sync + 'static {
     /// What this adapter can do beyond what all can.
     fn capabilities(&self) -> Capabilities;
@@ -292,7 +292,8 @@ pub struct Taken {
     pub receipt: Receipt,
 }
 
-/// What a lease is known by, in the words of its adapter. No two leases have the same.
+/// What a lease is known by, in the words of its adapter. No two leases have the same. It is for the adapter, or a
+/// clone of it, that has [taken](Queue::take) the envelope.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Receipt(Arc<str>);
 

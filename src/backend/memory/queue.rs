@@ -3,14 +3,13 @@ use crate::backend::{
     BackendError, Capabilities, Enqueued, Envelope, Outcome, Queue, Receipt, Taken, check_name,
 };
 use crate::sync::lock;
-use futures_util::future::{BoxFuture, select};
+use futures_util::future::BoxFuture;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
-use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, timeout_at};
 
 /// How many envelopes a [`MemoryQueue`] holds.
 pub const DEFAULT_MAX_ENVELOPES: usize = 100_000;
@@ -274,12 +273,12 @@ impl Queue for MemoryQueue {
                     Ok(taken) => return Ok(taken),
                     Err(look) => look,
                 };
-                let changed = pin!(changes.changed());
-                match next {
-                    Some(next) => drop(select(changed, pin!(sleep_until(next))).await),
-                    // The line is there as long as somebody waits for its changes.
-                    None => drop(changed.await),
-                }
+                // The line is there as long as somebody waits for its changes.
+                let changed = changes.changed();
+                let _ = match next {
+                    Some(next) => timeout_at(next, changed).await,
+                    None => Ok(changed.await),
+                };
             }
         })
     }
