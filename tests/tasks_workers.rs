@@ -14,8 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, advance};
 use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises::backend::{
-    Backend, BackendError, BoxFuture, CompareAndSet, Entry, Envelope, Revision, Store,
-    WatchStream,
+    Backend, BackendError, BoxFuture, CompareAndSet, Entry, Envelope, Revision, Store, WatchStream,
 };
 use tower_promises::task::{
     Principal, TaskContext, TaskError, TaskFailure, TaskId, TaskService, TaskState, Tasks,

@@ -9,6 +9,7 @@ mod dead;
 mod definition;
 mod error;
 mod failure;
+mod follow;
 mod handle;
 mod hub;
 mod id;

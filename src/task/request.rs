@@ -5,6 +5,7 @@ use super::context::{Shared, StopOnDrop};
 use super::core::Core;
 use super::definition::{Run, RunError, run};
 use super::failure::Reported;
+use super::follow::{OnReport, follow_here};
 use super::record::{Failure, Letter, Record, milliseconds, now};
 use super::scope::{Caller, Scope, Scoped};
 use super::{Task, TaskContext, TaskError, TaskId, TaskState, Tasks, observe, scope};
@@ -12,6 +13,7 @@ use crate::backend::{BackendError, Envelope, Priority};
 use serde_json::value::{RawValue, to_raw_value};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::select;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -28,6 +30,8 @@ pub(super) struct Request {
     pub(super) is_shared: bool,
     pub(super) delay: Duration,
     pub(super) priority: Priority,
+    /// Who hears what it says of itself. Only a call has one.
+    pub(super) on_report: Option<OnReport>,
 }
 
 /// Where a task runs.
@@ -96,6 +100,7 @@ impl Request {
             is_shared: false,
             delay: Duration::ZERO,
             priority: Priority::Normal,
+            on_report: None,
         }
     }
 
@@ -120,7 +125,7 @@ impl Request {
                 submit(&self.tasks, &letter, self.delay, self.priority).await?;
             }
             Place::Here(outer) => {
-                let ended = here(&self.tasks, self.run, &letter, self.caller, outer).await;
+                let ended = here(&self.tasks, self.run, &letter, self.caller, outer, None).await;
                 keep(self.tasks.core(), &letter, &ended).await;
                 ended?;
             }
@@ -139,15 +144,28 @@ impl Request {
         let core = self.tasks.core().clone();
         let id = self.id.clone();
         let stop = || CancelOnDrop::new(core.clone(), id.clone(), Record::new(&letter), runtime);
+        let on_report = self.on_report.as_ref();
         let output = async {
             match self.place {
                 Place::Here(outer) => {
-                    here(&self.tasks, self.run, &letter, self.caller, outer).await
+                    here(
+                        &self.tasks,
+                        self.run,
+                        &letter,
+                        self.caller,
+                        outer,
+                        on_report,
+                    )
+                    .await
                 }
                 Place::Worker => {
                     let cancel = (!is_detached && !self.is_shared).then(stop);
                     submit(&self.tasks, &letter, self.delay, self.priority).await?;
-                    let output = core.output(&id).await;
+                    let output = select! {
+                        biased;
+                        output = core.output(&id) => output,
+                        never = core.follow(&id, on_report) => match never {},
+                    };
                     // What has no output has ended, too.
                     if let Some(cancel) = cancel {
                         cancel.completed();
@@ -246,6 +264,7 @@ async fn here(
     letter: &Letter,
     caller: Caller,
     outer: Option<TaskContext>,
+    on_report: Option<&OnReport>,
 ) -> Result<Box<RawValue>, TaskError> {
     let stop = outer.map(|outer| outer.shared().stop.clone());
     // Within another task that one says when it stops.
@@ -266,9 +285,13 @@ async fn here(
         caller,
         task: Some(context.clone()),
     };
-    let work = run(letter.arguments.clone(), context);
+    let work = run(letter.arguments.clone(), context.clone());
     let work = observe::in_span(letter, 1, Scoped::new(Arc::new(scope), work));
-    let ended = work.await;
+    let ended = select! {
+        biased;
+        ended = work => ended,
+        never = follow_here(&context.shared().report, on_report) => match never {},
+    };
     if let Some(guard) = guard {
         guard.completed();
     }

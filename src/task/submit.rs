@@ -194,6 +194,47 @@ impl<T: Task> Call<T> {
         self.timeout = Some(timeout);
         self
     }
+
+    /// Makes the progress and the message of the task those of an operation, in whatever process it runs. So a request
+    /// that waits for a task, as a promise or not, can become an [operation](crate::operation) which shows how far the
+    /// task is; to cancel the operation drops this future, which cancels the task.
+    ///
+    /// What the task says arrives after the [`progress_interval`](super::TasksBuilder::progress_interval) at the latest,
+    /// if the bus loses nothing. An attempt that is repeated begins again with what it says first.
+    ///
+    /// ```
+    /// # use serde::{Deserialize, Serialize};
+    /// # use tower_promises::task::{Task, TaskContext, TaskFailure};
+    /// # #[derive(Serialize, Deserialize)]
+    /// # struct Render { id: u32 }
+    /// # impl Task for Render {
+    /// #     const NAME: &'static str = "render";
+    /// #     type Output = String;
+    /// #     async fn run(self, _: TaskContext) -> Result<String, TaskFailure> { Ok("report".into()) }
+    /// # }
+    /// use tower_promises::{Progress, PromiseError, Promises, Tasks};
+    ///
+    /// fn report(promises: &Promises, tasks: &Tasks, progress: &Progress) -> Result<String, PromiseError> {
+    ///     promises.result_or_try_submit("report", || {
+    ///         tasks.service("reports").call(Render { id: 7 }).report_to(progress.clone())
+    ///     })
+    /// }
+    /// # let _ = report;
+    /// ```
+    #[cfg(feature = "operations")]
+    pub fn report_to(mut self, progress: crate::operation::Progress) -> Self {
+        self.state.change(|request| {
+            request.on_report = Some(Box::new(move |report| {
+                if let Some(percent) = report.progress {
+                    progress.set(percent);
+                }
+                if let Some(message) = &report.message {
+                    progress.message(message.as_str());
+                }
+            }));
+        });
+        self
+    }
 }
 
 impl<T: Task> Future for Call<T> {
