@@ -2,11 +2,13 @@
 //! Every request may land on either instance. Reports are made by whichever worker is free; kill it, and the other
 //! goes on.
 //!
-//! Start it with `cargo run --example cluster`. `BACKEND` says what the processes share: `sqlite:path`, a file that is
-//! kept. By default it is a file in a temporary directory.
+//! Start it with `cargo run --example cluster`. `BACKEND` says what the processes share: `nats`, or `sqlite:path`, a
+//! file that is kept. By default it is NATS where `NATS_URL` names a server or the program `nats-server` is installed,
+//! else a file in a temporary directory.
 
 mod control;
 mod jobs;
+mod nats;
 mod proxy;
 mod supervisor;
 mod web;
@@ -64,14 +66,15 @@ impl Member {
 }
 
 async fn backend() -> Result<Backend, BoxError> {
-    open(&env::var("BACKEND")?).await
+    open(&env::var("BACKEND")?, &env::var("NATS_URL")?).await
 }
 
 /// Opens what all processes share.
-async fn open(name: &str) -> Result<Backend, BoxError> {
+async fn open(name: &str, nats_url: &str) -> Result<Backend, BoxError> {
     match name.split_once(':') {
+        None if name == "nats" => Ok(Backend::nats(nats::connect(nats_url).await?).await?),
         Some(("sqlite", path)) => Ok(Backend::sqlite(path).await?),
-        _ => Err(format!("unknown backend `{name}`: it is `sqlite:path`").into()),
+        _ => Err(format!("unknown backend `{name}`: it is `nats` or `sqlite:path`").into()),
     }
 }
 
@@ -97,6 +100,7 @@ async fn main() -> Result<(), BoxError> {
         None => supervisor::run().await,
         Some("web") => web::run(name()?, backend().await?).await,
         Some("worker") => worker::run(name()?, backend().await?).await,
+        Some("nats") => nats::run().await,
         Some("proxy") => proxy::run(env::args().skip(2).collect()).await,
         Some(role) => Err(format!("unknown role `{role}`").into()),
     }
