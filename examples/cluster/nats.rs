@@ -2,6 +2,7 @@
 
 use crate::parent_gone;
 use std::env;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -15,12 +16,14 @@ const PROGRAM: &str = "nats-server";
 pub(crate) const MISSING: &str = "for NATS, which connects many machines, install the program `nats-server` (Debian and \
                                   Ubuntu: the package `nats-server`, Homebrew: `nats-server`) or set `NATS_URL`";
 
-/// Whether the program is there to be started.
-pub(crate) fn is_installed() -> bool {
-    // Some systems keep servers where the path of a user does not lead.
+/// Where the program is, if it is installed.
+pub(crate) fn program() -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let mut folders = env::split_paths(&path);
-    folders.any(|folder| folder.join(PROGRAM).is_file())
+    // Debian keeps servers where the path of a user does not lead.
+    let folders = env::split_paths(&path).chain(["/usr/sbin".into()]);
+    folders
+        .map(|folder| folder.join(PROGRAM))
+        .find(|program| program.is_file())
 }
 
 /// Connects, and connects again whenever the connection is lost.
@@ -43,7 +46,7 @@ pub(crate) async fn run() -> Result<(), BoxError> {
     let (host, port) = address.rsplit_once(':').ok_or("the address has no port")?;
     // It chooses a free one itself.
     let port = if port == "0" { "-1" } else { port };
-    let mut server = Command::new(PROGRAM)
+    let mut server = Command::new(program().ok_or(MISSING)?)
         .args(["-js", "-sd", &store, "-a", host, "-p", port])
         .stdin(Stdio::null())
         .stderr(Stdio::piped())

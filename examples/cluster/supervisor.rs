@@ -116,7 +116,7 @@ pub(crate) async fn run() -> Result<(), BoxError> {
     let directory = tempfile::tempdir()?;
     let given = env::var("NATS_URL").ok();
     let backend = env::var("BACKEND").unwrap_or_else(|_| {
-        if given.is_some() || nats::is_installed() {
+        if given.is_some() || nats::program().is_some() {
             return "nats".into();
         }
         let path = directory.path().join("cluster.db");
@@ -132,7 +132,7 @@ pub(crate) async fn run() -> Result<(), BoxError> {
         nats_url: url.to_owned(),
     };
     if backend == "nats" && given.is_none() {
-        if !nats::is_installed() {
+        if nats::program().is_none() {
             return Err(nats::MISSING.into());
         }
         let store = vec![directory.path().display().to_string()];
