@@ -90,7 +90,7 @@
 //! | `spool` | no | bodies too large for memory go on in a temporary file |
 //! | `signal` | no | `Signals`, promises that wait for other requests: module `signal`; has `backend` |
 //! | `operations` | no | `OperationLayer`, slow requests as resources: module `operation`; has `backend` |
-//! | `backend` | no | the ports `Bus` and `Store`, and their adapters for one process: module `backend` |
+//! | `backend` | no | the ports `Bus`, `Store` and `Queue`, and their adapters for one process: module `backend` |
 //! | `sqlite` | no | those ports between the processes of one machine, kept over restarts: module `backend::sqlite`; needs Rust 1.94 |
 //! | `util` | no | `ServiceBuilderExt` |
 //! | `full` | no | all of the above |
@@ -121,6 +121,8 @@ mod problem;
 #[cfg(feature = "signal")]
 pub mod signal;
 mod sync;
+#[cfg(feature = "tasks")]
+pub mod task;
 
 #[cfg(feature = "util")]
 pub use builder::ServiceBuilderExt;
@@ -135,6 +137,8 @@ pub use promise::{
 
 #[cfg(feature = "signal")]
 pub use signal::{SignalError, Signals};
+#[cfg(feature = "tasks")]
+pub use task::{Task, TaskContext, TaskError, TaskFailure, TaskLayer, TaskService, Tasks};
 
 /// A boxed error, as in tower.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -11,10 +11,10 @@ use std::time::Duration;
 use tower_promises::backend::memory::{MemoryBus, MemoryStore};
 use tower_promises::backend::{
     Backend, BackendError, BoxFuture, Bus, BusEvent, BusStream, Change, CompareAndSet, Entry,
-    MAX_NAME_BYTES, Revision, Store, WatchStream, check_name, conformance,
+    Envelope, MAX_NAME_BYTES, Queue, Revision, Store, WatchStream, check_name, conformance,
 };
 
-assert_obj_safe!(Bus, Store);
+assert_obj_safe!(Bus, Queue, Store);
 assert_impl_all!(Backend: Clone, Send, Sync, std::fmt::Debug);
 assert_impl_all!(BackendError: Clone, Error, Send, Sync);
 
@@ -40,6 +40,8 @@ async fn a_backend_hands_out_its_adapters() {
     let revision = backend.store().put("key", "value".into(), None).await;
     assert_eq!(revision.unwrap().to_string(), "1");
     backend.bus().publish("topic", "x".into()).await.unwrap();
+    let envelope = Envelope::new("queue", "id", "x".into());
+    backend.queue().enqueue(envelope).await.unwrap();
 }
 
 /// On several threads, where rivals really call at once.
@@ -83,7 +85,7 @@ async fn sizes_are_limited() {
 async fn names_are_checked() {
     for name in ["", "a\0b", "a\nb", &"x".repeat(MAX_NAME_BYTES + 1)] {
         let error = check_name(name).unwrap_err();
-        assert!(error.to_string().starts_with("invalid key or topic: it "));
+        assert!(error.to_string().starts_with("invalid name: it "));
     }
     check_name(&"x".repeat(MAX_NAME_BYTES)).unwrap();
 }
@@ -154,6 +156,11 @@ fn memory_adapters_need_no_runtime() {
         .unwrap();
     let event = futures_util::FutureExt::now_or_never(events.next()).unwrap();
     assert!(matches!(event, Some(Ok(BusEvent::Message { .. }))));
+    let envelope = Envelope::new("queue", "id", "x".into()).delay(Duration::from_secs(1));
+    let enqueue = backend.queue().enqueue(envelope);
+    futures_util::FutureExt::now_or_never(enqueue)
+        .unwrap()
+        .unwrap();
 }
 
 #[test]

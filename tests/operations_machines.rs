@@ -15,7 +15,7 @@ use support::{Counter, until};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tower_promises::OperationLayer;
-use tower_promises::backend::memory::{MemoryBus, MemoryStore};
+use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises::backend::{
     Backend, BackendError, BoxFuture, Bus, BusStream, CompareAndSet, Entry, Revision, Store,
     WatchStream,
@@ -87,7 +87,7 @@ impl Unreliable {
     }
 
     fn backend(&self) -> Backend {
-        Backend::new(self.clone(), self.clone())
+        Backend::new(self.clone(), self.clone(), MemoryQueue::new())
     }
 
     fn unless_down<'a, T: 'a>(

@@ -12,7 +12,7 @@ use std::time::Duration;
 use support::{soon, two_processes, until};
 use tokio::sync::watch;
 use tokio::time::{Instant, advance, timeout};
-use tower_promises::backend::memory::{MemoryBus, MemoryStore};
+use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises::backend::{
     Backend, BackendError, BoxFuture, Bus, BusStream, CompareAndSet, Entry, Revision, Store,
     WatchStream,
@@ -171,7 +171,11 @@ impl Store for SlowStore {
 #[tokio::test(start_paused = true)]
 async fn who_waits_after_the_end_of_a_latch_does_not_get_it() {
     let store = SlowStore::new();
-    let signals = Signals::new(Backend::new(store.clone(), MemoryBus::new()));
+    let signals = Signals::new(Backend::new(
+        store.clone(),
+        MemoryBus::new(),
+        MemoryQueue::new(),
+    ));
     signals.listen().await.unwrap();
     signals.latch("x", &1, SECOND * 100).await.unwrap();
     store.answers.send_replace(false);
@@ -188,7 +192,8 @@ async fn who_waits_after_the_end_of_a_latch_does_not_get_it() {
 #[tokio::test(start_paused = true)]
 async fn send_one_goes_to_another_process_when_its_waiter_is_dropped() {
     let (store, bus) = (SlowStore::new(), MemoryBus::new());
-    let processes = [(); 3].map(|()| Signals::new(Backend::new(store.clone(), bus.clone())));
+    let processes = [(); 3]
+        .map(|()| Signals::new(Backend::new(store.clone(), bus.clone(), MemoryQueue::new())));
     let [sender, first, second] = &processes;
     first.listen().await.unwrap();
     second.listen().await.unwrap();
@@ -281,8 +286,8 @@ impl Bus for TestBus {
 #[tokio::test(start_paused = true)]
 async fn a_latch_that_the_bus_lost_is_found_by_the_slow_poll() {
     let (store, bus) = (MemoryStore::new(), TestBus::new(MemoryBus::new()));
-    let here = Signals::new(Backend::new(store.clone(), bus.clone()));
-    let there = Signals::builder(Backend::new(store, bus.clone()))
+    let here = Signals::new(Backend::new(store.clone(), bus.clone(), MemoryQueue::new()));
+    let there = Signals::builder(Backend::new(store, bus.clone(), MemoryQueue::new()))
         .poll_interval(SECOND * 5)
         .build();
     there.listen().await.unwrap();
@@ -311,7 +316,7 @@ async fn a_latch_that_the_bus_lost_is_found_by_the_slow_poll() {
 #[tokio::test(start_paused = true)]
 async fn after_lag_latches_are_read_again() {
     let (store, bus) = (MemoryStore::new(), MemoryBus::new().capacity(4));
-    let backend = Backend::new(store, bus);
+    let backend = Backend::new(store, bus, MemoryQueue::new());
     let [here, there] = [Signals::new(backend.clone()), Signals::new(backend)];
     there.listen().await.unwrap();
     let (latched, lost) = (there.wait::<u32>("latched"), there.wait::<u32>("lost"));
@@ -337,8 +342,12 @@ async fn after_lag_latches_are_read_again() {
 #[tokio::test(start_paused = true)]
 async fn a_lost_bus_is_listened_to_again_and_latches_are_read() {
     let (store, bus) = (MemoryStore::new(), TestBus::new(MemoryBus::new()));
-    let here = Signals::new(Backend::new(store.clone(), MemoryBus::new()));
-    let there = Signals::builder(Backend::new(store, bus.clone()))
+    let here = Signals::new(Backend::new(
+        store.clone(),
+        MemoryBus::new(),
+        MemoryQueue::new(),
+    ));
+    let there = Signals::builder(Backend::new(store, bus.clone(), MemoryQueue::new()))
         .poll_interval(SECOND * 1000)
         .build();
     there.listen().await.unwrap();
@@ -368,7 +377,7 @@ async fn a_lost_bus_is_listened_to_again_and_latches_are_read() {
     let start = Instant::now();
     assert_eq!(soon(latched).await.unwrap(), 1);
     assert!(start.elapsed() <= SECOND * 10, "{:?}", start.elapsed());
-    let third = Signals::new(Backend::new(MemoryStore::new(), bus));
+    let third = Signals::new(Backend::new(MemoryStore::new(), bus, MemoryQueue::new()));
     third.send("sent", &3).await.unwrap();
     assert_eq!(soon(sent).await.unwrap(), 3);
 }
@@ -377,9 +386,13 @@ async fn a_lost_bus_is_listened_to_again_and_latches_are_read() {
 async fn to_listen_is_bounded() {
     let bus = TestBus::new(MemoryBus::new());
     bus.up.send_replace(false);
-    let signals = Signals::builder(Backend::new(MemoryStore::new(), bus.clone()))
-        .backend_timeout(SECOND)
-        .build();
+    let signals = Signals::builder(Backend::new(
+        MemoryStore::new(),
+        bus.clone(),
+        MemoryQueue::new(),
+    ))
+    .backend_timeout(SECOND)
+    .build();
     let error = signals.listen().await.unwrap_err();
     assert_eq!(error.to_string(), "signals: backend failed");
     let cause = error.source().unwrap().to_string();
@@ -418,7 +431,11 @@ async fn no_task_outlives_the_last_handle_and_wait() {
             .num_alive_tasks()
     };
     let bus = TestBus::new(MemoryBus::new());
-    let signals = Signals::new(Backend::new(MemoryStore::new(), bus.clone()));
+    let signals = Signals::new(Backend::new(
+        MemoryStore::new(),
+        bus.clone(),
+        MemoryQueue::new(),
+    ));
     signals.send("x", &1).await.unwrap();
     assert_eq!(tasks(), 0, "who only sends needs no task");
 
@@ -474,7 +491,7 @@ fn a_wait_can_be_made_outside_of_a_runtime() {
 async fn nothing_is_lost_between_threads() {
     const PAIRS: usize = 3000;
     let bus = MemoryBus::new().capacity(8 * PAIRS);
-    let backend = Backend::new(MemoryStore::new(), bus);
+    let backend = Backend::new(MemoryStore::new(), bus, MemoryQueue::new());
     let [here, there] = [Signals::new(backend.clone()), Signals::new(backend)];
     here.listen().await.unwrap();
     there.listen().await.unwrap();

@@ -1,4 +1,4 @@
-//! `Promises`, `Operations` and `Progress` as extractors, errors as responses.
+//! `Promises`, `Operations`, `Progress` and `Tasks` as extractors, errors as responses.
 //!
 //! ```
 //! use axum::{Router, routing::get};
@@ -21,9 +21,13 @@
 
 #[cfg(feature = "operations")]
 mod operation;
+#[cfg(feature = "tasks")]
+mod task;
 
 #[cfg(feature = "operations")]
 pub use operation::MissingOperationLayer;
+#[cfg(feature = "tasks")]
+pub use task::MissingTaskLayer;
 
 use crate::problem;
 use crate::promise::{PromiseError, Promises, SubmitError};

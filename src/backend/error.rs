@@ -8,8 +8,8 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum BackendError {
-    /// A key, topic or prefix breaks the rules of [`check_name`](super::check_name). Trying again does not
-    /// help.
+    /// A key, topic, prefix, queue or id breaks the rules of [`check_name`](super::check_name). Trying again
+    /// does not help.
     InvalidName {
         /// What is wrong with it.
         reason: &'static str,
@@ -21,6 +21,13 @@ pub enum BackendError {
         /// How many bytes it may have.
         limit: usize,
     },
+    /// The backend cannot do it at all. Trying again does not help.
+    Unsupported {
+        /// What it does not have, in the plural.
+        what: &'static str,
+    },
+    /// The backend has no room for more at present. Nothing has changed.
+    Full,
     /// The backend did not answer in time. Whether it has done what it was asked for is not known.
     TimedOut {
         /// The time it was given.
@@ -45,10 +52,12 @@ impl BackendError {
 impl fmt::Display for BackendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::InvalidName { reason } => write!(f, "invalid key or topic: {reason}"),
+            Self::InvalidName { reason } => write!(f, "invalid name: {reason}"),
             Self::TooLarge { size, limit } => {
                 write!(f, "{size} bytes are more than the {limit} that are allowed")
             }
+            Self::Unsupported { what } => write!(f, "the backend does not support {what}"),
+            Self::Full => f.write_str("the backend is full"),
             Self::TimedOut { after } => write!(f, "the backend did not answer within {after:?}"),
             Self::Unavailable { .. } => f.write_str("the backend is not available"),
         }

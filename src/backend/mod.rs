@@ -1,13 +1,14 @@
-//! Ports to what processes share: a bus for messages, a store for small values.
+//! Ports to what processes share: a bus for messages, a store for small values, a queue for work.
 //!
-//! Capabilities that cross processes, such as `signal`, stand on these two traits and on
-//! nothing else. An adapter implements one or both for a database or a message broker; the code that uses
+//! Capabilities that cross processes, such as `signal`, stand on these three traits and on
+//! nothing else. An adapter implements one or all for a database or a message broker; the code that uses
 //! them stays the same.
 //!
-//! | port | what it does | for one process | for one machine (feature `sqlite`) |
-//! |---|---|---|---|
-//! | [`Bus`] | every listener hears every message, at most once | [`memory::MemoryBus`] | `sqlite::SqliteBus` |
-//! | [`Store`] | values with revisions, times to live and compare-and-set | [`memory::MemoryStore`] | `sqlite::SqliteStore` |
+//! | port | what it does | for one process | for one machine (feature `sqlite`) | for many (feature `nats`) |
+//! |---|---|---|---|---|
+//! | [`Bus`] | every listener hears every message, at most once | [`memory::MemoryBus`] | `sqlite::SqliteBus` | `nats::NatsBus` |
+//! | [`Store`] | values with revisions, times to live and compare-and-set | [`memory::MemoryStore`] | `sqlite::SqliteStore` | `nats::NatsStore` |
+//! | [`Queue`] | envelopes that are delivered until they are handled | [`memory::MemoryQueue`] | `sqlite::SqliteQueue` | `nats::NatsQueue` |
 //!
 //! # Example
 //!
@@ -35,7 +36,7 @@
 //!    time to time: a lost message costs time, not correctness.
 //! 2. What a method promises when two machines call it at once stands in its documentation, and the suites in
 //!    `conformance` (feature `conformance`) check it. An adapter that passes them can replace any other.
-//! 3. Keys, topics and prefixes follow one rule in all adapters: [`check_name`].
+//! 3. Keys, topics, prefixes, queues and ids follow one rule in all adapters: [`check_name`].
 //!
 //! # Cancel safety
 //!
@@ -43,7 +44,8 @@
 //!
 //! # Panics
 //!
-//! None. The memory adapters need no runtime; the module `sqlite` says what its adapters need.
+//! None. The memory adapters need no runtime; the modules `sqlite` and `nats` say what their adapters
+//! need.
 //!
 //! # Security
 //!
@@ -53,27 +55,36 @@
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod memory;
+#[cfg(feature = "nats")]
+pub mod nats;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
 mod bus;
 mod error;
+mod observe;
+mod queue;
 mod store;
+mod work;
 
 pub use bus::{Bus, BusEvent, BusStream};
 pub use error::BackendError;
 pub use futures_util::future::BoxFuture;
 pub use futures_util::stream::BoxStream;
+pub use queue::{Capabilities, Enqueued, Envelope, Priority, Queue, Receipt, Taken};
 pub use store::{Change, CompareAndSet, Entry, Revision, Store, WatchStream};
+pub use work::{
+    DEFAULT_CONCURRENCY, DEFAULT_LEASE, Delivery, Handler, Lease, Outcome, WorkOptions,
+};
 
-use memory::{MemoryBus, MemoryStore};
+use memory::{MemoryBus, MemoryQueue, MemoryStore};
 use std::fmt;
 use std::sync::Arc;
 
-/// How many bytes a key or a topic may have.
+/// How many bytes a key, a topic, a queue or an id may have.
 pub const MAX_NAME_BYTES: usize = 1024;
 
-/// Checks a key or a topic: 1 to [`MAX_NAME_BYTES`] bytes, no control character. All else is allowed and
+/// Checks a key, a topic, a queue or an id: 1 to [`MAX_NAME_BYTES`] bytes, no control character. All else is allowed and
 /// means nothing: `a/b` is not below `a`. Adapters call it first, so that all of them behave alike.
 ///
 /// # Errors
@@ -104,21 +115,23 @@ pub fn check_prefix(prefix: &str) -> Result<(), BackendError> {
     Err(BackendError::InvalidName { reason })
 }
 
-/// What a process shares with others: a [`Store`] and a [`Bus`]. Clones are cheap and stand for the same
+/// What a process shares with others: a [`Store`], a [`Bus`] and a [`Queue`]. Clones are cheap and stand for the same
 /// backend.
 #[derive(Clone)]
 pub struct Backend {
     store: Arc<dyn Store>,
     bus: Arc<dyn Bus>,
+    queue: Arc<dyn Queue>,
 }
 
 impl Backend {
-    /// A backend of these two adapters, which may be of different kinds.
+    /// A backend of these adapters, which may be of different kinds.
     #[must_use]
-    pub fn new(store: impl Store, bus: impl Bus) -> Self {
+    pub fn new(store: impl Store, bus: impl Bus, queue: impl Queue) -> Self {
         Self {
             store: Arc::new(store),
             bus: Arc::new(bus),
+            queue: Arc::new(queue),
         }
     }
 
@@ -126,7 +139,7 @@ impl Backend {
     /// survives the process.
     #[must_use]
     pub fn memory() -> Self {
-        Self::new(MemoryStore::new(), MemoryBus::new())
+        Self::new(MemoryStore::new(), MemoryBus::new(), MemoryQueue::new())
     }
 
     /// The store.
@@ -139,6 +152,12 @@ impl Backend {
     #[must_use]
     pub fn bus(&self) -> &dyn Bus {
         &*self.bus
+    }
+
+    /// The queue.
+    #[must_use]
+    pub fn queue(&self) -> &dyn Queue {
+        &*self.queue
     }
 }
 

@@ -1,5 +1,7 @@
 //! Another process that opens the same database, and adapters that work through it.
 
+mod queue;
+
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use serde::de::DeserializeOwned;
@@ -116,6 +118,7 @@ enum Request {
     Count,
     Wait(String),
     Send(String, String),
+    Queue(queue::Request),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -123,6 +126,7 @@ enum Failure {
     InvalidName,
     TooLarge { size: usize, limit: usize },
     TimedOut { after: Duration },
+    Full,
     Other(String),
 }
 
@@ -132,6 +136,7 @@ impl From<BackendError> for Failure {
             BackendError::InvalidName { .. } => Self::InvalidName,
             BackendError::TooLarge { size, limit } => Self::TooLarge { size, limit },
             BackendError::TimedOut { after } => Self::TimedOut { after },
+            BackendError::Full => Self::Full,
             error => Self::Other(format!("{error:?}")),
         }
     }
@@ -145,6 +150,7 @@ impl From<Failure> for BackendError {
             },
             Failure::TooLarge { size, limit } => Self::TooLarge { size, limit },
             Failure::TimedOut { after } => Self::TimedOut { after },
+            Failure::Full => Self::Full,
             Failure::Other(text) => Self::unavailable(text),
         }
     }
@@ -163,9 +169,13 @@ struct Lines(tokio::io::BufReader<TcpStream>);
 
 impl Lines {
     async fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self(tokio::io::BufReader::new(stream))
+        Self::try_connect(address).await.unwrap()
+    }
+
+    async fn try_connect(address: SocketAddr) -> std::io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self(tokio::io::BufReader::new(stream)))
     }
 
     async fn send(&mut self, value: &impl Serialize) -> std::io::Result<()> {
@@ -413,6 +423,10 @@ async fn answer(
                 events.boxed()
             });
             tell(lines, events).await;
+            return false;
+        }
+        Request::Queue(request) => {
+            queue::answer(request, lines, database.queue()).await;
             return false;
         }
         Request::Lock => {

@@ -4,7 +4,7 @@
 //!
 //! ```
 //! use tower_promises::backend::conformance;
-//! use tower_promises::backend::memory::{MemoryBus, MemoryStore};
+//! use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)]
 //! # async fn main() {
@@ -13,12 +13,15 @@
 //!
 //! let bus = MemoryBus::new();
 //! conformance::bus(async || bus.clone()).await;
+//!
+//! let queue = MemoryQueue::new();
+//! conformance::queue(async || queue.clone()).await;
 //! # }
 //! ```
 //!
 //! # Rules
 //!
-//! 1. Each call of `make` connects to the *same* bus or store, as another machine would: over a connection of
+//! 1. Each call of `make` connects to the *same* bus, store or queue, as another machine would: over a connection of
 //!    its own, if the adapter has connections.
 //! 2. The suites write below `conformance/` and delete nothing else, so they can run against a backend that
 //!    is in use. Run one at a time against one backend.
@@ -31,12 +34,17 @@
 //!
 //! # Cancel safety
 //!
-//! Dropped, a suite leaves values below `conformance/` in the store.
+//! Dropped, a suite leaves values below `conformance/` in the store, and envelopes in queues.
 
 mod bus;
+mod queue;
 mod store;
 
 pub use bus::{bus, bus_lag, bus_limits, bus_listeners, bus_order};
+pub use queue::{
+    queue, queue_deduplication, queue_deliveries, queue_dropped_takes, queue_leases, queue_limits,
+    queue_order, queue_retries, queue_shutdown, queue_work, queue_workers,
+};
 pub use store::{
     store, store_compare_and_set, store_limits, store_races, store_revisions, store_time_to_live,
     store_values, store_watch,

@@ -1,17 +1,24 @@
 //! Adapters for one process: for services that run on one machine, and for tests.
 //!
-//! Clones of an adapter stand for the same bus or store. Nothing survives the process.
+//! Clones of an adapter stand for the same bus, store or queue. Nothing survives the process.
 //!
 //! ```
 //! use tower_promises::backend::Backend;
-//! use tower_promises::backend::memory::{MemoryBus, MemoryStore};
+//! use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 //!
-//! let backend = Backend::new(MemoryStore::new().max_bytes(1 << 20), MemoryBus::new());
+//! let store = MemoryStore::new().max_bytes(1 << 20);
+//! let backend = Backend::new(store, MemoryBus::new(), MemoryQueue::new());
 //! # let _ = backend;
 //! ```
 
 mod bus;
+mod line;
+mod queue;
 mod store;
 
 pub use bus::{DEFAULT_BUS_CAPACITY, DEFAULT_MAX_PAYLOAD_BYTES, MemoryBus};
+pub use queue::{
+    DEFAULT_DEDUPLICATION_WINDOW, DEFAULT_MAX_ENVELOPE_BYTES, DEFAULT_MAX_ENVELOPES,
+    DEFAULT_MAX_QUEUE_BYTES, MemoryQueue,
+};
 pub use store::{DEFAULT_MAX_BYTES, DEFAULT_MAX_VALUE_BYTES, DEFAULT_WATCH_CAPACITY, MemoryStore};

@@ -30,6 +30,15 @@ pub const DEFAULT_RETAINED_CHANGES: u32 = 1024;
 /// How long messages and changes are kept in the file for other processes.
 pub const DEFAULT_RETENTION: Duration = Duration::from_secs(60);
 
+/// How many envelopes there are at most.
+pub const DEFAULT_MAX_ENVELOPES: u32 = 100_000;
+
+/// How many bytes the payload of an envelope may have.
+pub const DEFAULT_MAX_ENVELOPE_BYTES: usize = 256 * 1024;
+
+/// For how long the id of an envelope that has ended is known.
+pub const DEFAULT_DEDUPLICATION_WINDOW: Duration = Duration::from_secs(2 * 60);
+
 const SHORTEST_BUSY_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// SQLite counts milliseconds in 31 bits.
@@ -76,11 +85,19 @@ pub(super) struct Settings {
     pub(super) retained_messages: u32,
     pub(super) retained_changes: u32,
     pub(super) retention: Duration,
+    pub(super) max_envelopes: u32,
+    pub(super) max_envelope_bytes: usize,
+    pub(super) deduplication_window: Duration,
 }
 
 impl Settings {
     pub(super) fn retention_milliseconds(&self) -> i64 {
         i64::try_from(self.retention.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    pub(super) fn window_milliseconds(&self) -> i64 {
+        let window = i64::try_from(self.deduplication_window.as_millis());
+        window.unwrap_or(i64::MAX)
     }
 }
 
@@ -99,13 +116,17 @@ impl SqliteBuilder {
                 retained_messages: DEFAULT_RETAINED_MESSAGES,
                 retained_changes: DEFAULT_RETAINED_CHANGES,
                 retention: DEFAULT_RETENTION,
+                max_envelopes: DEFAULT_MAX_ENVELOPES,
+                max_envelope_bytes: DEFAULT_MAX_ENVELOPE_BYTES,
+                deduplication_window: DEFAULT_DEDUPLICATION_WINDOW,
             },
         }
     }
 
     /// How often this process looks for what other processes have written, default
     /// [`DEFAULT_POLL_INTERVAL`]. It is how late their messages and changes arrive at most; those of this
-    /// process arrive at once. It looks only while somebody listens or watches. It is at least a millisecond.
+    /// process arrive at once. It looks only while somebody listens, watches or works. It is at least a
+    /// millisecond.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.settings.poll_interval = interval.max(Duration::from_millis(1));
         self
@@ -178,6 +199,27 @@ impl SqliteBuilder {
     /// missed some. They are deleted with a later write, the newest excepted.
     pub fn retention(mut self, time: Duration) -> Self {
         self.settings.retention = time;
+        self
+    }
+
+    /// How many envelopes there are in all queues at most, default [`DEFAULT_MAX_ENVELOPES`]: with the default
+    /// sizes at most 25 GiB. More are [`BackendError::Full`]. Those that have ended do not count.
+    pub fn max_envelopes(mut self, envelopes: u32) -> Self {
+        self.settings.max_envelopes = envelopes;
+        self
+    }
+
+    /// How many bytes the payload of an envelope may have, default [`DEFAULT_MAX_ENVELOPE_BYTES`], at most
+    /// 256 MiB.
+    pub fn max_envelope_bytes(mut self, bytes: usize) -> Self {
+        self.settings.max_envelope_bytes = bytes.min(LARGEST);
+        self
+    }
+
+    /// For how long the id of an envelope is known after it has ended, default
+    /// [`DEFAULT_DEDUPLICATION_WINDOW`]. Then it is deleted with a later write.
+    pub fn deduplication_window(mut self, time: Duration) -> Self {
+        self.settings.deduplication_window = time;
         self
     }
 

@@ -25,7 +25,7 @@
 //!
 //! # What survives what
 //!
-//! | | values | messages and changes |
+//! | | values and envelopes | messages and changes |
 //! |---|---|---|
 //! | a restart, a crash or `kill -9` of a process | all that were written | those that it had yet to hear are not heard |
 //! | a crash of the machine, loss of power | all but perhaps the last; all with [`flush_writes`](SqliteBuilder::flush_writes) | the same |
@@ -39,7 +39,8 @@
 //!    are **not** supported, nor are two containers on two machines. Beside the file `x` there are `x-wal` and
 //!    `x-shm`: copy a database with the backup command of SQLite, not file by file while it is in use.
 //! 3. Each process opens a file once and clones the [`Backend`] from then on. Each [`SqliteDatabase`] has a
-//!    thread that writes, up to four that read, and one each for listeners and watchers.
+//!    thread that writes, up to four that read, and one each for listeners and watchers. Each worker
+//!    of a queue that waits looks with every poll interval.
 //! 4. It needs a runtime of tokio with time enabled; outside of one, writes and subscriptions are errors. New
 //!    messages and changes are looked for by a task in the runtime of the first who listens. It ends with the last
 //!    listener, or with that runtime, and then the streams of all listeners end.
@@ -47,10 +48,10 @@
 //! # Limits
 //!
 //! [`SqliteBuilder`] has the settings: values and messages have a largest size, and the messages and changes that
-//! are kept for others a number and an age. In each process at most 1024 writes are in the queue; more wait before
+//! are kept for others a number and an age. Envelopes have a largest size and number. In each process at most 1024 writes are in the queue; more wait before
 //! it, none for longer than twice the [busy timeout](SqliteBuilder::busy_timeout). The number of values is not
 //! bounded: give them times to live. Those that are over are deleted as others are written, up to 1000 at a
-//! time. The file does not shrink; what was deleted makes room for what comes.
+//! time, as are envelopes that ended before the [window](SqliteBuilder::deduplication_window). The file does not shrink; what was deleted makes room for what comes.
 //!
 //! # Cancel safety
 //!
@@ -80,6 +81,7 @@ mod connections;
 mod feed;
 mod file;
 mod observe;
+mod queue;
 mod refused;
 mod schema;
 mod store;
@@ -87,11 +89,13 @@ mod sweep;
 mod writer;
 
 pub use builder::{
-    DEFAULT_BUS_CAPACITY, DEFAULT_BUSY_TIMEOUT, DEFAULT_MAX_PAYLOAD_BYTES, DEFAULT_MAX_VALUE_BYTES,
-    DEFAULT_POLL_INTERVAL, DEFAULT_RETAINED_CHANGES, DEFAULT_RETAINED_MESSAGES, DEFAULT_RETENTION,
-    DEFAULT_WATCH_CAPACITY, SqliteBuilder,
+    DEFAULT_BUS_CAPACITY, DEFAULT_BUSY_TIMEOUT, DEFAULT_DEDUPLICATION_WINDOW,
+    DEFAULT_MAX_ENVELOPE_BYTES, DEFAULT_MAX_ENVELOPES, DEFAULT_MAX_PAYLOAD_BYTES,
+    DEFAULT_MAX_VALUE_BYTES, DEFAULT_POLL_INTERVAL, DEFAULT_RETAINED_CHANGES,
+    DEFAULT_RETAINED_MESSAGES, DEFAULT_RETENTION, DEFAULT_WATCH_CAPACITY, SqliteBuilder,
 };
 pub use bus::SqliteBus;
+pub use queue::SqliteQueue;
 pub use store::SqliteStore;
 
 use super::{Backend, BackendError};
@@ -102,6 +106,7 @@ use feed::Feed;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use store::Changes;
+use tokio::sync::watch;
 
 /// An open database, from which the adapters come. Clones are cheap and share its connections. They are closed
 /// with the last clone, adapter and listener.
@@ -110,6 +115,7 @@ pub struct SqliteDatabase {
     connections: Arc<Connections>,
     messages: Arc<Feed<Messages>>,
     changes: Arc<Feed<Changes>>,
+    due: Arc<watch::Sender<()>>,
 }
 
 impl SqliteDatabase {
@@ -135,6 +141,7 @@ impl SqliteDatabase {
         Ok(Self {
             messages: Feed::new(connections.clone(), bus_capacity),
             changes: Feed::new(connections.clone(), watch_capacity),
+            due: Arc::new(watch::Sender::new(())),
             connections,
         })
     }
@@ -142,7 +149,7 @@ impl SqliteDatabase {
     /// All that it has, as a backend.
     #[must_use]
     pub fn backend(&self) -> Backend {
-        Backend::new(self.store(), self.bus())
+        Backend::new(self.store(), self.bus(), self.queue())
     }
 
     /// Its store. All stores of a database share one task for their watchers.
@@ -156,11 +163,17 @@ impl SqliteDatabase {
     pub fn bus(&self) -> SqliteBus {
         SqliteBus::new(self.connections.clone(), self.messages.clone())
     }
+
+    /// Its queue.
+    #[must_use]
+    pub fn queue(&self) -> SqliteQueue {
+        SqliteQueue::new(self.connections.clone(), self.due.clone())
+    }
 }
 
 impl Backend {
     /// A backend of the processes of one machine that open the same file, with the default settings of the
-    /// [`sqlite`](self) adapters. What is in its store survives them. A file that does not exist is created.
+    /// [`sqlite`](self) adapters. What is in its store and its queue survives them. A file that does not exist is created.
     ///
     /// Cancel safety: dropped before it resolves, a new file may have been created.
     ///

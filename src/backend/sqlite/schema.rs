@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection, query_scalar, raw_sql};
 const APPLICATION_ID: i64 = 0x746f_7072;
 
 /// Each brings a file to the next version. What is released is not changed: a new version is a new step.
-const STEPS: [&str; 1] = [
+const STEPS: [&str; 2] = [
     // Triggers number the changes and write them down, so that a change is one statement. It is SQLite that
     // makes it atomic, whether or not others are committed with it.
     "CREATE TABLE store_revision (last INTEGER NOT NULL);
@@ -49,6 +49,33 @@ const STEPS: [&str; 1] = [
         topic TEXT NOT NULL,
         payload BLOB NOT NULL
     );",
+    // An envelope is due at a time: after its delay, or when its lease ends. Places are not used again, so that
+    // a delivery stays known by its place and number.
+    "CREATE TABLE queue_size (envelopes INTEGER NOT NULL);
+    INSERT INTO queue_size (envelopes) VALUES (0);
+    CREATE TABLE queue_envelopes (
+        place INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+        queue TEXT NOT NULL,
+        id TEXT NOT NULL,
+        priority INTEGER NOT NULL,
+        due INTEGER NOT NULL,
+        leased INTEGER NOT NULL DEFAULT 0,
+        number INTEGER NOT NULL DEFAULT 0,
+        ended INTEGER,
+        payload BLOB NOT NULL,
+        UNIQUE (queue, id)
+    );
+    CREATE INDEX queue_envelopes_due ON queue_envelopes (queue, priority, due, place)
+        WHERE ended IS NULL;
+    CREATE INDEX queue_envelopes_ended ON queue_envelopes (ended) WHERE ended IS NOT NULL;
+    -- Only those that have ended are deleted.
+    CREATE TRIGGER queue_inserts AFTER INSERT ON queue_envelopes BEGIN
+        UPDATE queue_size SET envelopes = envelopes + 1;
+    END;
+    CREATE TRIGGER queue_ends AFTER UPDATE OF ended ON queue_envelopes
+    WHEN OLD.ended IS NULL AND NEW.ended IS NOT NULL BEGIN
+        UPDATE queue_size SET envelopes = envelopes - 1;
+    END;",
 ];
 
 /// Refuses a file that belongs to something else, before anything of it is changed.

@@ -93,7 +93,7 @@ impl SqliteStore {
 
 /// A time to live as SQLite adds it to the present time, or `None` where it does not end while there are
 /// machines.
-fn milliseconds(time_to_live: Duration) -> Option<i64> {
+pub(super) fn milliseconds(time_to_live: Duration) -> Option<i64> {
     if time_to_live.is_zero() {
         return Some(0);
     }

@@ -12,7 +12,7 @@ const WRITES_PER_SWEEP: usize = 64;
 
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many expired entries a sweep deletes at most, so that no writer waits for long.
+/// How many expired entries, and how many envelopes that have ended, a sweep deletes at most, so that no writer waits for long.
 const SWEEP_ENTRIES: i64 = 1000;
 
 /// When to delete what is no longer needed.
@@ -52,6 +52,16 @@ pub(super) async fn sweep(
         )",
     )
     .bind(SWEEP_ENTRIES)
+    .execute(&mut *connection)
+    .await?;
+    query(
+        "DELETE FROM queue_envelopes WHERE place IN (
+            SELECT place FROM queue_envelopes
+            WHERE ended <= round(unixepoch('subsec') * 1000) - ?2 LIMIT ?1
+        )",
+    )
+    .bind(SWEEP_ENTRIES)
+    .bind(settings.window_milliseconds())
     .execute(&mut *connection)
     .await?;
     let changes = "DELETE FROM store_changes WHERE revision < (

@@ -1,0 +1,107 @@
+//! A small cluster on one machine: a proxy, two instances of a web service and two workers, each a process of its own.
+//! Every request may land on either instance. Reports are made by whichever worker is free; kill it, and the other
+//! goes on.
+//!
+//! Start it with `cargo run --example cluster`. `BACKEND` says what the processes share: `nats`, or `sqlite:path`, a
+//! file that is kept. By default it is NATS where `NATS_URL` names a server or the program `nats-server` is installed,
+//! else a file in a temporary directory.
+
+mod control;
+mod jobs;
+mod nats;
+mod proxy;
+mod supervisor;
+mod web;
+mod worker;
+
+use serde::{Deserialize, Serialize};
+use std::env;
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tower_promises::BoxError;
+use tower_promises::backend::Backend;
+
+/// Who a process of the cluster is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Member {
+    name: Arc<str>,
+    process: u32,
+    /// What it does at the moment.
+    doing: String,
+}
+
+/// How long a member that is not heard of is thought to live.
+const PRESENCE: Duration = Duration::from_secs(3);
+
+impl Member {
+    fn key(name: &str) -> String {
+        format!("cluster/member/{name}")
+    }
+
+    /// Says every second that this process lives.
+    async fn be_present(name: Arc<str>, backend: Backend, doing: impl Fn() -> String) {
+        let mut ticks = tokio::time::interval(PRESENCE / 3);
+        loop {
+            ticks.tick().await;
+            let member = Self {
+                name: name.clone(),
+                process: std::process::id(),
+                doing: doing(),
+            };
+            let told = match serde_json::to_vec(&member) {
+                Ok(member) => {
+                    let key = Self::key(&name);
+                    let put = backend.store().put(&key, member.into(), Some(PRESENCE));
+                    put.await.map(drop).map_err(BoxError::from)
+                }
+                Err(error) => Err(error.into()),
+            };
+            if let Err(error) = told {
+                eprintln!("{name}: {error}");
+            }
+        }
+    }
+}
+
+async fn backend() -> Result<Backend, BoxError> {
+    open(&env::var("BACKEND")?, &env::var("NATS_URL")?).await
+}
+
+/// Opens what all processes share.
+async fn open(name: &str, nats_url: &str) -> Result<Backend, BoxError> {
+    match name.split_once(':') {
+        None if name == "nats" => Ok(Backend::nats(nats::connect(nats_url).await?).await?),
+        Some(("sqlite", path)) => Ok(Backend::sqlite(path).await?),
+        _ => Err(format!("unknown backend `{name}`: it is `nats` or `sqlite:path`").into()),
+    }
+}
+
+/// Resolves when the parent closes the standard input of this process, or has ended, however that was.
+async fn parent_gone() {
+    let (gone, is_gone) = oneshot::channel::<()>();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while std::io::stdin()
+            .read(&mut buffer)
+            .is_ok_and(|read| read > 0)
+        {}
+        drop(gone);
+    });
+    let _ = is_gone.await;
+}
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    let name = || env::var("NAME").map(Arc::from);
+    let role = env::args().nth(1);
+    match role.as_deref() {
+        None => supervisor::run().await,
+        Some("web") => web::run(name()?, backend().await?).await,
+        Some("worker") => worker::run(name()?, backend().await?).await,
+        Some("nats") => nats::run().await,
+        Some("proxy") => proxy::run(env::args().skip(2).collect()).await,
+        Some(role) => Err(format!("unknown role `{role}`").into()),
+    }
+}

@@ -1,0 +1,70 @@
+//! The NATS server of the cluster, and the connection to it.
+
+use crate::parent_gone;
+use std::env;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+use tower_promises::BoxError;
+use tower_promises::backend::nats::async_nats::{Client, ConnectOptions};
+
+const PROGRAM: &str = "nats-server";
+
+/// What to do where there is no server.
+pub(crate) const MISSING: &str = "for NATS, which connects many machines, install the program `nats-server` (Debian and \
+                                  Ubuntu: the package `nats-server`, Homebrew: `nats-server`) or set `NATS_URL`";
+
+/// Where the program is, if it is installed.
+pub(crate) fn program() -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    // Debian keeps servers where the path of a user does not lead.
+    let folders = env::split_paths(&path).chain(["/usr/sbin".into()]);
+    folders
+        .map(|folder| folder.join(PROGRAM))
+        .find(|program| program.is_file())
+}
+
+/// Connects, and connects again whenever the connection is lost.
+pub(crate) async fn connect(url: &str) -> Result<Client, BoxError> {
+    let options = ConnectOptions::new()
+        .retry_on_initial_connect()
+        .max_reconnects(None)
+        .reconnect_delay_callback(|attempts| {
+            Duration::from_millis(50 * u64::try_from(attempts).unwrap_or(20).min(20))
+        });
+    Ok(options.connect(url).await?)
+}
+
+/// Runs the server until the parent of this process is gone: the server itself would outlive it.
+pub(crate) async fn run() -> Result<(), BoxError> {
+    let store = env::args()
+        .nth(2)
+        .ok_or("the directory of the server is missing")?;
+    let address = env::var("ADDR")?;
+    let (host, port) = address.rsplit_once(':').ok_or("the address has no port")?;
+    // It chooses a free one itself.
+    let port = if port == "0" { "-1" } else { port };
+    let mut server = Command::new(program().ok_or(MISSING)?)
+        .args(["-js", "-sd", &store, "-a", host, "-p", port])
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let log = server.stderr.take().ok_or("its log is not a pipe")?;
+    let mut lines = BufReader::new(log).lines();
+    let read = async {
+        while let Some(line) = lines.next_line().await? {
+            // `Listening for client connections on 127.0.0.1:4222`, once it is ready for them.
+            if let Some((_, address)) = line.split_once("client connections on ") {
+                println!("listening on {address}");
+            }
+        }
+        Ok(())
+    };
+    tokio::select! {
+        ended = read => ended,
+        () = parent_gone() => Ok(()),
+    }
+}

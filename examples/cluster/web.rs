@@ -1,0 +1,226 @@
+//! An instance of the web service. It keeps nothing for itself, so any other can answer the next request.
+
+use crate::control::{Command, SIGNAL};
+use crate::jobs::{Poison, Report, SERVICE, Square, Worker, tasks};
+use crate::{Member, PRESENCE, parent_gone};
+use axum::extract::{Query, State};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum::routing::{get, post};
+use axum::{Router, middleware};
+use futures_util::future::try_join_all;
+use minijinja::{Environment, context};
+use serde::Deserialize;
+use std::sync::Arc;
+use std::time::Duration;
+use tower_promises::backend::Backend;
+use tower_promises::operation::Escalate;
+use tower_promises::task::{Principal, TaskLayer};
+use tower_promises::{
+    BoxError, OperationLayer, Operations, Progress, PromiseError, PromiseLayer, Promises, Signals,
+    Tasks,
+};
+
+pub(crate) const MEMBERS: [&str; 4] = ["web-1", "web-2", "worker-1", "worker-2"];
+pub(crate) const WEB: [&str; 2] = ["web-1", "web-2"];
+
+/// Who makes all requests. A real service finds it out.
+const VISITOR: &str = "visitor";
+
+/// The signal that those at `/wait` wait for.
+const BELL: &str = "bell";
+
+#[derive(Clone)]
+struct Web {
+    name: Arc<str>,
+    backend: Backend,
+    signals: Signals,
+}
+
+/// An error that the client gets to see: this is an example.
+struct Failed(BoxError);
+
+impl<E: Into<BoxError>> From<E> for Failed {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl IntoResponse for Failed {
+    fn into_response(self) -> Response {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", self.0)).into_response()
+    }
+}
+
+/// What the cluster does, as this instance sees it: the same as the other one.
+async fn status(
+    web: State<Web>,
+    operations: Operations,
+    tasks: Tasks,
+) -> Result<Html<String>, Failed> {
+    let mut members = Vec::new();
+    for name in MEMBERS {
+        let found = web.backend.store().get(&Member::key(name)).await?;
+        let member = found.map(|entry| serde_json::from_slice::<Member>(&entry.value));
+        members.push(match member.transpose()? {
+            Some(member) => context!(name, process => member.process, doing => member.doing),
+            None => {
+                context!(name, doing => format!("not heard of for {} seconds", PRESENCE.as_secs()))
+            }
+        });
+    }
+    let operations = operations.list(VISITOR).await?;
+    let operations = operations.iter().map(|operation| {
+        context! {
+            id => operation.id(),
+            status => operation.status().to_string(),
+            progress => operation.progress(),
+            message => operation.message(),
+        }
+    });
+    let dead = tasks.service(SERVICE).dead_letters().await?;
+    let dead = dead.iter().map(|task| {
+        context! {
+            id => task.id().as_str(),
+            task => task.task(),
+            attempts => task.attempt(),
+            error => task.error(),
+        }
+    });
+    let mut templates = Environment::new();
+    templates.add_template("status.html", include_str!("status.html"))?;
+    let page = templates.get_template("status.html")?.render(context! {
+        instance => &*web.name,
+        members,
+        operations => operations.collect::<Vec<_>>(),
+        dead => dead.collect::<Vec<_>>(),
+        waiting => web.signals.waiters(BELL),
+    })?;
+    Ok(Html(page))
+}
+
+#[derive(Deserialize)]
+struct ReportQuery {
+    #[serde(default = "ten")]
+    seconds: u32,
+}
+
+fn ten() -> u32 {
+    10
+}
+
+/// A page that cannot wait, of a report that another process makes. What takes long becomes an operation: its progress
+/// is that of the task, and to cancel it cancels the task.
+async fn report(
+    Query(query): Query<ReportQuery>,
+    promises: Promises,
+    progress: Progress,
+    tasks: Tasks,
+) -> Result<String, PromiseError> {
+    promises.result_or_try_submit("report", || {
+        let report = Report {
+            seconds: query.seconds.min(600),
+        };
+        tasks.service(SERVICE).call(report).report_to(progress)
+    })
+}
+
+#[derive(Deserialize)]
+struct BurstQuery {
+    #[serde(default = "ten")]
+    count: u32,
+}
+
+/// Submits many tasks, some at a time.
+async fn burst(Query(query): Query<BurstQuery>, tasks: Tasks) -> Result<Redirect, Failed> {
+    let service = tasks.service(SERVICE);
+    let numbers: Vec<u64> = (0..u64::from(query.count.min(10_000))).collect();
+    for some in numbers.chunks(100) {
+        try_join_all(some.iter().map(|&number| service.submit(Square { number }))).await?;
+    }
+    Ok(Redirect::to("/"))
+}
+
+async fn poison(tasks: Tasks) -> Result<Redirect, Failed> {
+    tasks.service(SERVICE).submit(Poison).await?;
+    Ok(Redirect::to("/"))
+}
+
+/// Waits until somebody rings, at whatever instance.
+async fn wait(web: State<Web>, promises: Promises) -> Result<String, PromiseError> {
+    let rung = promises.result_or_try_submit("bell", || {
+        web.signals
+            .wait::<String>(BELL)
+            .timeout(Duration::from_secs(60))
+    });
+    let by: String = rung?;
+    Ok(format!("{by} has rung, {} has heard it\n", web.name))
+}
+
+async fn ring(web: State<Web>) -> Result<Redirect, Failed> {
+    web.signals.send(BELL, &*web.name).await?;
+    Ok(Redirect::to("/"))
+}
+
+/// Asks the supervisor to end a member.
+async fn control(web: State<Web>, Query(command): Query<Command>) -> Result<Redirect, Failed> {
+    web.signals.send(SIGNAL, &command).await?;
+    Ok(Redirect::to("/"))
+}
+
+pub(crate) async fn run(name: Arc<str>, backend: Backend) -> Result<(), BoxError> {
+    let web = Web {
+        name: name.clone(),
+        backend: backend.clone(),
+        signals: Signals::new(backend.clone()),
+    };
+    // The other instance would hear those who wait here only from its first wait on.
+    web.signals.listen().await?;
+    let operations = OperationLayer::builder(backend.clone())
+        .wait(Duration::from_millis(500))
+        .lease(Duration::from_secs(3))
+        .progress_interval(Duration::from_millis(200))
+        .principal(|_| Some(VISITOR.into()))
+        .predicate(|request| match request.uri.path() {
+            "/report" => Escalate::Always,
+            _ => Escalate::Never,
+        })
+        .build();
+    let tasks = tasks(backend.clone(), Worker::default());
+    let served_by = HeaderValue::from_str(&name)?;
+    let app = Router::new()
+        .route("/", get(status))
+        .route("/report", get(report))
+        .route("/burst", post(burst))
+        .route("/poison", post(poison))
+        .route("/wait", get(wait))
+        .route("/ring", post(ring))
+        .route("/control", post(control))
+        .with_state(web.clone())
+        .layer(PromiseLayer::new())
+        .layer(TaskLayer::new(tasks).principal(|_| Some(Principal::new(VISITOR))))
+        .layer(operations.clone())
+        .layer(middleware::map_response(move |mut response: Response| {
+            response
+                .headers_mut()
+                .insert("x-served-by", served_by.clone());
+            std::future::ready(response)
+        }));
+
+    let address = std::env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:0".into());
+    let listener = tokio::net::TcpListener::bind(address).await?;
+    println!("listening on {}", listener.local_addr()?);
+    let handle = operations.operations();
+    let counted = handle.clone();
+    let doing = move || {
+        let (running, waiting) = (counted.running(), web.signals.waiters(BELL));
+        format!("runs {running} operations, {waiting} wait for the bell")
+    };
+    tokio::select! {
+        served = axum::serve(listener, app) => return Ok(served?),
+        () = Member::be_present(name, backend, doing) => {}
+        () = parent_gone() => {}
+    }
+    handle.drain(Duration::from_secs(2)).await;
+    Ok(())
+}

@@ -1,0 +1,52 @@
+use crate::problem;
+use crate::task::Tasks;
+use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
+use axum_core::response::{IntoResponse, Response};
+use http::{StatusCode, request::Parts};
+use std::convert::Infallible;
+use std::error::Error;
+use std::fmt;
+
+/// Rejection of the extractor [`Tasks`] where no [`TaskLayer`](crate::TaskLayer) wraps the handler.
+///
+/// The client gets a 500 which says that the server is misconfigured; the log says what is missing.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct MissingTaskLayer;
+
+impl fmt::Display for MissingTaskLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "the extractor `Tasks` needs `TaskLayer` around the handler: add \
+             `.layer(TaskLayer::new(tasks))` to the router, after its routes",
+        )
+    }
+}
+
+impl Error for MissingTaskLayer {}
+
+impl IntoResponse for MissingTaskLayer {
+    fn into_response(self) -> Response {
+        tracing::error!(target: "tower_promises", "{self}");
+        problem::response(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "The server is misconfigured.",
+        )
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Tasks {
+    type Rejection = MissingTaskLayer;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        parts.extensions.get().cloned().ok_or(MissingTaskLayer)
+    }
+}
+
+impl<S: Sync> OptionalFromRequestParts<S> for Tasks {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {
+        Ok(parts.extensions.get().cloned())
+    }
+}

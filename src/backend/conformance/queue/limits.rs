@@ -1,0 +1,285 @@
+use super::super::{awkward_names, invalid_names, refusal};
+use super::{
+    LEASE, LONG_LEASE, PATIENCE, RIVALS, TOLERANCE, add, add_id, answer, envelope, fresh, is_quiet,
+    settle, take,
+};
+use crate::backend::{BackendError, Enqueued, Envelope, Outcome, Priority, Queue};
+use bytes::Bytes;
+use futures_util::future::join_all;
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+
+/// What every adapter takes.
+const PAYLOAD: usize = 64 * 1024;
+
+/// That what one machine enqueues another one takes, unchanged and only once, whatever the names are.
+///
+/// # Panics
+///
+/// Where a guarantee does not hold.
+pub async fn queue_deliveries<Q: Queue>(make: impl AsyncFn() -> Q) {
+    let (here, there) = (make().await, make().await);
+    let name = fresh("deliveries");
+    let all_bytes: Bytes = (0..=u8::MAX).cycle().take(PAYLOAD).collect();
+    for (id, payload) in [("large", all_bytes), ("empty", Bytes::new())] {
+        add(&here, Envelope::new(&*name, id, payload.clone())).await;
+        let taken = take(&there, &name, LONG_LEASE).await;
+        assert_eq!(
+            (&*taken.id, taken.number),
+            (id, 1),
+            "it is the first delivery"
+        );
+        assert_eq!(taken.payload, payload, "a payload arrives unchanged");
+        settle(&there, &taken, Outcome::Done).await;
+        for queue in [&here, &there] {
+            let again = answer("settle", queue.settle(&taken.receipt, Outcome::Done)).await;
+            assert!(!again, "what is settled cannot be settled again");
+            let renewed = answer("renew", queue.renew(&taken.receipt, LEASE)).await;
+            assert!(!renewed, "what is settled cannot be renewed");
+        }
+    }
+    is_quiet(&here, &name, "what is done is not delivered again").await;
+
+    // An envelope that wakes a worker which waits already, in the other process.
+    let ((), taken) = futures_util::future::join(
+        async {
+            is_quiet(&here, &fresh("other"), "nothing is in it").await;
+            add_id(&here, &name, "wake").await;
+        },
+        take(&there, &name, LONG_LEASE),
+    )
+    .await;
+    settle(&here, &taken, Outcome::GiveUp).await;
+    is_quiet(&there, &name, "what is given up is not delivered again").await;
+
+    let ids = awkward_names();
+    let start = fresh("");
+    for id in &ids {
+        add_id(&here, &format!("{start}{}", shorten(id)), id).await;
+        add_id(&here, &name, id).await;
+    }
+    for id in &ids {
+        for queue in [&format!("{start}{}", shorten(id)), &name] {
+            let taken = take(&there, queue, LONG_LEASE).await;
+            assert_eq!(*taken.id, **id, "ids and queues stay as they are");
+            assert_eq!(taken.payload, id.as_bytes());
+            settle(&there, &taken, Outcome::Done).await;
+        }
+    }
+}
+
+/// Leaves room for the name of a queue before it.
+fn shorten(name: &str) -> &str {
+    let end = name
+        .char_indices()
+        .nth(900)
+        .map_or(name.len(), |(end, _)| end);
+    &name[..end]
+}
+
+/// That an id is delivered as one envelope, before and after it has ended, and also of many that enqueue at once.
+/// Run it on a runtime with several threads too.
+///
+/// # Panics
+///
+/// Where a guarantee does not hold.
+pub async fn queue_deduplication<Q: Queue>(make: impl AsyncFn() -> Q) {
+    let (here, there) = (make().await, make().await);
+    let (name, other) = (fresh("deduplication"), fresh("deduplication"));
+    let again = async |when: &str| {
+        for queue in [&here, &there] {
+            let second = Envelope::new(&*name, "id", "second".into());
+            let added = answer("enqueue", queue.enqueue(second)).await;
+            assert_eq!(added, Enqueued::Duplicate, "the id is known {when}");
+        }
+    };
+    add_id(&here, &name, "id").await;
+    again("while it is queued").await;
+    add_id(&there, &other, "id").await;
+    let taken = take(&there, &name, LONG_LEASE).await;
+    assert_eq!(
+        taken.payload, "id",
+        "a duplicate does not replace the first"
+    );
+    again("while it is leased").await;
+    settle(
+        &there,
+        &taken,
+        Outcome::Retry {
+            after: Duration::ZERO,
+        },
+    )
+    .await;
+    again("while it waits for the next delivery").await;
+    let taken = take(&here, &name, LONG_LEASE).await;
+    settle(&here, &taken, Outcome::Done).await;
+    again("when it has ended").await;
+    is_quiet(&here, &name, "duplicates are not delivered").await;
+    let taken = take(&here, &other, LONG_LEASE).await;
+    settle(&here, &taken, Outcome::Done).await;
+
+    for round in 0..10 {
+        let mut rivals = Vec::new();
+        for rival in 0..RIVALS {
+            let queue = make().await;
+            let id = format!("race {round}");
+            let payload = Bytes::from(rival.to_string());
+            let envelope = Envelope::new(&*name, id, payload.clone());
+            rivals.push(tokio::spawn(async move {
+                (answer("enqueue", queue.enqueue(envelope)).await, payload)
+            }));
+        }
+        let mut added = Vec::new();
+        for rival in rivals {
+            match rival.await.expect("a rival does not fail") {
+                (Enqueued::Added, payload) => added.push(payload),
+                (Enqueued::Duplicate, _) => {}
+            }
+        }
+        assert_eq!(added.len(), 1, "exactly one of many adds");
+        let taken = take(&here, &name, LONG_LEASE).await;
+        assert_eq!(
+            taken.payload, added[0],
+            "it is that of the one that has added"
+        );
+        settle(&here, &taken, Outcome::Done).await;
+    }
+    is_quiet(&here, &name, "each id is delivered once").await;
+}
+
+/// That envelopes are taken in order, by priority and after their delay, and by one worker each. Run it on a
+/// runtime with several threads too.
+///
+/// # Panics
+///
+/// Where a guarantee does not hold.
+pub async fn queue_order<Q: Queue>(make: impl AsyncFn() -> Q) {
+    const ENVELOPES: usize = 30;
+    let (here, there) = (make().await, make().await);
+    let name = fresh("order");
+    for number in 0..ENVELOPES {
+        add_id(&here, &name, &number.to_string()).await;
+    }
+    let mut taken = Vec::new();
+    while taken.len() < ENVELOPES {
+        let some = answer("take", there.take(&name, 7, LONG_LEASE)).await;
+        assert!((1..=7).contains(&some.len()), "`take` keeps its limit");
+        taken.extend(some);
+    }
+    for (number, taken) in taken.iter().enumerate() {
+        assert_eq!(*taken.id, *number.to_string(), "they are taken in order");
+        settle(&there, taken, Outcome::Done).await;
+    }
+
+    if here.capabilities().priorities {
+        let priorities = [Priority::Low, Priority::Normal, Priority::High];
+        for (number, priority) in priorities.iter().cycle().take(9).enumerate() {
+            let id = format!("{priority:?} {number}");
+            add(&here, envelope(&name, &id).priority(*priority)).await;
+        }
+        let expected = [
+            "High 2", "High 5", "High 8", "Normal 1", "Normal 4", "Normal 7",
+        ];
+        for id in expected.into_iter().chain(["Low 0", "Low 3", "Low 6"]) {
+            let taken = take(&there, &name, LONG_LEASE).await;
+            assert_eq!(&*taken.id, id, "a higher priority is taken first");
+            settle(&there, &taken, Outcome::Done).await;
+        }
+    } else {
+        let urgent = envelope(&name, "urgent").priority(Priority::High);
+        let error = refusal("a priority", here.enqueue(urgent)).await;
+        let is_unsupported = matches!(error, BackendError::Unsupported { .. });
+        assert!(
+            is_unsupported,
+            "priorities are `Unsupported`, not {error:?}"
+        );
+    }
+
+    if here.capabilities().delays {
+        let (started, delay) = (Instant::now(), Duration::from_secs(1));
+        add(&here, envelope(&name, "late").delay(delay)).await;
+        add(&here, envelope(&name, "later").delay(delay * 2)).await;
+        add_id(&here, &name, "now").await;
+        for (id, delay) in [
+            ("now", Duration::ZERO),
+            ("late", delay),
+            ("later", delay * 2),
+        ] {
+            let taken = take(&there, &name, LONG_LEASE).await;
+            assert_eq!(&*taken.id, id, "a delayed envelope does not hold up others");
+            let elapsed = started.elapsed() + super::EARLY;
+            assert!(elapsed >= delay, "a delay is not shorter than asked for");
+            assert!(
+                elapsed < delay + TOLERANCE,
+                "a delay is about as long as asked for"
+            );
+            settle(&there, &taken, Outcome::Done).await;
+        }
+    } else {
+        let late = envelope(&name, "late").delay(LEASE);
+        let error = refusal("a delay", here.enqueue(late)).await;
+        let is_unsupported = matches!(error, BackendError::Unsupported { .. });
+        assert!(is_unsupported, "delays are `Unsupported`, not {error:?}");
+    }
+
+    let ids: Vec<_> = (0..RIVALS)
+        .map(|number| format!("rival {number}"))
+        .collect();
+    join_all(ids.iter().map(|id| add_id(&here, &name, id))).await;
+    let mut rivals = Vec::new();
+    for _ in 0..RIVALS {
+        let (queue, name) = (make().await, name.clone());
+        rivals.push(tokio::spawn(async move {
+            let taken = take(&queue, &name, LONG_LEASE).await;
+            settle(&queue, &taken, Outcome::Done).await;
+            taken.id
+        }));
+    }
+    let mut seen = Vec::new();
+    for rival in rivals {
+        let rival = timeout(PATIENCE, rival)
+            .await
+            .expect("there is one for each");
+        seen.push(rival.expect("a rival does not fail"));
+    }
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(
+        seen.len(),
+        RIVALS,
+        "of those who take at once, each gets another one"
+    );
+}
+
+/// That names and sizes that are not valid are errors.
+///
+/// # Panics
+///
+/// Where a guarantee does not hold.
+pub async fn queue_limits<Q: Queue>(make: impl AsyncFn() -> Q) {
+    let (queue, name) = (make().await, fresh("limits"));
+    for invalid in invalid_names() {
+        let errors = [
+            refusal("an invalid queue", queue.enqueue(envelope(&invalid, "id"))).await,
+            refusal("an invalid id", queue.enqueue(envelope(&name, &invalid))).await,
+            refusal("an invalid queue", queue.take(&invalid, 1, LEASE)).await,
+        ];
+        for error in errors {
+            let is_invalid = matches!(error, BackendError::InvalidName { .. });
+            assert!(
+                is_invalid,
+                "an invalid name is `InvalidName`, not {error:?}"
+            );
+        }
+    }
+    let limit = queue.capabilities().max_payload_bytes;
+    assert!(limit >= PAYLOAD, "an adapter takes 64 KiB");
+    let large = Envelope::new(&*name, "large", vec![0; limit + 1].into());
+    let error = refusal("a payload that is too large", queue.enqueue(large)).await;
+    let is_too_large = matches!(error, BackendError::TooLarge { size, limit: allowed } if size == limit + 1 && allowed == limit);
+    assert!(
+        is_too_large,
+        "a payload that is too large is `TooLarge`, not {error:?}"
+    );
+    is_quiet(&queue, &name, "what is refused is not delivered").await;
+}

@@ -1,0 +1,90 @@
+//! The end of tasks that nobody wants any more.
+
+use super::core::Core;
+use super::hub::News;
+use super::record::Record;
+use super::records::Update;
+use super::{TaskError, TaskId, TaskState, observe};
+use std::sync::Arc;
+use tokio::runtime::Handle;
+
+enum Found {
+    Nothing,
+    Ended,
+    Waiting,
+    Running,
+}
+
+impl Core {
+    /// Cancels a task, and returns whether it had not ended. With a tombstone a task that is still to be stored is
+    /// cancelled before it is there.
+    pub(super) async fn cancel(
+        &self,
+        id: &TaskId,
+        tombstone: Option<&Record>,
+    ) -> Result<bool, TaskError> {
+        let time_to_live = self.settings.result_time_to_live;
+        let update = |found: Option<Record>| {
+            let (mut record, was) = match (found, tombstone) {
+                (Some(record), _) if record.state.is_terminal() => {
+                    return Update::Keep(Found::Ended);
+                }
+                (Some(record), _) if record.state == TaskState::Running => (record, Found::Running),
+                (Some(record), _) => (record, Found::Waiting),
+                (None, Some(tombstone)) => (tombstone.clone(), Found::Waiting),
+                (None, None) => return Update::Keep(Found::Nothing),
+            };
+            record.cancel = true;
+            if let Found::Waiting = was {
+                record.end(TaskState::Cancelled, time_to_live);
+            }
+            let time_to_live = record.time_to_live();
+            Update::Set(record, time_to_live, was)
+        };
+        match self.records.update(&id.record(), update).await? {
+            Found::Nothing => Err(TaskError::NotFound { id: id.clone() }),
+            Found::Ended => Ok(false),
+            Found::Waiting => {
+                self.announce(id, News::Ended).await;
+                Ok(true)
+            }
+            Found::Running => {
+                self.announce(id, News::Cancel).await;
+                Ok(true)
+            }
+        }
+    }
+}
+
+/// Cancels a task when it is dropped.
+pub(super) struct CancelOnDrop {
+    task: Option<(Arc<Core>, TaskId, Record)>,
+    runtime: Handle,
+}
+
+impl CancelOnDrop {
+    pub(super) fn new(core: Arc<Core>, id: TaskId, tombstone: Record, runtime: Handle) -> Self {
+        Self {
+            task: Some((core, id, tombstone)),
+            runtime,
+        }
+    }
+
+    /// It has ended.
+    pub(super) fn completed(mut self) {
+        self.task = None;
+    }
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if let Some((core, id, tombstone)) = self.task.take() {
+            self.runtime.spawn(async move {
+                let cancelled = core.cancel(&id, Some(&tombstone)).await;
+                if let Err(TaskError::Backend { error }) = cancelled {
+                    observe::backend_failed(&id, &error);
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,109 @@
+use super::builder::Settings;
+use super::definition::Run;
+use super::hub::{Hub, News, Subscription};
+use super::record::Record;
+use super::records::Records;
+use super::{TaskError, TaskFailure, TaskId, observe};
+use crate::sync::lock;
+use http::Extensions;
+use serde_json::value::RawValue;
+use std::collections::HashMap;
+use std::error::Error;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// What the handles and workers of one process share.
+pub(super) struct Core {
+    pub(super) records: Records,
+    pub(super) settings: Settings,
+    pub(super) services: HashMap<Arc<str>, Service>,
+    pub(super) state: Extensions,
+    pub(super) is_conflict: Option<Arc<IsConflict>>,
+    pub(super) hub: Arc<Hub>,
+    /// Listens to the bus, from the first subscription on.
+    pub(super) listener: Mutex<Option<JoinHandle<()>>>,
+}
+
+pub(super) type IsConflict = dyn Fn(&(dyn Error + 'static)) -> bool + Send + Sync;
+
+/// A named service and what it can do.
+#[derive(Clone, Debug)]
+pub(super) struct Service {
+    pub(super) registry: HashMap<&'static str, Run>,
+    pub(super) concurrency: usize,
+    pub(super) timeout: Duration,
+}
+
+impl Core {
+    /// Needs a runtime from here on.
+    pub(super) fn runtime() -> Result<Handle, TaskError> {
+        Handle::try_current().map_err(|_| TaskError::NoRuntime)
+    }
+
+    /// Hears of a task from now on. Needs a runtime.
+    pub(super) fn subscribe(&self, id: &TaskId) -> Result<Subscription, TaskError> {
+        let runtime = Self::runtime()?;
+        let mut listener = lock(&self.listener);
+        // It ends early only with its runtime.
+        if listener.as_ref().is_none_or(JoinHandle::is_finished) {
+            let backend = self.records.backend.clone();
+            let listen = self.hub.clone().listen(backend, self.records.timeout);
+            *listener = Some(runtime.spawn(listen));
+        }
+        drop(listener);
+        Ok(self.hub.subscribe(id))
+    }
+
+    /// Tells everybody about a task. What gets lost, the slow poll finds.
+    pub(super) async fn announce(&self, id: &TaskId, news: News) {
+        self.hub.tell(id.as_str(), news);
+        let topic = id.topic();
+        let bus = self.records.backend.bus();
+        let published = bus.publish(&topic, news.as_bytes().into());
+        if let Err(error) = self.records.in_time(published).await {
+            observe::backend_failed(id, &error);
+        }
+    }
+
+    /// Whether an error is a conflict may depend on the application.
+    pub(super) fn classify(&self, failure: TaskFailure) -> TaskFailure {
+        match &self.is_conflict {
+            Some(is_conflict) => failure.classify(|error| is_conflict(error)),
+            None => failure,
+        }
+    }
+
+    pub(super) async fn find(&self, id: &TaskId) -> Result<Record, TaskError> {
+        let found = self.records.find(id).await?;
+        found.ok_or_else(|| TaskError::NotFound { id: id.clone() })
+    }
+
+    /// Waits for the output of a task. It does not fail with the backend, but waits until that has recovered.
+    pub(super) async fn output(&self, id: &TaskId) -> Result<Box<RawValue>, TaskError> {
+        let mut news = self.subscribe(id)?;
+        loop {
+            match self.records.find(id).await {
+                Ok(Some(record)) => {
+                    if let Some(outcome) = record.outcome(id) {
+                        return outcome;
+                    }
+                }
+                Ok(None) => return Err(TaskError::NotFound { id: id.clone() }),
+                Err(error) => observe::backend_failed(id, &error),
+            }
+            // In case nobody has told.
+            let _ = timeout(self.settings.poll_interval, news.ended()).await;
+        }
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        if let Some(listener) = lock(&self.listener).take() {
+            listener.abort();
+        }
+    }
+}

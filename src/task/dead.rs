@@ -1,0 +1,129 @@
+//! Dead letters: tasks that were given up, listed by service.
+
+use super::core::Core;
+use super::record::{Letter, Record, milliseconds, now};
+use super::records::{Changed, Update};
+use super::{TaskError, TaskId, TaskState, TaskStatus, observe};
+use crate::backend::{BackendError, Priority};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How many bytes the ids of a service's dead letters may have together: that is more than a thousand random ones.
+/// The oldest are not listed any more.
+pub const MAX_DEAD_LETTER_BYTES: usize = 48 * 1024;
+
+/// The store has no list of keys, so this is one: the ids, oldest first.
+fn list_key(service: &str) -> String {
+    format!("task/dead/{service}")
+}
+
+impl Core {
+    /// Adds a dead letter to the list of its service, if it is not there.
+    pub(super) async fn list(&self, letter: &Letter) -> Result<(), BackendError> {
+        let mut dropped = 0;
+        let time_to_live = self.settings.dead_letter_time_to_live;
+        let update = |found: Option<Vec<TaskId>>| {
+            let mut ids = found.unwrap_or_default();
+            if ids.contains(&letter.id) {
+                return Update::Keep(());
+            }
+            ids.push(letter.id.clone());
+            // With the quotes and the comma.
+            let size = |ids: &[TaskId]| ids.iter().map(|id| id.as_str().len() + 3).sum::<usize>();
+            dropped = 0;
+            while size(&ids[dropped..]) > MAX_DEAD_LETTER_BYTES && dropped + 1 < ids.len() {
+                dropped += 1;
+            }
+            Update::Set(ids.split_off(dropped), time_to_live, ())
+        };
+        let key = list_key(&letter.service);
+        self.records.update(&key, update).await?;
+        if dropped > 0 {
+            observe::dead_letters_dropped(&letter.service, dropped);
+        }
+        Ok(())
+    }
+
+    /// Takes an id off the list.
+    async fn unlist(&self, service: &str, id: &TaskId) -> Result<(), BackendError> {
+        let time_to_live = self.settings.dead_letter_time_to_live;
+        let update = |found: Option<Vec<TaskId>>| {
+            let mut ids = found.unwrap_or_default();
+            let before = ids.len();
+            ids.retain(|listed| listed != id);
+            if ids.len() == before {
+                Update::Keep(())
+            } else {
+                Update::Set(ids, time_to_live, ())
+            }
+        };
+        self.records.update(&list_key(service), update).await
+    }
+
+    pub(super) async fn dead_letters(&self, service: &str) -> Result<Vec<TaskStatus>, TaskError> {
+        let none = |found: Option<Vec<TaskId>>| Update::Keep(found.unwrap_or_default());
+        let ids = self.records.update(&list_key(service), none).await?;
+        let mut letters = Vec::new();
+        for id in ids {
+            match self.records.find(&id).await? {
+                // One that is being sent again is listed until it is in the queue.
+                Some(record) if record.letter.is_some() => {
+                    letters.push(TaskStatus::new(id, record));
+                }
+                _ => self.unlist(service, &id).await?,
+            }
+        }
+        Ok(letters)
+    }
+
+    pub(super) async fn send_again(&self, service: &str, id: &TaskId) -> Result<(), TaskError> {
+        let submission = Uuid::new_v4().simple().to_string();
+        let lifetime = milliseconds(self.settings.lifetime);
+        let changed = self.records.change(id, |record| {
+            if record.service != service || record.state != TaskState::Dead {
+                return false;
+            }
+            let Some(letter) = &mut record.letter else {
+                return false;
+            };
+            letter.submission.clone_from(&submission);
+            letter.expires = now().saturating_add(lifetime);
+            // It keeps the letter until it has begun: it may not come to be enqueued.
+            *record = Record {
+                letter: Some(letter.clone()),
+                ..Record::new(letter)
+            };
+            true
+        });
+        let not_found = || TaskError::NotFound { id: id.clone() };
+        let letter = match changed.await? {
+            Changed::Yes(record) => record.letter,
+            // It was being sent again before, which did not come to its end.
+            Changed::No(record) if record.service == service => record.letter,
+            Changed::No(_) | Changed::Gone => None,
+        };
+        let letter = letter.ok_or_else(not_found)?;
+        self.enqueue(&letter, Duration::ZERO, Priority::Normal)
+            .await?;
+        self.announce(id, super::hub::News::Changed).await;
+        Ok(self.unlist(service, id).await?)
+    }
+
+    pub(super) async fn discard(&self, service: &str, id: &TaskId) -> Result<(), TaskError> {
+        let time_to_live = self.settings.result_time_to_live;
+        let changed = self.records.change(id, |record| {
+            let is_dead = record.service == service
+                && record.state == TaskState::Dead
+                && record.letter.is_some();
+            if is_dead {
+                record.letter = None;
+                record.end(TaskState::Dead, time_to_live);
+            }
+            is_dead
+        });
+        match changed.await? {
+            Changed::Yes(_) => Ok(self.unlist(service, id).await?),
+            Changed::No(_) | Changed::Gone => Err(TaskError::NotFound { id: id.clone() }),
+        }
+    }
+}

@@ -1,0 +1,94 @@
+use super::{TaskContext, TaskFailure};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::{RawValue, to_raw_value};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::task::Poll;
+
+/// A function that runs elsewhere: its fields are the arguments, [`run`](Self::run) is the body.
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+/// use tower_promises::task::{Task, TaskContext, TaskFailure};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Square {
+///     number: u64,
+/// }
+///
+/// impl Task for Square {
+///     const NAME: &'static str = "square";
+///     type Output = u64;
+///
+///     async fn run(self, _: TaskContext) -> Result<u64, TaskFailure> {
+///         let square = self.number.checked_mul(self.number);
+///         Ok(square.ok_or("the number is too large")?)
+///     }
+/// }
+/// ```
+///
+/// It travels as JSON, and so does its output. Old and new versions of a program share the queue while one
+/// replaces the other, so add fields with `#[serde(default)]`, and give a type that has become another one a new name.
+pub trait Task: Serialize + DeserializeOwned + Send + 'static {
+    /// What the type is known by in its services.
+    const NAME: &'static str;
+
+    /// What it makes.
+    type Output: Serialize + DeserializeOwned + Send + 'static;
+
+    /// Does the work, as the [principal](TaskContext::principal) who has submitted it.
+    ///
+    /// It may run more than once, even twice at the same time, see [the module](super). It is dropped, at an `await`,
+    /// when the task is cancelled or takes too long and when its worker ends.
+    ///
+    /// # Errors
+    ///
+    /// A [conflict](TaskFailure::conflict) makes it be tried again, any other error ends it.
+    fn run(
+        self,
+        context: TaskContext,
+    ) -> impl Future<Output = Result<Self::Output, TaskFailure>> + Send;
+}
+
+/// A [`Task::run`] of any type.
+pub(super) type Run =
+    fn(Box<RawValue>, TaskContext) -> futures_util::future::BoxFuture<'static, Ended>;
+
+/// How a run has ended, if it was not dropped.
+pub(super) type Ended = Result<Box<RawValue>, RunError>;
+
+#[derive(Debug)]
+pub(super) enum RunError {
+    Failed(TaskFailure),
+    Panicked(String),
+}
+
+pub(super) fn run<T: Task>(
+    arguments: Box<RawValue>,
+    context: TaskContext,
+) -> futures_util::future::BoxFuture<'static, Ended> {
+    let work = async move {
+        let task: T = serde_json::from_str(arguments.get())?;
+        let output = task.run(context).await?;
+        Ok(to_raw_value(&output)?)
+    };
+    Box::pin(catch(work))
+}
+
+/// A panic ends the task, not the worker.
+async fn catch(work: impl Future<Output = Result<Box<RawValue>, TaskFailure>> + Send) -> Ended {
+    let mut work = pin!(work);
+    let polled = std::future::poll_fn(|cx| {
+        match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
+            Ok(poll) => poll.map(|result| result.map_err(RunError::Failed)),
+            // It is not polled again.
+            Err(panic) => {
+                let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+                let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+                Poll::Ready(Err(RunError::Panicked(text.unwrap_or_default())))
+            }
+        }
+    });
+    polled.await
+}

@@ -1,0 +1,179 @@
+//! Who wants to know of changes, and the task that hears of those in other processes.
+
+use super::{TaskId, observe};
+use crate::backend::{Backend, BackendError, BusEvent};
+use crate::sync::lock;
+use futures_util::StreamExt;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+/// The pause after the first failure of the bus. Each further failure doubles it.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest pause. A subscription that has held that long makes the next pause short again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// What has happened to a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    Changed,
+    Ended,
+    /// Somebody wants it to be cancelled.
+    Cancel,
+}
+
+impl News {
+    pub(super) fn as_bytes(self) -> &'static [u8] {
+        match self {
+            Self::Changed => b"changed",
+            Self::Ended => b"ended",
+            Self::Cancel => b"cancel",
+        }
+    }
+
+    fn parse(payload: &[u8]) -> Option<Self> {
+        let all = [Self::Changed, Self::Ended, Self::Cancel];
+        all.into_iter().find(|news| news.as_bytes() == payload)
+    }
+}
+
+/// How often something has happened.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    changes: u64,
+    ends: u64,
+    cancels: u64,
+}
+
+/// The subscribers of this process, by task.
+#[derive(Debug, Default)]
+pub(super) struct Hub {
+    topics: Mutex<HashMap<TaskId, watch::Sender<Counts>>>,
+}
+
+/// Hears of one task until it is dropped.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    hub: Arc<Hub>,
+    id: TaskId,
+    receiver: watch::Receiver<Counts>,
+    seen: Counts,
+}
+
+impl Hub {
+    pub(super) fn subscribe(self: &Arc<Self>, id: &TaskId) -> Subscription {
+        let mut topics = lock(&self.topics);
+        let receiver = topics.entry(id.clone()).or_default().subscribe();
+        let seen = *receiver.borrow();
+        Subscription {
+            hub: self.clone(),
+            id: id.clone(),
+            receiver,
+            seen,
+        }
+    }
+
+    /// Tells the subscribers of this process.
+    pub(super) fn tell(&self, id: &str, news: News) {
+        if let Some(topic) = lock(&self.topics).get(id) {
+            topic.send_modify(|counts| match news {
+                News::Changed => counts.changes += 1,
+                News::Ended => {
+                    counts.changes += 1;
+                    counts.ends += 1;
+                }
+                News::Cancel => counts.cancels += 1,
+            });
+        }
+    }
+
+    /// Tells everybody that something may have happened which nobody has heard of.
+    fn tell_all(&self) {
+        for topic in lock(&self.topics).values() {
+            topic.send_modify(|counts| {
+                counts.changes += 1;
+                counts.ends += 1;
+                counts.cancels += 1;
+            });
+        }
+    }
+
+    /// Listens to all processes until the task is aborted.
+    pub(super) async fn listen(self: Arc<Self>, backend: Backend, patience: Duration) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let started = Instant::now();
+            let error = self.listen_once(&backend, patience).await;
+            if started.elapsed() >= LONGEST_PAUSE {
+                pause = FIRST_PAUSE;
+            }
+            observe::bus_lost(error.as_ref(), pause);
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Listens until the bus fails.
+    async fn listen_once(&self, backend: &Backend, patience: Duration) -> Option<BackendError> {
+        let mut events = match timeout(patience, backend.bus().listen()).await {
+            Ok(Ok(events)) => events,
+            Ok(Err(error)) => return Some(error),
+            Err(_) => return Some(BackendError::TimedOut { after: patience }),
+        };
+        self.tell_all();
+        while let Some(event) = events.next().await {
+            match event {
+                // Others use the bus too.
+                Ok(BusEvent::Message { topic, payload }) => {
+                    let news = TaskId::in_topic(&topic).zip(News::parse(&payload));
+                    if let Some((id, news)) = news {
+                        self.tell(id, news);
+                    }
+                }
+                Ok(BusEvent::Lagged(_)) => self.tell_all(),
+                Err(error) => return Some(error),
+            }
+        }
+        None
+    }
+}
+
+impl Subscription {
+    /// Resolves when something has happened since the last call. Cancel safe.
+    pub(super) async fn changed(&mut self) {
+        let seen = self.seen.changes;
+        self.seen.changes = self.until(|counts| counts.changes > seen).await.changes;
+    }
+
+    /// Resolves when it may have ended since the last call. Cancel safe.
+    pub(super) async fn ended(&mut self) {
+        let seen = self.seen.ends;
+        self.seen.ends = self.until(|counts| counts.ends > seen).await.ends;
+    }
+
+    /// Resolves when its worker may have to stop. Cancel safe.
+    pub(super) async fn cancelled(&mut self) {
+        let seen = self.seen.cancels;
+        self.seen.cancels = self.until(|counts| counts.cancels > seen).await.cancels;
+    }
+
+    async fn until(&mut self, condition: impl Fn(&Counts) -> bool) -> Counts {
+        let counts = self.receiver.wait_for(condition).await;
+        // The hub keeps the sender as long as this is there.
+        counts.map(|counts| *counts).unwrap_or_default()
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut topics = lock(&self.hub.topics);
+        // This receiver is still one of them.
+        let is_last = |topic: &watch::Sender<Counts>| topic.receiver_count() <= 1;
+        if topics.get(&self.id).is_some_and(is_last) {
+            topics.remove(&self.id);
+        }
+    }
+}

@@ -1,0 +1,85 @@
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// What a task is known by, in all processes.
+///
+/// Where the submitter gives none it is a random UUID, which nobody guesses. One that is given makes submitting
+/// idempotent, see [`Submit::with_id`](super::Submit::with_id). It follows the rules of
+/// [`check_name`](crate::backend::check_name) and may have about 1000 bytes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub struct TaskId(Arc<str>);
+
+impl TaskId {
+    /// The id with this text.
+    #[must_use]
+    pub fn new(id: impl Into<Arc<str>>) -> Self {
+        Self(id.into())
+    }
+
+    pub(super) fn random() -> Self {
+        Self(Uuid::new_v4().simple().to_string().into())
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What the store keeps of it.
+    pub(super) fn record(&self) -> String {
+        format!("task/record/{self}")
+    }
+
+    /// Where the bus tells of it.
+    pub(super) fn topic(&self) -> String {
+        format!("{TOPIC_PREFIX}{self}")
+    }
+
+    /// The id in a topic, or `None` if it is no task's.
+    pub(super) fn in_topic(topic: &str) -> Option<&str> {
+        topic.strip_prefix(TOPIC_PREFIX)
+    }
+}
+
+const TOPIC_PREFIX: &str = "task/";
+
+/// So that a map is asked by the text of a topic.
+impl std::borrow::Borrow<str> for TaskId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for TaskId {
+    fn from(id: String) -> Self {
+        Self(id.into())
+    }
+}
+
+impl From<&str> for TaskId {
+    fn from(id: &str) -> Self {
+        Self(id.into())
+    }
+}
+
+impl From<TaskId> for String {
+    fn from(id: TaskId) -> Self {
+        id.as_str().to_owned()
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TaskId({:?})", &*self.0)
+    }
+}

@@ -1,0 +1,192 @@
+//! What tasks tell the operator. Without the feature `tracing` all of this is nothing.
+
+use super::record::Letter;
+use super::{TaskId, TaskState};
+use crate::backend::BackendError;
+use std::error::Error;
+use std::time::Duration;
+
+/// The crate rather than this private module, so that filters need no knowledge of the latter.
+#[cfg(feature = "tracing")]
+const TARGET: &str = "tower_promises";
+
+/// Runs a task in a span that names it, and the trace of the request that has submitted it.
+#[cfg(feature = "tracing")]
+pub(super) fn in_span<F: Future>(
+    letter: &Letter,
+    attempt: u32,
+    future: F,
+) -> impl Future<Output = F::Output> {
+    use tracing::Instrument;
+
+    let span = tracing::info_span!(
+        target: TARGET,
+        "task",
+        service = letter.service,
+        task = letter.task,
+        id = letter.id.as_str(),
+        attempt,
+        principal = letter.principal.as_ref().map(super::Principal::as_str),
+        traceparent = letter.trace.as_ref().map(super::TraceContext::parent),
+    );
+    future.instrument(span)
+}
+
+#[cfg(not(feature = "tracing"))]
+pub(super) fn in_span<F: Future>(_: &Letter, _: u32, future: F) -> impl Future<Output = F::Output> {
+    future
+}
+
+pub(super) fn unknown_service(service: &str, task: &str) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        target: TARGET,
+        service,
+        task,
+        "nobody provides this task service: the task runs at once, in place"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = (service, task);
+}
+
+pub(super) fn began(letter: &Letter, attempt: u32) {
+    #[cfg(feature = "tracing")]
+    tracing::debug!(
+        target: TARGET,
+        service = letter.service,
+        task = letter.task,
+        id = letter.id.as_str(),
+        attempt,
+        "task begins"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = (letter, attempt);
+}
+
+pub(super) fn ended(letter: &Letter, state: TaskState, error: Option<&(dyn Error + 'static)>) {
+    #[cfg(feature = "tracing")]
+    {
+        let (service, task, id) = (&*letter.service, &*letter.task, letter.id.as_str());
+        match state {
+            TaskState::Failed => {
+                tracing::error!(target: TARGET, service, task, id, error, "task failed");
+            }
+            TaskState::Dead => {
+                tracing::error!(target: TARGET, service, task, id, error, "task is a dead letter now");
+            }
+            _ => tracing::debug!(target: TARGET, service, task, id, %state, "task ended"),
+        }
+    }
+    #[cfg(not(feature = "tracing"))]
+    let _ = (letter, state, error);
+}
+
+pub(super) fn conflicted(letter: &Letter, error: &(dyn Error + 'static), pause: Duration) {
+    #[cfg(feature = "tracing")]
+    tracing::info!(
+        target: TARGET,
+        service = letter.service,
+        task = letter.task,
+        id = letter.id.as_str(),
+        error,
+        ?pause,
+        "task is tried again"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = (letter, error, pause);
+}
+
+pub(super) fn given_back(letter: &Letter) {
+    #[cfg(feature = "tracing")]
+    tracing::info!(
+        target: TARGET,
+        service = letter.service,
+        task = letter.task,
+        id = letter.id.as_str(),
+        "task is given back, its worker shuts down"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = letter;
+}
+
+pub(super) fn superseded(letter: &Letter) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        target: TARGET,
+        service = letter.service,
+        task = letter.task,
+        id = letter.id.as_str(),
+        "another worker has the task, what this one has made of it is dropped"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = letter;
+}
+
+pub(super) fn expired(letter: &Letter) {
+    #[cfg(feature = "tracing")]
+    tracing::error!(
+        target: TARGET,
+        service = letter.service,
+        task = letter.task,
+        id = letter.id.as_str(),
+        "task has waited longer than its lifetime and is dropped"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = letter;
+}
+
+pub(super) fn bad_letter(service: &str, error: &serde_json::Error) {
+    #[cfg(feature = "tracing")]
+    tracing::error!(target: TARGET, service, %error, "an envelope in the queue is no task");
+    #[cfg(not(feature = "tracing"))]
+    let _ = (service, error);
+}
+
+pub(super) fn dead_letters_dropped(service: &str, dropped: usize) {
+    #[cfg(feature = "tracing")]
+    tracing::error!(
+        target: TARGET,
+        service,
+        dropped,
+        "there are too many dead letters, the oldest are not listed any more"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = (service, dropped);
+}
+
+pub(super) fn backend_failed(id: &TaskId, error: &BackendError) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        target: TARGET,
+        id = id.as_str(),
+        error = error as &(dyn Error + 'static),
+        "the backend of tasks has failed"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = (id, error);
+}
+
+pub(super) fn bus_lost(error: Option<&BackendError>, pause: Duration) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        target: TARGET,
+        error = error.map(|error| error as &(dyn Error + 'static)),
+        ?pause,
+        "the bus of tasks is lost, it will be listened to again"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = (error, pause);
+}
+
+pub(super) fn worker_lost(service: &str, error: Option<&BackendError>, pause: Duration) {
+    #[cfg(feature = "tracing")]
+    tracing::error!(
+        target: TARGET,
+        service,
+        error = error.map(|error| error as &(dyn Error + 'static)),
+        ?pause,
+        "a worker has ended, it will be started again"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = (service, error, pause);
+}

@@ -1,0 +1,139 @@
+//! Tasks in the store.
+
+use super::TaskId;
+use super::record::Record;
+use crate::backend::{Backend, BackendError, CompareAndSet, Entry, Revision};
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How often a change is tried while others change the same record.
+const ATTEMPTS: usize = 100;
+
+/// The store as tasks use it: each answer has its time and no more.
+#[derive(Clone, Debug)]
+pub(super) struct Records {
+    pub(super) backend: Backend,
+    pub(super) timeout: Duration,
+}
+
+/// What became of a change.
+#[derive(Debug)]
+pub(super) enum Changed {
+    /// It took effect.
+    Yes(Record),
+    /// It did not apply to what was found.
+    No(Record),
+    /// Nothing is known of such a task.
+    Gone,
+}
+
+impl Records {
+    pub(super) async fn in_time<T>(
+        &self,
+        answer: impl Future<Output = Result<T, BackendError>>,
+    ) -> Result<T, BackendError> {
+        let after = self.timeout;
+        let answer = timeout(after, answer).await;
+        answer.unwrap_or(Err(BackendError::TimedOut { after }))
+    }
+
+    async fn set(
+        &self,
+        key: &str,
+        expected: Option<Revision>,
+        value: Bytes,
+        time_to_live: Duration,
+    ) -> Result<CompareAndSet, BackendError> {
+        let store = self.backend.store();
+        self.in_time(store.compare_and_set(key, expected, value, Some(time_to_live)))
+            .await
+    }
+
+    pub(super) async fn find(&self, id: &TaskId) -> Result<Option<Record>, BackendError> {
+        let entry = self.entry(&id.record()).await?;
+        entry.map(|entry| decode(&entry.value)).transpose()
+    }
+
+    async fn entry(&self, key: &str) -> Result<Option<Entry>, BackendError> {
+        self.in_time(self.backend.store().get(key)).await
+    }
+
+    /// Makes a task known. Returns whether it was not yet.
+    pub(super) async fn create(&self, id: &TaskId, record: &Record) -> Result<bool, BackendError> {
+        let (key, value) = (id.record(), encode(record)?);
+        let set = self.set(&key, None, value, record.time_to_live()).await?;
+        Ok(matches!(set, CompareAndSet::Set(_)))
+    }
+
+    pub(super) async fn delete(&self, id: &TaskId) -> Result<(), BackendError> {
+        let key = id.record();
+        let deleted = self.in_time(self.backend.store().delete(&key));
+        deleted.await.map(drop)
+    }
+
+    /// Changes a task's record, if `change` says that it has done so.
+    pub(super) async fn change(
+        &self,
+        id: &TaskId,
+        mut change: impl FnMut(&mut Record) -> bool,
+    ) -> Result<Changed, BackendError> {
+        let update = |found: Option<Record>| {
+            let Some(mut record) = found else {
+                return Update::Keep(Changed::Gone);
+            };
+            if change(&mut record) {
+                let time_to_live = record.time_to_live();
+                Update::Set(record.clone(), time_to_live, Changed::Yes(record))
+            } else {
+                Update::Keep(Changed::No(record))
+            }
+        };
+        self.update(&id.record(), update).await
+    }
+
+    /// Reads a value, and replaces it if nobody else has done so meanwhile, else again.
+    pub(super) async fn update<V, T>(
+        &self,
+        key: &str,
+        mut update: impl FnMut(Option<V>) -> Update<V, T>,
+    ) -> Result<T, BackendError>
+    where
+        V: Serialize + DeserializeOwned,
+    {
+        for _ in 0..ATTEMPTS {
+            let found = self.entry(key).await?;
+            let expected = found.as_ref().map(|entry| entry.revision);
+            let found = found.map(|entry| decode(&entry.value)).transpose()?;
+            match update(found) {
+                Update::Keep(result) => return Ok(result),
+                Update::Set(value, time_to_live, result) => {
+                    let set = self.set(key, expected, encode(&value)?, time_to_live);
+                    if let CompareAndSet::Set(_) = set.await? {
+                        return Ok(result);
+                    }
+                }
+            }
+        }
+        Err(BackendError::unavailable(format!(
+            "`{key}` changes too fast"
+        )))
+    }
+}
+
+/// What to do with a value.
+pub(super) enum Update<V, T> {
+    Keep(T),
+    Set(V, Duration, T),
+}
+
+pub(super) fn encode(value: &impl Serialize) -> Result<Bytes, BackendError> {
+    let value = serde_json::to_vec(value).map_err(BackendError::unavailable)?;
+    Ok(value.into())
+}
+
+pub(super) fn decode<V: DeserializeOwned>(value: &[u8]) -> Result<V, BackendError> {
+    serde_json::from_slice(value).map_err(BackendError::unavailable)
+}

@@ -1,0 +1,346 @@
+//! A task on its way to its service.
+
+use super::cancel::CancelOnDrop;
+use super::context::{Shared, StopOnDrop};
+use super::core::Core;
+use super::definition::{Run, RunError, run};
+use super::failure::Reported;
+use super::follow::{OnReport, follow_here};
+use super::record::{Failure, Letter, Record, milliseconds, now};
+use super::scope::{Caller, Scope, Scoped};
+use super::{Task, TaskContext, TaskError, TaskId, TaskState, Tasks, observe, scope};
+use crate::backend::{BackendError, Envelope, Priority};
+use serde_json::value::{RawValue, to_raw_value};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::select;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+pub(super) struct Request {
+    tasks: Tasks,
+    run: Run,
+    /// Without arguments where there is an error.
+    letter: Result<Letter, TaskError>,
+    id: TaskId,
+    caller: Caller,
+    place: Place,
+    /// Others may have submitted it, too.
+    pub(super) is_shared: bool,
+    pub(super) delay: Duration,
+    pub(super) priority: Priority,
+    /// Who hears what it says of itself. Only a call has one.
+    pub(super) on_report: Option<OnReport>,
+}
+
+/// Where a task runs.
+enum Place {
+    Worker,
+    /// In the task that submits it, or, where nobody provides the service, in whatever does.
+    Here(Option<TaskContext>),
+}
+
+impl Request {
+    pub(super) fn new<T: Task>(tasks: &Tasks, service: &Arc<str>, task: &T) -> Self {
+        let core = tasks.core();
+        let outer = scope::current().task.clone();
+        let provided = core.services.get(service);
+        let place = if provided.is_none() || outer.is_some() {
+            Place::Here(outer)
+        } else {
+            Place::Worker
+        };
+        let caller = tasks.caller();
+        let id = TaskId::random();
+        let arguments = to_raw_value(task).map_err(|error| TaskError::Serialize {
+            task: T::NAME,
+            error: Arc::new(error),
+        });
+        let limit = core.settings.max_task_bytes;
+        let letter = arguments.and_then(|arguments| {
+            let size = arguments.get().len();
+            let is_known = |service: &super::core::Service| service.registry.contains_key(T::NAME);
+            if size > limit {
+                return Err(TaskError::TooLarge {
+                    task: T::NAME,
+                    size,
+                    limit,
+                });
+            }
+            if !provided.is_none_or(is_known) {
+                return Err(TaskError::NotRegistered {
+                    service: service.clone(),
+                    task: T::NAME,
+                });
+            }
+            let created = now();
+            Ok(Letter {
+                id: id.clone(),
+                submission: Uuid::new_v4().simple().to_string(),
+                service: (**service).to_owned(),
+                task: T::NAME.to_owned(),
+                arguments,
+                principal: caller.principal.clone(),
+                trace: caller.trace.clone(),
+                created,
+                expires: created.saturating_add(milliseconds(core.settings.lifetime)),
+            })
+        });
+        if provided.is_none() {
+            observe::unknown_service(service, T::NAME);
+        }
+        Self {
+            tasks: tasks.clone(),
+            run: run::<T>,
+            letter,
+            id,
+            caller,
+            place,
+            is_shared: false,
+            delay: Duration::ZERO,
+            priority: Priority::Normal,
+            on_report: None,
+        }
+    }
+
+    pub(super) fn id(&self) -> &TaskId {
+        &self.id
+    }
+
+    pub(super) fn set_id(&mut self, id: TaskId) {
+        if let Ok(letter) = &mut self.letter {
+            letter.id = id.clone();
+        }
+        self.id = id;
+        self.is_shared = true;
+    }
+
+    /// Submits the task.
+    pub(super) async fn submit(self) -> Result<TaskId, TaskError> {
+        let letter = self.letter?;
+        Core::runtime()?;
+        match self.place {
+            Place::Worker => {
+                submit(&self.tasks, &letter, self.delay, self.priority).await?;
+            }
+            Place::Here(outer) => {
+                let ended = here(&self.tasks, self.run, &letter, self.caller, outer, None).await;
+                keep(self.tasks.core(), &letter, &ended).await;
+                ended?;
+            }
+        }
+        Ok(self.id)
+    }
+
+    /// Submits the task and waits for its output.
+    pub(super) async fn call(
+        self,
+        limit: Option<Duration>,
+        is_detached: bool,
+    ) -> Result<Box<RawValue>, TaskError> {
+        let letter = self.letter?;
+        let runtime = Core::runtime()?;
+        let core = self.tasks.core().clone();
+        let id = self.id.clone();
+        let stop = || CancelOnDrop::new(core.clone(), id.clone(), Record::new(&letter), runtime);
+        let on_report = self.on_report.as_ref();
+        let output = async {
+            match self.place {
+                Place::Here(outer) => {
+                    here(
+                        &self.tasks,
+                        self.run,
+                        &letter,
+                        self.caller,
+                        outer,
+                        on_report,
+                    )
+                    .await
+                }
+                Place::Worker => {
+                    let cancel = (!is_detached && !self.is_shared).then(stop);
+                    submit(&self.tasks, &letter, self.delay, self.priority).await?;
+                    let output = select! {
+                        biased;
+                        output = core.output(&id) => output,
+                        never = core.follow(&id, on_report) => match never {},
+                    };
+                    // What has no output has ended, too.
+                    if let Some(cancel) = cancel {
+                        cancel.completed();
+                    }
+                    output
+                }
+            }
+        };
+        match limit {
+            None => output.await,
+            Some(after) => timeout(after, output).await.unwrap_or_else(|_| {
+                Err(TaskError::TimedOut {
+                    id: id.clone(),
+                    after,
+                })
+            }),
+        }
+    }
+}
+
+/// Stores the task, then enqueues it: a worker that has it finds it in the store.
+async fn submit(
+    tasks: &Tasks,
+    letter: &Letter,
+    delay: Duration,
+    priority: Priority,
+) -> Result<(), TaskError> {
+    let core = tasks.core();
+    let id = &letter.id;
+    if core.records.create(id, &Record::new(letter)).await? {
+        let enqueued = core.enqueue(letter, delay, priority).await;
+        if let Err(error) = enqueued {
+            // Otherwise it may be in the queue, and whoever submits it again finds it.
+            if has_changed_nothing(&error) {
+                if let Err(error) = core.records.delete(id).await {
+                    observe::backend_failed(id, &error);
+                }
+            }
+            return Err(error.into());
+        }
+        return Ok(());
+    }
+    let found = core.find(id).await?;
+    let is_same = found.service == letter.service
+        && found.task == letter.task
+        && found.principal == letter.principal;
+    if !is_same {
+        return Err(TaskError::IdInUse { id: id.clone() });
+    }
+    if found.state == TaskState::Queued && found.attempt == 0 {
+        // Who has stored it may not have come to enqueue it. If so, the queue knows it.
+        let letter = Letter {
+            submission: found.submission,
+            ..letter.clone()
+        };
+        core.enqueue(&letter, delay, priority).await?;
+    }
+    Ok(())
+}
+
+fn has_changed_nothing(error: &BackendError) -> bool {
+    matches!(
+        error,
+        BackendError::InvalidName { .. }
+            | BackendError::TooLarge { .. }
+            | BackendError::Unsupported { .. }
+            | BackendError::Full
+    )
+}
+
+impl Core {
+    pub(super) async fn enqueue(
+        &self,
+        letter: &Letter,
+        delay: Duration,
+        priority: Priority,
+    ) -> Result<(), BackendError> {
+        let payload = super::records::encode(letter)?;
+        let envelope = Envelope::new(queue_of(&letter.service), letter.envelope_id(), payload)
+            .delay(delay)
+            .priority(priority);
+        let enqueued = self.records.backend.queue().enqueue(envelope);
+        self.records.in_time(enqueued).await.map(drop)
+    }
+}
+
+/// What the queue of a service is called.
+pub(super) fn queue_of(service: &str) -> String {
+    format!("task/{service}")
+}
+
+/// Runs a task in place: as a part of the one that submits it, or as a task of its own.
+async fn here(
+    tasks: &Tasks,
+    run: Run,
+    letter: &Letter,
+    caller: Caller,
+    outer: Option<TaskContext>,
+    on_report: Option<&OnReport>,
+) -> Result<Box<RawValue>, TaskError> {
+    let stop = outer.map(|outer| outer.shared().stop.clone());
+    // Within another task that one says when it stops.
+    let guard = stop.is_none();
+    let stop = stop.unwrap_or_default();
+    let guard = guard.then(|| StopOnDrop::new(stop.clone()));
+    let context = TaskContext::of(Shared {
+        tasks: tasks.clone(),
+        id: letter.id.clone(),
+        service: letter.service.as_str().into(),
+        task: letter.task.as_str().into(),
+        attempt: 1,
+        caller: caller.clone(),
+        report: watch::Sender::default(),
+        stop,
+    });
+    let scope = Scope {
+        caller,
+        task: Some(context.clone()),
+    };
+    let work = run(letter.arguments.clone(), context.clone());
+    let work = observe::in_span(letter, 1, Scoped::new(Arc::new(scope), work));
+    let ended = select! {
+        biased;
+        ended = work => ended,
+        never = follow_here(&context.shared().report, on_report) => match never {},
+    };
+    if let Some(guard) = guard {
+        guard.completed();
+    }
+    ended.map_err(|error| {
+        let (error, is_conflict): (Arc<dyn std::error::Error + Send + Sync>, bool) = match error {
+            RunError::Failed(failure) => {
+                let failure = tasks.core().classify(failure);
+                let is_conflict = failure.is_conflict();
+                (failure.into_error(), is_conflict)
+            }
+            RunError::Panicked(message) => (Arc::new(panicked(&message)), false),
+        };
+        TaskError::Failed {
+            id: letter.id.clone(),
+            task: letter.task.as_str().into(),
+            error,
+            is_conflict,
+        }
+    })
+}
+
+pub(super) fn panicked(message: &str) -> Reported {
+    if message.is_empty() {
+        Reported::new("the task panicked")
+    } else {
+        Reported::new(format!("the task panicked: {message}"))
+    }
+}
+
+/// Stores what became of a task that was submitted and ran in place, for those who ask for its status.
+async fn keep(core: &Core, letter: &Letter, ended: &Result<Box<RawValue>, TaskError>) {
+    let mut record = Record::new(letter);
+    record.attempt = 1;
+    record.started = Some(letter.created);
+    let state = match ended {
+        Ok(output) => {
+            record.output = Some(output.clone());
+            TaskState::Succeeded
+        }
+        Err(error) => {
+            record.failure = Some(Failure {
+                error: Reported::of(std::error::Error::source(error).unwrap_or(error)),
+                is_conflict: error.is_conflict(),
+            });
+            TaskState::Failed
+        }
+    };
+    record.end(state, core.settings.result_time_to_live);
+    if let Err(error) = core.records.create(&letter.id, &record).await {
+        observe::backend_failed(&letter.id, &error);
+    }
+}

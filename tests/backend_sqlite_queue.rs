@@ -1,0 +1,378 @@
+//! The SQLite queue passes the conformance suite, in one process and in two, and bears crashes, locks and dropped calls.
+#![allow(clippy::unwrap_used)]
+
+mod sqlite;
+
+use bytes::Bytes;
+use futures_util::{FutureExt, future};
+use sqlite::process::{self, Process};
+use sqlite::{NEVER, SECOND, connect, number, place, soon, until};
+use sqlx::raw_sql;
+use static_assertions::assert_impl_all;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+use tower_promises::backend::sqlite::{SqliteDatabase, SqliteQueue};
+use tower_promises::backend::{
+    Backend, BackendError, Enqueued, Envelope, Outcome, Priority, Queue, Receipt, Store, Taken,
+    conformance,
+};
+
+assert_impl_all!(SqliteQueue: Queue, Clone, Send, Sync, std::fmt::Debug);
+
+const LEASE: Duration = Duration::from_millis(500);
+
+/// Now.
+const RETRY: Outcome = Outcome::Retry {
+    after: Duration::ZERO,
+};
+
+/// What the other tests start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "it is the other process of the tests beside it"]
+async fn the_other_process() {
+    process::serve().await;
+}
+
+fn envelope(id: &str) -> Envelope {
+    Envelope::new("queue", id, Bytes::copy_from_slice(id.as_bytes()))
+}
+
+async fn add(queue: &impl Queue, id: &str) {
+    let added = queue.enqueue(envelope(id)).await.unwrap();
+    assert_eq!(added, Enqueued::Added);
+}
+
+async fn take(queue: &impl Queue, lease: Duration) -> Taken {
+    let taken = soon(queue.take("queue", 1, lease)).await.unwrap();
+    taken.into_iter().next().unwrap()
+}
+
+async fn done(queue: &impl Queue, taken: &Taken) -> bool {
+    queue.settle(&taken.receipt, Outcome::Done).await.unwrap()
+}
+
+#[tokio::test]
+async fn it_conforms_on_one_database() {
+    let place = place();
+    let queue = SqliteDatabase::open(&place.path).await.unwrap().queue();
+    conformance::queue(async || queue.clone()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn it_conforms_on_a_database_for_each_caller() {
+    let place = place();
+    conformance::queue(async || SqliteDatabase::open(&place.path).await.unwrap().queue()).await;
+}
+
+/// Every second caller is in the other process: once the odd ones, once the even ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_conforms_between_two_processes() {
+    let place = place();
+    let here = SqliteDatabase::open(&place.path).await.unwrap();
+    let there = Process::start(&place.path);
+    for first in [0, 1] {
+        let calls = AtomicUsize::new(first);
+        conformance::queue(async || {
+            let is_here = calls.fetch_add(1, Ordering::SeqCst) % 2 == 0;
+            let adapter: Arc<dyn Queue> = if is_here {
+                Arc::new(here.queue())
+            } else {
+                Arc::new(there.adapter())
+            };
+            adapter
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_killed_process_has_leased_comes_back_when_the_leases_end() {
+    const ENVELOPES: usize = 3;
+    let place = place();
+    let queue = SqliteDatabase::open(&place.path).await.unwrap().queue();
+    let process = Process::start(&place.path);
+    let mut begun = process.work("queue", LEASE).await;
+    let ids = ["a", "b", "c"];
+    for id in ids {
+        add(&queue, id).await;
+    }
+    let mut seen = BTreeSet::new();
+    for _ in 0..ENVELOPES {
+        let (id, number) = soon(begun.next()).await;
+        assert_eq!(number, 1);
+        seen.insert(id);
+    }
+    assert_eq!(seen.len(), ENVELOPES);
+
+    // It renews its leases, and tells nobody else.
+    let early = timeout(LEASE * 4, queue.take("queue", 1, LEASE)).await;
+    assert!(early.is_err(), "{early:?}");
+    let killed = Instant::now();
+    process.kill();
+    let mut back = BTreeSet::new();
+    for _ in 0..ENVELOPES {
+        let taken = take(&queue, NEVER).await;
+        assert_eq!(taken.number, 2);
+        assert!(done(&queue, &taken).await);
+        back.insert(taken.id.to_string());
+    }
+    assert_eq!(back, seen);
+    assert!(killed.elapsed() < LEASE + SECOND * 2);
+}
+
+#[tokio::test]
+async fn a_restart_keeps_what_is_queued() {
+    let place = place();
+    let process = Process::start(&place.path);
+    let queue = process.adapter();
+    add(&queue, "first").await;
+    add(&queue, "second").await;
+    let urgent = envelope("urgent").priority(Priority::High);
+    queue.enqueue(urgent).await.unwrap();
+    let late = envelope("late").delay(SECOND);
+    let asked = Instant::now();
+    queue.enqueue(late).await.unwrap();
+    process.kill();
+
+    let process = Process::start(&place.path);
+    let queue = process.adapter();
+    for id in ["urgent", "first", "second", "late"] {
+        let again = queue.enqueue(envelope(id)).await.unwrap();
+        assert_eq!(again, Enqueued::Duplicate);
+    }
+    for id in ["urgent", "first", "second", "late"] {
+        let taken = take(&queue, NEVER).await;
+        assert_eq!((&*taken.id, &taken.payload[..]), (id, id.as_bytes()));
+        assert!(done(&queue, &taken).await);
+    }
+    assert!(asked.elapsed() >= SECOND);
+    process.kill();
+    let queue = SqliteDatabase::open(&place.path).await.unwrap().queue();
+    let again = queue.enqueue(envelope("first")).await.unwrap();
+    assert_eq!(again, Enqueued::Duplicate, "it has ended not long ago");
+}
+
+/// A kill may come at any moment. Nothing is lost, and nothing that is done comes again.
+#[tokio::test]
+async fn kills_in_the_middle_of_work_lose_nothing() {
+    const ENVELOPES: usize = 60;
+    let place = place();
+    let queue = SqliteDatabase::open(&place.path).await.unwrap().queue();
+    for number in 0..ENVELOPES {
+        add(&queue, &number.to_string()).await;
+    }
+    let (mut ended, mut open) = (BTreeSet::new(), BTreeSet::new());
+    for round in 0..8 {
+        let process = Process::start(&place.path);
+        let there = process.adapter();
+        let mut taken = soon(there.take("queue", 3, LEASE)).await.unwrap();
+        let last = taken.pop().unwrap();
+        for taken in taken {
+            assert!(done(&there, &taken).await);
+            assert!(ended.insert(taken.id), "what is done does not come again");
+        }
+        // In the middle of a take and a settlement, each time somewhere else.
+        let kill = async {
+            for _ in 0..round * 3 {
+                tokio::task::yield_now().await;
+            }
+            process.kill();
+        };
+        let settle = there.settle(&last.receipt, Outcome::Done);
+        let take = there.take("queue", 1, LEASE);
+        let (settled, _, ()) = soon(future::join3(settle, take, kill)).await;
+        match settled {
+            Ok(settled) => assert!(settled && ended.insert(last.id)),
+            // Nobody knows.
+            Err(_) => drop(open.insert(last.id)),
+        }
+    }
+    let left = async || number(&place.path, "SELECT envelopes FROM queue_size").await;
+    while left().await > 0 {
+        let taken = take(&queue, NEVER).await;
+        assert!(done(&queue, &taken).await);
+        open.remove(&taken.id);
+        assert!(ended.insert(taken.id), "what is done does not come again");
+    }
+    // Those that are left over had been settled when the process was killed.
+    ended.append(&mut open);
+    assert_eq!(ended.len(), ENVELOPES, "nothing is lost");
+    let check = "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'";
+    assert_eq!(number(&place.path, check).await, 1);
+}
+
+#[tokio::test]
+async fn a_worker_of_the_same_process_does_not_wait_for_a_poll() {
+    let place = place();
+    let database = SqliteDatabase::builder(&place.path).poll_interval(NEVER);
+    let queue = database.open().await.unwrap().queue();
+    for id in 0..20 {
+        let id = id.to_string();
+        let (taken, ()) = future::join(take(&queue, NEVER), add(&queue, &id)).await;
+        let retry = queue.settle(&taken.receipt, RETRY);
+        let (again, retried) = future::join(take(&queue, NEVER), retry).await;
+        assert!(retried.unwrap());
+        assert_eq!(again.number, 2);
+        assert!(done(&queue, &again).await);
+    }
+    // Nor does it for the end of a delay that it knows.
+    queue.enqueue(envelope("late").delay(LEASE)).await.unwrap();
+    let taken = take(&queue, LEASE).await;
+    let again = take(&queue, NEVER).await;
+    assert_eq!((again.id, again.number), (taken.id, 2));
+}
+
+#[tokio::test]
+async fn an_id_can_be_used_again_after_the_window() {
+    let place = place();
+    let database = SqliteDatabase::builder(&place.path).deduplication_window(Duration::ZERO);
+    let queue = database.open().await.unwrap().queue();
+    let mut receipts = BTreeSet::new();
+    for _ in 0..3 {
+        let payload = Bytes::from(receipts.len().to_string());
+        let envelope = Envelope::new("queue", "id", payload.clone());
+        until("the window is over", async || {
+            let added = queue.enqueue(envelope.clone()).await.unwrap();
+            added == Enqueued::Added
+        })
+        .await;
+        let taken = take(&queue, NEVER).await;
+        assert_eq!((taken.number, &taken.payload), (1, &payload));
+        for receipt in &receipts {
+            let receipt = Receipt::new(String::clone(receipt));
+            assert!(!queue.settle(&receipt, Outcome::Done).await.unwrap());
+        }
+        assert!(done(&queue, &taken).await);
+        receipts.insert(taken.receipt.as_str().to_owned());
+    }
+    assert_eq!(receipts.len(), 3, "no lease is known by the same receipt");
+}
+
+#[tokio::test]
+async fn what_has_ended_is_deleted_after_the_window() {
+    let place = place();
+    let database = SqliteDatabase::builder(&place.path).deduplication_window(LEASE);
+    let database = database.open().await.unwrap();
+    let (queue, store) = (database.queue(), database.store());
+    let large = Envelope::new("queue", "large", vec![1; 100_000].into());
+    queue.enqueue(large).await.unwrap();
+    add(&queue, "kept").await;
+    let taken = take(&queue, NEVER).await;
+    assert!(done(&queue, &taken).await);
+    let bytes = "SELECT sum(length(payload)) FROM queue_envelopes";
+    assert_eq!(number(&place.path, bytes).await, 4, "its payload is gone");
+    until("it is deleted", async || {
+        store.put("key", "x".into(), None).await.unwrap();
+        number(&place.path, "SELECT count(*) FROM queue_envelopes").await == 1
+    })
+    .await;
+    assert_eq!(&*take(&queue, NEVER).await.id, "kept");
+}
+
+#[tokio::test]
+async fn numbers_and_sizes_are_limited() {
+    let place = place();
+    let database = SqliteDatabase::builder(&place.path)
+        .max_envelopes(2)
+        .max_envelope_bytes(3);
+    let queue = database.open().await.unwrap().queue();
+    let error = queue.enqueue(envelope("four")).await.unwrap_err();
+    let limit = (4, 3);
+    assert!(
+        matches!(error, BackendError::TooLarge { size, limit: allowed } if (size, allowed) == limit),
+        "{error:?}"
+    );
+    add(&queue, "a").await;
+    add(&queue, "b").await;
+    let full = queue.enqueue(envelope("c")).await;
+    assert!(matches!(full, Err(BackendError::Full)), "{full:?}");
+    let known = queue.enqueue(envelope("b")).await.unwrap();
+    assert_eq!(known, Enqueued::Duplicate);
+    let taken = take(&queue, NEVER).await;
+    let full = queue.enqueue(envelope("c")).await;
+    assert!(matches!(full, Err(BackendError::Full)), "{full:?}");
+    assert!(done(&queue, &taken).await);
+    add(&queue, "c").await;
+}
+
+#[tokio::test]
+async fn what_is_taken_by_a_dropped_call_is_given_back_at_once() {
+    let place = place();
+    let queue = SqliteDatabase::open(&place.path).await.unwrap().queue();
+    add(&queue, "id").await;
+    let mut drops = 0;
+    for turns in 0..200 {
+        let mut early = queue.take("queue", 1, NEVER);
+        for _ in 0..turns {
+            if let Some(taken) = (&mut early).now_or_never() {
+                let [taken] = &taken.unwrap()[..] else {
+                    panic!("there is one");
+                };
+                assert!(queue.settle(&taken.receipt, RETRY).await.unwrap());
+                break;
+            }
+            drops += 1;
+            tokio::task::yield_now().await;
+        }
+        drop(early);
+    }
+    assert!(drops > 0);
+    let taken = take(&queue, NEVER).await;
+    assert!(done(&queue, &taken).await);
+}
+
+#[tokio::test]
+async fn a_lock_of_another_process_is_an_error_and_then_forgotten() {
+    const BUSY_TIMEOUT: Duration = Duration::from_millis(300);
+    let place = place();
+    let database = SqliteDatabase::builder(&place.path).busy_timeout(BUSY_TIMEOUT);
+    let queue = database.open().await.unwrap().queue();
+    add(&queue, "id").await;
+    let process = Process::start(&place.path);
+    let lock = process.lock().await;
+    let taken = soon(queue.take("queue", 1, NEVER)).await;
+    assert!(
+        matches!(taken, Err(BackendError::TimedOut { .. })),
+        "{taken:?}"
+    );
+    let added = soon(queue.enqueue(envelope("other"))).await;
+    assert!(
+        matches!(added, Err(BackendError::TimedOut { .. })),
+        "{added:?}"
+    );
+    drop(lock);
+    until("the lock is free", async || {
+        queue.enqueue(envelope("other")).await.is_ok()
+    })
+    .await;
+    for id in ["id", "other"] {
+        let taken = take(&queue, NEVER).await;
+        assert_eq!((&*taken.id, taken.number), (id, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_database_of_before_there_were_queues_gets_one() {
+    let place = place();
+    let database = SqliteDatabase::open(&place.path).await.unwrap();
+    database
+        .store()
+        .put("key", "kept".into(), None)
+        .await
+        .unwrap();
+    drop(database);
+    let mut connection = connect(&place.path).await;
+    let before = "DROP TABLE queue_envelopes; DROP TABLE queue_size; PRAGMA user_version = 1";
+    raw_sql(before).execute(&mut connection).await.unwrap();
+    drop(connection);
+
+    let backend = Backend::sqlite(&place.path).await.unwrap();
+    let entry = backend.store().get("key").await.unwrap().unwrap();
+    assert_eq!(entry.value, "kept");
+    backend.queue().enqueue(envelope("id")).await.unwrap();
+    let taken = soon(backend.queue().take("queue", 1, NEVER)).await.unwrap();
+    assert_eq!(&*taken[0].id, "id");
+}

@@ -1,0 +1,254 @@
+//! A queue with a fault, to show what fails with it.
+
+use std::future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tower_promises::backend::memory::MemoryQueue;
+use tower_promises::backend::{
+    BackendError, BoxFuture, Capabilities, Enqueued, Envelope, Handler, Outcome, Priority, Queue,
+    Receipt, Taken, WorkOptions,
+};
+
+/// What is wrong with a [`Broken`] queue.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fault {
+    None,
+    AcceptsAllNames,
+    AcceptsAllSizes,
+    AddsTwice,
+    DeliversTwice,
+    LosesEnvelopes,
+    ReversesOrder,
+    IgnoresPriorities,
+    IgnoresDelays,
+    LeasesToAll,
+    LeasesTooLong,
+    LeasesTooShort,
+    CountsNothing,
+    IgnoresRenewals,
+    RenewsLostLeases,
+    SettlesLostLeases,
+    RetriesTooEarly,
+    RetriesNever,
+    /// Each second call fails, some of them after they have been done.
+    FailsOften,
+    TakesNothing,
+    RenewsForever,
+    LosesLeases,
+}
+
+#[derive(Clone)]
+pub struct Broken {
+    pub fault: Fault,
+    pub queue: MemoryQueue,
+    pub calls: Arc<AtomicUsize>,
+}
+
+impl Broken {
+    pub fn new(fault: Fault) -> Self {
+        Self {
+            fault,
+            queue: MemoryQueue::new().max_payload_bytes(64 * 1024),
+            calls: Arc::default(),
+        }
+    }
+
+    fn every(&self, nth: usize) -> bool {
+        self.calls.fetch_add(1, Ordering::SeqCst) % nth == nth - 1
+    }
+
+    fn fail(&self) -> Result<(), BackendError> {
+        if self.fault == Fault::FailsOften && self.every(2) {
+            return Err(BackendError::unavailable("it is broken"));
+        }
+        Ok(())
+    }
+
+    fn name(&self, name: &str) -> String {
+        match self.fault {
+            Fault::AcceptsAllNames => format!("{:.1000}", name.replace('\n', " ")) + "x",
+            _ => name.to_owned(),
+        }
+    }
+}
+
+impl Queue for Broken {
+    fn capabilities(&self) -> Capabilities {
+        self.queue.capabilities()
+    }
+
+    fn enqueue(&self, mut envelope: Envelope) -> BoxFuture<'_, Result<Enqueued, BackendError>> {
+        Box::pin(async move {
+            match self.fault {
+                Fault::IgnoresDelays => envelope.delay = Duration::ZERO,
+                Fault::IgnoresPriorities => envelope.priority = Priority::Normal,
+                Fault::LosesEnvelopes if self.every(100) => return Ok(Enqueued::Added),
+                Fault::AcceptsAllNames => envelope.queue = self.name(&envelope.queue).into(),
+                Fault::AcceptsAllSizes => envelope.payload.truncate(64 * 1024),
+                _ => {}
+            }
+            let enqueued = self.queue.enqueue(envelope.clone()).await?;
+            match self.fault {
+                Fault::AddsTwice => return Ok(Enqueued::Added),
+                Fault::DeliversTwice if enqueued == Enqueued::Duplicate => {
+                    let again = format!("{} again", envelope.id);
+                    let again = Envelope::new(envelope.queue, again, envelope.payload);
+                    self.queue.enqueue(again).await?;
+                }
+                _ => {}
+            }
+            Ok(enqueued)
+        })
+    }
+
+    fn take<'a>(
+        &'a self,
+        queue: &'a str,
+        limit: usize,
+        lease: Duration,
+    ) -> BoxFuture<'a, Result<Vec<Taken>, BackendError>> {
+        Box::pin(async move {
+            self.fail()?;
+            if self.fault == Fault::TakesNothing {
+                self.calls.fetch_add(1, Ordering::SeqCst);
+                return Err(BackendError::unavailable("it is broken"));
+            }
+            let real = match self.fault {
+                Fault::LeasesToAll => Duration::ZERO,
+                Fault::LeasesTooLong => lease * 10,
+                Fault::LeasesTooShort => lease / 2,
+                _ => lease,
+            };
+            let mut taken = self.queue.take(&self.name(queue), limit, real).await?;
+            for taken in &mut taken {
+                match self.fault {
+                    Fault::LeasesToAll => taken.leased_until += lease,
+                    Fault::LeasesTooLong => taken.leased_until -= lease * 9,
+                    Fault::CountsNothing => taken.number = 1,
+                    _ => {}
+                }
+            }
+            if self.fault == Fault::ReversesOrder {
+                taken.reverse();
+            }
+            Ok(taken)
+        })
+    }
+
+    fn renew<'a>(
+        &'a self,
+        receipt: &'a Receipt,
+        lease: Duration,
+    ) -> BoxFuture<'a, Result<bool, BackendError>> {
+        Box::pin(async move {
+            self.fail()?;
+            self.calls.fetch_add(1, Ordering::SeqCst);
+            match self.fault {
+                Fault::IgnoresRenewals => Ok(true),
+                Fault::RenewsForever => future::pending().await,
+                Fault::LosesLeases => {
+                    let after = Duration::ZERO;
+                    let retry = Outcome::Retry { after };
+                    self.queue.settle(receipt, retry).await?;
+                    Ok(false)
+                }
+                Fault::RenewsLostLeases => {
+                    self.queue.renew(receipt, lease).await?;
+                    Ok(true)
+                }
+                _ => self.queue.renew(receipt, lease).await,
+            }
+        })
+    }
+
+    fn settle<'a>(
+        &'a self,
+        receipt: &'a Receipt,
+        outcome: Outcome,
+    ) -> BoxFuture<'a, Result<bool, BackendError>> {
+        Box::pin(async move {
+            let outcome = match (self.fault, outcome) {
+                (Fault::RetriesTooEarly, Outcome::Retry { after }) => {
+                    let after = after / 2;
+                    Outcome::Retry { after }
+                }
+                (Fault::RetriesNever, Outcome::Retry { .. }) => Outcome::GiveUp,
+                (_, outcome) => outcome,
+            };
+            let settled = self.queue.settle(receipt, outcome).await?;
+            // It is done, but who knows?
+            self.fail()?;
+            Ok(settled || self.fault == Fault::SettlesLostLeases)
+        })
+    }
+}
+
+/// What is wrong with a worker.
+#[derive(Clone, Copy, PartialEq)]
+pub enum WorkFault {
+    RunsTooMany,
+    IgnoresShutdown,
+    DropsHandlers,
+}
+
+/// A sound queue whose worker has a fault.
+#[derive(Clone)]
+pub struct BrokenWork(pub WorkFault, pub MemoryQueue);
+
+impl Queue for BrokenWork {
+    fn capabilities(&self) -> Capabilities {
+        self.1.capabilities()
+    }
+
+    fn enqueue(&self, envelope: Envelope) -> BoxFuture<'_, Result<Enqueued, BackendError>> {
+        self.1.enqueue(envelope)
+    }
+
+    fn take<'a>(
+        &'a self,
+        queue: &'a str,
+        limit: usize,
+        lease: Duration,
+    ) -> BoxFuture<'a, Result<Vec<Taken>, BackendError>> {
+        self.1.take(queue, limit, lease)
+    }
+
+    fn renew<'a>(
+        &'a self,
+        receipt: &'a Receipt,
+        lease: Duration,
+    ) -> BoxFuture<'a, Result<bool, BackendError>> {
+        self.1.renew(receipt, lease)
+    }
+
+    fn settle<'a>(
+        &'a self,
+        receipt: &'a Receipt,
+        outcome: Outcome,
+    ) -> BoxFuture<'a, Result<bool, BackendError>> {
+        self.1.settle(receipt, outcome)
+    }
+
+    fn work<'a>(
+        &'a self,
+        options: WorkOptions,
+        handler: Arc<dyn Handler>,
+        shutdown: BoxFuture<'a, ()>,
+    ) -> BoxFuture<'a, Result<(), BackendError>> {
+        let never = Box::pin(future::pending());
+        match self.0 {
+            WorkFault::RunsTooMany => self.1.work(options.concurrency(100), handler, shutdown),
+            WorkFault::IgnoresShutdown => self.1.work(options, handler, never),
+            WorkFault::DropsHandlers => {
+                let work = self.1.work(options, handler, never);
+                Box::pin(async {
+                    tokio::select! {
+                        ended = work => ended,
+                        () = shutdown => Ok(()),
+                    }
+                })
+            }
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! What the tests of queues share.
+#![allow(unreachable_pub)]
+
+pub mod broken;

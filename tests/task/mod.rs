@@ -1,0 +1,106 @@
+//! What the tests of tasks share. Each test file uses a part of it.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use tower_promises::backend::Backend;
+use tower_promises::task::{Task, TaskContext, TaskFailure, TaskService, Tasks, TasksBuilder};
+
+pub const SECOND: Duration = Duration::from_secs(1);
+
+pub type Ran = Result<String, TaskFailure>;
+
+type Function = dyn Fn(String, TaskContext) -> BoxFuture<'static, Ran> + Send + Sync;
+
+/// What [`Act`] does.
+#[derive(Clone)]
+pub struct Script(Arc<Function>);
+
+/// A task that does what the test says, with an argument.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Act(pub String);
+
+impl Task for Act {
+    const NAME: &'static str = "act";
+    type Output = String;
+
+    async fn run(self, context: TaskContext) -> Ran {
+        let script = context.state::<Script>()?.clone();
+        (script.0)(self.0, context).await
+    }
+}
+
+pub fn act(argument: impl Into<String>) -> Act {
+    Act(argument.into())
+}
+
+/// Builds a process with the service `main`, whose tasks do this.
+pub fn builder<F>(
+    backend: &Backend,
+    script: impl Fn(String, TaskContext) -> F + Send + Sync + 'static,
+) -> TasksBuilder
+where
+    F: Future<Output = Ran> + Send + 'static,
+{
+    Tasks::builder(backend.clone())
+        .service(TaskService::builder("main").task::<Act>())
+        .state(Script(Arc::new(move |argument, context| {
+            Box::pin(script(argument, context))
+        })))
+}
+
+/// A process with the service `main`, whose tasks do this.
+pub fn process<F>(
+    backend: &Backend,
+    script: impl Fn(String, TaskContext) -> F + Send + Sync + 'static,
+) -> Tasks
+where
+    F: Future<Output = Ran> + Send + 'static,
+{
+    builder(backend, script).build()
+}
+
+/// A process that only submits: what it runs itself is a mistake of the crate.
+pub fn client(backend: &Backend) -> Tasks {
+    process(backend, async |argument, _| {
+        panic!("`{argument}` runs where it was submitted")
+    })
+}
+
+/// An error of a task, in a way.
+#[derive(Debug)]
+pub struct Broken;
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("it is broken")
+    }
+}
+
+impl std::error::Error for Broken {}
+
+/// An error with another one as its source.
+#[derive(Debug)]
+pub struct Around(pub Broken);
+
+impl fmt::Display for Around {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("it does not work")
+    }
+}
+
+impl std::error::Error for Around {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+/// An error and all its sources.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let sources = std::iter::successors(error.source(), |&error| error.source());
+    let sources = sources.map(|error| format!(": {error}"));
+    format!("{error}{}", sources.collect::<String>())
+}

@@ -1,0 +1,524 @@
+//! Workers that crash, stand still, shut down or are too many, and what becomes of their tasks.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+mod task;
+
+use bytes::Bytes;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+use support::{Counter, Log, soon, until};
+use task::{Act, Broken, SECOND, act, builder, chain, client, process};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, advance};
+use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
+use tower_promises::backend::{
+    Backend, BackendError, BoxFuture, CompareAndSet, Entry, Envelope, Revision, Store, WatchStream,
+};
+use tower_promises::task::{
+    Principal, TaskContext, TaskError, TaskFailure, TaskId, TaskService, TaskState, Tasks,
+};
+
+/// A process whose tasks never end, and count how often they begin.
+fn endless(backend: &Backend) -> (Tasks, Counter) {
+    let begun = Counter::default();
+    let count = begun.clone();
+    let tasks = process(backend, move |_, _| {
+        count.add();
+        std::future::pending()
+    });
+    (tasks, begun)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_kills_its_workers_ends_as_a_dead_letter() {
+    let log = Log::start();
+    let backend = Backend::memory();
+    let client = client(&backend);
+    let id = client.service("main").submit(act("poison")).await.unwrap();
+    for crash in 1..=3 {
+        let (process, begun) = endless(&backend);
+        let worker = process.work().unwrap();
+        let mut watch = client.watch(&id).unwrap();
+        let status = soon(async {
+            loop {
+                let status = watch.changed().await.unwrap();
+                if begun.get() > 0 {
+                    break status;
+                }
+            }
+        });
+        let status = status.await;
+        assert_eq!(
+            (status.state(), status.attempt()),
+            (TaskState::Running, crash)
+        );
+        // As if the process ended.
+        drop(worker);
+    }
+    let (process, begun) = endless(&backend);
+    let _worker = process.work().unwrap();
+    let error = soon(client.output::<Act>(&id)).await.unwrap_err();
+    assert!(
+        matches!(error, TaskError::Dead { attempts: 3, .. }),
+        "{error:?}"
+    );
+    assert!(
+        chain(&error).contains("the worker has ended"),
+        "{}",
+        chain(&error)
+    );
+    assert_eq!(begun.get(), 0, "it is not begun again");
+    assert!(log.text().contains("task is a dead letter now"));
+    let letters = client.service("main").dead_letters().await.unwrap();
+    assert_eq!(letters.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_is_listed_and_sent_again() {
+    let backend = Backend::memory();
+    let is_broken = Arc::new(AtomicBool::new(true));
+    let attempts = Counter::default();
+    let process = process(&backend, {
+        let (is_broken, attempts) = (is_broken.clone(), attempts.clone());
+        move |argument, context| {
+            attempts.add();
+            let is_broken = is_broken.load(Ordering::SeqCst);
+            async move {
+                if is_broken {
+                    return Err(TaskFailure::conflict(Broken));
+                }
+                let principal = context.principal().unwrap();
+                Ok(format!("{argument} {principal} {}", context.attempt()))
+            }
+        }
+    });
+    let _worker = process.work().unwrap();
+    let service = process.service("main");
+    let submit = |task| {
+        let service = &service;
+        Principal::new("ada").scope(async move { service.submit(act(task)).await })
+    };
+    let first = submit("first").await.unwrap();
+    let _ = soon(process.output::<Act>(&first)).await;
+    let second = submit("second").await.unwrap();
+    let _ = soon(process.output::<Act>(&second)).await;
+
+    let letters = service.dead_letters().await.unwrap();
+    let ids: Vec<_> = letters.iter().map(|letter| letter.id()).collect();
+    assert_eq!(ids, [&first, &second]);
+    assert_eq!(letters[0].error().unwrap(), "it is broken");
+    assert_eq!(letters[0].principal().unwrap().as_str(), "ada");
+    assert_eq!((letters[0].task(), letters[0].attempt()), ("act", 3));
+
+    // It dies again, with all its attempts.
+    service.send_again(&first).await.unwrap();
+    let error = soon(process.output::<Act>(&first)).await.unwrap_err();
+    assert!(matches!(error, TaskError::Dead { .. }));
+    assert_eq!(attempts.get(), 9);
+
+    is_broken.store(false, Ordering::SeqCst);
+    service.send_again(&first).await.unwrap();
+    assert_eq!(
+        soon(process.output::<Act>(&first)).await.unwrap(),
+        "first ada 1"
+    );
+    service.discard(&second).await.unwrap();
+    assert!(service.dead_letters().await.unwrap().is_empty());
+    for id in [&first, &second, &TaskId::new("unknown")] {
+        let errors = [service.send_again(id).await, service.discard(id).await];
+        assert!(
+            errors
+                .iter()
+                .all(|error| matches!(error, Err(TaskError::NotFound { .. })))
+        );
+    }
+    assert_eq!(
+        process.status(&second).await.unwrap().state(),
+        TaskState::Dead
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_is_not_sent_by_another_service() {
+    let backend = Backend::memory();
+    let process = builder(&backend, async |_, _| Err(TaskFailure::conflict(Broken)));
+    let process = process.max_attempts(1).build();
+    let _worker = process.work().unwrap();
+    let id = process.service("main").submit(act("")).await.unwrap();
+    let _ = soon(process.output::<Act>(&id)).await;
+    let other = process.service("other");
+    assert!(matches!(
+        other.send_again(&id).await,
+        Err(TaskError::NotFound { .. })
+    ));
+    assert!(matches!(
+        other.discard(&id).await,
+        Err(TaskError::NotFound { .. })
+    ));
+    assert_eq!(
+        process.service("main").dead_letters().await.unwrap().len(),
+        1
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_list_of_dead_letters_has_a_limit() {
+    let backend = Backend::memory();
+    let process = builder(&backend, async |_, _| Err(TaskFailure::conflict(Broken)));
+    let process = process.max_attempts(1).build();
+    let _worker = process.work().unwrap();
+    let service = process.service("main");
+    let name = |number| format!("{number:0>900}");
+    for number in 0..60 {
+        let call = service.call(act("")).with_id(name(number));
+        let error = soon(call).await.unwrap_err();
+        assert!(matches!(error, TaskError::Dead { .. }), "{error:?}");
+    }
+    let letters = service.dead_letters().await.unwrap();
+    assert_eq!(letters.len(), 48 * 1024 / 903);
+    assert_eq!(letters.last().unwrap().id().as_str(), name(59));
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_waits_for_tasks_and_takes_no_more() {
+    let backend = Backend::memory();
+    let gate = Arc::new(Semaphore::new(0));
+    let begun = Counter::default();
+    let process = process(&backend, {
+        let (gate, begun) = (gate.clone(), begun.clone());
+        move |argument, _| {
+            let (gate, begun) = (gate.clone(), begun.clone());
+            async move {
+                begun.add();
+                gate.acquire().await.unwrap().forget();
+                Ok(argument)
+            }
+        }
+    });
+    let worker = process.work().unwrap();
+    let first = process.service("main").submit(act("first")).await.unwrap();
+    until("it begins", || begun.get() == 1).await;
+    let drain = tokio::spawn(worker.drain(SECOND * 60));
+    tokio::task::yield_now().await;
+    let second = process.service("main").submit(act("second")).await.unwrap();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    gate.add_permits(2);
+    assert!(drain.await.unwrap());
+    assert_eq!(process.output::<Act>(&first).await.unwrap(), "first");
+    let status = process.status(&second).await.unwrap();
+    assert_eq!(status.state(), TaskState::Queued);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_does_not_end_in_time_is_given_back_at_once() {
+    let backend = Backend::memory();
+    let id = TaskId::new("slow");
+    // More often than it may be tried.
+    for _ in 0..5 {
+        let (process, begun) = endless(&backend);
+        let worker = process.work().unwrap();
+        process
+            .service("main")
+            .submit(act(""))
+            .with_id(id.clone())
+            .await
+            .unwrap();
+        until("it begins", || begun.get() == 1).await;
+        let start = Instant::now();
+        assert!(!worker.drain(SECOND).await);
+        assert_eq!(start.elapsed(), SECOND);
+        let status = process.status(&id).await.unwrap();
+        assert_eq!((status.state(), status.attempt()), (TaskState::Queued, 0));
+    }
+    let process = process(&backend, async |_, context| {
+        Ok(context.attempt().to_string())
+    });
+    let _worker = process.work().unwrap();
+    let start = Instant::now();
+    assert_eq!(soon(process.output::<Act>(&id)).await.unwrap(), "1");
+    assert!(start.elapsed() < SECOND * 2, "nobody waits for a lease");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_takes_too_long_has_failed() {
+    let backend = Backend::memory();
+    let stopped = Counter::default();
+    let process = builder(&backend, {
+        let stopped = stopped.clone();
+        move |_, context: TaskContext| {
+            let guard = stopped.on_drop();
+            async move {
+                std::future::pending::<()>().await;
+                drop((guard, context));
+                Ok(String::new())
+            }
+        }
+    });
+    let service = TaskService::builder("main")
+        .task::<Act>()
+        .timeout(SECOND * 90);
+    let process = process.service(service).build();
+    let _worker = process.work().unwrap();
+    let start = Instant::now();
+    let error = soon(process.service("main").call(act("")))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, TaskError::Failed { .. }));
+    assert!(
+        chain(&error).ends_with(": the task took more than 90s"),
+        "{}",
+        chain(&error)
+    );
+    assert!(start.elapsed() < SECOND * 92);
+    assert_eq!(stopped.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_has_waited_too_long_is_not_begun() {
+    let log = Log::start();
+    // Time in the store is that of tokio, and time in the queue; what a letter says is that of the machine.
+    let backend = Backend::memory();
+    let late = builder(&backend, async |_, _| Ok(String::new()));
+    let late = late.lifetime(Duration::ZERO).build();
+    let call = late.service("main").call(act(""));
+    let call = tokio::spawn(call.timeout(SECOND * 100));
+    advance(SECOND * 2).await;
+    let (process, begun) = endless(&backend);
+    let _worker = process.work().unwrap();
+    let error = soon(call).await.unwrap().unwrap_err();
+    assert!(matches!(error, TaskError::NotFound { .. }), "{error:?}");
+    until("it is dropped", || {
+        log.text().contains("longer than its lifetime")
+    })
+    .await;
+    assert_eq!(begun.get(), 0);
+}
+
+/// A worker stands still in the first attempt, for longer than its lease. Meanwhile the second one ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_worker_that_stood_still_does_not_change_the_result() {
+    let backend = Backend::memory();
+    let (release, released) = mpsc::channel::<()>();
+    let released = Arc::new(std::sync::Mutex::new(released));
+    let over = Counter::default();
+    let process = builder(&backend, {
+        let over = over.clone();
+        move |_, context| {
+            let (released, over) = (released.clone(), over.clone());
+            async move {
+                if context.attempt() == 1 {
+                    // It blocks its thread, so nobody can drop it.
+                    released.lock().unwrap().recv().unwrap();
+                    let _guard = over.on_drop();
+                    return Ok("late".into());
+                }
+                Ok("in time".into())
+            }
+        }
+    });
+    let process = process.lease(Duration::from_millis(200)).build();
+    let workers = [process.work().unwrap(), process.work().unwrap()];
+    let id = process.service("main").submit(act("")).await.unwrap();
+    assert_eq!(soon(process.output::<Act>(&id)).await.unwrap(), "in time");
+    release.send(()).unwrap();
+    until("it goes on", || over.get() == 1).await;
+    for worker in workers {
+        assert!(worker.drain(SECOND * 60).await);
+    }
+    assert_eq!(process.output::<Act>(&id).await.unwrap(), "in time");
+    assert_eq!(process.status(&id).await.unwrap().attempt(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_type_of_task_is_a_dead_letter_in_the_end() {
+    let backend = Backend::memory();
+    let id = client(&backend)
+        .service("main")
+        .submit(act(""))
+        .await
+        .unwrap();
+    let old = Tasks::builder(backend.clone())
+        .service(TaskService::builder("main"))
+        .build();
+    let start = Instant::now();
+    let worker = old.work().unwrap();
+    let error = soon(old.output::<Act>(&id)).await.unwrap_err();
+    assert!(chain(&error).ends_with("this worker does not know tasks `act`"));
+    assert!(start.elapsed() >= SECOND * 60, "a roll-out has its time");
+    drop(worker);
+
+    let new = process(&backend, async |_, _| Ok("known".into()));
+    let _worker = new.work().unwrap();
+    new.service("main").send_again(&id).await.unwrap();
+    assert_eq!(soon(new.output::<Act>(&id)).await.unwrap(), "known");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_envelope_that_is_no_task_is_dropped() {
+    let log = Log::start();
+    let backend = Backend::memory();
+    let envelope = Envelope::new("task/main", "x", "no task".into());
+    backend.queue().enqueue(envelope).await.unwrap();
+    let process = process(&backend, async |argument, _| Ok(argument));
+    let _worker = process.work().unwrap();
+    assert_eq!(
+        soon(process.service("main").call(act("x"))).await.unwrap(),
+        "x"
+    );
+    assert!(log.text().contains("an envelope in the queue is no task"));
+}
+
+/// A store that fails when the test says so.
+#[derive(Clone)]
+struct Fragile {
+    store: MemoryStore,
+    fails: Arc<AtomicBool>,
+}
+
+impl Fragile {
+    async fn or_fail<T>(
+        &self,
+        answer: impl Future<Output = Result<T, BackendError>>,
+    ) -> Result<T, BackendError> {
+        if self.fails.load(Ordering::SeqCst) {
+            return Err(BackendError::unavailable("it is down"));
+        }
+        answer.await
+    }
+}
+
+impl Store for Fragile {
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, BackendError>> {
+        Box::pin(self.or_fail(self.store.get(key)))
+    }
+
+    fn put<'a>(
+        &'a self,
+        key: &'a str,
+        value: Bytes,
+        time_to_live: Option<Duration>,
+    ) -> BoxFuture<'a, Result<Revision, BackendError>> {
+        Box::pin(self.or_fail(self.store.put(key, value, time_to_live)))
+    }
+
+    fn compare_and_set<'a>(
+        &'a self,
+        key: &'a str,
+        expected: Option<Revision>,
+        value: Bytes,
+        time_to_live: Option<Duration>,
+    ) -> BoxFuture<'a, Result<CompareAndSet, BackendError>> {
+        let set = self
+            .store
+            .compare_and_set(key, expected, value, time_to_live);
+        Box::pin(self.or_fail(set))
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool, BackendError>> {
+        Box::pin(self.or_fail(self.store.delete(key)))
+    }
+
+    fn watch<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<WatchStream, BackendError>> {
+        self.store.watch(prefix)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tasks_go_on_when_the_store_has_recovered() {
+    let store = Fragile {
+        store: MemoryStore::new(),
+        fails: Arc::default(),
+    };
+    let backend = Backend::new(store.clone(), MemoryBus::new(), MemoryQueue::new());
+    let fails = |fails| store.fails.store(fails, Ordering::SeqCst);
+    let begun = Counter::default();
+    let process = process(&backend, {
+        let (begun, fails) = (begun.clone(), store.fails.clone());
+        move |argument, _| {
+            begun.add();
+            fails.store(true, Ordering::SeqCst);
+            async { Ok(argument) }
+        }
+    });
+    fails(true);
+    let error = process.service("main").submit(act("x")).await.unwrap_err();
+    assert_eq!(
+        chain(&error),
+        "tasks: backend failed: the backend is not available: it is down"
+    );
+    fails(false);
+
+    let id = process.service("main").submit(act("x")).await.unwrap();
+    fails(true);
+    // Neither who waits nor the worker gives up.
+    let output = tokio::spawn({
+        let (process, id) = (process.clone(), id.clone());
+        async move { process.output::<Act>(&id).await }
+    });
+    let _worker = process.work().unwrap();
+    tokio::time::sleep(SECOND * 30).await;
+    assert_eq!(begun.get(), 0, "what cannot be claimed is not begun");
+    fails(false);
+    while begun.get() == 0 {
+        tokio::time::sleep(SECOND / 10).await;
+    }
+    // The result could not be stored at first.
+    tokio::time::sleep(SECOND).await;
+    fails(false);
+    assert_eq!(soon(output).await.unwrap().unwrap(), "x");
+    assert_eq!(begun.get(), 1);
+    assert_eq!(process.status(&id).await.unwrap().attempt(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_store_has_lost_the_queue_has_not() {
+    let backend = Backend::memory();
+    let id = client(&backend)
+        .service("main")
+        .submit(act("x"))
+        .await
+        .unwrap();
+    assert!(
+        backend
+            .store()
+            .delete(&format!("task/record/{id}"))
+            .await
+            .unwrap()
+    );
+    let process = process(&backend, async |argument, _| Ok(argument));
+    let _worker = process.work().unwrap();
+    let output = soon(async {
+        loop {
+            match process.output::<Act>(&id).await {
+                Err(TaskError::NotFound { .. }) => tokio::task::yield_now().await,
+                other => break other,
+            }
+        }
+    });
+    assert_eq!(output.await.unwrap(), "x");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_is_an_error_and_leaves_nothing() {
+    let queue = MemoryQueue::new().max_envelopes(1);
+    let backend = Backend::new(MemoryStore::new(), MemoryBus::new(), queue);
+    assert!(backend.queue().capabilities().delays);
+    let service = client(&backend).service("main");
+    service.submit(act("x")).await.unwrap();
+    let submit = service.submit(act("y")).with_id("y");
+    let error = submit.await.unwrap_err();
+    assert!(matches!(
+        error,
+        TaskError::Backend {
+            error: BackendError::Full
+        }
+    ));
+    // It can be submitted when there is room.
+    let tasks = process(&backend, async |argument, _| Ok(argument));
+    let error = tasks.status(&"y".into()).await.unwrap_err();
+    assert!(matches!(error, TaskError::NotFound { .. }));
+}
