@@ -58,7 +58,7 @@ enum Begin {
     Attempt(u32),
     /// It has ended or is somebody else's.
     Nothing,
-    /// The store has forgotten it, and rightly so.
+    /// It has waited for too long.
     Expired,
     /// Somebody has cancelled it.
     Cancelled,
@@ -103,7 +103,7 @@ impl Attempts {
                 after: BACKEND_PAUSE,
             };
         };
-        let begun = match attempt.begin().await {
+        let begun = match attempt.begin(self.service.timeout).await {
             Ok(begun) => begun,
             Err(error) => {
                 observe::backend_failed(&letter.id, &error);
@@ -116,7 +116,8 @@ impl Attempts {
             Begin::Attempt(number) => attempt.number = number,
             Begin::Nothing => return Outcome::Done,
             Begin::Expired => {
-                observe::expired(&letter);
+                observe::ended(&letter, TaskState::Failed, Some(&expired()));
+                core.announce(&letter.id, News::Ended).await;
                 return Outcome::Done;
             }
             Begin::Cancelled => {
@@ -207,7 +208,7 @@ impl Attempts {
 
 impl Attempt<'_> {
     /// Claims the task for this attempt.
-    async fn begin(&self) -> Result<Begin, BackendError> {
+    async fn begin(&self, limit: Duration) -> Result<Begin, BackendError> {
         let (core, letter) = (self.core, self.letter);
         let settings = &core.settings;
         let update = |found: Option<Record>| {
@@ -220,12 +221,19 @@ impl Attempt<'_> {
                 }
                 Some(record) if record.state.is_terminal() => return Update::Keep(Begin::Nothing),
                 Some(record) => record,
-                None if letter.expires <= now() => return Update::Keep(Begin::Expired),
                 // The store has lost it, the queue has not.
                 None => Record::new(letter),
             };
             record.letter = None;
-            let begin = if record.cancel {
+            let now = now();
+            let begin = if letter.expires <= now {
+                record.failure = Some(Failure {
+                    error: expired(),
+                    is_conflict: false,
+                });
+                record.end(TaskState::Failed, settings.result_time_to_live);
+                Begin::Expired
+            } else if record.cancel {
                 record.end(TaskState::Cancelled, settings.result_time_to_live);
                 Begin::Cancelled
             } else if record.attempt >= settings.max_attempts {
@@ -239,7 +247,12 @@ impl Attempt<'_> {
                 record.attempt += 1;
                 record.state = TaskState::Running;
                 record.token = Some(self.token.clone());
-                record.started = Some(now());
+                record.started = Some(now);
+                // It must not be forgotten while it runs.
+                let longest = limit.saturating_add(settings.result_time_to_live);
+                record.expires = letter
+                    .expires
+                    .max(now.saturating_add(milliseconds(longest)));
                 record.progress = None;
                 record.message = None;
                 Begin::Attempt(record.attempt)
@@ -507,6 +520,10 @@ impl Attempt<'_> {
             }
         }
     }
+}
+
+fn expired() -> Reported {
+    Reported::new("it has waited longer than its lifetime")
 }
 
 fn crashed() -> Reported {
