@@ -183,6 +183,51 @@ async fn the_list_of_dead_letters_has_a_limit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_dead_letter_that_is_too_large_for_the_store_is_no_loop() {
+    let store = MemoryStore::new().max_value_bytes(2000);
+    let backend = Backend::new(store, MemoryBus::new(), MemoryQueue::new());
+    let attempts = Counter::default();
+    let count = attempts.clone();
+    let process = process(&backend, move |argument, _| {
+        count.add();
+        async move {
+            match argument.starts_with("conflict") {
+                true => Err(TaskFailure::conflict(Broken)),
+                false => std::future::pending().await,
+            }
+        }
+    });
+    let worker = process.work().unwrap();
+    let service = process.service("main");
+    let call = service.call(act(format!("conflict{}", "x".repeat(5000))));
+    let error = soon(call).await.unwrap_err();
+    assert!(
+        matches!(error, TaskError::Dead { attempts: 3, .. }),
+        "{error:?}"
+    );
+    drop(worker);
+
+    let id = service.submit(act("x".repeat(5000))).await.unwrap();
+    for crash in 1..=3 {
+        let worker = process.work().unwrap();
+        let begins = async {
+            while attempts.get() < 3 + crash {
+                tokio::time::sleep(SECOND).await;
+            }
+        };
+        soon(begins).await;
+        drop(worker);
+    }
+    let _worker = process.work().unwrap();
+    let error = soon(process.output::<Act>(&id)).await.unwrap_err();
+    assert!(
+        matches!(error, TaskError::Dead { attempts: 3, .. }),
+        "{error:?}"
+    );
+    assert!(service.dead_letters().await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn draining_waits_for_tasks_and_takes_no_more() {
     let backend = Backend::memory();
     let gate = Arc::new(Semaphore::new(0));
@@ -430,6 +475,8 @@ async fn an_envelope_that_is_no_task_is_dropped() {
 struct Fragile {
     store: MemoryStore,
     fails: Arc<AtomicBool>,
+    /// The next change takes effect, and seems to fail.
+    seems_to_fail: Arc<AtomicBool>,
 }
 
 impl Fragile {
@@ -465,10 +512,15 @@ impl Store for Fragile {
         value: Bytes,
         time_to_live: Option<Duration>,
     ) -> BoxFuture<'a, Result<CompareAndSet, BackendError>> {
-        let set = self
-            .store
-            .compare_and_set(key, expected, value, time_to_live);
-        Box::pin(self.or_fail(set))
+        Box::pin(async move {
+            let store = &self.store;
+            let set = store.compare_and_set(key, expected, value, time_to_live);
+            let set = self.or_fail(set).await;
+            if self.seems_to_fail.swap(false, Ordering::SeqCst) {
+                return Err(BackendError::unavailable("the answer is lost"));
+            }
+            set
+        })
     }
 
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool, BackendError>> {
@@ -485,6 +537,7 @@ async fn tasks_go_on_when_the_store_has_recovered() {
     let store = Fragile {
         store: MemoryStore::new(),
         fails: Arc::default(),
+        seems_to_fail: Arc::default(),
     };
     let backend = Backend::new(store.clone(), MemoryBus::new(), MemoryQueue::new());
     let fails = |fails| store.fails.store(fails, Ordering::SeqCst);
@@ -525,6 +578,36 @@ async fn tasks_go_on_when_the_store_has_recovered() {
     assert_eq!(soon(output).await.unwrap().unwrap(), "x");
     assert_eq!(begun.get(), 1);
     assert_eq!(process.status(&id).await.unwrap().attempt(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_task_is_lost_when_the_answer_of_the_store_is() {
+    let store = Fragile {
+        store: MemoryStore::new(),
+        fails: Arc::default(),
+        seems_to_fail: Arc::default(),
+    };
+    let backend = Backend::new(store.clone(), MemoryBus::new(), MemoryQueue::new());
+    let process = process(&backend, {
+        let seems_to_fail = store.seems_to_fail.clone();
+        move |argument, context| {
+            // What fails is how this attempt ends.
+            seems_to_fail.store(context.attempt() < 3, Ordering::SeqCst);
+            async move {
+                match (&*argument, context.attempt()) {
+                    ("conflict", 1) => Err(TaskFailure::conflict(Broken)),
+                    ("error", _) => Err(Broken.into()),
+                    (_, attempt) => Ok(attempt.to_string()),
+                }
+            }
+        }
+    });
+    let _worker = process.work().unwrap();
+    let service = process.service("main");
+    assert_eq!(soon(service.call(act("conflict"))).await.unwrap(), "2");
+    assert_eq!(soon(service.call(act("success"))).await.unwrap(), "1");
+    let error = soon(service.call(act("error"))).await.unwrap_err();
+    assert!(matches!(error, TaskError::Failed { .. }), "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]
