@@ -78,7 +78,7 @@ impl Server {
         started.await.unwrap_or(false)
     }
 
-    fn address(&self) -> String {
+    pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
