@@ -31,6 +31,13 @@ const CONSUMER_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 /// How many workers can wait for one queue at once.
 const MAX_WAITING: i64 = 8192;
 
+/// How long the server may say nothing to a request that does not wait: it does so where another worker was given
+/// the last message in the meantime.
+const UNANSWERED: Duration = Duration::from_millis(500);
+
+/// How long the other answers may take when the first one is there.
+const MORE: Duration = Duration::from_millis(50);
+
 /// How many are taken at once.
 const MAX_TAKEN: usize = 64;
 
@@ -156,12 +163,13 @@ impl NatsQueue {
             Ok(answers)
         };
         let answers = self.connection.in_time(ask).await?;
-        let patience = self.connection.settings().timeout;
-        let until = Instant::now() + wait.unwrap_or_default() + patience;
-        let messages = receive(answers, requests, until).await;
-        match messages {
+        let after = self.connection.settings().timeout;
+        let patience = wait.map_or(UNANSWERED, |wait| wait + after).min(LONGEST);
+        match receive(answers, requests, Instant::now() + patience).await {
             Ok(Some(messages)) => Ok(messages),
-            Ok(None) => Err(BackendError::TimedOut { after: patience }),
+            // The request that waits finds out whether the server is there.
+            Ok(None) if wait.is_none() => Ok(Vec::new()),
+            Ok(None) => Err(BackendError::TimedOut { after }),
             Err(error) => {
                 // It may be that the consumer is not there any more.
                 lock(&self.ready).remove(queue);
@@ -288,18 +296,18 @@ fn again(after: Duration) -> AckKind {
     AckKind::Nak(at_once.unwrap_or(Some(after.min(LONGEST))))
 }
 
-/// The messages among the answers to so many requests, or `None` where there is no answer in time.
+/// The messages among the answers to so many requests, or `None` where none is answered in time.
 async fn receive(
     mut answers: Subscriber,
     requests: usize,
     until: Instant,
 ) -> Result<Option<Vec<Message>>, BackendError> {
-    let mut messages = Vec::new();
-    for _ in 0..requests {
+    let (mut messages, mut until) = (Vec::new(), until);
+    for number in 0..requests {
         let answer = match timeout_at(until, answers.next()).await {
             Ok(Some(answer)) => answer,
             Ok(None) => return Err(BackendError::unavailable("the client was closed")),
-            Err(_) if messages.is_empty() => return Ok(None),
+            Err(_) if number == 0 => return Ok(None),
             Err(_) => break,
         };
         match answer.status {
@@ -308,6 +316,8 @@ async fn receive(
             Some(_) if !messages.is_empty() => break,
             Some(status) => return Err(refused(status, answer.description.as_deref())),
         }
+        // What is there does not wait for what may come.
+        until = until.min(Instant::now() + MORE);
     }
     Ok(Some(messages))
 }
