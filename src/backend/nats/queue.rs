@@ -9,14 +9,15 @@ use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{self, AckKind};
-use async_nats::{Message, StatusCode, Subscriber};
+use async_nats::{Client, Message, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, join_all};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
-use tokio::time::{Instant, timeout_at};
+use tokio::runtime::Handle;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// A delay in milliseconds.
 const DELAY: &str = "Tower-Promises-Delay";
@@ -150,7 +151,6 @@ impl NatsQueue {
         };
         let request = Bytes::from(request);
         let ask = async {
-            // Dropped, it ends the interest of the server in the answers.
             let answers = client.subscribe(inbox.clone()).await;
             let answers = answers.map_err(BackendError::unavailable)?;
             for _ in 0..requests {
@@ -160,7 +160,11 @@ impl NatsQueue {
                     .await;
                 asked.map_err(BackendError::unavailable)?;
             }
-            Ok(answers)
+            Ok(Answers {
+                client: client.clone(),
+                open: requests,
+                subscriber: Some(answers),
+            })
         };
         let answers = self.connection.in_time(ask).await?;
         let after = self.connection.settings().timeout;
@@ -296,9 +300,50 @@ fn again(after: Duration) -> AckKind {
     AckKind::Nak(at_once.unwrap_or(Some(after.min(LONGEST))))
 }
 
+/// The answers to requests for messages. Dropped, it gives back what comes too late.
+struct Answers {
+    client: Client,
+    subscriber: Option<Subscriber>,
+    /// How many are missing.
+    open: usize,
+}
+
+impl Answers {
+    async fn next(&mut self) -> Option<Message> {
+        let answer = self.subscriber.as_mut()?.next().await;
+        self.open = self.open.saturating_sub(1);
+        answer
+    }
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        let (Some(mut subscriber), Ok(runtime)) = (self.subscriber.take(), Handle::try_current())
+        else {
+            return;
+        };
+        if self.open == 0 {
+            return;
+        }
+        let client = self.client.clone();
+        runtime.spawn(async move {
+            // The server sends no more, and what is on its way still comes.
+            if subscriber.drain().await.is_err() {
+                return;
+            }
+            while let Ok(Some(message)) = timeout(CLAIM_TIME, subscriber.next()).await {
+                if let Some(reply) = message.reply {
+                    // If it is lost, the message comes back all the same.
+                    let _ = client.publish(reply, AckKind::Nak(None).into()).await;
+                }
+            }
+        });
+    }
+}
+
 /// The messages among the answers to so many requests, or `None` where none is answered in time.
 async fn receive(
-    mut answers: Subscriber,
+    mut answers: Answers,
     requests: usize,
     until: Instant,
 ) -> Result<Option<Vec<Message>>, BackendError> {
