@@ -345,6 +345,33 @@ async fn nothing_becomes_an_operation_of_a_process_that_has_begun_to_drain() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_taken_when_the_process_begins_to_drain_is_free_for_others() {
+    let gate = Gate::new();
+    let at_gate = gate.clone();
+    let store = Stepping::new(move |at, key| {
+        let waits = at == At::BeforeWrite && key.starts_with("operation/key/");
+        let gate = at_gate.clone();
+        async move {
+            if waits {
+                gate.pass().await;
+            }
+            Ok(())
+        }
+    });
+    let [(here, calls), (there, other_calls)] = [(); 2].map(|()| counting(&store));
+    let client = here.clone();
+    let client = tokio::spawn(async move { client.ask("POST /", &[KEY]).await });
+    until("the key is taken", || gate.arrivals.get() == 1).await;
+    assert_eq!(here.operations.drain(Duration::ZERO).await, 0);
+    gate.open();
+    let answer = client.await.unwrap();
+    assert_eq!((answer.status.as_u16(), calls.get()), (503, 0));
+    assert_eq!(answer.header("retry-after"), "1");
+    assert_eq!(there.ask("POST /", &[KEY]).await.status, 200);
+    assert_eq!(other_calls.get(), 1);
+}
+
 /// Work that blocks its thread until the sender is gone.
 fn blocking(builder: tower_promises::operation::OperationLayerBuilder) -> (App, mpsc::Sender<()>) {
     let (release, released) = mpsc::channel::<()>();

@@ -120,6 +120,7 @@ where
             let status = StatusCode::UNPROCESSABLE_ENTITY;
             return varying(core.problem(status, detail, &asked.headers));
         }
+        Ok(Taken::Refused) => return draining(&core, &asked.headers),
         // Without the store it might run twice.
         Err(error) => {
             observe::stays_on_connection(&error);
@@ -163,6 +164,8 @@ enum Taken {
     Again(Key, Record),
     /// That of another request.
     ByOther,
+    /// Nobody's: this process takes on no more.
+    Refused,
 }
 
 /// Takes the key, and begins the work if nobody has taken it before. From then on the work goes on whatever becomes of
@@ -207,6 +210,11 @@ where
         let value = encode(&claimed)?;
         let set = core.records.set(&claim.key, expected, value, longest).await;
         if let Ok(CompareAndSet::Set(_)) = set {
+            if core.is_draining() {
+                // It has begun to while the body was read or the store was asked.
+                core.discard(&key).await;
+                return Ok(Taken::Refused);
+            }
             let news = core.hub.subscribe(&key);
             let work = Work::Calling(start());
             tokio::spawn(Runner::new(core.clone(), key.clone(), work, admission).run());
