@@ -487,3 +487,15 @@ async fn trailers_of_a_request_reach_the_service() {
     let request = operation::request_with("POST /", &[], Body::new(body));
     assert_eq!(app.send(request).await.body, "here");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_status_that_ends_nothing_is_a_failure() {
+    let app = App::working(memory());
+    for code in [100, 101, 103] {
+        let path = app.start(&format!("POST /?ms=3000&code={code}"), &[]).await;
+        let document = app.ended(&path).await;
+        assert_eq!(document["error"]["code"], "ServiceError", "{code}");
+        let result = app.get(&format!("{path}/result")).await;
+        assert_eq!(result.status, 500);
+    }
+}

@@ -9,7 +9,7 @@ use super::record::{Failure, Key, Stored};
 use super::records::Changed;
 use super::result::Outcome;
 use super::status::Status;
-use super::work::{Work, too_large};
+use super::work::{Work, failed, too_large};
 use crate::BoxError;
 use crate::backend::BackendError;
 use bytes::Bytes;
@@ -193,6 +193,10 @@ where
         let (core, key) = (&self.core, &self.key);
         let retention = core.settings.retention;
         let fail = |failure| self.end(Status::Failed, Some(failure), None, report);
+        if outcome.status.is_informational() {
+            // It would be the end of nothing, least of all on the connection of whoever asks for the result.
+            return fail(failed("ServiceError")).await;
+        }
         if !core
             .limits
             .store(key, RECORD_BYTES + outcome.size(), retention)
