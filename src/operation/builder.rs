@@ -212,7 +212,9 @@ impl OperationLayerBuilder {
     /// [always](Escalate::Always), `HEAD`, `OPTIONS` and `TRACE` [never](Escalate::Never), and others, such as
     /// `GET`, [when preferred](Escalate::WhenPreferred).
     ///
-    /// Upgrades and `CONNECT` never do, whatever the predicate says. It should look at nothing that `Vary` does not
+    /// Upgrades and `CONNECT` never do, whatever the predicate says. The body of what can become an operation is read to
+    /// its end first, so the predicate has to except requests whose client sends while it reads, gRPC calls for
+    /// example. It should look at nothing that `Vary` does not
     /// name, or caches mix up responses.
     ///
     /// ```
