@@ -404,3 +404,97 @@ async fn progress_is_found_deep_in_the_handler() {
     assert!(!detached.is_cancelled());
     timeout(SECOND, detached.cancelled()).await.unwrap_err();
 }
+
+#[tokio::test(start_paused = true)]
+async fn times_can_be_as_long_as_there_are() {
+    let forever = std::time::Duration::MAX;
+    let builder = memory()
+        .max_wait(forever)
+        .lifetime(forever)
+        .retention(forever)
+        .progress_interval(forever)
+        .lease(forever)
+        .retry_after(forever)
+        .heartbeat(forever)
+        .backend_timeout(forever);
+    let app = with_users(builder);
+    let path = app.start("POST /?ms=9000&steps=3", &[ANNA]).await;
+    let path = format!("GET {path}");
+    sleep(SECOND * 9).await;
+    let document = app.ask(&path, &[ANNA]).await.json();
+    assert_eq!(document["status"], "Succeeded");
+    let result = app.ask(&format!("{path}/result"), &[ANNA]).await;
+    assert_eq!(result.body, r#"{"answer":42}"#);
+    let wait = ("prefer", "wait=99999999999999999999");
+    assert_eq!(app.ask("POST /?ms=600000", &[wait]).await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_that_a_client_sends_is_an_error_of_the_server() {
+    let app = App::working(memory().idempotency_keys(true));
+    let path = app.start("POST /?ms=600000", &[]).await;
+    let id = path.rsplit('/').next().unwrap();
+    let long = "a".repeat(8000);
+    let strange = [
+        &b""[..],
+        b"\xff\xfe",
+        b"\"",
+        b"\\",
+        b",;=,\"\\",
+        b"-1",
+        long.as_bytes(),
+    ];
+    for name in [
+        "accept",
+        "prefer",
+        "last-event-id",
+        "if-none-match",
+        "origin",
+        "sec-fetch-site",
+        "content-type",
+        "host",
+        "connection",
+        "idempotency-key",
+    ] {
+        for value in strange {
+            for line in [
+                "POST /".to_owned(),
+                format!("GET {path}"),
+                format!("HEAD {path}/events"),
+                format!("GET {path}/result"),
+                format!("POST {path}/cancel?{name}"),
+            ] {
+                let mut request = request(&line, &[]);
+                let value = http::HeaderValue::from_bytes(value).unwrap();
+                request.headers_mut().insert(name, value);
+                let status = app.send(request).await.status;
+                assert!(!status.is_server_error(), "{line} {name}");
+            }
+        }
+    }
+    for strange in [
+        "".to_owned(),
+        "/".into(),
+        "//".into(),
+        format!("/{id}/"),
+        format!("//{id}"),
+        format!("/{id}//"),
+        format!("/{id}/result/"),
+        format!("/{id}/RESULT"),
+        format!("/{id}/events/x"),
+        format!("/{}", &id[1..]),
+        format!("/{id}0"),
+        format!("/{}", id.to_uppercase() + "A"),
+        format!("/%{:02x}{}", id.as_bytes()[0], &id[1..]),
+        "/assets".into(),
+        "/assets/".into(),
+        "/assets/../../secret".into(),
+        format!("/assets/{id}"),
+        format!("/{long}"),
+    ] {
+        for method in ["GET", "HEAD", "POST", "DELETE", "OPTIONS"] {
+            let line = format!("{method} /.operations{strange}");
+            assert_eq!(app.ask(&line, &[]).await.status, 404, "{line}");
+        }
+    }
+}

@@ -293,3 +293,21 @@ async fn events_end_when_the_process_has_drained() {
     assert!(timeout(SECOND, events.next()).await.unwrap().is_none());
     assert_eq!(here.document(&path).await["status"], "Running");
 }
+
+#[tokio::test(start_paused = true)]
+async fn section_5_an_id_that_was_never_given_out_says_nothing() {
+    let app = App::working(memory());
+    let path = app.start("POST /?ms=9000", &[]).await;
+    let events = Events::open(&app, &path, Some(u64::MAX)).await;
+    let names: Vec<_> = soon(events.rest()).await;
+    let names: Vec<_> = names.into_iter().map(|event| event.name).collect();
+    assert_eq!(names.first().unwrap(), "status");
+    assert_eq!(names.last().unwrap(), "done");
+    let events = Events::open(&app, &path, Some(u64::MAX)).await.rest().await;
+    assert_eq!((events.len(), &*events[0].name), (1, "done"));
+    for id in ["-1", "x", "", "18446744073709551616"] {
+        let line = format!("GET {path}/events");
+        let answer = app.ask(&line, &[("last-event-id", id)]).await;
+        assert!(answer.body.contains("event: done\n"), "{id:?} {answer:?}");
+    }
+}

@@ -212,3 +212,18 @@ async fn keys_are_opt_in_and_checked() {
     }
     assert_eq!(calls.get(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn section_1_vary_is_on_refusals_too() {
+    let (app, _) = counting(memory().max_body_bytes(3));
+    let vary = async |headers: &[(&str, &str)], body: &'static str| {
+        let request = request_with("POST /", headers, Body::from(body));
+        let answer = app.send(request).await;
+        assert!(answer.status.is_client_error() || answer.status.is_server_error());
+        answer.header("vary").to_owned()
+    };
+    assert_eq!(vary(&[KEY, KEY], "").await, "Accept, Prefer");
+    assert_eq!(vary(&[KEY], "1234").await, "Accept, Prefer");
+    app.operations.drain(SECOND).await;
+    assert_eq!(vary(&[KEY], "").await, "Accept, Prefer");
+}

@@ -171,6 +171,21 @@ async fn a_lost_message_costs_time_and_not_correctness() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn work_that_reports_hears_of_its_end_where_the_message_is_lost() {
+    let unreliable = Unreliable::new();
+    unreliable.is_deaf.store(true, Ordering::SeqCst);
+    let [here, there] =
+        [(); 2].map(|()| App::working(OperationLayer::builder(unreliable.backend())));
+    let path = here.start("POST /?ms=600000&steps=1200", &[]).await;
+    there.ask(&format!("DELETE {path}"), &[]).await;
+    let start = Instant::now();
+    while here.operations.running() > 0 {
+        sleep(SECOND / 10).await;
+    }
+    assert!(start.elapsed() <= SECOND, "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_backend_that_is_down_keeps_requests_on_their_connection() {
     let unreliable = Unreliable::new();
     let app = App::working(OperationLayer::builder(unreliable.backend()));

@@ -92,6 +92,15 @@ async fn section_2_a_client_that_knows_the_document_is_told_so() {
     let answer = app.ask(&line, &[("if-none-match", &tag)]).await;
     assert_eq!((answer.status.as_u16(), &*answer.body), (304, ""));
     assert_eq!(answer.header("etag"), tag);
+    // A proxy may have made it weak, and a client may know more than one.
+    for known in ["*", &format!("W/{tag}"), &format!("\"x\", W/{tag} ,\"y\"")] {
+        let answer = app.ask(&line, &[("if-none-match", known)]).await;
+        assert_eq!(answer.status, 304, "{known}");
+    }
+    for known in ["", "W/", "\"x\"", "\"", &tag[1..]] {
+        let answer = app.ask(&line, &[("if-none-match", known)]).await;
+        assert_eq!(answer.status, 200, "{known}");
+    }
     app.ended(&path).await;
     let answer = app.ask(&line, &[("if-none-match", &tag)]).await;
     assert_eq!(answer.status, 200);
@@ -477,4 +486,16 @@ async fn trailers_of_a_request_reach_the_service() {
     let body = http_body_util::StreamBody::new(stream::iter(frames.map(Ok::<_, Infallible>)));
     let request = operation::request_with("POST /", &[], Body::new(body));
     assert_eq!(app.send(request).await.body, "here");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_that_ends_nothing_is_a_failure() {
+    let app = App::working(memory());
+    for code in [100, 101, 103] {
+        let path = app.start(&format!("POST /?ms=3000&code={code}"), &[]).await;
+        let document = app.ended(&path).await;
+        assert_eq!(document["error"]["code"], "ServiceError", "{code}");
+        let result = app.get(&format!("{path}/result")).await;
+        assert_eq!(result.status, 500);
+    }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use support::Counter;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::timeout;
 use tower_promises::operation::OperationLayerBuilder;
 
@@ -221,4 +221,73 @@ async fn section_3_a_result_to_be_read_once_outlives_a_broken_connection() {
         }
     })
     .await;
+}
+
+/// The status and the body of the response to a request without a body.
+async fn exchange(stream: &mut BufReader<TcpStream>, line: &str, headers: &str) -> (u16, String) {
+    let request = format!("{line} HTTP/1.1\r\nhost: x\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let head = head(stream).await.to_ascii_lowercase();
+    let status: u16 = head["http/1.1 ".len()..][..3].parse().unwrap();
+    let lengths: Vec<usize> = head
+        .lines()
+        .filter_map(|line| line.strip_prefix("content-length: ")?.parse().ok())
+        .collect();
+    assert!(lengths.len() <= 1, "{head}");
+    assert!(!head.contains("transfer-encoding"), "{head}");
+    let has_body = !line.starts_with("HEAD") && !matches!(status, 204 | 304);
+    assert!(lengths.len() == 1 || !has_body, "{head}");
+    let mut body = vec![0; if has_body { lengths[0] } else { 0 }];
+    in_time(stream.read_exact(&mut body)).await.unwrap();
+    (status, String::from_utf8(body).unwrap())
+}
+
+#[tokio::test]
+async fn responses_have_their_lengths_whatever_the_method_and_the_status() {
+    let may_end = Arc::new(Semaphore::new(0));
+    let ends = may_end.clone();
+    let app = App::new(memory().wait(Duration::ZERO), move |request: Request| {
+        let ends = ends.clone();
+        async move {
+            ends.acquire_owned().await.unwrap().forget();
+            operation::work(request).await
+        }
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = app.router.clone();
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let mut stream = BufReader::new(TcpStream::connect(address).await.unwrap());
+    for code in [200, 204, 205, 206, 301, 304, 404, 500] {
+        let line = format!("POST /?code={code}");
+        let (status, document) = exchange(&mut stream, &line, "").await;
+        assert_eq!(status, 202);
+        let document: serde_json::Value = serde_json::from_str(&document).unwrap();
+        let path = document["links"]["self"].as_str().unwrap().to_owned();
+        let (status, body) = exchange(&mut stream, &format!("HEAD {path}"), "").await;
+        assert_eq!((status, &*body), (200, ""));
+        may_end.add_permits(1);
+        in_time(app.ended(&path)).await;
+        let result = format!("{path}/result");
+        for (line, headers, expected) in [
+            (format!("GET {path}"), "", 200),
+            (format!("GET {path}"), "if-none-match: *\r\n", 304),
+            (format!("HEAD {path}"), "if-none-match: *\r\n", 304),
+            (format!("GET {path}"), "accept: text/html\r\n", 303),
+            (format!("HEAD {path}/events"), "", 200),
+            (format!("HEAD {result}"), "", code),
+            (format!("GET {result}"), "range: bytes=0-1\r\n", code),
+            (format!("POST {path}/cancel"), "", 409),
+            (format!("PUT {path}"), "", 405),
+            (format!("DELETE {path}"), "", 204),
+            (format!("HEAD {path}"), "", 404),
+            (format!("GET {path}"), "accept: text/html\r\n", 404),
+        ] {
+            let (status, body) = exchange(&mut stream, &line, headers).await;
+            assert_eq!(status, expected, "{code} {line} {headers}");
+            if line.starts_with("GET") && line.ends_with("result") && !matches!(code, 204 | 304) {
+                assert_eq!(body, r#"{"answer":42}"#);
+            }
+        }
+    }
 }

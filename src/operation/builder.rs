@@ -53,6 +53,9 @@ pub const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(15);
 /// How long the backend may take for one answer.
 pub const DEFAULT_BACKEND_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// More than anybody waits for. Times that are added to others are no longer, so that none of them overflows.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// Whether a request becomes an operation when it takes longer than the wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -196,7 +199,7 @@ impl Settings {
     }
 }
 
-/// When, and for how long.
+/// When, and for how long. More than a hundred years count as that.
 impl OperationLayerBuilder {
     pub(super) fn new(backend: Backend) -> Self {
         Self {
@@ -209,7 +212,9 @@ impl OperationLayerBuilder {
     /// [always](Escalate::Always), `HEAD`, `OPTIONS` and `TRACE` [never](Escalate::Never), and others, such as
     /// `GET`, [when preferred](Escalate::WhenPreferred).
     ///
-    /// Upgrades and `CONNECT` never do, whatever the predicate says. It should look at nothing that `Vary` does not
+    /// Upgrades and `CONNECT` never do, whatever the predicate says. The body of what can become an operation is read to
+    /// its end first, so the predicate has to except requests whose client sends while it reads, gRPC calls for
+    /// example. It should look at nothing that `Vary` does not
     /// name, or caches mix up responses.
     ///
     /// ```
@@ -259,14 +264,14 @@ impl OperationLayerBuilder {
 
     /// How long an operation may take, default [`DEFAULT_LIFETIME`]. Then it is cancelled.
     pub fn lifetime(mut self, lifetime: Duration) -> Self {
-        self.settings.lifetime = lifetime;
+        self.settings.lifetime = lifetime.min(FOREVER);
         self
     }
 
     /// How long status and result are kept after the end, default [`DEFAULT_RETENTION`]. For as long again, the
     /// owner is told that the operation is gone (410), then it is unknown (404).
     pub fn retention(mut self, retention: Duration) -> Self {
-        self.settings.retention = retention;
+        self.settings.retention = retention.min(FOREVER);
         self
     }
 
@@ -388,7 +393,7 @@ impl OperationLayerBuilder {
     /// How often the progress of an operation goes to the store at most, where others see it. Default
     /// [`DEFAULT_PROGRESS_INTERVAL`]. The first change goes there at once, and the last with the end.
     pub fn progress_interval(mut self, interval: Duration) -> Self {
-        self.settings.progress_interval = interval;
+        self.settings.progress_interval = interval.min(FOREVER);
         self
     }
 
@@ -396,14 +401,14 @@ impl OperationLayerBuilder {
     /// [`DEFAULT_LEASE`]. A sign is given three times in that time. Whoever asks after its end is told that the
     /// operation has failed with the code `Lost`. It is at least three milliseconds.
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.settings.lease = lease.max(Duration::from_millis(3));
+        self.settings.lease = lease.clamp(Duration::from_millis(3), FOREVER);
         self
     }
 
     /// When a client is told to ask again, default [`DEFAULT_RETRY_AFTER`]. Whole seconds, rounded up, at least
     /// one, go into `Retry-After`. The page reloads itself as often where no script runs.
     pub fn retry_after(mut self, delay: Duration) -> Self {
-        self.settings.retry_after = delay;
+        self.settings.retry_after = delay.min(FOREVER);
         self
     }
 

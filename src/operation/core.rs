@@ -2,6 +2,7 @@
 
 use super::builder::Settings;
 use super::hub::{CHANGED, ENDED, Hub};
+use super::idempotency;
 use super::limits::Limits;
 use super::observe;
 use super::progress::Report;
@@ -21,7 +22,7 @@ use tokio::time::timeout;
 
 /// How long whoever cancels waits until the work has been dropped. It is longer only for a work that blocks its
 /// thread.
-const DROP_PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const DROP_PATIENCE: Duration = Duration::from_secs(1);
 
 pub(super) struct Core {
     pub(super) settings: Settings,
@@ -134,12 +135,12 @@ impl Core {
         digest(&[principal.as_bytes()])
     }
 
-    /// Makes an operation and stores it.
+    /// Makes an operation and stores it. One with an idempotency key says how the store calls that.
     pub(super) async fn create(
         self: Arc<Self>,
         requester: Requester,
         report: Report,
-        in_flight: bool,
+        claim: Option<String>,
     ) -> Result<(Key, Record), BackendError> {
         let (id, token) = (random()?, random()?);
         let longest = self.settings.longest();
@@ -149,7 +150,8 @@ impl Core {
         } = requester;
         let mut record = Record::new(id, token, principal, received, longest);
         record.report(&report);
-        record.in_flight = in_flight;
+        record.in_flight = claim.is_some();
+        record.claim = claim;
         let key = Key::of(&record.id);
         self.records.create(&key, &record).await?;
         if let Some(principal) = &record.principal {
@@ -234,6 +236,9 @@ impl Core {
             self.records.delete(&key.tombstone()).await?;
             if let Some(stored) = record.result {
                 self.records.delete_result(key, stored).await?;
+            }
+            if let Some(claim) = &record.claim {
+                idempotency::release(&self.records, claim, &record.id).await?;
             }
             self.announce(key, true).await;
         }

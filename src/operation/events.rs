@@ -30,7 +30,9 @@ pub(super) fn answer<R>(
 ) -> Reply<R> {
     let last = request.headers.get(LAST_EVENT_ID);
     let last: Option<u64> = last.and_then(|id| id.to_str().ok()?.trim().parse().ok());
-    if record.status.is_terminal() && last.is_some_and(|last| last >= record.version) {
+    // An id that no event has had says nothing. Waiting for the ones after it might never end.
+    let last = last.filter(|last| *last <= record.version);
+    if record.status.is_terminal() && last == Some(record.version) {
         // The client has seen the end. This status tells it not to come again.
         let mut response = Response::new(Bytes::new().into());
         *response.status_mut() = StatusCode::NO_CONTENT;

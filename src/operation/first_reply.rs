@@ -54,7 +54,7 @@ where
         && parts.headers.contains_key(idempotency::IDEMPOTENCY_KEY);
     if has_key && core.is_draining() {
         // Another instance can see to it that it runs once.
-        return Ok(core.unavailable(&parts.headers));
+        return Ok(idempotency::draining(&core, &parts.headers));
     }
     if !(can_escalate || has_key) || core.is_draining() {
         let body = OperationRequestBody::streaming(body);
@@ -146,7 +146,7 @@ fn start<S, B, R>(
     mut parts: request::Parts,
     body: OperationRequestBody<B>,
     progress: Progress,
-) -> impl FnOnce() -> Call<R, S::Error>
+) -> impl FnOnce() -> Call<R, S::Error> + Send + 'static
 where
     S: Service<Request<OperationRequestBody<B>>, Response = Response<R>> + Send + 'static,
     S::Future: Send,
@@ -216,6 +216,9 @@ where
             return Ok(published(unwrapped(call.await).await?, true));
         }
     };
+    if core.is_draining() {
+        return Ok(published(unwrapped(call.await).await?, true));
+    }
     // A reply that names an operation never names one that has ended.
     if let Some(ended) = call.poll_now() {
         return Ok(published(unwrapped(ended).await?, true));
@@ -237,7 +240,7 @@ struct Creating {
 
 impl Creating {
     fn start(core: &Arc<Core>, requester: Requester, report: Report) -> Self {
-        let create = core.clone().create(requester, report, false);
+        let create = core.clone().create(requester, report, None);
         Self {
             core: core.clone(),
             task: Some(tokio::spawn(create)),
@@ -313,7 +316,7 @@ where
         let (core, requester) = (self.core.clone(), self.requester.clone());
         runtime.spawn(async move {
             let report = call.progress().latest();
-            match core.clone().create(requester, report, false).await {
+            match core.clone().create(requester, report, None).await {
                 Ok((key, _)) => {
                     let work = Work::Calling(call);
                     Runner::new(core, key, work, admission).run().await;

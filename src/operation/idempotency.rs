@@ -1,17 +1,18 @@
 //! Requests with an `Idempotency-Key`: the same key, the same operation.
 
 use super::body::OperationBody;
-use super::core::Core;
+use super::core::{Core, Requester};
 use super::first_reply::Asked;
+use super::hub::Subscription;
 use super::limits::Admission;
 use super::observe;
 use super::progress::Report;
 use super::record::{Key, Record, digest};
-use super::records::{decode, encode};
+use super::records::{Records, decode, encode};
 use super::reply::{Reply, add_vary};
 use super::runner::Runner;
 use super::status::Status;
-use super::work::{Call, Work};
+use super::work::{Call, Work, unwrapped};
 use crate::BoxError;
 use crate::backend::{BackendError, CompareAndSet, Revision};
 use bytes::Bytes;
@@ -20,6 +21,7 @@ use http::{HeaderMap, Response, StatusCode, request};
 use http_body::Body;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::timeout;
 
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -77,6 +79,11 @@ pub(super) fn malformed<R>(core: &Core, headers: &HeaderMap) -> Reply<R> {
     varying(core.problem(StatusCode::BAD_REQUEST, detail, headers))
 }
 
+/// Says that another instance has to see to it that a request runs once.
+pub(super) fn draining<R>(core: &Core, headers: &HeaderMap) -> Reply<R> {
+    varying(core.unavailable(headers))
+}
+
 /// Says that a request is too large to be run once: it could not be told from another.
 pub(super) fn too_large<R>(core: &Core, headers: &HeaderMap) -> Reply<R> {
     let detail = "The request body is too large.";
@@ -89,31 +96,37 @@ pub(super) async fn answer<R, E>(
     claim: Claim,
     asked: Asked,
     admission: Admission,
-    start: impl FnOnce() -> Call<R, E> + Send,
+    start: impl FnOnce() -> Call<R, E> + Send + 'static,
 ) -> Reply<R>
 where
     R: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     E: Into<BoxError> + Send + 'static,
 {
-    let (key, record) = match take(&core, &claim, &asked).await {
-        Ok(Taken::First(key, record)) => (key, record),
+    let begin = begin(
+        core.clone(),
+        claim,
+        asked.requester.clone(),
+        admission,
+        start,
+    );
+    #[cfg(feature = "tracing")]
+    let begin = tracing::Instrument::in_current_span(begin);
+    // A task, because a client that goes away in between must not leave a key behind for work that nobody does.
+    let (key, record, mut news) = match unwrapped(tokio::spawn(begin).await).await {
+        Ok(Taken::First(key, record, news)) => (key, record, news),
         Ok(Taken::Again(key, record)) => return varying(again(&core, &key, &record, &asked).await),
         Ok(Taken::ByOther) => {
             let detail = "The idempotency key was sent with another request.";
             let status = StatusCode::UNPROCESSABLE_ENTITY;
             return varying(core.problem(status, detail, &asked.headers));
         }
+        Ok(Taken::Refused) => return draining(&core, &asked.headers),
         // Without the store it might run twice.
         Err(error) => {
             observe::stays_on_connection(&error);
             return varying(core.unavailable(&asked.headers));
         }
     };
-    let mut news = core.hub.subscribe(&key);
-    // From here on the work goes on whatever becomes of the client, which is to come back.
-    let work = Work::Calling(start());
-    tokio::spawn(Runner::new(core.clone(), key.clone(), work, admission).run());
-
     let end = async {
         loop {
             news.ended().await;
@@ -145,15 +158,29 @@ where
 
 /// Whose a key is.
 enum Taken {
-    /// This request's.
-    First(Key, Record),
+    /// This request's, whose work has begun.
+    First(Key, Record, Subscription),
     /// That of the same request, sent before.
     Again(Key, Record),
     /// That of another request.
     ByOther,
+    /// Nobody's: this process takes on no more.
+    Refused,
 }
 
-async fn take(core: &Arc<Core>, claim: &Claim, asked: &Asked) -> Result<Taken, BackendError> {
+/// Takes the key, and begins the work if nobody has taken it before. From then on the work goes on whatever becomes of
+/// the client, which is to come back.
+async fn begin<R, E>(
+    core: Arc<Core>,
+    claim: Claim,
+    requester: Requester,
+    admission: Admission,
+    start: impl FnOnce() -> Call<R, E> + Send,
+) -> Result<Taken, BackendError>
+where
+    R: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    E: Into<BoxError> + Send + 'static,
+{
     loop {
         let mut expected: Option<Revision> = None;
         if let Some(entry) = core.records.get(&claim.key).await? {
@@ -170,8 +197,10 @@ async fn take(core: &Arc<Core>, claim: &Claim, asked: &Asked) -> Result<Taken, B
             expected = Some(entry.revision);
         }
         // The operation first: a key without one is free.
-        let requester = asked.requester.clone();
-        let created = core.clone().create(requester, Report::default(), true);
+        let name = Some(claim.key.clone());
+        let created = core
+            .clone()
+            .create(requester.clone(), Report::default(), name);
         let (key, record) = created.await?;
         let claimed = Claimed {
             fingerprint: claim.fingerprint.clone(),
@@ -179,13 +208,38 @@ async fn take(core: &Arc<Core>, claim: &Claim, asked: &Asked) -> Result<Taken, B
         };
         let longest = core.settings.longest();
         let value = encode(&claimed)?;
-        let set = core.records.set(&claim.key, expected, value, longest);
-        if let CompareAndSet::Set(_) = set.await? {
-            return Ok(Taken::First(key, record));
+        let set = core.records.set(&claim.key, expected, value, longest).await;
+        if let Ok(CompareAndSet::Set(_)) = set {
+            if core.is_draining() {
+                // It has begun to while the body was read or the store was asked.
+                core.discard(&key).await;
+                return Ok(Taken::Refused);
+            }
+            let news = core.hub.subscribe(&key);
+            let work = Work::Calling(start());
+            tokio::spawn(Runner::new(core.clone(), key.clone(), work, admission).run());
+            return Ok(Taken::First(key, record, news));
         }
-        // Another request with this key was faster.
+        // Another request with this key was faster, or the store has not answered. It may have set the key even so,
+        // which is free without the operation.
         core.discard(&key).await;
+        let _ = set?;
     }
+}
+
+/// Frees the key of an operation that was removed, unless it has another one by now.
+pub(super) async fn release(records: &Records, name: &str, id: &str) -> Result<(), BackendError> {
+    let Some(entry) = records.get(name).await? else {
+        return Ok(());
+    };
+    let claimed: Claimed = decode(&entry.value)?;
+    if claimed.id == id {
+        // A key without an operation is free, so this only sees to it that it does not stay for long.
+        let moment = Duration::from_secs(1);
+        let set = records.set(name, Some(entry.revision), entry.value, moment);
+        let _ = set.await?;
+    }
+    Ok(())
 }
 
 /// The answer to a request that was sent before.

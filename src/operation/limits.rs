@@ -2,7 +2,7 @@
 
 use super::record::Key;
 use crate::sync::lock;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -21,9 +21,18 @@ struct State {
     running: usize,
     by_principal: HashMap<Arc<str>, usize>,
     stored_bytes: usize,
-    stored: HashMap<Key, usize>,
-    /// When the store will have forgotten them, soonest first: all are kept equally long.
-    expiring: VecDeque<(Instant, Key)>,
+    stored: HashMap<Key, Kept>,
+    /// When the store will have forgotten them, soonest first. The number tells those of the same instant apart.
+    expiring: BTreeMap<(Instant, u64), Key>,
+    counted: u64,
+}
+
+/// What is stored of one operation.
+#[derive(Debug)]
+struct Kept {
+    bytes: usize,
+    /// Its place among those that expire.
+    end: Option<(Instant, u64)>,
 }
 
 /// Why a request is not taken on.
@@ -107,24 +116,32 @@ impl State {
     fn count(&mut self, key: &Key, bytes: usize, time_to_live: Duration) {
         self.forget(key);
         self.stored_bytes += bytes;
-        self.stored.insert(key.clone(), bytes);
-        if let Some(end) = Instant::now().checked_add(time_to_live) {
-            self.expiring.push_back((end, key.clone()));
+        self.counted += 1;
+        let end = Instant::now().checked_add(time_to_live);
+        let end = end.map(|end| (end, self.counted));
+        if let Some(end) = end {
+            self.expiring.insert(end, key.clone());
         }
+        self.stored.insert(key.clone(), Kept { bytes, end });
     }
 
     fn forget_expired(&mut self) {
         let now = Instant::now();
-        while self.expiring.front().is_some_and(|(end, _)| *end <= now) {
-            if let Some((_, key)) = self.expiring.pop_front() {
-                self.forget(&key);
+        while let Some(((end, _), key)) = self.expiring.first_key_value() {
+            if *end > now {
+                break;
             }
+            let key = key.clone();
+            self.forget(&key);
         }
     }
 
     fn forget(&mut self, key: &Key) {
-        if let Some(bytes) = self.stored.remove(key) {
-            self.stored_bytes -= bytes;
+        if let Some(kept) = self.stored.remove(key) {
+            self.stored_bytes -= kept.bytes;
+            if let Some(end) = kept.end {
+                self.expiring.remove(&end);
+            }
         }
     }
 }
@@ -142,5 +159,37 @@ impl Drop for Admission {
                 state.by_principal.remove(principal);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Limits;
+    use crate::operation::record::Key;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    /// The public interface shows what is counted, but not what the counting costs.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_removed_or_has_expired_takes_no_memory() {
+        let limits = Arc::new(Limits::new(1, 1, 100));
+        let hour = Duration::from_secs(3600);
+        for number in 0..100 {
+            let key = Key::of(&number.to_string());
+            limits.count(&key, 1, hour);
+            limits.count(&key, 2, hour);
+            if number % 2 == 0 {
+                limits.forget(&key);
+            }
+        }
+        let sizes = || {
+            let state = crate::sync::lock(&limits.state);
+            (state.stored.len(), state.expiring.len(), state.stored_bytes)
+        };
+        assert_eq!(sizes(), (50, 50, 100));
+        assert!(limits.admit(None).is_err());
+        tokio::time::advance(hour).await;
+        assert!(limits.admit(None).is_ok());
+        assert_eq!(sizes(), (0, 0, 0));
     }
 }

@@ -32,6 +32,9 @@ pub(super) struct Record {
     pub(super) token: String,
     /// Nobody knows the id yet: the client waits for its first reply.
     pub(super) in_flight: bool,
+    /// What its idempotency key is called in the store.
+    #[serde(default)]
+    pub(super) claim: Option<String>,
     /// Where the inner service has answered.
     pub(super) result: Option<Stored>,
     /// The result was to be read once, and was.
@@ -85,6 +88,7 @@ impl Record {
             principal,
             token,
             in_flight: false,
+            claim: None,
             result: None,
             consumed: false,
         }

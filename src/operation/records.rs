@@ -171,14 +171,15 @@ impl Records {
                 return Ok(Changed::No(record));
             }
             let value = encode(&record)?;
+            if !had_ended && record.status.is_terminal() {
+                // Before its end is seen, or who removes it then would find it buried afterwards. Where this fails,
+                // the one from the beginning stays, which lasts longer.
+                let _ = self.bury(key, &record).await;
+            }
             let set = self.set(&name, Some(revision), value, record.time_to_live());
             // A conflict says that somebody else has made progress, so this ends.
             if let CompareAndSet::Conflict = set.await? {
                 continue;
-            }
-            if !had_ended && record.status.is_terminal() {
-                // Where this fails, the one from the beginning stays, which lasts longer.
-                let _ = self.bury(key, &record).await;
             }
             return Ok(Changed::Yes(record));
         }

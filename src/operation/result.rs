@@ -73,6 +73,14 @@ impl Outcome {
         headers + self.body.len()
     }
 
+    /// How the store keeps it.
+    pub(super) fn stored(&self) -> Stored {
+        Stored {
+            chunks: self.body.len().div_ceil(CHUNK_BYTES),
+            bytes: self.body.len(),
+        }
+    }
+
     fn head(&self) -> Head {
         let headers = self.headers.iter().map(|(name, value)| {
             let value = value.as_bytes().iter().copied().map(char::from).collect();
@@ -103,26 +111,22 @@ impl Outcome {
 }
 
 impl Records {
-    /// Stores a result, before the record says that there is one.
+    /// Stores a result, before the record says that there is one. What there is of it after an error is to be
+    /// [deleted](Self::delete_result).
     pub(super) async fn put_result(
         &self,
         key: &Key,
         outcome: &Outcome,
         time_to_live: Duration,
-    ) -> Result<Stored, BackendError> {
-        let mut rest = outcome.body.clone();
-        let mut chunks = 0;
-        while !rest.is_empty() {
-            let chunk = rest.split_to(rest.len().min(CHUNK_BYTES));
-            self.put(&key.chunk(chunks), chunk, time_to_live).await?;
-            chunks += 1;
-        }
+    ) -> Result<(), BackendError> {
         let head = encode(&outcome.head())?;
         self.put(&key.head(), head, time_to_live).await?;
-        Ok(Stored {
-            chunks,
-            bytes: outcome.body.len(),
-        })
+        let mut rest = outcome.body.clone();
+        for number in 0..outcome.stored().chunks {
+            let chunk = rest.split_to(rest.len().min(CHUNK_BYTES));
+            self.put(&key.chunk(number), chunk, time_to_live).await?;
+        }
+        Ok(())
     }
 
     /// The result, or `None` if a part of it is gone.

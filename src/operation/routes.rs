@@ -102,7 +102,7 @@ fn status<R>(core: &Core, record: &Record, headers: &HeaderMap) -> Reply<R> {
     let is_known = tag.is_some_and(|tag| {
         let known = headers.get_all(IF_NONE_MATCH).iter();
         let mut known = known.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-        known.any(|known| known.trim_ascii() == tag.as_bytes())
+        known.any(|known| is_same_tag(known.trim_ascii(), tag.as_bytes()))
     });
     if is_known && response.status() == StatusCode::OK {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -110,6 +110,12 @@ fn status<R>(core: &Core, record: &Record, headers: &HeaderMap) -> Reply<R> {
         response.headers_mut().remove(CONTENT_TYPE);
     }
     response
+}
+
+/// Compares as `If-None-Match` does (RFC 9110, section 8.8.3.2): a proxy that compresses makes tags weak.
+fn is_same_tag(known: &[u8], tag: &[u8]) -> bool {
+    let [known_opaque, opaque] = [known, tag].map(|tag| tag.strip_prefix(b"W/").unwrap_or(tag));
+    known == b"*" || known_opaque == opaque
 }
 
 async fn delete<R>(

@@ -1,6 +1,6 @@
 //! The task that sees an operation through to its end.
 
-use super::core::{Core, Phase, Registration};
+use super::core::{Core, DROP_PATIENCE, Phase, Registration};
 use super::hub::Subscription;
 use super::limits::Admission;
 use super::observe;
@@ -9,7 +9,7 @@ use super::record::{Failure, Key, Stored};
 use super::records::Changed;
 use super::result::Outcome;
 use super::status::Status;
-use super::work::{Work, too_large};
+use super::work::{Work, failed, too_large};
 use crate::BoxError;
 use crate::backend::BackendError;
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::select;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
 
 /// How often the end of an operation is tried to be stored, with pauses that double from the first one. Whoever asks
 /// after that is told that it is lost.
@@ -33,7 +33,7 @@ pub(super) struct Runner<R, E> {
     core: Arc<Core>,
     key: Key,
     work: Work<R, E>,
-    /// Taken back when the work has been dropped.
+    /// Taken back when the work has been dropped and its end is told.
     registration: Registration,
     /// Given back when there is nothing left to do.
     _admission: Admission,
@@ -70,13 +70,31 @@ where
     pub(super) async fn run(mut self) {
         observe::began(&self.key);
         let (end, report) = self.wait().await;
+        let (core, key) = (self.core.clone(), self.key.clone());
+        // Until the end is in the store the operation is not lost.
+        select! {
+            biased;
+            () = self.finish(end, &report) => {}
+            () = keep_lease(&core, &key) => {}
+        }
+        if let Err(error) = core.records.delete(&key.lease()).await {
+            observe::backend_failed(&key, &error);
+        }
+        drop(self.registration);
+        // Work that blocks its thread still counts.
         self.work.stop().await;
+    }
+
+    /// Stops the work and stores how it has ended.
+    async fn finish(&mut self, end: End, report: &Report) {
+        // One that blocks its thread cannot be dropped, and must not keep the end from being told.
+        let _ = timeout(DROP_PATIENCE, self.work.stop()).await;
         match end {
-            End::Answered(outcome) => self.answered(outcome, &report).await,
-            End::Failed(failure) => self.end(Status::Failed, Some(failure), None, &report).await,
+            End::Answered(outcome) => self.answered(outcome, report).await,
+            End::Failed(failure) => self.end(Status::Failed, Some(failure), None, report).await,
             End::TooLong => {
                 let failure = Failure::new("LifetimeExceeded", "The operation took too long.");
-                self.end(Status::Canceled, Some(failure), None, &report)
+                self.end(Status::Canceled, Some(failure), None, report)
                     .await;
             }
             End::Elsewhere => {
@@ -85,10 +103,6 @@ where
                 observe::ended(&self.key, Status::Canceled, None);
             }
         }
-        if let Err(error) = self.core.records.delete(&self.key.lease()).await {
-            observe::backend_failed(&self.key, &error);
-        }
-        drop(self.registration);
     }
 
     /// Waits for the end, and meanwhile keeps the store up to date.
@@ -98,8 +112,7 @@ where
         let third = settings.lease / 3;
         let mut renewal = interval_at(Instant::now() + third, third);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // Too long to be added is forever.
-        let lifetime = Instant::now().checked_add(settings.lifetime);
+        let lifetime = Instant::now() + settings.lifetime;
         let progress = self.work.progress().clone();
         let mut reports = progress.subscribe();
         // What was reported before may not be in the store.
@@ -119,9 +132,7 @@ where
                     let failure = Failure::new("ShuttingDown", "The server is shutting down.");
                     break End::Failed(failure);
                 }
-                () = sleep_until(lifetime.unwrap_or(next_flush)), if lifetime.is_some() => {
-                    break End::TooLong;
-                }
+                () = sleep_until(lifetime) => break End::TooLong,
                 _ = renewal.tick() => {
                     // In case nobody has told.
                     if self.has_ended().await {
@@ -134,7 +145,9 @@ where
                 _ = reports.changed(), if !has_changed => has_changed = true,
                 () = sleep_until(next_flush), if has_changed => {
                     let report = reports.borrow_and_update().clone();
-                    self.flush(&report).await;
+                    if self.flush(&report).await {
+                        break End::Elsewhere;
+                    }
                     next_flush = Instant::now() + self.core.settings.progress_interval;
                     has_changed = false;
                 }
@@ -153,7 +166,8 @@ where
         }
     }
 
-    async fn flush(&self, report: &Report) {
+    /// Stores what the work has reported. Returns whether somebody else has ended the operation meanwhile.
+    async fn flush(&self, report: &Report) -> bool {
         let changed = self.core.records.change(&self.key, |record| {
             if record.status.is_terminal() || !record.report(report) {
                 return false;
@@ -162,10 +176,16 @@ where
             true
         });
         match changed.await {
-            Ok(Changed::Yes(_)) => self.core.announce(&self.key, false).await,
-            // Where it has ended the news says so.
-            Ok(Changed::No(_) | Changed::Gone) => {}
-            Err(error) => observe::backend_failed(&self.key, &error),
+            Ok(Changed::Yes(_)) => {
+                self.core.announce(&self.key, false).await;
+                false
+            }
+            Ok(Changed::No(record)) => record.status.is_terminal(),
+            Ok(Changed::Gone) => true,
+            Err(error) => {
+                observe::backend_failed(&self.key, &error);
+                false
+            }
         }
     }
 
@@ -173,6 +193,10 @@ where
         let (core, key) = (&self.core, &self.key);
         let retention = core.settings.retention;
         let fail = |failure| self.end(Status::Failed, Some(failure), None, report);
+        if outcome.status.is_informational() {
+            // It would be the end of nothing, least of all on the connection of whoever asks for the result.
+            return fail(failed("ServiceError")).await;
+        }
         if !core
             .limits
             .store(key, RECORD_BYTES + outcome.size(), retention)
@@ -182,20 +206,19 @@ where
         }
         // A result lasts a little longer than the record that names it.
         let time_to_live = retention + Duration::from_secs(60);
-        let stored = repeat(key, || core.records.put_result(key, &outcome, time_to_live)).await;
-        let stored = match stored {
-            Ok(stored) => stored,
-            Err(error) => {
-                core.limits.forget(key);
-                return match error {
-                    BackendError::TooLarge { .. } => fail(too_large()).await,
-                    _ => {
-                        let failed = "The result could not be stored.";
-                        fail(Failure::new("StorageFailed", failed)).await;
-                    }
-                };
-            }
-        };
+        let stored = outcome.stored();
+        let put = repeat(key, || core.records.put_result(key, &outcome, time_to_live));
+        if let Err(error) = put.await {
+            self.delete_result(stored).await;
+            core.limits.forget(key);
+            return match error {
+                BackendError::TooLarge { .. } => fail(too_large()).await,
+                _ => {
+                    let failed = "The result could not be stored.";
+                    fail(Failure::new("StorageFailed", failed)).await;
+                }
+            };
+        }
         let status = outcome.status;
         let failure = (status.is_client_error() || status.is_server_error()).then(|| {
             let reason = status.canonical_reason().unwrap_or("Unknown");
@@ -212,6 +235,13 @@ where
             Status::Succeeded
         };
         self.end(status, failure, Some(stored), report).await;
+    }
+
+    async fn delete_result(&self, stored: Stored) {
+        let deleted = self.core.records.delete_result(&self.key, stored).await;
+        if let Err(error) = deleted {
+            observe::backend_failed(&self.key, &error);
+        }
     }
 
     /// Stores the end, unless there is one already.
@@ -248,12 +278,23 @@ where
                 // Canceled is final: nobody will ask for this result.
                 core.limits.forget(key);
                 if let Some(stored) = stored {
-                    if let Err(error) = core.records.delete_result(key, stored).await {
-                        observe::backend_failed(key, &error);
-                    }
+                    self.delete_result(stored).await;
                 }
             }
             Err(_) => core.limits.forget(key),
+        }
+    }
+}
+
+/// Renews the lease until this is dropped.
+async fn keep_lease(core: &Core, key: &Key) {
+    let third = core.settings.lease / 3;
+    let mut renewal = interval_at(Instant::now() + third, third);
+    renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        renewal.tick().await;
+        if let Err(error) = core.records.renew_lease(key).await {
+            observe::backend_failed(key, &error);
         }
     }
 }

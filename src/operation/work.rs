@@ -180,7 +180,7 @@ where
     }
 }
 
-fn failed(code: &str) -> Failure {
+pub(super) fn failed(code: &str) -> Failure {
     Failure::new(code, "The request could not be completed.")
 }
 
