@@ -4,8 +4,9 @@
 #[path = "support/example.rs"]
 mod example;
 
-use example::{Example, until};
+use example::{Example, binary, until};
 use std::collections::BTreeSet;
+use std::process::{Command, Stdio};
 
 #[tokio::test]
 async fn quickstart() {

@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
 use tower_promises::OperationLayer;
-use tower_promises::backend::memory::{MemoryBus, MemoryStore};
+use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises::backend::{
     Backend, BackendError, BoxFuture, CompareAndSet, Entry, Revision, Store, WatchStream,
 };
@@ -54,7 +54,7 @@ impl Stepping {
     }
 
     fn backend(&self) -> Backend {
-        Backend::new(self.clone(), MemoryBus::new())
+        Backend::new(self.clone(), MemoryBus::new(), MemoryQueue::new())
     }
 
     /// What is still there.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// A running example. Killed, as by `kill -9`, when it is dropped.
 pub struct Example {
-    process: Child,
+    pub process: Child,
     pub url: String,
     pub client: reqwest::Client,
     /// What it has written to stdout after where it listens.
@@ -96,7 +96,7 @@ impl Drop for Example {
 }
 
 /// Builds the examples, which is no work where `cargo test` has done it, and says where one is.
-fn binary(name: &str) -> PathBuf {
+pub fn binary(name: &str) -> PathBuf {
     static BUILD: Once = Once::new();
     BUILD.call_once(|| {
         let build = Command::new(env!("CARGO"))
