@@ -31,10 +31,8 @@ async fn halfway(context: TaskContext) -> String {
 /// A page that waits for a task, and its operations.
 fn app(backend: &Backend, tasks: &Tasks) -> App {
     let page = async |promises: Promises, progress: Progress, tasks: Extension<Tasks>| {
-        let called = promises.result_or_try_submit("task", || {
-            tasks.service("main").call(act("x")).report_to(progress)
-        });
-        called
+        let call = || tasks.service("main").call(act("x")).report_to(progress);
+        promises.result_or_try_submit("task", call)
     };
     let layer = OperationLayer::builder(backend.clone())
         .wait(SECOND)
