@@ -479,12 +479,7 @@ async fn tasks() {
     assert_eq!(alone.get("/reports/2026").await, report);
     drop(alone);
 
-    let role = |role| {
-        [
-            ("DATABASE", database.to_str().unwrap()),
-            ("ROLE", role),
-        ]
-    };
+    let role = |role| [("DATABASE", database.to_str().unwrap()), ("ROLE", role)];
     let web = Example::start_with("tasks", &role("web"));
     let mut worker = Command::new(binary("tasks"))
         .envs(role("worker"))
