@@ -491,3 +491,97 @@ async fn tasks() {
     worker.kill().unwrap();
     worker.wait().unwrap();
 }
+
+/// The processes of the cluster, by name, and what they do. `None` for one that is not there.
+async fn members(example: &Example) -> Vec<(String, Option<String>)> {
+    let page = example.get("/").await;
+    let rows = page.split("<tr id=\"").skip(1);
+    let rows = rows.map(|row| {
+        let mut cells = row.split("<td>").skip(1);
+        let name = cells.next().unwrap().to_owned();
+        let process = cells.next().unwrap().to_owned();
+        (name, Some(process).filter(|process| !process.is_empty()))
+    });
+    rows.collect()
+}
+
+/// Waits until all processes of the cluster are there, except for an old one.
+async fn complete(example: &Example, without: Option<&str>) -> Vec<String> {
+    let all = async {
+        loop {
+            let members = members(example).await;
+            let processes: Vec<_> = members.into_iter().filter_map(|it| it.1).collect();
+            let is_old = |process: &String| without.is_some_and(|old| old == process);
+            if processes.len() == 4 && !processes.iter().any(is_old) {
+                return processes;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), all)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn cluster() {
+    let mut example = Example::start("cluster");
+    let processes = complete(&example, None).await;
+
+    // Every request may land on either instance, so those for the operation do, too.
+    let url = format!("{}/report?seconds=2", example.url);
+    let response = example.client.get(url).send().await.unwrap();
+    assert_eq!(response.status().as_u16(), 202);
+    let path = response.headers()["operation-location"].to_str().unwrap();
+    let mut instances = BTreeSet::new();
+    loop {
+        let document = example.client.get(format!("{}{path}", example.url));
+        let document = document.send().await.unwrap();
+        let instance = &document.headers()["x-served-by"];
+        instances.insert(instance.to_str().unwrap().to_owned());
+        let document: serde_json::Value = document.json().await.unwrap();
+        if document["status"] == "Succeeded" {
+            assert!(document["progress"].as_f64().unwrap() > 50.0);
+            break;
+        }
+        assert_eq!(document["status"], "Running");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(instances.len(), 2, "{instances:?}");
+    let report = example.get(&format!("{path}/result")).await;
+    assert!(
+        report.starts_with("20 pages for visitor, by worker-"),
+        "{report}"
+    );
+    assert!(report.ends_with("in attempt 1\n"), "{report}");
+
+    // The one rings at an instance until the other has heard it, wherever that is.
+    let ring = async {
+        loop {
+            assert_eq!(example.post("/ring", "").await.0, 200);
+        }
+    };
+    let heard = tokio::select! {
+        heard = example.get("/wait") => heard,
+        () = ring => unreachable!(),
+    };
+    assert!(heard.contains("has heard it"), "{heard}");
+
+    // One that is killed comes back.
+    let order = "/control?member=worker-1&how=kill";
+    assert_eq!(example.post(order, "").await.0, 200);
+    let processes = complete(&example, Some(&processes[2])).await;
+
+    // Killed, without any farewell: the others do not outlive it.
+    example.process.kill().unwrap();
+    example.process.wait().unwrap();
+    let lives = |process: &str| {
+        let state = Command::new("ps")
+            .args(["-o", "stat=", "-p", process])
+            .output();
+        let state = String::from_utf8(state.unwrap().stdout).unwrap();
+        // One that has ended may wait for somebody who wants to know how.
+        !state.is_empty() && !state.starts_with('Z')
+    };
+    until(|| !processes.iter().any(|process| lives(process))).await;
+}

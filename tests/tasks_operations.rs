@@ -31,8 +31,9 @@ async fn halfway(context: TaskContext) -> String {
 /// A page that waits for a task, and its operations.
 fn app(backend: &Backend, tasks: &Tasks) -> App {
     let page = async |promises: Promises, progress: Progress, tasks: Extension<Tasks>| {
-        let call = || tasks.service("main").call(act("x")).report_to(progress);
-        promises.result_or_try_submit("task", call)
+        promises.result_or_try_submit("task", || {
+            tasks.service("main").call(act("x")).report_to(progress)
+        })
     };
     let layer = OperationLayer::builder(backend.clone())
         .wait(SECOND)

@@ -65,6 +65,8 @@
 //! # }
 //! ```
 //!
+//! [`guide`] goes from one machine to many, and says how to size them.
+//!
 //! # Rules
 //!
 //! 1. A task that is [submitted](TaskService::submit) or [called](TaskService::call) runs in a worker of its service, not
@@ -152,6 +154,8 @@ mod definition;
 mod error;
 mod failure;
 mod follow;
+#[doc = include_str!("guide.md")]
+pub mod guide {}
 mod handle;
 mod hub;
 mod id;
