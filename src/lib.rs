@@ -55,6 +55,7 @@
 //! | a future that a synchronous component needs | [`result_or_submit`], or [`result_or_try_submit`] if it can fail |
 //! | the same, where the code can `await` | [`resolve`], [`try_resolve`] |
 //! | a computation, or a call that blocks its thread | `result_or_submit_blocking`: module `blocking` |
+//! | a computation that may crash, or must be stopped | `ProcessPool::run` as a promise: module `process` |
 //! | one of many rows of the same kind | a `Loader` and `load`, or `load_async` where the code can `await`: module `loader` |
 //! | reading a large request body | [`submit_body`] |
 //! | reading a body that later passes need, too | nothing: it replays; `spool_dir` if it is large |
@@ -84,6 +85,7 @@
 //! | `axum` | no | [`Promises`] as an extractor, errors as responses: module `axum` |
 //! | `blocking` | no | promises that block a thread, on a bounded pool: module `blocking` |
 //! | `loader` | no | many keys asked for in a pass become one call: module `loader` |
+//! | `process` | no | `ProcessPool`, jobs in child processes: module `process`; needs Rust 1.86 |
 //! | `spool` | no | bodies too large for memory go on in a temporary file |
 //! | `signal` | no | `Signals`, promises that wait for other requests: module `signal`; has `backend` |
 //! | `backend` | no | the ports `Bus`, `Store` and `Queue`, and their adapters for one process: module `backend` |
@@ -108,6 +110,8 @@ mod builder;
 #[cfg(feature = "loader")]
 pub mod loader;
 mod problem;
+#[cfg(feature = "process")]
+pub mod process;
 #[cfg(feature = "signal")]
 pub mod signal;
 mod sync;
@@ -118,6 +122,8 @@ pub mod task;
 pub use builder::ServiceBuilderExt;
 #[cfg(feature = "loader")]
 pub use loader::Loader;
+#[cfg(feature = "process")]
+pub use process::{ProcessError, ProcessJob, ProcessPool};
 pub use promise::{
     Key, OnTimeout, OrPending, PromiseError, PromiseKey, PromiseLayer, PromiseResults, Promises,
     Rejection, Start, SubmitError,
