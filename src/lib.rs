@@ -90,6 +90,7 @@
 //! | `signal` | no | `Signals`, promises that wait for other requests: module `signal`; has `backend` |
 //! | `backend` | no | the ports `Bus`, `Store` and `Queue`, and their adapters for one process: module `backend` |
 //! | `sqlite` | no | those ports between the processes of one machine, kept over restarts: module `backend::sqlite`; needs Rust 1.94 |
+//! | `nats` | no | those ports between many machines, on a server of NATS with JetStream: module `backend::nats`; needs Rust 1.89 |
 //! | `util` | no | `ServiceBuilderExt` |
 //! | `full` | no | all of the above |
 //! | `conformance` | no | test suites for adapters of the ports, for use in tests |

@@ -4,11 +4,11 @@
 //! nothing else. An adapter implements one or all for a database or a message broker; the code that uses
 //! them stays the same.
 //!
-//! | port | what it does | for one process | for one machine (feature `sqlite`) |
-//! |---|---|---|---|
-//! | [`Bus`] | every listener hears every message, at most once | [`memory::MemoryBus`] | `sqlite::SqliteBus` |
-//! | [`Store`] | values with revisions, times to live and compare-and-set | [`memory::MemoryStore`] | `sqlite::SqliteStore` |
-//! | [`Queue`] | envelopes that are delivered until they are handled | [`memory::MemoryQueue`] | `sqlite::SqliteQueue` |
+//! | port | what it does | for one process | for one machine (feature `sqlite`) | for many (feature `nats`) |
+//! |---|---|---|---|---|
+//! | [`Bus`] | every listener hears every message, at most once | [`memory::MemoryBus`] | `sqlite::SqliteBus` | `nats::NatsBus` |
+//! | [`Store`] | values with revisions, times to live and compare-and-set | [`memory::MemoryStore`] | `sqlite::SqliteStore` | `nats::NatsStore` |
+//! | [`Queue`] | envelopes that are delivered until they are handled | [`memory::MemoryQueue`] | `sqlite::SqliteQueue` | `nats::NatsQueue` |
 //!
 //! # Example
 //!
@@ -44,7 +44,8 @@
 //!
 //! # Panics
 //!
-//! None. The memory adapters need no runtime; the module `sqlite` says what its adapters need.
+//! None. The memory adapters need no runtime; the modules `sqlite` and `nats` say what their adapters
+//! need.
 //!
 //! # Security
 //!
@@ -54,6 +55,8 @@
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod memory;
+#[cfg(feature = "nats")]
+pub mod nats;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 

@@ -1,0 +1,243 @@
+//! Adapters for many machines: a NATS server with JetStream, or a cluster, is what they share.
+//!
+//! ```no_run
+//! use tower_promises::backend::Backend;
+//! use tower_promises::backend::nats::async_nats;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // On each machine:
+//! let client = async_nats::connect("nats.internal:4222").await?;
+//! let backend = Backend::nats(client).await?;
+//! backend.store().put("greeting", "hello".into(), None).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # When to use it
+//!
+//! For a service that runs on more than one machine. Every call is one or two round trips to the server, fractions of
+//! a millisecond in a local network, and what one machine says the others hear at once. For the processes of one
+//! machine SQLite needs no server; for one process the [`memory`](super::memory) adapters are faster.
+//!
+//! # What it needs
+//!
+//! 1. A server from 2.9 on, with JetStream (`nats-server -js -sd directory`). It is tested with 2.9.10.
+//! 2. A client of [`async_nats`], made by the application: addresses, credentials, TLS and the features of
+//!    that crate are its own. The options `no_echo` and an inbox prefix of which the user may not publish do
+//!    not work.
+//! 3. A runtime of tokio with time and I/O enabled. New messages and changes are read by a task in the runtime of the first
+//!    who listens; when that runtime ends, so do the streams of all listeners.
+//! 4. Clocks that agree with that of the server, within a fraction of a second. Times to live, leases and delays begin at
+//!    a time that the server stamps, and end by the clock of whoever asks.
+//!
+//! # What it makes
+//!
+//! With the default [prefix](NatsBuilder::prefix) there are three streams. `tower-promises-store` has a message for each
+//! key. `tower-promises-queue` has one for each envelope, and a durable consumer for each queue.
+//! `tower-promises-leases` has a record for each envelope that was taken. The subjects start with `tower-promises.`;
+//! keys, topics, queues and ids are in base64url in them. Those who watch and listen use plain subscriptions
+//! to what the server republishes, and to the bus. The streams belong to this crate alone: the tools of NATS may
+//! look at them and change their limits, not their messages.
+//!
+//! # What survives what
+//!
+//! | | values, envelopes | messages and changes |
+//! |---|---|---|
+//! | a restart or crash of a process | all | those that it had yet to hear are not heard |
+//! | a restart, a crash or `kill -9` of the server | all that were acknowledged | listeners and watchers get an error and listen again |
+//! | a crash of the server's machine, loss of power | all but those of the last `sync_interval` of the server, by default two minutes; with [replicas](NatsBuilder::replicas) all | the same |
+//! | the loss of a server's disk | none, or with replicas all | the same |
+//!
+//! The client reconnects by itself. Meanwhile calls wait, and are [`TimedOut`](super::BackendError::TimedOut) after the
+//! [timeout](NatsBuilder::timeout); what they wanted may still happen when the connection is back. Workers go on.
+//!
+//! In a cluster the leader of a stream answers all calls. When a leader that was cut off does not know it yet, a
+//! [`get`](super::Store::get) may for a moment see what was there before. Changes are decided by a majority and
+//! are never lost or decided twice.
+//!
+//! # Limits
+//!
+//! [`NatsBuilder`] has the settings: largest sizes, and how much is kept in memory for listeners that fall behind. How
+//! much the server keeps is [its own](NatsBuilder::max_stored_bytes) to limit. What is over is deleted by a
+//! [sweep](NatsBuilder::sweep_interval) of one process at a time. Every process that watches hears the changes of all
+//! keys. The bus is at most once: messages in flight are lost with a connection, and when the client's own buffer of
+//! 65536 messages overflows because the runtime stands still.
+//!
+//! # Cancel safety
+//!
+//! Every future may be dropped. What it has sent by then, the server does. An envelope that was just being taken is
+//! delivered again when its lease ends, or after two seconds if it had none yet.
+//!
+//! # Panics
+//!
+//! Only outside of a runtime of tokio with time enabled.
+//!
+//! # Security
+//!
+//! Who may publish to the subjects can make every machine believe anything: give the application an account of its own,
+//! credentials and TLS. It needs to publish to and subscribe to `<prefix>.>`, to publish to `$JS.API.>` and `$JS.ACK.>`, and
+//! to subscribe to `_INBOX.>`. The server holds all values in the clear unless its storage is encrypted.
+//!
+//! # Rust version
+//!
+//! async-nats needs Rust 1.89, so this feature does, though the rest of the crate is content with an older one.
+
+mod builder;
+mod bus;
+mod connection;
+mod feed;
+mod leases;
+mod names;
+mod observe;
+mod queue;
+mod store;
+mod sweep;
+mod time;
+
+pub use async_nats;
+pub use builder::{
+    DEFAULT_BUS_CAPACITY, DEFAULT_DEDUPLICATION_WINDOW, DEFAULT_MAX_ENVELOPE_BYTES,
+    DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_MAX_VALUE_BYTES, DEFAULT_POLL_INTERVAL, DEFAULT_PREFIX,
+    DEFAULT_SWEEP_INTERVAL, DEFAULT_TIMEOUT, DEFAULT_WATCH_CAPACITY, NatsBuilder,
+};
+pub use bus::NatsBus;
+pub use queue::NatsQueue;
+pub use store::NatsStore;
+
+use super::{Backend, BackendError};
+use async_nats::Client;
+use async_nats::jetstream::stream::{
+    Config, DiscardPolicy, Republish, RetentionPolicy, StorageType,
+};
+use builder::Settings;
+use connection::Connection;
+use std::sync::Arc;
+use sweep::Sweep;
+
+/// A server or cluster of NATS, from which the adapters come. Clones are cheap and share its subscriptions.
+#[derive(Clone, Debug)]
+pub struct NatsBackend {
+    store: NatsStore,
+    bus: NatsBus,
+    queue: NatsQueue,
+}
+
+impl NatsBackend {
+    /// Opens a backend with the default settings, and creates its streams if they do not exist.
+    ///
+    /// Cancel safety: dropped before it resolves, streams may have been created.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`NatsBuilder::open`].
+    pub async fn open(client: Client) -> Result<Self, BackendError> {
+        Self::builder(client).open().await
+    }
+
+    /// Opens a backend with other settings.
+    pub fn builder(client: Client) -> NatsBuilder {
+        NatsBuilder::new(client)
+    }
+
+    async fn open_with(client: Client, settings: Settings) -> Result<Self, BackendError> {
+        if !names::is_prefix(&settings.prefix) {
+            return Err(BackendError::InvalidName {
+                reason: "the prefix is not 1 to 100 letters, digits, `-` and `_`",
+            });
+        }
+        let connection = Arc::new(Connection::new(client, settings));
+        let create = async |config| connection.in_time(connection.create(config)).await;
+        let [values, envelopes, leases] = streams(connection.settings());
+        let values = create(values).await?;
+        let envelopes = create(envelopes).await?;
+        let leases = create(leases).await?;
+        connection.sweep(Sweep::new(&values, &envelopes, &leases));
+        Ok(Self {
+            store: NatsStore::new(connection.clone(), values),
+            bus: NatsBus::new(connection.clone()),
+            queue: NatsQueue::new(connection, envelopes, leases),
+        })
+    }
+
+    /// All that it has, as a backend.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        Backend::new(self.store(), self.bus(), self.queue())
+    }
+
+    /// Its store. All stores of a backend share one subscription for their watchers.
+    #[must_use]
+    pub fn store(&self) -> NatsStore {
+        self.store.clone()
+    }
+
+    /// Its bus. All buses of a backend share one subscription for their listeners.
+    #[must_use]
+    pub fn bus(&self) -> NatsBus {
+        self.bus.clone()
+    }
+
+    /// Its queue.
+    #[must_use]
+    pub fn queue(&self) -> NatsQueue {
+        self.queue.clone()
+    }
+}
+
+/// The streams for values, envelopes and leases.
+fn streams(settings: &Settings) -> [Config; 3] {
+    let prefix = &settings.prefix;
+    let stream = |name: &str, subject: &str| Config {
+        name: format!("{prefix}-{name}"),
+        subjects: vec![format!("{prefix}.{name}.{subject}")],
+        storage: if settings.in_memory {
+            StorageType::Memory
+        } else {
+            StorageType::File
+        },
+        num_replicas: settings.replicas,
+        // What is full refuses the new; it does not forget the old.
+        discard: DiscardPolicy::New,
+        max_bytes: -1,
+        ..Default::default()
+    };
+    let limit = |bytes: Option<u64>| bytes.map_or(-1, |it| i64::try_from(it).unwrap_or(-1));
+    let values = Config {
+        max_messages_per_subject: 1,
+        max_bytes: limit(settings.max_stored_bytes),
+        // What was refused is not heard, unlike with a subscription to the subjects themselves.
+        republish: Some(Republish {
+            source: format!("{prefix}.store.>"),
+            destination: format!("{prefix}.changes.>"),
+            headers_only: false,
+        }),
+        ..stream("store", "*")
+    };
+    let envelopes = Config {
+        retention: RetentionPolicy::WorkQueue,
+        max_bytes: limit(settings.max_queued_bytes),
+        duplicate_window: settings.deduplication_window,
+        ..stream("queue", "*.*")
+    };
+    let leases = Config {
+        max_messages_per_subject: 1,
+        ..stream("leases", "*")
+    };
+    [values, envelopes, leases]
+}
+
+impl Backend {
+    /// A backend of the machines that are connected to the same server or cluster, with the default settings of the
+    /// [`nats`](self) adapters. What is in its store and queue survives them. Streams that do not exist are
+    /// created.
+    ///
+    /// Cancel safety: dropped before it resolves, streams may have been created.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`NatsBuilder::open`].
+    pub async fn nats(client: Client) -> Result<Self, BackendError> {
+        Ok(NatsBackend::open(client).await?.backend())
+    }
+}

@@ -1,0 +1,410 @@
+//! The NATS adapters pass the conformance suites on a real server, and go on when it is restarted.
+#![allow(clippy::unwrap_used)]
+
+mod nats;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use nats::{SECOND, Server, hear, soon, until};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+use tower_promises::Signals;
+use tower_promises::backend::nats::NatsQueue;
+use tower_promises::backend::{
+    Backend, BackendError, Bus, BusEvent, CompareAndSet, Delivery, Enqueued, Envelope,
+    MAX_NAME_BYTES, Outcome, Queue, Store, WorkOptions, conformance,
+};
+
+#[tokio::test]
+async fn the_store_conforms_on_one_connection() {
+    let server = Server::start().await;
+    let store = server.backend().await.store();
+    conformance::store(async || store.clone()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_store_conforms_on_a_connection_for_each_caller() {
+    let server = Server::start().await;
+    conformance::store(async || server.backend().await.store()).await;
+}
+
+#[tokio::test]
+async fn the_bus_conforms_on_one_connection() {
+    let server = Server::start().await;
+    let bus = server.backend().await.bus();
+    conformance::bus(async || bus.clone()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_bus_conforms_on_a_connection_for_each_caller() {
+    let server = Server::start().await;
+    conformance::bus(async || server.backend().await.bus()).await;
+}
+
+#[tokio::test]
+async fn the_queue_conforms_on_one_connection() {
+    let server = Server::start().await;
+    let queue = server.backend().await.queue();
+    conformance::queue(async || queue.clone()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_queue_conforms_on_a_connection_for_each_caller() {
+    let server = Server::start().await;
+    conformance::queue(async || server.backend().await.queue()).await;
+}
+
+/// What was acknowledged is there after a crash of the server, and the same adapters go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_of_the_server_loses_nothing() {
+    let mut server = Server::start().await;
+    let backend = server.builder().await.poll_interval(SECOND).open().await;
+    let backend = backend.unwrap();
+    let (store, bus, queue) = (backend.store(), backend.bus(), backend.queue());
+    let first = store.put("kept", "1".into(), None).await.unwrap();
+    let deleted = store.put("deleted", "2".into(), None).await.unwrap();
+    assert!(store.delete("deleted").await.unwrap());
+    for id in ["leased", "waiting", "queued"] {
+        enqueue(&queue, id).await;
+    }
+    let taken = queue.take("work", 2, SECOND * 60).await.unwrap();
+    let [leased, waiting] = &taken[..] else {
+        panic!("two of three are taken, not {taken:?}");
+    };
+    let retry = Outcome::Retry { after: SECOND * 2 };
+    assert!(queue.settle(&waiting.receipt, retry).await.unwrap());
+    let settled = Instant::now();
+    let mut listener = bus.listen().await.unwrap();
+    let mut watch = store.watch("").await.unwrap();
+    let worker = tokio::spawn({
+        let queue = queue.clone();
+        async move { queue.take("other", 1, SECOND).await }
+    });
+
+    server.kill();
+    let lost = hear(&mut listener).await.unwrap_err();
+    assert!(matches!(lost, BackendError::Unavailable { .. }), "{lost:?}");
+    assert!(soon(listener.next()).await.is_none(), "then it ends");
+    assert!(soon(watch.next()).await.unwrap().is_err());
+    assert!(soon(watch.next()).await.is_none(), "then it ends");
+    server.start_again().await;
+
+    until("the client is connected", async || {
+        store.get("kept").await.is_ok()
+    })
+    .await;
+    let entry = store.get("kept").await.unwrap().unwrap();
+    assert_eq!((&entry.value[..], entry.revision), (&b"1"[..], first));
+    let set = store.compare_and_set("kept", Some(first), "3".into(), None);
+    let CompareAndSet::Set(second) = set.await.unwrap() else {
+        panic!("its revision is still the same");
+    };
+    assert!(second > deleted, "the deletion had a revision too");
+
+    let again = Envelope::new("work", "leased", "x".into());
+    assert_eq!(queue.enqueue(again).await.unwrap(), Enqueued::Duplicate);
+    let renewed = queue.renew(&leased.receipt, SECOND * 60).await;
+    assert!(renewed.unwrap(), "a lease is in force over a crash");
+    let mut ids = Vec::new();
+    for number in [1, 2] {
+        let taken = soon(queue.take("work", 1, SECOND * 60)).await.unwrap();
+        assert_eq!(taken[0].number, number);
+        assert!(
+            queue
+                .settle(&taken[0].receipt, Outcome::Done)
+                .await
+                .unwrap()
+        );
+        ids.push(taken[0].id.to_string());
+    }
+    assert_eq!(ids, ["queued", "waiting"]);
+    assert!(settled.elapsed() >= SECOND * 2, "a delay is not cut short");
+    assert!(queue.settle(&leased.receipt, Outcome::Done).await.unwrap());
+
+    // Who waited for an envelope either still does or has got an error.
+    queue
+        .enqueue(Envelope::new("other", "id", "x".into()))
+        .await
+        .unwrap();
+    let taken = match soon(worker).await.unwrap() {
+        Ok(taken) => taken,
+        Err(_) => soon(queue.take("other", 1, SECOND)).await.unwrap(),
+    };
+    assert_eq!(&*taken[0].id, "id");
+
+    let mut listener = bus.listen().await.unwrap();
+    bus.publish("topic", "after".into()).await.unwrap();
+    let heard = BusEvent::Message {
+        topic: "topic".into(),
+        payload: "after".into(),
+    };
+    assert_eq!(hear(&mut listener).await.unwrap(), heard);
+}
+
+/// A worker goes on by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_survives_restarts() {
+    const ENVELOPES: usize = 60;
+    let mut server = Server::start().await;
+    let builder = server.builder().await.poll_interval(SECOND / 2);
+    let queue = builder.timeout(SECOND).open().await.unwrap().queue();
+    let (sender, mut handled) = mpsc::unbounded_channel();
+    let handler = move |delivery: Delivery| {
+        let sender = sender.clone();
+        async move {
+            let _ = sender.send(delivery.id.to_string());
+            Outcome::Done
+        }
+    };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let worker = tokio::spawn({
+        let queue = queue.clone();
+        let options = WorkOptions::new("work").lease(SECOND * 3);
+        let stopped = async move { drop(stopped.await) };
+        async move {
+            queue
+                .work(options, Arc::new(handler), Box::pin(stopped))
+                .await
+        }
+    });
+    let mut missing = BTreeSet::new();
+    for number in 0..ENVELOPES {
+        if number % 20 == 10 {
+            server.kill();
+            server.start_again().await;
+        }
+        let id = number.to_string();
+        let envelope = Envelope::new("work", &*id, "x".into());
+        // To enqueue the same again is always right.
+        until("it is enqueued", async || {
+            queue.enqueue(envelope.clone()).await.is_ok()
+        })
+        .await;
+        missing.insert(id);
+    }
+    while !missing.is_empty() {
+        missing.remove(&soon(handled.recv()).await.unwrap());
+    }
+    drop(stop);
+    soon(worker).await.unwrap().unwrap();
+    let messages = async || server.stream("tower-promises-queue").await.state.messages;
+    until("what is done is deleted", async || messages().await == 0).await;
+}
+
+#[tokio::test]
+async fn calls_while_the_server_is_away_end_in_time() {
+    const TIMEOUT: Duration = Duration::from_millis(300);
+    let mut server = Server::start().await;
+    let backend = server.builder().await.timeout(TIMEOUT).open().await;
+    let backend = backend.unwrap();
+    let (store, bus, queue) = (backend.store(), backend.bus(), backend.queue());
+    enqueue(&queue, "id").await;
+    let taken = queue.take("work", 1, SECOND * 60).await.unwrap().remove(0);
+    server.kill();
+
+    let started = Instant::now();
+    let errors = [
+        store.get("key").await.unwrap_err(),
+        store.put("key", "x".into(), None).await.unwrap_err(),
+        store.delete("key").await.unwrap_err(),
+        store.watch("").await.err().unwrap(),
+        bus.publish("topic", "x".into()).await.unwrap_err(),
+        bus.listen().await.err().unwrap(),
+        queue
+            .enqueue(Envelope::new("work", "2", "x".into()))
+            .await
+            .unwrap_err(),
+        queue.renew(&taken.receipt, SECOND).await.unwrap_err(),
+        queue
+            .settle(&taken.receipt, Outcome::Done)
+            .await
+            .unwrap_err(),
+        queue.take("work", 1, SECOND).await.unwrap_err(),
+        queue.take("new", 1, SECOND).await.unwrap_err(),
+    ];
+    for error in errors {
+        let is_clear = matches!(
+            error,
+            BackendError::TimedOut { .. } | BackendError::Unavailable { .. }
+        );
+        assert!(is_clear, "{error:?}");
+    }
+    assert!(started.elapsed() < TIMEOUT * 30, "{:?}", started.elapsed());
+}
+
+/// The consumer would take the acknowledgement of a worker whose time is over for that of its successor.
+#[tokio::test]
+async fn a_worker_that_comes_late_settles_nothing() {
+    let server = Server::start().await;
+    let (here, there) = (
+        server.backend().await.queue(),
+        server.backend().await.queue(),
+    );
+    enqueue(&here, "id").await;
+    let first = here.take("work", 1, SECOND).await.unwrap().remove(0);
+    let second = soon(there.take("work", 1, SECOND * 60))
+        .await
+        .unwrap()
+        .remove(0);
+    assert!(!here.settle(&first.receipt, Outcome::Done).await.unwrap());
+    let stream = server.stream("tower-promises-queue").await;
+    assert_eq!(stream.state.messages, 1, "it is still there");
+    assert!(there.settle(&second.receipt, Outcome::Done).await.unwrap());
+}
+
+#[tokio::test]
+async fn what_is_over_is_deleted_from_the_server() {
+    let server = Server::start().await;
+    let builder = server.builder().await.sweep_interval(SECOND / 5);
+    let backend = builder.open().await.unwrap();
+    let (store, queue) = (backend.store(), backend.queue());
+    store.put("kept", "x".into(), None).await.unwrap();
+    store
+        .put("long", "x".into(), Some(SECOND * 600))
+        .await
+        .unwrap();
+    for number in 0..20 {
+        let key = number.to_string();
+        store.put(&key, "x".into(), Some(SECOND / 5)).await.unwrap();
+        store
+            .put(&format!("deleted {key}"), "x".into(), None)
+            .await
+            .unwrap();
+        assert!(store.delete(&format!("deleted {key}")).await.unwrap());
+        enqueue(&queue, &key).await;
+    }
+    for _ in 0..19 {
+        let taken = queue.take("work", 1, SECOND * 60).await.unwrap().remove(0);
+        assert!(queue.settle(&taken.receipt, Outcome::Done).await.unwrap());
+    }
+    let last = queue.take("work", 1, SECOND * 60).await.unwrap().remove(0);
+    let messages = async |name: &str| server.stream(name).await.state.messages;
+    until("values are swept", async || {
+        messages("tower-promises-store").await == 2
+    })
+    .await;
+    // The record of the one that is leased, and that of the sweep.
+    until("records are swept", async || {
+        messages("tower-promises-leases").await == 2
+    })
+    .await;
+    for key in ["kept", "long"] {
+        assert!(store.get(key).await.unwrap().is_some());
+    }
+    let revision = store.put("kept", "y".into(), None).await.unwrap();
+    let set = store.compare_and_set("deleted 1", None, "y".into(), None);
+    assert_ne!(set.await.unwrap(), CompareAndSet::Conflict);
+    let entry = store.get("deleted 1").await.unwrap().unwrap();
+    assert!(entry.revision > revision, "revisions rise all the same");
+    assert!(queue.settle(&last.receipt, Outcome::Done).await.unwrap());
+}
+
+#[tokio::test]
+async fn prefixes_are_backends_of_their_own() {
+    let server = Server::start().await;
+    let open = async |prefix: &str| server.builder().await.prefix(prefix).open().await;
+    let (one, two) = (open("one").await.unwrap(), open("two").await.unwrap());
+    one.store().put("key", "x".into(), None).await.unwrap();
+    assert_eq!(two.store().get("key").await.unwrap(), None);
+    enqueue(&one.queue(), "id").await;
+    enqueue(&two.queue(), "id").await;
+    for prefix in ["", "a.b", "a*", "ä", &"x".repeat(101)] {
+        let error = open(prefix).await.unwrap_err();
+        assert!(
+            matches!(error, BackendError::InvalidName { .. }),
+            "{error:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_full_refuses_the_new() {
+    const ROOM: u64 = 64 * 1024;
+    let server = Server::start().await;
+    let builder = server.builder().await;
+    let builder = builder.max_stored_bytes(ROOM).max_queued_bytes(ROOM);
+    let backend = builder.open().await.unwrap();
+    let (store, queue) = (backend.store(), backend.queue());
+    let value = Bytes::from(vec![0; 20 * 1024]);
+    let (mut stored, mut queued) = (Vec::new(), Vec::new());
+    for number in 0..5 {
+        let id = number.to_string();
+        stored.push(store.put(&id, value.clone(), None).await);
+        let envelope = Envelope::new("work", &*id, value.clone());
+        queued.push(queue.enqueue(envelope).await);
+    }
+    for (stored, queued) in stored[..3].iter().zip(&queued[..3]) {
+        assert!(stored.is_ok() && queued.is_ok(), "{stored:?}, {queued:?}");
+    }
+    for (stored, queued) in stored[3..].iter().zip(&queued[3..]) {
+        assert!(matches!(stored, Err(BackendError::Full)), "{stored:?}");
+        assert!(matches!(queued, Err(BackendError::Full)), "{queued:?}");
+    }
+    let taken = queue.take("work", 1, SECOND * 60).await.unwrap().remove(0);
+    assert!(queue.settle(&taken.receipt, Outcome::Done).await.unwrap());
+    until("there is room", async || {
+        let envelope = Envelope::new("work", "later", value.clone());
+        queue.enqueue(envelope).await.is_ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn sizes_are_limited() {
+    let server = Server::start().await;
+    let builder = server
+        .builder()
+        .await
+        .max_value_bytes(3)
+        .max_message_bytes(3);
+    let backend = builder.max_payload_bytes(usize::MAX).open().await.unwrap();
+    let errors = [
+        backend
+            .store()
+            .put("key", "abcd".into(), None)
+            .await
+            .unwrap_err(),
+        backend
+            .bus()
+            .publish("topic", "abcd".into())
+            .await
+            .unwrap_err(),
+    ];
+    for error in errors {
+        let is_too_large = matches!(error, BackendError::TooLarge { size: 4, limit: 3 });
+        assert!(is_too_large, "{error:?}");
+    }
+    // The server has a limit too, and what fits in fits with long names.
+    let queue = backend.queue();
+    let limit = queue.capabilities().max_payload_bytes;
+    assert!(limit < 1024 * 1024, "{limit}");
+    let name = "x".repeat(MAX_NAME_BYTES);
+    let envelope = Envelope::new(&*name, &*name, vec![0; limit].into()).delay(SECOND / 10);
+    assert_eq!(queue.enqueue(envelope).await.unwrap(), Enqueued::Added);
+    let taken = queue.take(&name, 1, SECOND).await.unwrap().remove(0);
+    assert_eq!(taken.payload.len(), limit);
+}
+
+#[tokio::test]
+async fn signals_cross_connections() {
+    let server = Server::start().await;
+    let here = Signals::new(server.backend().await.backend());
+    let there = Signals::new(Backend::nats(server.client().await).await.unwrap());
+    here.listen().await.unwrap();
+    there.listen().await.unwrap();
+    let waiting = there.wait::<String>("name");
+    here.send("name", "hello").await.unwrap();
+    assert_eq!(soon(waiting).await.unwrap(), "hello");
+    here.latch("later", "latched", SECOND * 600).await.unwrap();
+    assert_eq!(
+        soon(there.wait::<String>("later")).await.unwrap(),
+        "latched"
+    );
+}
+
+async fn enqueue(queue: &NatsQueue, id: &str) {
+    let envelope = Envelope::new("work", id, "x".into());
+    assert_eq!(queue.enqueue(envelope).await.unwrap(), Enqueued::Added);
+}
