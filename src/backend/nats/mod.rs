@@ -67,7 +67,8 @@
 //! # Cancel safety
 //!
 //! Every future may be dropped. What it has sent by then, the server does. An envelope that was just being taken is
-//! delivered again when its lease ends, or after two seconds if it had none yet.
+//! given back at once, or delivered again when its lease ends if it had one by then. Either way others of its queue may
+//! come before it.
 //!
 //! # Panics
 //!

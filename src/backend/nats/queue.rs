@@ -9,14 +9,15 @@ use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{self, AckKind};
-use async_nats::{Message, StatusCode, Subscriber};
+use async_nats::{Client, Message, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, join_all};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
-use tokio::time::{Instant, timeout_at};
+use tokio::runtime::Handle;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// A delay in milliseconds.
 const DELAY: &str = "Tower-Promises-Delay";
@@ -30,6 +31,13 @@ const CONSUMER_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How many workers can wait for one queue at once.
 const MAX_WAITING: i64 = 8192;
+
+/// How long the server may say nothing to a request that does not wait: it does so where another worker was given
+/// the last message in the meantime.
+const UNANSWERED: Duration = Duration::from_millis(500);
+
+/// How long the other answers may take when the first one is there.
+const MORE: Duration = Duration::from_millis(50);
 
 /// How many are taken at once.
 const MAX_TAKEN: usize = 64;
@@ -143,7 +151,6 @@ impl NatsQueue {
         };
         let request = Bytes::from(request);
         let ask = async {
-            // Dropped, it ends the interest of the server in the answers.
             let answers = client.subscribe(inbox.clone()).await;
             let answers = answers.map_err(BackendError::unavailable)?;
             for _ in 0..requests {
@@ -153,15 +160,20 @@ impl NatsQueue {
                     .await;
                 asked.map_err(BackendError::unavailable)?;
             }
-            Ok(answers)
+            Ok(Answers {
+                client: client.clone(),
+                open: requests,
+                subscriber: Some(answers),
+            })
         };
         let answers = self.connection.in_time(ask).await?;
-        let patience = self.connection.settings().timeout;
-        let until = Instant::now() + wait.unwrap_or_default() + patience;
-        let messages = receive(answers, requests, until).await;
-        match messages {
+        let after = self.connection.settings().timeout;
+        let patience = wait.map_or(UNANSWERED, |wait| wait + after).min(LONGEST);
+        match receive(answers, requests, Instant::now() + patience).await {
             Ok(Some(messages)) => Ok(messages),
-            Ok(None) => Err(BackendError::TimedOut { after: patience }),
+            // The request that waits finds out whether the server is there.
+            Ok(None) if wait.is_none() => Ok(Vec::new()),
+            Ok(None) => Err(BackendError::TimedOut { after }),
             Err(error) => {
                 // It may be that the consumer is not there any more.
                 lock(&self.ready).remove(queue);
@@ -288,18 +300,59 @@ fn again(after: Duration) -> AckKind {
     AckKind::Nak(at_once.unwrap_or(Some(after.min(LONGEST))))
 }
 
-/// The messages among the answers to so many requests, or `None` where there is no answer in time.
+/// The answers to requests for messages. Dropped, it gives back what comes too late.
+struct Answers {
+    client: Client,
+    subscriber: Option<Subscriber>,
+    /// How many are missing.
+    open: usize,
+}
+
+impl Answers {
+    async fn next(&mut self) -> Option<Message> {
+        let answer = self.subscriber.as_mut()?.next().await;
+        self.open = self.open.saturating_sub(1);
+        answer
+    }
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        let (Some(mut subscriber), Ok(runtime)) = (self.subscriber.take(), Handle::try_current())
+        else {
+            return;
+        };
+        if self.open == 0 {
+            return;
+        }
+        let client = self.client.clone();
+        runtime.spawn(async move {
+            // The server sends no more, and what is on its way still comes.
+            if subscriber.drain().await.is_err() {
+                return;
+            }
+            while let Ok(Some(message)) = timeout(CLAIM_TIME, subscriber.next()).await {
+                if let Some(reply) = message.reply {
+                    // If it is lost, the message comes back all the same.
+                    let _ = client.publish(reply, AckKind::Nak(None).into()).await;
+                }
+            }
+        });
+    }
+}
+
+/// The messages among the answers to so many requests, or `None` where none is answered in time.
 async fn receive(
-    mut answers: Subscriber,
+    mut answers: Answers,
     requests: usize,
     until: Instant,
 ) -> Result<Option<Vec<Message>>, BackendError> {
-    let mut messages = Vec::new();
-    for _ in 0..requests {
+    let (mut messages, mut until) = (Vec::new(), until);
+    for number in 0..requests {
         let answer = match timeout_at(until, answers.next()).await {
             Ok(Some(answer)) => answer,
             Ok(None) => return Err(BackendError::unavailable("the client was closed")),
-            Err(_) if messages.is_empty() => return Ok(None),
+            Err(_) if number == 0 => return Ok(None),
             Err(_) => break,
         };
         match answer.status {
@@ -308,6 +361,8 @@ async fn receive(
             Some(_) if !messages.is_empty() => break,
             Some(status) => return Err(refused(status, answer.description.as_deref())),
         }
+        // What is there does not wait for what may come.
+        until = until.min(Instant::now() + MORE);
     }
     Ok(Some(messages))
 }
