@@ -73,19 +73,22 @@
 //! - A runtime's threads, if a job makes some, and processes that a job starts, are the job's own affair: killing the
 //!   job does not end *its* children.
 //! - A child is killed by the server. If the server itself is killed, or exits while a job runs, the job runs to its end.
-//! - A program that exits, or waits, before it calls `init` makes [`ProcessError::Start`]. Such a start leaves a thread
-//!   behind that waits for it. The pool refuses jobs while there are [`MAX_LOST_STARTS`] of those.
+//! - A program that exits, or waits, before it calls `init` makes [`ProcessError::Start`], and so does a child that is
+//!   killed in its first milliseconds. Such a start leaves a thread behind, which procspawn gives no way to end. With
+//!   [`MAX_LOST_STARTS`] of those a pool refuses all jobs.
 //! - Tests are child processes too, and their `main` is not yours. Put `procspawn::enable_test_support!();` into the
 //!   test file, with `procspawn` and its feature `test-support` in the dev-dependencies.
 //!
 //! # Cancel safety
 //!
 //! Dropping the future of a job takes it out of the queue, or kills its process (`SIGKILL`, in Windows
-//! `TerminateProcess`) within [`POLL_INTERVAL`]. A process keeps its place in the pool until it has ended.
+//! `TerminateProcess`) within [`POLL_INTERVAL`], one that is still starting as soon as it has started. A process keeps
+//! its place in the pool until it has ended.
 //!
 //! # Panics
 //!
-//! A panic in a job is [`ProcessError::Panicked`]. A program that is built with `panic = "abort"` gets `Died`.
+//! A panic in a job is [`ProcessError::Panicked`]. A program that is built with `panic = "abort"` gets `Died`. The future
+//! panics on a runtime of tokio that has no time.
 //!
 //! # Security
 //!

@@ -16,7 +16,7 @@ use tower_service::Service;
 /// How long a job may take.
 pub const DEFAULT_PROCESS_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a process may take until it has called [`init`](super::init).
+/// How long a process may take until it has called [`init`](super::init) and has its job.
 pub const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How many bytes a job may have as JSON, and its output.
@@ -168,7 +168,8 @@ impl ProcessPoolBuilder {
         self
     }
 
-    /// How long a process may take until it has called [`init`](super::init), default [`DEFAULT_START_TIMEOUT`].
+    /// How long a process may take until it has called [`init`](super::init) and has its job, default
+    /// [`DEFAULT_START_TIMEOUT`].
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.start_timeout = timeout;
         self
@@ -268,10 +269,13 @@ impl Shared {
 
     /// Gives up on a process that does not start: its thread may wait for ever, its place is free.
     fn lose(&self, place: &Mutex<Option<OwnedSemaphorePermit>>) {
-        let place = lock(place).take();
+        let mut kept = lock(place);
+        let place = kept.take();
         if place.is_some() {
+            // Under the lock, so that it comes before what `leave` does.
             self.lost_starts.fetch_add(1, Ordering::Relaxed);
         }
+        drop(kept);
     }
 
     /// The thread of a process ends.
