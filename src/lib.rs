@@ -60,6 +60,8 @@
 //! | reading a large request body | [`submit_body`] |
 //! | reading a body that later passes need, too | nothing: it replays; `spool_dir` if it is large |
 //! | waiting for what another request says | `Signals::wait` as a promise: module `signal` |
+//! | a function that another process should run | a `Task`, and `TaskService::call` as a promise: module `task` |
+//! | work that may go on after the response | `TaskService::submit`: module `task` |
 //! | a call that should be tried again | a retry crate around the future of a promise |
 //! | a value that many requests need | a cache crate inside of the promise |
 //! | a default while something else is being waited for | [`or_pending`](OrPending::or_pending) |
@@ -88,6 +90,7 @@
 //! | `process` | no | `ProcessPool`, jobs in child processes: module `process`; needs Rust 1.86 |
 //! | `spool` | no | bodies too large for memory go on in a temporary file |
 //! | `signal` | no | `Signals`, promises that wait for other requests: module `signal`; has `backend` |
+//! | `tasks` | no | `Tasks`, named functions that run in other processes: module `task`; has `backend` |
 //! | `backend` | no | the ports `Bus`, `Store` and `Queue`, and their adapters for one process: module `backend` |
 //! | `sqlite` | no | those ports between the processes of one machine, kept over restarts: module `backend::sqlite`; needs Rust 1.94 |
 //! | `nats` | no | those ports between many machines, on a server of NATS with JetStream: module `backend::nats`; needs Rust 1.89 |

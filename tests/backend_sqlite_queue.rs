@@ -123,6 +123,41 @@ async fn what_a_killed_process_has_leased_comes_back_when_the_leases_end() {
     assert!(killed.elapsed() < LEASE + SECOND * 2);
 }
 
+/// It wakes up with leases that another one has by then.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_process_that_stood_still_changes_nothing_afterwards() {
+    let place = place();
+    let queue = SqliteDatabase::open(&place.path).await.unwrap().queue();
+    let process = Process::start(&place.path);
+    // A worker, and one that would settle only now.
+    let mut begun = process.work("queue", LEASE).await;
+    add(&queue, "worker").await;
+    assert_eq!(soon(begun.next()).await, ("worker".to_owned(), 1));
+    let there = process.adapter();
+    let late = Envelope::new("late", "late", Bytes::new());
+    queue.enqueue(late).await.unwrap();
+    let late = soon(there.take("late", 1, LEASE)).await.unwrap().remove(0);
+
+    process.stop();
+    let worker = take(&queue, NEVER).await;
+    let again = soon(queue.take("late", 1, NEVER)).await.unwrap().remove(0);
+    assert_eq!((worker.number, again.number), (2, 2));
+    process.go_on();
+    for outcome in [Outcome::Done, RETRY, Outcome::GiveUp] {
+        let settled = soon(there.settle(&late.receipt, outcome)).await;
+        assert!(!settled.unwrap(), "its lease has ended");
+    }
+    // The worker goes on with what is next.
+    add(&queue, "next").await;
+    assert_eq!(soon(begun.next()).await, ("next".to_owned(), 1));
+    for taken in [&worker, &again] {
+        let renewed = queue.renew(&taken.receipt, NEVER).await.unwrap();
+        assert!(renewed, "nothing has changed");
+        assert!(done(&queue, taken).await);
+    }
+}
+
 #[tokio::test]
 async fn a_restart_keeps_what_is_queued() {
     let place = place();

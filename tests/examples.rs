@@ -282,3 +282,30 @@ async fn chat() {
         "{page}"
     );
 }
+
+#[tokio::test]
+async fn tasks() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("tasks.db");
+    let alone = Example::start_with("tasks", &[("DATABASE", &database)]);
+    let report = format!("report 2026 for ada, by process {}\n", alone.process.id());
+    assert_eq!(alone.get("/reports/2026").await, report);
+    drop(alone);
+
+    let role = |role| {
+        [
+            ("DATABASE", &*database),
+            ("ROLE", std::path::Path::new(role)),
+        ]
+    };
+    let web = Example::start_with("tasks", &role("web"));
+    let mut worker = Command::new(binary("tasks"))
+        .envs(role("worker"))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let report = format!("report 2027 for ada, by process {}\n", worker.id());
+    assert_eq!(web.get("/reports/2027").await, report);
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+}

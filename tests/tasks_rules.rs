@@ -4,6 +4,7 @@
 mod support;
 mod task;
 
+use futures_util::future::lazy;
 use serde::{Deserialize, Serialize, Serializer};
 use std::sync::{Arc, Mutex};
 use support::{Counter, Log, soon, until};
@@ -62,7 +63,7 @@ async fn a_task_runs_as_the_principal_who_submits_it() {
 
     let ada = Principal::new("ada");
     // It counts who calls, not who awaits.
-    let call = ada.clone().scope(async { service.call(act("")) }).await;
+    let call = ada.clone().scope(lazy(|_| service.call(act("")))).await;
     assert_eq!(soon(call).await.unwrap(), "ada");
     let call = service.call(act(""));
     assert_eq!(soon(ada.scope(call)).await.unwrap(), "nobody");
@@ -114,7 +115,7 @@ async fn a_nested_call_runs_in_place() {
     let service = process.service("main");
     let ada = Principal::new("ada");
     let call = ada
-        .scope(async { service.call(act("outer")).with_id("outer") })
+        .scope(lazy(|_| service.call(act("outer")).with_id("outer")))
         .await;
     let start = Instant::now();
     assert!(soon(call).await.unwrap().ends_with(" ada"));

@@ -5,17 +5,17 @@ mod support;
 mod task;
 
 use bytes::Bytes;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use support::{Counter, Log, soon, until};
 use task::{Act, Broken, SECOND, act, builder, chain, client, process};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, advance};
+use tokio::time::Instant;
 use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises::backend::{
-    Backend, BackendError, BoxFuture, CompareAndSet, Entry, Envelope, Revision, Store,
-    WatchStream,
+    Backend, BackendError, BoxFuture, Capabilities, CompareAndSet, Enqueued, Entry, Envelope,
+    Outcome, Queue, Receipt, Revision, Store, Taken, WatchStream,
 };
 use tower_promises::task::{
     Principal, TaskContext, TaskError, TaskFailure, TaskId, TaskService, TaskState, Tasks,
@@ -183,6 +183,51 @@ async fn the_list_of_dead_letters_has_a_limit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_dead_letter_that_is_too_large_for_the_store_is_no_loop() {
+    let store = MemoryStore::new().max_value_bytes(2000);
+    let backend = Backend::new(store, MemoryBus::new(), MemoryQueue::new());
+    let attempts = Counter::default();
+    let count = attempts.clone();
+    let process = process(&backend, move |argument, _| {
+        count.add();
+        async move {
+            match argument.starts_with("conflict") {
+                true => Err(TaskFailure::conflict(Broken)),
+                false => std::future::pending().await,
+            }
+        }
+    });
+    let worker = process.work().unwrap();
+    let service = process.service("main");
+    let call = service.call(act(format!("conflict{}", "x".repeat(5000))));
+    let error = soon(call).await.unwrap_err();
+    assert!(
+        matches!(error, TaskError::Dead { attempts: 3, .. }),
+        "{error:?}"
+    );
+    drop(worker);
+
+    let id = service.submit(act("x".repeat(5000))).await.unwrap();
+    for crash in 1..=3 {
+        let worker = process.work().unwrap();
+        let begins = async {
+            while attempts.get() < 3 + crash {
+                tokio::time::sleep(SECOND).await;
+            }
+        };
+        soon(begins).await;
+        drop(worker);
+    }
+    let _worker = process.work().unwrap();
+    let error = soon(process.output::<Act>(&id)).await.unwrap_err();
+    assert!(
+        matches!(error, TaskError::Dead { attempts: 3, .. }),
+        "{error:?}"
+    );
+    assert!(service.dead_letters().await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn draining_waits_for_tasks_and_takes_no_more() {
     let backend = Backend::memory();
     let gate = Arc::new(Semaphore::new(0));
@@ -280,58 +325,110 @@ async fn a_task_that_takes_too_long_has_failed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_task_that_has_waited_too_long_is_not_begun() {
-    let log = Log::start();
-    // Time in the store is that of tokio, and time in the queue; what a letter says is that of the machine.
     let backend = Backend::memory();
     let late = builder(&backend, async |_, _| Ok(String::new()));
     let late = late.lifetime(Duration::ZERO).build();
-    let call = late.service("main").call(act(""));
-    let call = tokio::spawn(call.timeout(SECOND * 100));
-    advance(SECOND * 2).await;
     let (process, begun) = endless(&backend);
     let _worker = process.work().unwrap();
-    let error = soon(call).await.unwrap().unwrap_err();
-    assert!(matches!(error, TaskError::NotFound { .. }), "{error:?}");
-    until("it is dropped", || {
-        log.text().contains("longer than its lifetime")
-    })
-    .await;
+    let error = soon(late.service("main").call(act(""))).await.unwrap_err();
+    assert!(matches!(error, TaskError::Failed { .. }));
+    assert!(chain(&error).ends_with(": it has waited longer than its lifetime"));
     assert_eq!(begun.get(), 0);
 }
 
-/// A worker stands still in the first attempt, for longer than its lease. Meanwhile the second one ends.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_worker_that_stood_still_does_not_change_the_result() {
+#[tokio::test(start_paused = true)]
+async fn a_task_that_nobody_takes_is_forgotten() {
     let backend = Backend::memory();
-    let (release, released) = mpsc::channel::<()>();
-    let released = Arc::new(std::sync::Mutex::new(released));
-    let over = Counter::default();
-    let process = builder(&backend, {
-        let over = over.clone();
-        move |_, context| {
-            let (released, over) = (released.clone(), over.clone());
+    let late = builder(&backend, async |_, _| Ok(String::new()));
+    let late = late.lifetime(SECOND * 60).build();
+    let error = soon(late.service("main").call(act(""))).await.unwrap_err();
+    assert!(matches!(error, TaskError::NotFound { .. }), "{error:?}");
+}
+
+/// A queue as it seems to a worker that has lost touch: it believes to have its leases.
+struct OutOfTouch(MemoryQueue);
+
+impl Queue for OutOfTouch {
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    fn enqueue(&self, envelope: Envelope) -> BoxFuture<'_, Result<Enqueued, BackendError>> {
+        self.0.enqueue(envelope)
+    }
+
+    fn take<'a>(
+        &'a self,
+        queue: &'a str,
+        limit: usize,
+        lease: Duration,
+    ) -> BoxFuture<'a, Result<Vec<Taken>, BackendError>> {
+        self.0.take(queue, limit, lease)
+    }
+
+    fn renew<'a>(
+        &'a self,
+        _: &'a Receipt,
+        _: Duration,
+    ) -> BoxFuture<'a, Result<bool, BackendError>> {
+        Box::pin(async { Ok(true) })
+    }
+
+    fn settle<'a>(
+        &'a self,
+        receipt: &'a Receipt,
+        outcome: Outcome,
+    ) -> BoxFuture<'a, Result<bool, BackendError>> {
+        self.0.settle(receipt, outcome)
+    }
+}
+
+/// Two workers run the same task at the same time, the second one ends first.
+async fn a_lost_lease(poll_interval: Duration) -> (String, usize) {
+    let (store, bus, queue) = (MemoryStore::new(), MemoryBus::new(), MemoryQueue::new());
+    let touching = Backend::new(store.clone(), bus.clone(), queue.clone());
+    let out_of_touch = Backend::new(store, bus, OutOfTouch(queue));
+    let (begun, dropped) = (Counter::default(), Counter::default());
+    let late = builder(&out_of_touch, {
+        let (begun, dropped) = (begun.clone(), dropped.clone());
+        move |_, _| {
+            begun.add();
+            let guard = dropped.on_drop();
             async move {
-                if context.attempt() == 1 {
-                    // It blocks its thread, so nobody can drop it.
-                    released.lock().unwrap().recv().unwrap();
-                    let _guard = over.on_drop();
-                    return Ok("late".into());
-                }
-                Ok("in time".into())
+                tokio::time::sleep(SECOND * 120).await;
+                std::mem::forget(guard);
+                Ok("late".into())
             }
         }
     });
-    let process = process.lease(Duration::from_millis(200)).build();
-    let workers = [process.work().unwrap(), process.work().unwrap()];
-    let id = process.service("main").submit(act("")).await.unwrap();
-    assert_eq!(soon(process.output::<Act>(&id)).await.unwrap(), "in time");
-    release.send(()).unwrap();
-    until("it goes on", || over.get() == 1).await;
-    for worker in workers {
-        assert!(worker.drain(SECOND * 60).await);
-    }
-    assert_eq!(process.output::<Act>(&id).await.unwrap(), "in time");
-    assert_eq!(process.status(&id).await.unwrap().attempt(), 2);
+    // It has no room for the same task again.
+    let service = TaskService::builder("main").task::<Act>().concurrency(1);
+    let late = late.service(service).poll_interval(poll_interval).build();
+    let worker = late.work().unwrap();
+    let id = late.service("main").submit(act("")).await.unwrap();
+    until("it begins", || begun.get() == 1).await;
+
+    let other = process(&touching, async |_, context| {
+        Ok(format!("in time {}", context.attempt()))
+    });
+    let _worker = other.work().unwrap();
+    assert_eq!(soon(other.output::<Act>(&id)).await.unwrap(), "in time 2");
+    assert!(worker.drain(SECOND * 1000).await);
+    (other.output::<Act>(&id).await.unwrap(), dropped.get())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_has_lost_its_lease_does_not_change_the_result() {
+    let log = Log::start();
+    let (output, dropped) = a_lost_lease(SECOND * 10_000).await;
+    assert_eq!((&*output, dropped), ("in time 2", 0));
+    assert!(log.text().contains("another worker has the task"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_has_lost_its_lease_drops_the_task() {
+    let (output, dropped) = a_lost_lease(SECOND * 5).await;
+    assert_eq!((&*output, dropped), ("in time 2", 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -378,6 +475,8 @@ async fn an_envelope_that_is_no_task_is_dropped() {
 struct Fragile {
     store: MemoryStore,
     fails: Arc<AtomicBool>,
+    /// The next change takes effect, and seems to fail.
+    seems_to_fail: Arc<AtomicBool>,
 }
 
 impl Fragile {
@@ -413,10 +512,15 @@ impl Store for Fragile {
         value: Bytes,
         time_to_live: Option<Duration>,
     ) -> BoxFuture<'a, Result<CompareAndSet, BackendError>> {
-        let set = self
-            .store
-            .compare_and_set(key, expected, value, time_to_live);
-        Box::pin(self.or_fail(set))
+        Box::pin(async move {
+            let store = &self.store;
+            let set = store.compare_and_set(key, expected, value, time_to_live);
+            let set = self.or_fail(set).await;
+            if self.seems_to_fail.swap(false, Ordering::SeqCst) {
+                return Err(BackendError::unavailable("the answer is lost"));
+            }
+            set
+        })
     }
 
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool, BackendError>> {
@@ -433,6 +537,7 @@ async fn tasks_go_on_when_the_store_has_recovered() {
     let store = Fragile {
         store: MemoryStore::new(),
         fails: Arc::default(),
+        seems_to_fail: Arc::default(),
     };
     let backend = Backend::new(store.clone(), MemoryBus::new(), MemoryQueue::new());
     let fails = |fails| store.fails.store(fails, Ordering::SeqCst);
@@ -473,6 +578,36 @@ async fn tasks_go_on_when_the_store_has_recovered() {
     assert_eq!(soon(output).await.unwrap().unwrap(), "x");
     assert_eq!(begun.get(), 1);
     assert_eq!(process.status(&id).await.unwrap().attempt(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_task_is_lost_when_the_answer_of_the_store_is() {
+    let store = Fragile {
+        store: MemoryStore::new(),
+        fails: Arc::default(),
+        seems_to_fail: Arc::default(),
+    };
+    let backend = Backend::new(store.clone(), MemoryBus::new(), MemoryQueue::new());
+    let process = process(&backend, {
+        let seems_to_fail = store.seems_to_fail.clone();
+        move |argument, context| {
+            // What fails is how this attempt ends.
+            seems_to_fail.store(context.attempt() < 3, Ordering::SeqCst);
+            async move {
+                match (&*argument, context.attempt()) {
+                    ("conflict", 1) => Err(TaskFailure::conflict(Broken)),
+                    ("error", _) => Err(Broken.into()),
+                    (_, attempt) => Ok(attempt.to_string()),
+                }
+            }
+        }
+    });
+    let _worker = process.work().unwrap();
+    let service = process.service("main");
+    assert_eq!(soon(service.call(act("conflict"))).await.unwrap(), "2");
+    assert_eq!(soon(service.call(act("success"))).await.unwrap(), "1");
+    let error = soon(service.call(act("error"))).await.unwrap_err();
+    assert!(matches!(error, TaskError::Failed { .. }), "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,6 +11,31 @@ use tokio::time::Instant;
 /// [`enqueue`](Self::enqueue) and [`work`](Self::work) are what most code uses. The other three methods are the
 /// steps of which `work` is made, so that all adapters behave alike.
 ///
+/// ```
+/// use std::sync::Arc;
+/// use tokio::sync::Notify;
+/// use tower_promises::backend::{Backend, Delivery, Envelope, Outcome, WorkOptions};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_promises::backend::BackendError> {
+/// let backend = Backend::memory();
+/// let welcome = Envelope::new("mail", "welcome/ada", "ada@example.org".into());
+/// backend.queue().enqueue(welcome).await?;
+///
+/// // Here or on another machine: a worker, until something stops it.
+/// let stop = Arc::new(Notify::new());
+/// let stopped = stop.clone();
+/// let send = move |delivery: Delivery| {
+///     assert_eq!(delivery.payload, "ada@example.org");
+///     stop.notify_one();
+///     async { Outcome::Done }
+/// };
+/// let shutdown = Box::pin(async move { stopped.notified().await });
+/// backend.queue().work(WorkOptions::new("mail"), Arc::new(send), shutdown).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # What an adapter guarantees
 ///
 /// 1. At least once: an envelope that was enqueued is delivered until a worker [settles](Self::settle) it with
@@ -30,7 +55,7 @@ use tokio::time::Instant;
 ///    come when they are due.
 /// 6. A delay, before the first delivery or before the next one, is never shorter than asked for, and at most one
 ///    second longer while a worker has room.
-/// 7. Queues do not disturb each other, and exist from the first envelope or worker on. Their names and the ids
+/// 7. Queues do not disturb each other, but for limits that they may share, and exist from the first envelope or worker on. Their names and the ids
 ///    follow the rules of [`check_name`](super::check_name). Ids and payloads arrive as they were sent. An
 ///    adapter takes payloads of at least 64 KiB and says what its
 ///    [limit](Capabilities::max_payload_bytes) is.

@@ -20,7 +20,7 @@ pub const DEFAULT_TASK_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 /// How often a task is tried when attempts end with a conflict or with their worker.
 pub const DEFAULT_MAX_ATTEMPTS: u32 = 3;
 
-/// How long a task may wait and run in all.
+/// How long a task may wait for its attempts.
 pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// How long the output of a task is kept, and its error.
@@ -140,8 +140,10 @@ impl TasksBuilder {
         self
     }
 
-    /// How long a task may wait and run in all, default [`DEFAULT_LIFETIME`]. Then it is forgotten: whoever waits for
-    /// it gets [`TaskError::NotFound`](super::TaskError::NotFound), and a worker that gets it does not begin it.
+    /// How long a task may wait for a worker, for its last attempt too, default [`DEFAULT_LIFETIME`]. Then a worker that
+    /// gets it does not begin it: it has failed. Where no worker comes it is forgotten, and whoever waits for it gets
+    /// [`TaskError::NotFound`](super::TaskError::NotFound). It should be longer than any
+    /// [delay](super::Submit::delay).
     pub fn lifetime(mut self, time: Duration) -> Self {
         self.settings.lifetime = time;
         self

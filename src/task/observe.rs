@@ -122,19 +122,6 @@ pub(super) fn superseded(letter: &Letter) {
     let _ = letter;
 }
 
-pub(super) fn expired(letter: &Letter) {
-    #[cfg(feature = "tracing")]
-    tracing::error!(
-        target: TARGET,
-        service = letter.service,
-        task = letter.task,
-        id = letter.id.as_str(),
-        "task has waited longer than its lifetime and is dropped"
-    );
-    #[cfg(not(feature = "tracing"))]
-    let _ = letter;
-}
-
 pub(super) fn bad_letter(service: &str, error: &serde_json::Error) {
     #[cfg(feature = "tracing")]
     tracing::error!(target: TARGET, service, %error, "an envelope in the queue is no task");

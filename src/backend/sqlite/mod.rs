@@ -61,8 +61,9 @@
 //!
 //! # Panics
 //!
-//! [`SqliteBuilder::open`], [`Backend::sqlite`] and the task for listeners use tokio's timers, which panic in
-//! a runtime without time; listeners then hear nothing more, and their streams end.
+//! [`SqliteBuilder::open`], [`Backend::sqlite`], [`SqliteQueue::take`](super::Queue::take) and the task for
+//! listeners use tokio's timers, which panic in a runtime without time; listeners then hear nothing more, and
+//! their streams end.
 //!
 //! # Security
 //!

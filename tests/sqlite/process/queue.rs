@@ -52,6 +52,25 @@ impl Begun {
 }
 
 impl Process {
+    /// Lets it stand still, as a machine that sleeps.
+    #[cfg(unix)]
+    pub fn stop(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets it go on.
+    #[cfg(unix)]
+    pub fn go_on(&self) {
+        self.signal("-CONT");
+    }
+
+    #[cfg(unix)]
+    fn signal(&self, signal: &str) {
+        let mut kill = std::process::Command::new("kill");
+        let kill = kill.args([signal, &self.child.id().to_string()]);
+        assert!(kill.status().unwrap().success());
+    }
+
     /// Makes it work on a queue with handlers that never end.
     pub async fn work(&self, queue: &str, lease: Duration) -> Begun {
         let mut lines = Lines::connect(self.address).await;

@@ -5,7 +5,7 @@ use super::{
 use crate::backend::{BackendError, Delivery, Handler, Outcome, Queue, WorkOptions};
 use crate::sync::lock;
 use futures_util::FutureExt;
-use futures_util::future::join_all;
+use futures_util::future::{join_all, ready};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -72,7 +72,7 @@ pub async fn queue_work<Q: Queue>(make: impl AsyncFn() -> Q) {
     let options = WorkOptions::new(&*name).lease(LEASE);
 
     let invalid = WorkOptions::new("");
-    let none = async |_: Delivery| Outcome::Done;
+    let none = |_: Delivery| ready(Outcome::Done);
     let ended = queue
         .work(invalid, Arc::new(none), std::future::pending().boxed())
         .await;

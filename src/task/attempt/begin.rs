@@ -1,0 +1,150 @@
+//! How an attempt begins, and what it does with the record of the task while it goes on.
+
+use super::{Attempt, Begin, End, crashed, expired};
+use crate::backend::BackendError;
+use crate::task::context::Report;
+use crate::task::hub::{News, Subscription};
+use crate::task::record::{Failure, Record, milliseconds, now};
+use crate::task::records::{Changed, Update};
+use crate::task::{TaskState, observe};
+use std::convert::Infallible;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+impl Attempt<'_> {
+    /// Claims the task for this attempt.
+    pub(super) async fn begin(&self, limit: Duration) -> Result<Begin, BackendError> {
+        match self.claim(limit, true).await {
+            Err(BackendError::TooLarge { .. }) => self.claim(limit, false).await,
+            begun => begun,
+        }
+    }
+
+    pub(super) async fn claim(
+        &self,
+        limit: Duration,
+        has_room: bool,
+    ) -> Result<Begin, BackendError> {
+        let (core, letter) = (self.core, self.letter);
+        let settings = &core.settings;
+        let update = |found: Option<Record>| {
+            let mut record = match found {
+                Some(record) if record.submission != letter.submission => {
+                    return Update::Keep(Begin::Nothing);
+                }
+                Some(record) if record.state == TaskState::Dead => {
+                    return Update::Keep(Begin::Buried);
+                }
+                Some(record) if record.state.is_terminal() => return Update::Keep(Begin::Nothing),
+                Some(record) => record,
+                // The store has lost it, the queue has not.
+                None => Record::new(letter),
+            };
+            record.letter = None;
+            let now = now();
+            let begin = if letter.expires <= now {
+                record.failure = Some(Failure {
+                    error: expired(),
+                    is_conflict: false,
+                });
+                record.end(TaskState::Failed, settings.result_time_to_live);
+                Begin::Expired
+            } else if record.cancel {
+                record.end(TaskState::Cancelled, settings.result_time_to_live);
+                Begin::Cancelled
+            } else if record.attempt >= settings.max_attempts {
+                record.failure = Some(Failure {
+                    error: crashed(),
+                    is_conflict: false,
+                });
+                self.kill(&mut record, has_room);
+                Begin::Dead
+            } else {
+                record.attempt += 1;
+                record.state = TaskState::Running;
+                record.token = Some(self.token.clone());
+                record.started = Some(now);
+                // It must not be forgotten while it runs.
+                let longest = limit.saturating_add(settings.result_time_to_live);
+                record.expires = letter
+                    .expires
+                    .max(now.saturating_add(milliseconds(longest)));
+                record.progress = None;
+                record.message = None;
+                Begin::Attempt(record.attempt)
+            };
+            let time_to_live = record.time_to_live();
+            Update::Set(record, time_to_live, begin)
+        };
+        core.records.update(&letter.id.record(), update).await
+    }
+
+    /// Makes the task a dead letter. It cannot be sent again where the store has no room for its arguments.
+    pub(super) fn kill(&self, record: &mut Record, has_room: bool) {
+        record.end(TaskState::Dead, self.core.settings.dead_letter_time_to_live);
+        record.letter = has_room.then(|| self.letter.clone());
+    }
+
+    /// Resolves when nobody wants this attempt any more.
+    pub(super) async fn watch(&self, mut news: Subscription) -> End {
+        loop {
+            // The poll is for what nobody has told.
+            let _ = timeout(self.core.settings.poll_interval, news.cancelled()).await;
+            match self.core.records.find(&self.letter.id).await {
+                Ok(Some(record)) if record.token.as_ref() != Some(&self.token) => {
+                    return End::Superseded;
+                }
+                Ok(Some(record)) if record.cancel => return End::Cancelled,
+                // What the store has lost, the end cannot be told to either.
+                Ok(Some(_) | None) => {}
+                Err(error) => observe::backend_failed(&self.letter.id, &error),
+            }
+        }
+    }
+
+    /// Stores what the task says of itself.
+    pub(super) async fn report(&self, report: &watch::Sender<Report>) -> Infallible {
+        let mut reports = report.subscribe();
+        // What was said before this subscription counts, too.
+        reports.mark_changed();
+        let mut stored = Report::default();
+        loop {
+            // It cannot fail: the sender is there.
+            let _ = reports.changed().await;
+            let report = reports.borrow_and_update().clone();
+            if report == stored {
+                continue;
+            }
+            let changed = self.change(|record| {
+                record.progress = report.progress;
+                record.message.clone_from(&report.message);
+            });
+            match changed.await {
+                Ok(Some(_)) => self.core.announce(&self.letter.id, News::Changed).await,
+                Ok(None) => {}
+                Err(error) => observe::backend_failed(&self.letter.id, &error),
+            }
+            stored = report;
+            sleep(self.core.settings.progress_interval).await;
+        }
+    }
+
+    /// Changes the record, if it is still that of this attempt.
+    pub(super) async fn change(
+        &self,
+        mut change: impl FnMut(&mut Record),
+    ) -> Result<Option<Record>, BackendError> {
+        let changed = self.core.records.change(&self.letter.id, |record| {
+            let is_mine = record.token.as_ref() == Some(&self.token);
+            if is_mine {
+                change(record);
+            }
+            is_mine
+        });
+        match changed.await? {
+            Changed::Yes(record) => Ok(Some(record)),
+            Changed::No(_) | Changed::Gone => Ok(None),
+        }
+    }
+}

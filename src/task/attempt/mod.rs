@@ -1,0 +1,209 @@
+//! One attempt of a worker at a task.
+
+mod begin;
+mod end;
+
+use super::context::{Report, Shared, StopOnDrop};
+use super::core::{Core, Service};
+use super::definition::Ended;
+use super::failure::Reported;
+use super::hub::{News, Subscription};
+use super::record::{Failure, Letter};
+use super::scope::{Scope, Scoped};
+use super::worker::Phase;
+use super::{TaskContext, TaskState, Tasks, observe};
+use crate::backend::{Delivery, Outcome};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::select;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use uuid::Uuid;
+
+/// The pause before a task is delivered again that could not be begun because the store has failed.
+const BACKEND_PAUSE: Duration = Duration::from_secs(1);
+
+/// The pause before another worker may get a task whose type this one does not know: long enough for a roll-out to go
+/// on.
+const UNKNOWN_PAUSE: Duration = Duration::from_secs(30);
+
+/// What the attempts at the tasks of a service have in common.
+pub(super) struct Attempts {
+    pub(super) tasks: Tasks,
+    pub(super) service: Service,
+    pub(super) name: Arc<str>,
+    pub(super) phase: watch::Receiver<Phase>,
+}
+
+/// A task that this worker has begun.
+struct Attempt<'a> {
+    core: &'a Core,
+    letter: &'a Letter,
+    number: u32,
+    token: String,
+}
+
+/// What is to be done with a task that was delivered.
+enum Begin {
+    /// This attempt.
+    Attempt(u32),
+    /// It has ended or is somebody else's.
+    Nothing,
+    /// It has waited for too long.
+    Expired,
+    /// Somebody has cancelled it.
+    Cancelled,
+    /// Its attempts are used up, and each has ended with its worker.
+    Dead,
+    /// It was dead already.
+    Buried,
+}
+
+/// Why an attempt is over.
+enum End {
+    Ended(Ended),
+    TimedOut,
+    /// Somebody wants it to be cancelled.
+    Cancelled,
+    /// Another worker has it, or it has ended elsewhere.
+    Superseded,
+    /// This worker shuts down.
+    Shutdown,
+}
+
+impl Attempts {
+    /// Attends to a task until it has ended, or is to be delivered again.
+    pub(super) async fn attend(self: Arc<Self>, delivery: Delivery) -> Outcome {
+        let letter: Letter = match serde_json::from_slice(&delivery.payload) {
+            Ok(letter) => letter,
+            Err(error) => {
+                observe::bad_letter(&self.name, &error);
+                return Outcome::GiveUp;
+            }
+        };
+        let core = self.tasks.core();
+        let mut attempt = Attempt {
+            core,
+            letter: &letter,
+            number: 0,
+            token: Uuid::new_v4().simple().to_string(),
+        };
+        // What is said from here on counts: the record is read afterwards.
+        let Ok(news) = core.subscribe(&letter.id) else {
+            return Outcome::Retry {
+                after: BACKEND_PAUSE,
+            };
+        };
+        let begun = match attempt.begin(self.service.timeout).await {
+            Ok(begun) => begun,
+            Err(error) => {
+                observe::backend_failed(&letter.id, &error);
+                return Outcome::Retry {
+                    after: BACKEND_PAUSE,
+                };
+            }
+        };
+        match begun {
+            Begin::Attempt(number) => attempt.number = number,
+            Begin::Nothing => return Outcome::Done,
+            Begin::Expired => {
+                observe::ended(&letter, TaskState::Failed, Some(&expired()));
+                core.announce(&letter.id, News::Ended).await;
+                return Outcome::Done;
+            }
+            Begin::Cancelled => {
+                observe::ended(&letter, TaskState::Cancelled, None);
+                core.announce(&letter.id, News::Ended).await;
+                return Outcome::Done;
+            }
+            Begin::Dead => {
+                observe::ended(&letter, TaskState::Dead, Some(&crashed()));
+                return attempt.bury().await;
+            }
+            // Who has ended it may not have come to list it.
+            Begin::Buried => return attempt.bury().await,
+        }
+        observe::began(&letter, attempt.number);
+        core.announce(&letter.id, News::Changed).await;
+        self.run(&attempt, news).await
+    }
+
+    async fn run(&self, attempt: &Attempt<'_>, news: Subscription) -> Outcome {
+        let letter = attempt.letter;
+        let Some(run) = self.service.registry.get(&*letter.task) else {
+            let unknown = format!("this worker does not know tasks `{}`", letter.task);
+            let failure = Failure {
+                error: Reported::new(unknown),
+                is_conflict: true,
+            };
+            return attempt
+                .again(failure, UNKNOWN_PAUSE, &Report::default())
+                .await;
+        };
+        let stop = Arc::default();
+        let guard = StopOnDrop::new(Arc::clone(&stop));
+        let context = TaskContext::of(Shared {
+            tasks: self.tasks.clone(),
+            id: letter.id.clone(),
+            service: self.name.clone(),
+            task: letter.task.as_str().into(),
+            attempt: attempt.number,
+            caller: letter.caller(),
+            report: watch::Sender::default(),
+            stop,
+        });
+        let scope = Scope {
+            caller: letter.caller(),
+            task: Some(context.clone()),
+        };
+        let work = run(letter.arguments.clone(), context.clone());
+        let work = Scoped::new(Arc::new(scope), work);
+        let work = observe::in_span(letter, attempt.number, work).boxed();
+        let end = self.wait(attempt, &context, news, work).await;
+        if let End::Ended(_) = end {
+            guard.completed();
+        } else {
+            drop(guard);
+        }
+        let report = context.shared().report.borrow().clone();
+        attempt.end(end, &report, self.service.timeout).await
+    }
+
+    /// Waits for the end, and meanwhile keeps the store up to date. The work has been dropped when it returns.
+    async fn wait(
+        &self,
+        attempt: &Attempt<'_>,
+        context: &TaskContext,
+        news: Subscription,
+        work: BoxFuture<'_, Ended>,
+    ) -> End {
+        // Too long to be added is forever.
+        let deadline = Instant::now().checked_add(self.service.timeout);
+        let too_late = async {
+            match deadline {
+                Some(deadline) => sleep_until(deadline).await,
+                None => pending().await,
+            }
+        };
+        let mut phase = self.phase.clone();
+        select! {
+            biased;
+            ended = work => End::Ended(ended),
+            () = Phase::given_up(&mut phase) => End::Shutdown,
+            () = too_late => End::TimedOut,
+            end = attempt.watch(news) => end,
+            never = attempt.report(&context.shared().report) => match never {},
+        }
+    }
+}
+
+fn expired() -> Reported {
+    Reported::new("it has waited longer than its lifetime")
+}
+
+fn crashed() -> Reported {
+    Reported::new("the worker has ended, or lost touch, before the task did")
+}
