@@ -55,6 +55,7 @@
 //! | a future that a synchronous component needs | [`result_or_submit`], or [`result_or_try_submit`] if it can fail |
 //! | the same, where the code can `await` | [`resolve`], [`try_resolve`] |
 //! | a computation, or a call that blocks its thread | `result_or_submit_blocking`: module `blocking` |
+//! | a computation that may crash, or must be stopped | `ProcessPool::run` as a promise: module `process` |
 //! | one of many rows of the same kind | a `Loader` and `load`, or `load_async` where the code can `await`: module `loader` |
 //! | reading a large request body | [`submit_body`] |
 //! | reading a body that later passes need, too | nothing: it replays; `spool_dir` if it is large |
@@ -89,6 +90,7 @@
 //! | `axum` | no | [`Promises`], `Operations` and `Progress` as extractors, errors as responses: module `axum` |
 //! | `blocking` | no | promises that block a thread, on a bounded pool: module `blocking` |
 //! | `loader` | no | many keys asked for in a pass become one call: module `loader` |
+//! | `process` | no | `ProcessPool`, jobs in child processes: module `process`; needs Rust 1.86 |
 //! | `spool` | no | bodies too large for memory go on in a temporary file |
 //! | `signal` | no | `Signals`, promises that wait for other requests: module `signal`; has `backend` |
 //! | `operations` | no | `OperationLayer`, slow requests as resources: module `operation`; has `backend` |
@@ -122,6 +124,8 @@ mod observe;
 #[cfg(feature = "operations")]
 pub mod operation;
 mod problem;
+#[cfg(feature = "process")]
+pub mod process;
 #[cfg(feature = "signal")]
 pub mod signal;
 mod sync;
@@ -134,6 +138,8 @@ pub use builder::ServiceBuilderExt;
 pub use loader::Loader;
 #[cfg(feature = "operations")]
 pub use operation::{OperationLayer, Operations, Progress};
+#[cfg(feature = "process")]
+pub use process::{ProcessError, ProcessJob, ProcessPool};
 pub use promise::{
     Key, OnTimeout, OrPending, PromiseError, PromiseKey, PromiseLayer, PromiseResults, Promises,
     Rejection, Start, SubmitError,

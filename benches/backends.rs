@@ -1,0 +1,254 @@
+//! How long enqueueing and a whole task take on each backend: `cargo bench --bench backends`.
+//!
+//! - *enqueue*: one `Queue::enqueue` after the other, of 64 bytes, until each is acknowledged.
+//! - *task*: one `TaskService::call` after the other, of a task that does nothing, from its submission to its output.
+//! - *tasks/s*: as many calls at once as [`AT_ONCE`], with a worker that runs 16 at once.
+//!
+//! Client and worker are two connections, as of two processes, except in memory. The tables are Markdown; the second
+//! compares with a prototype, of which only medians are known. Machines differ, so what counts is how many times slower
+//! than memory a backend is. NATS needs `nats-server`: it is left out where that is not installed.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+#[path = "../tests/nats/mod.rs"]
+mod nats;
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tower_promises::backend::{Backend, Envelope};
+use tower_promises::task::{Task, TaskContext, TaskFailure};
+use tower_promises::{TaskService, Tasks};
+
+/// How many calls are under way when throughput is measured.
+const AT_ONCE: usize = 64;
+
+/// Measurements before those that count.
+const WARM_UP: usize = 20;
+
+/// How often each is done.
+struct Rounds {
+    enqueue: usize,
+    task: usize,
+    throughput: usize,
+}
+
+/// The medians of the prototype, in milliseconds.
+#[derive(Clone, Copy)]
+struct Prototype {
+    enqueue: f64,
+    task: f64,
+}
+
+const MEMORY: Prototype = Prototype {
+    enqueue: 0.001,
+    task: 0.13,
+};
+const SQLITE: Prototype = Prototype {
+    enqueue: 0.09,
+    task: 24.0,
+};
+const NATS: Prototype = Prototype {
+    enqueue: 0.10,
+    task: 2.9,
+};
+
+/// In milliseconds.
+struct Percentiles {
+    p50: f64,
+    p99: f64,
+}
+
+impl Percentiles {
+    fn of(mut times: Vec<Duration>) -> Self {
+        times.sort_unstable();
+        let at = |percent: usize| {
+            let time = times[(times.len() * percent / 100).min(times.len() - 1)];
+            time.as_secs_f64() * 1e3
+        };
+        Self {
+            p50: at(50),
+            p99: at(99),
+        }
+    }
+}
+
+struct Measured {
+    name: &'static str,
+    prototype: Prototype,
+    enqueue: Percentiles,
+    task: Percentiles,
+    tasks_per_second: f64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Nothing;
+
+impl Task for Nothing {
+    const NAME: &'static str = "nothing";
+    type Output = ();
+
+    async fn run(self, _: TaskContext) -> Result<(), TaskFailure> {
+        Ok(())
+    }
+}
+
+fn tasks(backend: Backend) -> Tasks {
+    let service = TaskService::builder("bench").task::<Nothing>();
+    Tasks::builder(backend)
+        .service(service.concurrency(16))
+        .build()
+}
+
+async fn times(rounds: usize, work: impl AsyncFn(usize)) -> Percentiles {
+    let mut times = Vec::with_capacity(rounds);
+    for round in 0..WARM_UP + rounds {
+        let start = Instant::now();
+        work(round).await;
+        if round >= WARM_UP {
+            times.push(start.elapsed());
+        }
+    }
+    Percentiles::of(times)
+}
+
+async fn measure(
+    name: &'static str,
+    prototype: Prototype,
+    [client, worker]: [Backend; 2],
+    rounds: Rounds,
+) -> Measured {
+    eprintln!("measuring {name} …");
+    // Nobody works on this queue.
+    let payload = vec![7_u8; 64];
+    let enqueue = times(rounds.enqueue, async |round| {
+        let envelope = Envelope::new("idle", round.to_string(), payload.clone().into());
+        client.queue().enqueue(envelope).await.unwrap();
+    });
+    let enqueue = enqueue.await;
+
+    let worker = tasks(worker).work().unwrap();
+    let client = tasks(client);
+    let service = client.service("bench");
+    let task = times(rounds.task, async |_| {
+        service.call(Nothing).await.unwrap();
+    });
+    let task = task.await;
+
+    let start = Instant::now();
+    stream::iter(0..rounds.throughput)
+        .for_each_concurrent(AT_ONCE, async |_| service.call(Nothing).await.unwrap())
+        .await;
+    let elapsed = start.elapsed();
+    worker.drain(Duration::from_secs(10)).await;
+
+    #[allow(clippy::cast_precision_loss)]
+    let tasks_per_second = rounds.throughput as f64 / elapsed.as_secs_f64();
+    Measured {
+        name,
+        prototype,
+        enqueue,
+        task,
+        tasks_per_second,
+    }
+}
+
+/// What a median is worth beside that of the prototype, given both of memory. Memory itself has no ratio.
+fn verdict(is: f64, was: f64, memory: Option<(f64, f64)>) -> String {
+    let Some((memory_is, memory_was)) = memory else {
+        let verdict = if is <= was { "faster" } else { "slower" };
+        return format!(
+            "{is:.4} | {was} | | | the measure of the others, {verdict} than the prototype"
+        );
+    };
+    let (ratio, allowed) = (is / memory_is, was / memory_was);
+    let verdict = if ratio <= allowed {
+        "within the ratio"
+    } else if is <= was {
+        "beyond the ratio, but not slower than the prototype"
+    } else {
+        "SLOWER"
+    };
+    format!("{is:.4} | {was} | {ratio:.1} | {allowed:.1} | {verdict}")
+}
+
+#[tokio::main]
+async fn main() {
+    let mut all = Vec::new();
+
+    let memory = Backend::memory();
+    let rounds = Rounds {
+        enqueue: 20_000,
+        task: 2000,
+        throughput: 5000,
+    };
+    all.push(measure("memory", MEMORY, [memory.clone(), memory], rounds).await);
+
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("bench.db");
+    let sqlite = [
+        Backend::sqlite(&file).await.unwrap(),
+        Backend::sqlite(&file).await.unwrap(),
+    ];
+    let rounds = Rounds {
+        enqueue: 2000,
+        task: 200,
+        throughput: 1000,
+    };
+    all.push(measure("SQLite", SQLITE, sqlite, rounds).await);
+
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
+    let has_nats = path
+        .split(':')
+        .any(|path| Path::new(path).join("nats-server").is_file());
+    if has_nats {
+        let server = nats::Server::start().await;
+        let backends = [
+            server.backend().await.backend(),
+            server.backend().await.backend(),
+        ];
+        let rounds = Rounds {
+            enqueue: 2000,
+            task: 500,
+            throughput: 1000,
+        };
+        all.push(measure("NATS", NATS, backends, rounds).await);
+    }
+
+    println!("| backend | enqueue p50 / p99, ms | task p50 / p99, ms | tasks/s |");
+    println!("|---|---|---|---|");
+    for measured in &all {
+        let Measured {
+            name,
+            enqueue,
+            task,
+            tasks_per_second,
+            ..
+        } = measured;
+        println!(
+            "| {name} | {:.4} / {:.4} | {:.2} / {:.2} | {tasks_per_second:.0} |",
+            enqueue.p50, enqueue.p99, task.p50, task.p99
+        );
+    }
+    if !has_nats {
+        println!("| NATS | not installed | | |");
+    }
+
+    println!("\n| p50 of | ms | prototype, ms | times memory | in the prototype | verdict |");
+    println!("|---|---|---|---|---|---|");
+    let memory = &all[0];
+    for (index, measured) in all.iter().enumerate() {
+        let name = measured.name;
+        let beside = |is, was| (index > 0).then_some((is, was));
+        let (is, was) = (measured.enqueue.p50, measured.prototype.enqueue);
+        let enqueue = verdict(is, was, beside(memory.enqueue.p50, MEMORY.enqueue));
+        let (is, was) = (measured.task.p50, measured.prototype.task);
+        let task = verdict(is, was, beside(memory.task.p50, MEMORY.task));
+        println!("| {name}, enqueue | {enqueue} |");
+        println!("| {name}, task | {task} |");
+    }
+    if cfg!(debug_assertions) {
+        println!("\nThis is a debug build: the verdicts mean nothing.");
+    }
+}

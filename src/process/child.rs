@@ -1,0 +1,105 @@
+use super::job::{Call, Reply, answer};
+use super::pool::POLL_INTERVAL;
+use super::{ProcessError, ProcessJob};
+use procspawn::{JoinHandle, SpawnError};
+use std::any::type_name;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Stdio;
+use std::sync::Arc;
+
+/// Starts a process for a job. It returns when the process has connected, and never if that does not happen.
+pub(super) fn start<J: ProcessJob>(
+    job: &J,
+    max_bytes: usize,
+) -> Result<JoinHandle<Reply>, ProcessError> {
+    let call = call(job, max_bytes)?;
+    // It panics in a program that has not called `init`.
+    let spawn = AssertUnwindSafe(|| {
+        procspawn::Builder::new()
+            .stdin(Stdio::null())
+            .spawn(call, answer::<J>)
+    });
+    catch_unwind(spawn).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        ProcessError::Start {
+            job: type_name::<J>(),
+            error: Arc::from(crate::BoxError::from(text.unwrap_or_default())),
+        }
+    })
+}
+
+fn call<J: ProcessJob>(job: &J, max_bytes: usize) -> Result<Call, ProcessError> {
+    let call = serde_json::to_string(job).map_err(|error| ProcessError::Serialize {
+        job: type_name::<J>(),
+        type_name: type_name::<J>(),
+        error: Arc::new(error),
+    })?;
+    if call.len() > max_bytes {
+        return Err(ProcessError::TooLarge {
+            job: type_name::<J>(),
+            size: call.len() as u64,
+            limit: max_bytes as u64,
+        });
+    }
+    Ok((call, max_bytes as u64))
+}
+
+/// Waits for the output, blocking its thread. `None` when nobody wants it any more. However it returns, the process has
+/// ended.
+pub(super) fn finish<J: ProcessJob>(
+    mut process: JoinHandle<Reply>,
+    max_bytes: usize,
+    is_unwanted: impl Fn() -> bool,
+) -> Option<Result<J::Output, ProcessError>> {
+    // A handle that could not start has no process id.
+    let has_started = process.pid().is_some();
+    loop {
+        if is_unwanted() {
+            // Dropping the handle kills the process, and waits for its end.
+            return None;
+        }
+        match process.join_timeout(POLL_INTERVAL) {
+            Ok(reply) => return Some(output::<J>(reply, max_bytes)),
+            Err(error) if error.is_timeout() => {}
+            Err(error) => return Some(Err(failure::<J>(error, has_started))),
+        }
+    }
+}
+
+fn output<J: ProcessJob>(reply: Reply, max_bytes: usize) -> Result<J::Output, ProcessError> {
+    let refused = |name, error| ProcessError::Serialize {
+        job: type_name::<J>(),
+        type_name: name,
+        error,
+    };
+    let text = |text: String| Arc::from(crate::BoxError::from(text));
+    match reply {
+        Reply::Output(output) => serde_json::from_str(&output)
+            .map_err(|error| refused(type_name::<J::Output>(), Arc::new(error))),
+        Reply::WrongJob(error) => Err(refused(type_name::<J>(), text(error))),
+        Reply::WrongOutput(error) => Err(refused(type_name::<J::Output>(), text(error))),
+        Reply::TooLarge(size) => Err(ProcessError::TooLarge {
+            job: type_name::<J>(),
+            size,
+            limit: max_bytes as u64,
+        }),
+    }
+}
+
+fn failure<J: ProcessJob>(error: SpawnError, has_started: bool) -> ProcessError {
+    let job = type_name::<J>();
+    if let Some(panic) = error.panic_info() {
+        let mut message = panic.message().to_owned();
+        if let Some(place) = panic.location() {
+            message.push_str(&format!(" at {}:{}", place.file(), place.line()));
+        }
+        let message = message.into();
+        return ProcessError::Panicked { job, message };
+    }
+    if has_started {
+        return ProcessError::Died { job };
+    }
+    let error = Arc::new(error);
+    ProcessError::Start { job, error }
+}

@@ -1,0 +1,38 @@
+//! A program whose children end before they call `init`: this one, in which they find no test to run.
+#![allow(clippy::unwrap_used)]
+
+use serde::{Deserialize, Serialize};
+use std::error::Error;
+use std::time::Duration;
+use tower_promises::process::{MAX_LOST_STARTS, ProcessError, ProcessJob, ProcessPool};
+
+#[derive(Serialize, Deserialize)]
+struct Nothing;
+
+impl ProcessJob for Nothing {
+    type Output = ();
+
+    fn run(self) {}
+}
+
+fn reason(error: &ProcessError) -> String {
+    assert!(matches!(error, ProcessError::Start { .. }), "{error:?}");
+    error.source().unwrap().to_string()
+}
+
+#[tokio::test]
+async fn a_process_that_does_not_call_init_is_an_error() {
+    let pool = ProcessPool::builder()
+        .max_processes(2)
+        .start_timeout(Duration::from_millis(50))
+        .build();
+    let error = pool.run(Nothing).await.unwrap_err();
+    assert!(reason(&error).contains("not initialized"), "{error:?}");
+
+    procspawn::testsupport::enable(None);
+    for _ in 0..MAX_LOST_STARTS + 2 {
+        let error = pool.run(Nothing).await.unwrap_err();
+        assert!(reason(&error).contains("init` in time"), "{error:?}");
+        assert_eq!(pool.running(), 0, "the place is free again");
+    }
+}
