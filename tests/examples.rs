@@ -7,6 +7,7 @@ mod example;
 use example::{Example, binary, until};
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 #[tokio::test]
 async fn quickstart() {
