@@ -40,21 +40,22 @@ const RIVALS: usize = 16;
 ///
 /// Where a guarantee does not hold.
 pub async fn queue<Q: Queue>(make: impl AsyncFn() -> Q) {
-    // Most of them wait most of the time, and each has queues of its own.
+    // Most of them wait most of the time, and each has queues of its own. On the heap, because all of them
+    // together are too large for the stack of a test.
     let limits = join4(
-        queue_deliveries(&make),
-        queue_deduplication(&make),
-        queue_order(&make),
-        queue_limits(&make),
+        Box::pin(queue_deliveries(&make)),
+        Box::pin(queue_deduplication(&make)),
+        Box::pin(queue_order(&make)),
+        Box::pin(queue_limits(&make)),
     );
     let leases = join3(
-        queue_leases(&make),
-        queue_retries(&make),
-        queue_dropped_takes(&make),
+        Box::pin(queue_leases(&make)),
+        Box::pin(queue_retries(&make)),
+        Box::pin(queue_dropped_takes(&make)),
     );
-    let work = join(queue_work(&make), queue_shutdown(&make));
+    let work = join(Box::pin(queue_work(&make)), Box::pin(queue_shutdown(&make)));
     join3(limits, leases, work).await;
-    queue_workers(&make).await;
+    Box::pin(queue_workers(&make)).await;
 }
 
 /// The name of a queue that nobody has used.
