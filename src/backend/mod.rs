@@ -63,6 +63,8 @@ pub mod sqlite;
 mod bus;
 mod error;
 mod observe;
+#[cfg(any(feature = "operations", feature = "signal", feature = "tasks"))]
+mod pauses;
 mod queue;
 mod store;
 mod work;
@@ -71,6 +73,8 @@ pub use bus::{Bus, BusEvent, BusStream};
 pub use error::BackendError;
 pub use futures_util::future::BoxFuture;
 pub use futures_util::stream::BoxStream;
+#[cfg(any(feature = "operations", feature = "signal", feature = "tasks"))]
+pub(crate) use pauses::Pauses;
 pub use queue::{Capabilities, Enqueued, Envelope, Priority, Queue, Receipt, Taken};
 pub use store::{Change, CompareAndSet, Entry, Revision, Store, WatchStream};
 pub use work::{

@@ -2,7 +2,7 @@
 
 use super::observe;
 use super::record::{Key, TOPIC_PREFIX};
-use crate::backend::{Backend, BackendError, BusEvent};
+use crate::backend::{Backend, BackendError, BusEvent, Pauses};
 use crate::sync::lock;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -11,12 +11,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
-
-/// The pause after the first failure of the bus. Each further failure doubles it.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-
-/// The longest pause. A subscription that has held that long makes the next pause short again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// What has happened to an operation, as numbers that rise.
 #[derive(Clone, Copy, Debug, Default)]
@@ -78,16 +72,13 @@ impl Hub {
 
     /// Listens to the other instances until the task is aborted.
     pub(super) async fn listen(self: Arc<Self>, backend: Backend, patience: Duration) {
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = Pauses::new();
         loop {
             let started = Instant::now();
             let error = self.listen_once(&backend, patience).await;
-            if started.elapsed() >= LONGEST_PAUSE {
-                pause = FIRST_PAUSE;
-            }
+            let pause = pauses.after(started.elapsed());
             observe::bus_lost(error.as_ref(), pause);
             sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 

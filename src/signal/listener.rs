@@ -3,19 +3,13 @@
 use super::family::Core;
 use super::message::{self, Message};
 use super::observe;
-use crate::backend::{BackendError, BusEvent, CompareAndSet};
+use crate::backend::{BackendError, BusEvent, CompareAndSet, Pauses};
 use bytes::Bytes;
 use futures_util::{StreamExt, future, stream};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
-
-/// The pause after the first failure. Each further failure doubles it.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-
-/// The longest pause. A subscription that has held that long makes the next pause short again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// The pause before a latch that could not be read is read again.
 const LATCH_PAUSE: Duration = Duration::from_secs(1);
@@ -42,19 +36,16 @@ pub(super) async fn run(core: Arc<Core>) {
 }
 
 async fn listen(core: &Arc<Core>) {
-    let mut pause = FIRST_PAUSE;
+    let mut pauses = Pauses::new();
     // Outlives a subscription: a claim that was granted is to be delivered.
     let mut claims = JoinSet::new();
     loop {
         let started = Instant::now();
         let error = subscription(core, &mut claims).await;
         core.listening.send_replace(false);
-        if started.elapsed() >= LONGEST_PAUSE {
-            pause = FIRST_PAUSE;
-        }
+        let pause = pauses.after(started.elapsed());
         observe::bus_lost(error.as_ref(), pause);
         sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 

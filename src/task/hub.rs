@@ -1,7 +1,7 @@
 //! Who wants to know of changes, and the task that hears of those in other processes.
 
 use super::{TaskId, observe};
-use crate::backend::{Backend, BackendError, BusEvent};
+use crate::backend::{Backend, BackendError, BusEvent, Pauses};
 use crate::sync::lock;
 use futures_util::StreamExt;
 use std::collections::HashMap;
@@ -9,12 +9,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
-
-/// The pause after the first failure of the bus. Each further failure doubles it.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-
-/// The longest pause. A subscription that has held that long makes the next pause short again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// What has happened to a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,16 +97,13 @@ impl Hub {
 
     /// Listens to all processes until the task is aborted.
     pub(super) async fn listen(self: Arc<Self>, backend: Backend, patience: Duration) {
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = Pauses::new();
         loop {
             let started = Instant::now();
             let error = self.listen_once(&backend, patience).await;
-            if started.elapsed() >= LONGEST_PAUSE {
-                pause = FIRST_PAUSE;
-            }
+            let pause = pauses.after(started.elapsed());
             observe::bus_lost(error.as_ref(), pause);
             sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
