@@ -22,14 +22,14 @@ fn reason(error: &ProcessError) -> String {
 
 #[tokio::test]
 async fn a_process_that_does_not_call_init_is_an_error() {
+    let error = ProcessPool::new().run(Nothing).await.unwrap_err();
+    assert!(reason(&error).contains("not initialized"), "{error:?}");
+
+    procspawn::testsupport::enable(None);
     let pool = ProcessPool::builder()
         .max_processes(2)
         .start_timeout(Duration::from_millis(50))
         .build();
-    let error = pool.run(Nothing).await.unwrap_err();
-    assert!(reason(&error).contains("not initialized"), "{error:?}");
-
-    procspawn::testsupport::enable(None);
     for _ in 0..MAX_LOST_STARTS + 2 {
         let error = pool.run(Nothing).await.unwrap_err();
         assert!(reason(&error).contains("init` in time"), "{error:?}");
