@@ -1,157 +1,29 @@
-//! What a recorder of `metrics` is told: passes, promises, durations, gauges, rejections, units and help texts.
+//! What a recorder of `metrics` is told of what has ended: passes, promises, durations, rejections, units and help texts.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/recorded.rs"]
+mod recorded;
 mod support;
 #[path = "support/uploads.rs"]
 mod uploads;
 
 use futures_util::FutureExt;
-use futures_util::future::{join, join3};
-use http::Request;
+use futures_util::future::join3;
 use http_body_util::BodyExt;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use recorded::{Recorded, ask_for, ask_for_job, held};
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::panic::AssertUnwindSafe;
-use std::sync::mpsc::{Sender, channel};
-use std::sync::{Mutex, OnceLock};
+use std::sync::Mutex;
 use std::time::Duration;
 use support::{TestBody, TestRequest, ask, ask_async, get, post, promises, text_response};
-use tokio::sync::MutexGuard;
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::blocking::{BlockingPool, OnSaturation};
 use tower_promises::body::ReplayBody;
 use tower_promises::{BoxError, OrPending, PromiseLayer, Promises, Rejection, Start};
-use uploads::{temporary_directory, upload};
-
-/// What the recorder of the process has been told since a test began. There is one for all, so tests take turns.
-struct Recorded {
-    handle: &'static PrometheusHandle,
-    before: BTreeMap<String, f64>,
-    _turn: MutexGuard<'static, ()>,
-}
-
-impl Recorded {
-    async fn start() -> Self {
-        static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
-        static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-
-        let turn = TURN.lock().await;
-        let handle = HANDLE.get_or_init(|| PrometheusBuilder::new().install_recorder().unwrap());
-        Self {
-            handle,
-            before: series(handle),
-            _turn: turn,
-        }
-    }
-
-    /// Looks at what happens from now on.
-    fn restart(&mut self) {
-        self.before = series(self.handle);
-    }
-
-    /// The series of which the name ends like this and that have changed, and how much.
-    fn changes(&self, suffix: &str) -> Vec<String> {
-        let mut changes = Vec::new();
-        for (name, value) in series(self.handle) {
-            let change = value - self.before.get(&name).unwrap_or(&0.0);
-            // Sums of seconds are not exact.
-            let change = (change * 1000.0).round() / 1000.0;
-            let family = name.split('{').next().unwrap();
-            if family.ends_with(suffix) && change != 0.0 {
-                let name = name.strip_prefix("tower_promises_").unwrap();
-                changes.push(format!("{name} {change}"));
-            }
-        }
-        changes
-    }
-
-    /// The counters that have changed, and how much.
-    fn counters(&self) -> Vec<String> {
-        self.changes("_total")
-    }
-
-    fn gauge(&self, name: &str) -> f64 {
-        let name = format!("tower_promises_{name}");
-        *series(self.handle).get(&name).unwrap_or(&0.0)
-    }
-
-    /// Waits until a gauge shows this.
-    async fn shows(&self, gauge: &str, value: f64) {
-        // Threads take their time, even where that of the test stands still.
-        let start = std::time::Instant::now();
-        while self.gauge(gauge) != value {
-            assert!(start.elapsed() < PATIENCE, "{gauge} is never {value}");
-            tokio::task::yield_now().await;
-        }
-    }
-
-    /// Waits until no gauge shows anything.
-    async fn is_idle(&self) {
-        for gauge in GAUGES {
-            self.shows(gauge, 0.0).await;
-        }
-    }
-}
-
-/// How long another thread may take.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-const GAUGES: [&str; 5] = [
-    "requests_in_flight",
-    "promises_in_flight",
-    "blocking_queue_depth",
-    "blocking_jobs_in_flight",
-    "replay_bytes",
-];
-
-/// All series that the recorder knows, and their values.
-fn series(handle: &PrometheusHandle) -> BTreeMap<String, f64> {
-    let text = handle.render();
-    let lines = text.lines().filter(|line| line.starts_with("tower_"));
-    let pair = |line: &str| {
-        let (name, value) = line.rsplit_once(' ').unwrap();
-        (name.to_owned(), value.parse().unwrap())
-    };
-    lines.map(pair).collect()
-}
-
-/// A handler that needs a single promise, of which `make` makes the future.
-async fn ask_for<F>(layer: PromiseLayer, make: impl Fn() -> F + Clone)
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    let handler = |promises: &Promises| {
-        promises.result_or_submit("key", make.clone())?;
-        Ok(String::new())
-    };
-    ask(layer, handler).await.unwrap();
-}
-
-/// A blocking job that runs until the sender is dropped.
-fn held() -> (Sender<()>, impl FnOnce() + Send + 'static) {
-    let (sender, receiver) = channel::<()>();
-    let job = move || {
-        let _ = receiver.recv();
-    };
-    (sender, job)
-}
-
-/// A handler that needs a single blocking job.
-async fn ask_for_job(layer: PromiseLayer, job: impl FnOnce() + Send + 'static) {
-    let job = Mutex::new(Some(job));
-    let handler = |promises: &Promises| {
-        if let Some(job) = job.lock().unwrap().take() {
-            promises.submit_blocking("job", job)?;
-        }
-        promises.result::<()>("job")?;
-        Ok(String::new())
-    };
-    ask(layer, handler).await.unwrap();
-}
-
+use uploads::temporary_directory;
 #[tokio::test]
 async fn passes_are_counted_by_what_became_of_them() {
     let mut recorded = Recorded::start().await;
@@ -317,163 +189,6 @@ async fn what_a_client_has_abandoned_took_until_then() {
     );
     recorded.is_idle().await;
 }
-
-#[tokio::test]
-async fn gauges_show_what_is_in_flight_until_the_client_goes_away() {
-    let recorded = Recorded::start().await;
-    let requests: Vec<_> = (0..3)
-        .map(|_| tokio::spawn(ask_for(PromiseLayer::new(), pending)))
-        .collect();
-    recorded.shows("requests_in_flight", 3.0).await;
-    recorded.shows("promises_in_flight", 3.0).await;
-    for request in requests {
-        request.abort();
-        assert!(request.await.unwrap_err().is_cancelled());
-    }
-    assert_eq!(recorded.gauge("requests_in_flight"), 0.0);
-    assert_eq!(recorded.gauge("promises_in_flight"), 0.0);
-    assert_eq!(
-        recorded.counters(),
-        [
-            "passes_total{outcome=\"discarded\"} 3",
-            "promises_total{outcome=\"cancelled\"} 3"
-        ]
-    );
-}
-
-#[tokio::test]
-async fn a_promise_is_in_flight_from_its_start_until_it_settles() {
-    let recorded = Recorded::start().await;
-    let (release, released) = tokio::sync::oneshot::channel::<()>();
-    let released = Mutex::new(Some(released));
-    let request = ask(PromiseLayer::new(), |promises| {
-        if let Some(released) = released.lock().unwrap().take() {
-            promises.try_submit("first", released)?;
-            assert_eq!(recorded.gauge("promises_in_flight"), 0.0);
-        }
-        promises.result::<()>("first")?;
-        assert_eq!(recorded.gauge("promises_in_flight"), 0.0);
-        assert_eq!(recorded.gauge("requests_in_flight"), 1.0);
-        Ok(String::new())
-    });
-    let client = async {
-        recorded.shows("promises_in_flight", 1.0).await;
-        release.send(()).unwrap();
-    };
-    join(request, client).await.0.unwrap();
-    recorded.is_idle().await;
-}
-
-#[tokio::test]
-async fn gauges_show_the_jobs_that_run_and_those_that_wait() {
-    let recorded = Recorded::start().await;
-    let layer = PromiseLayer::new().blocking(BlockingPool::new().max_running(1));
-    let (release, job) = held();
-    let running = tokio::spawn(ask_for_job(layer.clone(), job));
-    recorded.shows("blocking_jobs_in_flight", 1.0).await;
-    let waiting = tokio::spawn(ask_for_job(layer.clone(), || ()));
-    recorded.shows("blocking_queue_depth", 1.0).await;
-    let gone = tokio::spawn(ask_for_job(layer, || ()));
-    recorded.shows("blocking_queue_depth", 2.0).await;
-
-    // Whose client goes away waits no longer, whether or not anything else happens.
-    gone.abort();
-    assert!(gone.await.unwrap_err().is_cancelled());
-    assert_eq!(recorded.gauge("blocking_queue_depth"), 1.0);
-    assert_eq!(recorded.gauge("blocking_jobs_in_flight"), 1.0);
-
-    drop(release);
-    running.await.unwrap();
-    waiting.await.unwrap();
-    recorded.is_idle().await;
-}
-
-#[tokio::test]
-async fn a_job_that_runs_on_without_its_client_is_in_flight() {
-    let recorded = Recorded::start().await;
-    let (release, held) = held();
-    let (started, mut has_started) = tokio::sync::mpsc::channel(1);
-    let request = tokio::spawn(ask_for_job(PromiseLayer::new(), move || {
-        started.blocking_send(()).unwrap();
-        held();
-    }));
-    has_started.recv().await.unwrap();
-    request.abort();
-    assert!(request.await.unwrap_err().is_cancelled());
-    assert_eq!(recorded.gauge("requests_in_flight"), 0.0);
-    assert_eq!(recorded.gauge("promises_in_flight"), 0.0);
-    assert_eq!(recorded.gauge("blocking_jobs_in_flight"), 1.0);
-    drop(release);
-    recorded.is_idle().await;
-}
-
-#[tokio::test]
-async fn replay_bytes_are_those_of_bodies_that_can_be_read_again() {
-    let recorded = Recorded::start().await;
-    let body = |len| ReplayBody::with_max_bytes(TestBody::from(vec![b'x'; len]), 1000);
-    let (first, second, large) = (body(600), body(1000), body(1001));
-    assert_eq!(recorded.gauge("replay_bytes"), 0.0);
-    // What reads it does not have it to itself.
-    first.replay().collect().await.unwrap();
-    second.replay().collect().await.unwrap();
-    assert_eq!(recorded.gauge("replay_bytes"), 1600.0);
-    second.replay().collect().await.unwrap();
-    assert_eq!(recorded.gauge("replay_bytes"), 1600.0);
-    large.replay().collect().await.unwrap();
-    assert_eq!(recorded.gauge("replay_bytes"), 1600.0, "it was outgrown");
-    drop(first);
-    assert_eq!(recorded.gauge("replay_bytes"), 1000.0);
-    drop(second);
-    assert_eq!(recorded.gauge("replay_bytes"), 0.0);
-}
-
-#[tokio::test]
-async fn replay_bytes_go_with_the_last_pass_and_with_the_client() {
-    let recorded = Recorded::start().await;
-    let directory = temporary_directory();
-    let spooling = PromiseLayer::new()
-        .max_body_bytes(1000)
-        .spool_dir(directory.path());
-    for (layer, kept) in [
-        // 11 bytes of trailers.
-        (PromiseLayer::new(), 200_011.0),
-        // A frame of 700 bytes and the trailers stay in memory.
-        (spooling, 711.0),
-    ] {
-        for has_client in [true, false] {
-            let (release, released) = tokio::sync::watch::channel(false);
-            let service =
-                layer
-                    .clone()
-                    .layer(service_fn(move |request: Request<ReplayBody<_>>| {
-                        let mut released = released.clone();
-                        async move {
-                            let promises = promises(&request);
-                            assert_eq!(uploads::read(request.into_body()).await?, 200_000);
-                            promises.result_or_submit("x", async move || {
-                                let _ = released.wait_for(|released| *released).await;
-                            })?;
-                            Ok::<_, BoxError>(text_response(""))
-                        }
-                    }));
-            let request = Request::new(upload(200_000, 700));
-            let request = tokio::spawn(service.oneshot(request));
-            recorded.shows("replay_bytes", kept).await;
-            recorded.shows("promises_in_flight", 1.0).await;
-            if has_client {
-                release.send(true).unwrap();
-                let response = request.await.unwrap().unwrap();
-                assert_eq!(recorded.gauge("replay_bytes"), 0.0);
-                drop(response);
-            } else {
-                request.abort();
-                assert!(request.await.unwrap_err().is_cancelled());
-            }
-            recorded.is_idle().await;
-        }
-    }
-}
-
 /// Rejects a request of 200,000 bytes, of which the handler reads all before it asks for `count` promises.
 async fn reject(layer: PromiseLayer, count: usize) -> Rejection {
     let service = layer.layer(service_fn(async |request: TestRequest| {

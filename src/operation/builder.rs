@@ -1,85 +1,11 @@
 use super::core::Core;
 use super::layer::OperationLayer;
 use super::page::{PageContext, Strings};
+use super::settings::{DEFAULT_MOUNT, Escalate, FOREVER, OnDisconnect, Settings};
 use crate::backend::Backend;
-use http::header::{CONNECTION, UPGRADE};
-use http::{Method, request};
-use std::fmt;
+use http::request;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// How long a client waits for its first reply.
-pub const DEFAULT_WAIT: Duration = Duration::from_secs(2);
-
-/// How long a client can ask to wait for its first reply.
-pub const DEFAULT_MAX_WAIT: Duration = Duration::from_secs(30);
-
-/// Where operations are mounted.
-pub const DEFAULT_MOUNT: &str = "/.operations";
-
-/// How many requests that can become operations a process works on at the same time.
-pub const DEFAULT_MAX_RUNNING: usize = 1000;
-
-/// How many of them one principal may have.
-pub const DEFAULT_MAX_RUNNING_PER_PRINCIPAL: usize = 20;
-
-/// How many bytes of a request body are read before the work begins.
-pub const DEFAULT_MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
-
-/// How many bytes one result may have.
-pub const DEFAULT_MAX_RESULT_BYTES: usize = 4 * 1024 * 1024;
-
-/// How many bytes the results of one process may have together.
-pub const DEFAULT_MAX_STORED_BYTES: usize = 32 * 1024 * 1024;
-
-/// How long an operation may take.
-pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(60 * 60);
-
-/// How long an operation is kept after its end.
-pub const DEFAULT_RETENTION: Duration = Duration::from_secs(60 * 60);
-
-/// How often progress goes to the store.
-pub const DEFAULT_PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
-
-/// How long an operation outlives the last sign of life of the process that works on it.
-pub const DEFAULT_LEASE: Duration = Duration::from_secs(15);
-
-/// When a client is told to ask again.
-pub const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// How often an event stream says that it is still there.
-pub const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(15);
-
-/// How long the backend may take for one answer.
-pub const DEFAULT_BACKEND_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// More than anybody waits for. Times that are added to others are no longer, so that none of them overflows.
-const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-
-/// Whether a request becomes an operation when it takes longer than the wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Escalate {
-    /// It stays on its connection. Its response has no `Vary`.
-    Never,
-    /// It does if the client sends `Prefer: respond-async`.
-    WhenPreferred,
-    /// It does, whatever the client says.
-    Always,
-}
-
-/// What happens to the work of a client that goes away before its first reply. After the reply the work always
-/// goes on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum OnDisconnect {
-    /// It is dropped, as a server does without the layer.
-    #[default]
-    Drop,
-    /// It goes on as an operation. Its client was never told the id, but its principal finds it by
-    /// [`Operations::list`](super::Operations::list).
-    Continue,
-}
 
 /// Builds an [`OperationLayer`] that has other than the default settings.
 ///
@@ -105,100 +31,6 @@ pub struct OperationLayerBuilder {
     backend: Backend,
 }
 
-#[derive(Clone)]
-pub(super) struct Settings {
-    pub(super) wait: Duration,
-    pub(super) max_wait: Duration,
-    /// Without a slash at its end.
-    pub(super) mount: Arc<str>,
-    /// Empty for addresses that are path-absolute.
-    pub(super) origin: Arc<str>,
-    pub(super) predicate: Arc<Predicate>,
-    pub(super) principal: Arc<Principal>,
-    pub(super) on_disconnect: OnDisconnect,
-    pub(super) idempotency_keys: bool,
-    pub(super) result_once: bool,
-    pub(super) max_running: usize,
-    pub(super) max_running_per_principal: usize,
-    pub(super) max_body_bytes: usize,
-    pub(super) max_result_bytes: usize,
-    pub(super) max_stored_bytes: usize,
-    pub(super) lifetime: Duration,
-    pub(super) retention: Duration,
-    pub(super) progress_interval: Duration,
-    pub(super) lease: Duration,
-    pub(super) retry_after: Duration,
-    pub(super) heartbeat: Duration,
-    pub(super) backend_timeout: Duration,
-    pub(super) page: Option<Arc<Page>>,
-    pub(super) strings: Arc<Strings>,
-}
-
-pub(super) type Predicate = dyn Fn(&request::Parts) -> Escalate + Send + Sync;
-pub(super) type Principal = dyn Fn(&request::Parts) -> Option<String> + Send + Sync;
-pub(super) type Page = dyn Fn(&PageContext<'_>) -> String + Send + Sync;
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            wait: DEFAULT_WAIT,
-            max_wait: DEFAULT_MAX_WAIT,
-            mount: DEFAULT_MOUNT.into(),
-            origin: "".into(),
-            predicate: Arc::new(by_method),
-            principal: Arc::new(|_| None),
-            on_disconnect: OnDisconnect::default(),
-            idempotency_keys: false,
-            result_once: false,
-            max_running: DEFAULT_MAX_RUNNING,
-            max_running_per_principal: DEFAULT_MAX_RUNNING_PER_PRINCIPAL,
-            max_body_bytes: DEFAULT_MAX_BODY_BYTES,
-            max_result_bytes: DEFAULT_MAX_RESULT_BYTES,
-            max_stored_bytes: DEFAULT_MAX_STORED_BYTES,
-            lifetime: DEFAULT_LIFETIME,
-            retention: DEFAULT_RETENTION,
-            progress_interval: DEFAULT_PROGRESS_INTERVAL,
-            lease: DEFAULT_LEASE,
-            retry_after: DEFAULT_RETRY_AFTER,
-            heartbeat: DEFAULT_HEARTBEAT,
-            backend_timeout: DEFAULT_BACKEND_TIMEOUT,
-            page: None,
-            strings: Arc::default(),
-        }
-    }
-}
-
-/// The default predicate: what changes something becomes an operation, what reads does when the client asks for it.
-fn by_method(request: &request::Parts) -> Escalate {
-    match request.method {
-        Method::POST | Method::PUT | Method::PATCH | Method::DELETE => Escalate::Always,
-        Method::HEAD | Method::OPTIONS | Method::TRACE => Escalate::Never,
-        _ => Escalate::WhenPreferred,
-    }
-}
-
-impl Settings {
-    /// What the predicate says, except for requests that need their connection.
-    pub(super) fn escalate(&self, request: &request::Parts) -> Escalate {
-        let upgrades = request.headers.contains_key(UPGRADE)
-            || request.headers.get_all(CONNECTION).iter().any(|value| {
-                let names = value.as_bytes().split(|byte| *byte == b',');
-                names
-                    .into_iter()
-                    .any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
-            });
-        if upgrades || request.method == Method::CONNECT {
-            return Escalate::Never;
-        }
-        (self.predicate)(request)
-    }
-
-    /// The longest time between the acceptance of an operation and its end in the store.
-    pub(super) fn longest(&self) -> Duration {
-        self.lifetime.saturating_add(self.retention)
-    }
-}
-
 /// When, and for how long. More than a hundred years count as that.
 impl OperationLayerBuilder {
     pub(super) fn new(backend: Backend) -> Self {
@@ -212,10 +44,9 @@ impl OperationLayerBuilder {
     /// [always](Escalate::Always), `HEAD`, `OPTIONS` and `TRACE` [never](Escalate::Never), and others, such as
     /// `GET`, [when preferred](Escalate::WhenPreferred).
     ///
-    /// Upgrades and `CONNECT` never do, whatever the predicate says. The body of what can become an operation is read to
-    /// its end first, so the predicate has to except requests whose client sends while it reads, gRPC calls for
-    /// example. It should look at nothing that `Vary` does not
-    /// name, or caches mix up responses.
+    /// Upgrades and `CONNECT` never do, whatever the predicate says. The body of what can become an operation is read
+    /// to its end first, so the predicate has to except requests whose client sends while it reads, gRPC calls for
+    /// example. It should look at nothing that `Vary` does not name, or caches mix up responses.
     ///
     /// ```
     /// use tower_promises::OperationLayer;
@@ -239,7 +70,7 @@ impl OperationLayerBuilder {
     }
 
     /// How long a client waits for its first reply before the request becomes an operation, default
-    /// [`DEFAULT_WAIT`]. It begins when the request body has been read.
+    /// [`DEFAULT_WAIT`](super::DEFAULT_WAIT). It begins when the request body has been read.
     ///
     /// `Prefer: wait=N` asks for another time, and `Prefer: respond-async` alone for none.
     pub fn wait(mut self, wait: Duration) -> Self {
@@ -247,8 +78,8 @@ impl OperationLayerBuilder {
         self
     }
 
-    /// How long a client can ask to wait by `Prefer: wait=N`, default [`DEFAULT_MAX_WAIT`]. Keep it below what
-    /// proxies between here and the client take for a dead connection, often 60 seconds.
+    /// How long a client can ask to wait by `Prefer: wait=N`, default [`DEFAULT_MAX_WAIT`](super::DEFAULT_MAX_WAIT).
+    /// Keep it below what proxies between here and the client take for a dead connection, often 60 seconds.
     pub fn max_wait(mut self, wait: Duration) -> Self {
         self.settings.max_wait = wait;
         self
@@ -262,14 +93,14 @@ impl OperationLayerBuilder {
         self
     }
 
-    /// How long an operation may take, default [`DEFAULT_LIFETIME`]. Then it is cancelled.
+    /// How long an operation may take, default [`DEFAULT_LIFETIME`](super::DEFAULT_LIFETIME). Then it is cancelled.
     pub fn lifetime(mut self, lifetime: Duration) -> Self {
         self.settings.lifetime = lifetime.min(FOREVER);
         self
     }
 
-    /// How long status and result are kept after the end, default [`DEFAULT_RETENTION`]. For as long again, the
-    /// owner is told that the operation is gone (410), then it is unknown (404).
+    /// How long status and result are kept after the end, default [`DEFAULT_RETENTION`](super::DEFAULT_RETENTION). For
+    /// as long again, the owner is told that the operation is gone (410), then it is unknown (404).
     pub fn retention(mut self, retention: Duration) -> Self {
         self.settings.retention = retention.min(FOREVER);
         self
@@ -350,39 +181,41 @@ impl OperationLayerBuilder {
 /// Limits, all of them per process.
 impl OperationLayerBuilder {
     /// How many requests that can become operations this process works on at the same time, default
-    /// [`DEFAULT_MAX_RUNNING`]. Those are counted whose client still waits, and those that are operations. One more is
-    /// answered with 503 and the inner service not called.
+    /// [`DEFAULT_MAX_RUNNING`](super::DEFAULT_MAX_RUNNING). Those are counted whose client still waits, and those that
+    /// are operations. One more is answered with 503 and the inner service not called.
     pub fn max_running(mut self, requests: usize) -> Self {
         self.settings.max_running = requests;
         self
     }
 
     /// How many of them one [principal](Self::principal) may have, default
-    /// [`DEFAULT_MAX_RUNNING_PER_PRINCIPAL`]. One more is answered with 429 and the inner service not called. It does
-    /// not hold for nobody in particular.
+    /// [`DEFAULT_MAX_RUNNING_PER_PRINCIPAL`](super::DEFAULT_MAX_RUNNING_PER_PRINCIPAL). One more is answered with 429
+    /// and the inner service not called. It does not hold for nobody in particular.
     pub fn max_running_per_principal(mut self, requests: usize) -> Self {
         self.settings.max_running_per_principal = requests;
         self
     }
 
     /// How many bytes of a request body are read, and kept in memory, before the work begins. Default
-    /// [`DEFAULT_MAX_BODY_BYTES`]. A request with a larger body is not refused: it streams to the inner service and
-    /// stays on its connection.
+    /// [`DEFAULT_MAX_BODY_BYTES`](super::DEFAULT_MAX_BODY_BYTES). A request with a larger body is not refused: it
+    /// streams to the inner service and stays on its connection.
     pub fn max_body_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_body_bytes = bytes;
         self
     }
 
-    /// How many bytes a result may have, headers included, default [`DEFAULT_MAX_RESULT_BYTES`]. An operation with a
-    /// larger one has failed. A response that comes within the wait may have any size.
+    /// How many bytes a result may have, headers included, default
+    /// [`DEFAULT_MAX_RESULT_BYTES`](super::DEFAULT_MAX_RESULT_BYTES). An operation with a larger one has failed. A
+    /// response that comes within the wait may have any size.
     pub fn max_result_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_result_bytes = bytes;
         self
     }
 
     /// How many bytes all results of this process may have that are still kept, default
-    /// [`DEFAULT_MAX_STORED_BYTES`]; each operation counts as 1 KiB more than its result. Where it is reached, new
-    /// requests are answered with 503, and a result that has no room fails its operation.
+    /// [`DEFAULT_MAX_STORED_BYTES`](super::DEFAULT_MAX_STORED_BYTES); each operation counts as 1 KiB more than its
+    /// result. Where it is reached, new requests are answered with 503, and a result that has no room fails its
+    /// operation.
     ///
     /// Keep it well below what the store can hold: that of [`Backend::memory`] holds 64 MiB.
     pub fn max_stored_bytes(mut self, bytes: usize) -> Self {
@@ -391,37 +224,40 @@ impl OperationLayerBuilder {
     }
 
     /// How often the progress of an operation goes to the store at most, where others see it. Default
-    /// [`DEFAULT_PROGRESS_INTERVAL`]. The first change goes there at once, and the last with the end.
+    /// [`DEFAULT_PROGRESS_INTERVAL`](super::DEFAULT_PROGRESS_INTERVAL). The first change goes there at once, and the
+    /// last with the end.
     pub fn progress_interval(mut self, interval: Duration) -> Self {
         self.settings.progress_interval = interval.min(FOREVER);
         self
     }
 
     /// How long an operation outlives the last sign of life of the process that works on it, default
-    /// [`DEFAULT_LEASE`]. A sign is given three times in that time. Whoever asks after its end is told that the
-    /// operation has failed with the code `Lost`. It is at least three milliseconds.
+    /// [`DEFAULT_LEASE`](super::DEFAULT_LEASE). A sign is given three times in that time. Whoever asks after its end is
+    /// told that the operation has failed with the code `Lost`. It is at least three milliseconds.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease.clamp(Duration::from_millis(3), FOREVER);
         self
     }
 
-    /// When a client is told to ask again, default [`DEFAULT_RETRY_AFTER`]. Whole seconds, rounded up, at least
-    /// one, go into `Retry-After`. The page reloads itself as often where no script runs.
+    /// When a client is told to ask again, default [`DEFAULT_RETRY_AFTER`](super::DEFAULT_RETRY_AFTER). Whole seconds,
+    /// rounded up, at least one, go into `Retry-After`. The page reloads itself as often where no script runs.
     pub fn retry_after(mut self, delay: Duration) -> Self {
         self.settings.retry_after = delay.min(FOREVER);
         self
     }
 
-    /// How often an event stream on which nothing happens sends a comment, default [`DEFAULT_HEARTBEAT`], so that
-    /// nothing in between takes it for dead. It then also looks into the store, in case the bus has lost a message or the
-    /// [lease](Self::lease) has ended, so a shorter lease counts instead. It is at least a millisecond.
+    /// How often an event stream on which nothing happens sends a comment, default
+    /// [`DEFAULT_HEARTBEAT`](super::DEFAULT_HEARTBEAT), so that nothing in between takes it for dead. It then also
+    /// looks into the store, in case the bus has lost a message or the [lease](Self::lease) has ended, so a shorter
+    /// lease counts instead. It is at least a millisecond.
     pub fn heartbeat(mut self, interval: Duration) -> Self {
         self.settings.heartbeat = interval.max(Duration::from_millis(1));
         self
     }
 
-    /// How long the backend may take for one answer, default [`DEFAULT_BACKEND_TIMEOUT`]. A request that cannot
-    /// become an operation for that reason stays on its connection; one for an operation is answered with 503.
+    /// How long the backend may take for one answer, default
+    /// [`DEFAULT_BACKEND_TIMEOUT`](super::DEFAULT_BACKEND_TIMEOUT). A request that cannot become an operation for that
+    /// reason stays on its connection; one for an operation is answered with 503.
     pub fn backend_timeout(mut self, timeout: Duration) -> Self {
         self.settings.backend_timeout = timeout;
         self
@@ -431,21 +267,5 @@ impl OperationLayerBuilder {
     /// own; a process needs one, and clones it.
     pub fn build(self) -> OperationLayer {
         OperationLayer::of(Core::new(self.backend, self.settings))
-    }
-}
-
-impl fmt::Debug for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings")
-            .field("wait", &self.wait)
-            .field("max_wait", &self.max_wait)
-            .field("mount", &self.mount)
-            .field("origin", &self.origin)
-            .field("on_disconnect", &self.on_disconnect)
-            .field("idempotency_keys", &self.idempotency_keys)
-            .field("result_once", &self.result_once)
-            .field("lifetime", &self.lifetime)
-            .field("retention", &self.retention)
-            .finish_non_exhaustive()
     }
 }

@@ -1,6 +1,5 @@
 //! What the layer, its services, its handles and the operations of one process share.
 
-use super::builder::Settings;
 use super::hub::{CHANGED, ENDED, Hub};
 use super::idempotency;
 use super::limits::Limits;
@@ -8,6 +7,7 @@ use super::observe;
 use super::progress::Report;
 use super::record::{Failure, Key, Record, digest, random};
 use super::records::{Changed, Records, Tombstone, decode};
+use super::settings::Settings;
 use super::status::{Links, Status};
 use crate::backend::{Backend, BackendError};
 use crate::sync::lock;

@@ -1,7 +1,6 @@
 //! The first reply: the inner response if it comes in time, else one that names the operation.
 
 use super::body::{OperationBody, OperationRequestBody};
-use super::builder::{Escalate, OnDisconnect};
 use super::core::{Core, Requester};
 use super::limits::Admission;
 use super::observe;
@@ -11,6 +10,7 @@ use super::progress::{Progress, Report};
 use super::record::{Key, Record};
 use super::reply::{Reply, add_vary};
 use super::runner::Runner;
+use super::settings::{Escalate, OnDisconnect};
 use super::status::now;
 use super::work::{Call, Task, Work, call, unwrapped};
 use super::{idempotency, work};

@@ -169,20 +169,22 @@ mod result;
 mod routes;
 mod runner;
 mod service;
+mod settings;
 mod status;
 mod work;
 
 pub use body::{OperationBody, OperationRequestBody};
-pub use builder::{
-    DEFAULT_BACKEND_TIMEOUT, DEFAULT_HEARTBEAT, DEFAULT_LEASE, DEFAULT_LIFETIME,
-    DEFAULT_MAX_BODY_BYTES, DEFAULT_MAX_RESULT_BYTES, DEFAULT_MAX_RUNNING,
-    DEFAULT_MAX_RUNNING_PER_PRINCIPAL, DEFAULT_MAX_STORED_BYTES, DEFAULT_MAX_WAIT, DEFAULT_MOUNT,
-    DEFAULT_PROGRESS_INTERVAL, DEFAULT_RETENTION, DEFAULT_RETRY_AFTER, DEFAULT_WAIT, Escalate,
-    OnDisconnect, OperationLayerBuilder,
-};
+pub use builder::OperationLayerBuilder;
 pub use future::OperationFuture;
 pub use layer::OperationLayer;
 pub use operations::{Operation, Operations};
 pub use progress::{MAX_MESSAGE_BYTES, Progress};
 pub use service::OperationService;
+pub use settings::{
+    DEFAULT_BACKEND_TIMEOUT, DEFAULT_HEARTBEAT, DEFAULT_LEASE, DEFAULT_LIFETIME,
+    DEFAULT_MAX_BODY_BYTES, DEFAULT_MAX_RESULT_BYTES, DEFAULT_MAX_RUNNING,
+    DEFAULT_MAX_RUNNING_PER_PRINCIPAL, DEFAULT_MAX_STORED_BYTES, DEFAULT_MAX_WAIT, DEFAULT_MOUNT,
+    DEFAULT_PROGRESS_INTERVAL, DEFAULT_RETENTION, DEFAULT_RETRY_AFTER, DEFAULT_WAIT, Escalate,
+    OnDisconnect,
+};
 pub use status::Status;

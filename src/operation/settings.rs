@@ -1,0 +1,189 @@
+use super::page::{PageContext, Strings};
+use http::header::{CONNECTION, UPGRADE};
+use http::{Method, request};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a client waits for its first reply.
+pub const DEFAULT_WAIT: Duration = Duration::from_secs(2);
+
+/// How long a client can ask to wait for its first reply.
+pub const DEFAULT_MAX_WAIT: Duration = Duration::from_secs(30);
+
+/// Where operations are mounted.
+pub const DEFAULT_MOUNT: &str = "/.operations";
+
+/// How many requests that can become operations a process works on at the same time.
+pub const DEFAULT_MAX_RUNNING: usize = 1000;
+
+/// How many of them one principal may have.
+pub const DEFAULT_MAX_RUNNING_PER_PRINCIPAL: usize = 20;
+
+/// How many bytes of a request body are read before the work begins.
+pub const DEFAULT_MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
+
+/// How many bytes one result may have.
+pub const DEFAULT_MAX_RESULT_BYTES: usize = 4 * 1024 * 1024;
+
+/// How many bytes the results of one process may have together.
+pub const DEFAULT_MAX_STORED_BYTES: usize = 32 * 1024 * 1024;
+
+/// How long an operation may take.
+pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(60 * 60);
+
+/// How long an operation is kept after its end.
+pub const DEFAULT_RETENTION: Duration = Duration::from_secs(60 * 60);
+
+/// How often progress goes to the store.
+pub const DEFAULT_PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long an operation outlives the last sign of life of the process that works on it.
+pub const DEFAULT_LEASE: Duration = Duration::from_secs(15);
+
+/// When a client is told to ask again.
+pub const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How often an event stream says that it is still there.
+pub const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// How long the backend may take for one answer.
+pub const DEFAULT_BACKEND_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// More than anybody waits for. Times that are added to others are no longer, so that none of them overflows.
+pub(super) const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// Whether a request becomes an operation when it takes longer than the wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Escalate {
+    /// It stays on its connection. Its response has no `Vary`.
+    Never,
+    /// It does if the client sends `Prefer: respond-async`.
+    WhenPreferred,
+    /// It does, whatever the client says.
+    Always,
+}
+
+/// What happens to the work of a client that goes away before its first reply. After the reply the work always
+/// goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnDisconnect {
+    /// It is dropped, as a server does without the layer.
+    #[default]
+    Drop,
+    /// It goes on as an operation. Its client was never told the id, but its principal finds it by
+    /// [`Operations::list`](super::Operations::list).
+    Continue,
+}
+
+#[derive(Clone)]
+pub(super) struct Settings {
+    pub(super) wait: Duration,
+    pub(super) max_wait: Duration,
+    /// Without a slash at its end.
+    pub(super) mount: Arc<str>,
+    /// Empty for addresses that are path-absolute.
+    pub(super) origin: Arc<str>,
+    pub(super) predicate: Arc<Predicate>,
+    pub(super) principal: Arc<Principal>,
+    pub(super) on_disconnect: OnDisconnect,
+    pub(super) idempotency_keys: bool,
+    pub(super) result_once: bool,
+    pub(super) max_running: usize,
+    pub(super) max_running_per_principal: usize,
+    pub(super) max_body_bytes: usize,
+    pub(super) max_result_bytes: usize,
+    pub(super) max_stored_bytes: usize,
+    pub(super) lifetime: Duration,
+    pub(super) retention: Duration,
+    pub(super) progress_interval: Duration,
+    pub(super) lease: Duration,
+    pub(super) retry_after: Duration,
+    pub(super) heartbeat: Duration,
+    pub(super) backend_timeout: Duration,
+    pub(super) page: Option<Arc<Page>>,
+    pub(super) strings: Arc<Strings>,
+}
+
+pub(super) type Predicate = dyn Fn(&request::Parts) -> Escalate + Send + Sync;
+pub(super) type Principal = dyn Fn(&request::Parts) -> Option<String> + Send + Sync;
+pub(super) type Page = dyn Fn(&PageContext<'_>) -> String + Send + Sync;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            wait: DEFAULT_WAIT,
+            max_wait: DEFAULT_MAX_WAIT,
+            mount: DEFAULT_MOUNT.into(),
+            origin: "".into(),
+            predicate: Arc::new(by_method),
+            principal: Arc::new(|_| None),
+            on_disconnect: OnDisconnect::default(),
+            idempotency_keys: false,
+            result_once: false,
+            max_running: DEFAULT_MAX_RUNNING,
+            max_running_per_principal: DEFAULT_MAX_RUNNING_PER_PRINCIPAL,
+            max_body_bytes: DEFAULT_MAX_BODY_BYTES,
+            max_result_bytes: DEFAULT_MAX_RESULT_BYTES,
+            max_stored_bytes: DEFAULT_MAX_STORED_BYTES,
+            lifetime: DEFAULT_LIFETIME,
+            retention: DEFAULT_RETENTION,
+            progress_interval: DEFAULT_PROGRESS_INTERVAL,
+            lease: DEFAULT_LEASE,
+            retry_after: DEFAULT_RETRY_AFTER,
+            heartbeat: DEFAULT_HEARTBEAT,
+            backend_timeout: DEFAULT_BACKEND_TIMEOUT,
+            page: None,
+            strings: Arc::default(),
+        }
+    }
+}
+
+/// The default predicate: what changes something becomes an operation, what reads does when the client asks for it.
+fn by_method(request: &request::Parts) -> Escalate {
+    match request.method {
+        Method::POST | Method::PUT | Method::PATCH | Method::DELETE => Escalate::Always,
+        Method::HEAD | Method::OPTIONS | Method::TRACE => Escalate::Never,
+        _ => Escalate::WhenPreferred,
+    }
+}
+
+impl Settings {
+    /// What the predicate says, except for requests that need their connection.
+    pub(super) fn escalate(&self, request: &request::Parts) -> Escalate {
+        let upgrades = request.headers.contains_key(UPGRADE)
+            || request.headers.get_all(CONNECTION).iter().any(|value| {
+                let names = value.as_bytes().split(|byte| *byte == b',');
+                names
+                    .into_iter()
+                    .any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+            });
+        if upgrades || request.method == Method::CONNECT {
+            return Escalate::Never;
+        }
+        (self.predicate)(request)
+    }
+
+    /// The longest time between the acceptance of an operation and its end in the store.
+    pub(super) fn longest(&self) -> Duration {
+        self.lifetime.saturating_add(self.retention)
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("wait", &self.wait)
+            .field("max_wait", &self.max_wait)
+            .field("mount", &self.mount)
+            .field("origin", &self.origin)
+            .field("on_disconnect", &self.on_disconnect)
+            .field("idempotency_keys", &self.idempotency_keys)
+            .field("result_once", &self.result_once)
+            .field("lifetime", &self.lifetime)
+            .field("retention", &self.retention)
+            .finish_non_exhaustive()
+    }
+}

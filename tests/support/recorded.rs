@@ -1,0 +1,137 @@
+//! What a recorder of `metrics` is told.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+
+use crate::support::ask;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
+use tokio::sync::MutexGuard;
+use tower_promises::{PromiseLayer, Promises};
+
+/// What the recorder of the process has been told since a test began. There is one for all, so tests take turns.
+pub struct Recorded {
+    pub handle: &'static PrometheusHandle,
+    before: BTreeMap<String, f64>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Recorded {
+    pub async fn start() -> Self {
+        static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+        static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+        let turn = TURN.lock().await;
+        let handle = HANDLE.get_or_init(|| PrometheusBuilder::new().install_recorder().unwrap());
+        Self {
+            handle,
+            before: series(handle),
+            _turn: turn,
+        }
+    }
+
+    /// Looks at what happens from now on.
+    pub fn restart(&mut self) {
+        self.before = series(self.handle);
+    }
+
+    /// The series of which the name ends like this and that have changed, and how much.
+    pub fn changes(&self, suffix: &str) -> Vec<String> {
+        let mut changes = Vec::new();
+        for (name, value) in series(self.handle) {
+            let change = value - self.before.get(&name).unwrap_or(&0.0);
+            // Sums of seconds are not exact.
+            let change = (change * 1000.0).round() / 1000.0;
+            let family = name.split('{').next().unwrap();
+            if family.ends_with(suffix) && change != 0.0 {
+                let name = name.strip_prefix("tower_promises_").unwrap();
+                changes.push(format!("{name} {change}"));
+            }
+        }
+        changes
+    }
+
+    /// The counters that have changed, and how much.
+    pub fn counters(&self) -> Vec<String> {
+        self.changes("_total")
+    }
+
+    pub fn gauge(&self, name: &str) -> f64 {
+        let name = format!("tower_promises_{name}");
+        *series(self.handle).get(&name).unwrap_or(&0.0)
+    }
+
+    /// Waits until a gauge shows this.
+    pub async fn shows(&self, gauge: &str, value: f64) {
+        // Threads take their time, even where that of the test stands still.
+        let start = std::time::Instant::now();
+        while self.gauge(gauge) != value {
+            assert!(start.elapsed() < PATIENCE, "{gauge} is never {value}");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits until no gauge shows anything.
+    pub async fn is_idle(&self) {
+        for gauge in GAUGES {
+            self.shows(gauge, 0.0).await;
+        }
+    }
+}
+
+/// How long another thread may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const GAUGES: [&str; 5] = [
+    "requests_in_flight",
+    "promises_in_flight",
+    "blocking_queue_depth",
+    "blocking_jobs_in_flight",
+    "replay_bytes",
+];
+
+/// All series that the recorder knows, and their values.
+fn series(handle: &PrometheusHandle) -> BTreeMap<String, f64> {
+    let text = handle.render();
+    let lines = text.lines().filter(|line| line.starts_with("tower_"));
+    let pair = |line: &str| {
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        (name.to_owned(), value.parse().unwrap())
+    };
+    lines.map(pair).collect()
+}
+
+/// A handler that needs a single promise, of which `make` makes the future.
+pub async fn ask_for<F>(layer: PromiseLayer, make: impl Fn() -> F + Clone)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let handler = |promises: &Promises| {
+        promises.result_or_submit("key", make.clone())?;
+        Ok(String::new())
+    };
+    ask(layer, handler).await.unwrap();
+}
+
+/// A blocking job that runs until the sender is dropped.
+pub fn held() -> (Sender<()>, impl FnOnce() + Send + 'static) {
+    let (sender, receiver) = channel::<()>();
+    let job = move || {
+        let _ = receiver.recv();
+    };
+    (sender, job)
+}
+
+/// A handler that needs a single blocking job.
+pub async fn ask_for_job(layer: PromiseLayer, job: impl FnOnce() + Send + 'static) {
+    let job = Mutex::new(Some(job));
+    let handler = |promises: &Promises| {
+        if let Some(job) = job.lock().unwrap().take() {
+            promises.submit_blocking("job", job)?;
+        }
+        promises.result::<()>("job")?;
+        Ok(String::new())
+    };
+    ask(layer, handler).await.unwrap();
+}
