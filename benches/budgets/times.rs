@@ -68,6 +68,15 @@ pub(crate) fn wire(table: &mut Table) {
     if figures.is_empty() {
         return table.missing("`wrk` is not installed");
     }
+    let relative = |app: &str, service: &str| {
+        let bare = figures.get(&format!("{app}/bare"));
+        let rate = figures.get(&format!("{app}/{service}"));
+        let rates = format!("({} of {}/s)", whole(rate), whole(bare));
+        (format!("{:.3} × without {rates}", rate / bare), rate / bare)
+    };
+    // What axum asks of any layer: one more future in a box, and one more body.
+    let (figure, _) = relative("plain", "extension");
+    table.figure("requests per second, AddExtension in its place", figure);
     for (app, what, budget) in [
         ("plain", "no promises", budget::SERVER_WITHOUT_PROMISES),
         (
@@ -76,19 +85,8 @@ pub(crate) fn wire(table: &mut Table) {
             budget::SERVER_WITH_PROMISES,
         ),
     ] {
-        let bare = figures.get(&format!("{app}/bare"));
-        let layer = figures.get(&format!("{app}/layer"));
-        let figure = format!(
-            "{:.3} × without ({} of {}/s)",
-            layer / bare,
-            whole(layer),
-            whole(bare)
-        );
-        table.judge(
-            format!("requests per second, {what}"),
-            figure,
-            layer / bare,
-            budget,
-        );
+        let (figure, ratio) = relative(app, "layer");
+        let what = format!("requests per second, {what}");
+        table.judge(what, figure, ratio, budget);
     }
 }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
+use tower_http::add_extension::AddExtensionLayer;
 use tower_promises::{PromiseLayer, Promises};
 
 /// How often each server is asked, for a second each time.
@@ -28,6 +29,10 @@ pub fn print() {
     let plain = Router::new().route("/", get(hello));
     let apps = [
         ("plain/bare", plain.clone()),
+        (
+            "plain/extension",
+            plain.clone().layer(AddExtensionLayer::new(7_u64)),
+        ),
         ("plain/layer", plain.layer(layer.clone())),
         ("promises/bare", Router::new().route("/", get(awaiting))),
         (
