@@ -3,8 +3,10 @@
 
 mod support;
 
+use futures_util::FutureExt;
 use std::error::Error;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
+use std::thread;
 use support::{Counter, Log, ask, ask_async};
 use tower_promises::{
     BoxError, OrPending, PromiseError, PromiseKey, PromiseLayer, PromiseResults, Promises,
@@ -580,6 +582,29 @@ async fn a_promise_that_panics_when_it_is_dropped_keeps_nothing_else_from_its_en
     drop(request);
     assert_eq!((undone.get(), dropped.get()), (1, 3));
     assert!(log.text().contains("when dropped"), "{}", log.text());
+}
+
+/// A promise that settles while another thread cancels it: either it is cancelled, or its value is still wanted.
+#[test]
+fn a_cancel_that_comes_too_late_changes_nothing() {
+    for _ in 0..5000 {
+        let promises = Promises::with_results(PromiseResults::new());
+        let start = Barrier::new(2);
+        let _: Result<u32, _> = promises.result_or_submit("x", {
+            let promises = promises.clone();
+            async move || promises.pass().try_into().unwrap()
+        });
+        let is_cancelled = thread::scope(|scope| {
+            scope.spawn(|| {
+                start.wait();
+                let _ = promises.resolve("x", async || 0_u32).now_or_never();
+            });
+            start.wait();
+            promises.cancel("x")
+        });
+        let is_wanted = promises.is_pending();
+        assert_ne!(is_cancelled, is_wanted);
+    }
 }
 
 #[tokio::test]

@@ -70,9 +70,9 @@ impl Entries {
         let hash = self.hasher.hash_one(&entry.key);
         self.list.push(Listed { hash, entry: None });
         if position >= FEW {
-            let not_yet = self.index.len()..=position;
+            let first = if position == FEW { 0 } else { position };
             let list = &self.list;
-            for position in not_yet {
+            for position in first..=position {
                 let hash_of = |&position: &usize| list[position].hash;
                 self.index
                     .insert_unique(list[position].hash, position, hash_of);
@@ -84,6 +84,11 @@ impl Entries {
     /// Its place stays, so it counts among those that there have been.
     pub(super) fn remove(&mut self, key: &Key) -> Option<Entry> {
         let position = self.position(key)?;
+        let hash = self.list[position].hash;
+        // A name that comes and goes must not make all look-ups of it longer.
+        if let Ok(indexed) = self.index.find_entry(hash, |&other| other == position) {
+            indexed.remove();
+        }
         self.list[position].entry.take()
     }
 

@@ -273,18 +273,21 @@ impl Registry {
     }
 
     pub(in crate::promise) fn cancel(&self, key: &Key) -> bool {
-        let slot = {
-            let mut state = lock(&self.state);
-            let Some(entry) = state.entry_mut(key) else {
-                return false;
-            };
-            if entry.is_settled() {
-                return false;
-            }
-            entry.demand = Demand::Met;
-            Arc::clone(&entry.slot)
+        let slot = match lock(&self.state).entry(key) {
+            Some(entry) => Arc::clone(&entry.slot),
+            None => return false,
         };
-        slot.fail(Failure::Cancelled)
+        // User code is dropped here, so no lock is held.
+        if !slot.fail(Failure::Cancelled) {
+            return false;
+        }
+        let mut state = lock(&self.state);
+        if let Some(entry) = state.entry_mut(key) {
+            if Arc::ptr_eq(&entry.slot, &slot) {
+                entry.demand = Demand::Met;
+            }
+        }
+        true
     }
 
     pub(in crate::promise) fn clear(&self, key: &Key) -> bool {
