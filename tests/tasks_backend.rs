@@ -1,0 +1,282 @@
+//! What becomes of tasks when the queue or the bus fails, and in which order both and the store are asked.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+mod task;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use support::{Counter, Log, soon};
+use task::{Act, SECOND, act, chain, client, process};
+use tokio::time::Instant;
+use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
+use tower_promises::backend::{
+    Backend, BackendError, BoxFuture, Capabilities, Enqueued, Envelope, Handler, Outcome, Priority,
+    Queue, Receipt, Store, Taken, WorkOptions,
+};
+use tower_promises::task::TaskError;
+
+/// What is wrong with a [`Faulty`] queue.
+#[derive(Clone, Copy, PartialEq)]
+enum Fault {
+    /// The first envelope is lost, and who enqueues is told so.
+    LosesTheFirst,
+    /// The first envelope is added, and who enqueues is told that it may not have been.
+    LosesTheFirstAnswer,
+    HasNoPriorities,
+    Nothing,
+}
+
+#[derive(Clone)]
+struct Faulty {
+    fault: Fault,
+    queue: MemoryQueue,
+    store: MemoryStore,
+    /// What `enqueue` has come to.
+    enqueued: Arc<Mutex<Vec<Enqueued>>>,
+    calls: Arc<AtomicUsize>,
+    /// What the store knew of a task when the queue was told of its end.
+    known: Arc<Mutex<Vec<String>>>,
+}
+
+impl Faulty {
+    fn new(fault: Fault) -> Self {
+        Self {
+            fault,
+            queue: MemoryQueue::new(),
+            store: MemoryStore::new(),
+            enqueued: Arc::default(),
+            calls: Arc::default(),
+            known: Arc::default(),
+        }
+    }
+
+    fn backend(&self) -> Backend {
+        Backend::new(self.store.clone(), MemoryBus::new(), self.clone())
+    }
+
+    fn is_first(&self) -> bool {
+        self.calls.fetch_add(1, Ordering::SeqCst) == 0
+    }
+}
+
+impl Queue for Faulty {
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = self.queue.capabilities();
+        capabilities.priorities = self.fault != Fault::HasNoPriorities;
+        capabilities
+    }
+
+    fn enqueue(&self, envelope: Envelope) -> BoxFuture<'_, Result<Enqueued, BackendError>> {
+        Box::pin(async move {
+            self.capabilities().check(&envelope)?;
+            let is_first = self.is_first();
+            if is_first && self.fault == Fault::LosesTheFirst {
+                return Err(BackendError::unavailable("it is lost"));
+            }
+            let enqueued = self.queue.enqueue(envelope).await?;
+            self.enqueued.lock().unwrap().push(enqueued);
+            if is_first && self.fault == Fault::LosesTheFirstAnswer {
+                return Err(BackendError::unavailable("the answer is lost"));
+            }
+            Ok(enqueued)
+        })
+    }
+
+    fn take<'a>(
+        &'a self,
+        queue: &'a str,
+        limit: usize,
+        lease: Duration,
+    ) -> BoxFuture<'a, Result<Vec<Taken>, BackendError>> {
+        self.queue.take(queue, limit, lease)
+    }
+
+    fn renew<'a>(
+        &'a self,
+        receipt: &'a Receipt,
+        lease: Duration,
+    ) -> BoxFuture<'a, Result<bool, BackendError>> {
+        self.queue.renew(receipt, lease)
+    }
+
+    fn settle<'a>(
+        &'a self,
+        receipt: &'a Receipt,
+        outcome: Outcome,
+    ) -> BoxFuture<'a, Result<bool, BackendError>> {
+        Box::pin(async move {
+            if outcome == Outcome::Done {
+                let entry = self.store.get("task/record/x").await?.unwrap();
+                let record = String::from_utf8(entry.value.to_vec()).unwrap();
+                self.known.lock().unwrap().push(record);
+            }
+            self.queue.settle(receipt, outcome).await
+        })
+    }
+}
+
+/// A queue whose first workers end with an error at once.
+#[derive(Clone)]
+struct Ending {
+    queue: MemoryQueue,
+    times: usize,
+    /// When a worker has started.
+    started: Arc<Mutex<Vec<Instant>>>,
+}
+
+impl Ending {
+    fn new(times: usize) -> Self {
+        Self {
+            queue: MemoryQueue::new(),
+            times,
+            started: Arc::default(),
+        }
+    }
+
+    fn backend(&self) -> Backend {
+        Backend::new(MemoryStore::new(), MemoryBus::new(), self.clone())
+    }
+}
+
+impl Queue for Ending {
+    fn capabilities(&self) -> Capabilities {
+        self.queue.capabilities()
+    }
+
+    fn enqueue(&self, envelope: Envelope) -> BoxFuture<'_, Result<Enqueued, BackendError>> {
+        self.queue.enqueue(envelope)
+    }
+
+    fn take<'a>(
+        &'a self,
+        queue: &'a str,
+        limit: usize,
+        lease: Duration,
+    ) -> BoxFuture<'a, Result<Vec<Taken>, BackendError>> {
+        self.queue.take(queue, limit, lease)
+    }
+
+    fn renew<'a>(
+        &'a self,
+        receipt: &'a Receipt,
+        lease: Duration,
+    ) -> BoxFuture<'a, Result<bool, BackendError>> {
+        self.queue.renew(receipt, lease)
+    }
+
+    fn settle<'a>(
+        &'a self,
+        receipt: &'a Receipt,
+        outcome: Outcome,
+    ) -> BoxFuture<'a, Result<bool, BackendError>> {
+        self.queue.settle(receipt, outcome)
+    }
+
+    fn work<'a>(
+        &'a self,
+        options: WorkOptions,
+        handler: Arc<dyn Handler>,
+        shutdown: BoxFuture<'a, ()>,
+    ) -> BoxFuture<'a, Result<(), BackendError>> {
+        let mut started = self.started.lock().unwrap();
+        started.push(Instant::now());
+        if started.len() <= self.times {
+            return Box::pin(async { Err(BackendError::unavailable("it is down")) });
+        }
+        self.queue.work(options, handler, shutdown)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_has_ended_is_started_again_after_pauses_that_grow() {
+    let log = Log::start();
+    let queue = Ending::new(10);
+    let process = process(&queue.backend(), async |argument, _| Ok(argument));
+    let worker = process.work().unwrap();
+    let output = soon(process.service("main").call(act("x"))).await;
+    assert_eq!(output.unwrap(), "x");
+    let started = queue.started.lock().unwrap().clone();
+    let pauses: Vec<_> = started.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    let milliseconds: Vec<_> = pauses.iter().map(|pause| pause.as_millis()).collect();
+    let expected = [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000, 10_000];
+    assert_eq!(milliseconds.len(), expected.len());
+    // A timer may be a millisecond late.
+    for (pause, expected) in milliseconds.iter().zip(expected) {
+        assert!(pause.abs_diff(expected) <= 2, "{milliseconds:?}");
+    }
+    for part in ["a worker has ended", "it is down", "service=\"main\""] {
+        assert!(log.text().contains(part), "{part}");
+    }
+    assert!(worker.drain(SECOND).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_is_in_the_store_before_the_queue_is_told() {
+    let queue = Faulty::new(Fault::Nothing);
+    let process = process(&queue.backend(), async |argument, _| Ok(argument + "!"));
+    let worker = process.work().unwrap();
+    let call = process.service("main").call(act("hello")).with_id("x");
+    assert_eq!(soon(call).await.unwrap(), "hello!");
+    assert!(worker.drain(SECOND).await);
+    let known = queue.known.lock().unwrap();
+    let [known] = &known[..] else {
+        panic!("{known:?}");
+    };
+    assert!(
+        known.contains("Succeeded") && known.contains("hello!"),
+        "{known}"
+    );
+}
+
+/// Submits a task again after an error. Returns what the queue has made of both, and how often the task has run.
+async fn submitted_again(fault: Fault) -> (Vec<Enqueued>, usize) {
+    let queue = Faulty::new(fault);
+    let ran = Counter::default();
+    let count = ran.clone();
+    let process = process(&queue.backend(), move |argument, _| {
+        count.add();
+        async { Ok(argument) }
+    });
+    let submit = || process.service("main").submit(act("x")).with_id("x");
+    let error = submit().await.unwrap_err();
+    assert!(
+        matches!(error, TaskError::Backend { .. }),
+        "{}",
+        chain(&error)
+    );
+    let id = submit().await.unwrap();
+    let worker = process.work().unwrap();
+    assert_eq!(soon(process.output::<Act>(&id)).await.unwrap(), "x");
+    assert!(worker.drain(SECOND).await);
+    (queue.enqueued.lock().unwrap().clone(), ran.get())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_may_have_been_enqueued_runs_once_when_it_is_submitted_again() {
+    let (enqueued, ran) = submitted_again(Fault::LosesTheFirstAnswer).await;
+    // The queue knows the task by the same id.
+    assert_eq!(enqueued, [Enqueued::Added, Enqueued::Duplicate]);
+    assert_eq!(ran, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_was_stored_and_not_enqueued_is_when_it_is_submitted_again() {
+    let (enqueued, ran) = submitted_again(Fault::LosesTheFirst).await;
+    assert_eq!((enqueued, ran), (vec![Enqueued::Added], 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_priority_that_the_queue_does_not_have_is_an_error_and_leaves_nothing() {
+    let queue = Faulty::new(Fault::HasNoPriorities);
+    let client = client(&queue.backend());
+    let submit = client.service("main").submit(act("x"));
+    let id = submit.id().clone();
+    let error = submit.priority(Priority::High).await.unwrap_err();
+    assert!(chain(&error).ends_with("the backend does not support priorities"));
+    assert!(matches!(
+        client.status(&id).await,
+        Err(TaskError::NotFound { .. })
+    ));
+}
