@@ -213,6 +213,18 @@ async fn a_worker_that_has_ended_is_started_again_after_pauses_that_grow() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn draining_does_not_wait_for_a_worker_that_pauses() {
+    let queue = Ending::new(usize::MAX);
+    let process = process(&queue.backend(), async |argument, _| Ok(argument));
+    let worker = process.work().unwrap();
+    // The pauses are long by then.
+    tokio::time::sleep(SECOND * 100).await;
+    let start = Instant::now();
+    assert!(worker.drain(SECOND).await);
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_result_is_in_the_store_before_the_queue_is_told() {
     let queue = Faulty::new(Fault::Nothing);
     let process = process(&queue.backend(), async |argument, _| Ok(argument + "!"));

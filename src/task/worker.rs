@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 /// The pause after a worker has ended. Each further end doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -137,7 +137,11 @@ async fn work(attempts: Arc<Attempts>) {
             pause = FIRST_PAUSE;
         }
         observe::worker_lost(&attempts.name, ended.as_ref().err(), pause);
-        sleep(pause).await;
+        let mut phase = attempts.phase.clone();
+        let shutdown = Phase::reached(&mut phase, Phase::Draining);
+        if timeout(pause, shutdown).await.is_ok() {
+            return;
+        }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
