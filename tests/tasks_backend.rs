@@ -7,15 +7,15 @@ mod task;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use support::{Counter, Log, soon};
-use task::{Act, SECOND, act, chain, client, process};
+use support::{Counter, Log, soon, until};
+use task::{Act, SECOND, act, builder, chain, client, process};
 use tokio::time::Instant;
 use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises::backend::{
     Backend, BackendError, BoxFuture, Capabilities, Enqueued, Envelope, Handler, Outcome, Priority,
     Queue, Receipt, Store, Taken, WorkOptions,
 };
-use tower_promises::task::TaskError;
+use tower_promises::task::{TaskError, TaskState};
 
 /// What is wrong with a [`Faulty`] queue.
 #[derive(Clone, Copy, PartialEq)]
@@ -291,4 +291,33 @@ async fn a_priority_that_the_queue_does_not_have_is_an_error_and_leaves_nothing(
         client.status(&id).await,
         Err(TaskError::NotFound { .. })
     ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_may_have_all_the_time_there_is() {
+    let backend = Backend::memory();
+    let begun = Counter::default();
+    let count = begun.clone();
+    let process = builder(&backend, move |_, _| {
+        count.add();
+        std::future::pending()
+    });
+    let forever = Duration::MAX;
+    let process = process
+        .backend_timeout(forever)
+        .poll_interval(forever)
+        .progress_interval(forever)
+        .lifetime(forever)
+        .result_time_to_live(forever)
+        .dead_letter_time_to_live(forever)
+        .lease(forever)
+        .build();
+    let worker = process.work().unwrap();
+    let id = process.service("main").submit(act("x")).await.unwrap();
+    until("it begins", || begun.get() == 1).await;
+    assert!(!worker.drain(SECOND).await);
+    assert_eq!(
+        process.status(&id).await.unwrap().state(),
+        TaskState::Queued
+    );
 }

@@ -91,7 +91,7 @@ impl Worker {
         }
         self.phase.send_replace(Phase::GivenUp);
         // The store is told, then the queue.
-        let _ = timeout(self.backend_timeout * 2, self.ended()).await;
+        let _ = timeout(self.backend_timeout.saturating_mul(2), self.ended()).await;
         false
     }
 
