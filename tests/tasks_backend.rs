@@ -294,6 +294,26 @@ async fn a_priority_that_the_queue_does_not_have_is_an_error_and_leaves_nothing(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_is_refused_leaves_nothing() {
+    let queue = MemoryQueue::new().max_envelopes(1);
+    let backend = Backend::new(MemoryStore::new(), MemoryBus::new(), queue);
+    let client = client(&backend);
+    client.service("main").submit(act("x")).await.unwrap();
+    let call = client.service("main").call(act("y"));
+    let id = call.id().clone();
+    let error = call.await.unwrap_err();
+    assert!(chain(&error).ends_with("the backend is full"));
+    // What it does when it is dropped, it does elsewhere.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(
+        client.status(&id).await,
+        Err(TaskError::NotFound { .. })
+    ));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_backend_may_have_all_the_time_there_is() {
     let backend = Backend::memory();
     let begun = Counter::default();
