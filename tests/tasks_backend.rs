@@ -12,8 +12,8 @@ use task::{Act, SECOND, act, builder, chain, client, process};
 use tokio::time::Instant;
 use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises::backend::{
-    Backend, BackendError, BoxFuture, Capabilities, Enqueued, Envelope, Handler, Outcome, Priority,
-    Queue, Receipt, Store, Taken, WorkOptions,
+    Backend, BackendError, BoxFuture, Bus, BusStream, Capabilities, Enqueued, Envelope, Handler,
+    Outcome, Priority, Queue, Receipt, Store, Taken, WorkOptions,
 };
 use tower_promises::task::{TaskError, TaskState};
 
@@ -311,6 +311,43 @@ async fn a_call_that_is_refused_leaves_nothing() {
         client.status(&id).await,
         Err(TaskError::NotFound { .. })
     ));
+}
+
+/// A bus that accepts nothing, and never says so.
+struct Silent(MemoryBus);
+
+impl Bus for Silent {
+    fn publish<'a>(
+        &'a self,
+        _: &'a str,
+        _: bytes::Bytes,
+    ) -> BoxFuture<'a, Result<(), BackendError>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn listen(&self) -> BoxFuture<'_, Result<BusStream, BackendError>> {
+        self.0.listen()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_does_not_wait_for_the_bus_before_it_begins() {
+    let bus = Silent(MemoryBus::new());
+    let backend = Backend::new(MemoryStore::new(), bus, MemoryQueue::new());
+    let begun = Counter::default();
+    let count = begun.clone();
+    let process = process(&backend, move |argument, _| {
+        count.add();
+        async { Ok(argument) }
+    });
+    let _worker = process.work().unwrap();
+    let start = Instant::now();
+    let id = process.service("main").submit(act("x")).await.unwrap();
+    until("it begins", || begun.get() == 1).await;
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    // Whoever waits for it in the same process does not wait either.
+    assert_eq!(soon(process.output::<Act>(&id)).await.unwrap(), "x");
+    assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]

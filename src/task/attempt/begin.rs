@@ -103,8 +103,9 @@ impl Attempt<'_> {
         }
     }
 
-    /// Stores what the task says of itself.
+    /// Tells that the attempt has begun, and stores what the task says of itself. The task does not wait for it.
     pub(super) async fn report(&self, report: &watch::Sender<Report>) -> Infallible {
+        self.core.announce(&self.letter.id, News::Changed).await;
         let mut reports = report.subscribe();
         // What was said before this subscription counts, too.
         reports.mark_changed();

@@ -127,7 +127,6 @@ impl Attempts {
             Begin::Buried => return attempt.bury().await,
         }
         observe::began(&letter, attempt.number);
-        core.announce(&letter.id, News::Changed).await;
         self.run(&attempt, news).await
     }
 
