@@ -1,0 +1,164 @@
+//! Dead letters: what is listed, what is sent again, and what is thrown away.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+mod task;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use support::{Counter, soon};
+use task::{Act, Broken, SECOND, act, builder, process};
+use tower_promises::backend::Backend;
+use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
+use tower_promises::task::{Principal, TaskError, TaskFailure, TaskId, TaskState};
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_is_listed_and_sent_again() {
+    let backend = Backend::memory();
+    let is_broken = Arc::new(AtomicBool::new(true));
+    let attempts = Counter::default();
+    let process = process(&backend, {
+        let (is_broken, attempts) = (is_broken.clone(), attempts.clone());
+        move |argument, context| {
+            attempts.add();
+            let is_broken = is_broken.load(Ordering::SeqCst);
+            async move {
+                if is_broken {
+                    return Err(TaskFailure::conflict(Broken));
+                }
+                let principal = context.principal().unwrap();
+                Ok(format!("{argument} {principal} {}", context.attempt()))
+            }
+        }
+    });
+    let _worker = process.work().unwrap();
+    let service = process.service("main");
+    let submit = |task| {
+        let service = &service;
+        Principal::new("ada").scope(async move { service.submit(act(task)).await })
+    };
+    let first = submit("first").await.unwrap();
+    let _ = soon(process.output::<Act>(&first)).await;
+    let second = submit("second").await.unwrap();
+    let _ = soon(process.output::<Act>(&second)).await;
+
+    let letters = service.dead_letters().await.unwrap();
+    let ids: Vec<_> = letters.iter().map(|letter| letter.id()).collect();
+    assert_eq!(ids, [&first, &second]);
+    assert_eq!(letters[0].error().unwrap(), "it is broken");
+    assert_eq!(letters[0].principal().unwrap().as_str(), "ada");
+    assert_eq!((letters[0].task(), letters[0].attempt()), ("act", 3));
+
+    // It dies again, with all its attempts.
+    service.send_again(&first).await.unwrap();
+    let error = soon(process.output::<Act>(&first)).await.unwrap_err();
+    assert!(matches!(error, TaskError::Dead { .. }));
+    assert_eq!(attempts.get(), 9);
+
+    is_broken.store(false, Ordering::SeqCst);
+    service.send_again(&first).await.unwrap();
+    assert_eq!(
+        soon(process.output::<Act>(&first)).await.unwrap(),
+        "first ada 1"
+    );
+    service.discard(&second).await.unwrap();
+    assert!(service.dead_letters().await.unwrap().is_empty());
+    for id in [&first, &second, &TaskId::new("unknown")] {
+        let errors = [service.send_again(id).await, service.discard(id).await];
+        assert!(
+            errors
+                .iter()
+                .all(|error| matches!(error, Err(TaskError::NotFound { .. })))
+        );
+    }
+    assert_eq!(
+        process.status(&second).await.unwrap().state(),
+        TaskState::Dead
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_is_not_sent_by_another_service() {
+    let backend = Backend::memory();
+    let process = builder(&backend, async |_, _| Err(TaskFailure::conflict(Broken)));
+    let process = process.max_attempts(1).build();
+    let _worker = process.work().unwrap();
+    let id = process.service("main").submit(act("")).await.unwrap();
+    let _ = soon(process.output::<Act>(&id)).await;
+    let other = process.service("other");
+    assert!(matches!(
+        other.send_again(&id).await,
+        Err(TaskError::NotFound { .. })
+    ));
+    assert!(matches!(
+        other.discard(&id).await,
+        Err(TaskError::NotFound { .. })
+    ));
+    assert_eq!(
+        process.service("main").dead_letters().await.unwrap().len(),
+        1
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_list_of_dead_letters_has_a_limit() {
+    let backend = Backend::memory();
+    let process = builder(&backend, async |_, _| Err(TaskFailure::conflict(Broken)));
+    let process = process.max_attempts(1).build();
+    let _worker = process.work().unwrap();
+    let service = process.service("main");
+    let name = |number| format!("{number:0>900}");
+    for number in 0..60 {
+        let call = service.call(act("")).with_id(name(number));
+        let error = soon(call).await.unwrap_err();
+        assert!(matches!(error, TaskError::Dead { .. }), "{error:?}");
+    }
+    let letters = service.dead_letters().await.unwrap();
+    assert_eq!(letters.len(), 48 * 1024 / 903);
+    assert_eq!(letters.last().unwrap().id().as_str(), name(59));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_that_is_too_large_for_the_store_is_no_loop() {
+    let store = MemoryStore::new().max_value_bytes(2000);
+    let backend = Backend::new(store, MemoryBus::new(), MemoryQueue::new());
+    let attempts = Counter::default();
+    let count = attempts.clone();
+    let process = process(&backend, move |argument, _| {
+        count.add();
+        async move {
+            match argument.starts_with("conflict") {
+                true => Err(TaskFailure::conflict(Broken)),
+                false => std::future::pending().await,
+            }
+        }
+    });
+    let worker = process.work().unwrap();
+    let service = process.service("main");
+    let call = service.call(act(format!("conflict{}", "x".repeat(5000))));
+    let error = soon(call).await.unwrap_err();
+    assert!(
+        matches!(error, TaskError::Dead { attempts: 3, .. }),
+        "{error:?}"
+    );
+    drop(worker);
+
+    let id = service.submit(act("x".repeat(5000))).await.unwrap();
+    for crash in 1..=3 {
+        let worker = process.work().unwrap();
+        let begins = async {
+            while attempts.get() < 3 + crash {
+                tokio::time::sleep(SECOND).await;
+            }
+        };
+        soon(begins).await;
+        drop(worker);
+    }
+    let _worker = process.work().unwrap();
+    let error = soon(process.output::<Act>(&id)).await.unwrap_err();
+    assert!(
+        matches!(error, TaskError::Dead { attempts: 3, .. }),
+        "{error:?}"
+    );
+    assert!(service.dead_letters().await.unwrap().is_empty());
+}
