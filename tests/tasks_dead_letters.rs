@@ -10,7 +10,7 @@ use support::{Counter, soon};
 use task::{Act, Broken, SECOND, act, builder, process};
 use tower_promises::backend::Backend;
 use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
-use tower_promises::task::{Principal, TaskError, TaskFailure, TaskId, TaskState};
+use tower_promises::task::{Principal, TaskError, TaskFailure, TaskId, TaskState, Tasks};
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_letter_is_listed_and_sent_again() {
@@ -161,4 +161,34 @@ async fn a_dead_letter_that_is_too_large_for_the_store_is_no_loop() {
         "{error:?}"
     );
     assert!(service.dead_letters().await.unwrap().is_empty());
+}
+
+/// A process whose tasks die at their first conflict, and always have one.
+fn deadly(backend: &Backend) -> (Tasks, Counter) {
+    let attempts = Counter::default();
+    let count = attempts.clone();
+    let process = builder(backend, move |_, _| {
+        count.add();
+        async { Err(TaskFailure::conflict(Broken)) }
+    });
+    (process.max_attempts(1).build(), attempts)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_list_of_dead_letters_has_room_whatever_the_ids_look_like() {
+    // What each adapter takes.
+    let store = MemoryStore::new().max_value_bytes(64 * 1024);
+    let backend = Backend::new(store, MemoryBus::new(), MemoryQueue::new());
+    let (process, _) = deadly(&backend);
+    let _worker = process.work().unwrap();
+    let service = process.service("main");
+    let name = |number: u32| format!("{}{number:0>3}", "\"".repeat(900));
+    for number in 0..60 {
+        let call = service.call(act("")).with_id(name(number));
+        let error = soon(call).await.unwrap_err();
+        assert!(matches!(error, TaskError::Dead { .. }), "{error:?}");
+    }
+    let letters = service.dead_letters().await.unwrap();
+    assert!(letters.len() > 20, "{}", letters.len());
+    assert_eq!(letters.last().unwrap().id().as_str(), name(59));
 }

@@ -8,13 +8,19 @@ use crate::backend::{BackendError, Priority};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// How many bytes the ids of a service's dead letters may have together: that is more than a thousand random ones.
+/// How many bytes the ids of a service's dead letters may have together, as JSON: that is more than a thousand random ones.
 /// The oldest are not listed any more.
 pub const MAX_DEAD_LETTER_BYTES: usize = 48 * 1024;
 
 /// The store has no list of keys, so this is one: the ids, oldest first.
 fn list_key(service: &str) -> String {
     format!("task/dead/{service}")
+}
+
+/// How many bytes an id takes in the list, with the comma.
+fn listed_bytes(id: &TaskId) -> usize {
+    // Ids may have what JSON escapes.
+    serde_json::to_string(id).map_or(0, |id| id.len() + 1)
 }
 
 impl Core {
@@ -28,10 +34,10 @@ impl Core {
                 return Update::Keep(());
             }
             ids.push(letter.id.clone());
-            // With the quotes and the comma.
-            let size = |ids: &[TaskId]| ids.iter().map(|id| id.as_str().len() + 3).sum::<usize>();
+            let mut size: usize = ids.iter().map(listed_bytes).sum();
             dropped = 0;
-            while size(&ids[dropped..]) > MAX_DEAD_LETTER_BYTES && dropped + 1 < ids.len() {
+            while size > MAX_DEAD_LETTER_BYTES && dropped + 1 < ids.len() {
+                size -= listed_bytes(&ids[dropped]);
                 dropped += 1;
             }
             Update::Set(ids.split_off(dropped), time_to_live, ())
