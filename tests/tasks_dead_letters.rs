@@ -4,12 +4,14 @@
 mod support;
 mod task;
 
+use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use support::{Counter, soon};
+use support::{Counter, soon, until};
 use task::{Act, Broken, SECOND, act, builder, process};
-use tower_promises::backend::Backend;
+use tokio::sync::Semaphore;
 use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
+use tower_promises::backend::{Backend, BackendError, BoxFuture, Bus, BusStream};
 use tower_promises::task::{Principal, TaskError, TaskFailure, TaskId, TaskState, Tasks};
 
 #[tokio::test(start_paused = true)]
@@ -191,4 +193,66 @@ async fn the_list_of_dead_letters_has_room_whatever_the_ids_look_like() {
     let letters = service.dead_letters().await.unwrap();
     assert!(letters.len() > 20, "{}", letters.len());
     assert_eq!(letters.last().unwrap().id().as_str(), name(59));
+}
+
+/// A bus that can keep whoever publishes waiting, once.
+struct Holding {
+    bus: MemoryBus,
+    holds: Arc<AtomicBool>,
+    gate: Arc<Semaphore>,
+}
+
+impl Bus for Holding {
+    fn publish<'a>(
+        &'a self,
+        topic: &'a str,
+        payload: Bytes,
+    ) -> BoxFuture<'a, Result<(), BackendError>> {
+        Box::pin(async move {
+            if self.holds.swap(false, Ordering::SeqCst) {
+                self.gate.acquire().await.unwrap().forget();
+            }
+            self.bus.publish(topic, payload).await
+        })
+    }
+
+    fn listen(&self) -> BoxFuture<'_, Result<BusStream, BackendError>> {
+        self.bus.listen()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_letter_that_dies_while_it_is_sent_again_is_listed() {
+    let (holds, gate) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(Semaphore::new(0)),
+    );
+    let bus = Holding {
+        bus: MemoryBus::new(),
+        holds: holds.clone(),
+        gate: gate.clone(),
+    };
+    let backend = Backend::new(MemoryStore::new(), bus, MemoryQueue::new());
+    let (process, attempts) = deadly(&backend);
+    let _worker = process.work().unwrap();
+    let service = process.service("main");
+    let id = service.submit(act("")).await.unwrap();
+    let _ = soon(process.output::<Act>(&id)).await;
+    assert_eq!(service.dead_letters().await.unwrap().len(), 1);
+
+    // It is in the queue, and is not off the list yet.
+    holds.store(true, Ordering::SeqCst);
+    let sent = tokio::spawn({
+        let (service, id) = (service.clone(), id.clone());
+        async move { service.send_again(&id).await }
+    });
+    until("it is tried again", || attempts.get() == 2).await;
+    let error = soon(process.output::<Act>(&id)).await.unwrap_err();
+    assert!(matches!(error, TaskError::Dead { .. }), "{error:?}");
+    assert!(!sent.is_finished());
+    gate.add_permits(1);
+    soon(sent).await.unwrap().unwrap();
+    let letters = service.dead_letters().await.unwrap();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].id(), &id);
 }

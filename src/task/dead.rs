@@ -50,8 +50,21 @@ impl Core {
         Ok(())
     }
 
-    /// Takes an id off the list.
+    /// Takes an id off the list, unless it is that of a dead letter again.
     async fn unlist(&self, service: &str, id: &TaskId) -> Result<(), BackendError> {
+        self.remove(service, id).await?;
+        // It may have died meanwhile, and been found on the list.
+        match self.records.find(id).await? {
+            Some(Record {
+                state: TaskState::Dead,
+                letter: Some(letter),
+                ..
+            }) => self.list(&letter).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn remove(&self, service: &str, id: &TaskId) -> Result<(), BackendError> {
         let time_to_live = self.settings.dead_letter_time_to_live;
         let update = |found: Option<Vec<TaskId>>| {
             let mut ids = found.unwrap_or_default();
