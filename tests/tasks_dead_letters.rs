@@ -256,3 +256,23 @@ async fn a_letter_that_dies_while_it_is_sent_again_is_listed() {
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].id(), &id);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_letter_that_is_cancelled_after_it_was_sent_again_is_none_any_more() {
+    let backend = Backend::memory();
+    let (process, _) = deadly(&backend);
+    let worker = process.work().unwrap();
+    let service = process.service("main");
+    let id = service.submit(act("")).await.unwrap();
+    let _ = soon(process.output::<Act>(&id)).await;
+    assert!(worker.drain(SECOND).await);
+    service.send_again(&id).await.unwrap();
+    // Again, as long as nobody has begun it.
+    service.send_again(&id).await.unwrap();
+    assert!(process.cancel(&id).await.unwrap());
+    assert!(service.dead_letters().await.unwrap().is_empty());
+    assert!(matches!(
+        service.send_again(&id).await,
+        Err(TaskError::NotFound { .. })
+    ));
+}

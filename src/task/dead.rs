@@ -135,7 +135,6 @@ impl Core {
                 && record.state == TaskState::Dead
                 && record.letter.is_some();
             if is_dead {
-                record.letter = None;
                 record.end(TaskState::Dead, time_to_live);
             }
             is_dead

@@ -104,6 +104,7 @@ impl Record {
         let now = now();
         self.state = state;
         self.token = None;
+        self.letter = None;
         self.finished = Some(now);
         self.expires = now.saturating_add(milliseconds(time_to_live));
     }
