@@ -109,6 +109,15 @@ impl Record {
         self.expires = now.saturating_add(milliseconds(time_to_live));
     }
 
+    /// Lets it wait for its next attempt, unless nobody wants it any more.
+    pub(super) fn queue_again(&mut self, time_to_live: Duration) {
+        self.state = TaskState::Queued;
+        self.token = None;
+        if self.cancel {
+            self.end(TaskState::Cancelled, time_to_live);
+        }
+    }
+
     /// For how long the store is to keep it.
     pub(super) fn time_to_live(&self) -> Duration {
         // At least a moment: no time at all might mean forever to a backend.
