@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::{Counter, Log, soon, until};
 use task::{Act, SECOND, act, builder, chain, client, process};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises::backend::{
     Backend, BackendError, BoxFuture, Bus, BusStream, Capabilities, Enqueued, Envelope, Handler,
@@ -38,6 +38,8 @@ struct Faulty {
     calls: Arc<AtomicUsize>,
     /// What the store knew of a task when the queue was told of its end.
     known: Arc<Mutex<Vec<String>>>,
+    /// After which times tasks are to be delivered again.
+    retried: Arc<Mutex<Vec<Duration>>>,
 }
 
 impl Faulty {
@@ -49,6 +51,7 @@ impl Faulty {
             enqueued: Arc::default(),
             calls: Arc::default(),
             known: Arc::default(),
+            retried: Arc::default(),
         }
     }
 
@@ -112,25 +115,29 @@ impl Queue for Faulty {
                 let record = String::from_utf8(entry.value.to_vec()).unwrap();
                 self.known.lock().unwrap().push(record);
             }
+            if let Outcome::Retry { after } = outcome {
+                self.retried.lock().unwrap().push(after);
+            }
             self.queue.settle(receipt, outcome).await
         })
     }
 }
 
-/// A queue whose first workers end with an error at once.
+/// A queue whose first workers end with an error after a while.
 #[derive(Clone)]
 struct Ending {
     queue: MemoryQueue,
-    times: usize,
+    /// How long each of them lives.
+    lives: Vec<Duration>,
     /// When a worker has started.
     started: Arc<Mutex<Vec<Instant>>>,
 }
 
 impl Ending {
-    fn new(times: usize) -> Self {
+    fn new(lives: impl Into<Vec<Duration>>) -> Self {
         Self {
             queue: MemoryQueue::new(),
-            times,
+            lives: lives.into(),
             started: Arc::default(),
         }
     }
@@ -182,8 +189,11 @@ impl Queue for Ending {
     ) -> BoxFuture<'a, Result<(), BackendError>> {
         let mut started = self.started.lock().unwrap();
         started.push(Instant::now());
-        if started.len() <= self.times {
-            return Box::pin(async { Err(BackendError::unavailable("it is down")) });
+        if let Some(life) = self.lives.get(started.len() - 1).copied() {
+            return Box::pin(async move {
+                sleep(life).await;
+                Err(BackendError::unavailable("it is down"))
+            });
         }
         self.queue.work(options, handler, shutdown)
     }
@@ -192,7 +202,7 @@ impl Queue for Ending {
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_has_ended_is_started_again_after_pauses_that_grow() {
     let log = Log::start();
-    let queue = Ending::new(10);
+    let queue = Ending::new([Duration::ZERO; 10]);
     let process = process(&queue.backend(), async |argument, _| Ok(argument));
     let worker = process.work().unwrap();
     let output = soon(process.service("main").call(act("x"))).await;
@@ -213,12 +223,30 @@ async fn a_worker_that_has_ended_is_started_again_after_pauses_that_grow() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_worker_that_has_worked_for_long_is_started_again_soon() {
+    let queue = Ending::new([Duration::ZERO, Duration::ZERO, SECOND * 10]);
+    let process = process(&queue.backend(), async |argument, _| Ok(argument));
+    let _worker = process.work().unwrap();
+    soon(process.service("main").call(act("x"))).await.unwrap();
+    let started = queue.started.lock().unwrap().clone();
+    let pauses = [
+        started[1] - started[0],
+        started[2] - started[1],
+        started[3] - started[2] - SECOND * 10,
+    ];
+    let milliseconds = pauses.map(|pause| pause.as_millis());
+    for (pause, expected) in milliseconds.iter().zip([100, 200, 100]) {
+        assert!(pause.abs_diff(expected) <= 3, "{milliseconds:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn draining_does_not_wait_for_a_worker_that_pauses() {
-    let queue = Ending::new(usize::MAX);
+    let queue = Ending::new([Duration::ZERO; 1000]);
     let process = process(&queue.backend(), async |argument, _| Ok(argument));
     let worker = process.work().unwrap();
     // The pauses are long by then.
-    tokio::time::sleep(SECOND * 100).await;
+    sleep(SECOND * 100).await;
     let start = Instant::now();
     assert!(worker.drain(SECOND).await);
     assert_eq!(start.elapsed(), Duration::ZERO);
@@ -377,4 +405,39 @@ async fn a_backend_may_have_all_the_time_there_is() {
         process.status(&id).await.unwrap().state(),
         TaskState::Queued
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_task_that_is_alone_is_given_to_other_workers_in_the_end() {
+    let queue = Faulty::new(Fault::Nothing);
+    let begun = Arc::new(Mutex::new(Vec::new()));
+    let names = begun.clone();
+    let process = process(&queue.backend(), move |name, _| {
+        names.lock().unwrap().push(name);
+        std::future::pending()
+    });
+    let begins = |times| {
+        let begun = begun.clone();
+        soon(async move {
+            while begun.lock().unwrap().len() < times {
+                sleep(SECOND).await;
+            }
+        })
+    };
+    let service = process.service("main");
+    service.submit(act("suspect")).await.unwrap();
+    // It may be the task that has ended these two.
+    for crash in 1..=2 {
+        let worker = process.work().unwrap();
+        begins(crash).await;
+        drop(worker);
+    }
+    let _worker = process.work().unwrap();
+    begins(3).await;
+    service.submit(act("late")).await.unwrap();
+    sleep(SECOND * 60 * 4).await;
+    assert!(queue.retried.lock().unwrap().is_empty());
+    sleep(SECOND * 60 * 2).await;
+    assert_eq!(*queue.retried.lock().unwrap(), [SECOND]);
+    assert_eq!(begun.lock().unwrap().len(), 3, "it does not begin here");
 }
