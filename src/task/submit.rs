@@ -32,8 +32,8 @@ pub struct Submit {
 
 /// Future returned by [`TaskService::call`](super::TaskService::call): the output of a task.
 ///
-/// Nothing happens before it is polled, and it borrows nothing, so it can be a promise. While the backend fails it
-/// waits until that has recovered.
+/// Nothing happens before it is polled, and it borrows nothing, so it can be a promise. Once the task is submitted, it
+/// waits while the backend fails, until that has recovered.
 ///
 /// # Cancel safety
 ///
