@@ -7,11 +7,15 @@ mod task;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 use support::{Counter, soon, until};
 use task::{Act, Broken, SECOND, act, builder, process};
 use tokio::sync::Semaphore;
 use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
-use tower_promises::backend::{Backend, BackendError, BoxFuture, Bus, BusStream};
+use tower_promises::backend::{
+    Backend, BackendError, BoxFuture, Bus, BusStream, CompareAndSet, Entry, Envelope, Outcome,
+    Revision, Store, WatchStream,
+};
 use tower_promises::task::{Principal, TaskError, TaskFailure, TaskId, TaskState, Tasks};
 
 #[tokio::test(start_paused = true)]
@@ -275,4 +279,144 @@ async fn a_letter_that_is_cancelled_after_it_was_sent_again_is_none_any_more() {
         service.send_again(&id).await,
         Err(TaskError::NotFound { .. })
     ));
+}
+
+/// A store that fails where dead letters are listed, when the test says so.
+struct NoList {
+    store: MemoryStore,
+    fails: Arc<AtomicBool>,
+}
+
+impl NoList {
+    async fn or_fail<T>(
+        &self,
+        key: &str,
+        answer: impl Future<Output = Result<T, BackendError>>,
+    ) -> Result<T, BackendError> {
+        if key.starts_with("task/dead/") && self.fails.load(Ordering::SeqCst) {
+            return Err(BackendError::unavailable("it is down"));
+        }
+        answer.await
+    }
+}
+
+impl Store for NoList {
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, BackendError>> {
+        Box::pin(self.or_fail(key, self.store.get(key)))
+    }
+
+    fn put<'a>(
+        &'a self,
+        key: &'a str,
+        value: Bytes,
+        time_to_live: Option<Duration>,
+    ) -> BoxFuture<'a, Result<Revision, BackendError>> {
+        self.store.put(key, value, time_to_live)
+    }
+
+    fn compare_and_set<'a>(
+        &'a self,
+        key: &'a str,
+        expected: Option<Revision>,
+        value: Bytes,
+        time_to_live: Option<Duration>,
+    ) -> BoxFuture<'a, Result<CompareAndSet, BackendError>> {
+        let set = self
+            .store
+            .compare_and_set(key, expected, value, time_to_live);
+        Box::pin(self.or_fail(key, set))
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool, BackendError>> {
+        self.store.delete(key)
+    }
+
+    fn watch<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<WatchStream, BackendError>> {
+        self.store.watch(prefix)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_of_a_letter_that_was_sent_again_means_nothing() {
+    let backend = Backend::memory();
+    let attempts = Counter::default();
+    let count = attempts.clone();
+    let process = builder(&backend, move |_, _| {
+        count.add();
+        let is_first = count.get() == 1;
+        async move {
+            if is_first {
+                return Err(TaskFailure::conflict(Broken));
+            }
+            std::future::pending().await
+        }
+    });
+    let process = process.max_attempts(1).build();
+    let service = process.service("main");
+    let id = service.submit(act("")).await.unwrap();
+    // A queue may deliver it a second time, and late.
+    let queue = backend.queue();
+    let taken = queue.take("task/main", 1, SECOND).await.unwrap();
+    let late = Envelope::new("task/main", "late", taken[0].payload.clone());
+    queue.enqueue(late.delay(SECOND * 60)).await.unwrap();
+    let after = Duration::ZERO;
+    queue
+        .settle(&taken[0].receipt, Outcome::Retry { after })
+        .await
+        .unwrap();
+
+    let _worker = process.work().unwrap();
+    let _ = soon(process.output::<Act>(&id)).await;
+    service.send_again(&id).await.unwrap();
+    until("it is tried again", || attempts.get() == 2).await;
+    tokio::time::sleep(SECOND * 100).await;
+    assert_eq!(attempts.get(), 2);
+    let status = process.status(&id).await.unwrap();
+    assert_eq!((status.state(), status.attempt()), (TaskState::Running, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_that_could_not_be_listed_is_listed_later() {
+    let store = NoList {
+        store: MemoryStore::new(),
+        fails: Arc::new(AtomicBool::new(true)),
+    };
+    let fails = store.fails.clone();
+    let backend = Backend::new(store, MemoryBus::new(), MemoryQueue::new());
+    let (process, attempts) = deadly(&backend);
+    let _worker = process.work().unwrap();
+    let service = process.service("main");
+    let id = service.submit(act("")).await.unwrap();
+    let error = soon(process.output::<Act>(&id)).await.unwrap_err();
+    assert!(matches!(error, TaskError::Dead { .. }), "{error:?}");
+    assert!(service.dead_letters().await.is_err());
+    fails.store(false, Ordering::SeqCst);
+    let listed = soon(async {
+        loop {
+            let letters = service.dead_letters().await.unwrap();
+            if !letters.is_empty() {
+                break letters;
+            }
+            tokio::time::sleep(SECOND).await;
+        }
+    });
+    assert_eq!(listed.await[0].id(), &id);
+    assert_eq!(attempts.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_letter_that_is_sent_again_may_wait_as_long_as_a_new_one() {
+    let backend = Backend::memory();
+    let hour = SECOND * 60 * 60;
+    let brief = builder(&backend, async |_, _| Err(TaskFailure::conflict(Broken)));
+    let brief = brief.lifetime(hour).max_attempts(1).build();
+    let patient = builder(&backend, async |_, _| Ok(String::new()));
+    let patient = patient.lifetime(hour * 100).build();
+    let worker = brief.work().unwrap();
+    let id = brief.service("main").submit(act("")).await.unwrap();
+    let _ = soon(brief.output::<Act>(&id)).await;
+    assert!(worker.drain(SECOND).await);
+    patient.service("main").send_again(&id).await.unwrap();
+    let expires = patient.status(&id).await.unwrap().expires();
+    assert!(expires > SystemTime::now() + hour * 99);
 }
