@@ -212,13 +212,16 @@ async fn a_task_that_waits_for_its_last_attempt_lets_others_begin_in_the_end() {
 async fn a_task_that_waits_for_its_last_attempt_is_cancelled_at_once() {
     let backend = Backend::memory();
     let site = Site::default();
-    let (process, _worker, id) = waiting_for_its_last_attempt(&site, &backend, "long").await;
+    let (process, _worker, id) = waiting_for_its_last_attempt(&site, &backend, "endless").await;
     let start = Instant::now();
     assert!(process.cancel(&id).await.unwrap());
     let error = process.output::<Act>(&id).await.unwrap_err();
     assert!(matches!(error, TaskError::Cancelled { .. }));
     assert!(start.elapsed() < SECOND);
-    // It does not begin when it could.
+    // It keeps nobody away any more, and does not begin when it could.
+    let late = process.service("main").submit(act("late")).await.unwrap();
+    assert_eq!(soon(process.output::<Act>(&late)).await.unwrap(), "late 1");
+    assert!(start.elapsed() < SECOND * 70, "{:?}", start.elapsed());
     sleep(SECOND * 1000).await;
     assert_eq!(site.beside.lock().unwrap().len(), 2);
 }

@@ -96,12 +96,12 @@ impl Attempts {
             token: Uuid::new_v4().simple().to_string(),
         };
         // What is said from here on counts: the record is read afterwards.
-        let Ok(news) = core.subscribe(&letter.id) else {
+        let Ok(mut news) = core.subscribe(&letter.id) else {
             return Outcome::Retry {
                 after: BACKEND_PAUSE,
             };
         };
-        let (begun, _turn) = match self.begin(&attempt).await {
+        let (begun, _turn) = match self.begin(&attempt, &mut news).await {
             Ok(begun) => begun,
             Err(again) => return again,
         };
@@ -130,7 +130,11 @@ impl Attempts {
     }
 
     /// Waits until the task may run, and claims it, or says when it is to be delivered again.
-    async fn begin(&self, attempt: &Attempt<'_>) -> Result<(Begin, Turn<'_>), Outcome> {
+    async fn begin(
+        &self,
+        attempt: &Attempt<'_>,
+        news: &mut Subscription,
+    ) -> Result<(Begin, Turn<'_>), Outcome> {
         let id = &attempt.letter.id;
         let limit = self.service.timeout;
         let failed = |error| {
@@ -147,7 +151,11 @@ impl Attempts {
             drop(turn);
             observe::waits_to_be_alone(attempt.letter);
             attempt.core.announce(id, News::Changed).await;
-            turn = self.alone().await?;
+            turn = select! {
+                turn = self.alone() => turn?,
+                // Most likely it was cancelled. The next delivery finds out.
+                () = news.ended() => return Err(Outcome::Retry { after: Duration::ZERO }),
+            };
         }
     }
 
