@@ -93,7 +93,12 @@ impl Bus for Deaf {
 async fn the_progress_of_a_promised_task_needs_no_bus() {
     let bus = Deaf(MemoryBus::new());
     let backend = Backend::new(MemoryStore::new(), bus, MemoryQueue::new());
-    let worker = builder(&backend, async |_, context| Ok(halfway(context).await)).build();
+    let worker = builder(&backend, async |_, context| {
+        // Whoever waits has looked by then.
+        sleep(SECOND * 2).await;
+        Ok(halfway(context).await)
+    });
+    let worker = worker.build();
     let _worker = worker.work().unwrap();
     let app = app(&backend, &task::client(&backend));
     let path = app.start("GET /", &[]).await;
