@@ -1,4 +1,4 @@
-//! What becomes of tasks when the queue or the bus fails, and in which order both and the store are asked.
+//! What becomes of tasks when the queue, the bus or the store is slow or fails, and in which order they are asked.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -9,11 +9,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::{Counter, Log, soon, until};
 use task::{Act, SECOND, act, builder, chain, client, process};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises::backend::{
-    Backend, BackendError, BoxFuture, Bus, BusStream, Capabilities, Enqueued, Envelope, Handler,
-    Outcome, Priority, Queue, Receipt, Store, Taken, WorkOptions,
+    Backend, BackendError, BoxFuture, Bus, BusStream, Capabilities, CompareAndSet, Enqueued, Entry,
+    Envelope, Handler, Outcome, Priority, Queue, Receipt, Revision, Store, Taken, WatchStream,
+    WorkOptions,
 };
 use tower_promises::task::{TaskError, TaskState};
 
@@ -440,4 +441,69 @@ async fn who_waits_for_a_task_that_is_alone_is_given_to_other_workers_in_the_end
     sleep(SECOND * 60 * 2).await;
     assert_eq!(*queue.retried.lock().unwrap(), [SECOND]);
     assert_eq!(begun.lock().unwrap().len(), 3, "it does not begin here");
+}
+
+/// A store that takes its time, and does what it was asked for even where nobody waits for the answer any more.
+#[derive(Clone)]
+struct Remote(MemoryStore);
+
+impl Store for Remote {
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, BackendError>> {
+        self.0.get(key)
+    }
+
+    fn put<'a>(
+        &'a self,
+        key: &'a str,
+        value: bytes::Bytes,
+        time_to_live: Option<Duration>,
+    ) -> BoxFuture<'a, Result<Revision, BackendError>> {
+        self.0.put(key, value, time_to_live)
+    }
+
+    fn compare_and_set<'a>(
+        &'a self,
+        key: &'a str,
+        expected: Option<Revision>,
+        value: bytes::Bytes,
+        time_to_live: Option<Duration>,
+    ) -> BoxFuture<'a, Result<CompareAndSet, BackendError>> {
+        let (store, key) = (self.0.clone(), key.to_owned());
+        Box::pin(async move {
+            let set = tokio::spawn(async move {
+                // What is asked for later arrives earlier.
+                let is_first = expected.is_none() && !is_cancelled(&value);
+                sleep(SECOND * u32::from(is_first)).await;
+                let set = store.compare_and_set(&key, expected, value, time_to_live);
+                set.await
+            });
+            set.await.unwrap()
+        })
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool, BackendError>> {
+        self.0.delete(key)
+    }
+
+    fn watch<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<WatchStream, BackendError>> {
+        self.0.watch(prefix)
+    }
+}
+
+fn is_cancelled(record: &[u8]) -> bool {
+    String::from_utf8_lossy(record).contains("Cancelled")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_dropped_before_its_task_is_stored_leaves_none_that_waits() {
+    let store = Remote(MemoryStore::new());
+    let backend = Backend::new(store, MemoryBus::new(), MemoryQueue::new());
+    let client = client(&backend);
+    let call = client.service("main").call(act("x"));
+    let id = call.id().clone();
+    // The store has been asked, and takes a second.
+    assert!(timeout(SECOND / 2, call).await.is_err());
+    sleep(SECOND * 10).await;
+    let status = client.status(&id).await.unwrap();
+    assert_eq!(status.state(), TaskState::Cancelled);
 }
