@@ -7,6 +7,7 @@ mod support;
 mod task;
 
 use axum::Extension;
+use axum::body::Bytes;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::routing::get;
@@ -15,7 +16,8 @@ use std::time::Duration;
 use support::{Counter, until};
 use task::{Act, act, builder};
 use tokio::time::sleep;
-use tower_promises::backend::Backend;
+use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
+use tower_promises::backend::{Backend, BackendError, BoxFuture, Bus, BusStream};
 use tower_promises::operation::Escalate;
 use tower_promises::task::{TaskContext, TaskService, Tasks};
 use tower_promises::{OperationLayer, Progress, PromiseLayer, Promises};
@@ -72,6 +74,38 @@ async fn the_progress_of_a_promised_task_is_that_of_the_operation() {
     assert_eq!(document["message"], "halfway");
     assert_eq!(app.ended(&path).await["status"], "Succeeded");
     assert_eq!(app.get(&format!("{path}/result")).await.body, "done");
+}
+
+/// A bus that loses all messages.
+struct Deaf(MemoryBus);
+
+impl Bus for Deaf {
+    fn publish<'a>(&'a self, _: &'a str, _: Bytes) -> BoxFuture<'a, Result<(), BackendError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn listen(&self) -> BoxFuture<'_, Result<BusStream, BackendError>> {
+        self.0.listen()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_progress_of_a_promised_task_needs_no_bus() {
+    let bus = Deaf(MemoryBus::new());
+    let backend = Backend::new(MemoryStore::new(), bus, MemoryQueue::new());
+    let worker = builder(&backend, async |_, context| {
+        // Whoever waits has looked by then.
+        sleep(SECOND * 2).await;
+        Ok(halfway(context).await)
+    });
+    let worker = worker.build();
+    let _worker = worker.work().unwrap();
+    let app = app(&backend, &task::client(&backend));
+    let path = app.start("GET /", &[]).await;
+    let start = tokio::time::Instant::now();
+    let document = told(&app, &path).await;
+    assert_eq!(document["message"], "halfway");
+    assert!(start.elapsed() <= SECOND * 10, "{:?}", start.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

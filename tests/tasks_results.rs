@@ -333,6 +333,48 @@ async fn progress_reaches_other_processes() {
     assert!(status.finished().unwrap() < status.expires());
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_attempt_begins_with_nothing_said() {
+    let backend = Backend::memory();
+    let begun = Counter::default();
+    let count = begun.clone();
+    let process = process(&backend, move |_, context| {
+        count.add();
+        async move {
+            if context.attempt() == 1 {
+                context.set_progress(80);
+                context.set_message("almost");
+                return Err(TaskFailure::conflict("somebody was faster"));
+            }
+            std::future::pending().await
+        }
+    });
+    let _worker = process.work().unwrap();
+    let id = process.service("main").submit(act("")).await.unwrap();
+    let mut watch = process.watch(&id).unwrap();
+    let status = loop {
+        let status = soon(watch.changed()).await.unwrap();
+        if begun.get() == 2 {
+            break status;
+        }
+    };
+    assert_eq!((status.state(), status.attempt()), (TaskState::Running, 2));
+    assert_eq!((status.progress(), status.message()), (None, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_runs_longer_than_it_may_wait_is_not_forgotten() {
+    let backend = Backend::memory();
+    let process = builder(&backend, async |argument, _| {
+        tokio::time::sleep(SECOND * 60 * 50).await;
+        Ok(argument)
+    });
+    let process = process.lifetime(SECOND * 60).build();
+    let _worker = process.work().unwrap();
+    let id = process.service("main").submit(act("x")).await.unwrap();
+    assert_eq!(soon(process.output::<Act>(&id)).await.unwrap(), "x");
+}
+
 /// A bus that loses all messages.
 struct Deaf(MemoryBus);
 

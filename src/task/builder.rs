@@ -135,6 +135,9 @@ impl TasksBuilder {
 
     /// How often a task is tried when attempts end with a conflict or with their worker, default
     /// [`DEFAULT_MAX_ATTEMPTS`]. Then it is a dead letter. It is at least one.
+    ///
+    /// Where it is one, a task that runs beside one that kills their worker is a dead letter as well. From two on it has
+    /// its last attempt without the other one, see [the module](super).
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.settings.max_attempts = attempts.max(1);
         self
@@ -215,6 +218,7 @@ impl TasksBuilder {
             state: self.state,
             is_conflict: self.is_conflict,
             hub: Arc::new(Hub::default()),
+            suspect: tokio::sync::Mutex::new(()),
             listener: Mutex::new(None),
         })
     }

@@ -23,6 +23,8 @@ pub(super) struct Core {
     pub(super) state: Extensions,
     pub(super) is_conflict: Option<Arc<IsConflict>>,
     pub(super) hub: Arc<Hub>,
+    /// Whoever has it has its last attempt, after it may have killed its workers.
+    pub(super) suspect: tokio::sync::Mutex<()>,
     /// Listens to the bus, from the first subscription on.
     pub(super) listener: Mutex<Option<JoinHandle<()>>>,
 }

@@ -8,13 +8,19 @@ use crate::backend::{BackendError, Priority};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// How many bytes the ids of a service's dead letters may have together: that is more than a thousand random ones.
+/// How many bytes the ids of a service's dead letters may have together, as JSON: that is more than a thousand random ones.
 /// The oldest are not listed any more.
 pub const MAX_DEAD_LETTER_BYTES: usize = 48 * 1024;
 
 /// The store has no list of keys, so this is one: the ids, oldest first.
 fn list_key(service: &str) -> String {
     format!("task/dead/{service}")
+}
+
+/// How many bytes an id takes in the list, with the comma.
+fn listed_bytes(id: &TaskId) -> usize {
+    // Ids may have what JSON escapes.
+    serde_json::to_string(id).map_or(0, |id| id.len() + 1)
 }
 
 impl Core {
@@ -28,10 +34,10 @@ impl Core {
                 return Update::Keep(());
             }
             ids.push(letter.id.clone());
-            // With the quotes and the comma.
-            let size = |ids: &[TaskId]| ids.iter().map(|id| id.as_str().len() + 3).sum::<usize>();
+            let mut size: usize = ids.iter().map(listed_bytes).sum();
             dropped = 0;
-            while size(&ids[dropped..]) > MAX_DEAD_LETTER_BYTES && dropped + 1 < ids.len() {
+            while size > MAX_DEAD_LETTER_BYTES && dropped + 1 < ids.len() {
+                size -= listed_bytes(&ids[dropped]);
                 dropped += 1;
             }
             Update::Set(ids.split_off(dropped), time_to_live, ())
@@ -44,8 +50,21 @@ impl Core {
         Ok(())
     }
 
-    /// Takes an id off the list.
+    /// Takes an id off the list, unless it is that of a dead letter again.
     async fn unlist(&self, service: &str, id: &TaskId) -> Result<(), BackendError> {
+        self.remove(service, id).await?;
+        // It may have died meanwhile, and been found on the list.
+        match self.records.find(id).await? {
+            Some(Record {
+                state: TaskState::Dead,
+                letter: Some(letter),
+                ..
+            }) => self.list(&letter).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn remove(&self, service: &str, id: &TaskId) -> Result<(), BackendError> {
         let time_to_live = self.settings.dead_letter_time_to_live;
         let update = |found: Option<Vec<TaskId>>| {
             let mut ids = found.unwrap_or_default();
@@ -116,7 +135,6 @@ impl Core {
                 && record.state == TaskState::Dead
                 && record.letter.is_some();
             if is_dead {
-                record.letter = None;
                 record.end(TaskState::Dead, time_to_live);
             }
             is_dead

@@ -81,8 +81,10 @@
 //! 5. After a [conflict](TaskFailure::conflict) it is tried again, after a random time within 2<sup>n</sup> seconds,
 //!    where n is the number of the attempt. After three [attempts](TasksBuilder::max_attempts) it is a dead letter. Any
 //!    other error, a panic and too long a run [end](TaskError::Failed) it, and are logged.
-//! 6. An attempt that ends with its worker counts: a task that kills its workers is a dead letter after three of them. One
-//!    that is given back by a worker that [shuts down](Worker::drain) does not count.
+//! 6. An attempt that ends with its worker counts: a task that kills its workers is a dead letter after three of them. Who
+//!    has lost a worker has its last attempt alone: beside no other task of its service in that worker, and no other such
+//!    task in that process. So what ran beside a task that kills its workers does not die with it. An attempt that is
+//!    given back by a worker that [shuts down](Worker::drain) does not count.
 //! 7. [Dead letters](TaskService::dead_letters) are kept, listed and [sent again](TaskService::send_again).
 //! 8. Exactly one end of a task is recorded. Each attempt has a token of its own, and only that which the store knows may
 //!    record. What a worker has made that has lost its lease is dropped.

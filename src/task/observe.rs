@@ -109,6 +109,19 @@ pub(super) fn given_back(letter: &Letter) {
     let _ = letter;
 }
 
+pub(super) fn waits_to_be_alone(letter: &Letter) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        target: TARGET,
+        service = letter.service,
+        task = letter.task,
+        id = letter.id.as_str(),
+        "task may have ended its workers, its last attempt waits until it is alone"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = letter;
+}
+
 pub(super) fn superseded(letter: &Letter) {
     #[cfg(feature = "tracing")]
     tracing::warn!(

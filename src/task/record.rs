@@ -52,6 +52,9 @@ pub(super) struct Record {
     pub(super) submission: String,
     /// How often it was begun.
     pub(super) attempt: u32,
+    /// Whether an attempt has ended with its worker. It may have been the task that has ended it, or one beside it.
+    #[serde(default)]
+    pub(super) is_suspect: bool,
     /// What the running attempt is known by. Only who has it may say how the attempt ends.
     pub(super) token: Option<String>,
     /// The tombstone: nobody wants it any more.
@@ -86,6 +89,7 @@ impl Record {
             state: TaskState::Queued,
             submission: letter.submission.clone(),
             attempt: 0,
+            is_suspect: false,
             token: None,
             cancel: false,
             progress: None,
@@ -104,8 +108,18 @@ impl Record {
         let now = now();
         self.state = state;
         self.token = None;
+        self.letter = None;
         self.finished = Some(now);
         self.expires = now.saturating_add(milliseconds(time_to_live));
+    }
+
+    /// Lets it wait for its next attempt, unless nobody wants it any more.
+    pub(super) fn queue_again(&mut self, time_to_live: Duration) {
+        self.state = TaskState::Queued;
+        self.token = None;
+        if self.cancel {
+            self.end(TaskState::Cancelled, time_to_live);
+        }
     }
 
     /// For how long the store is to keep it.

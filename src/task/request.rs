@@ -160,7 +160,14 @@ impl Request {
                 }
                 Place::Worker => {
                     let cancel = (!is_detached && !self.is_shared).then(stop);
-                    submit(&self.tasks, &letter, self.delay, self.priority).await?;
+                    let submitted = submit(&self.tasks, &letter, self.delay, self.priority).await;
+                    if let Err(error) = submitted {
+                        // There is nothing to cancel, and under load no time for it.
+                        if let (Some(cancel), true) = (cancel, was_refused(&error)) {
+                            cancel.completed();
+                        }
+                        return Err(error);
+                    }
                     let output = select! {
                         biased;
                         output = core.output(&id) => output,
@@ -224,6 +231,10 @@ async fn submit(
         core.enqueue(&letter, delay, priority).await?;
     }
     Ok(())
+}
+
+fn was_refused(error: &TaskError) -> bool {
+    matches!(error, TaskError::Backend { error } if has_changed_nothing(error))
 }
 
 fn has_changed_nothing(error: &BackendError) -> bool {

@@ -32,8 +32,8 @@ pub struct Submit {
 
 /// Future returned by [`TaskService::call`](super::TaskService::call): the output of a task.
 ///
-/// Nothing happens before it is polled, and it borrows nothing, so it can be a promise. While the backend fails it
-/// waits until that has recovered.
+/// Nothing happens before it is polled, and it borrows nothing, so it can be a promise. Once the task is submitted, it
+/// waits while the backend fails, until that has recovered.
 ///
 /// # Cancel safety
 ///
@@ -109,6 +109,8 @@ impl Submit {
     /// The id is the same for all services and principals. If it belongs to a task of another type, service or
     /// principal, it is [`TaskError::IdInUse`]. An id that a client chooses should have its principal in it, or clients
     /// can keep ids from each other.
+    ///
+    /// What runs in place is a part of the code that submits it: it runs each time, whatever is known of the id.
     pub fn with_id(mut self, id: impl Into<TaskId>) -> Self {
         self.id = id.into();
         self.state.change(|request| request.set_id(self.id.clone()));

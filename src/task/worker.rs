@@ -7,9 +7,9 @@ use futures_util::future::BoxFuture;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{RwLock, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 /// The pause after a worker has ended. Each further end doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -47,6 +47,10 @@ impl Phase {
         Self::reached(phase, Self::GivenUp).await;
     }
 
+    pub(super) async fn draining(phase: &mut watch::Receiver<Self>) {
+        Self::reached(phase, Self::Draining).await;
+    }
+
     async fn reached(phase: &mut watch::Receiver<Self>, at_least: Self) {
         // A worker that was dropped has aborted all who ask.
         if phase.wait_for(|phase| *phase >= at_least).await.is_err() {
@@ -69,6 +73,7 @@ impl Worker {
                 service,
                 name,
                 phase: phase.subscribe(),
+                company: RwLock::new(()),
             };
             set.spawn(work(Arc::new(attempts)));
         }
@@ -91,7 +96,7 @@ impl Worker {
         }
         self.phase.send_replace(Phase::GivenUp);
         // The store is told, then the queue.
-        let _ = timeout(self.backend_timeout * 2, self.ended()).await;
+        let _ = timeout(self.backend_timeout.saturating_mul(2), self.ended()).await;
         false
     }
 
@@ -125,7 +130,7 @@ async fn work(attempts: Arc<Attempts>) {
         let options = WorkOptions::new(queue_of(&attempts.name))
             .concurrency(attempts.service.concurrency)
             .lease(core.settings.lease);
-        let shutdown = async move { Phase::reached(&mut phase, Phase::Draining).await };
+        let shutdown = async move { Phase::draining(&mut phase).await };
         let queue = core.records.backend.queue();
         let ended: Result<(), BackendError> = queue
             .work(options, Arc::new(attempts.clone()), Box::pin(shutdown))
@@ -137,7 +142,11 @@ async fn work(attempts: Arc<Attempts>) {
             pause = FIRST_PAUSE;
         }
         observe::worker_lost(&attempts.name, ended.as_ref().err(), pause);
-        sleep(pause).await;
+        let mut phase = attempts.phase.clone();
+        let shutdown = Phase::draining(&mut phase);
+        if timeout(pause, shutdown).await.is_ok() {
+            return;
+        }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }

@@ -1,5 +1,6 @@
 //! How an attempt begins, and what it does with the record of the task while it goes on.
 
+use super::turn::Turn;
 use super::{Attempt, Begin, End, crashed, expired};
 use crate::backend::BackendError;
 use crate::task::context::Report;
@@ -13,35 +14,52 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 impl Attempt<'_> {
-    /// Claims the task for this attempt.
-    pub(super) async fn begin(&self, limit: Duration) -> Result<Begin, BackendError> {
-        match self.claim(limit, true).await {
-            Err(BackendError::TooLarge { .. }) => self.claim(limit, false).await,
+    /// Claims the task for this attempt. `None` where it has to be alone: it may kill its worker, so what dies beside it
+    /// has other attempts.
+    pub(super) async fn begin(
+        &self,
+        limit: Duration,
+        turn: &Turn<'_>,
+    ) -> Result<Option<Begin>, BackendError> {
+        match self.claim(limit, turn, true).await {
+            Err(BackendError::TooLarge { .. }) => self.claim(limit, turn, false).await,
             begun => begun,
         }
     }
 
-    pub(super) async fn claim(
+    async fn claim(
         &self,
         limit: Duration,
+        turn: &Turn<'_>,
         has_room: bool,
-    ) -> Result<Begin, BackendError> {
+    ) -> Result<Option<Begin>, BackendError> {
         let (core, letter) = (self.core, self.letter);
         let settings = &core.settings;
+        let is_alone = matches!(turn, Turn::Alone { .. });
         let update = |found: Option<Record>| {
             let mut record = match found {
                 Some(record) if record.submission != letter.submission => {
-                    return Update::Keep(Begin::Nothing);
+                    return Update::Keep(Some(Begin::Nothing));
                 }
                 Some(record) if record.state == TaskState::Dead => {
-                    return Update::Keep(Begin::Buried);
+                    return Update::Keep(Some(Begin::Buried));
                 }
-                Some(record) if record.state.is_terminal() => return Update::Keep(Begin::Nothing),
+                Some(record) if record.state.is_terminal() => {
+                    return Update::Keep(Some(Begin::Nothing));
+                }
                 Some(record) => record,
                 // The store has lost it, the queue has not.
                 None => Record::new(letter),
             };
             record.letter = None;
+            if record.state == TaskState::Running {
+                // Whoever had it has not come to say how that has ended.
+                record.is_suspect = true;
+                record.failure = Some(Failure {
+                    error: crashed(),
+                    is_conflict: false,
+                });
+            }
             let now = now();
             let begin = if letter.expires <= now {
                 record.failure = Some(Failure {
@@ -49,17 +67,17 @@ impl Attempt<'_> {
                     is_conflict: false,
                 });
                 record.end(TaskState::Failed, settings.result_time_to_live);
-                Begin::Expired
+                Some(Begin::Expired)
             } else if record.cancel {
                 record.end(TaskState::Cancelled, settings.result_time_to_live);
-                Begin::Cancelled
+                Some(Begin::Cancelled)
             } else if record.attempt >= settings.max_attempts {
-                record.failure = Some(Failure {
-                    error: crashed(),
-                    is_conflict: false,
-                });
                 self.kill(&mut record, has_room);
-                Begin::Dead
+                Some(Begin::Dead)
+            } else if record.is_suspect && !is_alone && record.attempt + 1 >= settings.max_attempts
+            {
+                record.queue_again(settings.result_time_to_live);
+                None
             } else {
                 record.attempt += 1;
                 record.state = TaskState::Running;
@@ -72,7 +90,7 @@ impl Attempt<'_> {
                     .max(now.saturating_add(milliseconds(longest)));
                 record.progress = None;
                 record.message = None;
-                Begin::Attempt(record.attempt)
+                Some(Begin::Attempt(record.attempt))
             };
             let time_to_live = record.time_to_live();
             Update::Set(record, time_to_live, begin)
@@ -103,8 +121,9 @@ impl Attempt<'_> {
         }
     }
 
-    /// Stores what the task says of itself.
+    /// Tells that the attempt has begun, and stores what the task says of itself. The task does not wait for it.
     pub(super) async fn report(&self, report: &watch::Sender<Report>) -> Infallible {
+        self.core.announce(&self.letter.id, News::Changed).await;
         let mut reports = report.subscribe();
         // What was said before this subscription counts, too.
         reports.mark_changed();

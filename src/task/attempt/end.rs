@@ -70,20 +70,12 @@ impl Attempt<'_> {
             End::Cancelled => return self.finish(TaskState::Cancelled, None, report).await,
             End::Superseded => return self.superseded().await,
             End::Shutdown => {
-                let given_back = self.settle(report, |record| {
-                    record.state = TaskState::Queued;
-                    record.token = None;
-                    // It was not the task that ended the attempt.
-                    record.attempt = record.attempt.saturating_sub(1);
-                });
                 observe::given_back(self.letter);
-                // If the store did not take it, it counts as an attempt.
-                if let Ok(Some(_)) = given_back.await {
-                    self.core.announce(&self.letter.id, News::Changed).await;
-                }
-                return Outcome::Retry {
-                    after: Duration::ZERO,
+                // It was not the task that ended the attempt. If the store does not take it, it counts all the same.
+                let uncount = |record: &mut Record| {
+                    record.attempt = record.attempt.saturating_sub(1);
                 };
+                return self.queue_again(uncount, Duration::ZERO, report).await;
             }
         };
         if failure.is_conflict {
@@ -136,27 +128,8 @@ impl Attempt<'_> {
     ) -> Outcome {
         if self.number < self.core.settings.max_attempts {
             observe::conflicted(self.letter, &failure.error, pause);
-            let queued = self.settle(report, |record| {
-                record.state = TaskState::Queued;
-                record.token = None;
-                record.failure = Some(failure.clone());
-                // Who asks now need not wait for the pause.
-                if record.cancel {
-                    record.end(TaskState::Cancelled, self.core.settings.result_time_to_live);
-                }
-            });
-            return match queued.await {
-                Ok(Some(record)) if record.state == TaskState::Cancelled => {
-                    self.ended(TaskState::Cancelled, None, Ok(Some(record)))
-                        .await
-                }
-                Ok(Some(_)) => {
-                    self.core.announce(&self.letter.id, News::Changed).await;
-                    Outcome::Retry { after: pause }
-                }
-                // Then the next delivery finds out what there is to do.
-                Ok(None) | Err(_) => Outcome::Retry { after: pause },
-            };
+            let failed = |record: &mut Record| record.failure = Some(failure.clone());
+            return self.queue_again(failed, pause, report).await;
         }
         let kill = |has_room| {
             let failure = &failure;
@@ -175,6 +148,31 @@ impl Attempt<'_> {
                 self.bury().await
             }
             dead => self.ended(TaskState::Dead, Some(&failure), dead).await,
+        }
+    }
+
+    /// Lets the task be delivered again after a pause. Who has asked for its cancel meanwhile need not wait for that.
+    async fn queue_again(
+        &self,
+        mut change: impl FnMut(&mut Record),
+        pause: Duration,
+        report: &Report,
+    ) -> Outcome {
+        let queued = self.settle(report, |record| {
+            change(record);
+            record.queue_again(self.core.settings.result_time_to_live);
+        });
+        match queued.await {
+            Ok(Some(record)) if record.state == TaskState::Cancelled => {
+                self.ended(TaskState::Cancelled, None, Ok(Some(record)))
+                    .await
+            }
+            Ok(Some(_)) => {
+                self.core.announce(&self.letter.id, News::Changed).await;
+                Outcome::Retry { after: pause }
+            }
+            // Then the next delivery finds out what there is to do.
+            Ok(None) | Err(_) => Outcome::Retry { after: pause },
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod begin;
 mod end;
+mod turn;
 
 use super::context::{Report, Shared, StopOnDrop};
 use super::core::{Core, Service};
@@ -19,8 +20,9 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::select;
-use tokio::sync::watch;
+use tokio::sync::{RwLock, watch};
 use tokio::time::{Instant, sleep_until};
+use turn::Turn;
 use uuid::Uuid;
 
 /// The pause before a task is delivered again that could not be begun because the store has failed.
@@ -36,6 +38,8 @@ pub(super) struct Attempts {
     pub(super) service: Service,
     pub(super) name: Arc<str>,
     pub(super) phase: watch::Receiver<Phase>,
+    /// Who runs alone keeps the others away.
+    pub(super) company: RwLock<()>,
 }
 
 /// A task that this worker has begun.
@@ -56,7 +60,7 @@ enum Begin {
     Expired,
     /// Somebody has cancelled it.
     Cancelled,
-    /// Its attempts are used up, and each has ended with its worker.
+    /// Its attempts are used up, and the last one has ended with its worker.
     Dead,
     /// It was dead already.
     Buried,
@@ -92,19 +96,14 @@ impl Attempts {
             token: Uuid::new_v4().simple().to_string(),
         };
         // What is said from here on counts: the record is read afterwards.
-        let Ok(news) = core.subscribe(&letter.id) else {
+        let Ok(mut news) = core.subscribe(&letter.id) else {
             return Outcome::Retry {
                 after: BACKEND_PAUSE,
             };
         };
-        let begun = match attempt.begin(self.service.timeout).await {
+        let (begun, _turn) = match self.begin(&attempt, &mut news).await {
             Ok(begun) => begun,
-            Err(error) => {
-                observe::backend_failed(&letter.id, &error);
-                return Outcome::Retry {
-                    after: BACKEND_PAUSE,
-                };
-            }
+            Err(again) => return again,
         };
         match begun {
             Begin::Attempt(number) => attempt.number = number,
@@ -127,8 +126,37 @@ impl Attempts {
             Begin::Buried => return attempt.bury().await,
         }
         observe::began(&letter, attempt.number);
-        core.announce(&letter.id, News::Changed).await;
         self.run(&attempt, news).await
+    }
+
+    /// Waits until the task may run, and claims it, or says when it is to be delivered again.
+    async fn begin(
+        &self,
+        attempt: &Attempt<'_>,
+        news: &mut Subscription,
+    ) -> Result<(Begin, Turn<'_>), Outcome> {
+        let id = &attempt.letter.id;
+        let limit = self.service.timeout;
+        let failed = |error| {
+            observe::backend_failed(id, &error);
+            let after = BACKEND_PAUSE;
+            Outcome::Retry { after }
+        };
+        let mut turn = self.shared().await?;
+        loop {
+            if let Some(begun) = attempt.begin(limit, &turn).await.map_err(failed)? {
+                return Ok((begun, turn));
+            }
+            // It waits for others, so it must not be one of them.
+            drop(turn);
+            observe::waits_to_be_alone(attempt.letter);
+            attempt.core.announce(id, News::Changed).await;
+            turn = select! {
+                turn = self.alone() => turn?,
+                // Most likely it was cancelled. The next delivery finds out.
+                () = news.ended() => return Err(Outcome::Retry { after: Duration::ZERO }),
+            };
+        }
     }
 
     async fn run(&self, attempt: &Attempt<'_>, news: Subscription) -> Outcome {

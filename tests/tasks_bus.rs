@@ -1,0 +1,111 @@
+//! What tasks hear of each other when the bus loses messages: it costs time, and nothing else.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+mod task;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use support::soon;
+use task::{Act, SECOND, act, builder, client};
+use tokio::time::{Instant, sleep, timeout};
+use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
+use tower_promises::backend::{Backend, BackendError, BoxFuture, Bus, BusStream};
+use tower_promises::task::{TaskError, TaskState};
+
+/// A bus that loses all messages, or needs its time to listen.
+struct Faulty {
+    bus: MemoryBus,
+    is_deaf: bool,
+}
+
+impl Bus for Faulty {
+    fn publish<'a>(
+        &'a self,
+        topic: &'a str,
+        payload: Bytes,
+    ) -> BoxFuture<'a, Result<(), BackendError>> {
+        if self.is_deaf {
+            return Box::pin(async { Ok(()) });
+        }
+        self.bus.publish(topic, payload)
+    }
+
+    fn listen(&self) -> BoxFuture<'_, Result<BusStream, BackendError>> {
+        Box::pin(async {
+            if !self.is_deaf {
+                sleep(SECOND * 3).await;
+            }
+            self.bus.listen().await
+        })
+    }
+}
+
+fn backend(bus: impl Bus) -> Backend {
+    Backend::new(MemoryStore::new(), bus, MemoryQueue::new())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_said_before_the_bus_is_listened_to_is_not_missed() {
+    let bus = MemoryBus::new();
+    let backend = backend(Faulty {
+        bus,
+        is_deaf: false,
+    });
+    let waiter = builder(&backend, async |argument, _| Ok(argument));
+    let waiter = waiter.poll_interval(SECOND * 10_000).build();
+    let id = waiter.service("main").submit(act("x")).await.unwrap();
+    let start = Instant::now();
+    let output = tokio::spawn({
+        let (waiter, id) = (waiter.clone(), id.clone());
+        async move { waiter.output::<Act>(&id).await }
+    });
+    sleep(SECOND).await;
+    assert!(client(&backend).cancel(&id).await.unwrap());
+    let error = soon(output).await.unwrap().unwrap_err();
+    assert!(matches!(error, TaskError::Cancelled { .. }));
+    assert!(start.elapsed() < SECOND * 5, "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cannot_keep_up_with_the_bus_looks_at_the_store() {
+    let backend = backend(MemoryBus::new().capacity(16));
+    let waiter = builder(&backend, async |argument, _| Ok(argument));
+    let waiter = waiter.poll_interval(SECOND * 10_000).build();
+    let id = waiter.service("main").submit(act("x")).await.unwrap();
+    let output = tokio::spawn({
+        let (waiter, id) = (waiter.clone(), id.clone());
+        async move { waiter.output::<Act>(&id).await }
+    });
+    // It listens by then.
+    sleep(SECOND).await;
+    let start = Instant::now();
+    let other = client(&backend);
+    assert!(other.cancel(&id).await.unwrap());
+    // Nobody hears the message about the cancel any more.
+    for _ in 0..100 {
+        let noise = backend.bus().publish("noise", Bytes::new());
+        noise.now_or_never().unwrap().unwrap();
+    }
+    let error = soon(output).await.unwrap().unwrap_err();
+    assert!(matches!(error, TaskError::Cancelled { .. }));
+    assert!(start.elapsed() < SECOND * 5, "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_watches_a_task_hears_of_it_without_the_bus() {
+    let bus = MemoryBus::new();
+    let backend = backend(Faulty { bus, is_deaf: true });
+    let client = client(&backend);
+    let id = client.service("main").submit(act("x")).await.unwrap();
+    let mut watch = client.watch(&id).unwrap();
+    // What there was to hear has been heard.
+    while let Ok(status) = timeout(SECOND, watch.changed()).await {
+        assert_eq!(status.unwrap().state(), TaskState::Queued);
+    }
+    let process = builder(&backend, async |argument, _| Ok(argument)).build();
+    let _worker = process.work().unwrap();
+    let start = Instant::now();
+    while soon(watch.changed()).await.unwrap().state() != TaskState::Succeeded {}
+    assert!(start.elapsed() <= SECOND * 6, "{:?}", start.elapsed());
+}

@@ -1,0 +1,276 @@
+//! Tasks that kill their workers, and what becomes of those that run beside them.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+mod task;
+
+use std::sync::{Arc, Mutex};
+use support::{Counter, soon};
+use task::{Act, Ran, SECOND, act, builder, chain};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
+use tower_promises::backend::Backend;
+use tower_promises::task::{TaskContext, TaskError, TaskId, TaskService, TaskState, Tasks, Worker};
+
+/// A process with two services. Tasks with the argument `poison` end it after a while, and `endless` ones do not end. The
+/// others take a minute.
+#[derive(Clone, Default)]
+struct Site {
+    /// The process has to end now.
+    dies: Arc<Notify>,
+    /// Those that run.
+    running: Arc<Mutex<Vec<String>>>,
+    /// Those that ran at the deaths of the process.
+    beside: Arc<Mutex<Vec<Vec<String>>>>,
+}
+
+/// Says who runs, until it is dropped.
+struct Running(Site, String);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut running = self.0.running.lock().unwrap();
+        let place = running.iter().position(|name| *name == self.1).unwrap();
+        running.remove(place);
+    }
+}
+
+impl Site {
+    fn process(&self, backend: &Backend) -> Tasks {
+        let site = self.clone();
+        let script = move |name: String, context: TaskContext| site.clone().run(name, context);
+        let service = |name| TaskService::builder(name).task::<Act>().concurrency(16);
+        builder(backend, script)
+            .service(service("main"))
+            .service(service("other"))
+            // Nothing is forgotten before the test looks.
+            .result_time_to_live(SECOND * 1_000_000)
+            .build()
+    }
+
+    async fn run(self, name: String, context: TaskContext) -> Ran {
+        self.running.lock().unwrap().push(name.clone());
+        let running = Running(self.clone(), name.clone());
+        if name == "poison" {
+            // The others have begun by then.
+            sleep(SECOND * 10).await;
+            let mut beside = self.running.lock().unwrap().clone();
+            beside.retain(|other| *other != name);
+            self.beside.lock().unwrap().push(beside);
+            self.dies.notify_one();
+            std::future::pending::<()>().await;
+        }
+        if name == "endless" {
+            std::future::pending::<()>().await;
+        }
+        sleep(SECOND * 60).await;
+        drop(running);
+        Ok(format!("{name} {}", context.attempt()))
+    }
+
+    /// Lets a process work again and again, until it lives through half a day.
+    async fn until_it_lives(&self, backend: &Backend) -> (Tasks, Worker) {
+        loop {
+            let process = self.process(backend);
+            let worker = process.work().unwrap();
+            if timeout(SECOND * 40_000, self.dies.notified())
+                .await
+                .is_err()
+            {
+                return (process, worker);
+            }
+            // As if the process ended.
+            drop(worker);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_kills_its_workers_does_not_take_others_along() {
+    let backend = Backend::memory();
+    let site = Site::default();
+    let client = site.process(&backend);
+    let service = client.service("main");
+    let poison = service.submit(act("poison")).await.unwrap();
+    let mut bystanders = Vec::new();
+    for number in 1..=15 {
+        let submit = service.submit(act(number.to_string()));
+        bystanders.push(submit.await.unwrap());
+    }
+    let (process, _worker) = site.until_it_lives(&backend).await;
+
+    let error = process.output::<Act>(&poison).await.unwrap_err();
+    assert!(
+        matches!(error, TaskError::Dead { attempts: 3, .. }),
+        "{error:?}"
+    );
+    for (number, id) in (1..).zip(&bystanders) {
+        let output = process.output::<Act>(id).await.unwrap();
+        assert!(output.starts_with(&format!("{number} ")), "{output}");
+    }
+    let letters = process.service("main").dead_letters().await.unwrap();
+    assert_eq!(letters.len(), 1);
+    // It had its last attempt alone.
+    let beside = site.beside.lock().unwrap();
+    let beside: Vec<_> = beside.iter().map(Vec::len).collect();
+    assert_eq!(beside, [15, 15, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_tasks_that_kill_their_workers_do_not_take_others_along() {
+    let backend = Backend::memory();
+    let site = Site::default();
+    let client = site.process(&backend);
+    let service = client.service("main");
+    let mut ids = Vec::new();
+    for number in 1..=12 {
+        let poison = service.submit(act("poison")).await.unwrap();
+        let bystander = service.submit(act(number.to_string())).await.unwrap();
+        ids.push((poison, bystander));
+    }
+    let (process, _worker) = site.until_it_lives(&backend).await;
+    for (poison, bystander) in &ids {
+        let error = process.output::<Act>(poison).await.unwrap_err();
+        assert!(matches!(error, TaskError::Dead { .. }), "{error:?}");
+        process.output::<Act>(bystander).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_kills_its_workers_spares_those_of_other_services() {
+    let backend = Backend::memory();
+    let site = Site::default();
+    let client = site.process(&backend);
+    let poison = client.service("main").submit(act("poison")).await.unwrap();
+    let bystander = client.service("other").submit(act("x")).await.unwrap();
+    let (process, _worker) = site.until_it_lives(&backend).await;
+    let error = process.output::<Act>(&poison).await.unwrap_err();
+    assert!(matches!(error, TaskError::Dead { .. }), "{error:?}");
+    assert_eq!(process.output::<Act>(&bystander).await.unwrap(), "x 3");
+}
+
+/// A worker of a task that has lost two workers, and of another one that runs.
+async fn waiting_for_its_last_attempt(
+    site: &Site,
+    backend: &Backend,
+    other: &str,
+) -> (Tasks, Worker, TaskId) {
+    let client = site.process(backend);
+    let id = client.service("main").submit(act("poison")).await.unwrap();
+    for _ in 1..=2 {
+        let worker = site.process(backend).work().unwrap();
+        soon(site.dies.notified()).await;
+        drop(worker);
+    }
+    let process = site.process(backend);
+    let worker = process.work().unwrap();
+    process.service("main").submit(act(other)).await.unwrap();
+    // The other one begins at once, and this one as soon as its lease has ended, if it did not wait.
+    let mut watch = process.watch(&id).unwrap();
+    while soon(watch.changed()).await.unwrap().state() != TaskState::Queued {}
+    (process, worker, id)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_attempt_waits_for_those_that_run_and_the_next_wait_for_it() {
+    let backend = Backend::memory();
+    let site = Site::default();
+    let (process, _worker, id) = waiting_for_its_last_attempt(&site, &backend, "long").await;
+    let status = process.status(&id).await.unwrap();
+    assert_eq!((status.state(), status.attempt()), (TaskState::Queued, 2));
+    assert!(status.error().unwrap().contains("the worker has ended"));
+    assert_eq!(*site.running.lock().unwrap(), ["long"]);
+    let late = process.service("main").submit(act("late")).await.unwrap();
+    soon(site.dies.notified()).await;
+    assert_eq!(*site.running.lock().unwrap(), ["poison"]);
+    assert_eq!(process.status(&id).await.unwrap().attempt(), 3);
+    assert_eq!(
+        process.status(&late).await.unwrap().state(),
+        TaskState::Queued
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_waits_for_its_last_attempt_lets_others_begin_in_the_end() {
+    let backend = Backend::memory();
+    let site = Site::default();
+    let (process, _worker, id) = waiting_for_its_last_attempt(&site, &backend, "endless").await;
+    let start = Instant::now();
+    let late = process.service("main").submit(act("late")).await.unwrap();
+    assert_eq!(soon(process.output::<Act>(&late)).await.unwrap(), "late 1");
+    // Five minutes, and what it takes.
+    assert!(start.elapsed() >= SECOND * 60 * 5);
+    assert!(start.elapsed() <= SECOND * 60 * 7, "{:?}", start.elapsed());
+    assert_eq!(process.status(&id).await.unwrap().attempt(), 2);
+    // Another worker has it, sooner or later.
+    let _other = site.process(&backend).work().unwrap();
+    soon(site.dies.notified()).await;
+    assert_eq!(process.status(&id).await.unwrap().attempt(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_waits_for_its_last_attempt_is_cancelled_at_once() {
+    let backend = Backend::memory();
+    let site = Site::default();
+    let (process, _worker, id) = waiting_for_its_last_attempt(&site, &backend, "endless").await;
+    let start = Instant::now();
+    assert!(process.cancel(&id).await.unwrap());
+    let error = process.output::<Act>(&id).await.unwrap_err();
+    assert!(matches!(error, TaskError::Cancelled { .. }));
+    assert!(start.elapsed() < SECOND);
+    // It keeps nobody away any more, and does not begin when it could.
+    let late = process.service("main").submit(act("late")).await.unwrap();
+    assert_eq!(soon(process.output::<Act>(&late)).await.unwrap(), "late 1");
+    assert!(start.elapsed() < SECOND * 70, "{:?}", start.elapsed());
+    sleep(SECOND * 1000).await;
+    assert_eq!(site.beside.lock().unwrap().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_gives_a_task_back_that_waits_for_its_last_attempt() {
+    let backend = Backend::memory();
+    let site = Site::default();
+    let (process, worker, id) = waiting_for_its_last_attempt(&site, &backend, "long").await;
+    assert!(worker.drain(SECOND * 1000).await, "the other one ends");
+    assert_eq!(site.beside.lock().unwrap().len(), 2, "it has not begun");
+    let status = process.status(&id).await.unwrap();
+    assert_eq!((status.state(), status.attempt()), (TaskState::Queued, 2));
+    // Another worker has it at once.
+    let _worker = process.work().unwrap();
+    let start = Instant::now();
+    soon(site.dies.notified()).await;
+    assert!(start.elapsed() < SECOND * 12);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_was_told_to_stop_is_not_given_back_by_a_worker_that_shuts_down() {
+    let backend = Backend::memory();
+    let begun = Counter::default();
+    let count = begun.clone();
+    let process = builder(&backend, move |_, _| {
+        count.add();
+        std::future::pending()
+    });
+    // Nobody looks.
+    let process = process.poll_interval(SECOND * 10_000).build();
+    let worker = process.work().unwrap();
+    let id = process.service("main").submit(act("x")).await.unwrap();
+    support::until("it begins", || begun.get() == 1).await;
+    // As if the message were lost: the tombstone is all there is.
+    let key = format!("task/record/{id}");
+    let entry = backend.store().get(&key).await.unwrap().unwrap();
+    let record = String::from_utf8(entry.value.to_vec()).unwrap();
+    let record = record.replace("\"cancel\":false", "\"cancel\":true");
+    backend
+        .store()
+        .put(&key, record.into(), None)
+        .await
+        .unwrap();
+    assert!(!worker.drain(SECOND).await);
+    let error = soon(process.output::<Act>(&id)).await.unwrap_err();
+    assert!(
+        matches!(error, TaskError::Cancelled { .. }),
+        "{}",
+        chain(&error)
+    );
+}
