@@ -369,6 +369,7 @@ fn assert_is_trace_of_the_page(spans: &[&Span]) {
         .collect();
     let wanted = BTreeSet::from([
         ("1", "advertisement", "failed"),
+        ("1", "invoice", "fulfilled"),
         ("1", "primes", "fulfilled"),
         ("1", "user:Ferris", "fulfilled"),
         ("1", "weather", "fulfilled"),
@@ -376,9 +377,17 @@ fn assert_is_trace_of_the_page(spans: &[&Span]) {
     ]);
     assert_eq!(fates, wanted);
 
-    // The spans of what promises do are below theirs.
-    let queries = named("query");
-    let keys: BTreeSet<_> = queries
+    // The task is a part of the request, whoever runs it.
+    let tasks = named("invoice");
+    assert_eq!(tasks.len(), 1, "{spans:#?}");
+    assert_eq!(tasks[0].parent, requests[0].id);
+
+    // The spans of what promises and tasks do are below theirs.
+    let (in_tasks, in_promises): (Vec<_>, Vec<_>) = named("query")
+        .into_iter()
+        .partition(|query| query.parent == tasks[0].id);
+    assert_eq!(in_tasks.len(), 1, "{spans:#?}");
+    let keys: BTreeSet<_> = in_promises
         .iter()
         .map(|query| {
             let promise = promises.iter().find(|promise| promise.id == query.parent);
@@ -411,15 +420,23 @@ async fn observability() {
         .collect();
     assert_eq!(names[..3], ["pass-1", "pass-2", "pass-3"]);
     // Those of the first pass in the order in which they settled.
-    let first: BTreeSet<_> = names[3..7].iter().copied().collect();
-    let wanted = ["advertisement", "primes", "user_Ferris", "weather"];
+    let first: BTreeSet<_> = names[3..8].iter().copied().collect();
+    let wanted = [
+        "advertisement",
+        "invoice",
+        "primes",
+        "user_Ferris",
+        "weather",
+    ];
     assert_eq!(first, BTreeSet::from(wanted));
-    assert_eq!(names[7..], ["orders_7"]);
+    assert_eq!(names[8..], ["orders_7"]);
     assert!(timing.contains("advertisement;desc=\"advertisement (failed)\";dur="));
 
     let page = response.text().await.unwrap();
     assert!(
-        page.contains("7 orders, 669 primes, sunny weather, no advertisement"),
+        page.contains(
+            "7 orders, an invoice for Ferris, 669 primes, sunny weather, no advertisement"
+        ),
         "{page}"
     );
 
@@ -428,7 +445,7 @@ async fn observability() {
         ("passes_total", "counter", "{outcome=\"discarded\"} 2"),
         ("passes_total", "counter", "{outcome=\"published\"} 1"),
         ("promises_total", "counter", "{outcome=\"failed\"} 1"),
-        ("promises_total", "counter", "{outcome=\"fulfilled\"} 4"),
+        ("promises_total", "counter", "{outcome=\"fulfilled\"} 5"),
         ("requests_in_flight", "gauge", " 0"),
         ("promises_in_flight", "gauge", " 0"),
         ("blocking_jobs_in_flight", "gauge", " 0"),
@@ -445,7 +462,7 @@ async fn observability() {
         (
             "promise_duration_seconds",
             "histogram",
-            "_bucket{outcome=\"fulfilled\",le=\"+Inf\"} 4",
+            "_bucket{outcome=\"fulfilled\",le=\"+Inf\"} 5",
         ),
     ] {
         let family = format!("tower_promises_{family}");

@@ -12,14 +12,18 @@ use axum::http::request::Parts;
 use axum::response::Html;
 use axum::routing::get;
 use axum::{Router, serve};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::time::sleep;
 use tower::ServiceBuilder;
 use tower_http::trace::TraceLayer;
+use tower_promises::backend::Backend;
 use tower_promises::observe::ServerTimingLayer;
-use tower_promises::{BoxError, PromiseError, PromiseLayer, Promises};
+use tower_promises::{
+    BoxError, PromiseError, PromiseLayer, Promises, Task, TaskContext, TaskFailure, TaskLayer,
+    TaskService, Tasks,
+};
 use tracing::{Instrument, info, info_span};
 
 #[derive(Deserialize)]
@@ -68,6 +72,30 @@ fn primes(promises: &Promises) -> Result<usize, PromiseError> {
     })
 }
 
+/// The work of somebody else: here of this process, with another backend of another one. Its span goes on with the trace of
+/// the page.
+#[derive(Serialize, Deserialize)]
+struct Invoice {
+    user: String,
+}
+
+impl Task for Invoice {
+    const NAME: &'static str = "invoice";
+    type Output = String;
+
+    async fn run(self, _: TaskContext) -> Result<String, TaskFailure> {
+        query("insert into invoices", 30).await;
+        Ok(format!("an invoice for {}", self.user))
+    }
+}
+
+fn invoice(promises: &Promises, tasks: &Tasks, user: &str) -> Result<String, PromiseError> {
+    promises.result_or_try_submit("invoice", || {
+        let user = user.to_owned();
+        tasks.service("office").call(Invoice { user })
+    })
+}
+
 /// It is what the page waits for.
 fn weather(promises: &Promises) -> Result<&'static str, PromiseError> {
     promises.result_or_submit("weather", async || {
@@ -79,16 +107,19 @@ fn weather(promises: &Promises) -> Result<&'static str, PromiseError> {
 async fn page(
     Query(parameters): Query<Parameters>,
     promises: Promises,
+    tasks: Tasks,
 ) -> Result<Html<String>, StatusCode> {
     // All are asked for before any is looked at, so that they run at the same time.
     let (orders, primes) = (orders(&promises, &parameters.user), primes(&promises));
     let (weather, advertisement) = (weather(&promises), advertisement(&promises));
+    let invoice = invoice(&promises, &tasks, &parameters.user);
     let status = |error: PromiseError| error.status();
     Ok(Html(format!(
         "<!doctype html><html lang=\"en\"><title>observability</title>\
-         <p>{} orders, {} primes, {} weather, {}.\
+         <p>{} orders, {}, {} primes, {} weather, {}.\
          <p>See where the time went: in the developer tools, Network, this page, Timing.",
         orders.map_err(status)?,
+        invoice.map_err(status)?,
         primes.map_err(status)?,
         weather.map_err(status)?,
         advertisement.unwrap_or_else(|_| "no advertisement".into()),
@@ -107,10 +138,17 @@ async fn main() -> Result<(), BoxError> {
     let spans = telemetry::trace();
     let metrics = telemetry::measure()?;
 
+    let tasks = Tasks::builder(Backend::memory())
+        .service(TaskService::builder("office").task::<Invoice>())
+        .make_span_with(telemetry::task_span)
+        .build();
+    let worker = tasks.work()?;
+
     let layers = ServiceBuilder::new()
         // The span of the request, in which all others are.
         .layer(TraceLayer::new_for_http())
         .layer(ServerTimingLayer::new(is_local))
+        .layer(TaskLayer::new(tasks).trace(|_| telemetry::current()))
         .layer(PromiseLayer::new().timeout(Duration::from_secs(10)));
     let app = Router::new().route("/", get(page)).layer(layers);
     // Beside the layers: whoever collects metrics is not counted.
@@ -129,6 +167,7 @@ async fn main() -> Result<(), BoxError> {
             let _ = tokio::signal::ctrl_c().await;
         })
         .await?;
+    worker.drain(Duration::from_secs(1)).await;
     // Exports what is left.
     spans.shutdown()?;
     Ok(())

@@ -1,12 +1,18 @@
 //! Where spans, events and metrics go.
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracerProvider};
 use opentelemetry_stdout::SpanExporter;
+use std::collections::HashMap;
 use std::io::stderr;
 use std::time::Duration;
+use tower_promises::task::{TaskContext, TraceContext};
+use tracing::{Span, info_span, warn};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::fmt::format::FmtSpan;
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::{EnvFilter, fmt};
@@ -45,6 +51,31 @@ pub(crate) fn trace() -> SdkTracerProvider {
         .with(log.with_filter(logged))
         .init();
     provider
+}
+
+/// The trace that the current span is a part of, for a task to take along.
+pub(crate) fn current() -> Option<TraceContext> {
+    let mut headers = HashMap::new();
+    TraceContextPropagator::new().inject_context(&Span::current().context(), &mut headers);
+    TraceContext::new(headers.get("traceparent")?)
+}
+
+/// The span of a task, wherever it runs: a part of the trace of the request that has submitted it.
+pub(crate) fn task_span(context: &TaskContext) -> Span {
+    let span = info_span!(
+        "task",
+        otel.name = context.task(),
+        attempt = context.attempt()
+    );
+    // What runs in place is in the right span already.
+    if let (Some(trace), true) = (context.trace(), Span::current().is_none()) {
+        let headers = HashMap::from([("traceparent".to_owned(), trace.parent().to_owned())]);
+        let parent = TraceContextPropagator::new().extract(&headers);
+        if let Err(error) = span.set_parent(parent) {
+            warn!(%error, "the trace of a task ends here");
+        }
+    }
+    span
 }
 
 /// Collects metrics for Prometheus.

@@ -1,6 +1,10 @@
+#[cfg(feature = "tracing")]
+use super::TaskContext;
 use super::core::{Core, IsConflict, Service};
 use super::definition::run;
 use super::hub::Hub;
+#[cfg(feature = "tracing")]
+use super::observe::MakeSpan;
 use super::records::Records;
 use super::{Task, Tasks};
 use crate::backend::{Backend, DEFAULT_LEASE};
@@ -68,6 +72,8 @@ pub struct TasksBuilder {
     services: HashMap<Arc<str>, Service>,
     state: Extensions,
     is_conflict: Option<Arc<IsConflict>>,
+    #[cfg(feature = "tracing")]
+    make_span: Option<Arc<MakeSpan>>,
     settings: Settings,
 }
 
@@ -79,6 +85,8 @@ impl TasksBuilder {
             services: HashMap::new(),
             state: Extensions::new(),
             is_conflict: None,
+            #[cfg(feature = "tracing")]
+            make_span: None,
             settings: Settings {
                 max_attempts: DEFAULT_MAX_ATTEMPTS,
                 lifetime: DEFAULT_LIFETIME,
@@ -130,6 +138,47 @@ impl TasksBuilder {
         is_conflict: impl Fn(&(dyn Error + 'static)) -> bool + Send + Sync + 'static,
     ) -> Self {
         self.is_conflict = Some(Arc::new(is_conflict));
+        self
+    }
+
+    /// Makes the span of each attempt instead of the usual one, which is called `task`, has the level INFO, and has service,
+    /// type, id, attempt, principal and `traceparent` of the task as fields.
+    ///
+    /// That is where the trace goes on that the submitting request is a part of. With tracing-opentelemetry:
+    ///
+    /// ```
+    /// use opentelemetry::propagation::TextMapPropagator;
+    /// use opentelemetry_sdk::propagation::TraceContextPropagator;
+    /// use std::collections::HashMap;
+    /// use tower_promises::Tasks;
+    /// use tower_promises::backend::Backend;
+    /// use tracing::{Span, info_span};
+    /// use tracing_opentelemetry::OpenTelemetrySpanExt;
+    ///
+    /// let tasks = Tasks::builder(Backend::memory()).make_span_with(|context| {
+    ///     let span = info_span!("task", name = context.task(), id = %context.id());
+    ///     if let (Some(trace), true) = (context.trace(), Span::current().is_none()) {
+    ///         let parent = HashMap::from([("traceparent".to_owned(), trace.parent().to_owned())]);
+    ///         // Without a subscriber for OpenTelemetry there is no trace to go on with.
+    ///         let _ = span.set_parent(TraceContextPropagator::new().extract(&parent));
+    ///     }
+    ///     span
+    /// });
+    /// # let _ = tasks;
+    /// ```
+    ///
+    /// A task that runs in place has the span around it as its parent already. The example `observability` shows the
+    /// other side, too: [`TaskLayer::trace`](super::TaskLayer::trace).
+    ///
+    /// # Panics
+    ///
+    /// A panic in the closure ends the attempt as a crash of its worker would.
+    #[cfg(feature = "tracing")]
+    pub fn make_span_with(
+        mut self,
+        make_span: impl Fn(&TaskContext) -> tracing::Span + Send + Sync + 'static,
+    ) -> Self {
+        self.make_span = Some(Arc::new(make_span));
         self
     }
 
@@ -217,6 +266,8 @@ impl TasksBuilder {
             services: self.services,
             state: self.state,
             is_conflict: self.is_conflict,
+            #[cfg(feature = "tracing")]
+            make_span: self.make_span,
             hub: Arc::new(Hub::default()),
             suspect: tokio::sync::Mutex::new(()),
             listener: Mutex::new(None),

@@ -1,6 +1,8 @@
 use super::builder::Settings;
 use super::definition::Run;
 use super::hub::{Hub, News, Subscription};
+#[cfg(feature = "tracing")]
+use super::observe::MakeSpan;
 use super::record::Record;
 use super::records::Records;
 use super::{TaskError, TaskFailure, TaskId, observe};
@@ -22,6 +24,8 @@ pub(super) struct Core {
     pub(super) services: HashMap<Arc<str>, Service>,
     pub(super) state: Extensions,
     pub(super) is_conflict: Option<Arc<IsConflict>>,
+    #[cfg(feature = "tracing")]
+    pub(super) make_span: Option<Arc<MakeSpan>>,
     pub(super) hub: Arc<Hub>,
     /// Whoever has it has its last attempt, after it may have killed its workers.
     pub(super) suspect: tokio::sync::Mutex<()>,

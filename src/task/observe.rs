@@ -1,7 +1,7 @@
 //! What tasks tell the operator. Without the feature `tracing` all of this is nothing.
 
 use super::record::Letter;
-use super::{TaskId, TaskState};
+use super::{TaskContext, TaskId, TaskState};
 use crate::backend::BackendError;
 use std::error::Error;
 use std::time::Duration;
@@ -10,30 +10,36 @@ use std::time::Duration;
 #[cfg(feature = "tracing")]
 const TARGET: &str = "tower_promises";
 
-/// Runs a task in a span that names it, and the trace of the request that has submitted it.
+/// Makes the span of a task, unless it is to be the usual one.
+#[cfg(feature = "tracing")]
+pub(super) type MakeSpan = dyn Fn(&TaskContext) -> tracing::Span + Send + Sync;
+
+/// Runs a task in its span.
 #[cfg(feature = "tracing")]
 pub(super) fn in_span<F: Future>(
-    letter: &Letter,
-    attempt: u32,
+    context: &TaskContext,
     future: F,
 ) -> impl Future<Output = F::Output> {
     use tracing::Instrument;
 
-    let span = tracing::info_span!(
-        target: TARGET,
-        "task",
-        service = letter.service,
-        task = letter.task,
-        id = letter.id.as_str(),
-        attempt,
-        principal = letter.principal.as_ref().map(super::Principal::as_str),
-        traceparent = letter.trace.as_ref().map(super::TraceContext::parent),
-    );
+    let span = match &context.tasks().core().make_span {
+        Some(make_span) => make_span(context),
+        None => tracing::info_span!(
+            target: TARGET,
+            "task",
+            service = context.service(),
+            task = context.task(),
+            id = context.id().as_str(),
+            attempt = context.attempt(),
+            principal = context.principal().map(super::Principal::as_str),
+            traceparent = context.trace().map(super::TraceContext::parent),
+        ),
+    };
     future.instrument(span)
 }
 
 #[cfg(not(feature = "tracing"))]
-pub(super) fn in_span<F: Future>(_: &Letter, _: u32, future: F) -> impl Future<Output = F::Output> {
+pub(super) fn in_span<F: Future>(_: &TaskContext, future: F) -> impl Future<Output = F::Output> {
     future
 }
 

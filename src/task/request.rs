@@ -297,7 +297,7 @@ async fn here(
         task: Some(context.clone()),
     };
     let work = run(letter.arguments.clone(), context.clone());
-    let work = observe::in_span(letter, 1, Scoped::new(Arc::new(scope), work));
+    let work = observe::in_span(&context, Scoped::new(Arc::new(scope), work));
     let ended = select! {
         biased;
         ended = work => ended,

@@ -9,7 +9,7 @@ const MAX_STATE_BYTES: usize = 512;
 ///
 /// It travels with a task, is [current](Self::current) in its `run`, and stands as `traceparent` in the span of the
 /// task (feature `tracing`). The crate makes no trace ids of its own and exports nothing: a tracing library takes the
-/// two texts as the parent of its span.
+/// two texts as the parent of its span, where `TasksBuilder::make_span_with` makes that.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TraceContext {
     parent: String,

@@ -189,7 +189,7 @@ impl Attempts {
         };
         let work = run(letter.arguments.clone(), context.clone());
         let work = Scoped::new(Arc::new(scope), work);
-        let work = observe::in_span(letter, attempt.number, work).boxed();
+        let work = observe::in_span(&context, work).boxed();
         let end = self.wait(attempt, &context, news, work).await;
         if let End::Ended(_) = end {
             guard.completed();
