@@ -142,9 +142,9 @@ impl NatsBuilder {
     }
 
     /// How long a worker waits for envelopes before it asks the server again, default
-    /// [`DEFAULT_POLL_INTERVAL`]. Envelopes are delivered at once; it is how late a worker notices at most
-    /// that a server was restarted in the meantime, apart from the [timeout](Self::timeout). It is at least a
-    /// millisecond.
+    /// [`DEFAULT_POLL_INTERVAL`]. Envelopes are delivered at once, and a worker that was connected again asks within
+    /// half a second; it is how late it notices at most that a cluster has lost its question in some other way, apart
+    /// from the [timeout](Self::timeout). It is at least a millisecond.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.settings.poll_interval = interval.clamp(SHORTEST, LONGEST);
         self

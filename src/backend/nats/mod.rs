@@ -87,6 +87,7 @@
 mod builder;
 mod bus;
 mod connection;
+mod deliveries;
 mod feed;
 mod leases;
 mod names;
