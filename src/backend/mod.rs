@@ -61,6 +61,8 @@ pub mod nats;
 pub mod sqlite;
 
 mod bus;
+#[cfg(any(feature = "nats", feature = "sqlite"))]
+mod claim;
 mod error;
 mod observe;
 #[cfg(any(feature = "operations", feature = "signal", feature = "tasks"))]

@@ -67,8 +67,8 @@
 //! # Cancel safety
 //!
 //! Every future may be dropped. What it has sent by then, the server does. An envelope that was just being taken is
-//! given back at once, or delivered again when its lease ends if it had one by then. Either way others of its queue may
-//! come before it.
+//! given back at once, or delivered again when its lease ends if the server could not be told. Either way others of its
+//! queue may come before it.
 //!
 //! # Panics
 //!

@@ -2,6 +2,7 @@ use super::connection::Connection;
 use super::deliveries::Deliveries;
 use super::leases::{Claim, Leases, Record, State, after};
 use super::{names, time};
+use crate::backend::claim::claim;
 use crate::backend::{
     BackendError, Capabilities, Enqueued, Envelope, Outcome, Queue, Receipt, Taken, check_name,
 };
@@ -144,7 +145,7 @@ impl NatsQueue {
 
     /// Takes those of the messages that it can.
     async fn claim_all(
-        &self,
+        self,
         messages: Vec<Message>,
         lease: Duration,
     ) -> Result<Vec<Taken>, BackendError> {
@@ -220,7 +221,10 @@ impl Queue for NatsQueue {
             let lease = lease.min(time::LONGEST);
             loop {
                 let messages = self.deliveries.next(queue, limit).await?;
-                let taken = self.claim_all(messages, lease).await?;
+                if messages.is_empty() {
+                    continue;
+                }
+                let taken = claim(self, self.clone().claim_all(messages, lease)).await?;
                 if !taken.is_empty() {
                     return Ok(taken);
                 }

@@ -1,5 +1,6 @@
-use super::connections::{Connections, runtime};
+use super::connections::Connections;
 use super::store::milliseconds;
+use crate::backend::claim::claim;
 use crate::backend::{
     BackendError, Capabilities, Enqueued, Envelope, Outcome, Priority, Queue, Receipt, Taken,
     check_name,
@@ -8,11 +9,9 @@ use futures_util::future::BoxFuture;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, query};
 use std::cmp::Reverse;
-use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::runtime::Handle;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 /// A [`Queue`] between the processes that open one file. A [`SqliteDatabase`](super::SqliteDatabase) has it.
@@ -153,7 +152,7 @@ impl SqliteQueue {
         }
     }
 
-    /// Takes what is due. It runs in a task, so that who is dropped meanwhile leaves nothing leased behind.
+    /// Takes what is due.
     async fn claim(
         &self,
         queue: &str,
@@ -165,25 +164,13 @@ impl SqliteQueue {
             .bind(queue.to_owned())
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))
             .bind(duration(lease));
-        let (runtime, queue) = (runtime()?, self.clone());
-        let (answer, answered) = oneshot::channel();
-        runtime.clone().spawn(async move {
-            let rows = queue.connections.write(take).await;
-            let taken = rows.and_then(|rows| {
-                let taken = read(&rows, asked, lease);
-                taken.map_err(|error| queue.connections.error(error))
-            });
-            let claim = taken.map(|taken| Claim {
-                queue,
-                taken,
-                runtime,
-            });
-            // What nobody waits for is given back as it is dropped.
-            drop(answer.send(claim));
-        });
-        let ended = |_| BackendError::unavailable("the runtime has ended");
-        let mut claim = answered.await.map_err(ended)??;
-        Ok(mem::take(&mut claim.taken))
+        let connections = self.connections.clone();
+        let taking = async move {
+            let rows = connections.write(take).await?;
+            let taken = read(&rows, asked, lease);
+            taken.map_err(|error| connections.error(error))
+        };
+        claim(self, taking).await
     }
 
     /// Changes an envelope if its lease is in force. Returns whether it was.
@@ -201,28 +188,6 @@ impl SqliteQueue {
             change = change.bind(duration(time));
         }
         Ok(!self.connections.write(change).await?.is_empty())
-    }
-}
-
-/// Envelopes on their way to a worker. They are given back where it is dropped before.
-struct Claim {
-    queue: SqliteQueue,
-    taken: Vec<Taken>,
-    runtime: Handle,
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        for taken in mem::take(&mut self.taken) {
-            let queue = self.queue.clone();
-            self.runtime.spawn(async move {
-                let retry = Outcome::Retry {
-                    after: Duration::ZERO,
-                };
-                // After an error it is due when its lease ends.
-                let _ = queue.settle(&taken.receipt, retry).await;
-            });
-        }
     }
 }
 
