@@ -434,3 +434,9 @@ broken! {
 async fn the_broken_queue_without_a_fault_conforms() {
     check(Fault::None).await;
 }
+
+/// A take that is dropped may disturb the order, as one does whose server hears of it a moment later.
+#[tokio::test(start_paused = true)]
+async fn one_that_gives_back_late_conforms() {
+    check(Fault::GivesBackLate).await;
+}

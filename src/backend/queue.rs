@@ -50,13 +50,13 @@ use tokio::time::Instant;
 ///    [accepted](Enqueued::Duplicate) and does nothing while the first is queued or leased, and at least for
 ///    the [window](Capabilities::deduplication_window) after the first was enqueued.
 /// 5. Order: envelopes of one queue and priority that one caller enqueues one after the other, without delay,
-///    are taken in that order for the first time. Where [priorities](Capabilities::priorities) are supported, a
+///    are taken in that order for the first time, unless a [`take`](Self::take) is dropped. Where [priorities](Capabilities::priorities) are supported, a
 ///    higher one that is due is always taken first, so it can starve the others. Those that are delivered again
 ///    come when they are due.
 /// 6. A delay, before the first delivery or before the next one, is never shorter than asked for, and at most one
 ///    second longer while a worker has room.
-/// 7. Queues do not disturb each other, but for limits that they may share, and exist from the first envelope or worker on. Their names and the ids
-///    follow the rules of [`check_name`](super::check_name). Ids and payloads arrive as they were sent. An
+/// 7. Queues do not disturb each other, but for limits that they may share, and exist from the first envelope or
+///    worker on. Their names and the ids follow the rules of [`check_name`](super::check_name). Ids and payloads arrive as they were sent. An
 ///    adapter takes payloads of at least 64 KiB and says what its
 ///    [limit](Capabilities::max_payload_bytes) is.
 ///
@@ -90,8 +90,9 @@ pub trait Queue: Send + Sync + 'static {
     /// When two machines take at once, each envelope goes to one of them. All workers of a queue should ask for
     /// the same `lease`: some backends have one for the whole queue.
     ///
-    /// Cancel safety: dropped before it resolves, no envelope is lost. One that was just being taken is given
-    /// back, at the latest when its lease ends, and may have used up a delivery number.
+    /// Cancel safety: dropped before it resolves, no envelope is lost. One that was just being taken, or that comes
+    /// just afterwards, is given back, at the latest when its lease ends. It may have used up a delivery number, and
+    /// others may be taken before it.
     ///
     /// # Errors
     ///

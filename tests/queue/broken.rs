@@ -4,6 +4,8 @@ use std::future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::task::yield_now;
+use tokio::time::{sleep, timeout};
 use tower_promises::backend::memory::MemoryQueue;
 use tower_promises::backend::{
     BackendError, BoxFuture, Capabilities, Enqueued, Envelope, Handler, Outcome, Priority, Queue,
@@ -36,6 +38,8 @@ pub enum Fault {
     TakesNothing,
     RenewsForever,
     LosesLeases,
+    /// No fault: what comes just after a take was dropped is taken and given back all the same.
+    GivesBackLate,
 }
 
 #[derive(Clone)]
@@ -91,6 +95,8 @@ impl Queue for Broken {
             let enqueued = self.queue.enqueue(envelope.clone()).await?;
             match self.fault {
                 Fault::AddsTwice => return Ok(Enqueued::Added),
+                // Others have their turn, as they have during a round trip.
+                Fault::GivesBackLate => yield_now().await,
                 Fault::DeliversTwice if enqueued == Enqueued::Duplicate => {
                     let again = format!("{} again", envelope.id);
                     let again = Envelope::new(envelope.queue, again, envelope.payload);
@@ -120,7 +126,14 @@ impl Queue for Broken {
                 Fault::LeasesTooShort => lease / 2,
                 _ => lease,
             };
+            let mut dropped = (self.fault == Fault::GivesBackLate).then(|| DroppedTake {
+                queue: self.queue.clone(),
+                name: Some(queue.to_owned()),
+            });
             let mut taken = self.queue.take(&self.name(queue), limit, real).await?;
+            if let Some(dropped) = &mut dropped {
+                dropped.name = None;
+            }
             for taken in &mut taken {
                 match self.fault {
                     Fault::LeasesToAll => taken.leased_until += lease,
@@ -181,6 +194,35 @@ impl Queue for Broken {
             self.fail()?;
             Ok(settled || self.fault == Fault::SettlesLostLeases)
         })
+    }
+}
+
+/// What a server does that does not know yet that nobody waits any more.
+struct DroppedTake {
+    queue: MemoryQueue,
+    /// `None` once it is not dropped any more.
+    name: Option<String>,
+}
+
+impl Drop for DroppedTake {
+    fn drop(&mut self) {
+        let Some(name) = self.name.take() else {
+            return;
+        };
+        let queue = self.queue.clone();
+        tokio::spawn(async move {
+            let taking = queue.take(&name, 1, Duration::from_secs(60));
+            let Ok(Ok(taken)) = timeout(Duration::from_secs(1), taking).await else {
+                return;
+            };
+            // The way there and back.
+            sleep(Duration::from_millis(1)).await;
+            let after = Duration::ZERO;
+            for taken in taken {
+                let retry = Outcome::Retry { after };
+                queue.settle(&taken.receipt, retry).await.unwrap();
+            }
+        });
     }
 }
 
