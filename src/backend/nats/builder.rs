@@ -27,6 +27,9 @@ pub const DEFAULT_MAX_MESSAGE_BYTES: usize = 64 * 1024;
 /// How many bytes the payload of an envelope may have.
 pub const DEFAULT_MAX_ENVELOPE_BYTES: usize = 256 * 1024;
 
+/// How many envelopes there are at most.
+pub const DEFAULT_MAX_ENVELOPES: u64 = 1_000_000;
+
 /// How many messages are kept in memory for a listener that falls behind.
 pub const DEFAULT_BUS_CAPACITY: usize = 1024;
 
@@ -43,8 +46,8 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Opens a [`NatsBackend`] with other than the default settings.
 ///
 /// Settings of streams ([`replicas`](Self::replicas), [`in_memory`](Self::in_memory),
-/// [`deduplication_window`](Self::deduplication_window), [`max_stored_bytes`](Self::max_stored_bytes) and
-/// [`max_queued_bytes`](Self::max_queued_bytes)) are those of the process that creates them; whoever comes later
+/// [`deduplication_window`](Self::deduplication_window), [`max_values`](Self::max_values) and
+/// [`max_envelopes`](Self::max_envelopes)) are those of the process that creates them; whoever comes later
 /// takes them as they are. The tools of NATS change them.
 ///
 /// ```no_run
@@ -83,8 +86,8 @@ pub(super) struct Settings {
     pub(super) max_value_bytes: usize,
     pub(super) max_message_bytes: usize,
     pub(super) max_payload_bytes: usize,
-    pub(super) max_stored_bytes: Option<u64>,
-    pub(super) max_queued_bytes: Option<u64>,
+    pub(super) max_values: Option<u64>,
+    pub(super) max_envelopes: u64,
     pub(super) bus_capacity: usize,
     pub(super) watch_capacity: usize,
 }
@@ -104,8 +107,8 @@ impl NatsBuilder {
                 max_value_bytes: DEFAULT_MAX_VALUE_BYTES,
                 max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
                 max_payload_bytes: DEFAULT_MAX_ENVELOPE_BYTES,
-                max_stored_bytes: None,
-                max_queued_bytes: None,
+                max_values: None,
+                max_envelopes: DEFAULT_MAX_ENVELOPES,
                 bus_capacity: DEFAULT_BUS_CAPACITY,
                 watch_capacity: DEFAULT_WATCH_CAPACITY,
             },
@@ -185,17 +188,21 @@ impl NatsBuilder {
         self
     }
 
-    /// How many bytes all values may have together, headers and keys included. Then it is
-    /// [`BackendError::Full`]. The server reserves them. By default the limits of the server alone count.
-    pub fn max_stored_bytes(mut self, bytes: u64) -> Self {
-        self.settings.max_stored_bytes = Some(bytes);
+    /// How many values there are at most, those that are over included until a
+    /// [sweep](Self::sweep_interval) has deleted them. A new one more is [`BackendError::Full`]; those that are there can
+    /// be replaced and deleted. By default the limits of the server alone count.
+    ///
+    /// It is a number because the server keeps it exactly. To keep a limit on the bytes of a stream, servers of 2.9
+    /// delete the oldest messages, though told not to.
+    pub fn max_values(mut self, values: u64) -> Self {
+        self.settings.max_values = Some(values);
         self
     }
 
-    /// How many bytes all envelopes may have together, headers and names included. Then it is
-    /// [`BackendError::Full`]. The server reserves them. By default the limits of the server alone count.
-    pub fn max_queued_bytes(mut self, bytes: u64) -> Self {
-        self.settings.max_queued_bytes = Some(bytes);
+    /// How many envelopes there are in all queues at most, default [`DEFAULT_MAX_ENVELOPES`]: those that are queued,
+    /// delayed or leased. More are [`BackendError::Full`].
+    pub fn max_envelopes(mut self, envelopes: u64) -> Self {
+        self.settings.max_envelopes = envelopes;
         self
     }
 
