@@ -27,7 +27,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// A time that no process sees the end of.
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+pub(super) const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// How [`Queue::work`] works.
 ///
