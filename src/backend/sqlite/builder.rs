@@ -124,9 +124,9 @@ impl SqliteBuilder {
     }
 
     /// How often this process looks for what other processes have written, default
-    /// [`DEFAULT_POLL_INTERVAL`]. It is how late their messages and changes arrive at most; those of this
-    /// process arrive at once. It looks only while somebody listens, watches or works. It is at least a
-    /// millisecond.
+    /// [`DEFAULT_POLL_INTERVAL`]. It is how late their messages, changes and envelopes arrive at most; those of this
+    /// process arrive at once. It looks only while somebody listens, watches or works, and up to 16 times as
+    /// often just after it has written or found something, when an answer is likely. It is at least a millisecond.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.settings.poll_interval = interval.max(Duration::from_millis(1));
         self

@@ -141,7 +141,7 @@ impl SqliteQueue {
             let next = next
                 .transpose()
                 .map_err(|error| self.connections.error(error))?;
-            let mut wait = self.connections.settings().poll_interval;
+            let mut wait = self.connections.pause();
             if let Some(next) = next.flatten() {
                 let Some(next) = u64::try_from(next).ok().filter(|next| *next > 0) else {
                     return Ok(());
