@@ -7,10 +7,11 @@ use futures_util::StreamExt;
 use nats::{SECOND, Server, hear, soon, until};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tower_promises::Signals;
-use tower_promises::backend::nats::NatsQueue;
+use tower_promises::backend::nats::{NatsBackend, NatsQueue};
 use tower_promises::backend::{
     Backend, BackendError, Bus, BusEvent, CompareAndSet, Delivery, Enqueued, Envelope,
     MAX_NAME_BYTES, Outcome, Queue, Store, WorkOptions, conformance,
@@ -299,6 +300,42 @@ async fn what_is_over_is_deleted_from_the_server() {
     let entry = store.get("deleted 1").await.unwrap().unwrap();
     assert!(entry.revision > revision, "revisions rise all the same");
     assert!(queue.settle(&last.receipt, Outcome::Done).await.unwrap());
+}
+
+/// A counter, a lease or the record of a task.
+#[tokio::test]
+async fn what_was_just_read_is_replaced_in_one_round_trip() {
+    let server = Server::start().await;
+    let (client, other) = (server.client().await, server.backend().await.store());
+    let statistics = client.statistics();
+    let store = NatsBackend::open(client).await.unwrap().store();
+    let sent = || statistics.out_messages.load(Ordering::Relaxed);
+    let set = async |key: &str, expected, time_to_live| {
+        let before = sent();
+        let set = store.compare_and_set(key, expected, "x".into(), time_to_live);
+        (set.await.unwrap(), sent() - before)
+    };
+    for time_to_live in [None, Some(SECOND * 60)] {
+        let key = format!("{time_to_live:?}");
+        let (absent, messages) = set(&key, None, time_to_live).await;
+        assert_ne!(absent, CompareAndSet::Conflict);
+        assert_eq!(messages, 1);
+        for _ in 0..3 {
+            let before = sent();
+            let read = store.get(&key).await.unwrap().unwrap().revision;
+            assert_eq!(sent() - before, 1);
+            let (replaced, messages) = set(&key, Some(read), time_to_live).await;
+            assert_ne!(replaced, CompareAndSet::Conflict);
+            assert_eq!(messages, 1);
+            let (late, _) = set(&key, Some(read), time_to_live).await;
+            assert_eq!(late, CompareAndSet::Conflict);
+        }
+        // What others do in between is a conflict all the same.
+        let read = store.get(&key).await.unwrap().unwrap().revision;
+        assert!(other.delete(&key).await.unwrap());
+        let (late, _) = set(&key, Some(read), time_to_live).await;
+        assert_eq!(late, CompareAndSet::Conflict);
+    }
 }
 
 #[tokio::test]

@@ -94,6 +94,7 @@ mod leases;
 mod names;
 mod observe;
 mod queue;
+mod revisions;
 mod store;
 mod sweep;
 mod time;
