@@ -406,7 +406,7 @@ async fn sizes_are_limited() {
         .await
         .max_value_bytes(3)
         .max_message_bytes(3);
-    let backend = builder.max_payload_bytes(usize::MAX).open().await.unwrap();
+    let backend = builder.max_envelope_bytes(usize::MAX).open().await.unwrap();
     let errors = [
         backend
             .store()

@@ -64,6 +64,7 @@ mod bus;
 #[cfg(any(feature = "nats", feature = "sqlite"))]
 mod claim;
 mod error;
+mod limits;
 mod observe;
 #[cfg(any(feature = "operations", feature = "signal", feature = "tasks"))]
 mod pauses;

@@ -1,3 +1,4 @@
+use super::limits::check_size;
 use super::work::{self, Handler, Outcome, WorkOptions};
 use super::{BackendError, check_name};
 use bytes::Bytes;
@@ -48,7 +49,8 @@ use tokio::time::Instant;
 ///    nothing, whoever has the envelope by then.
 /// 4. An id is delivered as one envelope: a second one with the same queue and id is
 ///    [accepted](Enqueued::Duplicate) and does nothing while the first is queued or leased, and at least for
-///    the [window](Capabilities::deduplication_window) after the first was enqueued.
+///    the [window](Capabilities::deduplication_window) after the first was enqueued. Whether the ids of those that
+///    have ended survive a restart of the backend is the adapter's to say.
 /// 5. Order: envelopes of one queue and priority that one caller enqueues one after the other, without delay,
 ///    are taken in that order for the first time, unless a [`take`](Self::take) is dropped. Where [priorities](Capabilities::priorities) are supported, a
 ///    higher one that is due is always taken first, so it can starve the others. Those that are delivered again
@@ -212,12 +214,7 @@ impl Capabilities {
     pub fn check(&self, envelope: &Envelope) -> Result<(), BackendError> {
         check_name(&envelope.queue)?;
         check_name(&envelope.id)?;
-        if envelope.payload.len() > self.max_payload_bytes {
-            return Err(BackendError::TooLarge {
-                size: envelope.payload.len(),
-                limit: self.max_payload_bytes,
-            });
-        }
+        check_size(envelope.payload.len(), self.max_payload_bytes)?;
         if !self.delays && !envelope.delay.is_zero() {
             return Err(BackendError::Unsupported { what: "delays" });
         }

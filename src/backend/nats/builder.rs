@@ -1,5 +1,9 @@
 use super::NatsBackend;
 use crate::backend::BackendError;
+use crate::backend::limits::{
+    DEFAULT_BUS_CAPACITY, DEFAULT_DEDUPLICATION_WINDOW, DEFAULT_MAX_ENVELOPE_BYTES,
+    DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_MAX_VALUE_BYTES, DEFAULT_WATCH_CAPACITY, capacity,
+};
 use async_nats::Client;
 use std::time::Duration;
 
@@ -15,26 +19,8 @@ pub const DEFAULT_POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// How often what is over is deleted from the server.
 pub const DEFAULT_SWEEP_INTERVAL: Duration = Duration::from_secs(5 * 60);
 
-/// For how long the id of an envelope is known after it was enqueued.
-pub const DEFAULT_DEDUPLICATION_WINDOW: Duration = Duration::from_secs(2 * 60);
-
-/// How many bytes a value may have.
-pub const DEFAULT_MAX_VALUE_BYTES: usize = 256 * 1024;
-
-/// How many bytes a message may have.
-pub const DEFAULT_MAX_MESSAGE_BYTES: usize = 64 * 1024;
-
-/// How many bytes the payload of an envelope may have.
-pub const DEFAULT_MAX_ENVELOPE_BYTES: usize = 256 * 1024;
-
 /// How many envelopes there are at most.
 pub const DEFAULT_MAX_ENVELOPES: u64 = 1_000_000;
-
-/// How many messages are kept in memory for a listener that falls behind.
-pub const DEFAULT_BUS_CAPACITY: usize = 1024;
-
-/// How many changes are kept in memory for a watcher that falls behind.
-pub const DEFAULT_WATCH_CAPACITY: usize = 256;
 
 const SHORTEST: Duration = Duration::from_millis(1);
 
@@ -85,7 +71,7 @@ pub(super) struct Settings {
     pub(super) deduplication_window: Duration,
     pub(super) max_value_bytes: usize,
     pub(super) max_message_bytes: usize,
-    pub(super) max_payload_bytes: usize,
+    pub(super) max_envelope_bytes: usize,
     pub(super) max_values: Option<u64>,
     pub(super) max_envelopes: u64,
     pub(super) bus_capacity: usize,
@@ -106,7 +92,7 @@ impl NatsBuilder {
                 deduplication_window: DEFAULT_DEDUPLICATION_WINDOW,
                 max_value_bytes: DEFAULT_MAX_VALUE_BYTES,
                 max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
-                max_payload_bytes: DEFAULT_MAX_ENVELOPE_BYTES,
+                max_envelope_bytes: DEFAULT_MAX_ENVELOPE_BYTES,
                 max_values: None,
                 max_envelopes: DEFAULT_MAX_ENVELOPES,
                 bus_capacity: DEFAULT_BUS_CAPACITY,
@@ -183,8 +169,8 @@ impl NatsBuilder {
     }
 
     /// How many bytes the payload of an envelope may have, default [`DEFAULT_MAX_ENVELOPE_BYTES`].
-    pub fn max_payload_bytes(mut self, bytes: usize) -> Self {
-        self.settings.max_payload_bytes = bytes;
+    pub fn max_envelope_bytes(mut self, bytes: usize) -> Self {
+        self.settings.max_envelope_bytes = bytes;
         self
     }
 
@@ -210,7 +196,7 @@ impl NatsBuilder {
     /// [`DEFAULT_BUS_CAPACITY`]: with the default sizes at most 64 MiB. It is at least one and may be rounded
     /// up; more than a million is a million.
     pub fn bus_capacity(mut self, messages: usize) -> Self {
-        self.settings.bus_capacity = messages.clamp(1, 1_000_000);
+        self.settings.bus_capacity = capacity(messages);
         self
     }
 
@@ -218,7 +204,7 @@ impl NatsBuilder {
     /// [`DEFAULT_WATCH_CAPACITY`]: with the default sizes at most 64 MiB. It is at least one and may be
     /// rounded up; more than a million is a million.
     pub fn watch_capacity(mut self, changes: usize) -> Self {
-        self.settings.watch_capacity = changes.clamp(1, 1_000_000);
+        self.settings.watch_capacity = capacity(changes);
         self
     }
 

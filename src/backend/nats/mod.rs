@@ -45,7 +45,7 @@
 //! | | values, envelopes | messages and changes |
 //! |---|---|---|
 //! | a restart or crash of a process | all | those that it had yet to hear are not heard |
-//! | a restart, a crash or `kill -9` of the server | all that were acknowledged | listeners and watchers get an error and listen again |
+//! | a restart, a crash or `kill -9` of the server | all that were acknowledged, and the ids of envelopes that have not ended | listeners and watchers get an error and listen again |
 //! | a crash of the server's machine, loss of power | all but those of the last `sync_interval` of the server, by default two minutes; with [replicas](NatsBuilder::replicas) all | the same |
 //! | the loss of a server's disk | none, or with replicas all | the same |
 //!
@@ -99,12 +99,14 @@ mod store;
 mod sweep;
 mod time;
 
+pub use super::limits::{
+    DEFAULT_BUS_CAPACITY, DEFAULT_DEDUPLICATION_WINDOW, DEFAULT_MAX_ENVELOPE_BYTES,
+    DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_MAX_VALUE_BYTES, DEFAULT_WATCH_CAPACITY,
+};
 pub use async_nats;
 pub use builder::{
-    DEFAULT_BUS_CAPACITY, DEFAULT_DEDUPLICATION_WINDOW, DEFAULT_MAX_ENVELOPE_BYTES,
-    DEFAULT_MAX_ENVELOPES, DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_MAX_VALUE_BYTES,
-    DEFAULT_POLL_INTERVAL, DEFAULT_PREFIX, DEFAULT_SWEEP_INTERVAL, DEFAULT_TIMEOUT,
-    DEFAULT_WATCH_CAPACITY, NatsBuilder,
+    DEFAULT_MAX_ENVELOPES, DEFAULT_POLL_INTERVAL, DEFAULT_PREFIX, DEFAULT_SWEEP_INTERVAL,
+    DEFAULT_TIMEOUT, NatsBuilder,
 };
 pub use bus::NatsBus;
 pub use queue::NatsQueue;

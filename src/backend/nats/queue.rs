@@ -27,7 +27,8 @@ const DELAY: &str = "Tower-Promises-Delay";
 /// server's ends leases early, which lets a second worker begin, and never lets the first one settle.
 ///
 /// An id is known for the [window](super::NatsBuilder::deduplication_window) after it was enqueued, and as long as its
-/// envelope has not ended. A message that is given up makes the server tell so in an advisory.
+/// envelope has not ended. A server that was restarted has forgotten the ids of those that have. A message that is given
+/// up makes the server tell so in an advisory.
 #[derive(Clone, Debug)]
 pub struct NatsQueue {
     connection: Arc<Connection>,
@@ -197,7 +198,7 @@ fn again(after: Duration) -> AckKind {
 
 impl Queue for NatsQueue {
     fn capabilities(&self) -> Capabilities {
-        let limit = self.connection.settings().max_payload_bytes;
+        let limit = self.connection.settings().max_envelope_bytes;
         let mut capabilities = Capabilities::new(self.connection.limit(limit), self.window);
         capabilities.priorities = false;
         capabilities

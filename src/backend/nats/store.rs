@@ -2,6 +2,7 @@ use super::connection::{Connection, Stored};
 use super::feed::{Event, Feed};
 use super::revisions::Revisions;
 use super::{names, time};
+use crate::backend::limits::check_size;
 use crate::backend::{
     BackendError, Change, CompareAndSet, Entry, Revision, Store, WatchStream, check_name,
     check_prefix,
@@ -87,12 +88,7 @@ impl NatsStore {
         let limit = self
             .connection
             .limit(self.connection.settings().max_value_bytes);
-        if value.len() > limit {
-            return Err(BackendError::TooLarge {
-                size: value.len(),
-                limit,
-            });
-        }
+        check_size(value.len(), limit)?;
         let message = PublishMessage::build().payload(value);
         Ok(match time_to_live {
             Some(time) => message.header(TIME_TO_LIVE, time::milliseconds(time).to_string()),
