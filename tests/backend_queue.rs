@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod queue;
+mod support;
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future};
@@ -364,6 +365,23 @@ async fn a_worker_goes_on_after_errors() {
     assert_eq!(ids.len(), ENVELOPES, "each is handled once");
     sleep(MINUTE * 2).await;
     assert!(handled.try_recv().is_err(), "each is handled once");
+}
+
+/// The answer was lost, not the lease.
+#[cfg(feature = "tracing")]
+#[tokio::test(start_paused = true)]
+async fn an_envelope_that_is_settled_though_nobody_was_told_is_no_lost_lease() {
+    let log = support::Log::start();
+    let queue = Broken::new(Fault::SettlesInSilence);
+    add(&queue, "id").await;
+    let worker = work(queue.clone(), options(), |_| future::ready(Outcome::Done));
+    while queue.calls.load(Ordering::SeqCst) < 2 {
+        sleep(LEASE / 10).await;
+    }
+    worker.abort();
+    let text = log.text();
+    assert!(text.contains("could not settle"), "{text}");
+    assert!(!text.contains("has lost the lease"), "{text}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -35,6 +35,8 @@ pub enum Fault {
     RetriesNever,
     /// Each second call fails, some of them after they have been done.
     FailsOften,
+    /// What is settled for the first time is an error.
+    SettlesInSilence,
     TakesNothing,
     RenewsForever,
     LosesLeases,
@@ -192,6 +194,12 @@ impl Queue for Broken {
             let settled = self.queue.settle(receipt, outcome).await?;
             // It is done, but who knows?
             self.fail()?;
+            if self.fault == Fault::SettlesInSilence {
+                self.calls.fetch_add(1, Ordering::SeqCst);
+                if settled {
+                    return Err(BackendError::unavailable("it is broken"));
+                }
+            }
             Ok(settled || self.fault == Fault::SettlesLostLeases)
         })
     }
