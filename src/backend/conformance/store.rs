@@ -231,7 +231,7 @@ where
 ///
 /// Where a guarantee does not hold.
 pub async fn store_time_to_live<S: Store>(make: impl AsyncFn() -> S) {
-    let (store, time_to_live) = (make().await, Some(TIME_TO_LIVE));
+    let (store, other, time_to_live) = (make().await, make().await, Some(TIME_TO_LIVE));
     let keys = ["put", "set", "kept", "renewed"].map(|name| format!("conformance/ttl/{name}"));
     let [put_key, set_key, kept, renewed] = &keys;
     for key in &keys {
@@ -260,8 +260,10 @@ pub async fn store_time_to_live<S: Store>(make: impl AsyncFn() -> S) {
 
     sleep(TIME_TO_LIVE / 2 + TOLERANCE).await;
     for key in [put_key, set_key] {
-        let there = get(&store, key).await.is_some();
-        assert!(!there, "`{key}` ends with its time to live");
+        for store in [&store, &other] {
+            let there = get(store, key).await.is_some();
+            assert!(!there, "`{key}` ends with its time to live");
+        }
     }
     for key in [kept, renewed] {
         let there = get(&store, key).await.is_some();
