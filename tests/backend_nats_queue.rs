@@ -3,11 +3,15 @@
 
 mod nats;
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future};
 use nats::{SECOND, Server, soon};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tower_promises::backend::nats::NatsQueue;
-use tower_promises::backend::{Enqueued, Envelope, Outcome, Queue, Receipt, Taken};
+use tower_promises::backend::{
+    Delivery, Enqueued, Envelope, Outcome, Queue, Receipt, Taken, WorkOptions,
+};
 
 /// Longer than any of these tests waits.
 const NEVER: Duration = Duration::from_secs(60 * 60);
@@ -79,4 +83,66 @@ async fn what_is_taken_by_a_dropped_call_is_given_back_at_once() {
         assert!(queue.settle(&taken.receipt, Outcome::Done).await.unwrap());
     }
     assert!(drops > 0);
+}
+
+/// Two producers and two workers are in the middle of something whenever the server is killed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restarts_under_load_lose_nothing_that_was_acknowledged() {
+    const RESTARTS: usize = 3;
+    let mut server = Server::start().await;
+    let open = async || {
+        let builder = server.builder().await.timeout(SECOND);
+        builder.open().await.unwrap().queue()
+    };
+    let handled = Arc::new(Mutex::new(BTreeSet::new()));
+    let mut workers = Vec::new();
+    for _ in 0..2 {
+        let (queue, handled) = (open().await, handled.clone());
+        let handler = move |delivery: Delivery| {
+            handled.lock().unwrap().insert(delivery.id.to_string());
+            future::ready(Outcome::Done)
+        };
+        let options = WorkOptions::new("work").lease(SECOND * 3);
+        workers.push(tokio::spawn(async move {
+            let never = future::pending().boxed();
+            queue.work(options, Arc::new(handler), never).await
+        }));
+    }
+    let acknowledged = Arc::new(Mutex::new(BTreeSet::new()));
+    let mut producers = Vec::new();
+    for producer in 0..2 {
+        let (queue, acknowledged) = (open().await, acknowledged.clone());
+        producers.push(tokio::spawn(async move {
+            for number in 0.. {
+                let id = format!("{producer}/{number}");
+                let envelope = Envelope::new("work", &*id, "x".into());
+                if queue.enqueue(envelope).await.is_ok() {
+                    acknowledged.lock().unwrap().insert(id);
+                }
+            }
+        }));
+    }
+    let many_more = async || {
+        let before = acknowledged.lock().unwrap().len();
+        let are_there = async || acknowledged.lock().unwrap().len() >= before + 100;
+        nats::until("all are connected again", are_there).await;
+    };
+    for _ in 0..RESTARTS {
+        many_more().await;
+        server.kill();
+        server.start_again().await;
+    }
+    many_more().await;
+    for producer in producers {
+        producer.abort();
+    }
+    nats::until("all are handled", async || {
+        let acknowledged = acknowledged.lock().unwrap();
+        handled.lock().unwrap().is_superset(&acknowledged)
+    })
+    .await;
+    for worker in workers {
+        assert!(!worker.is_finished(), "workers go on");
+        worker.abort();
+    }
 }
