@@ -12,6 +12,9 @@ use tower_promises::backend::{
     Receipt, Taken, WorkOptions,
 };
 
+/// No suite waits for as long.
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
 /// What is wrong with a [`Broken`] queue.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fault {
@@ -124,7 +127,7 @@ impl Queue for Broken {
             }
             let real = match self.fault {
                 Fault::LeasesToAll => Duration::ZERO,
-                Fault::LeasesTooLong => lease * 10,
+                Fault::LeasesTooLong => lease.min(HOUR) * 10,
                 Fault::LeasesTooShort => lease / 2,
                 _ => lease,
             };
@@ -138,8 +141,8 @@ impl Queue for Broken {
             }
             for taken in &mut taken {
                 match self.fault {
-                    Fault::LeasesToAll => taken.leased_until += lease,
-                    Fault::LeasesTooLong => taken.leased_until -= lease * 9,
+                    Fault::LeasesToAll => taken.leased_until += lease.min(HOUR),
+                    Fault::LeasesTooLong => taken.leased_until -= lease.min(HOUR) * 9,
                     Fault::CountsNothing => taken.number = 1,
                     _ => {}
                 }
