@@ -179,6 +179,7 @@ enum Fault {
     ConfusesCase,
     WatchesLate,
     WatchSkips,
+    WatchLagsSilently,
     AcceptsAllNames,
     DropsMessages,
     RepeatsMessages,
@@ -277,7 +278,11 @@ impl Store for Broken {
         Box::pin(async move {
             let changes = self.store.watch(prefix).await?;
             let this = self.clone();
-            let changes = changes.filter(move |_| future::ready(!(skip && this.every(3))));
+            let hushes = self.fault == Fault::WatchLagsSilently;
+            let changes = changes.filter(move |change| {
+                let is_lag = matches!(change, Ok(Change::Lagged(_)));
+                future::ready(!(skip && this.every(3) || hushes && is_lag))
+            });
             Ok(changes.boxed())
         })
     }
@@ -349,6 +354,7 @@ broken! {
     a_store_that_accepts_all_keys_fails: check_store(AcceptsAllNames), "must be an error";
     a_watch_that_starts_late_fails: check_store(WatchesLate), "a watch sees every change";
     a_watch_that_skips_changes_fails: check_store(WatchSkips), "a watch sees every change";
+    a_watch_that_lags_silently_fails: check_store(WatchLagsSilently), "none are lost silently";
     a_bus_that_drops_messages_fails: check_bus(DropsMessages), "none is lost";
     a_bus_that_repeats_messages_fails: check_bus(RepeatsMessages), "a message arrives only once";
     a_bus_that_listens_late_fails: check_bus(ListensLate), "after `listen` has resolved";

@@ -3,15 +3,15 @@
 
 mod nats;
 
-use bytes::Bytes;
 use futures_util::StreamExt;
 use nats::{SECOND, Server, hear, soon, until};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tower_promises::Signals;
-use tower_promises::backend::nats::NatsQueue;
+use tower_promises::backend::nats::{NatsBackend, NatsQueue};
 use tower_promises::backend::{
     Backend, BackendError, Bus, BusEvent, CompareAndSet, Delivery, Enqueued, Envelope,
     MAX_NAME_BYTES, Outcome, Queue, Store, WorkOptions, conformance,
@@ -302,6 +302,42 @@ async fn what_is_over_is_deleted_from_the_server() {
     assert!(queue.settle(&last.receipt, Outcome::Done).await.unwrap());
 }
 
+/// A counter, a lease or the record of a task.
+#[tokio::test]
+async fn what_was_just_read_is_replaced_in_one_round_trip() {
+    let server = Server::start().await;
+    let (client, other) = (server.client().await, server.backend().await.store());
+    let statistics = client.statistics();
+    let store = NatsBackend::open(client).await.unwrap().store();
+    let sent = || statistics.out_messages.load(Ordering::Relaxed);
+    let set = async |key: &str, expected, time_to_live| {
+        let before = sent();
+        let set = store.compare_and_set(key, expected, "x".into(), time_to_live);
+        (set.await.unwrap(), sent() - before)
+    };
+    for time_to_live in [None, Some(SECOND * 60)] {
+        let key = format!("{time_to_live:?}");
+        let (absent, messages) = set(&key, None, time_to_live).await;
+        assert_ne!(absent, CompareAndSet::Conflict);
+        assert_eq!(messages, 1);
+        for _ in 0..3 {
+            let before = sent();
+            let read = store.get(&key).await.unwrap().unwrap().revision;
+            assert_eq!(sent() - before, 1);
+            let (replaced, messages) = set(&key, Some(read), time_to_live).await;
+            assert_ne!(replaced, CompareAndSet::Conflict);
+            assert_eq!(messages, 1);
+            let (late, _) = set(&key, Some(read), time_to_live).await;
+            assert_eq!(late, CompareAndSet::Conflict);
+        }
+        // What others do in between is a conflict all the same.
+        let read = store.get(&key).await.unwrap().unwrap().revision;
+        assert!(other.delete(&key).await.unwrap());
+        let (late, _) = set(&key, Some(read), time_to_live).await;
+        assert_eq!(late, CompareAndSet::Conflict);
+    }
+}
+
 #[tokio::test]
 async fn prefixes_are_backends_of_their_own() {
     let server = Server::start().await;
@@ -320,33 +356,43 @@ async fn prefixes_are_backends_of_their_own() {
     }
 }
 
+/// And keeps what it has.
 #[tokio::test]
 async fn what_is_full_refuses_the_new() {
-    const ROOM: u64 = 64 * 1024;
+    const ROOM: usize = 20;
     let server = Server::start().await;
     let builder = server.builder().await;
-    let builder = builder.max_stored_bytes(ROOM).max_queued_bytes(ROOM);
+    let builder = builder.max_values(ROOM as u64).max_envelopes(ROOM as u64);
     let backend = builder.open().await.unwrap();
     let (store, queue) = (backend.store(), backend.queue());
-    let value = Bytes::from(vec![0; 20 * 1024]);
-    let (mut stored, mut queued) = (Vec::new(), Vec::new());
-    for number in 0..5 {
-        let id = number.to_string();
-        stored.push(store.put(&id, value.clone(), None).await);
-        let envelope = Envelope::new("work", &*id, value.clone());
-        queued.push(queue.enqueue(envelope).await);
+    let ids: Vec<_> = (0..ROOM).map(|number| number.to_string()).collect();
+    for id in &ids {
+        let size = 1 << (id.len() * 4);
+        store.put(id, vec![0; size].into(), None).await.unwrap();
+        enqueue(&queue, id).await;
     }
-    for (stored, queued) in stored[..3].iter().zip(&queued[..3]) {
-        assert!(stored.is_ok() && queued.is_ok(), "{stored:?}, {queued:?}");
-    }
-    for (stored, queued) in stored[3..].iter().zip(&queued[3..]) {
+    for size in [0, 1, 1024] {
+        let stored = store.put("more", vec![0; size].into(), None).await;
         assert!(matches!(stored, Err(BackendError::Full)), "{stored:?}");
+        let envelope = Envelope::new("work", "more", vec![0; size].into());
+        let queued = queue.enqueue(envelope).await;
         assert!(matches!(queued, Err(BackendError::Full)), "{queued:?}");
     }
-    let taken = queue.take("work", 1, SECOND * 60).await.unwrap().remove(0);
-    assert!(queue.settle(&taken.receipt, Outcome::Done).await.unwrap());
+    let again = Envelope::new("work", &*ids[0], "x".into());
+    assert_eq!(queue.enqueue(again).await.unwrap(), Enqueued::Duplicate);
+    for id in &ids {
+        assert!(store.get(id).await.unwrap().is_some(), "{id} is kept");
+        let revision = store.put(id, "replaced".into(), None).await.unwrap();
+        let set = store.compare_and_set(id, Some(revision), "again".into(), None);
+        assert_ne!(set.await.unwrap(), CompareAndSet::Conflict);
+        assert!(store.delete(id).await.unwrap());
+
+        let taken = queue.take("work", 1, SECOND * 60).await.unwrap().remove(0);
+        assert_eq!(*taken.id, **id, "{id} is kept");
+        assert!(queue.settle(&taken.receipt, Outcome::Done).await.unwrap());
+    }
     until("there is room", async || {
-        let envelope = Envelope::new("work", "later", value.clone());
+        let envelope = Envelope::new("work", "later", "x".into());
         queue.enqueue(envelope).await.is_ok()
     })
     .await;
@@ -360,7 +406,7 @@ async fn sizes_are_limited() {
         .await
         .max_value_bytes(3)
         .max_message_bytes(3);
-    let backend = builder.max_payload_bytes(usize::MAX).open().await.unwrap();
+    let backend = builder.max_envelope_bytes(usize::MAX).open().await.unwrap();
     let errors = [
         backend
             .store()

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod queue;
+mod support;
 
 use bytes::Bytes;
 use futures_util::{FutureExt, future};
@@ -366,6 +367,23 @@ async fn a_worker_goes_on_after_errors() {
     assert!(handled.try_recv().is_err(), "each is handled once");
 }
 
+/// The answer was lost, not the lease.
+#[cfg(feature = "tracing")]
+#[tokio::test(start_paused = true)]
+async fn an_envelope_that_is_settled_though_nobody_was_told_is_no_lost_lease() {
+    let log = support::Log::start();
+    let queue = Broken::new(Fault::SettlesInSilence);
+    add(&queue, "id").await;
+    let worker = work(queue.clone(), options(), |_| future::ready(Outcome::Done));
+    while queue.calls.load(Ordering::SeqCst) < 2 {
+        sleep(LEASE / 10).await;
+    }
+    worker.abort();
+    let text = log.text();
+    assert!(text.contains("could not settle"), "{text}");
+    assert!(!text.contains("has lost the lease"), "{text}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn pauses_after_errors_grow() {
     let queue = Broken::new(Fault::TakesNothing);
@@ -433,4 +451,10 @@ broken! {
 #[tokio::test(start_paused = true)]
 async fn the_broken_queue_without_a_fault_conforms() {
     check(Fault::None).await;
+}
+
+/// A take that is dropped may disturb the order, as one does whose server hears of it a moment later.
+#[tokio::test(start_paused = true)]
+async fn one_that_gives_back_late_conforms() {
+    check(Fault::GivesBackLate).await;
 }

@@ -379,7 +379,7 @@ async fn sizes_are_limited() {
     let place = place();
     let database = SqliteDatabase::builder(&place.path)
         .max_value_bytes(3)
-        .max_payload_bytes(4)
+        .max_message_bytes(4)
         .open()
         .await
         .unwrap();

@@ -16,8 +16,8 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tower_promises::backend::sqlite::{SqliteDatabase, SqliteQueue};
 use tower_promises::backend::{
-    Backend, BackendError, Enqueued, Envelope, Outcome, Priority, Queue, Receipt, Store, Taken,
-    conformance,
+    Backend, BackendError, Bus, Enqueued, Envelope, Outcome, Priority, Queue, Receipt, Store,
+    Taken, conformance,
 };
 
 assert_impl_all!(SqliteQueue: Queue, Clone, Send, Sync, std::fmt::Debug);
@@ -258,6 +258,30 @@ async fn a_worker_of_the_same_process_does_not_wait_for_a_poll() {
     let taken = take(&queue, LEASE).await;
     let again = take(&queue, NEVER).await;
     assert_eq!((again.id, again.number), (taken.id, 2));
+}
+
+/// As between two processes, of which none is notified of what the other one writes.
+#[tokio::test]
+async fn who_is_busy_looks_more_often() {
+    const ROUNDS: u32 = 20;
+    let place = place();
+    let open = async || {
+        let database = SqliteDatabase::builder(&place.path).poll_interval(SECOND);
+        database.open().await.unwrap()
+    };
+    let (here, there) = (open().await, open().await);
+    let mut answers = here.bus().listen().await.unwrap();
+    let started = Instant::now();
+    for round in 0..ROUNDS {
+        add(&here.queue(), &round.to_string()).await;
+        let taken = take(&there.queue(), NEVER).await;
+        there.bus().publish("answer", "x".into()).await.unwrap();
+        sqlite::hear(&mut answers).await;
+        assert!(done(&there.queue(), &taken).await);
+    }
+    // On an average it would be half an interval for each of the two ways.
+    let elapsed = started.elapsed();
+    assert!(elapsed < SECOND * ROUNDS / 4, "{elapsed:?}");
 }
 
 #[tokio::test]

@@ -61,7 +61,10 @@ pub mod nats;
 pub mod sqlite;
 
 mod bus;
+#[cfg(any(feature = "nats", feature = "sqlite"))]
+mod claim;
 mod error;
+mod limits;
 mod observe;
 #[cfg(any(feature = "operations", feature = "signal", feature = "tasks"))]
 mod pauses;

@@ -1,3 +1,4 @@
+use super::limits::check_size;
 use super::work::{self, Handler, Outcome, WorkOptions};
 use super::{BackendError, check_name};
 use bytes::Bytes;
@@ -48,15 +49,16 @@ use tokio::time::Instant;
 ///    nothing, whoever has the envelope by then.
 /// 4. An id is delivered as one envelope: a second one with the same queue and id is
 ///    [accepted](Enqueued::Duplicate) and does nothing while the first is queued or leased, and at least for
-///    the [window](Capabilities::deduplication_window) after the first was enqueued.
+///    the [window](Capabilities::deduplication_window) after the first was enqueued. Whether the ids of those that
+///    have ended survive a restart of the backend is the adapter's to say.
 /// 5. Order: envelopes of one queue and priority that one caller enqueues one after the other, without delay,
-///    are taken in that order for the first time. Where [priorities](Capabilities::priorities) are supported, a
+///    are taken in that order for the first time, unless a [`take`](Self::take) is dropped. Where [priorities](Capabilities::priorities) are supported, a
 ///    higher one that is due is always taken first, so it can starve the others. Those that are delivered again
 ///    come when they are due.
 /// 6. A delay, before the first delivery or before the next one, is never shorter than asked for, and at most one
 ///    second longer while a worker has room.
-/// 7. Queues do not disturb each other, but for limits that they may share, and exist from the first envelope or worker on. Their names and the ids
-///    follow the rules of [`check_name`](super::check_name). Ids and payloads arrive as they were sent. An
+/// 7. Queues do not disturb each other, but for limits that they may share, and exist from the first envelope or
+///    worker on. Their names and the ids follow the rules of [`check_name`](super::check_name). Ids and payloads arrive as they were sent. An
 ///    adapter takes payloads of at least 64 KiB and says what its
 ///    [limit](Capabilities::max_payload_bytes) is.
 ///
@@ -90,8 +92,9 @@ pub trait Queue: Send + Sync + 'static {
     /// When two machines take at once, each envelope goes to one of them. All workers of a queue should ask for
     /// the same `lease`: some backends have one for the whole queue.
     ///
-    /// Cancel safety: dropped before it resolves, no envelope is lost. One that was just being taken is given
-    /// back, at the latest when its lease ends, and may have used up a delivery number.
+    /// Cancel safety: dropped before it resolves, no envelope is lost. One that was just being taken, or that comes
+    /// just afterwards, is given back, at the latest when its lease ends. It may have used up a delivery number, and
+    /// others may be taken before it.
     ///
     /// # Errors
     ///
@@ -211,12 +214,7 @@ impl Capabilities {
     pub fn check(&self, envelope: &Envelope) -> Result<(), BackendError> {
         check_name(&envelope.queue)?;
         check_name(&envelope.id)?;
-        if envelope.payload.len() > self.max_payload_bytes {
-            return Err(BackendError::TooLarge {
-                size: envelope.payload.len(),
-                limit: self.max_payload_bytes,
-            });
-        }
+        check_size(envelope.payload.len(), self.max_payload_bytes)?;
         if !self.delays && !envelope.delay.is_zero() {
             return Err(BackendError::Unsupported { what: "delays" });
         }

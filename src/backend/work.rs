@@ -27,7 +27,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// A time that no process sees the end of.
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+pub(super) const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// How [`Queue::work`] works.
 ///
@@ -316,14 +316,18 @@ impl<Q: Queue + ?Sized> Kept<'_, Q> {
     /// Settles the envelope, unless the lease ends before.
     async fn settle(&self, outcome: Outcome, id: &str) {
         let mut pause = FIRST_PAUSE.min(self.options.lease / 10);
+        let mut has_failed = false;
         // One that has stood still for too long does not even try: a backend may not be able to refuse it.
         while !self.is_over() {
             let settle = self.queue.settle(&self.receipt, outcome);
             match timeout_at(self.until(), settle).await {
                 Ok(Ok(true)) => return,
+                // Most likely it was settled by the call that has failed.
+                Ok(Ok(false)) if has_failed => return,
                 Ok(Ok(false)) | Err(_) => break,
                 Ok(Err(error)) => observe::settle_failed(&self.options.queue, &error),
             }
+            has_failed = true;
             sleep_until(self.until().min(Instant::now() + pause)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }

@@ -4,11 +4,16 @@ use std::future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::task::yield_now;
+use tokio::time::{sleep, timeout};
 use tower_promises::backend::memory::MemoryQueue;
 use tower_promises::backend::{
     BackendError, BoxFuture, Capabilities, Enqueued, Envelope, Handler, Outcome, Priority, Queue,
     Receipt, Taken, WorkOptions,
 };
+
+/// No suite waits for as long.
+const HOUR: Duration = Duration::from_secs(60 * 60);
 
 /// What is wrong with a [`Broken`] queue.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,9 +38,13 @@ pub enum Fault {
     RetriesNever,
     /// Each second call fails, some of them after they have been done.
     FailsOften,
+    /// What is settled for the first time is an error.
+    SettlesInSilence,
     TakesNothing,
     RenewsForever,
     LosesLeases,
+    /// No fault: what comes just after a take was dropped is taken and given back all the same.
+    GivesBackLate,
 }
 
 #[derive(Clone)]
@@ -91,6 +100,8 @@ impl Queue for Broken {
             let enqueued = self.queue.enqueue(envelope.clone()).await?;
             match self.fault {
                 Fault::AddsTwice => return Ok(Enqueued::Added),
+                // Others have their turn, as they have during a round trip.
+                Fault::GivesBackLate => yield_now().await,
                 Fault::DeliversTwice if enqueued == Enqueued::Duplicate => {
                     let again = format!("{} again", envelope.id);
                     let again = Envelope::new(envelope.queue, again, envelope.payload);
@@ -116,15 +127,22 @@ impl Queue for Broken {
             }
             let real = match self.fault {
                 Fault::LeasesToAll => Duration::ZERO,
-                Fault::LeasesTooLong => lease * 10,
+                Fault::LeasesTooLong => lease.min(HOUR) * 10,
                 Fault::LeasesTooShort => lease / 2,
                 _ => lease,
             };
+            let mut dropped = (self.fault == Fault::GivesBackLate).then(|| DroppedTake {
+                queue: self.queue.clone(),
+                name: Some(queue.to_owned()),
+            });
             let mut taken = self.queue.take(&self.name(queue), limit, real).await?;
+            if let Some(dropped) = &mut dropped {
+                dropped.name = None;
+            }
             for taken in &mut taken {
                 match self.fault {
-                    Fault::LeasesToAll => taken.leased_until += lease,
-                    Fault::LeasesTooLong => taken.leased_until -= lease * 9,
+                    Fault::LeasesToAll => taken.leased_until += lease.min(HOUR),
+                    Fault::LeasesTooLong => taken.leased_until -= lease.min(HOUR) * 9,
                     Fault::CountsNothing => taken.number = 1,
                     _ => {}
                 }
@@ -179,8 +197,43 @@ impl Queue for Broken {
             let settled = self.queue.settle(receipt, outcome).await?;
             // It is done, but who knows?
             self.fail()?;
+            if self.fault == Fault::SettlesInSilence {
+                self.calls.fetch_add(1, Ordering::SeqCst);
+                if settled {
+                    return Err(BackendError::unavailable("it is broken"));
+                }
+            }
             Ok(settled || self.fault == Fault::SettlesLostLeases)
         })
+    }
+}
+
+/// What a server does that does not know yet that nobody waits any more.
+struct DroppedTake {
+    queue: MemoryQueue,
+    /// `None` once it is not dropped any more.
+    name: Option<String>,
+}
+
+impl Drop for DroppedTake {
+    fn drop(&mut self) {
+        let Some(name) = self.name.take() else {
+            return;
+        };
+        let queue = self.queue.clone();
+        tokio::spawn(async move {
+            let taking = queue.take(&name, 1, Duration::from_secs(60));
+            let Ok(Ok(taken)) = timeout(Duration::from_secs(1), taking).await else {
+                return;
+            };
+            // The way there and back.
+            sleep(Duration::from_millis(1)).await;
+            let after = Duration::ZERO;
+            for taken in taken {
+                let retry = Outcome::Retry { after };
+                queue.settle(&taken.receipt, retry).await.unwrap();
+            }
+        });
     }
 }
 

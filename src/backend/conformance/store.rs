@@ -10,6 +10,12 @@ const TIME_TO_LIVE: Duration = Duration::from_secs(2);
 /// More than the second by which a time to live may be too long, and what two clocks may differ.
 const TOLERANCE: Duration = Duration::from_millis(1200);
 
+/// How many changes a watcher does not read in [`store_lag`].
+const FLOOD: usize = 2000;
+
+/// How long nothing must happen for a watcher to have seen everything.
+const QUIET: Duration = Duration::from_secs(1);
+
 /// How many call at once.
 const RIVALS: usize = 16;
 
@@ -25,6 +31,7 @@ pub async fn store<S: Store>(make: impl AsyncFn() -> S) {
     store_races(&make).await;
     store_time_to_live(&make).await;
     store_watch(&make).await;
+    store_lag(&make).await;
     store_limits(&make).await;
 }
 
@@ -224,7 +231,7 @@ where
 ///
 /// Where a guarantee does not hold.
 pub async fn store_time_to_live<S: Store>(make: impl AsyncFn() -> S) {
-    let (store, time_to_live) = (make().await, Some(TIME_TO_LIVE));
+    let (store, other, time_to_live) = (make().await, make().await, Some(TIME_TO_LIVE));
     let keys = ["put", "set", "kept", "renewed"].map(|name| format!("conformance/ttl/{name}"));
     let [put_key, set_key, kept, renewed] = &keys;
     for key in &keys {
@@ -253,8 +260,10 @@ pub async fn store_time_to_live<S: Store>(make: impl AsyncFn() -> S) {
 
     sleep(TIME_TO_LIVE / 2 + TOLERANCE).await;
     for key in [put_key, set_key] {
-        let there = get(&store, key).await.is_some();
-        assert!(!there, "`{key}` ends with its time to live");
+        for store in [&store, &other] {
+            let there = get(store, key).await.is_some();
+            assert!(!there, "`{key}` ends with its time to live");
+        }
     }
     for key in [kept, renewed] {
         let there = get(&store, key).await.is_some();
@@ -370,6 +379,60 @@ pub async fn store_watch<S: Store>(make: impl AsyncFn() -> S) {
     for key in ["conformance/v", key, "conformance/w/2"] {
         answer("delete", here.delete(key)).await;
     }
+}
+
+/// That a watcher that falls behind is told, and sees in order what it sees.
+///
+/// # Panics
+///
+/// Where a guarantee does not hold.
+pub async fn store_lag<S: Store>(make: impl AsyncFn() -> S) {
+    let (here, there) = (make().await, make().await);
+    let key = "conformance/lag";
+    let mut slow = answer("watch", there.watch(key)).await;
+    let mut last = None;
+    for _ in 0..FLOOD {
+        last = Some(put(&here, key, "x").await);
+    }
+    let last = last.expect("there is one");
+    let (mut seen, mut missed, mut newest) = (0, 0, None);
+    let mut see = |change| match change {
+        Change::Put { entry, .. } => {
+            assert!(newest < Some(entry.revision), "changes come in their order");
+            newest = Some(entry.revision);
+            seen += 1;
+            newest
+        }
+        Change::Lagged(changes) => {
+            assert!(changes > 0, "`Lagged` counts at least one change");
+            missed += 1;
+            None
+        }
+        Change::Deleted { .. } => panic!("nothing was deleted"),
+    };
+    while let Ok(event) = timeout(QUIET, slow.next()).await {
+        match event {
+            Some(Ok(change)) => drop(see(change)),
+            Some(Err(error)) => panic!("a slow watcher is not an error: {error:?}"),
+            None => panic!("a slow watcher is not disconnected"),
+        }
+    }
+    // Those that are lost at the end may show with what comes next.
+    let later = put(&there, key, "later").await;
+    while see(change(&mut slow).await) != Some(later) {}
+    assert!(
+        missed > 0 || seen == FLOOD + 1,
+        "a watcher that has lost changes is told: none are lost silently"
+    );
+    let current = answer("get", here.get(key)).await;
+    let current = current.map(|entry| entry.revision);
+    assert_eq!(
+        current,
+        Some(later),
+        "a slow watcher can read what there is"
+    );
+    assert!(last < later);
+    answer("delete", here.delete(key)).await;
 }
 
 /// That invalid keys and values are errors.

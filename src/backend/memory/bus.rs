@@ -1,3 +1,6 @@
+use crate::backend::limits::{
+    DEFAULT_BUS_CAPACITY, DEFAULT_MAX_MESSAGE_BYTES, capacity, check_size,
+};
 use crate::backend::{BackendError, Bus, BusEvent, BusStream, check_name};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -5,12 +8,6 @@ use futures_util::stream;
 use std::sync::Arc;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
-
-/// How many messages a [`MemoryBus`] keeps for a listener that falls behind.
-pub const DEFAULT_BUS_CAPACITY: usize = 1024;
-
-/// How many bytes a message of a [`MemoryBus`] may have.
-pub const DEFAULT_MAX_PAYLOAD_BYTES: usize = 64 * 1024;
 
 /// A [`Bus`] within one process.
 ///
@@ -28,7 +25,7 @@ impl MemoryBus {
     pub fn new() -> Self {
         Self {
             messages: broadcast::Sender::new(DEFAULT_BUS_CAPACITY),
-            max_payload_bytes: DEFAULT_MAX_PAYLOAD_BYTES,
+            max_payload_bytes: DEFAULT_MAX_MESSAGE_BYTES,
         }
     }
 
@@ -39,12 +36,12 @@ impl MemoryBus {
     #[must_use]
     pub fn capacity(self, messages: usize) -> Self {
         Self {
-            messages: broadcast::Sender::new(messages.clamp(1, 1_000_000)),
+            messages: broadcast::Sender::new(capacity(messages)),
             ..self
         }
     }
 
-    /// How many bytes a payload may have, default [`DEFAULT_MAX_PAYLOAD_BYTES`].
+    /// How many bytes a payload may have, default [`DEFAULT_MAX_MESSAGE_BYTES`].
     #[must_use]
     pub fn max_payload_bytes(self, bytes: usize) -> Self {
         Self {
@@ -55,12 +52,7 @@ impl MemoryBus {
 
     fn send(&self, topic: &str, payload: Bytes) -> Result<(), BackendError> {
         check_name(topic)?;
-        if payload.len() > self.max_payload_bytes {
-            return Err(BackendError::TooLarge {
-                size: payload.len(),
-                limit: self.max_payload_bytes,
-            });
-        }
+        check_size(payload.len(), self.max_payload_bytes)?;
         // An error says that nobody listens, which is none.
         let _ = self.messages.send((topic.into(), payload));
         Ok(())

@@ -1,4 +1,5 @@
 use super::line::{Line, Stored, after, delay};
+use crate::backend::limits::{DEFAULT_DEDUPLICATION_WINDOW, DEFAULT_MAX_ENVELOPE_BYTES};
 use crate::backend::{
     BackendError, Capabilities, Enqueued, Envelope, Outcome, Queue, Receipt, Taken, check_name,
 };
@@ -16,12 +17,6 @@ pub const DEFAULT_MAX_ENVELOPES: usize = 100_000;
 
 /// How many bytes all envelopes of a [`MemoryQueue`] may have together.
 pub const DEFAULT_MAX_QUEUE_BYTES: usize = 64 * 1024 * 1024;
-
-/// How many bytes the payload of an envelope in a [`MemoryQueue`] may have.
-pub const DEFAULT_MAX_ENVELOPE_BYTES: usize = 256 * 1024;
-
-/// For how long a [`MemoryQueue`] knows the id of an envelope that has ended.
-pub const DEFAULT_DEDUPLICATION_WINDOW: Duration = Duration::from_secs(2 * 60);
 
 /// What an envelope costs beyond its names and payload, roughly.
 const ENVELOPE_BYTES: usize = 256;

@@ -1,3 +1,6 @@
+use crate::backend::limits::{
+    DEFAULT_MAX_VALUE_BYTES, DEFAULT_WATCH_CAPACITY, capacity, check_size,
+};
 use crate::backend::{
     BackendError, Change, CompareAndSet, Entry, Revision, Store, WatchStream, check_name,
     check_prefix,
@@ -19,12 +22,6 @@ use tokio::time::Instant;
 
 /// How many bytes all entries of a [`MemoryStore`] may have together.
 pub const DEFAULT_MAX_BYTES: u64 = 64 * 1024 * 1024;
-
-/// How many bytes a value of a [`MemoryStore`] may have.
-pub const DEFAULT_MAX_VALUE_BYTES: usize = 256 * 1024;
-
-/// How many changes a [`MemoryStore`] keeps for a watcher that falls behind.
-pub const DEFAULT_WATCH_CAPACITY: usize = 256;
 
 /// What an entry costs beyond its key and value, roughly.
 const ENTRY_BYTES: usize = 256;
@@ -118,20 +115,13 @@ impl MemoryStore {
         });
         let room = room.saturating_sub(key.len() + ENTRY_BYTES);
         let limit = self.max_value_bytes.min(room);
-        if value.len() > limit {
-            return Err(BackendError::TooLarge {
-                size: value.len(),
-                limit,
-            });
-        }
-        Ok(())
+        check_size(value.len(), limit)
     }
 }
 
 impl Shared {
     fn new(max_bytes: u64, watch_capacity: usize) -> Self {
-        // What the channel can hold at most without a panic is far more than anyone wants.
-        let watch_capacity = watch_capacity.clamp(1, 1_000_000);
+        let watch_capacity = capacity(watch_capacity);
         let entries = Cache::builder()
             .max_capacity(max_bytes)
             // The cache's own policy may refuse a new value in favour of those that are there.

@@ -1,5 +1,9 @@
 use super::NatsBackend;
 use crate::backend::BackendError;
+use crate::backend::limits::{
+    DEFAULT_BUS_CAPACITY, DEFAULT_DEDUPLICATION_WINDOW, DEFAULT_MAX_ENVELOPE_BYTES,
+    DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_MAX_VALUE_BYTES, DEFAULT_WATCH_CAPACITY, capacity,
+};
 use async_nats::Client;
 use std::time::Duration;
 
@@ -15,23 +19,8 @@ pub const DEFAULT_POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// How often what is over is deleted from the server.
 pub const DEFAULT_SWEEP_INTERVAL: Duration = Duration::from_secs(5 * 60);
 
-/// For how long the id of an envelope is known after it was enqueued.
-pub const DEFAULT_DEDUPLICATION_WINDOW: Duration = Duration::from_secs(2 * 60);
-
-/// How many bytes a value may have.
-pub const DEFAULT_MAX_VALUE_BYTES: usize = 256 * 1024;
-
-/// How many bytes a message may have.
-pub const DEFAULT_MAX_MESSAGE_BYTES: usize = 64 * 1024;
-
-/// How many bytes the payload of an envelope may have.
-pub const DEFAULT_MAX_ENVELOPE_BYTES: usize = 256 * 1024;
-
-/// How many messages are kept in memory for a listener that falls behind.
-pub const DEFAULT_BUS_CAPACITY: usize = 1024;
-
-/// How many changes are kept in memory for a watcher that falls behind.
-pub const DEFAULT_WATCH_CAPACITY: usize = 256;
+/// How many envelopes there are at most.
+pub const DEFAULT_MAX_ENVELOPES: u64 = 1_000_000;
 
 const SHORTEST: Duration = Duration::from_millis(1);
 
@@ -43,8 +32,8 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Opens a [`NatsBackend`] with other than the default settings.
 ///
 /// Settings of streams ([`replicas`](Self::replicas), [`in_memory`](Self::in_memory),
-/// [`deduplication_window`](Self::deduplication_window), [`max_stored_bytes`](Self::max_stored_bytes) and
-/// [`max_queued_bytes`](Self::max_queued_bytes)) are those of the process that creates them; whoever comes later
+/// [`deduplication_window`](Self::deduplication_window), [`max_values`](Self::max_values) and
+/// [`max_envelopes`](Self::max_envelopes)) are those of the process that creates them; whoever comes later
 /// takes them as they are. The tools of NATS change them.
 ///
 /// ```no_run
@@ -82,9 +71,9 @@ pub(super) struct Settings {
     pub(super) deduplication_window: Duration,
     pub(super) max_value_bytes: usize,
     pub(super) max_message_bytes: usize,
-    pub(super) max_payload_bytes: usize,
-    pub(super) max_stored_bytes: Option<u64>,
-    pub(super) max_queued_bytes: Option<u64>,
+    pub(super) max_envelope_bytes: usize,
+    pub(super) max_values: Option<u64>,
+    pub(super) max_envelopes: u64,
     pub(super) bus_capacity: usize,
     pub(super) watch_capacity: usize,
 }
@@ -103,9 +92,9 @@ impl NatsBuilder {
                 deduplication_window: DEFAULT_DEDUPLICATION_WINDOW,
                 max_value_bytes: DEFAULT_MAX_VALUE_BYTES,
                 max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
-                max_payload_bytes: DEFAULT_MAX_ENVELOPE_BYTES,
-                max_stored_bytes: None,
-                max_queued_bytes: None,
+                max_envelope_bytes: DEFAULT_MAX_ENVELOPE_BYTES,
+                max_values: None,
+                max_envelopes: DEFAULT_MAX_ENVELOPES,
                 bus_capacity: DEFAULT_BUS_CAPACITY,
                 watch_capacity: DEFAULT_WATCH_CAPACITY,
             },
@@ -142,9 +131,9 @@ impl NatsBuilder {
     }
 
     /// How long a worker waits for envelopes before it asks the server again, default
-    /// [`DEFAULT_POLL_INTERVAL`]. Envelopes are delivered at once; it is how late a worker notices at most
-    /// that a server was restarted in the meantime, apart from the [timeout](Self::timeout). It is at least a
-    /// millisecond.
+    /// [`DEFAULT_POLL_INTERVAL`]. Envelopes are delivered at once, and a worker that was connected again asks within
+    /// half a second; it is how late it notices at most that a cluster has lost its question in some other way, apart
+    /// from the [timeout](Self::timeout). It is at least a millisecond.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.settings.poll_interval = interval.clamp(SHORTEST, LONGEST);
         self
@@ -180,22 +169,26 @@ impl NatsBuilder {
     }
 
     /// How many bytes the payload of an envelope may have, default [`DEFAULT_MAX_ENVELOPE_BYTES`].
-    pub fn max_payload_bytes(mut self, bytes: usize) -> Self {
-        self.settings.max_payload_bytes = bytes;
+    pub fn max_envelope_bytes(mut self, bytes: usize) -> Self {
+        self.settings.max_envelope_bytes = bytes;
         self
     }
 
-    /// How many bytes all values may have together, headers and keys included. Then it is
-    /// [`BackendError::Full`]. The server reserves them. By default the limits of the server alone count.
-    pub fn max_stored_bytes(mut self, bytes: u64) -> Self {
-        self.settings.max_stored_bytes = Some(bytes);
+    /// How many values there are at most, those that are over included until a
+    /// [sweep](Self::sweep_interval) has deleted them. A new one more is [`BackendError::Full`]; those that are there can
+    /// be replaced and deleted. By default the limits of the server alone count.
+    ///
+    /// It is a number because the server keeps it exactly. To keep a limit on the bytes of a stream, servers of 2.9
+    /// delete the oldest messages, though told not to.
+    pub fn max_values(mut self, values: u64) -> Self {
+        self.settings.max_values = Some(values);
         self
     }
 
-    /// How many bytes all envelopes may have together, headers and names included. Then it is
-    /// [`BackendError::Full`]. The server reserves them. By default the limits of the server alone count.
-    pub fn max_queued_bytes(mut self, bytes: u64) -> Self {
-        self.settings.max_queued_bytes = Some(bytes);
+    /// How many envelopes there are in all queues at most, default [`DEFAULT_MAX_ENVELOPES`]: those that are queued,
+    /// delayed or leased. More are [`BackendError::Full`].
+    pub fn max_envelopes(mut self, envelopes: u64) -> Self {
+        self.settings.max_envelopes = envelopes;
         self
     }
 
@@ -203,7 +196,7 @@ impl NatsBuilder {
     /// [`DEFAULT_BUS_CAPACITY`]: with the default sizes at most 64 MiB. It is at least one and may be rounded
     /// up; more than a million is a million.
     pub fn bus_capacity(mut self, messages: usize) -> Self {
-        self.settings.bus_capacity = messages.clamp(1, 1_000_000);
+        self.settings.bus_capacity = capacity(messages);
         self
     }
 
@@ -211,7 +204,7 @@ impl NatsBuilder {
     /// [`DEFAULT_WATCH_CAPACITY`]: with the default sizes at most 64 MiB. It is at least one and may be
     /// rounded up; more than a million is a million.
     pub fn watch_capacity(mut self, changes: usize) -> Self {
-        self.settings.watch_capacity = changes.clamp(1, 1_000_000);
+        self.settings.watch_capacity = capacity(changes);
         self
     }
 

@@ -1,6 +1,7 @@
 use super::connection::Connection;
 use super::feed::Feed;
 use super::names;
+use crate::backend::limits::check_size;
 use crate::backend::{BackendError, Bus, BusEvent, BusStream, check_name};
 use async_nats::Message;
 use bytes::Bytes;
@@ -51,12 +52,7 @@ impl Bus for NatsBus {
             let limit = self
                 .connection
                 .limit(self.connection.settings().max_message_bytes);
-            if payload.len() > limit {
-                return Err(BackendError::TooLarge {
-                    size: payload.len(),
-                    limit,
-                });
-            }
+            check_size(payload.len(), limit)?;
             let subject = format!(
                 "{}.bus.{}",
                 self.connection.settings().prefix,

@@ -13,9 +13,12 @@ use std::error::Error;
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+
+/// How often it is seen whether the connection is still the same.
+pub(super) const LOOK: Duration = Duration::from_millis(500);
 
 /// The client, and how it is used.
 pub(super) struct Connection {
@@ -80,7 +83,19 @@ impl Connection {
     /// Which connection to a server it is, or `None` where there is none at present.
     pub(super) fn number(&self) -> Option<u64> {
         let is_connected = self.client.connection_state() == State::Connected;
-        is_connected.then(|| self.client.statistics().connects.load(Ordering::Relaxed))
+        is_connected.then(|| self.connects())
+    }
+
+    /// How often there was a new connection.
+    pub(super) fn connects(&self) -> u64 {
+        self.client.statistics().connects.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when there is a newer connection than those.
+    pub(super) async fn reconnected(&self, connects: u64) {
+        while self.number().is_none_or(|number| number == connects) {
+            sleep(LOOK).await;
+        }
     }
 
     /// What an answer is, in time. While the connection is lost, requests wait for the next one.

@@ -1,4 +1,4 @@
-use super::connection::Connection;
+use super::connection::{Connection, LOOK};
 use crate::backend::BackendError;
 use async_nats::{Message, Subscriber};
 use futures_util::StreamExt;
@@ -6,14 +6,10 @@ use futures_util::future::{Either, select};
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::sync::broadcast::{self, Receiver, Sender, WeakSender};
 use tokio::time::{MissedTickBehavior, interval};
-
-/// How often it is seen whether the connection is lost and whether anybody listens.
-const LOOK: Duration = Duration::from_millis(500);
 
 /// What a subscription hears, for all listeners of a process: one task reads it, so that each message comes over
 /// the network once, and a slow listener holds nobody up.

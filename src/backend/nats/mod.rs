@@ -45,7 +45,7 @@
 //! | | values, envelopes | messages and changes |
 //! |---|---|---|
 //! | a restart or crash of a process | all | those that it had yet to hear are not heard |
-//! | a restart, a crash or `kill -9` of the server | all that were acknowledged | listeners and watchers get an error and listen again |
+//! | a restart, a crash or `kill -9` of the server | all that were acknowledged, and the ids of envelopes that have not ended | listeners and watchers get an error and listen again |
 //! | a crash of the server's machine, loss of power | all but those of the last `sync_interval` of the server, by default two minutes; with [replicas](NatsBuilder::replicas) all | the same |
 //! | the loss of a server's disk | none, or with replicas all | the same |
 //!
@@ -58,8 +58,9 @@
 //!
 //! # Limits
 //!
-//! [`NatsBuilder`] has the settings: largest sizes, and how much is kept in memory for listeners that fall behind. How
-//! much the server keeps is [its own](NatsBuilder::max_stored_bytes) to limit. What is over is deleted by a
+//! [`NatsBuilder`] has the settings: largest sizes, how much is kept in memory for listeners that fall behind, and how
+//! many envelopes and [values](NatsBuilder::max_values) there are at most. Do not limit the bytes of the streams: servers
+//! of 2.9 then delete what they have acknowledged. Those of the account can be limited. What is over is deleted by a
 //! [sweep](NatsBuilder::sweep_interval) of one process at a time. Every process that watches hears the changes of all
 //! keys. The bus is at most once: messages in flight are lost with a connection, and when the client's own buffer of
 //! 65536 messages overflows because the runtime stands still.
@@ -67,8 +68,8 @@
 //! # Cancel safety
 //!
 //! Every future may be dropped. What it has sent by then, the server does. An envelope that was just being taken is
-//! given back at once, or delivered again when its lease ends if it had one by then. Either way others of its queue may
-//! come before it.
+//! given back at once, or delivered again when its lease ends if the server could not be told. Either way others of its
+//! queue may come before it.
 //!
 //! # Panics
 //!
@@ -87,20 +88,25 @@
 mod builder;
 mod bus;
 mod connection;
+mod deliveries;
 mod feed;
 mod leases;
 mod names;
 mod observe;
 mod queue;
+mod revisions;
 mod store;
 mod sweep;
 mod time;
 
+pub use super::limits::{
+    DEFAULT_BUS_CAPACITY, DEFAULT_DEDUPLICATION_WINDOW, DEFAULT_MAX_ENVELOPE_BYTES,
+    DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_MAX_VALUE_BYTES, DEFAULT_WATCH_CAPACITY,
+};
 pub use async_nats;
 pub use builder::{
-    DEFAULT_BUS_CAPACITY, DEFAULT_DEDUPLICATION_WINDOW, DEFAULT_MAX_ENVELOPE_BYTES,
-    DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_MAX_VALUE_BYTES, DEFAULT_POLL_INTERVAL, DEFAULT_PREFIX,
-    DEFAULT_SWEEP_INTERVAL, DEFAULT_TIMEOUT, DEFAULT_WATCH_CAPACITY, NatsBuilder,
+    DEFAULT_MAX_ENVELOPES, DEFAULT_POLL_INTERVAL, DEFAULT_PREFIX, DEFAULT_SWEEP_INTERVAL,
+    DEFAULT_TIMEOUT, NatsBuilder,
 };
 pub use bus::NatsBus;
 pub use queue::NatsQueue;
@@ -201,12 +207,14 @@ fn streams(settings: &Settings) -> [Config; 3] {
         // What is full refuses the new; it does not forget the old.
         discard: DiscardPolicy::New,
         max_bytes: -1,
+        max_messages: -1,
         ..Default::default()
     };
-    let limit = |bytes: Option<u64>| bytes.map_or(-1, |it| i64::try_from(it).unwrap_or(-1));
+    // The server takes all below one for no limit.
+    let limit = |messages: u64| i64::try_from(messages.max(1)).unwrap_or(-1);
     let values = Config {
         max_messages_per_subject: 1,
-        max_bytes: limit(settings.max_stored_bytes),
+        max_messages: settings.max_values.map_or(-1, limit),
         // What was refused is not heard, unlike with a subscription to the subjects themselves.
         republish: Some(Republish {
             source: format!("{prefix}.store.>"),
@@ -217,7 +225,7 @@ fn streams(settings: &Settings) -> [Config; 3] {
     };
     let envelopes = Config {
         retention: RetentionPolicy::WorkQueue,
-        max_bytes: limit(settings.max_queued_bytes),
+        max_messages: limit(settings.max_envelopes),
         duplicate_window: settings.deduplication_window,
         ..stream("queue", "*.*")
     };

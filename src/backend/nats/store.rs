@@ -1,6 +1,8 @@
 use super::connection::{Connection, Stored};
 use super::feed::{Event, Feed};
+use super::revisions::Revisions;
 use super::{names, time};
+use crate::backend::limits::check_size;
 use crate::backend::{
     BackendError, Change, CompareAndSet, Entry, Revision, Store, WatchStream, check_name,
     check_prefix,
@@ -39,6 +41,7 @@ const TIME_TO_LIVE: &str = "Tower-Promises-Time-To-Live";
 pub struct NatsStore {
     connection: Arc<Connection>,
     stream: Stream,
+    revisions: Arc<Revisions>,
     changes: Arc<Feed<(u64, Change)>>,
 }
 
@@ -50,6 +53,7 @@ impl NatsStore {
             changes: Feed::new(connection.clone(), subject, capacity, read_change),
             connection,
             stream,
+            revisions: Arc::default(),
         }
     }
 
@@ -65,11 +69,14 @@ impl NatsStore {
             return Ok((0, None));
         };
         let sequence = stored.sequence;
-        let entry = (!is_over(&stored, Duration::ZERO)).then_some(Entry {
-            value: stored.payload,
-            revision: Revision::new(sequence),
-        });
-        Ok((sequence, entry))
+        if is_over(&stored, Duration::ZERO) {
+            return Ok((sequence, None));
+        }
+        let revision = Revision::new(sequence);
+        let time_to_live = time::header(&stored.headers, TIME_TO_LIVE);
+        self.revisions.remember(revision, stored.time, time_to_live);
+        let value = stored.payload;
+        Ok((sequence, Some(Entry { value, revision })))
     }
 
     /// A message that sets a value.
@@ -81,12 +88,7 @@ impl NatsStore {
         let limit = self
             .connection
             .limit(self.connection.settings().max_value_bytes);
-        if value.len() > limit {
-            return Err(BackendError::TooLarge {
-                size: value.len(),
-                limit,
-            });
-        }
+        check_size(value.len(), limit)?;
         let message = PublishMessage::build().payload(value);
         Ok(match time_to_live {
             Some(time) => message.header(TIME_TO_LIVE, time::milliseconds(time).to_string()),
@@ -100,11 +102,23 @@ impl NatsStore {
         expected: Option<Revision>,
         message: PublishMessage,
     ) -> Result<CompareAndSet, BackendError> {
+        // Most of the time the server need not be asked first: what is to be absent was never there, and what is to be
+        // present was read just now.
+        let mut guess = match expected {
+            None => Some(0),
+            Some(revision) => self.revisions.is_alive(revision).then(|| revision.get()),
+        };
         loop {
-            let (last, entry) = self.read(&subject).await?;
-            if entry.map(|entry| entry.revision) != expected {
-                return Ok(CompareAndSet::Conflict);
-            }
+            let last = match guess.take() {
+                Some(last) => last,
+                None => {
+                    let (last, entry) = self.read(&subject).await?;
+                    if entry.map(|entry| entry.revision) != expected {
+                        return Ok(CompareAndSet::Conflict);
+                    }
+                    last
+                }
+            };
             let message = message.clone().expected_last_subject_sequence(last);
             if let Some(stored) = self.connection.publish(subject.clone(), message).await? {
                 return Ok(CompareAndSet::Set(Revision::new(stored.sequence)));

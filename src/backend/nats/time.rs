@@ -3,6 +3,9 @@
 use async_nats::HeaderMap;
 use std::time::{Duration, SystemTime};
 
+/// A time that no server counts to the end. What comes too early is told the rest.
+pub(super) const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// A time in headers and records: in milliseconds, rounded up, so that it is never too short.
 pub(super) fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)

@@ -1,5 +1,9 @@
 use super::SqliteDatabase;
 use crate::backend::BackendError;
+use crate::backend::limits::{
+    DEFAULT_BUS_CAPACITY, DEFAULT_DEDUPLICATION_WINDOW, DEFAULT_MAX_ENVELOPE_BYTES,
+    DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_MAX_VALUE_BYTES, DEFAULT_WATCH_CAPACITY, capacity,
+};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,18 +12,6 @@ pub const DEFAULT_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long a call waits for a lock.
 pub const DEFAULT_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How many bytes a value may have.
-pub const DEFAULT_MAX_VALUE_BYTES: usize = 256 * 1024;
-
-/// How many bytes a message may have.
-pub const DEFAULT_MAX_PAYLOAD_BYTES: usize = 64 * 1024;
-
-/// How many messages are kept in memory for a listener that falls behind.
-pub const DEFAULT_BUS_CAPACITY: usize = 1024;
-
-/// How many changes are kept in memory for a watcher that falls behind.
-pub const DEFAULT_WATCH_CAPACITY: usize = 256;
 
 /// How many messages are kept in the file for other processes.
 pub const DEFAULT_RETAINED_MESSAGES: u32 = 4096;
@@ -32,12 +24,6 @@ pub const DEFAULT_RETENTION: Duration = Duration::from_secs(60);
 
 /// How many envelopes there are at most.
 pub const DEFAULT_MAX_ENVELOPES: u32 = 100_000;
-
-/// How many bytes the payload of an envelope may have.
-pub const DEFAULT_MAX_ENVELOPE_BYTES: usize = 256 * 1024;
-
-/// For how long the id of an envelope that has ended is known.
-pub const DEFAULT_DEDUPLICATION_WINDOW: Duration = Duration::from_secs(2 * 60);
 
 const SHORTEST_BUSY_TIMEOUT: Duration = Duration::from_millis(1);
 
@@ -79,7 +65,7 @@ pub(super) struct Settings {
     pub(super) busy_timeout: Duration,
     pub(super) flush_writes: bool,
     pub(super) max_value_bytes: usize,
-    pub(super) max_payload_bytes: usize,
+    pub(super) max_message_bytes: usize,
     pub(super) bus_capacity: usize,
     pub(super) watch_capacity: usize,
     pub(super) retained_messages: u32,
@@ -110,7 +96,7 @@ impl SqliteBuilder {
                 busy_timeout: DEFAULT_BUSY_TIMEOUT,
                 flush_writes: false,
                 max_value_bytes: DEFAULT_MAX_VALUE_BYTES,
-                max_payload_bytes: DEFAULT_MAX_PAYLOAD_BYTES,
+                max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
                 bus_capacity: DEFAULT_BUS_CAPACITY,
                 watch_capacity: DEFAULT_WATCH_CAPACITY,
                 retained_messages: DEFAULT_RETAINED_MESSAGES,
@@ -124,9 +110,9 @@ impl SqliteBuilder {
     }
 
     /// How often this process looks for what other processes have written, default
-    /// [`DEFAULT_POLL_INTERVAL`]. It is how late their messages and changes arrive at most; those of this
-    /// process arrive at once. It looks only while somebody listens, watches or works. It is at least a
-    /// millisecond.
+    /// [`DEFAULT_POLL_INTERVAL`]. It is how late their messages, changes and envelopes arrive at most; those of this
+    /// process arrive at once. It looks only while somebody listens, watches or works, and up to 16 times as
+    /// often just after it has written or found something, when an answer is likely. It is at least a millisecond.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.settings.poll_interval = interval.max(Duration::from_millis(1));
         self
@@ -156,9 +142,9 @@ impl SqliteBuilder {
         self
     }
 
-    /// How many bytes a message may have, default [`DEFAULT_MAX_PAYLOAD_BYTES`], at most 256 MiB.
-    pub fn max_payload_bytes(mut self, bytes: usize) -> Self {
-        self.settings.max_payload_bytes = bytes.min(LARGEST);
+    /// How many bytes a message of the bus may have, default [`DEFAULT_MAX_MESSAGE_BYTES`], at most 256 MiB.
+    pub fn max_message_bytes(mut self, bytes: usize) -> Self {
+        self.settings.max_message_bytes = bytes.min(LARGEST);
         self
     }
 
@@ -166,7 +152,7 @@ impl SqliteBuilder {
     /// [`DEFAULT_BUS_CAPACITY`]: with the default sizes at most 64 MiB. It is at least one and may be rounded
     /// up; more than a million is a million.
     pub fn bus_capacity(mut self, messages: usize) -> Self {
-        self.settings.bus_capacity = messages.clamp(1, 1_000_000);
+        self.settings.bus_capacity = capacity(messages);
         self
     }
 
@@ -174,7 +160,7 @@ impl SqliteBuilder {
     /// [`DEFAULT_WATCH_CAPACITY`]: with the default sizes at most 64 MiB. It is at least one and may be
     /// rounded up; more than a million is a million.
     pub fn watch_capacity(mut self, changes: usize) -> Self {
-        self.settings.watch_capacity = changes.clamp(1, 1_000_000);
+        self.settings.watch_capacity = capacity(changes);
         self
     }
 

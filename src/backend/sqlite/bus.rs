@@ -1,5 +1,6 @@
 use super::connections::Connections;
 use super::feed::{Feed, Heard, Table};
+use crate::backend::limits::check_size;
 use crate::backend::{BackendError, Bus, BusEvent, BusStream, check_name};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -55,13 +56,7 @@ impl Bus for SqliteBus {
     ) -> BoxFuture<'a, Result<(), BackendError>> {
         Box::pin(async move {
             check_name(topic)?;
-            let limit = self.connections.settings().max_payload_bytes;
-            if payload.len() > limit {
-                return Err(BackendError::TooLarge {
-                    size: payload.len(),
-                    limit,
-                });
-            }
+            check_size(payload.len(), self.connections.settings().max_message_bytes)?;
             let insert = query("INSERT INTO bus_messages (topic, payload) VALUES (?1, ?2)")
                 .bind(topic.to_owned())
                 .bind(Vec::from(payload));

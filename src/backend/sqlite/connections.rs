@@ -24,6 +24,9 @@ const READERS: usize = 4;
 /// The pause before a file that another process is setting up is opened again.
 const OPEN_PAUSE: Duration = Duration::from_millis(5);
 
+/// How many times as often a process that is active looks for what others have written.
+const ACTIVE_LOOKS: u32 = 16;
+
 /// A statement with its arguments.
 pub(super) type Statement = Query<'static, Sqlite, SqliteArguments>;
 
@@ -40,6 +43,8 @@ pub(super) struct Connections {
     readers: Semaphore,
     /// Changes with each write of this process, for those who need not wait for the next poll.
     written: watch::Sender<()>,
+    /// When this process last wrote something, or found something new.
+    active: Mutex<Instant>,
 }
 
 impl Connections {
@@ -74,6 +79,7 @@ impl Connections {
             idle_readers: Mutex::default(),
             readers: Semaphore::new(READERS),
             written: watch::Sender::new(()),
+            active: Mutex::new(started),
         })
     }
 
@@ -149,6 +155,19 @@ impl Connections {
     /// Makes those who wait for a write look.
     pub(super) fn wake(&self) {
         self.written.send_replace(());
+    }
+
+    /// Says that something has happened, after which more is likely to happen soon.
+    pub(super) fn mark_active(&self) {
+        *lock(&self.active) = Instant::now();
+    }
+
+    /// How long to wait before a look at what other processes have written. An answer to what this process has just
+    /// written comes soon, if at all; so the pause is as long as the time since then, within bounds.
+    pub(super) fn pause(&self) -> Duration {
+        let longest = self.settings.poll_interval;
+        let idle = lock(&self.active).elapsed();
+        idle.clamp(longest / ACTIVE_LOOKS, longest)
     }
 
     /// Whether the file is still the one that was opened.

@@ -130,12 +130,14 @@ impl<T: Table> Feed<T> {
             let present = query_scalar("PRAGMA data_version");
             let present = self.connections.scalar(&mut connection, present).await?;
             if version != Some(present) {
+                if version.is_some() {
+                    self.connections.mark_active();
+                }
                 version = Some(present);
                 self.tell(sender, &mut connection, &mut last).await?;
             }
-            let interval = self.connections.settings().poll_interval;
             // Whichever comes first.
-            let _ = timeout(interval, written.changed()).await;
+            let _ = timeout(self.connections.pause(), written.changed()).await;
         }
         Ok(())
     }

@@ -20,8 +20,9 @@
 //! For a service that runs as one or a few processes on one machine and must not forget what it stored when
 //! it is restarted, without a server to install. A write takes a fraction of a millisecond; all writes to a
 //! file take turns, and those of one process that come at the same time share a commit. What another process
-//! writes is heard within the [poll interval](SqliteBuilder::poll_interval), 20 ms by default. For one process
-//! that may forget, the [`memory`](super::memory) adapters are faster; for several machines SQLite is not made.
+//! writes is heard within the [poll interval](SqliteBuilder::poll_interval), 20 ms by default, and sooner while both are
+//! busy. For one process that may forget, the [`memory`](super::memory) adapters are faster; for several machines SQLite
+//! is not made.
 //!
 //! # What survives what
 //!
@@ -40,7 +41,7 @@
 //!    `x-shm`: copy a database with the backup command of SQLite, not file by file while it is in use.
 //! 3. Each process opens a file once and clones the [`Backend`] from then on. Each [`SqliteDatabase`] has a
 //!    thread that writes, up to four that read, and one each for listeners and watchers. Each worker
-//!    of a queue that waits looks with every poll interval.
+//!    of a queue that waits looks with every poll interval, and more often while its process is busy.
 //! 4. It needs a runtime of tokio with time enabled; outside of one, writes and subscriptions are errors. New
 //!    messages and changes are looked for by a task in the runtime of the first who listens. It ends with the last
 //!    listener, or with that runtime, and then the streams of all listeners end.
@@ -89,11 +90,13 @@ mod store;
 mod sweep;
 mod writer;
 
+pub use super::limits::{
+    DEFAULT_BUS_CAPACITY, DEFAULT_DEDUPLICATION_WINDOW, DEFAULT_MAX_ENVELOPE_BYTES,
+    DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_MAX_VALUE_BYTES, DEFAULT_WATCH_CAPACITY,
+};
 pub use builder::{
-    DEFAULT_BUS_CAPACITY, DEFAULT_BUSY_TIMEOUT, DEFAULT_DEDUPLICATION_WINDOW,
-    DEFAULT_MAX_ENVELOPE_BYTES, DEFAULT_MAX_ENVELOPES, DEFAULT_MAX_PAYLOAD_BYTES,
-    DEFAULT_MAX_VALUE_BYTES, DEFAULT_POLL_INTERVAL, DEFAULT_RETAINED_CHANGES,
-    DEFAULT_RETAINED_MESSAGES, DEFAULT_RETENTION, DEFAULT_WATCH_CAPACITY, SqliteBuilder,
+    DEFAULT_BUSY_TIMEOUT, DEFAULT_MAX_ENVELOPES, DEFAULT_POLL_INTERVAL, DEFAULT_RETAINED_CHANGES,
+    DEFAULT_RETAINED_MESSAGES, DEFAULT_RETENTION, SqliteBuilder,
 };
 pub use bus::SqliteBus;
 pub use queue::SqliteQueue;

@@ -1,5 +1,7 @@
-use super::connections::{Connections, runtime};
+use super::connections::Connections;
 use super::store::milliseconds;
+use crate::backend::claim::claim;
+use crate::backend::work;
 use crate::backend::{
     BackendError, Capabilities, Enqueued, Envelope, Outcome, Priority, Queue, Receipt, Taken,
     check_name,
@@ -8,11 +10,9 @@ use futures_util::future::BoxFuture;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, query};
 use std::cmp::Reverse;
-use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::runtime::Handle;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 /// A [`Queue`] between the processes that open one file. A [`SqliteDatabase`](super::SqliteDatabase) has it.
@@ -141,7 +141,7 @@ impl SqliteQueue {
             let next = next
                 .transpose()
                 .map_err(|error| self.connections.error(error))?;
-            let mut wait = self.connections.settings().poll_interval;
+            let mut wait = self.connections.pause();
             if let Some(next) = next.flatten() {
                 let Some(next) = u64::try_from(next).ok().filter(|next| *next > 0) else {
                     return Ok(());
@@ -153,7 +153,7 @@ impl SqliteQueue {
         }
     }
 
-    /// Takes what is due. It runs in a task, so that who is dropped meanwhile leaves nothing leased behind.
+    /// Takes what is due.
     async fn claim(
         &self,
         queue: &str,
@@ -165,25 +165,13 @@ impl SqliteQueue {
             .bind(queue.to_owned())
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))
             .bind(duration(lease));
-        let (runtime, queue) = (runtime()?, self.clone());
-        let (answer, answered) = oneshot::channel();
-        runtime.clone().spawn(async move {
-            let rows = queue.connections.write(take).await;
-            let taken = rows.and_then(|rows| {
-                let taken = read(&rows, asked, lease);
-                taken.map_err(|error| queue.connections.error(error))
-            });
-            let claim = taken.map(|taken| Claim {
-                queue,
-                taken,
-                runtime,
-            });
-            // What nobody waits for is given back as it is dropped.
-            drop(answer.send(claim));
-        });
-        let ended = |_| BackendError::unavailable("the runtime has ended");
-        let mut claim = answered.await.map_err(ended)??;
-        Ok(mem::take(&mut claim.taken))
+        let connections = self.connections.clone();
+        let taking = async move {
+            let rows = connections.write(take).await?;
+            let taken = read(&rows, asked, lease);
+            taken.map_err(|error| connections.error(error))
+        };
+        claim(self, taking).await
     }
 
     /// Changes an envelope if its lease is in force. Returns whether it was.
@@ -204,28 +192,6 @@ impl SqliteQueue {
     }
 }
 
-/// Envelopes on their way to a worker. They are given back where it is dropped before.
-struct Claim {
-    queue: SqliteQueue,
-    taken: Vec<Taken>,
-    runtime: Handle,
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        for taken in mem::take(&mut self.taken) {
-            let queue = self.queue.clone();
-            self.runtime.spawn(async move {
-                let retry = Outcome::Retry {
-                    after: Duration::ZERO,
-                };
-                // After an error it is due when its lease ends.
-                let _ = queue.settle(&taken.receipt, retry).await;
-            });
-        }
-    }
-}
-
 /// The envelopes in the order in which they are to be handled. SQLite returns changed rows in any.
 fn read(rows: &[SqliteRow], asked: Instant, lease: Duration) -> sqlx::Result<Vec<Taken>> {
     let mut taken = Vec::with_capacity(rows.len());
@@ -237,7 +203,7 @@ fn read(rows: &[SqliteRow], asked: Instant, lease: Duration) -> sqlx::Result<Vec
             id: id.into(),
             payload: payload.into(),
             number: u32::try_from(number).unwrap_or(u32::MAX),
-            leased_until: asked.checked_add(lease).unwrap_or(asked),
+            leased_until: asked + lease.min(work::FOREVER),
             receipt: Receipt::new(format!("{place} {number}")),
         };
         taken.push(((Reverse(priority), place), envelope));

@@ -1,5 +1,6 @@
 use super::connections::{Connections, Statement};
 use super::feed::{Feed, Heard, Table};
+use crate::backend::limits::check_size;
 use crate::backend::{
     BackendError, Change, CompareAndSet, Entry, Revision, Store, WatchStream, check_name,
     check_prefix,
@@ -70,13 +71,7 @@ impl SqliteStore {
         time_to_live: Option<Duration>,
     ) -> Result<Statement, BackendError> {
         check_name(key)?;
-        let limit = self.connections.settings().max_value_bytes;
-        if value.len() > limit {
-            return Err(BackendError::TooLarge {
-                size: value.len(),
-                limit,
-            });
-        }
+        check_size(value.len(), self.connections.settings().max_value_bytes)?;
         Ok(query(sql)
             .bind(key.to_owned())
             .bind(Vec::from(value))

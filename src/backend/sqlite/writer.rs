@@ -150,6 +150,7 @@ async fn run(mut turn: Turn) {
     };
     let written = execute(connection, statements).await;
     if written.is_ok() {
+        connections.mark_active();
         connections.wake();
         if connections.writer().sweep.is_due(answers.len()) {
             // What is left over is deleted the next time.

@@ -89,7 +89,17 @@ pub async fn queue_leases<Q: Queue>(make: impl AsyncFn() -> Q) {
     for receipt in [&first.receipt, &second.receipt, &third.receipt] {
         refused(&there, receipt, "another one has it").await;
     }
-    settle(&there, &fourth, Outcome::Done).await;
+    // To renew can shorten a lease, too.
+    let renewed = answer("renew", there.renew(&fourth.receipt, LEASE)).await;
+    assert!(renewed, "a lease that is in force can be renewed");
+    let asked = Instant::now();
+    let fifth = take(&here, &name, LONG_LEASE).await;
+    let elapsed = asked.elapsed();
+    assert!(
+        elapsed + EARLY * 10 >= LEASE && elapsed < LEASE + TOLERANCE,
+        "a lease lasts as long as it was renewed for, not {elapsed:?}"
+    );
+    settle(&here, &fifth, Outcome::Done).await;
     is_quiet(&here, &name, "what is done is not delivered again").await;
 }
 

@@ -52,7 +52,8 @@ pub async fn queue_deliveries<Q: Queue>(make: impl AsyncFn() -> Q) {
     settle(&here, &taken, Outcome::GiveUp).await;
     is_quiet(&there, &name, "what is given up is not delivered again").await;
 
-    let ids = awkward_names();
+    // In a queue of which no take was dropped, which could have one and give it back out of turn.
+    let (ids, name) = (awkward_names(), fresh("names"));
     let start = fresh("");
     for id in &ids {
         add_id(&here, &format!("{start}{}", shorten(id)), id).await;
@@ -282,4 +283,27 @@ pub async fn queue_limits<Q: Queue>(make: impl AsyncFn() -> Q) {
         "a payload that is too large is `TooLarge`, not {error:?}"
     );
     is_quiet(&queue, &name, "what is refused is not delivered").await;
+
+    // Forever is a time like any other.
+    add_id(&queue, &name, "forever").await;
+    let taken = answer("take", queue.take(&name, 0, Duration::MAX)).await;
+    let [taken] = &taken[..] else {
+        panic!("`take` takes at least one, not {taken:?}");
+    };
+    assert!(
+        taken.leased_until > Instant::now() + LONG_LEASE,
+        "a lease is in force for as long as asked for"
+    );
+    let renewed = answer("renew", queue.renew(&taken.receipt, Duration::MAX)).await;
+    assert!(renewed, "a lease that is in force can be renewed");
+    is_quiet(&queue, &name, "it is leased").await;
+    let retry = Outcome::Retry {
+        after: Duration::MAX,
+    };
+    settle(&queue, taken, retry).await;
+    if queue.capabilities().delays {
+        let late = envelope(&name, "late").delay(Duration::MAX);
+        add(&queue, late).await;
+    }
+    is_quiet(&queue, &name, "it is delayed").await;
 }

@@ -1,0 +1,54 @@
+//! Envelopes on their way to a worker, which may not be there any more when they arrive.
+
+use super::{BackendError, Outcome, Queue, Taken};
+use std::mem;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+/// Runs what takes envelopes in a task, so that a caller who is dropped meanwhile leaves nothing leased behind.
+pub(super) async fn claim<Q: Queue + Clone>(
+    queue: &Q,
+    taking: impl Future<Output = Result<Vec<Taken>, BackendError>> + Send + 'static,
+) -> Result<Vec<Taken>, BackendError> {
+    let runtime = Handle::try_current().map_err(BackendError::unavailable)?;
+    let (answer, answered) = oneshot::channel();
+    let queue = queue.clone();
+    runtime.clone().spawn(async move {
+        let claim = taking.await.map(|taken| Claim {
+            queue,
+            taken,
+            runtime,
+        });
+        // What nobody waits for is given back as it is dropped.
+        drop(answer.send(claim));
+    });
+    let ended = |_| BackendError::unavailable("the runtime has ended");
+    let mut claim = answered.await.map_err(ended)??;
+    Ok(mem::take(&mut claim.taken))
+}
+
+/// Envelopes that are given back where it is dropped before somebody has them.
+struct Claim<Q: Queue + Clone> {
+    queue: Q,
+    taken: Vec<Taken>,
+    runtime: Handle,
+}
+
+impl<Q: Queue + Clone> Drop for Claim<Q> {
+    fn drop(&mut self) {
+        let taken = mem::take(&mut self.taken);
+        if taken.is_empty() {
+            return;
+        }
+        let queue = self.queue.clone();
+        self.runtime.spawn(async move {
+            // In their order.
+            for taken in taken {
+                let after = Duration::ZERO;
+                // After an error it is due when its lease ends.
+                let _ = queue.settle(&taken.receipt, Outcome::Retry { after }).await;
+            }
+        });
+    }
+}
