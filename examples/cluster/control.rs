@@ -2,16 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The name of the signal.
-pub(crate) const SIGNAL: &str = "cluster/control";
-
-/// Ends a member. The supervisor starts it again.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Command {
-    pub(crate) member: String,
-    pub(crate) how: How,
+/// The name of the signal for a member.
+pub(crate) fn signal(member: &str) -> String {
+    format!("cluster/control/{member}")
 }
 
+/// Ends a member. The supervisor starts it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum How {

@@ -4,12 +4,13 @@
 //!
 //! Start it with `cargo run --example cluster`. `BACKEND` says what the processes share: `nats`, or `sqlite:path`, a
 //! file that is kept. By default it is NATS where `NATS_URL` names a server or the program `nats-server` is installed,
-//! else a file in a temporary directory.
+//! else a file in a temporary directory. Ctrl-C ends all processes, and deletes what is temporary.
 
 mod control;
 mod jobs;
 mod nats;
 mod proxy;
+mod submitted;
 mod supervisor;
 mod web;
 mod worker;
@@ -17,6 +18,7 @@ mod worker;
 use serde::{Deserialize, Serialize};
 use std::env;
 use std::io::Read;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -92,8 +94,7 @@ async fn parent_gone() {
     let _ = is_gone.await;
 }
 
-#[tokio::main]
-async fn main() -> Result<(), BoxError> {
+async fn run() -> Result<(), BoxError> {
     let name = || env::var("NAME").map(Arc::from);
     let role = env::args().nth(1);
     match role.as_deref() {
@@ -104,4 +105,22 @@ async fn main() -> Result<(), BoxError> {
         Some("proxy") => proxy::run(env::args().skip(2).collect()).await,
         Some(role) => Err(format!("unknown role `{role}`").into()),
     }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let Err(error) = run().await else {
+        return ExitCode::SUCCESS;
+    };
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(&format!(": {error}"));
+        source = error.source();
+    }
+    match env::var("NAME") {
+        Ok(name) => eprintln!("{name}: {text}"),
+        Err(_) => eprintln!("{text}"),
+    }
+    ExitCode::FAILURE
 }

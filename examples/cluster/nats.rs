@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tower_promises::BoxError;
-use tower_promises::backend::nats::async_nats::{Client, ConnectOptions};
+use tower_promises::backend::nats::async_nats::{self, Client, ConnectOptions};
 
 const PROGRAM: &str = "nats-server";
 
@@ -37,7 +37,15 @@ pub(crate) async fn connect(url: &str) -> Result<Client, BoxError> {
     Ok(options.connect(url).await?)
 }
 
-/// Runs the server until the parent of this process is gone: the server itself would outlive it.
+/// Whether a server is there.
+pub(crate) async fn check(url: &str) -> Result<(), BoxError> {
+    let connected = async_nats::connect(url).await;
+    connected.map_err(|error| format!("no NATS server answers at {url}: {error}"))?;
+    Ok(())
+}
+
+/// Runs the server until the parent of this process is gone: the server itself would outlive it, and leave its
+/// directory behind.
 pub(crate) async fn run() -> Result<(), BoxError> {
     let store = env::args()
         .nth(2)
@@ -65,6 +73,9 @@ pub(crate) async fn run() -> Result<(), BoxError> {
     };
     tokio::select! {
         ended = read => ended,
-        () = parent_gone() => Ok(()),
+        () = parent_gone() => {
+            server.kill().await?;
+            Ok(std::fs::remove_dir_all(store)?)
+        }
     }
 }

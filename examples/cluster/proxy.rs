@@ -62,7 +62,9 @@ pub(crate) async fn run(addresses: Vec<String>) -> Result<(), BoxError> {
         next: AtomicUsize::new(0),
     });
     let address = std::env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:3000".into());
-    let listener = TcpListener::bind(address).await?;
+    let listener = TcpListener::bind(&address)
+        .await
+        .map_err(|error| format!("{address}: {error}"))?;
     println!("listening on {}", listener.local_addr()?);
     let accept = async {
         loop {

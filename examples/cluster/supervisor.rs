@@ -1,15 +1,17 @@
 //! The process that one starts. It starts the others, and starts them again when they end.
 
-use crate::control::{Command as Order, How, SIGNAL};
+use crate::control::{self, How};
 use crate::nats;
 use crate::web::{MEMBERS, WEB};
-use std::collections::HashMap;
 use std::env;
+use std::future::pending;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
-use tokio::sync::mpsc;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tower_promises::{BoxError, Signals};
 
@@ -23,6 +25,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 struct Running {
     child: Child,
     input: Option<ChildStdin>,
+}
+
+impl Running {
+    /// Lets it end in an orderly way, if it does so in time.
+    async fn end(mut self) {
+        drop(self.input.take());
+        if timeout(PATIENCE, self.child.wait()).await.is_err() {
+            let _ = self.child.kill().await;
+        }
+    }
 }
 
 impl From<Child> for Running {
@@ -55,8 +67,10 @@ impl Start {
             .env("BACKEND", &self.backend)
             .env("NATS_URL", &self.nats_url)
             // It ends when this pipe is closed: by this process, or with it.
-            .stdin(Stdio::piped())
-            .kill_on_drop(true);
+            .stdin(Stdio::piped());
+        // Ctrl-C is for this process, which ends the others in order.
+        #[cfg(unix)]
+        command.process_group(0);
         let Some(address) = &mut self.address else {
             return Ok(command.spawn()?.into());
         };
@@ -75,52 +89,132 @@ impl Start {
         Ok(child.into())
     }
 
-    /// Starts it again whenever it has ended or somebody wants to.
-    async fn keep_alive(mut self, mut running: Running, mut orders: mpsc::Receiver<How>) {
+    /// Starts it again whenever it has ended or somebody wants to, until all are to end.
+    async fn keep_alive(mut self, mut running: Running, signals: Option<Signals>, mut end: End) {
         let name = self.name;
         loop {
             let ordered = tokio::select! {
                 ended = running.child.wait() => {
-                    eprintln!("{name} has ended: {ended:?}");
+                    match ended {
+                        Ok(status) => eprintln!("{name} has ended: {status}"),
+                        Err(error) => eprintln!("{name} has ended: {error}"),
+                    }
                     None
                 }
-                how = orders.recv() => how,
+                how = order(name, signals.as_ref()) => Some(how),
+                _ = end.changed() => return running.end().await,
             };
             match ordered {
                 Some(How::Restart) => {
                     eprintln!("{name} is restarted");
-                    drop(running.input.take());
-                    let _ = timeout(PATIENCE, running.child.wait()).await;
+                    running.end().await;
                 }
                 Some(How::Kill) => {
                     eprintln!("{name} is killed");
                     // So that the page from which it is killed can still answer.
                     sleep(Duration::from_millis(100)).await;
+                    let _ = running.child.kill().await;
                 }
                 None => {}
             }
-            // It has ended already, or does now.
-            let _ = running.child.kill().await;
-            running = loop {
-                sleep(PAUSE).await;
-                match self.start().await {
-                    Ok(running) => break running,
-                    Err(error) => eprintln!("{name} does not start: {error}"),
-                }
+            running = tokio::select! {
+                running = self.start_again() => running,
+                _ = end.changed() => return,
             };
         }
+    }
+
+    async fn start_again(&mut self) -> Running {
+        loop {
+            sleep(PAUSE).await;
+            match self.start().await {
+                Ok(running) => return running,
+                Err(error) => eprintln!("{} does not start: {error}", self.name),
+            }
+        }
+    }
+}
+
+/// Resolves when all are to end.
+type End = watch::Receiver<()>;
+
+/// What is to become of a process. Each has a signal of its own, so orders for others do not get in its way.
+async fn order(name: &str, signals: Option<&Signals>) -> How {
+    let Some(signals) = signals else {
+        return pending().await;
+    };
+    loop {
+        match signals.wait(&control::signal(name)).await {
+            Ok(how) => return how,
+            Err(error) => eprintln!("no orders for {name}: {error}"),
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Processes that are kept alive.
+struct Kept {
+    end: watch::Sender<()>,
+    processes: JoinSet<()>,
+}
+
+impl Kept {
+    fn new() -> Self {
+        Self {
+            end: watch::Sender::new(()),
+            processes: JoinSet::new(),
+        }
+    }
+
+    fn keep(&mut self, start: Start, running: Running, signals: Option<Signals>) {
+        let end = self.end.subscribe();
+        self.processes
+            .spawn(start.keep_alive(running, signals, end));
+    }
+
+    /// Ends them all, in an orderly way.
+    async fn end(mut self) {
+        self.end.send_replace(());
+        while self.processes.join_next().await.is_some() {}
     }
 }
 
 pub(crate) async fn run() -> Result<(), BoxError> {
     let directory = tempfile::tempdir()?;
-    let given = env::var("NATS_URL").ok();
+    let (mut server, mut members) = (Kept::new(), Kept::new());
+    let ended = tokio::select! {
+        ended = serve(directory.path(), &mut server, &mut members) => ended,
+        interrupted = interrupted() => interrupted,
+    };
+    members.end().await;
+    // They need it up to their end.
+    server.end().await;
+    ended
+}
+
+/// Resolves when somebody wants the cluster to end.
+async fn interrupted() -> Result<(), BoxError> {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            _ = terminate.recv() => Ok(()),
+            interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
+        }
+    }
+    #[cfg(not(unix))]
+    Ok(tokio::signal::ctrl_c().await?)
+}
+
+/// Starts all processes, and keeps them alive until the proxy has ended.
+async fn serve(directory: &Path, server: &mut Kept, members: &mut Kept) -> Result<(), BoxError> {
+    let given = env::var("NATS_URL").ok().filter(|url| !url.is_empty());
     let backend = env::var("BACKEND").unwrap_or_else(|_| {
         if given.is_some() || nats::program().is_some() {
             return "nats".into();
         }
-        let path = directory.path().join("cluster.db");
-        format!("sqlite:{}", path.display())
+        format!("sqlite:{}", directory.join("cluster.db").display())
     });
     let mut url = given.clone().unwrap_or_default();
     let start = |name, role, arguments, address: Option<&str>, url: &str| Start {
@@ -135,23 +229,21 @@ pub(crate) async fn run() -> Result<(), BoxError> {
         if nats::program().is_none() {
             return Err(nats::MISSING.into());
         }
-        let store = vec![directory.path().display().to_string()];
-        let mut server = start("nats-server", "nats", store, Some("127.0.0.1:0"), "");
-        let running = server.start().await?;
-        url = server.address.clone().unwrap_or_default();
+        let store = vec![directory.display().to_string()];
+        let mut start = start("nats-server", "nats", store, Some("127.0.0.1:0"), "");
+        let running = start.start().await?;
+        url = start.address.clone().unwrap_or_default();
         // It is not for others to end it.
-        let (orders, ordered) = mpsc::channel(1);
-        tokio::spawn(async move {
-            server.keep_alive(running, ordered).await;
-            drop(orders);
-        });
+        server.keep(start, running, None);
+    }
+    if backend == "nats" {
+        nats::check(&url).await?;
     }
     // Before the members open it.
     let shared = crate::open(&backend, &url).await?;
     let signals = Signals::new(shared);
-    let mut order = signals.wait::<Order>(SIGNAL);
+    signals.listen().await?;
 
-    let mut members = HashMap::new();
     let mut addresses = Vec::new();
     for name in MEMBERS {
         let mut member = if WEB.contains(&name) {
@@ -161,9 +253,7 @@ pub(crate) async fn run() -> Result<(), BoxError> {
         };
         let running = member.start().await?;
         addresses.extend(member.address.clone());
-        let (orders, ordered) = mpsc::channel(1);
-        members.insert(name, orders);
-        tokio::spawn(member.keep_alive(running, ordered));
+        members.keep(member, running, Some(signals.clone()));
     }
     let address = env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:3000".into());
     let mut proxy = start("proxy", "proxy", addresses, Some(&address), &url);
@@ -173,32 +263,8 @@ pub(crate) async fn run() -> Result<(), BoxError> {
         "nats" => println!("the processes share the NATS server at {url}"),
         file => println!("the processes share {file}; {}", nats::MISSING),
     }
-
-    let obey = async {
-        loop {
-            let ordered = order.await;
-            // Subscribed before the other one is obeyed, so that none is missed.
-            order = signals.wait(SIGNAL);
-            match ordered {
-                Ok(Order { member, how }) => {
-                    if let Some(orders) = members.get(&*member) {
-                        // One that is on its way is enough.
-                        let _ = orders.try_send(how);
-                    }
-                }
-                Err(error) => {
-                    eprintln!("no orders: {error}");
-                    sleep(PAUSE).await;
-                }
-            }
-        }
-    };
-    tokio::select! {
-        () = obey => {}
-        ended = running.child.wait() => return Err(format!("the proxy has ended: {ended:?}").into()),
-        interrupted = tokio::signal::ctrl_c() => interrupted?,
-    }
-    Ok(())
+    let ended = running.child.wait().await?;
+    Err(format!("the proxy has ended: {ended}").into())
 }
 
 fn greet(address: &str) {

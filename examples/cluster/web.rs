@@ -1,11 +1,12 @@
 //! An instance of the web service. It keeps nothing for itself, so any other can answer the next request.
 
-use crate::control::{Command, SIGNAL};
+use crate::control::{How, signal};
 use crate::jobs::{Poison, Report, SERVICE, Square, Worker, tasks};
+use crate::submitted::{AT_A_TIME, Batch};
 use crate::{Member, PRESENCE, parent_gone};
 use axum::extract::{Query, State};
-use axum::http::{HeaderValue, StatusCode};
-use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Router, middleware};
 use futures_util::future::try_join_all;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tower_promises::backend::Backend;
 use tower_promises::operation::Escalate;
-use tower_promises::task::{Principal, TaskLayer};
+use tower_promises::task::{Principal, Task, TaskLayer};
 use tower_promises::{
     BoxError, OperationLayer, Operations, Progress, PromiseError, PromiseLayer, Promises, Signals,
     Tasks,
@@ -52,6 +53,12 @@ impl IntoResponse for Failed {
     }
 }
 
+/// Leads a browser to the status page, and tells a command line what was done.
+fn home(done: &str) -> Response {
+    let location = [(header::LOCATION, "/")];
+    (StatusCode::SEE_OTHER, location, format!("{done}\n")).into_response()
+}
+
 /// What the cluster does, as this instance sees it: the same as the other one.
 async fn status(
     web: State<Web>,
@@ -74,10 +81,17 @@ async fn status(
         context! {
             id => operation.id(),
             status => operation.status().to_string(),
+            code => operation.error_code(),
             progress => operation.progress(),
             message => operation.message(),
         }
     });
+    let mut batches = Vec::new();
+    let store = web.backend.store();
+    for batch in Batch::all(store).await? {
+        let progress = batch.progress(store, &tasks).await?;
+        batches.push(context!(number => batch.number, task => batch.task, progress));
+    }
     let dead = tasks.service(SERVICE).dead_letters().await?;
     let dead = dead.iter().map(|task| {
         context! {
@@ -93,6 +107,7 @@ async fn status(
         instance => &*web.name,
         members,
         operations => operations.collect::<Vec<_>>(),
+        batches,
         dead => dead.collect::<Vec<_>>(),
         waiting => web.signals.waiters(BELL),
     })?;
@@ -131,19 +146,31 @@ struct BurstQuery {
     count: u32,
 }
 
-/// Submits many tasks, some at a time.
-async fn burst(Query(query): Query<BurstQuery>, tasks: Tasks) -> Result<Redirect, Failed> {
+/// Submits many tasks, some at a time: at most 1000, for the status page looks at each.
+async fn burst(
+    web: State<Web>,
+    Query(query): Query<BurstQuery>,
+    tasks: Tasks,
+) -> Result<Response, Failed> {
     let service = tasks.service(SERVICE);
-    let numbers: Vec<u64> = (0..u64::from(query.count.min(10_000))).collect();
-    for some in numbers.chunks(100) {
-        try_join_all(some.iter().map(|&number| service.submit(Square { number }))).await?;
+    let count = query.count.min(1000);
+    let batch = Batch::begin(web.backend.store(), Square::NAME, count).await?;
+    let numbers: Vec<u32> = (0..count).collect();
+    for some in numbers.chunks(AT_A_TIME) {
+        let submits = some.iter().map(|&index| {
+            let number = index.into();
+            service.submit(Square { number }).with_id(batch.id(index))
+        });
+        try_join_all(submits).await?;
     }
-    Ok(Redirect::to("/"))
+    Ok(home(&format!("submitted {count} tasks")))
 }
 
-async fn poison(tasks: Tasks) -> Result<Redirect, Failed> {
-    tasks.service(SERVICE).submit(Poison).await?;
-    Ok(Redirect::to("/"))
+async fn poison(web: State<Web>, tasks: Tasks) -> Result<Response, Failed> {
+    let batch = Batch::begin(web.backend.store(), Poison::NAME, 1).await?;
+    let service = tasks.service(SERVICE);
+    service.submit(Poison).with_id(batch.id(0)).await?;
+    Ok(home("submitted a task that kills its worker"))
 }
 
 /// Waits until somebody rings, at whatever instance.
@@ -157,15 +184,26 @@ async fn wait(web: State<Web>, promises: Promises) -> Result<String, PromiseErro
     Ok(format!("{by} has rung, {} has heard it\n", web.name))
 }
 
-async fn ring(web: State<Web>) -> Result<Redirect, Failed> {
+async fn ring(web: State<Web>) -> Result<Response, Failed> {
     web.signals.send(BELL, &*web.name).await?;
-    Ok(Redirect::to("/"))
+    Ok(home("rung"))
+}
+
+#[derive(Deserialize)]
+struct ControlQuery {
+    member: String,
+    how: How,
 }
 
 /// Asks the supervisor to end a member.
-async fn control(web: State<Web>, Query(command): Query<Command>) -> Result<Redirect, Failed> {
-    web.signals.send(SIGNAL, &command).await?;
-    Ok(Redirect::to("/"))
+async fn control(web: State<Web>, Query(query): Query<ControlQuery>) -> Result<Response, Failed> {
+    let ControlQuery { member, how } = query;
+    if !MEMBERS.contains(&&*member) {
+        let text = format!("there is no {member}\n");
+        return Ok((StatusCode::NOT_FOUND, text).into_response());
+    }
+    web.signals.send(&signal(&member), &how).await?;
+    Ok(home(&format!("{how:?} {member}")))
 }
 
 pub(crate) async fn run(name: Arc<str>, backend: Backend) -> Result<(), BoxError> {

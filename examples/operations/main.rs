@@ -112,7 +112,10 @@ async fn main() -> Result<(), BoxError> {
         operations = operations.public_origin(&origin);
     }
     if let Ok(lease) = std::env::var("LEASE_MS") {
-        operations = operations.lease(Duration::from_millis(lease.parse()?));
+        let milliseconds = lease
+            .parse::<u64>()
+            .map_err(|error| format!("LEASE_MS is `{lease}`, not milliseconds: {error}"))?;
+        operations = operations.lease(Duration::from_millis(milliseconds));
     }
     let operations = operations.build();
 

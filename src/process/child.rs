@@ -42,7 +42,7 @@ fn call<J: ProcessJob>(job: &J, max_bytes: usize) -> Result<Call, ProcessError> 
             limit: max_bytes as u64,
         });
     }
-    Ok((call, max_bytes as u64))
+    Ok((call, max_bytes as u64, std::process::id()))
 }
 
 /// Waits for the output, blocking its thread. `None` when nobody wants it any more. However it returns, the process has

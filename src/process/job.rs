@@ -1,3 +1,4 @@
+use super::watch;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -31,8 +32,8 @@ pub trait ProcessJob: Serialize + DeserializeOwned + Send + 'static {
     fn run(self) -> Self::Output;
 }
 
-/// What a child is given: the job as JSON, and how many bytes its output may have.
-pub(super) type Call = (String, u64);
+/// What a child is given: the job as JSON, how many bytes its output may have, and the process id of the server.
+pub(super) type Call = (String, u64, u32);
 
 /// What a child gives back.
 #[derive(Serialize, Deserialize)]
@@ -48,7 +49,8 @@ pub(super) enum Reply {
 }
 
 /// The whole life of a child. A function pointer is all that can be sent to one, so this one knows the type.
-pub(super) fn answer<J: ProcessJob>((job, max_bytes): Call) -> Reply {
+pub(super) fn answer<J: ProcessJob>((job, max_bytes, server): Call) -> Reply {
+    let _running = watch::begin(server);
     let job: J = match serde_json::from_str(&job) {
         Ok(job) => job,
         Err(error) => return Reply::WrongJob(error.to_string()),

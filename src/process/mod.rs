@@ -72,10 +72,14 @@
 //! - A job's standard output and error are those of the server, its standard input is empty.
 //! - A runtime's threads, if a job makes some, and processes that a job starts, are the job's own affair: killing the
 //!   job does not end *its* children.
-//! - A child is killed by the server. If the server itself is killed, or exits while a job runs, the job runs to its end.
-//! - A program that exits, or waits, before it calls `init` makes [`ProcessError::Start`], and so does a child that is
-//!   killed in its first milliseconds. Such a start leaves a thread behind, which procspawn gives no way to end. With
-//!   [`MAX_LOST_STARTS`] of those a pool refuses all jobs.
+//! - A result is there when its process has ended. Destructors of thread-locals and handlers of C libraries run after the
+//!   job, and if they hold it up for longer than [`END_TIMEOUT`] it is aborted. One that somebody stops (`SIGSTOP`) just
+//!   then keeps its place until it goes on.
+//! - If the server is killed, or exits while a job runs, the job is aborted within [`WATCH_INTERVAL`]. In Windows it runs to
+//!   its end. For this a child has a thread of its own, so a job cannot do what only a process of one thread may do.
+//! - A program that exits, or waits, before it calls `init` makes [`ProcessError::Start`], and so does a child that
+//!   is killed in its first milliseconds. Such a start leaves a thread and a socket in the temporary directory
+//!   behind, which procspawn gives no way to end. With [`MAX_LOST_STARTS`] of those a pool refuses all jobs.
 //! - Tests are child processes too, and their `main` is not yours. Put `procspawn::enable_test_support!();` into the
 //!   test file, with `procspawn` and its feature `test-support` in the dev-dependencies.
 //!
@@ -112,12 +116,13 @@ mod error;
 mod job;
 mod observe;
 mod pool;
+mod watch;
 
 pub use error::ProcessError;
 pub use job::ProcessJob;
 pub use pool::{
-    DEFAULT_MAX_JOB_BYTES, DEFAULT_PROCESS_TIMEOUT, DEFAULT_START_TIMEOUT, MAX_LOST_STARTS,
-    POLL_INTERVAL, ProcessFuture, ProcessPool, ProcessPoolBuilder,
+    DEFAULT_MAX_JOB_BYTES, DEFAULT_PROCESS_TIMEOUT, DEFAULT_START_TIMEOUT, END_TIMEOUT,
+    MAX_LOST_STARTS, POLL_INTERVAL, ProcessFuture, ProcessPool, ProcessPoolBuilder, WATCH_INTERVAL,
 };
 
 /// Runs the job and ends the process, in a child of a [`ProcessPool`]. Elsewhere it does nothing but allow this program to

@@ -29,6 +29,12 @@ pub const MAX_LOST_STARTS: usize = 16;
 /// How often a pool asks whether a job is still wanted.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
+/// How long a process may take to end after its job, while it sends the output. Then it aborts.
+pub const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a process asks whether its server is still there.
+pub const WATCH_INTERVAL: Duration = Duration::from_millis(200);
+
 /// How many jobs may wait for each one that may run, unless you say otherwise.
 const WAITING_FOR_EACH_RUNNING: usize = 64;
 
