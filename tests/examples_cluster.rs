@@ -1,0 +1,202 @@
+//! The example `cluster`, started and ended in every way there is.
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/example.rs"]
+mod example;
+
+use example::{Example, binary, until};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// The processes of the cluster, by name, and what they do. `None` for one that is not there.
+async fn members(example: &Example) -> Vec<(String, Option<String>)> {
+    let page = example.get("/").await;
+    let rows = page.split("<tr id=\"").skip(1);
+    let rows = rows.map(|row| {
+        let mut cells = row.split("<td>").skip(1);
+        let name = cells.next().unwrap().to_owned();
+        let process = cells.next().unwrap().to_owned();
+        (name, Some(process).filter(|process| !process.is_empty()))
+    });
+    rows.collect()
+}
+
+/// Waits until all processes of the cluster are there, except for an old one.
+async fn complete(example: &Example, without: Option<&str>) -> Vec<String> {
+    let all = async {
+        loop {
+            let members = members(example).await;
+            let processes: Vec<_> = members.into_iter().filter_map(|it| it.1).collect();
+            let is_old = |process: &String| without.is_some_and(|old| old == process);
+            if processes.len() == 4 && !processes.iter().any(is_old) {
+                return processes;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), all)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn cluster() {
+    let example = Example::start("cluster");
+    let processes = complete(&example, None).await;
+
+    // Every request may land on either instance, so those for the operation do, too.
+    let url = format!("{}/report?seconds=2", example.url);
+    let response = example.client.get(url).send().await.unwrap();
+    assert_eq!(response.status().as_u16(), 202);
+    let path = response.headers()["operation-location"].to_str().unwrap();
+    let mut instances = BTreeSet::new();
+    loop {
+        let document = example.client.get(format!("{}{path}", example.url));
+        let document = document.send().await.unwrap();
+        let instance = &document.headers()["x-served-by"];
+        instances.insert(instance.to_str().unwrap().to_owned());
+        let document: serde_json::Value = document.json().await.unwrap();
+        if document["status"] == "Succeeded" {
+            assert!(document["progress"].as_f64().unwrap() > 50.0);
+            break;
+        }
+        assert_eq!(document["status"], "Running");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(instances.len(), 2, "{instances:?}");
+    let report = example.get(&format!("{path}/result")).await;
+    assert!(
+        report.starts_with("20 pages for visitor, by worker-"),
+        "{report}"
+    );
+    assert!(report.ends_with("in attempt 1\n"), "{report}");
+
+    // The one rings at an instance until the other has heard it, wherever that is.
+    let ring = async {
+        loop {
+            assert_eq!(example.post("/ring", "").await.0, 200);
+        }
+    };
+    let heard = tokio::select! {
+        heard = example.get("/wait") => heard,
+        () = ring => unreachable!(),
+    };
+    assert!(heard.contains("has heard it"), "{heard}");
+
+    // One that is killed comes back.
+    let order = "/control?member=worker-1&how=kill";
+    assert_eq!(example.post(order, "").await.0, 200);
+    complete(&example, Some(&processes[2])).await;
+
+    // What was submitted at either instance is listed, and what has become of it.
+    let order = "/control?member=worker-2&how=kill";
+    let (submitted, killed) = tokio::join!(
+        example.post("/burst?count=300", ""),
+        example.post(order, "")
+    );
+    assert_eq!((submitted.0, killed.0), (200, 200));
+    let all = async {
+        loop {
+            let page = example.get("/").await;
+            let row = page.split("<tr><td>1<td>square<td>").nth(1).unwrap();
+            if row.starts_with("300 succeeded, ") {
+                return row.lines().next().unwrap().to_owned();
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let row = tokio::time::timeout(Duration::from_secs(60), all).await;
+    let row = row.expect("all have ended");
+    let attempts = row.split(", ").nth(1).unwrap().split(' ').next();
+    assert!(attempts.unwrap().parse::<u32>().unwrap() >= 300, "{row}");
+
+    let (status, text) = example.post("/control?member=worker-3&how=kill", "").await;
+    assert_eq!((status, &*text), (404, "there is no worker-3\n"));
+}
+
+/// The processes that have this on their command line or in their environment.
+#[cfg(target_os = "linux")]
+fn processes_with(text: &str) -> Vec<PathBuf> {
+    let has = |file: PathBuf| {
+        let bytes = std::fs::read(file).unwrap_or_default();
+        bytes
+            .windows(text.len())
+            .any(|part| part == text.as_bytes())
+    };
+    let all = std::fs::read_dir("/proc").unwrap();
+    let all = all.map(|entry| entry.unwrap().path());
+    all.filter(|process| has(process.join("cmdline")) || has(process.join("environ")))
+        .collect()
+}
+
+/// All that a cluster makes: its processes and files know of this directory.
+#[cfg(target_os = "linux")]
+async fn assert_nothing_is_left(directory: &Path) {
+    let name = directory.to_str().unwrap();
+    until(|| processes_with(name).is_empty()).await;
+    let left: Vec<_> = directory.read_dir().unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_cluster_leaves_nothing_behind() {
+    for signal in ["INT", "TERM", "KILL"] {
+        let directory = tempfile::tempdir().unwrap();
+        let name = directory.path().to_str().unwrap();
+        let mut example = Example::start_with("cluster", &[("TMPDIR", name)]);
+        assert_eq!(example.post("/burst?count=100", "").await.0, 200);
+        // The supervisor, two for the server, two instances, two workers and the proxy.
+        assert_eq!(processes_with(name).len(), 8);
+        let id = example.process.id().to_string();
+        let signal_option = format!("-{signal}");
+        let sent = Command::new("kill").args([&signal_option, &id]).status();
+        assert!(sent.unwrap().success());
+        let ended = example.process.wait().unwrap();
+        assert_eq!(ended.success(), signal != "KILL", "{ended}");
+        assert_nothing_is_left(directory.path()).await;
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_cluster_that_cannot_start_says_why_and_leaves_nothing_behind() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("nats://{}", nobody.local_addr().unwrap());
+    drop(nobody);
+    for (variable, value, reason) in [
+        (
+            "ADDR",
+            &*address,
+            &*format!("proxy: {address}: Address already in use"),
+        ),
+        (
+            "NATS_URL",
+            &url,
+            &format!("no NATS server answers at {url}: "),
+        ),
+        ("BACKEND", "redis", "unknown backend `redis`"),
+        (
+            "BACKEND",
+            "sqlite:/nowhere/cluster.db",
+            "/nowhere/cluster.db",
+        ),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let ended = Command::new(binary("cluster"))
+            .env("ADDR", "127.0.0.1:0")
+            .env("TMPDIR", directory.path())
+            .env(variable, value)
+            .output()
+            .unwrap();
+        assert!(!ended.status.success());
+        let text = String::from_utf8(ended.stderr).unwrap();
+        assert!(text.contains(reason), "{text}");
+        assert!(!text.contains("Error"), "{text}");
+        assert_nothing_is_left(directory.path()).await;
+    }
+}
