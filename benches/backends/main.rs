@@ -1,15 +1,18 @@
 //! How long enqueueing and a whole task take on each backend: `cargo bench --bench backends`.
 //!
 //! - *enqueue*: one `Queue::enqueue` after the other, of 64 bytes, until each is acknowledged.
+//! - *bare*: what the client of SQLite or NATS takes by itself for one insertion, or one message, of that size, see
+//!   [`bare`]. No backend can be faster than that on the same machine.
 //! - *task*: one `TaskService::call` after the other, of a task that does nothing, from its submission to its output.
 //! - *tasks/s*: as many calls at once as [`AT_ONCE`], with a worker that runs 16 at once.
 //!
 //! Client and worker are two connections, as of two processes, except in memory. The tables are Markdown; the second
 //! compares with a prototype, of which only medians are known. Machines differ, so what counts is how many times slower
-//! than memory a backend is. NATS needs `nats-server`: it is left out where that is not installed.
+//! than memory a backend is, and than its bare client. NATS needs `nats-server`: it is left out where that is not installed.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-#[path = "../tests/nats/mod.rs"]
+mod bare;
+#[path = "../../tests/nats/mod.rs"]
 mod nats;
 
 use futures_util::StreamExt;
@@ -23,6 +26,9 @@ use tower_promises::{TaskService, Tasks};
 
 /// How many calls are under way when throughput is measured.
 const AT_ONCE: usize = 64;
+
+/// What is enqueued.
+const PAYLOAD: [u8; 64] = [7; 64];
 
 /// Measurements before those that count.
 const WARM_UP: usize = 20;
@@ -78,6 +84,7 @@ struct Measured {
     name: &'static str,
     prototype: Prototype,
     enqueue: Percentiles,
+    bare: Option<Percentiles>,
     task: Percentiles,
     tasks_per_second: f64,
 }
@@ -117,11 +124,12 @@ async fn measure(
     name: &'static str,
     prototype: Prototype,
     [client, worker]: [Backend; 2],
+    bare: Option<Percentiles>,
     rounds: Rounds,
 ) -> Measured {
     eprintln!("measuring {name} …");
     // Nobody works on this queue.
-    let payload = vec![7_u8; 64];
+    let payload = PAYLOAD.to_vec();
     let enqueue = times(rounds.enqueue, async |round| {
         let envelope = Envelope::new("idle", round.to_string(), payload.clone().into());
         client.queue().enqueue(envelope).await.unwrap();
@@ -149,6 +157,7 @@ async fn measure(
         name,
         prototype,
         enqueue,
+        bare,
         task,
         tasks_per_second,
     }
@@ -183,7 +192,7 @@ async fn main() {
         task: 2000,
         throughput: 5000,
     };
-    all.push(measure("memory", MEMORY, [memory.clone(), memory], rounds).await);
+    all.push(measure("memory", MEMORY, [memory.clone(), memory], None, rounds).await);
 
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("bench.db");
@@ -196,7 +205,8 @@ async fn main() {
         task: 200,
         throughput: 1000,
     };
-    all.push(measure("SQLite", SQLITE, sqlite, rounds).await);
+    let bare = bare::sqlite(&directory.path().join("bare.db"), rounds.enqueue, &PAYLOAD).await;
+    all.push(measure("SQLite", SQLITE, sqlite, Some(bare), rounds).await);
 
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
     let has_nats = path
@@ -213,26 +223,34 @@ async fn main() {
             task: 500,
             throughput: 1000,
         };
-        all.push(measure("NATS", NATS, backends, rounds).await);
+        let bare = bare::nats(&server, rounds.enqueue, &PAYLOAD).await;
+        all.push(measure("NATS", NATS, backends, Some(bare), rounds).await);
     }
 
-    println!("| backend | enqueue p50 / p99, ms | task p50 / p99, ms | tasks/s |");
-    println!("|---|---|---|---|");
+    println!(
+        "| backend | enqueue p50 / p99, ms | bare p50 / p99, ms | times bare | task p50 / p99, ms | tasks/s |"
+    );
+    println!("|---|---|---|---|---|---|");
     for measured in &all {
         let Measured {
             name,
             enqueue,
+            bare,
             task,
             tasks_per_second,
             ..
         } = measured;
+        let bare = bare.as_ref().map_or(" | ".to_owned(), |bare| {
+            let times = enqueue.p50 / bare.p50;
+            format!("{:.4} / {:.4} | {times:.2}", bare.p50, bare.p99)
+        });
         println!(
-            "| {name} | {:.4} / {:.4} | {:.2} / {:.2} | {tasks_per_second:.0} |",
+            "| {name} | {:.4} / {:.4} | {bare} | {:.2} / {:.2} | {tasks_per_second:.0} |",
             enqueue.p50, enqueue.p99, task.p50, task.p99
         );
     }
     if !has_nats {
-        println!("| NATS | not installed | | |");
+        println!("| NATS | not installed | | | | |");
     }
 
     println!("\n| p50 of | ms | prototype, ms | times memory | in the prototype | verdict |");

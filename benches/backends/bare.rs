@@ -1,0 +1,54 @@
+//! What the clients of SQLite and NATS take by themselves for what `Queue::enqueue` cannot do without: one insertion that
+//! is committed, one message that is acknowledged.
+
+use super::nats::Server;
+use super::{Percentiles, times};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions, query};
+use std::path::Path;
+use tokio::sync::Mutex;
+use tower_promises::backend::nats::async_nats::jetstream::{self, stream::Config};
+
+/// Inserts into a table of its own, in the mode that the backend uses.
+pub(crate) async fn sqlite(file: &Path, rounds: usize, payload: &[u8]) -> Percentiles {
+    let options = SqliteConnectOptions::new()
+        .filename(file)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Normal)
+        .disable_statement_logging();
+    let mut connection = options.connect().await.unwrap();
+    query("CREATE TABLE bare (queue TEXT, id TEXT, payload BLOB, PRIMARY KEY (queue, id))")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let connection = Mutex::new(connection);
+    let insert = async |round: usize| {
+        query("INSERT INTO bare VALUES (?, ?, ?)")
+            .bind("idle")
+            .bind(round.to_string())
+            .bind(payload)
+            .execute(&mut *connection.lock().await)
+            .await
+            .unwrap();
+    };
+    times(rounds, insert).await
+}
+
+/// Publishes into a stream of its own.
+pub(crate) async fn nats(server: &Server, rounds: usize, payload: &[u8]) -> Percentiles {
+    let context = jetstream::new(server.client().await);
+    let stream = Config {
+        name: "bare".to_owned(),
+        subjects: vec!["bare.>".to_owned()],
+        ..Config::default()
+    };
+    context.create_stream(stream).await.unwrap();
+    let payload = payload.to_vec();
+    let publish = async |round: usize| {
+        let subject = format!("bare.{round}");
+        let sent = context.publish(subject, payload.clone().into()).await;
+        sent.unwrap().await.unwrap();
+    };
+    times(rounds, publish).await
+}
