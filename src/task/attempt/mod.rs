@@ -6,7 +6,7 @@ mod turn;
 
 use super::context::{Report, Shared, StopOnDrop};
 use super::core::{Core, Service};
-use super::definition::Ended;
+use super::definition::{Ended, catch};
 use super::failure::Reported;
 use super::hub::{News, Subscription};
 use super::record::{Failure, Letter};
@@ -189,7 +189,7 @@ impl Attempts {
         };
         let work = run(letter.arguments.clone(), context.clone());
         let work = Scoped::new(Arc::new(scope), work);
-        let work = observe::in_span(&context, work).boxed();
+        let work = catch(observe::in_span(&context, work)).boxed();
         let end = self.wait(attempt, &context, news, work).await;
         if let End::Ended(_) = end {
             guard.completed();
