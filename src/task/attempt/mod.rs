@@ -20,7 +20,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::select;
-use tokio::sync::{RwLock, watch};
+use tokio::sync::{Mutex, RwLock, watch};
 use tokio::time::{Instant, sleep_until};
 use turn::Turn;
 use uuid::Uuid;
@@ -40,6 +40,8 @@ pub(super) struct Attempts {
     pub(super) phase: watch::Receiver<Phase>,
     /// Who runs alone keeps the others away.
     pub(super) company: RwLock<()>,
+    /// Those that are to run alone wait for each other.
+    pub(super) last: Mutex<()>,
 }
 
 /// A task that this worker has begun.
