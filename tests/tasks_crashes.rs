@@ -294,6 +294,41 @@ async fn a_task_that_waits_for_one_of_another_service_keeps_nobody_away() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_last_attempt_has_all_its_time_and_submits_tasks_as_any_other() {
+    for concurrency in [1, 2] {
+        let backend = Backend::memory();
+        let process = || {
+            let script = async |name: String, context: TaskContext| {
+                if name == "suspect" {
+                    let inner = context.tasks().service("main").call(act("inner"));
+                    let inner = inner.await?;
+                    sleep(SECOND * 90).await;
+                    return Ok(format!("{inner} {}", context.attempt()));
+                }
+                sleep(SECOND * 90).await;
+                Ok(name)
+            };
+            let service = TaskService::builder("main").task::<Act>();
+            let service = service.concurrency(concurrency).timeout(SECOND * 190);
+            builder(&backend, script).service(service).build()
+        };
+        let client = process();
+        let id = client.service("main").submit(act("suspect")).await.unwrap();
+        for attempt in 1..=2 {
+            let there = process();
+            let worker = there.work().unwrap();
+            begins(&there, &id, attempt).await;
+            drop(worker);
+        }
+        // It waits for this one, most of its time.
+        client.service("main").submit(act("other")).await.unwrap();
+        let _worker = client.work().unwrap();
+        let output = soon(client.output::<Act>(&id)).await.unwrap();
+        assert_eq!(output, "inner 3");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_task_that_was_told_to_stop_is_not_given_back_by_a_worker_that_shuts_down() {
     let backend = Backend::memory();
     let begun = Counter::default();
