@@ -76,7 +76,7 @@ async fn sizes_are_limited() {
         "4 bytes are more than the 3 that are allowed"
     );
 
-    let bus = MemoryBus::new().max_payload_bytes(3);
+    let bus = MemoryBus::new().max_message_bytes(3);
     bus.publish("topic", "abc".into()).await.unwrap();
     bus.publish("topic", "abcd".into()).await.unwrap_err();
 }

@@ -98,7 +98,7 @@ async fn the_memory_queue_is_bounded_in_number() {
 async fn the_memory_queue_is_bounded_in_bytes() {
     let queue = MemoryQueue::new()
         .max_bytes(10_000)
-        .max_payload_bytes(9_000);
+        .max_envelope_bytes(9_000);
     let large = Envelope::new("queue", "large", vec![0; 9_000].into());
     queue.enqueue(large).await.unwrap();
     let mut small = 0;

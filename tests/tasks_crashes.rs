@@ -242,6 +242,92 @@ async fn draining_gives_a_task_back_that_waits_for_its_last_attempt() {
     assert!(start.elapsed() < SECOND * 12);
 }
 
+/// Waits until an attempt has begun.
+async fn begins(process: &Tasks, id: &TaskId, attempt: u32) {
+    let mut watch = process.watch(id).unwrap();
+    loop {
+        let status = soon(watch.changed()).await.unwrap();
+        if (status.state(), status.attempt()) == (TaskState::Running, attempt) {
+            return;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_waits_for_one_of_another_service_keeps_nobody_away() {
+    let backend = Backend::memory();
+    let process = || {
+        let script = async |name: String, _: TaskContext| {
+            if name == "endless" {
+                std::future::pending::<()>().await;
+            }
+            Ok(name)
+        };
+        let other = TaskService::builder("other").task::<Act>().concurrency(1);
+        builder(&backend, script).service(other).build()
+    };
+    let here = process();
+    let (main, other) = (here.service("main"), here.service("other"));
+    let first = main.submit(act("endless")).await.unwrap();
+    let second = other.submit(act("endless")).await.unwrap();
+    for attempt in 1..=2 {
+        let there = process();
+        let worker = there.work().unwrap();
+        begins(&there, &first, attempt).await;
+        begins(&there, &second, attempt).await;
+        drop(worker);
+    }
+    let _main = main.work().unwrap();
+    begins(&here, &first, 3).await;
+    // The second one has to wait for the first one, in the only place there is.
+    let _other = other.work().unwrap();
+    let mut watch = here.watch(&second).unwrap();
+    while soon(watch.changed()).await.unwrap().state() != TaskState::Queued {}
+    let start = Instant::now();
+    for late in ["one", "two"] {
+        assert_eq!(soon(other.call(act(late))).await.unwrap(), late);
+    }
+    assert!(start.elapsed() < SECOND, "{:?}", start.elapsed());
+    // When it can be alone, it is.
+    assert!(here.cancel(&first).await.unwrap());
+    begins(&here, &second, 3).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_attempt_has_all_its_time_and_submits_tasks_as_any_other() {
+    for concurrency in [1, 2] {
+        let backend = Backend::memory();
+        let process = || {
+            let script = async |name: String, context: TaskContext| {
+                if name == "suspect" {
+                    let inner = context.tasks().service("main").call(act("inner"));
+                    let inner = inner.await?;
+                    sleep(SECOND * 90).await;
+                    return Ok(format!("{inner} {}", context.attempt()));
+                }
+                sleep(SECOND * 90).await;
+                Ok(name)
+            };
+            let service = TaskService::builder("main").task::<Act>();
+            let service = service.concurrency(concurrency).timeout(SECOND * 190);
+            builder(&backend, script).service(service).build()
+        };
+        let client = process();
+        let id = client.service("main").submit(act("suspect")).await.unwrap();
+        for attempt in 1..=2 {
+            let there = process();
+            let worker = there.work().unwrap();
+            begins(&there, &id, attempt).await;
+            drop(worker);
+        }
+        // It waits for this one, most of its time.
+        client.service("main").submit(act("other")).await.unwrap();
+        let _worker = client.work().unwrap();
+        let output = soon(client.output::<Act>(&id)).await.unwrap();
+        assert_eq!(output, "inner 3");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_task_that_was_told_to_stop_is_not_given_back_by_a_worker_that_shuts_down() {
     let backend = Backend::memory();

@@ -52,14 +52,14 @@ use tokio::time::Instant;
 ///    the [window](Capabilities::deduplication_window) after the first was enqueued. Whether the ids of those that
 ///    have ended survive a restart of the backend is the adapter's to say.
 /// 5. Order: envelopes of one queue and priority that one caller enqueues one after the other, without delay,
-///    are taken in that order for the first time, unless a [`take`](Self::take) is dropped. Where [priorities](Capabilities::priorities) are supported, a
-///    higher one that is due is always taken first, so it can starve the others. Those that are delivered again
-///    come when they are due.
+///    are taken in that order for the first time, unless a [`take`](Self::take) is dropped. Where
+///    [priorities](Capabilities::priorities) are supported, a higher one that is due is always taken first, so it
+///    can starve the others. Those that are delivered again come when they are due.
 /// 6. A delay, before the first delivery or before the next one, is never shorter than asked for, and at most one
 ///    second longer while a worker has room.
 /// 7. Queues do not disturb each other, but for limits that they may share, and exist from the first envelope or
-///    worker on. Their names and the ids follow the rules of [`check_name`](super::check_name). Ids and payloads arrive as they were sent. An
-///    adapter takes payloads of at least 64 KiB and says what its
+///    worker on. Their names and the ids follow the rules of [`check_name`](super::check_name). Ids and payloads
+///    arrive as they were sent. An adapter takes payloads of at least 64 KiB and says what its
 ///    [limit](Capabilities::max_payload_bytes) is.
 ///
 /// So a handler may run twice for one envelope, even at the same time: a worker whose machine stood still notices

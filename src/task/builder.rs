@@ -172,7 +172,7 @@ impl TasksBuilder {
     ///
     /// # Panics
     ///
-    /// A panic in the closure ends the attempt as a crash of its worker would.
+    /// A panic in the closure ends the task as one in [`Task::run`] does.
     #[cfg(feature = "tracing")]
     pub fn make_span_with(
         mut self,

@@ -1,4 +1,5 @@
 use super::{TaskContext, TaskFailure};
+use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::{RawValue, to_raw_value};
@@ -51,9 +52,11 @@ pub trait Task: Serialize + DeserializeOwned + Send + 'static {
     ) -> impl Future<Output = Result<Self::Output, TaskFailure>> + Send;
 }
 
-/// A [`Task::run`] of any type.
-pub(super) type Run =
-    fn(Box<RawValue>, TaskContext) -> futures_util::future::BoxFuture<'static, Ended>;
+/// A [`Task::run`] of any type. It may panic.
+pub(super) type Run = fn(Box<RawValue>, TaskContext) -> BoxFuture<'static, Ran>;
+
+/// The output of a task as JSON, or why it has none.
+type Ran = Result<Box<RawValue>, TaskFailure>;
 
 /// How a run has ended, if it was not dropped.
 pub(super) type Ended = Result<Box<RawValue>, RunError>;
@@ -67,17 +70,16 @@ pub(super) enum RunError {
 pub(super) fn run<T: Task>(
     arguments: Box<RawValue>,
     context: TaskContext,
-) -> futures_util::future::BoxFuture<'static, Ended> {
-    let work = async move {
+) -> BoxFuture<'static, Ran> {
+    Box::pin(async move {
         let task: T = serde_json::from_str(arguments.get())?;
         let output = task.run(context).await?;
         Ok(to_raw_value(&output)?)
-    };
-    Box::pin(catch(work))
+    })
 }
 
 /// A panic ends the task, not the worker.
-async fn catch(work: impl Future<Output = Result<Box<RawValue>, TaskFailure>> + Send) -> Ended {
+pub(super) async fn catch(work: impl Future<Output = Ran> + Send) -> Ended {
     let mut work = pin!(work);
     let polled = std::future::poll_fn(|cx| {
         match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {

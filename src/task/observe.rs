@@ -14,12 +14,9 @@ const TARGET: &str = "tower_promises";
 #[cfg(feature = "tracing")]
 pub(super) type MakeSpan = dyn Fn(&TaskContext) -> tracing::Span + Send + Sync;
 
-/// Runs a task in its span.
+/// Runs a task in its span, which is made at the first poll.
 #[cfg(feature = "tracing")]
-pub(super) fn in_span<F: Future>(
-    context: &TaskContext,
-    future: F,
-) -> impl Future<Output = F::Output> {
+pub(super) async fn in_span<F: Future>(context: &TaskContext, future: F) -> F::Output {
     use tracing::Instrument;
 
     let span = match &context.tasks().core().make_span {
@@ -35,7 +32,7 @@ pub(super) fn in_span<F: Future>(
             traceparent = context.trace().map(super::TraceContext::parent),
         ),
     };
-    future.instrument(span)
+    future.instrument(span).await
 }
 
 #[cfg(not(feature = "tracing"))]

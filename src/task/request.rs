@@ -3,7 +3,7 @@
 use super::cancel::CancelOnDrop;
 use super::context::{Shared, StopOnDrop};
 use super::core::Core;
-use super::definition::{Run, RunError, run};
+use super::definition::{Run, RunError, catch, run};
 use super::failure::Reported;
 use super::follow::{OnReport, follow_here};
 use super::record::{Failure, Letter, Record, milliseconds, now};
@@ -297,7 +297,8 @@ async fn here(
         task: Some(context.clone()),
     };
     let work = run(letter.arguments.clone(), context.clone());
-    let work = observe::in_span(&context, Scoped::new(Arc::new(scope), work));
+    let work = Scoped::new(Arc::new(scope), work);
+    let work = catch(observe::in_span(&context, work));
     let ended = select! {
         biased;
         ended = work => ended,

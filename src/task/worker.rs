@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{RwLock, watch};
+use tokio::sync::{Mutex, RwLock, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
@@ -74,6 +74,7 @@ impl Worker {
                 name,
                 phase: phase.subscribe(),
                 company: RwLock::new(()),
+                last: Mutex::new(()),
             };
             set.spawn(work(Arc::new(attempts)));
         }

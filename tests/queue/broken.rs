@@ -58,7 +58,7 @@ impl Broken {
     pub fn new(fault: Fault) -> Self {
         Self {
             fault,
-            queue: MemoryQueue::new().max_payload_bytes(64 * 1024),
+            queue: MemoryQueue::new().max_envelope_bytes(64 * 1024),
             calls: Arc::default(),
         }
     }

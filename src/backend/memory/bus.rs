@@ -16,7 +16,7 @@ use tokio::sync::broadcast::error::RecvError;
 #[derive(Clone, Debug)]
 pub struct MemoryBus {
     messages: broadcast::Sender<(Arc<str>, Bytes)>,
-    max_payload_bytes: usize,
+    max_message_bytes: usize,
 }
 
 impl MemoryBus {
@@ -25,7 +25,7 @@ impl MemoryBus {
     pub fn new() -> Self {
         Self {
             messages: broadcast::Sender::new(DEFAULT_BUS_CAPACITY),
-            max_payload_bytes: DEFAULT_MAX_MESSAGE_BYTES,
+            max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
         }
     }
 
@@ -41,18 +41,18 @@ impl MemoryBus {
         }
     }
 
-    /// How many bytes a payload may have, default [`DEFAULT_MAX_MESSAGE_BYTES`].
+    /// How many bytes a message may have, default [`DEFAULT_MAX_MESSAGE_BYTES`].
     #[must_use]
-    pub fn max_payload_bytes(self, bytes: usize) -> Self {
+    pub fn max_message_bytes(self, bytes: usize) -> Self {
         Self {
-            max_payload_bytes: bytes,
+            max_message_bytes: bytes,
             ..self
         }
     }
 
     fn send(&self, topic: &str, payload: Bytes) -> Result<(), BackendError> {
         check_name(topic)?;
-        check_size(payload.len(), self.max_payload_bytes)?;
+        check_size(payload.len(), self.max_message_bytes)?;
         // An error says that nobody listens, which is none.
         let _ = self.messages.send((topic.into(), payload));
         Ok(())

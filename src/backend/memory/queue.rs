@@ -39,7 +39,7 @@ pub struct MemoryQueue {
 struct Settings {
     max_envelopes: usize,
     max_bytes: usize,
-    max_payload_bytes: usize,
+    max_envelope_bytes: usize,
     window: Duration,
 }
 
@@ -69,7 +69,7 @@ impl MemoryQueue {
             settings: Settings {
                 max_envelopes: DEFAULT_MAX_ENVELOPES,
                 max_bytes: DEFAULT_MAX_QUEUE_BYTES,
-                max_payload_bytes: DEFAULT_MAX_ENVELOPE_BYTES,
+                max_envelope_bytes: DEFAULT_MAX_ENVELOPE_BYTES,
                 window: DEFAULT_DEDUPLICATION_WINDOW,
             },
         }
@@ -90,11 +90,11 @@ impl MemoryQueue {
         self
     }
 
-    /// How many bytes a payload may have, default [`DEFAULT_MAX_ENVELOPE_BYTES`]. Call it before the queue is
+    /// How many bytes the payload of an envelope may have, default [`DEFAULT_MAX_ENVELOPE_BYTES`]. Call it before the queue is
     /// cloned.
     #[must_use]
-    pub fn max_payload_bytes(mut self, bytes: usize) -> Self {
-        self.settings.max_payload_bytes = bytes;
+    pub fn max_envelope_bytes(mut self, bytes: usize) -> Self {
+        self.settings.max_envelope_bytes = bytes;
         self
     }
 
@@ -247,7 +247,7 @@ impl fmt::Debug for MemoryQueue {
 
 impl Queue for MemoryQueue {
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(self.settings.max_payload_bytes, self.settings.window)
+        Capabilities::new(self.settings.max_envelope_bytes, self.settings.window)
     }
 
     fn enqueue(&self, envelope: Envelope) -> BoxFuture<'_, Result<Enqueued, BackendError>> {

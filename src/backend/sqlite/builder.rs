@@ -112,7 +112,8 @@ impl SqliteBuilder {
     /// How often this process looks for what other processes have written, default
     /// [`DEFAULT_POLL_INTERVAL`]. It is how late their messages, changes and envelopes arrive at most; those of this
     /// process arrive at once. It looks only while somebody listens, watches or works, and up to 16 times as
-    /// often just after it has written or found something, when an answer is likely. It is at least a millisecond.
+    /// often just after it has written or found something, when an answer is likely. Workers that wait share these more
+    /// frequent looks. It is at least a millisecond.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.settings.poll_interval = interval.max(Duration::from_millis(1));
         self

@@ -141,7 +141,7 @@ impl SqliteQueue {
             let next = next
                 .transpose()
                 .map_err(|error| self.connections.error(error))?;
-            let mut wait = self.connections.pause();
+            let mut wait = self.pause();
             if let Some(next) = next.flatten() {
                 let Some(next) = u64::try_from(next).ok().filter(|next| *next > 0) else {
                     return Ok(());
@@ -151,6 +151,14 @@ impl SqliteQueue {
             // Whichever comes first.
             let _ = timeout(wait, changes.changed()).await;
         }
+    }
+
+    /// How long to wait before the next look. All who wait in this process look together no more often than one of them
+    /// may alone, or each with every poll interval: what makes the process active is most likely not theirs.
+    fn pause(&self) -> Duration {
+        let waiting = u32::try_from(self.due.receiver_count()).unwrap_or(u32::MAX);
+        let pause = self.connections.pause().saturating_mul(waiting);
+        pause.min(self.connections.settings().poll_interval)
     }
 
     /// Takes what is due.

@@ -6,7 +6,7 @@ mod turn;
 
 use super::context::{Report, Shared, StopOnDrop};
 use super::core::{Core, Service};
-use super::definition::Ended;
+use super::definition::{Ended, catch};
 use super::failure::Reported;
 use super::hub::{News, Subscription};
 use super::record::{Failure, Letter};
@@ -20,7 +20,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::select;
-use tokio::sync::{RwLock, watch};
+use tokio::sync::{Mutex, RwLock, watch};
 use tokio::time::{Instant, sleep_until};
 use turn::Turn;
 use uuid::Uuid;
@@ -40,6 +40,8 @@ pub(super) struct Attempts {
     pub(super) phase: watch::Receiver<Phase>,
     /// Who runs alone keeps the others away.
     pub(super) company: RwLock<()>,
+    /// Those that are to run alone wait for each other.
+    pub(super) last: Mutex<()>,
 }
 
 /// A task that this worker has begun.
@@ -189,7 +191,7 @@ impl Attempts {
         };
         let work = run(letter.arguments.clone(), context.clone());
         let work = Scoped::new(Arc::new(scope), work);
-        let work = observe::in_span(&context, work).boxed();
+        let work = catch(observe::in_span(&context, work)).boxed();
         let end = self.wait(attempt, &context, news, work).await;
         if let End::Ended(_) = end {
             guard.completed();

@@ -22,8 +22,10 @@ pub(super) enum Turn<'a> {
     Shared { _company: RwLockReadGuard<'a, ()> },
     /// As the only one of its service in this worker, and the only such one in this process.
     Alone {
+        // Dropped in this order: the next one of the service is not to find the process taken.
         _suspect: MutexGuard<'a, ()>,
         _company: RwLockWriteGuard<'a, ()>,
+        _last: MutexGuard<'a, ()>,
     },
 }
 
@@ -38,15 +40,21 @@ impl Attempts {
         self.patiently(turn, PAUSE).await
     }
 
-    /// Waits for the right to run alone, or says when to try again.
+    /// Waits for the right to run alone, or says when to try again. It keeps its place in the worker meanwhile, but no
+    /// longer than it keeps others of its service from beginning, or another one that runs alone does.
     pub(super) async fn alone(&self) -> Result<Turn<'_>, Outcome> {
         let turn = async {
-            Turn::Alone {
-                _suspect: self.tasks.core().suspect.lock().await,
+            let last = self.last.lock().await;
+            // One of another service is in nobody's way here.
+            let suspect = self.tasks.core().suspect.try_lock().ok()?;
+            Some(Turn::Alone {
+                _suspect: suspect,
                 _company: self.company.write().await,
-            }
+                _last: last,
+            })
         };
-        self.patiently(turn, PATIENCE).await
+        let turn = self.patiently(turn, PATIENCE).await?;
+        turn.ok_or(Outcome::Retry { after: PATIENCE })
     }
 
     /// A worker that begins no more tasks gives back what waits for its turn.
