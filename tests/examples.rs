@@ -600,6 +600,13 @@ async fn cluster() {
     };
     assert!(heard.contains("has heard it"), "{heard}");
 
+    // An instance answers what it has begun before it ends, also the order to do so.
+    for (name, process) in ["web-1", "web-2"].into_iter().zip(&processes) {
+        let order = format!("/control?member={name}&how=restart");
+        assert_eq!(example.post(&order, "").await.0, 200);
+        complete(&example, Some(process)).await;
+    }
+
     // One that is killed comes back.
     let order = "/control?member=worker-1&how=kill";
     assert_eq!(example.post(order, "").await.0, 200);
