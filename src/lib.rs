@@ -87,7 +87,7 @@
 //! | `tracing` | yes | spans of passes and promises, events, warnings with advice: module `observe` |
 //! | `server-timing` | no | `Passes` in the extensions of responses, and the `Server-Timing` header: module `observe` |
 //! | `metrics` | no | counters, gauges and histograms on the facade of that name: module `observe` |
-//! | `axum` | no | [`Promises`], `Operations` and `Progress` as extractors, errors as responses: module `axum` |
+//! | `axum` | no | [`Promises`], `Operations`, `Progress` and `Tasks` as extractors, errors as responses: module `axum` |
 //! | `blocking` | no | promises that block a thread, on a bounded pool: module `blocking` |
 //! | `loader` | no | many keys asked for in a pass become one call: module `loader` |
 //! | `process` | no | `ProcessPool`, jobs in child processes: module `process`; needs Rust 1.86 |

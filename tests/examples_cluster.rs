@@ -85,6 +85,13 @@ async fn cluster() {
     };
     assert!(heard.contains("has heard it"), "{heard}");
 
+    // An instance answers what it has begun before it ends, also the order to do so.
+    for (name, process) in ["web-1", "web-2"].into_iter().zip(&processes) {
+        let order = format!("/control?member={name}&how=restart");
+        assert_eq!(example.post(&order, "").await.0, 200);
+        complete(&example, Some(process)).await;
+    }
+
     // One that is killed comes back.
     let order = "/control?member=worker-1&how=kill";
     assert_eq!(example.post(order, "").await.0, 200);
@@ -143,13 +150,18 @@ async fn assert_nothing_is_left(directory: &Path) {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_cluster_leaves_nothing_behind() {
-    for signal in ["INT", "TERM", "KILL"] {
+    for (signal, backend, processes) in [
+        ("INT", "nats", 8),
+        ("TERM", "sqlite", 6),
+        ("KILL", "nats", 8),
+    ] {
         let directory = tempfile::tempdir().unwrap();
         let name = directory.path().to_str().unwrap();
-        let mut example = Example::start_with("cluster", &[("TMPDIR", name)]);
+        let environment = [("TMPDIR", name), ("BACKEND", backend)];
+        let mut example = Example::start_with("cluster", &environment);
         assert_eq!(example.post("/burst?count=100", "").await.0, 200);
-        // The supervisor, two for the server, two instances, two workers and the proxy.
-        assert_eq!(processes_with(name).len(), 8);
+        // The supervisor, two for a server, two instances, two workers and the proxy.
+        assert_eq!(processes_with(name).len(), processes);
         let id = example.process.id().to_string();
         let signal_option = format!("-{signal}");
         let sent = Command::new("kill").args([&signal_option, &id]).status();

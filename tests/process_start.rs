@@ -23,7 +23,10 @@ fn reason(error: &ProcessError) -> String {
 #[tokio::test]
 async fn a_process_that_does_not_call_init_is_an_error() {
     let error = ProcessPool::new().run(Nothing).await.unwrap_err();
-    assert!(reason(&error).contains("not initialized"), "{error:?}");
+    assert!(
+        reason(&error).contains("not called `tower_promises::process::init`"),
+        "{error:?}"
+    );
 
     procspawn::testsupport::enable(None);
     let pool = ProcessPool::builder()

@@ -6,6 +6,7 @@ mod task;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::Path;
 use axum::routing::get;
 use http::{Request, StatusCode};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use task::{Act, SECOND, act, builder, client, process};
 use tokio::time::timeout;
 use tower::ServiceExt;
 use tower_promises::backend::Backend;
-use tower_promises::task::{Principal, TaskLayer, Tasks, TraceContext};
+use tower_promises::task::{Principal, TaskError, TaskId, TaskLayer, Tasks, TraceContext};
 use tower_promises::{PromiseError, PromiseLayer, Promises};
 
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -135,6 +136,44 @@ async fn a_missing_layer_is_an_error_that_names_it() {
             .body,
         "true"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_of_a_task_tells_the_client_nothing_and_the_log_all() {
+    async fn state(Path(id): Path<TaskId>, tasks: Tasks) -> Result<String, TaskError> {
+        Ok(tasks.status(&id).await?.state().to_string())
+    }
+    async fn call(Path(argument): Path<String>, tasks: Tasks) -> Result<String, TaskError> {
+        let call = tasks.service("main").call(act(argument));
+        call.timeout(SECOND).await
+    }
+    let backend = Backend::memory();
+    let worker = process(&backend, async |argument, _| match &*argument {
+        "secret error" => Err("secret error".into()),
+        _ => std::future::pending().await,
+    });
+    let _worker = worker.work().unwrap();
+    let app = Router::new()
+        .route("/state/{id}", get(state))
+        .route("/call/{argument}", get(call))
+        .layer(layer(&client(&backend)));
+    let log = support::Log::start();
+    for (path, status) in [
+        ("/state/secret", StatusCode::NOT_FOUND),
+        ("/call/secret%20error", StatusCode::INTERNAL_SERVER_ERROR),
+        ("/call/secret%20wait", StatusCode::GATEWAY_TIMEOUT),
+    ] {
+        let answer = ask(app.clone(), request(path)).await;
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.content_type, "application/problem+json");
+        assert!(!answer.body.contains("secret"), "{}", answer.body);
+    }
+    let log = log.text();
+    assert!(log.contains("handler failed"), "{log}");
+    assert!(log.contains("secret error"), "{log}");
+    assert!(log.contains("has not ended within 1s"), "{log}");
+    // Any client can ask for what does not exist.
+    assert!(!log.contains("nothing is known"), "{log}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,9 +2,9 @@
 //! Every request may land on either instance. Reports are made by whichever worker is free; kill it, and the other
 //! goes on.
 //!
-//! Start it with `cargo run --example cluster`. `BACKEND` says what the processes share: `nats`, or `sqlite:path`, a
-//! file that is kept. By default it is NATS where `NATS_URL` names a server or the program `nats-server` is installed,
-//! else a file in a temporary directory. Ctrl-C ends all processes, and deletes what is temporary.
+//! Start it with `cargo run --example cluster`. `BACKEND` says what the processes share: `nats`, `sqlite:path`, a file
+//! that is kept, or `sqlite`, one in a temporary directory. By default it is NATS where `NATS_URL` names a server or the
+//! program `nats-server` is installed, else `sqlite`. Ctrl-C ends all processes, and deletes what is temporary.
 
 mod control;
 mod jobs;
@@ -76,7 +76,9 @@ async fn open(name: &str, nats_url: &str) -> Result<Backend, BoxError> {
     match name.split_once(':') {
         None if name == "nats" => Ok(Backend::nats(nats::connect(nats_url).await?).await?),
         Some(("sqlite", path)) => Ok(Backend::sqlite(path).await?),
-        _ => Err(format!("unknown backend `{name}`: it is `nats` or `sqlite:path`").into()),
+        _ => {
+            Err(format!("unknown backend `{name}`: it is `nats`, `sqlite` or `sqlite:path`").into())
+        }
     }
 }
 

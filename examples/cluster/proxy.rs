@@ -6,6 +6,7 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
+use hyper::header::{self, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -51,6 +52,9 @@ impl Instances {
             let text = Full::from(format!("no instance has answered: {error}\n"));
             let mut response = Response::new(text.map_err(|never| match never {}).boxed());
             *response.status_mut() = StatusCode::BAD_GATEWAY;
+            // So that a browser does not get stuck here.
+            let home = HeaderValue::from_static("2; url=/");
+            response.headers_mut().insert(header::REFRESH, home);
             response
         }))
     }

@@ -5,7 +5,8 @@ use crate::nats;
 use crate::web::{MEMBERS, WEB};
 use std::env;
 use std::future::pending;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -46,6 +47,14 @@ impl From<Child> for Running {
     }
 }
 
+/// This program. In Linux it is found also when its file has been replaced, as a build does.
+fn program() -> io::Result<PathBuf> {
+    if cfg!(target_os = "linux") {
+        return Ok("/proc/self/exe".into());
+    }
+    env::current_exe()
+}
+
 /// How a process is started: this program, in another role.
 struct Start {
     name: &'static str,
@@ -59,7 +68,7 @@ struct Start {
 impl Start {
     /// Starts it, and waits until it listens if it does so.
     async fn start(&mut self) -> Result<Running, BoxError> {
-        let mut command = Command::new(env::current_exe()?);
+        let mut command = Command::new(program()?);
         command
             .arg(self.role)
             .args(&self.arguments)
@@ -70,7 +79,7 @@ impl Start {
             .stdin(Stdio::piped());
         // Ctrl-C is for this process, which ends the others in order.
         #[cfg(unix)]
-        command.process_group(0);
+        command.process_group(0).arg0("cluster");
         let Some(address) = &mut self.address else {
             return Ok(command.spawn()?.into());
         };
@@ -210,12 +219,12 @@ async fn interrupted() -> Result<(), BoxError> {
 /// Starts all processes, and keeps them alive until the proxy has ended.
 async fn serve(directory: &Path, server: &mut Kept, members: &mut Kept) -> Result<(), BoxError> {
     let given = env::var("NATS_URL").ok().filter(|url| !url.is_empty());
-    let backend = env::var("BACKEND").unwrap_or_else(|_| {
-        if given.is_some() || nats::program().is_some() {
-            return "nats".into();
-        }
-        format!("sqlite:{}", directory.join("cluster.db").display())
-    });
+    let has_nats = given.is_some() || nats::program().is_some();
+    let default = if has_nats { "nats" } else { "sqlite" };
+    let mut backend = env::var("BACKEND").unwrap_or_else(|_| default.into());
+    if backend == "sqlite" {
+        backend = format!("sqlite:{}", directory.join("cluster.db").display());
+    }
     let mut url = given.clone().unwrap_or_default();
     let start = |name, role, arguments, address: Option<&str>, url: &str| Start {
         name,
@@ -261,6 +270,7 @@ async fn serve(directory: &Path, server: &mut Kept, members: &mut Kept) -> Resul
     greet(&proxy.address.unwrap_or_default());
     match &*backend {
         "nats" => println!("the processes share the NATS server at {url}"),
+        file if has_nats => println!("the processes share {file}"),
         file => println!("the processes share {file}; {}", nats::MISSING),
     }
     let ended = running.child.wait().await?;

@@ -14,6 +14,8 @@ use minijinja::{Environment, context};
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::sleep;
 use tower_promises::backend::Backend;
 use tower_promises::operation::Escalate;
 use tower_promises::task::{Principal, Task, TaskLayer};
@@ -254,11 +256,19 @@ pub(crate) async fn run(name: Arc<str>, backend: Backend) -> Result<(), BoxError
         let (running, waiting) = (counted.running(), web.signals.waiters(BELL));
         format!("runs {running} operations, {waiting} wait for the bell")
     };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let end = async {
+        parent_gone().await;
+        handle.drain(Duration::from_secs(2)).await;
+        drop(stop);
+        // Short requests are answered. Those who wait for the bell lose their connection.
+        sleep(Duration::from_secs(1)).await;
+    };
+    let server = axum::serve(listener, app).with_graceful_shutdown(async { drop(stopped.await) });
     tokio::select! {
-        served = axum::serve(listener, app) => return Ok(served?),
+        served = server => served?,
         () = Member::be_present(name, backend, doing) => {}
-        () = parent_gone() => {}
+        () = end => {}
     }
-    handle.drain(Duration::from_secs(2)).await;
     Ok(())
 }

@@ -1,5 +1,5 @@
 use crate::problem;
-use crate::task::Tasks;
+use crate::task::{TaskError, Tasks};
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
 use http::{StatusCode, request::Parts};
@@ -48,5 +48,21 @@ impl<S: Sync> OptionalFromRequestParts<S> for Tasks {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {
         Ok(parts.extensions.get().cloned())
+    }
+}
+
+impl IntoResponse for TaskError {
+    fn into_response(self) -> Response {
+        let status = match self {
+            Self::NotFound { .. } => StatusCode::NOT_FOUND,
+            Self::Backend { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        // Any client can ask for what does not exist.
+        if status != StatusCode::NOT_FOUND {
+            tracing::error!(target: "tower_promises", error = &self as &(dyn Error + 'static), "handler failed");
+        }
+        problem::response(status, "The request could not be completed.")
     }
 }

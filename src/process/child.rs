@@ -21,7 +21,11 @@ pub(super) fn start<J: ProcessJob>(
     });
     catch_unwind(spawn).map_err(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        let mut text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        // Nobody who uses this crate need know of procspawn.
+        if text.as_deref() == Some("procspawn was not initialized") {
+            text = Some("`main` has not called `tower_promises::process::init`".into());
+        }
         ProcessError::Start {
             job: type_name::<J>(),
             error: Arc::from(crate::BoxError::from(text.unwrap_or_default())),

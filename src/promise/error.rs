@@ -8,6 +8,30 @@ use std::sync::Arc;
 ///
 /// [`Pending`](Self::Pending) is not a failure. Returned from a handler with `?` it ends the pass early;
 /// the response it becomes is thrown away.
+///
+/// What a promise itself has failed with is there in its own type:
+///
+/// ```
+/// use std::num::ParseIntError;
+/// use tower_promises::{PromiseError, Promises};
+///
+/// async fn parse(text: &str) -> Result<u32, ParseIntError> {
+///     text.parse()
+/// }
+///
+/// fn page(promises: &Promises) -> Result<String, PromiseError> {
+///     match promises.result_or_try_submit("number", || parse("many")) {
+///         Ok(number) => Ok(number.to_string()),
+///         // The page can live without it.
+///         Err(PromiseError::Failed { error, .. }) if error.is::<ParseIntError>() => Ok("?".into()),
+///         Err(error) => Err(error),
+///     }
+/// }
+/// # use tower_promises::PromiseResults;
+/// # let error = "many".parse::<u32>().unwrap_err();
+/// # let promises = Promises::with_results(PromiseResults::new().failed::<u32>("number", error));
+/// # assert_eq!(page(&promises).unwrap(), "?");
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum PromiseError {

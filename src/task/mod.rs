@@ -111,6 +111,8 @@
 //! - **Processes must agree.** All that submit to a service and all that work for it add it with the same types. A worker
 //!   that does not know a type leaves the task to others, half a minute later, until its attempts are used up.
 //! - **Tasks and outputs are small**, [48 KiB](DEFAULT_MAX_TASK_BYTES) each: pass keys and paths, not files.
+//! - **A handler with promises runs more than once**, and submits in each pass what stands before them. Make the
+//!   [`Submit`] a promise, or give it an [id](Submit::with_id).
 //! - **A call needs a worker.** Without one it waits until its [timeout](Call::timeout), that of its promise or that of
 //!   its request.
 //! - **A spawned future is not the task.** In what `run` gives to `tokio::spawn` there is no [`TaskContext::current`], no
