@@ -6,6 +6,7 @@ use super::{Percentiles, times};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, query};
 use std::path::Path;
+use std::sync::Arc;
 use tokio::sync::Mutex;
 use tower_promises::backend::nats::async_nats::jetstream::{self, stream::Config};
 
@@ -22,15 +23,19 @@ pub(crate) async fn sqlite(file: &Path, rounds: usize, payload: &[u8]) -> Percen
         .execute(&mut connection)
         .await
         .unwrap();
-    let connection = Mutex::new(connection);
-    let insert = async |round: usize| {
-        query("INSERT INTO bare VALUES (?, ?, ?)")
-            .bind("idle")
-            .bind(round.to_string())
-            .bind(payload)
-            .execute(&mut *connection.lock().await)
-            .await
-            .unwrap();
+    let connection = Arc::new(Mutex::new(connection));
+    let payload = payload.to_vec();
+    let insert = |round: usize| {
+        let (connection, payload) = (connection.clone(), payload.clone());
+        async move {
+            query("INSERT INTO bare VALUES (?, ?, ?)")
+                .bind("idle")
+                .bind(round.to_string())
+                .bind(payload)
+                .execute(&mut *connection.lock().await)
+                .await
+                .unwrap();
+        }
     };
     times(rounds, insert).await
 }
@@ -45,10 +50,14 @@ pub(crate) async fn nats(server: &Server, rounds: usize, payload: &[u8]) -> Perc
     };
     context.create_stream(stream).await.unwrap();
     let payload = payload.to_vec();
-    let publish = async |round: usize| {
-        let subject = format!("bare.{round}");
-        let sent = context.publish(subject, payload.clone().into()).await;
-        sent.unwrap().await.unwrap();
+    let publish = |round: usize| {
+        let (context, payload) = (context.clone(), payload.clone());
+        async move {
+            let sent = context
+                .publish(format!("bare.{round}"), payload.into())
+                .await;
+            sent.unwrap().await.unwrap();
+        }
     };
     times(rounds, publish).await
 }
