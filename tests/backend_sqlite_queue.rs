@@ -1,4 +1,5 @@
-//! The SQLite queue passes the conformance suite, in one process and in two, and bears crashes, locks and dropped calls.
+//! The SQLite queue passes the conformance suite, in one process and in two, and bears crashes, locks and dropped
+//! calls.
 #![allow(clippy::unwrap_used)]
 
 mod sqlite;

@@ -1,4 +1,5 @@
-//! What a recorder of `metrics` is told of what has ended: passes, promises, durations, rejections, units and help texts.
+//! What a recorder of `metrics` is told of what has ended: passes, promises, durations, rejections, units and help
+//! texts.
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/recorded.rs"]

@@ -12,8 +12,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tower_promises::backend::Backend;
 use tower_promises::task::{TaskContext, TaskError, TaskId, TaskService, TaskState, Tasks, Worker};
 
-/// A process with two services. Tasks with the argument `poison` end it after a while, and `endless` ones do not end. The
-/// others take a minute.
+/// A process with two services. Tasks with the argument `poison` end it after a while, and `endless` ones do not end.
+/// The others take a minute.
 #[derive(Clone, Default)]
 struct Site {
     /// The process has to end now.

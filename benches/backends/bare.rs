@@ -1,5 +1,5 @@
-//! What the clients of SQLite and NATS take by themselves for what `Queue::enqueue` cannot do without: one insertion that
-//! is committed, one message that is acknowledged.
+//! What the clients of SQLite and NATS take by themselves for what `Queue::enqueue` cannot do without: one insertion
+//! that is committed, one message that is acknowledged.
 
 use super::nats::Server;
 use super::{Percentiles, times};

@@ -8,7 +8,8 @@
 //!
 //! Client and worker are two connections, as of two processes, except in memory. The tables are Markdown; the second
 //! compares with a prototype, of which only medians are known. Machines differ, so what counts is how many times slower
-//! than memory a backend is, and than its bare client. NATS needs `nats-server`: it is left out where that is not installed.
+//! than memory a backend is, and than its bare client. NATS needs `nats-server`: it is left out where that is not
+//! installed.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod bare;

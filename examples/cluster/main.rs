@@ -3,8 +3,8 @@
 //! goes on.
 //!
 //! Start it with `cargo run --example cluster`. `BACKEND` says what the processes share: `nats`, `sqlite:path`, a file
-//! that is kept, or `sqlite`, one in a temporary directory. By default it is NATS where `NATS_URL` names a server or the
-//! program `nats-server` is installed, else `sqlite`. Ctrl-C ends all processes, and deletes what is temporary.
+//! that is kept, or `sqlite`, one in a temporary directory. By default it is NATS where `NATS_URL` names a server or
+//! the program `nats-server` is installed, else `sqlite`. Ctrl-C ends all processes, and deletes what is temporary.
 
 mod control;
 mod jobs;

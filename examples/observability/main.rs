@@ -72,8 +72,8 @@ fn primes(promises: &Promises) -> Result<usize, PromiseError> {
     })
 }
 
-/// The work of somebody else: here of this process, with another backend of another one. Its span goes on with the trace of
-/// the page.
+/// The work of somebody else: here of this process, with another backend of another one. Its span goes on with the
+/// trace of the page.
 #[derive(Serialize, Deserialize)]
 struct Invoice {
     user: String,

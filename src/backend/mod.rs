@@ -91,8 +91,8 @@ use std::sync::Arc;
 /// How many bytes a key, a topic, a queue or an id may have.
 pub const MAX_NAME_BYTES: usize = 1024;
 
-/// Checks a key, a topic, a queue or an id: 1 to [`MAX_NAME_BYTES`] bytes, no control character. All else is allowed and
-/// means nothing: `a/b` is not below `a`. Adapters call it first, so that all of them behave alike.
+/// Checks a key, a topic, a queue or an id: 1 to [`MAX_NAME_BYTES`] bytes, no control character. All else is allowed
+/// and means nothing: `a/b` is not below `a`. Adapters call it first, so that all of them behave alike.
 ///
 /// # Errors
 ///

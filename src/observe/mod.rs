@@ -18,10 +18,10 @@
 //! their own spans, are found below it; and a handler runs inside of the span of its pass from the second pass
 //! on. A request that is answered in its first pass has no span of this crate: there is nothing to tell.
 //!
-//! The spans have the level DEBUG and the target `tower_promises`, so the filter `tower_promises=debug` shows them. `pass` as
-//! an outcome has `published`, `failed`, `discarded`, `rejected` and `abandoned`; a promise has those of
-//! [`PromiseOutcome`](crate::promise::PromiseOutcome). The span of the request opens when its first promise starts,
-//! and the duration of a pass is that of the handler without its promises.
+//! The spans have the level DEBUG and the target `tower_promises`, so the filter `tower_promises=debug` shows them.
+//! `pass` as an outcome has `published`, `failed`, `discarded`, `rejected` and `abandoned`; a promise has those of
+//! [`PromiseOutcome`](crate::promise::PromiseOutcome). The span of the request opens when its first promise starts, and
+//! the duration of a pass is that of the handler without its promises.
 //!
 //! [tracing-opentelemetry](https://docs.rs/tracing-opentelemetry) exports the spans without further ado.
 //!
@@ -54,8 +54,8 @@
 //! # Security
 //!
 //! Names of promises are in spans, warnings and [`Passes`], and go to the client only through [`ServerTimingLayer`],
-//! which shows them to nobody unless you say to whom. Values and errors are in none of them, but for the errors in events at
-//! DEBUG and the messages of panics in events at ERROR.
+//! which shows them to nobody unless you say to whom. Values and errors are in none of them, but for the errors in
+//! events at DEBUG and the messages of panics in events at ERROR.
 //!
 #![cfg_attr(
     feature = "server-timing",

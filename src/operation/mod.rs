@@ -124,9 +124,9 @@
 //! - **Principals.** Without [`principal`](OperationLayerBuilder::principal), who knows an id may see and cancel the
 //!   operation. With it, others get the same 404 as for an id that does not exist. The layer authenticates nobody:
 //!   put it inside of what does.
-//! - **Ids** have 128 random bits. The store and the bus know their digests as names, and logs of level `INFO` and above
-//!   show eight characters of those. The store has the ids themselves in its values. Responses ask browsers to send no
-//!   `Referer`.
+//! - **Ids** have 128 random bits. The store and the bus know their digests as names, and logs of level `INFO` and
+//!   above show eight characters of those. The store has the ids themselves in its values. Responses ask browsers to
+//!   send no `Referer`.
 //! - **Cross-site requests.** `POST …/cancel` is refused (403) when `Sec-Fetch-Site` or `Origin` say that another site
 //!   makes it, and a form must have the token that only the page has. Other methods need a preflight across origins.
 //! - **Results** are handed out as the inner service made them, cookies included, from another address than that which

@@ -1,8 +1,8 @@
 //! A bounded pool of child processes, for computations that may crash or never end.
 //!
 //! A thread that computes cannot be stopped, and one that aborts takes the server with it. A [`ProcessPool`] runs a
-//! [`ProcessJob`] in a child process of its own, started from the same program: nothing is to be installed, a crash ends
-//! that job and nothing else, a timeout kills it, and the memory it has used is given back whole.
+//! [`ProcessJob`] in a child process of its own, started from the same program: nothing is to be installed, a crash
+//! ends that job and nothing else, a timeout kills it, and the memory it has used is given back whole.
 //!
 //! # Example
 //!
@@ -47,8 +47,8 @@
 //!
 //! # Rules
 //!
-//! 1. [`init`] is the first thing in `main`. A child starts the program again, from its beginning, and what stands before
-//!    `init` runs in each of them.
+//! 1. [`init`] is the first thing in `main`. A child starts the program again, from its beginning, and what stands
+//!    before `init` runs in each of them.
 //! 2. Each job has a process of its own. At most [`max_processes`](ProcessPoolBuilder::max_processes) run at a time, at
 //!    most [`max_waiting`](ProcessPoolBuilder::max_waiting) jobs wait for their turn, first come, first served. One for
 //!    which there is no room is [`ProcessError::Saturated`] at once.
@@ -72,11 +72,12 @@
 //! - A job's standard output and error are those of the server, its standard input is empty.
 //! - A runtime's threads, if a job makes some, and processes that a job starts, are the job's own affair: killing the
 //!   job does not end *its* children.
-//! - A result is there when its process has ended. Destructors of thread-locals and handlers of C libraries run after the
-//!   job, and if they hold it up for longer than [`END_TIMEOUT`] it is aborted. One that somebody stops (`SIGSTOP`) just
-//!   then keeps its place until it goes on.
-//! - If the server is killed, or exits while a job runs, the job is aborted within [`WATCH_INTERVAL`]. In Windows it runs to
-//!   its end. For this a child has a thread of its own, so a job cannot do what only a process of one thread may do.
+//! - A result is there when its process has ended. Destructors of thread-locals and handlers of C libraries run after
+//!   the job, and if they hold it up for longer than [`END_TIMEOUT`] it is aborted. One that somebody stops (`SIGSTOP`)
+//!   just then keeps its place until it goes on.
+//! - If the server is killed, or exits while a job runs, the job is aborted within [`WATCH_INTERVAL`]. In Windows it
+//!   runs to its end. For this a child has a thread of its own, so a job cannot do what only a process of one thread
+//!   may do.
 //! - A program that exits, or waits, before it calls `init` makes [`ProcessError::Start`], and so does a child that
 //!   is killed in its first milliseconds. Such a start leaves a thread and a socket in the temporary directory
 //!   behind, which procspawn gives no way to end. With [`MAX_LOST_STARTS`] of those a pool refuses all jobs.
@@ -91,20 +92,20 @@
 //!
 //! # Panics
 //!
-//! A panic in a job is [`ProcessError::Panicked`]. A program that is built with `panic = "abort"` gets `Died`. The future
-//! panics on a runtime of tokio that has no time.
+//! A panic in a job is [`ProcessError::Panicked`]. A program that is built with `panic = "abort"` gets `Died`. The
+//! future panics on a runtime of tokio that has no time.
 //!
 //! # Security
 //!
-//! A child has the user, the environment, the arguments and the files of the server: it contains crashes, not attacks. Do
-//! not run code in it that you do not trust. Nobody else can hand it work: it takes one job, from the process that has
-//! started it. What a job returns is data of the child, bounded in size, and checked by `Deserialize` alone.
+//! A child has the user, the environment, the arguments and the files of the server: it contains crashes, not attacks.
+//! Do not run code in it that you do not trust. Nobody else can hand it work: it takes one job, from the process that
+//! has started it. What a job returns is data of the child, bounded in size, and checked by `Deserialize` alone.
 //!
 //! # Platforms
 //!
-//! Linux and macOS, and Windows as far as procspawn supports it. Child and server are the same executable file, on Linux
-//! even when the file has been replaced in the meantime. Where executables cannot start themselves, as on iOS and in
-//! WebAssembly, there is [`ProcessError::Start`].
+//! Linux and macOS, and Windows as far as procspawn supports it. Child and server are the same executable file, on
+//! Linux even when the file has been replaced in the meantime. Where executables cannot start themselves, as on iOS and
+//! in WebAssembly, there is [`ProcessError::Start`].
 //!
 //! # Neighbours
 //!
@@ -125,8 +126,8 @@ pub use pool::{
     MAX_LOST_STARTS, POLL_INTERVAL, ProcessFuture, ProcessPool, ProcessPoolBuilder, WATCH_INTERVAL,
 };
 
-/// Runs the job and ends the process, in a child of a [`ProcessPool`]. Elsewhere it does nothing but allow this program to
-/// have children.
+/// Runs the job and ends the process, in a child of a [`ProcessPool`]. Elsewhere it does nothing but allow this program
+/// to have children.
 ///
 /// Call it first in `main`, before a runtime, threads, log files or sockets are made.
 pub fn init() {

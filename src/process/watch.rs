@@ -18,8 +18,8 @@ impl Drop for Job {
     }
 }
 
-/// Ends this process when its server is gone, or when it does not end after its job. It aborts: what else ends a process
-/// waits for destructors and handlers, which may be what holds it up.
+/// Ends this process when its server is gone, or when it does not end after its job. It aborts: what else ends a
+/// process waits for destructors and handlers, which may be what holds it up.
 pub(super) fn begin(server: u32) -> Job {
     let has_ended = Arc::new(AtomicBool::new(false));
     let job_has_ended = Arc::clone(&has_ended);

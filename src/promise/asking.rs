@@ -9,8 +9,8 @@ use futures_util::FutureExt;
 
 /// Asking.
 impl Promises {
-    /// Registers a promise. It starts when the pass ends, or at once with [`Start::Eager`](super::Start::Eager), and runs at the same
-    /// time as the others; then the handler runs again and finds the [`result`](Self::result).
+    /// Registers a promise. It starts when the pass ends, or at once with [`Start::Eager`](super::Start::Eager), and
+    /// runs at the same time as the others; then the handler runs again and finds the [`result`](Self::result).
     ///
     /// A name that is pending already stays the promise it is: `future` is dropped unpolled.
     ///

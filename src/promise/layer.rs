@@ -69,8 +69,9 @@ pub enum OnTimeout {
     /// [`TimedOut`](super::PromiseError::TimedOut), also one that is submitted only then. So the application
     /// renders a page of its own.
     ///
-    /// This last pass may be one more than [`PromiseLayer::max_passes`]. It gets the same time again; past that, the request is rejected. It is also rejected if
-    /// it has not asked for a promise at all, or if its body cannot be replayed.
+    /// This last pass may be one more than [`PromiseLayer::max_passes`]. It gets the same time again; past that, the
+    /// request is rejected. It is also rejected if it has not asked for a promise at all, or if its body cannot be
+    /// replayed.
     FinalPass,
 }
 

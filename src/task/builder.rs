@@ -141,8 +141,8 @@ impl TasksBuilder {
         self
     }
 
-    /// Makes the span of each attempt instead of the usual one, which is called `task`, has the level INFO, and has service,
-    /// type, id, attempt, principal and `traceparent` of the task as fields.
+    /// Makes the span of each attempt instead of the usual one, which is called `task`, has the level INFO, and has
+    /// service, type, id, attempt, principal and `traceparent` of the task as fields.
     ///
     /// That is where the trace goes on that the submitting request is a part of. With tracing-opentelemetry:
     ///
@@ -185,16 +185,16 @@ impl TasksBuilder {
     /// How often a task is tried when attempts end with a conflict or with their worker, default
     /// [`DEFAULT_MAX_ATTEMPTS`]. Then it is a dead letter. It is at least one.
     ///
-    /// Where it is one, a task that runs beside one that kills their worker is a dead letter as well. From two on it has
-    /// its last attempt without the other one, see [the module](super).
+    /// Where it is one, a task that runs beside one that kills their worker is a dead letter as well. From two on it
+    /// has its last attempt without the other one, see [the module](super).
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.settings.max_attempts = attempts.max(1);
         self
     }
 
-    /// How long a task may wait for a worker, for its last attempt too, default [`DEFAULT_LIFETIME`]. Then a worker that
-    /// gets it does not begin it: it has failed. Where no worker comes it is forgotten, and whoever waits for it gets
-    /// [`TaskError::NotFound`](super::TaskError::NotFound). It should be longer than any
+    /// How long a task may wait for a worker, for its last attempt too, default [`DEFAULT_LIFETIME`]. Then a worker
+    /// that gets it does not begin it: it has failed. Where no worker comes it is forgotten, and whoever waits for it
+    /// gets [`TaskError::NotFound`](super::TaskError::NotFound). It should be longer than any
     /// [delay](super::Submit::delay).
     pub fn lifetime(mut self, time: Duration) -> Self {
         self.settings.lifetime = time;

@@ -8,8 +8,8 @@ use crate::backend::{BackendError, Priority};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// How many bytes the ids of a service's dead letters may have together, as JSON: that is more than a thousand random ones.
-/// The oldest are not listed any more.
+/// How many bytes the ids of a service's dead letters may have together, as JSON: that is more than a thousand random
+/// ones. The oldest are not listed any more.
 pub const MAX_DEAD_LETTER_BYTES: usize = 48 * 1024;
 
 /// The store has no list of keys, so this is one: the ids, oldest first.

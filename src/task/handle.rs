@@ -134,8 +134,8 @@ impl Tasks {
 
     /// Cancels a task, and returns whether it had not ended.
     ///
-    /// One that waits is cancelled when this resolves. One that runs is dropped by its worker shortly after, at its next
-    /// `await`, unless it ends before: its [state](TaskStatus::state) tells.
+    /// One that waits is cancelled when this resolves. One that runs is dropped by its worker shortly after, at its
+    /// next `await`, unless it ends before: its [state](TaskStatus::state) tells.
     ///
     /// Cancel safety: dropped before it resolves, the task may or may not be cancelled.
     ///

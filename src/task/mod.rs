@@ -2,8 +2,8 @@
 //!
 //! A [`Task`] is a serde type with a name and a `run`. A [`TaskService`] takes it to a [`Worker`], in this process, in
 //! another one or on another machine, and brings back its output. A call is a future, so it can be a promise, and a
-//! template that cannot wait shows what another process has made. What is submitted acts for the principal of the request
-//! that submits it.
+//! template that cannot wait shows what another process has made. What is submitted acts for the principal of the
+//! request that submits it.
 //!
 //! # Example
 //!
@@ -69,10 +69,10 @@
 //!
 //! # Rules
 //!
-//! 1. A task that is [submitted](TaskService::submit) or [called](TaskService::call) runs in a worker of its service, not
-//!    in the caller.
-//! 2. It runs as the principal for whom it was submitted, and as nobody if there was none. [`Principal::current`] says so
-//!    deep in what it calls. The trace of the request travels along, too: [`TraceContext`].
+//! 1. A task that is [submitted](TaskService::submit) or [called](TaskService::call) runs in a worker of its service,
+//!    not in the caller.
+//! 2. It runs as the principal for whom it was submitted, and as nobody if there was none. [`Principal::current`] says
+//!    so deep in what it calls. The trace of the request travels along, too: [`TraceContext`].
 //! 3. Within a task, what is submitted or called runs at once, in place, as a part of it: its error is an error of the
 //!    outer one, and its conflict makes the outer one be tried again. So a task never waits for a worker that waits for
 //!    it. [`is_task`] tells.
@@ -81,13 +81,13 @@
 //! 5. After a [conflict](TaskFailure::conflict) it is tried again, after a random time within 2<sup>n</sup> seconds,
 //!    where n is the number of the attempt. After three [attempts](TasksBuilder::max_attempts) it is a dead letter. Any
 //!    other error, a panic and too long a run [end](TaskError::Failed) it, and are logged.
-//! 6. An attempt that ends with its worker counts: a task that kills its workers is a dead letter after three of them. Who
-//!    has lost a worker has its last attempt alone: beside no other task of its service in that worker, and no other such
-//!    task in that process. So what ran beside a task that kills its workers does not die with it. An attempt that is
-//!    given back by a worker that [shuts down](Worker::drain) does not count.
+//! 6. An attempt that ends with its worker counts: a task that kills its workers is a dead letter after three of them.
+//!    Who has lost a worker has its last attempt alone: beside no other task of its service in that worker, and no
+//!    other such task in that process. So what ran beside a task that kills its workers does not die with it. An
+//!    attempt that is given back by a worker that [shuts down](Worker::drain) does not count.
 //! 7. [Dead letters](TaskService::dead_letters) are kept, listed and [sent again](TaskService::send_again).
-//! 8. Exactly one end of a task is recorded. Each attempt has a token of its own, and only that which the store knows may
-//!    record. What a worker has made that has lost its lease is dropped.
+//! 8. Exactly one end of a task is recorded. Each attempt has a token of its own, and only that which the store knows
+//!    may record. What a worker has made that has lost its lease is dropped.
 //! 9. The output is stored before the queue is told, and kept for a
 //!    [time to live](TasksBuilder::result_time_to_live).
 //! 10. A task that cannot be serialised, is too large or is not known to its service fails where it is submitted.
@@ -97,35 +97,35 @@
 //! # What at least once means for your task
 //!
 //! A task runs until an end of it is recorded. When its worker crashes, or loses touch for longer than the
-//! [lease](TasksBuilder::lease), it runs again, and the worker that has lost touch may still be running it for a moment.
-//! So what a task does must bear to be done twice:
+//! [lease](TasksBuilder::lease), it runs again, and the worker that has lost touch may still be running it for a
+//! moment. So what a task does must bear to be done twice:
 //!
-//! - Write in one database transaction that is committed last. An error, a conflict and a cancel roll it back. Between the
-//!   commit and the record of the end a crash is possible: have the transaction insert the task's
+//! - Write in one database transaction that is committed last. An error, a conflict and a cancel roll it back. Between
+//!   the commit and the record of the end a crash is possible: have the transaction insert the task's
 //!   [id](TaskContext::id) into a table with a unique index, and a second run finds it.
 //! - Give the id, which is the same for all attempts, as idempotency key to other systems.
 //! - Keep what cannot be repeated, such as a mail, for the end.
 //!
 //! # Pitfalls
 //!
-//! - **Processes must agree.** All that submit to a service and all that work for it add it with the same types. A worker
-//!   that does not know a type leaves the task to others, half a minute later, until its attempts are used up.
+//! - **Processes must agree.** All that submit to a service and all that work for it add it with the same types. A
+//!   worker that does not know a type leaves the task to others, half a minute later, until its attempts are used up.
 //! - **Tasks and outputs are small**, [48 KiB](DEFAULT_MAX_TASK_BYTES) each: pass keys and paths, not files.
 //! - **A handler with promises runs more than once**, and submits in each pass what stands before them. Make the
 //!   [`Submit`] a promise, or give it an [id](Submit::with_id).
 //! - **A call needs a worker.** Without one it waits until its [timeout](Call::timeout), that of its promise or that of
 //!   its request.
-//! - **A spawned future is not the task.** In what `run` gives to `tokio::spawn` there is no [`TaskContext::current`], no
-//!   principal, and no cancel: move a clone of the context there.
+//! - **A spawned future is not the task.** In what `run` gives to `tokio::spawn` there is no [`TaskContext::current`],
+//!   no principal, and no cancel: move a clone of the context there.
 //! - **Blocking code blocks the worker's thread**, and a runtime that is blocked cannot renew leases. Use
 //!   `tokio::task::spawn_blocking`, and [`TaskContext::is_cancelled`] within.
 //! - **The memory backend is this process.** What waits in it is lost with it.
 //!
 //! # Cancel safety
 //!
-//! Dropping a [`Call`] cancels its task, unless it is [detached](Call::detached) or has an [id](Call::with_id): a promise
-//! leaves nothing running when its client has gone. Dropping a [`Worker`] is a crash to its tasks; [`Worker::drain`] is
-//! not. The other futures say what it means to drop them.
+//! Dropping a [`Call`] cancels its task, unless it is [detached](Call::detached) or has an [id](Call::with_id): a
+//! promise leaves nothing running when its client has gone. Dropping a [`Worker`] is a crash to its tasks;
+//! [`Worker::drain`] is not. The other futures say what it means to drop them.
 //!
 //! # Panics
 //!
@@ -133,12 +133,12 @@
 //!
 //! # Security
 //!
-//! The [`Principal`] is an id, not a permission: a worker looks up what it may do at the time it runs. Who can reach the
-//! backend can submit as anybody and read everything, arguments and outputs: keep it in a trusted network, and secrets out
-//! of arguments. Ids of tasks are random; still, a handler that shows a [status](Tasks::status) or an output compares the
-//! [principal](TaskStatus::principal). An id that a client may choose needs the client's principal in it. Errors of tasks
-//! reach [`TaskError`] and the log, not clients. The log has names, ids, principals and errors of tasks, never arguments
-//! or outputs.
+//! The [`Principal`] is an id, not a permission: a worker looks up what it may do at the time it runs. Who can reach
+//! the backend can submit as anybody and read everything, arguments and outputs: keep it in a trusted network, and
+//! secrets out of arguments. Ids of tasks are random; still, a handler that shows a [status](Tasks::status) or an
+//! output compares the [principal](TaskStatus::principal). An id that a client may choose needs the client's principal
+//! in it. Errors of tasks reach [`TaskError`] and the log, not clients. The log has names, ids, principals and errors
+//! of tasks, never arguments or outputs.
 //!
 //! # Difference from its neighbours
 //!

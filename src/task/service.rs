@@ -89,8 +89,8 @@ impl TaskService {
     }
 
     /// The dead letters of the service, oldest first: tasks that were given up after several attempts. They are kept
-    /// for [`dead_letter_time_to_live`](super::TasksBuilder::dead_letter_time_to_live), and the newest are listed, about
-    /// a thousand: see [`MAX_DEAD_LETTER_BYTES`](super::MAX_DEAD_LETTER_BYTES).
+    /// for [`dead_letter_time_to_live`](super::TasksBuilder::dead_letter_time_to_live), and the newest are listed,
+    /// about a thousand: see [`MAX_DEAD_LETTER_BYTES`](super::MAX_DEAD_LETTER_BYTES).
     ///
     /// # Errors
     ///
@@ -106,8 +106,8 @@ impl TaskService {
     ///
     /// # Errors
     ///
-    /// [`TaskError::NotFound`] where it is no dead letter of this service. [`TaskError::Backend`]: it may or may not have
-    /// been sent.
+    /// [`TaskError::NotFound`] where it is no dead letter of this service. [`TaskError::Backend`]: it may or may not
+    /// have been sent.
     pub async fn send_again(&self, id: &TaskId) -> Result<(), TaskError> {
         super::core::Core::runtime()?;
         self.tasks.core().send_again(&self.name, id).await

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// Future returned by [`TaskService::submit`](super::TaskService::submit): the id of the task, once it will not be lost.
+/// Future returned by [`TaskService::submit`](super::TaskService::submit): the id of the task, once it will not be
+/// lost.
 ///
 /// Nothing happens before it is polled, and it borrows nothing, so it can be a promise.
 ///
@@ -37,8 +38,8 @@ pub struct Submit {
 ///
 /// # Cancel safety
 ///
-/// Dropping it cancels the task, whether it waits or runs: nobody wants the output any more. So a task that is a promise
-/// is cancelled with its request. The task goes on, however, where [`detached`](Self::detached) or
+/// Dropping it cancels the task, whether it waits or runs: nobody wants the output any more. So a task that is a
+/// promise is cancelled with its request. The task goes on, however, where [`detached`](Self::detached) or
 /// [`with_id`](Self::with_id) was called.
 ///
 /// # Panics
@@ -201,8 +202,8 @@ impl<T: Task> Call<T> {
     /// that waits for a task, as a promise or not, can become an [operation](crate::operation) which shows how far the
     /// task is; to cancel the operation drops this future, which cancels the task.
     ///
-    /// What the task says arrives after the [`progress_interval`](super::TasksBuilder::progress_interval) at the latest,
-    /// if the bus loses nothing. An attempt that is repeated begins again with what it says first.
+    /// What the task says arrives after the [`progress_interval`](super::TasksBuilder::progress_interval) at the
+    /// latest, if the bus loses nothing. An attempt that is repeated begins again with what it says first.
     ///
     /// ```
     /// # use serde::{Deserialize, Serialize};

@@ -90,8 +90,8 @@ impl MemoryQueue {
         self
     }
 
-    /// How many bytes the payload of an envelope may have, default [`DEFAULT_MAX_ENVELOPE_BYTES`]. Call it before the queue is
-    /// cloned.
+    /// How many bytes the payload of an envelope may have, default [`DEFAULT_MAX_ENVELOPE_BYTES`]. Call it before the
+    /// queue is cloned.
     #[must_use]
     pub fn max_envelope_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_envelope_bytes = bytes;

@@ -174,9 +174,9 @@ impl NatsBuilder {
         self
     }
 
-    /// How many values there are at most, those that are over included until a
-    /// [sweep](Self::sweep_interval) has deleted them. A new one more is [`BackendError::Full`]; those that are there can
-    /// be replaced and deleted. By default the limits of the server alone count.
+    /// How many values there are at most, those that are over included until a [sweep](Self::sweep_interval) has
+    /// deleted them. A new one more is [`BackendError::Full`]; those that are there can be replaced and deleted. By
+    /// default the limits of the server alone count.
     ///
     /// It is a number because the server keeps it exactly. To keep a limit on the bytes of a stream, servers of 2.9
     /// delete the oldest messages, though told not to.

@@ -26,19 +26,19 @@
 //! 2. A client of [`async_nats`], made by the application: addresses, credentials, TLS and the features of
 //!    that crate are its own. The options `no_echo` and an inbox prefix of which the user may not publish do
 //!    not work.
-//! 3. A runtime of tokio with time and I/O enabled. New messages and changes are read by a task in the runtime of the first
-//!    who listens; when that runtime ends, so do the streams of all listeners.
-//! 4. Clocks that agree with that of the server, within a fraction of a second. Times to live, leases and delays begin at
-//!    a time that the server stamps, and end by the clock of whoever asks.
+//! 3. A runtime of tokio with time and I/O enabled. New messages and changes are read by a task in the runtime of the
+//!    first who listens; when that runtime ends, so do the streams of all listeners.
+//! 4. Clocks that agree with that of the server, within a fraction of a second. Times to live, leases and delays begin
+//!    at a time that the server stamps, and end by the clock of whoever asks.
 //!
 //! # What it makes
 //!
-//! With the default [prefix](NatsBuilder::prefix) there are three streams. `tower-promises-store` has a message for each
-//! key. `tower-promises-queue` has one for each envelope, and a durable consumer for each queue.
+//! With the default [prefix](NatsBuilder::prefix) there are three streams. `tower-promises-store` has a message for
+//! each key. `tower-promises-queue` has one for each envelope, and a durable consumer for each queue.
 //! `tower-promises-leases` has a record for each envelope that was taken. The subjects start with `tower-promises.`;
-//! keys, topics, queues and ids are in base64url in them. Those who watch and listen use plain subscriptions
-//! to what the server republishes, and to the bus. The streams belong to this crate alone: the tools of NATS may
-//! look at them and change their limits, not their messages.
+//! keys, topics, queues and ids are in base64url in them. Those who watch and listen use plain subscriptions to what
+//! the server republishes, and to the bus. The streams belong to this crate alone: the tools of NATS may look at them
+//! and change their limits, not their messages.
 //!
 //! # What survives what
 //!
@@ -59,11 +59,11 @@
 //! # Limits
 //!
 //! [`NatsBuilder`] has the settings: largest sizes, how much is kept in memory for listeners that fall behind, and how
-//! many envelopes and [values](NatsBuilder::max_values) there are at most. Do not limit the bytes of the streams: servers
-//! of 2.9 then delete what they have acknowledged. Those of the account can be limited. What is over is deleted by a
-//! [sweep](NatsBuilder::sweep_interval) of one process at a time. Every process that watches hears the changes of all
-//! keys. The bus is at most once: messages in flight are lost with a connection, and when the client's own buffer of
-//! 65536 messages overflows because the runtime stands still.
+//! many envelopes and [values](NatsBuilder::max_values) there are at most. Do not limit the bytes of the streams:
+//! servers of 2.9 then delete what they have acknowledged. Those of the account can be limited. What is over is deleted
+//! by a [sweep](NatsBuilder::sweep_interval) of one process at a time. Every process that watches hears the changes of
+//! all keys. The bus is at most once: messages in flight are lost with a connection, and when the client's own buffer
+//! of 65536 messages overflows because the runtime stands still.
 //!
 //! # Cancel safety
 //!
@@ -78,8 +78,9 @@
 //! # Security
 //!
 //! Who may publish to the subjects can make every machine believe anything: give the application an account of its own,
-//! credentials and TLS. It needs to publish to and subscribe to `<prefix>.>`, to publish to `$JS.API.>` and `$JS.ACK.>`, and
-//! to subscribe to `_INBOX.>`. The server holds all values in the clear unless its storage is encrypted.
+//! credentials and TLS. It needs to publish to and subscribe to `<prefix>.>`, to publish to `$JS.API.>` and
+//! `$JS.ACK.>`, and to subscribe to `_INBOX.>`. The server holds all values in the clear unless its storage is
+//! encrypted.
 //!
 //! # Rust version
 //!

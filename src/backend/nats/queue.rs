@@ -27,8 +27,8 @@ const DELAY: &str = "Tower-Promises-Delay";
 /// server's ends leases early, which lets a second worker begin, and never lets the first one settle.
 ///
 /// An id is known for the [window](super::NatsBuilder::deduplication_window) after it was enqueued, and as long as its
-/// envelope has not ended. A server that was restarted has forgotten the ids of those that have. A message that is given
-/// up makes the server tell so in an advisory.
+/// envelope has not ended. A server that was restarted has forgotten the ids of those that have. A message that is
+/// given up makes the server tell so in an advisory.
 #[derive(Clone, Debug)]
 pub struct NatsQueue {
     connection: Arc<Connection>,

@@ -35,8 +35,8 @@ const TIME_TO_LIVE: &str = "Tower-Promises-Time-To-Live";
 /// server by more than a second make values live that much longer or shorter. What is over is absent at once, and
 /// deleted from the server by a [sweep](super::NatsBuilder::sweep_interval).
 ///
-/// The server publishes each change once it has stored it. A watcher knows by the sequences when changes are missing and
-/// says so with the next one that arrives; in a cluster one may get lost when a stream gets a new leader.
+/// The server publishes each change once it has stored it. A watcher knows by the sequences when changes are missing
+/// and says so with the next one that arrives; in a cluster one may get lost when a stream gets a new leader.
 #[derive(Clone, Debug)]
 pub struct NatsStore {
     connection: Arc<Connection>,

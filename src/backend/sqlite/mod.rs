@@ -17,12 +17,11 @@
 //!
 //! # When to use it
 //!
-//! For a service that runs as one or a few processes on one machine and must not forget what it stored when
-//! it is restarted, without a server to install. A write takes a fraction of a millisecond; all writes to a
-//! file take turns, and those of one process that come at the same time share a commit. What another process
-//! writes is heard within the [poll interval](SqliteBuilder::poll_interval), 20 ms by default, and sooner while both are
-//! busy. For one process that may forget, the [`memory`](super::memory) adapters are faster; for several machines SQLite
-//! is not made.
+//! For a service that runs as one or a few processes on one machine and must not forget what it stored when it is
+//! restarted, without a server to install. A write takes a fraction of a millisecond; all writes to a file take turns,
+//! and those of one process that come at the same time share a commit. What another process writes is heard within the
+//! [poll interval](SqliteBuilder::poll_interval), 20 ms by default, and sooner while both are busy. For one process
+//! that may forget, the [`memory`](super::memory) adapters are faster; for several machines SQLite is not made.
 //!
 //! # What survives what
 //!
@@ -48,11 +47,12 @@
 //!
 //! # Limits
 //!
-//! [`SqliteBuilder`] has the settings: values and messages have a largest size, and the messages and changes that
-//! are kept for others a number and an age. Envelopes have a largest size and number. In each process at most 1024 writes are in the queue; more wait before
-//! it, none for longer than twice the [busy timeout](SqliteBuilder::busy_timeout). The number of values is not
-//! bounded: give them times to live. Those that are over are deleted as others are written, up to 1000 at a
-//! time, as are envelopes that ended before the [window](SqliteBuilder::deduplication_window). The file does not shrink; what was deleted makes room for what comes.
+//! [`SqliteBuilder`] has the settings: values and messages have a largest size, and the messages and changes that are
+//! kept for others a number and an age. Envelopes have a largest size and number. In each process at most 1024 writes
+//! are in the queue; more wait before it, none for longer than twice the [busy timeout](SqliteBuilder::busy_timeout).
+//! The number of values is not bounded: give them times to live. Those that are over are deleted as others are written,
+//! up to 1000 at a time, as are envelopes that ended before the [window](SqliteBuilder::deduplication_window). The file
+//! does not shrink; what was deleted makes room for what comes.
 //!
 //! # Cancel safety
 //!
@@ -177,7 +177,8 @@ impl SqliteDatabase {
 
 impl Backend {
     /// A backend of the processes of one machine that open the same file, with the default settings of the
-    /// [`sqlite`](self) adapters. What is in its store and its queue survives them. A file that does not exist is created.
+    /// [`sqlite`](self) adapters. What is in its store and its queue survives them. A file that does not exist is
+    /// created.
     ///
     /// Cancel safety: dropped before it resolves, a new file may have been created.
     ///

@@ -12,7 +12,8 @@ const WRITES_PER_SWEEP: usize = 64;
 
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many expired entries, and how many envelopes that have ended, a sweep deletes at most, so that no writer waits for long.
+/// How many expired entries, and how many envelopes that have ended, a sweep deletes at most, so that no writer waits
+/// for long.
 const SWEEP_ENTRIES: i64 = 1000;
 
 /// When to delete what is no longer needed.

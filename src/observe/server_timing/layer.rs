@@ -33,17 +33,18 @@ pub const DEFAULT_MAX_ENTRIES: usize = 32;
 ///
 /// There is an entry for each pass, and one for each promise that has started, in the order in which they settled. A
 /// name is that of the promise where each character that is no token (RFC 9110, section 5.6.2) is an underscore. The
-/// description is the name as it is, with question marks for what is not printable ASCII, followed by what became of the
-/// promise if it has no value. Of a name there are at most 64 characters in both. `dur` is in milliseconds. A response that has taken a single pass and has
-/// no promise gets no header. One that there is already stays, and ours comes after it.
+/// description is the name as it is, with question marks for what is not printable ASCII, followed by what became of
+/// the promise if it has no value. Of a name there are at most 64 characters in both. `dur` is in milliseconds. A
+/// response that has taken a single pass and has no promise gets no header. One that there is already stays, and ours
+/// comes after it.
 ///
 /// Browsers show it to scripts of the same origin. Others need `Timing-Allow-Origin`, which is yours to set.
 ///
 /// # Security
 ///
-/// Names of promises may be secrets, and durations tell what is in a cache. So the layer shows them only to requests for
-/// which the function given to [`new`](Self::new) returns `true`. A cache keeps the header with the response: where one
-/// that is shared stands in front, show it only with responses that are `private` or not stored at all.
+/// Names of promises may be secrets, and durations tell what is in a cache. So the layer shows them only to requests
+/// for which the function given to [`new`](Self::new) returns `true`. A cache keeps the header with the response: where
+/// one that is shared stands in front, show it only with responses that are `private` or not stored at all.
 #[derive(Clone)]
 #[must_use]
 pub struct ServerTimingLayer<F> {
@@ -67,8 +68,8 @@ impl<F> ServerTimingLayer<F> {
 
     /// Sets how many promises are shown at most, and how many passes. Default [`DEFAULT_MAX_ENTRIES`].
     ///
-    /// If there are more, the slowest are shown. Proxies and clients bound the size of headers, some to 4 KiB: the entry
-    /// of a pass has about 20 bytes, that of a promise about 30 and twice its name, at most 250.
+    /// If there are more, the slowest are shown. Proxies and clients bound the size of headers, some to 4 KiB: the
+    /// entry of a pass has about 20 bytes, that of a promise about 30 and twice its name, at most 250.
     pub fn max_entries(mut self, entries: usize) -> Self {
         self.max_entries = entries;
         self

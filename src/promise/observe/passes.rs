@@ -6,8 +6,8 @@ use std::time::Duration;
 /// Where the time of a request went: its passes and its promises.
 ///
 /// The layer puts it into the extensions of the response that it publishes, also of a
-/// [rejection](crate::promise::Rejection), if the request had a promise that started. A response without it has taken one
-/// pass. [`ServerTimingLayer`](crate::observe::ServerTimingLayer) shows it to the client's developer tools.
+/// [rejection](crate::promise::Rejection), if the request had a promise that started. A response without it has taken
+/// one pass. [`ServerTimingLayer`](crate::observe::ServerTimingLayer) shows it to the client's developer tools.
 ///
 /// All times are counted from the moment in which the layer was called. A clone is cheap.
 ///

@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 impl Attempt<'_> {
-    /// Claims the task for this attempt. `None` where it has to be alone: it may kill its worker, so what dies beside it
-    /// has other attempts.
+    /// Claims the task for this attempt. `None` where it has to be alone: it may kill its worker, so what dies beside
+    /// it has other attempts.
     pub(super) async fn begin(
         &self,
         limit: Duration,
