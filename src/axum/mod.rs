@@ -17,8 +17,7 @@
 //! # Security
 //!
 //! A response made from a [`PromiseError`] or a [`SubmitError`] has the error's [status](PromiseError::status) and says
-//! nothing about the promise. The log has the rest. So it is with a `TaskError`: 404 for a task of which nothing is
-//! known, 503 where the backend fails, 504 for a call that timed out, else 500.
+//! nothing about the promise. The log has the rest. So it is with a `TaskError` and its status.
 
 #[cfg(feature = "operations")]
 mod operation;

@@ -53,12 +53,7 @@ impl<S: Sync> OptionalFromRequestParts<S> for Tasks {
 
 impl IntoResponse for TaskError {
     fn into_response(self) -> Response {
-        let status = match self {
-            Self::NotFound { .. } => StatusCode::NOT_FOUND,
-            Self::Backend { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
-            _ => StatusCode::INTERNAL_SERVER_ERROR,
-        };
+        let status = self.status();
         // Any client can ask for what does not exist.
         if status != StatusCode::NOT_FOUND {
             tracing::error!(target: "tower_promises", error = &self as &(dyn Error + 'static), "handler failed");

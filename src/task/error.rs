@@ -1,5 +1,6 @@
 use super::TaskId;
 use crate::backend::BackendError;
+use http::StatusCode;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -108,6 +109,18 @@ impl TaskError {
                 ..
             }
         )
+    }
+
+    /// The status of a response that stands for this error: 404 for a task of which nothing is known, 503 where the
+    /// backend fails, 504 for a call that has timed out, else 500.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::NotFound { .. } => StatusCode::NOT_FOUND,
+            Self::Backend { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        }
     }
 }
 
