@@ -10,6 +10,20 @@ use std::time::Duration;
 #[cfg(feature = "tracing")]
 const TARGET: &str = "tower_promises";
 
+/// An event of this level, of the task of a letter.
+#[cfg(feature = "tracing")]
+macro_rules! event {
+    ($level:ident, $letter:ident, $($rest:tt)+) => {
+        tracing::$level!(
+            target: TARGET,
+            service = $letter.service,
+            task = $letter.task,
+            id = $letter.id.as_str(),
+            $($rest)+
+        )
+    };
+}
+
 /// Makes the span of a task, unless it is to be the usual one.
 #[cfg(feature = "tracing")]
 pub(super) type MakeSpan = dyn Fn(&TaskContext) -> tracing::Span + Send + Sync;
@@ -54,14 +68,7 @@ pub(super) fn unknown_service(service: &str, task: &str) {
 
 pub(super) fn began(letter: &Letter, attempt: u32) {
     #[cfg(feature = "tracing")]
-    tracing::debug!(
-        target: TARGET,
-        service = letter.service,
-        task = letter.task,
-        id = letter.id.as_str(),
-        attempt,
-        "task begins"
-    );
+    event!(debug, letter, attempt, "task begins");
     #[cfg(not(feature = "tracing"))]
     let _ = (letter, attempt);
 }
@@ -69,15 +76,10 @@ pub(super) fn began(letter: &Letter, attempt: u32) {
 pub(super) fn ended(letter: &Letter, state: TaskState, error: Option<&(dyn Error + 'static)>) {
     #[cfg(feature = "tracing")]
     {
-        let (service, task, id) = (&*letter.service, &*letter.task, letter.id.as_str());
         match state {
-            TaskState::Failed => {
-                tracing::error!(target: TARGET, service, task, id, error, "task failed");
-            }
-            TaskState::Dead => {
-                tracing::error!(target: TARGET, service, task, id, error, "task is a dead letter now");
-            }
-            _ => tracing::debug!(target: TARGET, service, task, id, %state, "task ended"),
+            TaskState::Failed => event!(error, letter, error, "task failed"),
+            TaskState::Dead => event!(error, letter, error, "task is a dead letter now"),
+            _ => event!(debug, letter, %state, "task ended"),
         }
     }
     #[cfg(not(feature = "tracing"))]
@@ -86,39 +88,23 @@ pub(super) fn ended(letter: &Letter, state: TaskState, error: Option<&(dyn Error
 
 pub(super) fn conflicted(letter: &Letter, error: &(dyn Error + 'static), pause: Duration) {
     #[cfg(feature = "tracing")]
-    tracing::info!(
-        target: TARGET,
-        service = letter.service,
-        task = letter.task,
-        id = letter.id.as_str(),
-        error,
-        ?pause,
-        "task is tried again"
-    );
+    event!(info, letter, error, ?pause, "task is tried again");
     #[cfg(not(feature = "tracing"))]
     let _ = (letter, error, pause);
 }
 
 pub(super) fn given_back(letter: &Letter) {
     #[cfg(feature = "tracing")]
-    tracing::info!(
-        target: TARGET,
-        service = letter.service,
-        task = letter.task,
-        id = letter.id.as_str(),
-        "task is given back, its worker shuts down"
-    );
+    event!(info, letter, "task is given back, its worker shuts down");
     #[cfg(not(feature = "tracing"))]
     let _ = letter;
 }
 
 pub(super) fn waits_to_be_alone(letter: &Letter) {
     #[cfg(feature = "tracing")]
-    tracing::warn!(
-        target: TARGET,
-        service = letter.service,
-        task = letter.task,
-        id = letter.id.as_str(),
+    event!(
+        warn,
+        letter,
         "task may have ended its workers, its last attempt waits until it is alone"
     );
     #[cfg(not(feature = "tracing"))]
@@ -127,11 +113,9 @@ pub(super) fn waits_to_be_alone(letter: &Letter) {
 
 pub(super) fn superseded(letter: &Letter) {
     #[cfg(feature = "tracing")]
-    tracing::warn!(
-        target: TARGET,
-        service = letter.service,
-        task = letter.task,
-        id = letter.id.as_str(),
+    event!(
+        warn,
+        letter,
         "another worker has the task, what this one has made of it is dropped"
     );
     #[cfg(not(feature = "tracing"))]
