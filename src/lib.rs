@@ -123,6 +123,7 @@ pub mod observe;
 mod observe;
 #[cfg(feature = "operations")]
 pub mod operation;
+mod panic;
 mod problem;
 #[cfg(feature = "process")]
 pub mod process;

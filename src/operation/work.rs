@@ -5,11 +5,10 @@ use super::observe;
 use super::progress::Progress;
 use super::record::{Failure, Key};
 use super::result::Outcome;
-use crate::BoxError;
+use crate::{BoxError, panic};
 use bytes::{Bytes, BytesMut};
 use http::Response;
 use http_body::Body;
-use std::any::Any;
 use std::future::poll_fn;
 use std::panic::resume_unwind;
 use std::pin::{Pin, pin};
@@ -191,18 +190,15 @@ pub(super) fn too_large() -> Failure {
 fn unfinished(key: &Key, error: JoinError) -> Failure {
     match error.try_into_panic() {
         Ok(panic) => {
-            observe::panicked(key, panic_text(&*panic));
+            observe::panicked(
+                key,
+                panic::text(&*panic).unwrap_or("a panic without a text"),
+            );
             failed("Panicked")
         }
         // Only the runtime stops it unasked.
         Err(_) => Failure::new("ShuttingDown", "The server is shutting down."),
     }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("a panic without a text")
 }
 
 /// Reads the body of a response, within a bound.

@@ -1,6 +1,7 @@
 use super::job::{Call, Reply, answer};
 use super::pool::POLL_INTERVAL;
 use super::{ProcessError, ProcessJob};
+use crate::panic;
 use procspawn::{JoinHandle, SpawnError};
 use std::any::type_name;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,15 +21,16 @@ pub(super) fn start<J: ProcessJob>(
             .spawn(call, answer::<J>)
     });
     catch_unwind(spawn).map_err(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let mut text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-        // Nobody who uses this crate need know of procspawn.
-        if text.as_deref() == Some("procspawn was not initialized") {
-            text = Some("`main` has not called `tower_promises::process::init`".into());
-        }
+        let text = match panic::text(&*panic).unwrap_or_default() {
+            // Nobody who uses this crate need know of procspawn.
+            "procspawn was not initialized" => {
+                "`main` has not called `tower_promises::process::init`"
+            }
+            text => text,
+        };
         ProcessError::Start {
             job: type_name::<J>(),
-            error: Arc::from(crate::BoxError::from(text.unwrap_or_default())),
+            error: Arc::from(crate::BoxError::from(text)),
         }
     })
 }

@@ -1,6 +1,7 @@
 use super::error::{Failure, PromiseError};
 use super::waiters::Waiters;
 use super::{Key, observe};
+use crate::panic;
 use crate::sync::lock;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -200,9 +201,6 @@ where
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> Arc<str> {
-    let message = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    message.unwrap_or("the panic had no message").into()
+    let text = panic::text(panic);
+    text.unwrap_or("the panic had no message").into()
 }

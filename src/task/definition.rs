@@ -1,4 +1,5 @@
 use super::{TaskContext, TaskFailure};
+use crate::panic;
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -86,9 +87,8 @@ pub(super) async fn catch(work: impl Future<Output = Ran> + Send) -> Ended {
             Ok(poll) => poll.map(|result| result.map_err(RunError::Failed)),
             // It is not polled again.
             Err(panic) => {
-                let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-                let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-                Poll::Ready(Err(RunError::Panicked(text.unwrap_or_default())))
+                let text = panic::text(&*panic).unwrap_or_default();
+                Poll::Ready(Err(RunError::Panicked(text.to_owned())))
             }
         }
     });
