@@ -1,5 +1,5 @@
 use super::error::{Failure, PromiseError, SubmitError};
-use super::registry::{Admission, Demand};
+use super::registry::{Admission, Demand, Vacancy};
 use super::resolve::Waiter;
 use super::slot::Work;
 use super::{IntoKey, Key, Promises};
@@ -163,7 +163,7 @@ impl Promises {
         E: Into<BoxError> + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
-        self.read_or(key.into_key(), |key| {
+        self.read_or(key.into_key(), |key, _| {
             self.register_body(key, Demand::Missed, |body| make(body).map(failed))
         })
     }
@@ -221,8 +221,9 @@ impl Promises {
         T: Send + Sync + 'static,
         F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
-        self.registry
-            .submit(self.pass, key, demand, || Box::pin(future))
+        let vacancy = Vacancy::default();
+        let work = Box::pin(future);
+        self.registry.submit(self.pass, key, demand, vacancy, work)
     }
 
     pub(super) fn read_or_register<T, F>(
@@ -234,7 +235,11 @@ impl Promises {
         T: Clone + Send + Sync + 'static,
         F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
-        self.read_or(key, |key| self.register(key, Demand::Missed, make()))
+        self.read_or(key, |key, vacancy| {
+            let work = Box::pin(make());
+            let demand = Demand::Missed;
+            self.registry.submit(self.pass, key, demand, vacancy, work)
+        })
     }
 
     fn register_body<T, F>(
@@ -255,15 +260,16 @@ impl Promises {
     fn read_or<T>(
         &self,
         key: Key,
-        register: impl FnOnce(Key) -> Result<Admission, SubmitError>,
+        register: impl FnOnce(Key, Vacancy) -> Result<Admission, SubmitError>,
     ) -> Result<T, PromiseError>
     where
         T: Clone + Send + Sync + 'static,
     {
-        if let Some(read) = self.find(&key) {
-            return read;
-        }
-        match register(key.clone()) {
+        let vacancy = match self.find(&key) {
+            Ok(read) => return read,
+            Err(vacancy) => vacancy,
+        };
+        match register(key.clone(), vacancy) {
             Ok(Admission::Pending) => Err(PromiseError::Pending { key }),
             Ok(Admission::TimedOut) => Err(PromiseError::TimedOut { key }),
             // Another thread was faster.

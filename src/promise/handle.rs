@@ -2,7 +2,8 @@
 use super::SubmitError;
 use super::error::PromiseError;
 use super::layer::Settings;
-use super::registry::{Found, Registry, Type};
+use super::registry::{Found, Registry, Vacancy};
+use super::slot::Type;
 use super::{IntoKey, Key, PromiseResults, current};
 use crate::body::Detach;
 use std::fmt;
@@ -171,23 +172,27 @@ impl Promises {
         T: Clone + Send + Sync + 'static,
     {
         let read = self.find(key);
-        read.unwrap_or_else(|| Err(PromiseError::NotSubmitted { key: key.clone() }))
+        read.unwrap_or_else(|_| Err(PromiseError::NotSubmitted { key: key.clone() }))
     }
 
-    /// [`read`](Self::read) that is `None` where nobody has submitted the promise.
-    pub(super) fn find<T>(&self, key: &Key) -> Option<Result<T, PromiseError>>
+    /// [`read`](Self::read) that tells where nobody has submitted the promise.
+    pub(super) fn find<T>(&self, key: &Key) -> Result<Result<T, PromiseError>, Vacancy>
     where
         T: Clone + Send + Sync + 'static,
     {
-        let found = self.registry.find::<T>(self.pass, key)?;
+        let found = self.registry.find::<T>(self.pass, key);
         let key = || key.clone();
         let error = match found {
-            Found::Settled(slot) => return slot.outcome(),
+            Found::Settled(slot) => match slot.outcome() {
+                Some(outcome) => return Ok(outcome),
+                None => PromiseError::Pending { key: key() },
+            },
+            Found::Nothing(vacancy) => return Err(vacancy),
             Found::Pending => PromiseError::Pending { key: key() },
             Found::Ended => PromiseError::Ended { key: key() },
             Found::OfAnotherType(found) => Type::of::<T>().mismatch(key(), found),
         };
-        Some(Err(error))
+        Ok(Err(error))
     }
 }
 

@@ -1,7 +1,6 @@
 #[cfg(doc)]
 use super::Promises;
 use super::error::Failure;
-use super::registry::Type;
 use super::slot::{AnySlot, Slot};
 use super::{IntoKey, Key};
 use crate::BoxError;
@@ -11,11 +10,11 @@ use std::sync::Arc;
 /// What [`Promises::with_results`] has to offer. Of several results of the same name the last one stands.
 #[derive(Default)]
 pub struct PromiseResults {
-    slots: Vec<(Arc<dyn AnySlot>, Type)>,
+    slots: Vec<Arc<dyn AnySlot>>,
 }
 
 impl PromiseResults {
-    pub(super) fn into_slots(self) -> Vec<(Arc<dyn AnySlot>, Type)> {
+    pub(super) fn into_slots(self) -> Vec<Arc<dyn AnySlot>> {
         self.slots
     }
 
@@ -63,15 +62,15 @@ impl PromiseResults {
     where
         T: Send + Sync + 'static,
     {
-        self.slots.retain(|(other, _)| other.key() != slot.key());
-        self.slots.push((Arc::new(slot), Type::of::<T>()));
+        self.slots.retain(|other| other.key() != slot.key());
+        self.slots.push(Arc::new(slot));
         self
     }
 }
 
 impl fmt::Debug for PromiseResults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let keys = self.slots.iter().map(|(slot, _)| slot.key());
+        let keys = self.slots.iter().map(|slot| slot.key());
         f.debug_list().entries(keys).finish()
     }
 }

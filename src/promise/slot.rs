@@ -3,7 +3,7 @@ use super::waiters::Waiters;
 use super::{Key, observe};
 use crate::panic;
 use crate::sync::lock;
-use std::any::Any;
+use std::any::{Any, TypeId, type_name};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -97,9 +97,47 @@ where
     }
 }
 
+/// The type of a value.
+#[derive(Clone, Copy)]
+pub(super) struct Type {
+    id: TypeId,
+    pub(super) name: &'static str,
+}
+
+impl Type {
+    pub(super) fn of<T: 'static>() -> Self {
+        Self {
+            id: TypeId::of::<T>(),
+            name: type_name::<T>(),
+        }
+    }
+
+    pub(super) fn matches(self, other: Self) -> bool {
+        self.id == other.id
+    }
+
+    /// Whether the promise has a value of this type.
+    pub(super) fn check(self, slot: &dyn AnySlot) -> Result<(), PromiseError> {
+        match self.matches(slot.value_type()) {
+            true => Ok(()),
+            false => Err(self.mismatch(slot.key().clone(), slot.value_type())),
+        }
+    }
+
+    pub(super) fn mismatch(self, key: Key, found: Self) -> PromiseError {
+        PromiseError::WrongType {
+            key,
+            expected: self.name,
+            found: found.name,
+        }
+    }
+}
+
 /// A [`Slot`] of any type.
 pub(super) trait AnySlot: Send + Sync {
     fn key(&self) -> &Key;
+
+    fn value_type(&self) -> Type;
 
     fn is_settled(&self) -> bool;
 
@@ -107,10 +145,13 @@ pub(super) trait AnySlot: Send + Sync {
     #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
     fn failure(&self) -> Option<&Failure>;
 
-    /// Marks the work as started. `false` if it was already, or has settled.
+    /// Marks the work as started. `false` if it was already, or has settled. Called by the response future only.
     fn start(&self) -> bool;
 
     fn poll(&self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// A promise like this one that has timed out before it began.
+    fn timed_out(&self) -> Arc<dyn AnySlot>;
 
     /// Settles with an error, if it has not settled, and drops the work.
     fn fail(&self, failure: Failure) -> bool;
@@ -126,6 +167,10 @@ where
         &self.key
     }
 
+    fn value_type(&self) -> Type {
+        Type::of::<T>()
+    }
+
     fn is_settled(&self) -> bool {
         self.outcome.get().is_some()
     }
@@ -136,7 +181,10 @@ where
     }
 
     fn start(&self) -> bool {
-        !self.has_started.swap(true, Ordering::Relaxed) && !self.is_settled()
+        // No swap, which costs more: there is one caller.
+        let has_started = self.has_started.load(Ordering::Relaxed);
+        self.has_started.store(true, Ordering::Relaxed);
+        !has_started && !self.is_settled()
     }
 
     fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
@@ -193,6 +241,11 @@ where
         driver.into_iter().for_each(Waker::wake);
         self.discard(work);
         true
+    }
+
+    fn timed_out(&self) -> Arc<dyn AnySlot> {
+        let failure = Err(Failure::TimedOut);
+        Arc::new(Self::settled(self.key.clone(), failure))
     }
 
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {

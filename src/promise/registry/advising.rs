@@ -1,6 +1,6 @@
 use super::super::error::Failure;
+use super::super::slot::Type;
 use super::super::{Key, observe};
-use super::state::Type;
 use super::{Demand, Entry, Registry};
 use crate::sync::lock;
 use http::StatusCode;
@@ -61,7 +61,7 @@ impl Registry {
 impl Entry {
     /// A promise of `()` is there for its effect, or for what it tells others, as a loader's is.
     fn is_worth_reading(&self) -> bool {
-        !self.value.matches(Type::of::<()>())
+        !Type::of::<()>().matches(self.slot.value_type())
     }
 
     fn is_of(&self, pass: usize) -> bool {

@@ -18,6 +18,22 @@ pub(super) struct Entries {
     next: usize,
 }
 
+/// That a name is missing, and what its look-up has found out.
+#[derive(Clone, Copy, Default)]
+pub(in crate::promise) struct Vacancy {
+    /// How many places the list had.
+    places: usize,
+    /// `None` if the list was empty, and nothing was to be looked for.
+    hash: Option<u64>,
+}
+
+impl Vacancy {
+    /// Whether it is one of this list, to which nothing has been added since.
+    pub(super) fn is_of(self, entries: Option<&Entries>) -> bool {
+        self.places == entries.map_or(0, |entries| entries.list.len())
+    }
+}
+
 struct Listed {
     hash: u64,
     entry: Option<Entry>,
@@ -25,7 +41,7 @@ struct Listed {
 
 impl Listed {
     fn is(&self, hash: u64, key: &Key) -> bool {
-        self.hash == hash && self.entry.as_ref().is_some_and(|entry| entry.key == *key)
+        self.hash == hash && self.entry.as_ref().is_some_and(|entry| entry.key() == key)
     }
 }
 
@@ -45,18 +61,20 @@ impl Entries {
     }
 
     pub(super) fn get(&self, key: &Key) -> Option<&Entry> {
-        self.list[self.position(key)?].entry.as_ref()
+        let position = self.position(key).ok()?;
+        self.list[position].entry.as_ref()
     }
 
-    pub(super) fn get_mut(&mut self, key: &Key) -> Option<&mut Entry> {
+    pub(super) fn get_mut(&mut self, key: &Key) -> Result<&mut Entry, Vacancy> {
         let expected = self.list.get(self.next);
         let expected = expected.and_then(|listed| listed.entry.as_ref());
         let position = match expected {
-            Some(entry) if entry.key == *key => self.next,
+            Some(entry) if entry.key() == key => self.next,
             _ => self.position(key)?,
         };
         self.next = position + 1;
-        self.list[position].entry.as_mut()
+        let entry = self.list[position].entry.as_mut();
+        entry.ok_or(Vacancy::default())
     }
 
     /// The next pass begins, and is expected to ask for the first one first.
@@ -65,9 +83,12 @@ impl Entries {
     }
 
     /// Adds a name that is not there.
-    pub(super) fn insert(&mut self, entry: Entry) -> &mut Entry {
+    pub(super) fn insert(&mut self, entry: Entry, vacancy: Vacancy) -> &mut Entry {
         let position = self.list.len();
-        let hash = self.hasher.hash_one(&entry.key);
+        let hash = match vacancy.hash {
+            Some(hash) if vacancy.is_of(Some(self)) => hash,
+            _ => self.hasher.hash_one(entry.key()),
+        };
         self.list.push(Listed { hash, entry: None });
         if position >= FEW {
             let first = if position == FEW { 0 } else { position };
@@ -78,12 +99,14 @@ impl Entries {
                     .insert_unique(list[position].hash, position, hash_of);
             }
         }
+        // What is asked for next is most likely a name that is not there either.
+        self.next = position + 1;
         self.list[position].entry.insert(entry)
     }
 
     /// Its place stays, so it counts among those that there have been.
     pub(super) fn remove(&mut self, key: &Key) -> Option<Entry> {
-        let position = self.position(key)?;
+        let position = self.position(key).ok()?;
         let hash = self.list[position].hash;
         // A name that comes and goes must not make all look-ups of it longer.
         if let Ok(indexed) = self.index.find_entry(hash, |&other| other == position) {
@@ -92,12 +115,19 @@ impl Entries {
         self.list[position].entry.take()
     }
 
-    fn position(&self, key: &Key) -> Option<usize> {
-        let hash = self.hasher.hash_one(key);
-        if self.list.len() <= FEW {
-            return self.list.iter().position(|listed| listed.is(hash, key));
+    fn position(&self, key: &Key) -> Result<usize, Vacancy> {
+        let places = self.list.len();
+        if places == 0 {
+            return Err(Vacancy::default());
         }
-        let is_it = |&position: &usize| self.list[position].is(hash, key);
-        self.index.find(hash, is_it).copied()
+        let hash = self.hasher.hash_one(key);
+        let position = if places <= FEW {
+            self.list.iter().position(|listed| listed.is(hash, key))
+        } else {
+            let is_it = |&position: &usize| self.list[position].is(hash, key);
+            self.index.find(hash, is_it).copied()
+        };
+        let hash = Some(hash);
+        position.ok_or(Vacancy { places, hash })
     }
 }

@@ -1,9 +1,10 @@
 use super::super::error::{Failure, PromiseError, SubmitError};
-use super::super::slot::{AnySlot, Slot, Work};
+use super::super::slot::{AnySlot, Slot, Type, Work};
 use super::super::{Key, Start};
-use super::state::{Type, downcast, is_same, run};
+use super::state::{downcast, is_same, run};
 use super::{
-    Admission, Demand, Entry, Found, Phase, Registry, RequestBodyState, State, Undo, Verdict,
+    Admission, Demand, Entry, Found, Phase, Registry, RequestBodyState, State, Undo, Vacancy,
+    Verdict,
 };
 use crate::body::RequestBody;
 use crate::sync::lock;
@@ -12,46 +13,55 @@ use std::sync::Arc;
 
 /// For the handles.
 impl Registry {
-    /// What there is of the promise of this name. `None` if nobody has submitted it.
+    /// What there is of the promise of this name.
     pub(in crate::promise) fn find<T: Send + Sync + 'static>(
         &self,
         pass: usize,
         key: &Key,
-    ) -> Option<Found<T>> {
+    ) -> Found<T> {
         let wanted = Type::of::<T>();
-        let (slot, value) = {
+        let slot = {
             let mut guard = lock(&self.state);
             let state = &mut *guard;
             let this_pass = state.pass;
-            if let Some(entry) = state.entry_mut(key) {
-                if !wanted.matches(entry.value) {
-                    return Some(Found::OfAnotherType(entry.value));
-                }
-                if !entry.is_settled() {
-                    if pass == this_pass {
-                        entry.demand = Demand::Missed;
-                        entry.advice.missed();
+            match state.look_up(key) {
+                Ok(entry) => {
+                    let found = entry.slot.value_type();
+                    if !wanted.matches(found) {
+                        return Found::OfAnotherType(found);
                     }
-                    return Some(Found::Pending);
+                    if !entry.is_settled() {
+                        if pass == this_pass {
+                            entry.demand = Demand::Missed;
+                            entry.advice.missed();
+                        }
+                        return Found::Pending;
+                    }
+                    entry.meet(pass);
+                    return Found::Settled(downcast(Arc::clone(&entry.slot)));
                 }
-                entry.meet(pass);
-                (Arc::clone(&entry.slot), wanted)
-            } else if state.has_ended() {
-                return Some(Found::Ended);
-            } else {
-                self.outer_slot(state, key)?
+                Err(vacancy) => {
+                    if state.has_ended() {
+                        return Found::Ended;
+                    }
+                    match self.outer_slot(state, key) {
+                        Some(slot) => slot,
+                        None => return Found::Nothing(vacancy),
+                    }
+                }
             }
         };
-        Some(match wanted.matches(value) {
+        let found = slot.value_type();
+        match wanted.matches(found) {
             true => Found::Settled(downcast(slot)),
-            false => Found::OfAnotherType(value),
-        })
+            false => Found::OfAnotherType(found),
+        }
     }
 
     /// The settled promise of this name in the request that this one is a part of. One that is pending
     /// there may be waiting for this very request, so it is none of this request's business.
     #[inline]
-    fn outer_slot(&self, state: &State, key: &Key) -> Option<(Arc<dyn AnySlot>, Type)> {
+    fn outer_slot(&self, state: &State, key: &Key) -> Option<Arc<dyn AnySlot>> {
         let outer = self.outer.as_ref()?.registry();
         let ledger = state.ledger.as_ref();
         if ledger.is_some_and(|ledger| ledger.hidden.contains(key)) {
@@ -63,35 +73,47 @@ impl Registry {
         match outer_state.entry_mut(key) {
             Some(entry) => entry.is_settled().then(|| {
                 entry.advice.read_in(pass);
-                (Arc::clone(&entry.slot), entry.value)
+                Arc::clone(&entry.slot)
             }),
             None => outer.outer_slot(outer_state, key),
         }
     }
 
+    /// Adds a promise, whose name was [missing](Found::Nothing) there.
     pub(in crate::promise) fn submit<T: Send + Sync + 'static>(
         &self,
         pass: usize,
         key: Key,
         demand: Demand,
-        work: impl FnOnce() -> Work<T>,
+        vacancy: Vacancy,
+        work: Work<T>,
+    ) -> Result<Admission, SubmitError> {
+        self.add(pass, Arc::new(Slot::new(key, work)), demand, vacancy)
+    }
+
+    // What is not added is user code, which is dropped after the lock was released, as all arguments are.
+    fn add(
+        &self,
+        pass: usize,
+        slot: Arc<dyn AnySlot>,
+        demand: Demand,
+        vacancy: Vacancy,
     ) -> Result<Admission, SubmitError> {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
-        if let Some(admission) = self.admit(state, pass, &key, demand, Type::of::<T>())? {
+        let value = slot.value_type();
+        if let Some(admission) = self.admit(state, pass, slot.key(), value, demand, vacancy)? {
             if admission == Admission::TimedOut {
-                let slot = Slot::<T>::settled(key, Err(Failure::TimedOut));
-                state.insert(Arc::new(slot), Type::of::<T>(), Demand::Met);
+                state.insert(slot.timed_out(), Demand::Met, vacancy);
             }
             return Ok(admission);
         }
-        let slot: Arc<dyn AnySlot> = Arc::new(Slot::new(key, work()));
         let driver = if self.start == Start::Eager || state.is_settling {
-            state.insert(Arc::clone(&slot), Type::of::<T>(), demand);
+            state.insert(Arc::clone(&slot), demand, vacancy);
             state.ledger().starting.push(slot);
             state.driver.take()
         } else {
-            let entry = state.insert(slot, Type::of::<T>(), demand);
+            let entry = state.insert(slot, demand, vacancy);
             entry.is_queued = true;
             None
         };
@@ -113,7 +135,8 @@ impl Registry {
         let body = {
             let mut guard = lock(&self.state);
             let state = &mut *guard;
-            match self.admit(state, pass, &key, demand, Type::of::<T>())? {
+            let value = Type::of::<T>();
+            match self.admit(state, pass, &key, value, demand, Vacancy::default())? {
                 Some(Admission::Pending) => return Ok(Admission::Pending),
                 // The body is taken only for a promise that will run.
                 Some(Admission::TimedOut) => RequestBodyState::Here(None),
@@ -137,7 +160,7 @@ impl Registry {
         };
         // This is user code, so no lock is held.
         let work = work(body);
-        self.submit(pass, key, demand, || work)
+        self.submit(pass, key, demand, Vacancy::default(), work)
     }
 
     /// What becomes of a promise that is submitted, if not a new one.
@@ -146,27 +169,17 @@ impl Registry {
         state: &mut State,
         pass: usize,
         key: &Key,
-        demand: Demand,
         wanted: Type,
+        demand: Demand,
+        vacancy: Vacancy,
     ) -> Result<Option<Admission>, SubmitError> {
         if !state.is_current(pass) {
             return Err(SubmitError::Ended { key: key.clone() });
         }
-        if let Some(entry) = state.entry_mut(key) {
-            if entry.is_settled() {
-                return Err(SubmitError::AlreadyResolved { key: key.clone() });
+        if !state.is_still(vacancy) {
+            if let Some(entry) = state.entry_mut(key) {
+                return entry.admit_again(wanted, demand);
             }
-            if !wanted.matches(entry.value) {
-                return Err(SubmitError::WrongType {
-                    key: key.clone(),
-                    expected: wanted.name,
-                    found: entry.value.name,
-                });
-            }
-            if demand > entry.demand {
-                entry.demand = demand;
-            }
-            return Ok(Some(Admission::Pending));
         }
         if self.outer_slot(state, key).is_some() {
             return Err(SubmitError::AlreadyResolved { key: key.clone() });
@@ -204,11 +217,11 @@ impl Registry {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         let slot = if let Some(entry) = state.entry_mut(key) {
-            wanted.check(key, entry.value)?;
+            wanted.check(&*entry.slot)?;
             entry.waiters += 1;
             Arc::clone(&entry.slot)
-        } else if let Some((slot, found)) = self.outer_slot(state, key) {
-            return wanted.check(key, found).map(|()| Some(slot));
+        } else if let Some(slot) = self.outer_slot(state, key) {
+            return wanted.check(&*slot).map(|()| Some(slot));
         } else if !state.is_current(pass) {
             return Err(PromiseError::Ended { key: key.clone() });
         } else if state.phase == Phase::TimedOut {
@@ -219,7 +232,7 @@ impl Registry {
             let Some(slot) = absent else {
                 return Ok(None);
             };
-            let entry = state.insert(Arc::clone(slot), wanted, Demand::Met);
+            let entry = state.insert(Arc::clone(slot), Demand::Met, Vacancy::default());
             entry.waiters = 1;
             Arc::clone(slot)
         };
@@ -366,5 +379,31 @@ impl Registry {
 
     pub(in crate::promise) fn pass(&self) -> usize {
         lock(&self.state).pass
+    }
+}
+
+impl Entry {
+    /// Admits one more submission of a promise that there is.
+    fn admit_again(
+        &mut self,
+        wanted: Type,
+        demand: Demand,
+    ) -> Result<Option<Admission>, SubmitError> {
+        let key = || self.key().clone();
+        if self.is_settled() {
+            return Err(SubmitError::AlreadyResolved { key: key() });
+        }
+        let found = self.slot.value_type();
+        if !wanted.matches(found) {
+            return Err(SubmitError::WrongType {
+                key: key(),
+                expected: wanted.name,
+                found: found.name,
+            });
+        }
+        if demand > self.demand {
+            self.demand = demand;
+        }
+        Ok(Some(Admission::Pending))
     }
 }

@@ -5,7 +5,7 @@ mod handles;
 mod session;
 mod state;
 
-pub(super) use state::Type;
+pub(super) use entries::Vacancy;
 
 use entries::Entries;
 
@@ -13,7 +13,7 @@ use entries::Entries;
 use super::Rejection;
 use super::layer::Settings;
 use super::observe::Advice;
-use super::slot::{AnySlot, Slot};
+use super::slot::{AnySlot, Slot, Type};
 use super::{Key, Promises, Start};
 #[cfg(feature = "blocking")]
 use crate::blocking::BlockingPool;
@@ -106,9 +106,7 @@ enum Phase {
 }
 
 struct Entry {
-    key: Key,
     slot: Arc<dyn AnySlot>,
-    value: Type,
     /// It starts when the pass ends.
     is_queued: bool,
     demand: Demand,
@@ -121,6 +119,8 @@ struct Entry {
 pub(super) enum Found<T> {
     Settled(Arc<Slot<T>>),
     Pending,
+    /// Nobody has submitted it.
+    Nothing(Vacancy),
     /// Nothing any more: the request has ended.
     Ended,
     OfAnotherType(Type),
@@ -185,13 +185,13 @@ impl Registry {
     }
 
     /// What a request has promised whose earlier passes asked for these.
-    pub(super) fn with_settled(slots: Vec<(Arc<dyn AnySlot>, Type)>) -> Self {
+    pub(super) fn with_settled(slots: Vec<Arc<dyn AnySlot>>) -> Self {
         let registry = Self::new(&Settings::default(), false, None, None);
         {
             let mut state = lock(&registry.state);
             state.pass = if slots.is_empty() { 1 } else { 2 };
-            for (slot, value) in slots {
-                state.insert(slot, value, Demand::Met);
+            for slot in slots {
+                state.insert(slot, Demand::Met, Vacancy::default());
             }
         }
         registry

@@ -1,9 +1,8 @@
 use super::super::Key;
-use super::super::error::PromiseError;
 use super::super::observe::{self, Advice};
 use super::super::slot::{AnySlot, Slot};
+use super::entries::Vacancy;
 use super::{Demand, Entry, Ledger, Phase, State, Undo, Verdict};
-use std::any::{TypeId, type_name};
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -49,7 +48,21 @@ impl State {
     }
 
     pub(super) fn entry_mut(&mut self, key: &Key) -> Option<&mut Entry> {
-        self.ledger.as_mut()?.entries.get_mut(key)
+        self.look_up(key).ok()
+    }
+
+    /// The promise of this name, or where it is missing.
+    pub(super) fn look_up(&mut self, key: &Key) -> Result<&mut Entry, Vacancy> {
+        match &mut self.ledger {
+            Some(ledger) => ledger.entries.get_mut(key),
+            None => Err(Vacancy::default()),
+        }
+    }
+
+    /// Whether nothing has been promised since a name was looked up and missing.
+    pub(super) fn is_still(&self, vacancy: Vacancy) -> bool {
+        let ledger = self.ledger.as_ref();
+        vacancy.is_of(ledger.map(|ledger| &ledger.entries))
     }
 
     pub(super) fn remove(&mut self, key: &Key) -> Option<Entry> {
@@ -62,24 +75,24 @@ impl State {
         ledger.is_some_and(|ledger| !ledger.starting.is_empty())
     }
 
+    /// Adds a promise whose name is missing there.
     pub(super) fn insert(
         &mut self,
         slot: Arc<dyn AnySlot>,
-        value: Type,
         demand: Demand,
+        vacancy: Vacancy,
     ) -> &mut Entry {
         let pass = self.pass;
         let ledger = self.ledger();
         ledger.count += 1;
-        ledger.entries.insert(Entry {
-            key: slot.key().clone(),
+        let entry = Entry {
             slot,
-            value,
             is_queued: false,
             demand,
             waiters: 0,
             advice: Advice::new(pass, demand == Demand::Missed),
-        })
+        };
+        ledger.entries.insert(entry, vacancy)
     }
 
     /// Takes everything that has not settled, to be failed outside the lock.
@@ -97,11 +110,15 @@ impl State {
     pub(super) fn keys(&self, condition: impl Fn(&Entry) -> bool) -> Vec<Key> {
         let entries = self.ledger.iter().flat_map(|ledger| ledger.entries.iter());
         let entries = entries.filter(|entry| condition(entry));
-        entries.map(|entry| entry.key.clone()).collect()
+        entries.map(|entry| entry.key().clone()).collect()
     }
 }
 
 impl Entry {
+    pub(super) fn key(&self) -> &Key {
+        self.slot.key()
+    }
+
     pub(super) fn is_settled(&self) -> bool {
         self.slot.is_settled()
     }
@@ -111,42 +128,6 @@ impl Entry {
         self.advice.read_in(pass);
         if self.demand == Demand::Submitted {
             self.demand = Demand::Met;
-        }
-    }
-}
-
-/// The type of a value.
-#[derive(Clone, Copy)]
-pub(in crate::promise) struct Type {
-    id: TypeId,
-    pub(super) name: &'static str,
-}
-
-impl Type {
-    pub(in crate::promise) fn of<T: 'static>() -> Self {
-        Self {
-            id: TypeId::of::<T>(),
-            name: type_name::<T>(),
-        }
-    }
-
-    pub(super) fn matches(self, other: Self) -> bool {
-        self.id == other.id
-    }
-
-    /// Whether the promise of this name has a value of this type, rather than of `found`.
-    pub(super) fn check(self, key: &Key, found: Self) -> Result<(), PromiseError> {
-        match self.matches(found) {
-            true => Ok(()),
-            false => Err(self.mismatch(key.clone(), found)),
-        }
-    }
-
-    pub(in crate::promise) fn mismatch(self, key: Key, found: Self) -> PromiseError {
-        PromiseError::WrongType {
-            key,
-            expected: self.name,
-            found: found.name,
         }
     }
 }
