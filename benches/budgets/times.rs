@@ -77,6 +77,14 @@ pub(crate) fn wire(table: &mut Table) {
     // What axum asks of any layer: one more future in a box, and one more body.
     let (figure, _) = relative("plain", "extension");
     table.figure("requests per second, AddExtension in its place", figure);
+    // What it costs there to keep a copy of the head, and of the service for another call.
+    let (figure, _) = relative("plain", "stack");
+    table.figure(
+        "requests per second, retry + AddExtension in its place",
+        figure,
+    );
+    let (figure, _) = relative("promises", "twice");
+    table.figure("requests per second, two passes by hand", figure);
     for (app, what, budget) in [
         ("plain", "no promises", budget::SERVER_WITHOUT_PROMISES),
         (

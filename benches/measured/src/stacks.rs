@@ -282,15 +282,21 @@ fn promised(
         .service(service_fn(handle))
 }
 
-type Wish = (&'static str, BoxFuture<'static, u64>);
+type Wish<T> = (&'static str, BoxFuture<'static, T>);
 
 /// What the handler of the service that is written by hand asks for, in its first pass.
-#[derive(Clone, Default)]
-struct Asked(Arc<Mutex<Vec<Wish>>>);
+#[derive(Clone)]
+pub struct Asked<T>(Arc<Mutex<Vec<Wish<T>>>>);
+
+impl<T> Asked<T> {
+    pub fn ask(&self, name: &'static str, work: BoxFuture<'static, T>) {
+        self.0.lock().expect("nothing panics").push((name, work));
+    }
+}
 
 /// What it finds in the second.
 #[derive(Clone)]
-struct Answers(Arc<HashMap<&'static str, u64>>);
+pub struct Answers<T>(pub Arc<HashMap<&'static str, T>>);
 
 /// The same without the layer, as one would write it for one handler: all values are of one type, no name
 /// is asked for twice, nothing fails, panics or is limited, and the body is `Clone`.
@@ -299,16 +305,13 @@ fn by_hand(
     yields: bool,
 ) -> impl Service<Request<Full<Bytes>>, Response: Sized, Error = BoxError> + Clone {
     let handle = move |request: Request<Full<Bytes>>| {
-        let answers = request.extensions().get::<Answers>();
-        let asked = request.extensions().get::<Asked>();
+        let answers = request.extensions().get::<Answers<u64>>();
+        let asked = request.extensions().get::<Asked<u64>>();
         let mut sum = 0;
         for (number, &name) in (0..).zip(names(count)) {
             match (answers, asked) {
                 (Some(answers), _) => sum += answers.0[name],
-                (None, Some(asked)) => {
-                    let work: BoxFuture<'static, u64> = Box::pin(Work { number, yields });
-                    asked.0.lock().expect("nothing panics").push((name, work));
-                }
+                (None, Some(asked)) => asked.ask(name, Box::pin(Work { number, yields })),
                 (None, None) => unreachable!("one of them is there in each pass"),
             }
         }
@@ -316,16 +319,23 @@ fn by_hand(
         ready(Ok::<_, BoxError>(Response::<Full<Bytes>>::default()))
     };
     let inner = service_fn(handle);
-    service_fn(move |request| twice(inner, request))
+    service_fn(move |request: Request<Full<Bytes>>| {
+        let first = request.clone();
+        twice::<u64, _, _>(inner, first, request)
+    })
 }
 
-async fn twice<S, B>(mut inner: S, mut request: Request<B>) -> Result<S::Response, S::Error>
+/// Calls a service, and calls it again with the answers to what it has asked for.
+pub async fn twice<T, S, B>(
+    mut inner: S,
+    mut first: Request<B>,
+    mut request: Request<B>,
+) -> Result<S::Response, S::Error>
 where
+    T: Clone + Send + Sync + 'static,
     S: Service<Request<B>>,
-    B: Clone,
 {
-    let asked = Asked::default();
-    let mut first = request.clone();
+    let asked = Asked::<T>(Arc::default());
     first.extensions_mut().insert(asked.clone());
     let response = inner.ready().await?.call(first).await?;
     let asked = std::mem::take(&mut *asked.0.lock().expect("nothing panics"));

@@ -1,13 +1,19 @@
 //! An axum server, with and without the layer, and `wrk` as its client.
 
+use crate::stacks::{Answers, Asked, twice};
 use crate::times::median;
 use axum::Router;
 use axum::extract::Request;
-use axum::routing::get;
+use axum::response::Response;
+use axum::routing::{Route, get};
+use std::convert::Infallible;
+use std::future::Ready;
 use std::net::SocketAddr;
 use std::process::Command;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
+use tower::retry::{Policy, RetryLayer};
+use tower::{Service, layer::layer_fn, service_fn};
 use tower_http::add_extension::AddExtensionLayer;
 use tower_promises::{PromiseLayer, Promises};
 
@@ -33,11 +39,24 @@ pub fn print() {
             "plain/extension",
             plain.clone().layer(AddExtensionLayer::new(7_u64)),
         ),
+        (
+            "plain/stack",
+            plain
+                .clone()
+                .layer(AddExtensionLayer::new(7_u64))
+                .layer(RetryLayer::new(CloneHead)),
+        ),
         ("plain/layer", plain.layer(layer.clone())),
         ("promises/bare", Router::new().route("/", get(awaiting))),
         (
             "promises/layer",
             Router::new().route("/", get(asking)).layer(layer),
+        ),
+        (
+            "promises/twice",
+            Router::new()
+                .route("/", get(asking_by_hand))
+                .layer(layer_fn(by_hand)),
         ),
     ];
     let servers = apps.map(|(name, app)| (name, runtime.block_on(serve(app)), Vec::new()));
@@ -54,6 +73,48 @@ pub fn print() {
     for (name, _, rates) in servers {
         println!("{name}\t{}", median(rates));
     }
+}
+
+/// Clones the head of every request, as one has to who may need it again, and never needs it. The body, which is no
+/// `Clone`, is left out.
+#[derive(Clone)]
+struct CloneHead;
+
+impl Policy<Request, Response, Infallible> for CloneHead {
+    type Future = Ready<()>;
+
+    fn retry(
+        &mut self,
+        _: &mut Request,
+        _: &mut Result<Response, Infallible>,
+    ) -> Option<Self::Future> {
+        None
+    }
+
+    fn clone_request(&mut self, request: &Request) -> Option<Request> {
+        Some(clone_head(request))
+    }
+}
+
+fn clone_head(request: &Request) -> Request {
+    let mut clone = Request::default();
+    *clone.method_mut() = request.method().clone();
+    *clone.uri_mut() = request.uri().clone();
+    *clone.version_mut() = request.version();
+    *clone.headers_mut() = request.headers().clone();
+    *clone.extensions_mut() = request.extensions().clone();
+    clone
+}
+
+/// Two passes without the layer.
+fn by_hand(
+    inner: Route,
+) -> impl Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync
+{
+    service_fn(move |request: Request| {
+        let first = clone_head(&request);
+        twice::<String, _, _>(inner.clone(), first, request)
+    })
 }
 
 async fn serve(app: Router) -> SocketAddr {
@@ -99,6 +160,18 @@ async fn messages() -> u64 {
 async fn awaiting() -> String {
     let (name, messages) = (name().await, messages().await);
     format!("Hello, {name}! You have {messages} messages.")
+}
+
+async fn asking_by_hand(request: Request) -> String {
+    if let Some(Answers(answers)) = request.extensions().get::<Answers<String>>() {
+        let (name, messages) = (&answers["name"], &answers["messages"]);
+        return format!("Hello, {name}! You have {messages} messages.");
+    }
+    let asked = request.extensions().get::<Asked<String>>();
+    let asked = asked.expect("`by_hand` is around");
+    asked.ask("name", Box::pin(name()));
+    asked.ask("messages", Box::pin(async { messages().await.to_string() }));
+    String::new()
 }
 
 async fn asking(request: Request) -> String {
