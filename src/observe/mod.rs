@@ -76,5 +76,6 @@ mod server_timing;
 
 #[cfg(feature = "server-timing")]
 pub use server_timing::{
-    DEFAULT_MAX_ENTRIES, ServerTimingFuture, ServerTimingLayer, ServerTimingService,
+    DEFAULT_MAX_BYTES, DEFAULT_MAX_ENTRIES, ServerTimingFuture, ServerTimingLayer,
+    ServerTimingService,
 };
