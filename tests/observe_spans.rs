@@ -4,12 +4,15 @@
 mod support;
 
 use http::StatusCode;
+use std::collections::HashMap;
+use std::convert::Infallible;
 use std::future::pending;
+use std::sync::Arc;
 use std::time::Duration;
 use support::spans::SpanTree;
 use support::{Log, TestRequest, ask, ask_async, get, promises, text_response};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_promises::{BoxError, OrPending, PromiseError, PromiseLayer, Promises, Start};
+use tower_promises::{BoxError, Loader, OrPending, PromiseError, PromiseLayer, Promises, Start};
 use tracing::{Instrument, info_span};
 
 #[tokio::test]
@@ -71,6 +74,36 @@ async fn spans_of_promises_and_handlers_nest() {
         query
     pass pass=2 outcome=published duration_ms=…
       handler
+"
+    );
+}
+
+#[tokio::test]
+async fn spans_of_a_part_of_the_request_are_below_the_pass_that_made_it() {
+    let spans = SpanTree::record();
+    let part = PromiseLayer::new().layer(service_fn(async |request: TestRequest| {
+        let value = promises(&request).result_or_submit("inner", async || 7_u8)?;
+        Ok::<_, BoxError>(text_response(value.to_string()))
+    }));
+    ask_async(PromiseLayer::new(), async |promises| {
+        promises.result_or_submit("outer", async || ())?;
+        let mut request = get("/part");
+        request.extensions_mut().insert(promises);
+        let response = part.clone().oneshot(request).await?;
+        Ok(support::text(response.into_body()).await)
+    })
+    .await
+    .unwrap();
+    assert_eq!(
+        spans.text(),
+        "promises passes=2 promises=1 outcome=published duration_ms=…
+  pass pass=1 outcome=discarded duration_ms=…
+    promise key=outer pass=1 outcome=fulfilled duration_ms=…
+  pass pass=2 outcome=published duration_ms=…
+    promises passes=2 promises=1 outcome=published duration_ms=…
+      pass pass=1 outcome=discarded duration_ms=…
+        promise key=inner pass=1 outcome=fulfilled duration_ms=…
+      pass pass=2 outcome=published duration_ms=…
 "
     );
 }
@@ -334,6 +367,84 @@ async fn a_chain_of_promises_is_no_reason_to_warn() {
     .await
     .unwrap();
     assert_eq!(answer.passes, 4);
+    assert!(!log.text().contains("WARN"), "{}", log.text());
+}
+
+#[tokio::test]
+async fn what_is_read_late_or_in_another_way_is_no_reason_to_warn() {
+    let log = Log::start();
+    let answer = ask_async(PromiseLayer::new(), async |promises| {
+        let first: Result<u8, _> = promises.result_or_submit("first", async || 1);
+        if promises.pass() == 1 {
+            promises.submit("late", async { 2_u8 })?;
+            promises.submit("awaited", async { 3_u8 })?;
+            promises.try_submit("broken", async { Err::<u8, _>("no luck") })?;
+            let this = promises.clone();
+            let reader = || async move { this.resolve("shared", async || 4_u8).await };
+            promises
+                .result_or_try_submit("reader", reader)
+                .or_pending(0)?;
+        }
+        let next: Result<u8, _> =
+            promises.result_or_submit(format!("after {}", first?), async || 5);
+        let again: u8 = promises.result_or_submit(format!("after {}", next?), async || 6)?;
+        // Not before the last pass, and not with `result`.
+        assert!(promises.result::<u8>("broken").is_err());
+        let late: u8 = promises.result("late")?;
+        let awaited = promises.resolve("awaited", async || 0_u8).await?;
+        let read: u8 = promises.result("reader")?;
+        Ok((again + late + awaited + read).to_string())
+    })
+    .await
+    .unwrap();
+    assert_eq!((&*answer.body, answer.passes), ("15", 4));
+    assert!(!log.text().contains("WARN"), "{}", log.text());
+}
+
+#[tokio::test]
+async fn what_is_asked_for_again_is_no_reason_to_warn() {
+    let log = Log::start();
+    let answer = ask(PromiseLayer::new(), |promises| {
+        if promises.pass() < 4 {
+            // Tried again, in each pass, by the same name.
+            promises.reset("call");
+        }
+        let pass = promises.pass();
+        let value: usize = promises.result_or_submit("call", async move || pass)?;
+        Ok(value.to_string())
+    })
+    .await
+    .unwrap();
+    assert_eq!((&*answer.body, answer.passes), ("3", 4));
+    assert!(!log.text().contains("WARN"), "{}", log.text());
+}
+
+#[tokio::test]
+async fn loading_row_after_row_is_no_reason_to_warn() {
+    struct Parents;
+
+    impl Loader for Parents {
+        type Key = u32;
+        type Value = u32;
+        type Error = Infallible;
+
+        async fn load(&self, keys: &[u32]) -> Result<HashMap<u32, u32>, Infallible> {
+            Ok(keys.iter().map(|key| (*key, key / 2)).collect())
+        }
+    }
+
+    let log = Log::start();
+    let parents = Arc::new(Parents);
+    let answer = ask(PromiseLayer::new(), |promises| {
+        let mut row = 9;
+        while row > 1 {
+            row = promises.load(&parents, row)?.unwrap();
+        }
+        Ok(row.to_string())
+    })
+    .await
+    .unwrap();
+    assert_eq!((&*answer.body, answer.passes), ("1", 4));
     assert!(!log.text().contains("WARN"), "{}", log.text());
 }
 
