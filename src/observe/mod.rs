@@ -75,6 +75,7 @@
 )]
 
 pub(crate) mod gauge;
+#[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
 #[doc = include_str!("guide.md")]
 pub mod guide {}
 #[cfg(feature = "metrics")]
