@@ -3,16 +3,17 @@
 
 mod support;
 
+use http::{HeaderValue, StatusCode};
 use http_body_util::BodyExt;
 use std::future::pending;
-use support::{Log, TestRequest, ask, ask_async, post, promises, text_response};
+use support::{Log, TestRequest, ask, ask_async, get, post, promises, text_response};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::{BoxError, OrPending, PromiseError, PromiseLayer, Start};
 
-/// The only line of the log of this level.
-fn line(log: &Log, level: &str) -> String {
+/// The only line of the log with this.
+fn line(log: &Log, text: &str) -> String {
     let log = log.text();
-    let lines: Vec<_> = log.lines().filter(|line| line.contains(level)).collect();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains(text)).collect();
     assert_eq!(lines.len(), 1, "{log}");
     lines[0].to_owned()
 }
@@ -182,4 +183,26 @@ async fn passes_that_never_end_are_told_with_some_of_their_names() {
     let error = line(&log, "ERROR");
     assert!(error.contains("pending=[\"p0\", \"p1\""), "{error}");
     assert!(error.ends_with("\"p7\", and 92 more]"), "{error}");
+}
+
+#[tokio::test]
+async fn a_response_that_is_discarded_is_told_without_the_values_of_its_headers() {
+    let log = Log::start();
+    let service = PromiseLayer::new().layer(service_fn(async |request: TestRequest| {
+        let value = promises(&request).result_or_submit("a", async || ());
+        let mut response = text_response("a page");
+        *response.status_mut() = StatusCode::IM_A_TEAPOT;
+        let cookie = HeaderValue::from_static("session=secret");
+        response.headers_mut().insert("set-cookie", cookie);
+        value.or_pending(())?;
+        Ok::<_, BoxError>(response)
+    }));
+    service.oneshot(get("/")).await.unwrap();
+    let debug = line(&log, "discarded the response of a pass");
+    assert!(debug.contains("DEBUG promises:pass{pass=1"), "{debug}");
+    assert!(
+        debug.ends_with("pass=1 status=418 headers=[\"set-cookie\"]"),
+        "{debug}"
+    );
+    assert!(!log.text().contains("secret"), "{}", log.text());
 }

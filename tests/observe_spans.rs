@@ -449,6 +449,92 @@ async fn loading_row_after_row_is_no_reason_to_warn() {
 }
 
 #[tokio::test]
+async fn what_was_asked_for_in_vain_is_no_reason_to_warn() {
+    let log = Log::start();
+    ask(PromiseLayer::new(), |promises| {
+        let is_sale = promises.result_or_submit("is sale", async || false);
+        // Needed if there is a sale, which nobody knows in the first pass.
+        if is_sale.or_pending(true)? {
+            let discount = promises.result_or_submit("discount", async || 10_u8);
+            return Ok(discount.or_pending(0)?.to_string());
+        }
+        Ok(String::new())
+    })
+    .await
+    .unwrap();
+    assert!(!log.text().contains("WARN"), "{}", log.text());
+}
+
+#[tokio::test]
+async fn what_is_done_for_its_effect_is_no_reason_to_warn_of_keys() {
+    let log = Log::start();
+    ask(PromiseLayer::new(), |promises| {
+        if promises.pass() == 1 {
+            promises.submit("sent", async {})?;
+            return Ok(String::new());
+        }
+        let value: u8 = promises.result_or_submit("value", async || 1)?;
+        Ok(value.to_string())
+    })
+    .await
+    .unwrap();
+    assert!(!log.text().contains("WARN"), "{}", log.text());
+
+    ask(PromiseLayer::new(), |promises| {
+        match promises.pass() {
+            1 => promises.submit("wasted", async { 1_u8 })?,
+            2 => promises.submit("sent", async {})?,
+            _ => {}
+        }
+        Ok(String::new())
+    })
+    .await
+    .unwrap();
+    warning(&log, "never read");
+    assert_eq!(log.text().matches("WARN").count(), 1, "{}", log.text());
+}
+
+/// Publishes a redirect while a promise is pending, and with a value that is never read.
+#[tokio::test]
+async fn a_redirect_is_a_success_to_warnings() {
+    let log = Log::start();
+    let service = PromiseLayer::new().layer(service_fn(async |request: TestRequest| {
+        let promises = promises(&request);
+        if promises.pass() == 1 {
+            promises.submit("unread", async { 1_u8 })?;
+        } else {
+            promises.publish();
+            assert!(promises.result_or_submit("price", async || 9_u8).is_err());
+        }
+        let mut response = text_response("");
+        *response.status_mut() = StatusCode::SEE_OTHER;
+        Ok::<_, BoxError>(response)
+    }));
+    service.oneshot(get("/")).await.unwrap();
+    let log = log.text();
+    let warnings: Vec<_> = log.lines().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(warnings.len(), 2, "{log}");
+    assert!(warnings[0].contains("never read") && warnings[0].contains("[\"unread\"]"));
+    assert!(warnings[1].contains("pending when they were read"), "{log}");
+}
+
+#[tokio::test]
+async fn a_placeholder_for_one_reader_does_not_excuse_the_next() {
+    let log = Log::start();
+    ask(PromiseLayer::new(), |promises| {
+        promises.publish();
+        let header = promises
+            .result_or_submit("price", async || 9_u8)
+            .or_pending(0)?;
+        let footer: u8 = promises.result("price").unwrap_or_default();
+        Ok((header + footer).to_string())
+    })
+    .await
+    .unwrap();
+    warning(&log, "pending when they were read");
+}
+
+#[tokio::test]
 async fn a_pending_error_that_is_swallowed_is_warned_of() {
     let handler = |promises: &Promises| {
         promises.publish();
