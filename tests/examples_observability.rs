@@ -213,3 +213,10 @@ async fn observability() {
         assert_is_trace_of_the_page(&trace);
     }
 }
+
+#[tokio::test]
+async fn what_a_client_sends_is_no_markup() {
+    let example = Example::start_with("observability", &[("RUST_LOG", "error")]);
+    let page = example.get("/?user=%3Cb%3EA%26B").await;
+    assert!(page.contains("an invoice for &lt;b>A&amp;B,"), "{page}");
+}

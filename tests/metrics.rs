@@ -12,8 +12,9 @@ use futures_util::FutureExt;
 use futures_util::future::join3;
 use http_body_util::BodyExt;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+use metrics_exporter_prometheus::PrometheusBuilder;
 use recorded::{Recorded, ask_for, ask_for_job, held};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::panic::AssertUnwindSafe;
 use std::sync::Mutex;
@@ -342,6 +343,42 @@ async fn every_metric_has_a_kind_that_its_name_tells_a_unit_and_a_help_text() {
         .lines()
         .filter(|line| line.starts_with("# TYPE tower_"));
     assert_eq!(families.count(), described.len());
+}
+
+#[test]
+fn what_is_described_is_there_before_anything_happens() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, tower_promises::observe::metrics::describe);
+    let text = recorder.handle().render();
+    let series = text.lines().filter(|line| line.starts_with("tower_"));
+    let series: BTreeSet<_> = series.collect();
+    let mut wanted = BTreeSet::new();
+    for (name, label, values) in [
+        (
+            "passes_total",
+            "outcome",
+            "published failed discarded rejected abandoned",
+        ),
+        (
+            "promises_total",
+            "outcome",
+            "fulfilled failed timed_out panicked cancelled rejected",
+        ),
+        (
+            "rejections_total",
+            "kind",
+            "body_too_large spool_failed timed_out too_many_passes too_many_promises saturated",
+        ),
+    ] {
+        for value in values.split(' ') {
+            wanted.insert(format!("tower_promises_{name}{{{label}=\"{value}\"}} 0"));
+        }
+    }
+    for gauge in recorded::GAUGES {
+        wanted.insert(format!("tower_promises_{gauge} 0"));
+    }
+    let wanted: BTreeSet<_> = wanted.iter().map(String::as_str).collect();
+    assert_eq!(series, wanted);
 }
 
 /// A recorder that takes note of what metrics mean: their kinds, units and help texts.

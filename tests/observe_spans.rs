@@ -1,15 +1,14 @@
-//! What a subscriber of `tracing` sees: spans of requests, passes and promises, and warnings with advice.
+//! What a subscriber of `tracing` sees: spans of requests, passes and promises.
 #![allow(clippy::unwrap_used)]
 
 mod support;
 
-use http::StatusCode;
 use std::future::pending;
 use std::time::Duration;
 use support::spans::SpanTree;
-use support::{Log, TestRequest, ask, ask_async, get, promises, text_response};
+use support::{TestRequest, ask, ask_async, get, promises, text_response};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_promises::{BoxError, OrPending, PromiseError, PromiseLayer, Promises, Start};
+use tower_promises::{BoxError, OrPending, PromiseError, PromiseLayer, Start};
 use tracing::{Instrument, info_span};
 
 #[tokio::test]
@@ -71,6 +70,36 @@ async fn spans_of_promises_and_handlers_nest() {
         query
     pass pass=2 outcome=published duration_ms=…
       handler
+"
+    );
+}
+
+#[tokio::test]
+async fn spans_of_a_part_of_the_request_are_below_the_pass_that_made_it() {
+    let spans = SpanTree::record();
+    let part = PromiseLayer::new().layer(service_fn(async |request: TestRequest| {
+        let value = promises(&request).result_or_submit("inner", async || 7_u8)?;
+        Ok::<_, BoxError>(text_response(value.to_string()))
+    }));
+    ask_async(PromiseLayer::new(), async |promises| {
+        promises.result_or_submit("outer", async || ())?;
+        let mut request = get("/part");
+        request.extensions_mut().insert(promises);
+        let response = part.clone().oneshot(request).await?;
+        Ok(support::text(response.into_body()).await)
+    })
+    .await
+    .unwrap();
+    assert_eq!(
+        spans.text(),
+        "promises passes=2 promises=1 outcome=published duration_ms=…
+  pass pass=1 outcome=discarded duration_ms=…
+    promise key=outer pass=1 outcome=fulfilled duration_ms=…
+  pass pass=2 outcome=published duration_ms=…
+    promises passes=2 promises=1 outcome=published duration_ms=…
+      pass pass=1 outcome=discarded duration_ms=…
+        promise key=inner pass=1 outcome=fulfilled duration_ms=…
+      pass pass=2 outcome=published duration_ms=…
 "
     );
 }
@@ -217,180 +246,4 @@ async fn a_rejected_request_says_so() {
   pass pass=2 outcome=rejected duration_ms=…
 "
     );
-}
-
-#[tokio::test]
-async fn a_value_that_is_never_read_is_warned_of() {
-    let log = Log::start();
-    ask(PromiseLayer::new(), |promises| {
-        if promises.pass() == 1 {
-            promises.submit("wasted", async { 1_u8 })?;
-            promises.submit("used", async { 1_u8 })?;
-            // Done for its effect.
-            promises.submit("sent", async {})?;
-        }
-        promises.result::<u8>("used")?;
-        Ok(String::new())
-    })
-    .await
-    .unwrap();
-    let warning = warning(&log, "never read");
-    assert!(warning.contains("[\"wasted\"]"), "{warning}");
-}
-
-#[tokio::test]
-async fn a_value_that_a_part_of_the_request_reads_is_not_warned_of() {
-    let log = Log::start();
-    let part = PromiseLayer::new().layer(service_fn(async |request: TestRequest| {
-        let value: u8 = promises(&request).result("shared")?;
-        Ok::<_, BoxError>(text_response(value.to_string()))
-    }));
-    let answer = ask_async(PromiseLayer::new(), async |promises| {
-        if promises.pass() == 1 {
-            promises.submit("shared", async { 7_u8 })?;
-            return Ok(String::new());
-        }
-        let mut request = get("/part");
-        request.extensions_mut().insert(promises);
-        let response = part.clone().oneshot(request).await?;
-        Ok(support::text(response.into_body()).await)
-    });
-    assert_eq!(answer.await.unwrap().body, "7");
-    assert!(!log.text().contains("WARN"), "{}", log.text());
-}
-
-#[tokio::test]
-async fn what_an_error_keeps_from_being_read_is_not_warned_of() {
-    let log = Log::start();
-    let service = PromiseLayer::new().layer(service_fn(async |request: TestRequest| {
-        let promises = promises(&request);
-        let mut response = text_response("");
-        if promises.pass() == 1 {
-            promises.submit("unread", async { 1_u8 })?;
-        }
-        *response.status_mut() = StatusCode::BAD_GATEWAY;
-        Ok::<_, BoxError>(response)
-    }));
-    service.oneshot(get("/")).await.unwrap();
-    assert!(!log.text().contains("WARN"), "{}", log.text());
-}
-
-#[tokio::test]
-async fn what_is_cancelled_or_dropped_with_the_request_is_not_warned_of() {
-    let log = Log::start();
-    ask_async(PromiseLayer::new().start(Start::Eager), async |promises| {
-        promises.submit("cancelled", async { 1_u8 })?;
-        promises.cancel("cancelled");
-        promises.submit("dropped", pending::<u8>())?;
-        tokio::task::yield_now().await;
-        promises.publish();
-        Ok(String::new())
-    })
-    .await
-    .unwrap();
-    assert!(!log.text().contains("WARN"), "{}", log.text());
-}
-
-#[tokio::test]
-async fn a_pending_error_of_a_promise_that_runs_is_warned_of_too() {
-    let log = Log::start();
-    ask_async(PromiseLayer::new().start(Start::Eager), async |promises| {
-        let price = promises.result_or_submit("price", pending::<u8>);
-        tokio::task::yield_now().await;
-        promises.publish();
-        Ok(price.unwrap_or_default().to_string())
-    })
-    .await
-    .unwrap();
-    let warning = warning(&log, "pending when they were read");
-    assert!(warning.contains("[\"price\"]"), "{warning}");
-}
-
-#[tokio::test]
-async fn keys_that_differ_in_every_pass_are_warned_of_once() {
-    let log = Log::start();
-    ask(PromiseLayer::new().max_passes(5), |promises| {
-        let key = format!("now:{}", promises.pass());
-        Ok(promises.result_or_submit(key, async || 1_u8)?.to_string())
-    })
-    .await
-    .unwrap();
-    let warning = warning(&log, "asks for others");
-    assert!(
-        warning.contains("[\"now:1\"]") && warning.contains("[\"now:2\"]"),
-        "{warning}"
-    );
-}
-
-#[tokio::test]
-async fn a_chain_of_promises_is_no_reason_to_warn() {
-    let log = Log::start();
-    let answer = ask(PromiseLayer::new(), |promises| {
-        let user: u8 = promises.result_or_submit("user", async || 1)?;
-        let group: u8 = promises.result_or_submit(format!("group:{user}"), async || 2)?;
-        let rights: u8 = promises.result_or_submit(format!("rights:{group}"), async || 3)?;
-        Ok(rights.to_string())
-    })
-    .await
-    .unwrap();
-    assert_eq!(answer.passes, 4);
-    assert!(!log.text().contains("WARN"), "{}", log.text());
-}
-
-#[tokio::test]
-async fn a_pending_error_that_is_swallowed_is_warned_of() {
-    let handler = |promises: &Promises| {
-        promises.publish();
-        promises.result_or_submit("price", async || 9_u8)
-    };
-    let log = Log::start();
-    ask(PromiseLayer::new(), move |promises| {
-        Ok(handler(promises).unwrap_or_default().to_string())
-    })
-    .await
-    .unwrap();
-    let warning = warning(&log, "pending when they were read");
-    assert!(warning.contains("[\"price\"]"), "{warning}");
-
-    let log = Log::start();
-    let layer = PromiseLayer::new();
-    ask(layer, move |promises| {
-        Ok(handler(promises).or_pending(0)?.to_string())
-    })
-    .await
-    .unwrap();
-    assert!(!log.text().contains("WARN"), "{}", log.text());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_promise_that_reads_a_pending_one_is_warned_of() {
-    let log = Log::start();
-    let layer = PromiseLayer::new().promise_timeout(Duration::from_millis(1));
-    ask(layer, |promises| {
-        let slow = promises.result_or_submit("slow", pending::<u8>);
-        let this = promises.clone();
-        let read = || async move { this.result::<u8>("slow") };
-        let outer = promises.result_or_try_submit("outer", read);
-        Ok(format!(
-            "{:?} {:?}",
-            slow.or_pending(0),
-            outer.or_pending(0)
-        ))
-    })
-    .await
-    .unwrap();
-    let warning = warning(&log, "await `resolve`");
-    assert!(warning.contains("outer"), "{warning}");
-}
-
-/// The one warning there is, which must contain `text`.
-fn warning(log: &Log, text: &str) -> String {
-    let log = log.text();
-    let warnings: Vec<_> = log
-        .lines()
-        .filter(|line| line.contains("WARN") && line.contains("tower_promises"))
-        .collect();
-    let matching: Vec<_> = warnings.iter().filter(|line| line.contains(text)).collect();
-    assert_eq!(matching.len(), 1, "{log}");
-    (**matching[0]).to_owned()
 }

@@ -282,7 +282,15 @@ async fn section_7_the_log_never_has_an_id() {
         assert!(important.contains("operation="), "{important}");
         assert!(!important.contains(id), "{important}");
     }
-    assert!(log.text().contains("on purpose"), "the log has the panic");
+    let log = log.text();
+    let panic = log
+        .lines()
+        .find(|line| line.contains("panic=\"on purpose\""));
+    let panic = panic.unwrap_or_else(|| panic!("the log has the panic: {log}"));
+    assert!(
+        panic.contains("the work of an operation panicked"),
+        "{panic}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

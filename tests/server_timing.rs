@@ -3,13 +3,14 @@
 
 mod support;
 
+use http::request::Parts;
 use http::{HeaderMap, Request, Response};
 use std::future::pending;
 use std::time::Duration;
 use support::{TestBody, TestRequest, get, promises, text_response};
 use tokio::time::sleep;
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
-use tower_promises::observe::ServerTimingLayer;
+use tower_promises::observe::{DEFAULT_MAX_BYTES, ServerTimingLayer};
 use tower_promises::promise::{Passes, PromiseOutcome};
 use tower_promises::{BoxError, OnTimeout, OrPending, PromiseLayer, Promises, Rejection};
 
@@ -236,6 +237,66 @@ async fn an_entry_is_no_longer_than_promised() {
     assert!((220..=250).contains(&entry.len()), "{}", entry.len());
 }
 
+/// As many promises as a request may have, with names of which each character takes two, and many passes.
+async fn largest(timing: ServerTimingLayer<fn(&Parts) -> bool>) -> String {
+    let service = ServiceBuilder::new()
+        .layer(timing)
+        .layer(PromiseLayer::new().max_passes(100))
+        .service_fn(async |request: TestRequest| {
+            let promises = promises(&request);
+            sleep(Duration::from_secs(1)).await;
+            for n in 0..1000_u64 {
+                let name = format!("{n}{}", "\"".repeat(100));
+                let promise =
+                    promises.result_or_submit(name, move || sleep(Duration::from_secs(n)));
+                promise.or_pending(())?;
+            }
+            for n in 1..20 {
+                promises.result_or_submit(format!("chain{n}"), async || ())?;
+            }
+            Ok::<_, BoxError>(text_response(""))
+        });
+    let response = service.oneshot(get("/")).await.unwrap();
+    let header = response.headers().get("server-timing");
+    header.map_or_else(String::new, |it| it.to_str().unwrap().to_owned())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_header_is_no_longer_than_proxies_take() {
+    let header = largest(ServerTimingLayer::new(|_| true)).await;
+    assert!(header.len() <= DEFAULT_MAX_BYTES, "{}", header.len());
+    // There is no room for another one.
+    assert!(header.len() + 250 > DEFAULT_MAX_BYTES, "{}", header.len());
+
+    // All passes, then the slowest promises, in their order.
+    let entries = header.split(", ");
+    let names: Vec<_> = entries.map(|it| it.split(';').next().unwrap()).collect();
+    let passes: Vec<_> = (1..=20).map(|pass| format!("pass-{pass}")).collect();
+    assert_eq!(names[..20], passes);
+    let numbers = names[20..]
+        .iter()
+        .map(|it| it.trim_end_matches('_').parse());
+    let numbers: Vec<u64> = numbers.collect::<Result<_, _>>().unwrap();
+    assert!(numbers.len() > 3, "{header}");
+    let first = 1000 - numbers.len() as u64;
+    assert_eq!(numbers, Vec::from_iter(first..1000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_size_of_the_header_can_be_set() {
+    let layer = || ServerTimingLayer::new((|_| true) as fn(&Parts) -> bool).max_entries(10_000);
+    let header = largest(layer().max_bytes(1_000_000)).await;
+    assert_eq!(header.split(", ").count(), 20 + 1000 + 19);
+    let header = largest(layer().max_bytes(19)).await;
+    assert_eq!(header, "pass-1;dur=1000.000");
+    let header = largest(layer().max_bytes(18)).await;
+    assert_eq!(header, "");
+    for max_bytes in [20, 300, 1000, 16_384, 8192] {
+        let header = largest(layer().max_bytes(max_bytes)).await;
+        assert!(header.len() <= max_bytes, "{header}");
+    }
+}
+
 #[tokio::test]
 async fn long_and_empty_names_are_shown_as_far_as_they_go() {
     let headers = headers(ServerTimingLayer::new(|_| true), |promises| {
@@ -274,7 +335,7 @@ async fn a_header_that_is_there_already_stays() {
 }
 
 async fn headers(
-    timing: ServerTimingLayer<impl Fn(&http::request::Parts) -> bool + Clone>,
+    timing: ServerTimingLayer<impl Fn(&Parts) -> bool + Clone>,
     handler: impl Fn(&Promises) -> Result<(), BoxError>,
 ) -> HeaderMap {
     let service = ServiceBuilder::new()

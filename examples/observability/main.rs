@@ -104,6 +104,11 @@ fn weather(promises: &Promises) -> Result<&'static str, PromiseError> {
     })
 }
 
+/// A text of which nothing is markup: anybody can send a link with the name of a user in it.
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;")
+}
+
 async fn page(
     Query(parameters): Query<Parameters>,
     promises: Promises,
@@ -119,7 +124,7 @@ async fn page(
          <p>{} orders, {}, {} primes, {} weather, {}.\
          <p>See where the time went: in the developer tools, Network, this page, Timing.",
         orders.map_err(status)?,
-        invoice.map_err(status)?,
+        escaped(&invoice.map_err(status)?),
         primes.map_err(status)?,
         weather.map_err(status)?,
         advertisement.unwrap_or_else(|_| "no advertisement".into()),

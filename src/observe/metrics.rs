@@ -22,7 +22,7 @@
 //! # Example
 //!
 //! The example `observability` has a `/metrics` page for Prometheus. Call [`describe`] once, after the recorder was
-//! installed, for units and help texts.
+//! installed, for units, help texts and zeros.
 //!
 //! [`PromiseLayer`]: crate::PromiseLayer
 
@@ -36,8 +36,43 @@ const PROMISES: &str = "tower_promises_promises_total";
 const PROMISE_DURATION: &str = "tower_promises_promise_duration_seconds";
 const REJECTIONS: &str = "tower_promises_rejections_total";
 
-/// Tells the recorder what the metrics mean, and their units.
+/// What the labels may say.
+const PASS_OUTCOMES: [&str; 5] = ["published", "failed", "discarded", "rejected", "abandoned"];
+const PROMISE_OUTCOMES: [&str; 6] = [
+    "fulfilled",
+    "failed",
+    "timed_out",
+    "panicked",
+    "cancelled",
+    "rejected",
+];
+const REJECTION_KINDS: [&str; 6] = [
+    "body_too_large",
+    "spool_failed",
+    "timed_out",
+    "too_many_passes",
+    "too_many_promises",
+    "saturated",
+];
+
+const GAUGES: &[&str] = &[
+    gauge::REQUESTS_IN_FLIGHT,
+    gauge::PROMISES_IN_FLIGHT,
+    #[cfg(feature = "blocking")]
+    gauge::BLOCKING_QUEUE_DEPTH,
+    #[cfg(feature = "blocking")]
+    gauge::BLOCKING_JOBS_IN_FLIGHT,
+    gauge::REPLAY_BYTES,
+];
+
+/// Tells the recorder what the metrics mean, and their units. Gauges, and counters with each of their labels, are there
+/// from now on, as zeros: a rate over a counter that begins with one would not show what happened first.
 pub fn describe() {
+    describe_all();
+    begin();
+}
+
+fn describe_all() {
     describe_gauge!(
         gauge::REQUESTS_IN_FLIGHT,
         Unit::Count,
@@ -91,6 +126,21 @@ pub fn describe() {
         Unit::Count,
         "Requests that were rejected, by the reason."
     );
+}
+
+fn begin() {
+    for (name, label, values) in [
+        (PASSES, "outcome", PASS_OUTCOMES.as_slice()),
+        (PROMISES, "outcome", &PROMISE_OUTCOMES),
+        (REJECTIONS, "kind", &REJECTION_KINDS),
+    ] {
+        for value in values {
+            metrics::counter!(name, label => *value).increment(0);
+        }
+    }
+    for name in GAUGES {
+        metrics::gauge!(*name).increment(0.0);
+    }
 }
 
 pub(crate) fn pass_ended(outcome: &'static str, duration: Duration) {

@@ -2,10 +2,11 @@
 //!
 //! | question | answer |
 //! |---|---|
-//! | why was this request slow? | [spans](#spans) in the log or in OpenTelemetry, [`Passes`] in the response |
+//! | why was this request slow? | [the guide](guide), [spans](#spans) in the log or in OpenTelemetry, [`Passes`] in the response |
 //! | the same, in the browser's developer tools | [`ServerTimingLayer`] |
 //! | what does the service do all day? | [metrics](#metrics) |
 //! | what is wrong with my handler? | [warnings](#warnings) |
+//! | what does this line of the log mean? | [the guide](guide) has all spans and events, [metrics](#metrics) all metrics |
 //!
 //! The example `observability` shows all of it in one service.
 //!
@@ -54,8 +55,13 @@
 //! # Security
 //!
 //! Names of promises are in spans, warnings and [`Passes`], and go to the client only through [`ServerTimingLayer`],
-//! which shows them to nobody unless you say to whom. Values and errors are in none of them, but for the errors in
-//! events at DEBUG and the messages of panics in events at ERROR.
+//! which shows them to nobody unless you say to whom. Values are in none of them. Errors of promises are in events at
+//! DEBUG, messages of panics in events at ERROR, and with the feature `axum` the error that a handler returns is in an
+//! event at ERROR, with its sources.
+//!
+//! A name may have what a client has sent. In the log it has at most 256 bytes, lists of names have at most eight, and
+//! what would begin a new line is escaped, also in the text of a [`PromiseError`](crate::PromiseError). Errors of your own
+//! are written as they display themselves: a formatter that escapes, such as that for JSON, keeps them on their line.
 //!
 #![cfg_attr(
     feature = "server-timing",
@@ -69,6 +75,9 @@
 )]
 
 pub(crate) mod gauge;
+#[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
+#[doc = include_str!("guide.md")]
+pub mod guide {}
 #[cfg(feature = "metrics")]
 pub mod metrics;
 #[cfg(feature = "server-timing")]
@@ -76,5 +85,6 @@ mod server_timing;
 
 #[cfg(feature = "server-timing")]
 pub use server_timing::{
-    DEFAULT_MAX_ENTRIES, ServerTimingFuture, ServerTimingLayer, ServerTimingService,
+    DEFAULT_MAX_BYTES, DEFAULT_MAX_ENTRIES, ServerTimingFuture, ServerTimingLayer,
+    ServerTimingService,
 };

@@ -28,7 +28,7 @@ pub(super) fn ended(key: &Key, status: Status, code: Option<&str>) {
 
 pub(super) fn panicked(key: &Key, message: &str) {
     #[cfg(feature = "tracing")]
-    tracing::error!(target: TARGET, operation = %key, message, "the work of an operation panicked");
+    tracing::error!(target: TARGET, operation = %key, panic = message, "the work of an operation panicked");
     #[cfg(not(feature = "tracing"))]
     let _ = (key, message);
 }

@@ -1,10 +1,13 @@
 use super::Key;
+use super::excerpt::{Name, OneLine};
 use http::StatusCode;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
 /// Why a promise has no value to read.
+///
+/// Its text is a single line whatever name and panic are, and has at most 256 bytes of the name.
 ///
 /// [`Pending`](Self::Pending) is not a failure. Returned from a handler with `?` it ends the pass early;
 /// the response it becomes is thrown away.
@@ -128,23 +131,24 @@ impl PromiseError {
 
 impl fmt::Display for PromiseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = Name(self.key());
         match self {
-            Self::NotSubmitted { key } => write!(f, "promise `{key}` has not been submitted"),
-            Self::Pending { key } => write!(f, "promise `{key}` has not settled yet"),
-            Self::Failed { key, .. } => write!(f, "promise `{key}` failed"),
-            Self::TimedOut { key } => write!(f, "promise `{key}` timed out"),
-            Self::Panicked { key, message } => write!(f, "promise `{key}` panicked: {message}"),
-            Self::Cancelled { key } => write!(f, "promise `{key}` was cancelled"),
-            Self::Ended { key } => write!(
+            Self::NotSubmitted { .. } => write!(f, "promise `{key}` has not been submitted"),
+            Self::Pending { .. } => write!(f, "promise `{key}` has not settled yet"),
+            Self::Failed { .. } => write!(f, "promise `{key}` failed"),
+            Self::TimedOut { .. } => write!(f, "promise `{key}` timed out"),
+            Self::Panicked { message, .. } => {
+                write!(f, "promise `{key}` panicked: {}", OneLine(message))
+            }
+            Self::Cancelled { .. } => write!(f, "promise `{key}` was cancelled"),
+            Self::Ended { .. } => write!(
                 f,
                 "promise `{key}` was asked for through the handle of a pass that is over"
             ),
-            Self::Rejected { error } => write!(f, "promise `{}` was rejected", error.key()),
+            Self::Rejected { .. } => write!(f, "promise `{key}` was rejected"),
             Self::WrongType {
-                key,
-                expected,
-                found,
-            } => write_wrong_type(f, key, expected, found),
+                expected, found, ..
+            } => write_wrong_type(f, &key, expected, found),
         }
     }
 }
@@ -224,33 +228,32 @@ impl SubmitError {
 
 impl fmt::Display for SubmitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = Name(self.key());
         match self {
-            Self::AlreadyResolved { key } => write!(
+            Self::AlreadyResolved { .. } => write!(
                 f,
                 "promise `{key}` is already resolved, clear it to submit it again"
             ),
             Self::WrongType {
-                key,
-                expected,
-                found,
-            } => write_wrong_type(f, key, expected, found),
-            Self::TooManyPromises { key, limit } => write!(
+                expected, found, ..
+            } => write_wrong_type(f, &key, expected, found),
+            Self::TooManyPromises { limit, .. } => write!(
                 f,
                 "promise `{key}` is one more than the {limit} that a request may have"
             ),
-            Self::Ended { key } => write!(
+            Self::Ended { .. } => write!(
                 f,
                 "promise `{key}` was submitted through the handle of a pass that is over"
             ),
-            Self::Saturated { key } => write!(
+            Self::Saturated { .. } => write!(
                 f,
                 "promise `{key}` finds no room in the pool for blocking promises"
             ),
-            Self::BodyTaken { key } => write!(
+            Self::BodyTaken { .. } => write!(
                 f,
                 "promise `{key}` comes too late: another promise reads the request body"
             ),
-            Self::BodyRead { key } => write!(
+            Self::BodyRead { .. } => write!(
                 f,
                 "promise `{key}` comes too late: too much of the request body has been read"
             ),
@@ -262,7 +265,7 @@ impl Error for SubmitError {}
 
 fn write_wrong_type(
     f: &mut fmt::Formatter<'_>,
-    key: &Key,
+    key: &Name<'_>,
     expected: &str,
     found: &str,
 ) -> fmt::Result {

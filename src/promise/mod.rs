@@ -137,6 +137,7 @@ mod asking;
 mod blocking;
 mod current;
 mod error;
+mod excerpt;
 mod future;
 mod handle;
 mod key;

@@ -83,7 +83,7 @@ impl Recorded {
 /// How long another thread may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-const GAUGES: [&str; 5] = [
+pub const GAUGES: [&str; 5] = [
     "requests_in_flight",
     "promises_in_flight",
     "blocking_queue_depth",

@@ -1,4 +1,4 @@
-use super::header;
+use super::header::{self, Limits};
 use crate::promise::Passes;
 use http::{HeaderName, Response};
 use pin_project_lite::pin_project;
@@ -14,13 +14,13 @@ pin_project! {
         #[pin]
         inner: F,
         // `None` if the client is not to see it.
-        max_entries: Option<usize>,
+        limits: Option<Limits>,
     }
 }
 
 impl<F> ServerTimingFuture<F> {
-    pub(super) fn new(inner: F, max_entries: Option<usize>) -> Self {
-        Self { inner, max_entries }
+    pub(super) fn new(inner: F, limits: Option<Limits>) -> Self {
+        Self { inner, limits }
     }
 }
 
@@ -34,8 +34,8 @@ where
         let this = self.project();
         let mut response = ready!(this.inner.poll(cx))?;
         let passes = response.extensions().get::<Passes>();
-        if let (Some(max_entries), Some(passes)) = (*this.max_entries, passes) {
-            if let Some(timing) = header::value(passes, max_entries) {
+        if let (Some(limits), Some(passes)) = (*this.limits, passes) {
+            if let Some(timing) = header::value(passes, limits) {
                 response.headers_mut().append(SERVER_TIMING, timing);
             }
         }

@@ -7,57 +7,84 @@ use std::time::Duration;
 /// How many characters of a name are shown.
 const MAX_CHARACTERS: usize = 64;
 
+/// What stands between two entries.
+const SEPARATOR: &str = ", ";
+
+/// How much is shown.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Of the passes, and of the promises.
+    pub(super) max_entries: usize,
+    /// Of the value.
+    pub(super) max_bytes: usize,
+}
+
 /// The value of the header (W3C Server Timing, section 3.1), if it has one.
-pub(super) fn value(passes: &Passes, max_entries: usize) -> Option<HeaderValue> {
-    let mut entries = String::new();
-    for (index, pass) in slowest(passes.passes(), max_entries, PassTiming::duration) {
-        let name = format!("pass-{}", index + 1);
-        push(&mut entries, &name, None, pass.duration());
-    }
-    for (_, promise) in slowest(passes.promises(), max_entries, PromiseTiming::duration) {
-        let name = promise.key().as_str();
-        let description = description(name, promise.outcome());
-        push(
-            &mut entries,
-            &token(name),
-            Some(&description),
-            promise.duration(),
-        );
-    }
+pub(super) fn value(passes: &Passes, limits: Limits) -> Option<HeaderValue> {
+    let mut room = limits.max_bytes.saturating_add(SEPARATOR.len());
+    // The passes are short, and nobody understands the promises without them.
+    let mut entries = slowest(
+        passes.passes(),
+        PassTiming::duration,
+        limits.max_entries,
+        &mut room,
+        |index, pass| entry(&format!("pass-{}", index + 1), None, pass.duration()),
+    );
+    entries.extend(slowest(
+        passes.promises(),
+        PromiseTiming::duration,
+        limits.max_entries,
+        &mut room,
+        |_, promise| {
+            let name = promise.key().as_str();
+            let description = description(name, promise.outcome());
+            entry(&token(name), Some(&description), promise.duration())
+        },
+    ));
     // Nothing but printable ASCII has been put into it.
-    let value = HeaderValue::try_from(entries).ok();
+    let value = HeaderValue::try_from(entries.join(SEPARATOR)).ok();
     value.filter(|value| !value.is_empty())
 }
 
-/// So many of the timings and their indices, in the order in which they are.
-fn slowest<T>(timings: &[T], count: usize, duration: impl Fn(&T) -> Duration) -> Vec<(usize, &T)> {
+/// The entries of the slowest timings, as many as there may be and as there is room for, in the order of the timings.
+fn slowest<T>(
+    timings: &[T],
+    duration: impl Fn(&T) -> Duration,
+    max_entries: usize,
+    room: &mut usize,
+    entry: impl Fn(usize, &T) -> String,
+) -> Vec<String> {
     let mut slowest: Vec<_> = timings.iter().enumerate().collect();
-    if slowest.len() > count {
-        slowest.sort_by_key(|(_, timing)| Reverse(duration(timing)));
-        slowest.truncate(count);
-        slowest.sort_unstable_by_key(|(index, _)| *index);
+    slowest.sort_by_key(|(_, timing)| Reverse(duration(timing)));
+    slowest.truncate(max_entries);
+    let mut entries = Vec::new();
+    for (index, timing) in slowest {
+        let entry = entry(index, timing);
+        if let Some(rest) = room.checked_sub(entry.len() + SEPARATOR.len()) {
+            *room = rest;
+            entries.push((index, entry));
+        }
     }
-    slowest
+    entries.sort_unstable_by_key(|(index, _)| *index);
+    entries.into_iter().map(|(_, entry)| entry).collect()
 }
 
-fn push(entries: &mut String, name: &str, description: Option<&str>, duration: Duration) {
-    if !entries.is_empty() {
-        entries.push_str(", ");
-    }
-    entries.push_str(name);
+fn entry(name: &str, description: Option<&str>, duration: Duration) -> String {
+    let mut entry = name.to_owned();
     if let Some(description) = description {
-        entries.push_str(";desc=\"");
+        entry.push_str(";desc=\"");
         for character in description.chars() {
             if let '"' | '\\' = character {
-                entries.push('\\');
+                entry.push('\\');
             }
-            entries.push(character);
+            entry.push(character);
         }
-        entries.push('"');
+        entry.push('"');
     }
     let milliseconds = duration.as_secs_f64() * 1000.0;
     // Writing to a string cannot fail.
-    let _ = write!(entries, ";dur={milliseconds:.3}");
+    let _ = write!(entry, ";dur={milliseconds:.3}");
+    entry
 }
 
 /// A name of which nothing is left but the characters of a token.

@@ -1,4 +1,5 @@
 use super::ServerTimingService;
+use super::header::Limits;
 use http::request;
 use std::any::type_name;
 use std::fmt;
@@ -6,6 +7,12 @@ use tower_layer::Layer;
 
 /// How many promises [`ServerTimingLayer`] shows, and how many passes, unless you say otherwise.
 pub const DEFAULT_MAX_ENTRIES: usize = 32;
+
+/// How long the header of [`ServerTimingLayer`] is at most, in bytes, unless you say otherwise.
+///
+/// Proxies refuse responses with large headers: nginx takes 4 KiB for all of them together on most machines. This is
+/// half of it.
+pub const DEFAULT_MAX_BYTES: usize = 2048;
 
 /// Layer that applies the [`ServerTimingService`] middleware: it turns the [`Passes`](crate::promise::Passes) of a
 /// response into a [`Server-Timing`](https://www.w3.org/TR/server-timing/) header, which the developer tools of
@@ -34,7 +41,8 @@ pub const DEFAULT_MAX_ENTRIES: usize = 32;
 /// There is an entry for each pass, and one for each promise that has started, in the order in which they settled. A
 /// name is that of the promise where each character that is no token (RFC 9110, section 5.6.2) is an underscore. The
 /// description is the name as it is, with question marks for what is not printable ASCII, followed by what became of
-/// the promise if it has no value. Of a name there are at most 64 characters in both. `dur` is in milliseconds. A
+/// the promise if it has no value. Of a name there are at most 64 characters in both. The header has at most
+/// [`DEFAULT_MAX_BYTES`], and [`DEFAULT_MAX_ENTRIES`] of each kind, unless you say otherwise: the slowest. `dur` is in milliseconds. A
 /// response that has taken a single pass and has no promise gets no header. One that there is already stays, and ours
 /// comes after it.
 ///
@@ -43,13 +51,14 @@ pub const DEFAULT_MAX_ENTRIES: usize = 32;
 /// # Security
 ///
 /// Names of promises may be secrets, and durations tell what is in a cache. So the layer shows them only to requests
-/// for which the function given to [`new`](Self::new) returns `true`. A cache keeps the header with the response: where
+/// for which the function given to [`new`](Self::new) returns `true`. A header such as that of the example says something
+/// only where a proxy removes it from all other requests. A cache keeps the header with the response: where
 /// one that is shared stands in front, show it only with responses that are `private` or not stored at all.
 #[derive(Clone)]
 #[must_use]
 pub struct ServerTimingLayer<F> {
     is_visible: F,
-    max_entries: usize,
+    limits: Limits,
 }
 
 impl<F> ServerTimingLayer<F> {
@@ -62,16 +71,28 @@ impl<F> ServerTimingLayer<F> {
     {
         Self {
             is_visible,
-            max_entries: DEFAULT_MAX_ENTRIES,
+            limits: Limits {
+                max_entries: DEFAULT_MAX_ENTRIES,
+                max_bytes: DEFAULT_MAX_BYTES,
+            },
         }
     }
 
     /// Sets how many promises are shown at most, and how many passes. Default [`DEFAULT_MAX_ENTRIES`].
     ///
-    /// If there are more, the slowest are shown. Proxies and clients bound the size of headers, some to 4 KiB: the
-    /// entry of a pass has about 20 bytes, that of a promise about 30 and twice its name, at most 250.
+    /// If there are more, the slowest are shown.
     pub fn max_entries(mut self, entries: usize) -> Self {
-        self.max_entries = entries;
+        self.limits.max_entries = entries;
+        self
+    }
+
+    /// Sets how long the value of the header may be, in bytes. Default [`DEFAULT_MAX_BYTES`].
+    ///
+    /// If there is more, the fastest promises are left out, and passes only where they alone are too long. The entry of
+    /// a pass has about 20 bytes, that of a promise about 30 and twice its name, at most 250. Headers of others, also
+    /// another `Server-Timing`, are not counted.
+    pub fn max_bytes(mut self, bytes: usize) -> Self {
+        self.limits.max_bytes = bytes;
         self
     }
 }
@@ -83,7 +104,7 @@ where
     type Service = ServerTimingService<S, F>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        ServerTimingService::new(inner, self.is_visible.clone(), self.max_entries)
+        ServerTimingService::new(inner, self.is_visible.clone(), self.limits)
     }
 }
 
@@ -91,7 +112,7 @@ impl<F> fmt::Debug for ServerTimingLayer<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerTimingLayer")
             .field("is_visible", &format_args!("{}", type_name::<F>()))
-            .field("max_entries", &self.max_entries)
+            .field("limits", &self.limits)
             .finish()
     }
 }

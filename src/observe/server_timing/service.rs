@@ -1,4 +1,5 @@
 use super::ServerTimingFuture;
+use super::header::Limits;
 use http::{Request, Response, request};
 use std::any::type_name;
 use std::fmt;
@@ -11,15 +12,15 @@ use tower_service::Service;
 pub struct ServerTimingService<S, F> {
     inner: S,
     is_visible: F,
-    max_entries: usize,
+    limits: Limits,
 }
 
 impl<S, F> ServerTimingService<S, F> {
-    pub(super) fn new(inner: S, is_visible: F, max_entries: usize) -> Self {
+    pub(super) fn new(inner: S, is_visible: F, limits: Limits) -> Self {
         Self {
             inner,
             is_visible,
-            max_entries,
+            limits,
         }
     }
 
@@ -57,7 +58,7 @@ where
         let is_visible = (self.is_visible)(&parts);
         let future = self.inner.call(Request::from_parts(parts, body));
 
-        ServerTimingFuture::new(future, is_visible.then_some(self.max_entries))
+        ServerTimingFuture::new(future, is_visible.then_some(self.limits))
     }
 }
 
@@ -69,7 +70,7 @@ where
         f.debug_struct("ServerTimingService")
             .field("inner", &self.inner)
             .field("is_visible", &format_args!("{}", type_name::<F>()))
-            .field("max_entries", &self.max_entries)
+            .field("limits", &self.limits)
             .finish()
     }
 }

@@ -55,6 +55,7 @@ impl Advice {
 #[cfg(feature = "tracing")]
 mod warnings {
     use crate::promise::Key;
+    use crate::promise::excerpt::Names;
 
     /// One of its own, so that advice can be silenced without the rest.
     const TARGET: &str = "tower_promises::advice";
@@ -62,9 +63,9 @@ mod warnings {
     pub(in crate::promise) fn never_read(keys: &[Key]) {
         tracing::warn!(
             target: TARGET,
-            ?keys,
-            "promises were submitted and their values never read, so that the request took another pass \
-             for nothing: read them with `result`, or do not submit them"
+            keys = ?Names(keys),
+            "promises were submitted and their values never read, so that the request has waited for nothing: \
+             read them with `result`, or do not submit them"
         );
     }
 
@@ -72,8 +73,8 @@ mod warnings {
         tracing::warn!(
             target: TARGET,
             pass,
-            ?unread,
-            ?asked,
+            unread = ?Names(unread),
+            asked = ?Names(asked),
             "a pass has read none of the promises that the pass before it asked for, and asks for \
              others: if names differ in every pass, derive them from the request and from results, never \
              from the time, a counter or a random number"
@@ -83,7 +84,7 @@ mod warnings {
     pub(in crate::promise) fn pending_swallowed(keys: &[Key]) {
         tracing::warn!(
             target: TARGET,
-            ?keys,
+            keys = ?Names(keys),
             "a success was published although promises were pending when they were read, so that the \
              client sees what the handler made of the error `Pending`: return the error, or use \
              `or_pending` if a placeholder will do"

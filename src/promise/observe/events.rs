@@ -1,5 +1,7 @@
 //! Log events. Without the feature `tracing` all of this is nothing.
 
+#[cfg(feature = "tracing")]
+use crate::promise::excerpt::{Names, excerpt};
 use crate::promise::{Key, PromiseError, Rejection};
 
 /// The crate rather than this private module, so that filters need no knowledge of the latter.
@@ -11,10 +13,10 @@ pub(in crate::promise) fn promise_failed(error: &PromiseError) {
     {
         use std::error::Error;
 
-        let key = error.key().as_str();
+        let key = &*excerpt(error.key());
         match error {
-            PromiseError::Panicked { .. } => {
-                tracing::error!(target: TARGET, key, %error, "promise panicked");
+            PromiseError::Panicked { message, .. } => {
+                tracing::error!(target: TARGET, key, panic = &**message, "promise panicked");
             }
             PromiseError::TimedOut { .. } => {
                 tracing::warn!(target: TARGET, key, "promise timed out");
@@ -46,8 +48,8 @@ pub(in crate::promise) fn drop_panicked(key: &Key, message: &str) {
     #[cfg(feature = "tracing")]
     tracing::error!(
         target: TARGET,
-        key = key.as_str(),
-        message,
+        key = &*excerpt(key),
+        panic = message,
         "promise panicked when it was dropped"
     );
     #[cfg(not(feature = "tracing"))]
@@ -106,6 +108,7 @@ pub(in crate::promise) fn rejected(rejection: &Rejection) {
             tracing::error!(target: TARGET, %rejection, %error, "rejected a request");
         }
         Rejection::TooManyPasses { pending, .. } => {
+            let pending = Names(pending);
             tracing::error!(target: TARGET, %rejection, ?pending, "rejected a request");
         }
         Rejection::TooManyPromises { .. } => {

@@ -1,6 +1,7 @@
 use super::PassOutcome;
 use super::events::TARGET;
 use crate::promise::Key;
+use crate::promise::excerpt::excerpt;
 use std::time::Duration;
 use tracing::field::Empty;
 use tracing::{Level, Span, debug_span, level_enabled};
@@ -55,7 +56,7 @@ impl Spans {
             target: TARGET,
             parent: &self.pass,
             "promise",
-            key = key.as_str(),
+            key = &*excerpt(key),
             pass = number(pass),
             outcome = Empty,
             duration_ms = Empty

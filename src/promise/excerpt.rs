@@ -1,0 +1,84 @@
+//! Names and messages in errors, logs and spans. They may have what a client has sent: a line break must not begin a
+//! line of a log, and a name of a megabyte must not be in each line of it.
+
+use super::Key;
+#[cfg(feature = "tracing")]
+use std::borrow::Cow;
+use std::fmt::{self, Write};
+
+/// How many bytes of a name are shown.
+const MAX_BYTES: usize = 256;
+
+/// A name as far as it is shown.
+#[cfg(feature = "tracing")]
+pub(super) fn excerpt(key: &Key) -> Cow<'_, str> {
+    match cut(key.as_str()) {
+        (name, false) => Cow::Borrowed(name),
+        (name, true) => Cow::Owned(format!("{name}…")),
+    }
+}
+
+/// The beginning of a name, and whether there is more of it.
+fn cut(name: &str) -> (&str, bool) {
+    if name.len() <= MAX_BYTES {
+        return (name, false);
+    }
+    let end = (0..=MAX_BYTES)
+        .rev()
+        .find(|end| name.is_char_boundary(*end));
+    (&name[..end.unwrap_or(0)], true)
+}
+
+/// A name in the text of an error: an excerpt on one line.
+pub(super) struct Name<'a>(pub(super) &'a Key);
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, has_more) = cut(self.0.as_str());
+        OneLine(name).fmt(f)?;
+        match has_more {
+            true => f.write_char('…'),
+            false => Ok(()),
+        }
+    }
+}
+
+/// A text without anything that would end its line or that a terminal would obey.
+pub(super) struct OneLine<'a>(pub(super) &'a str);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for character in self.0.chars() {
+            match character.is_control() || matches!(character, '\u{2028}' | '\u{2029}') {
+                true => write!(f, "{}", character.escape_debug())?,
+                false => f.write_char(character)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How many names of a list are shown.
+#[cfg(feature = "tracing")]
+const MAX_NAMES: usize = 8;
+
+/// A list of names in the log, as long as it may be there.
+#[cfg(feature = "tracing")]
+pub(super) struct Names<'a>(pub(super) &'a [Key]);
+
+#[cfg(feature = "tracing")]
+impl fmt::Debug for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = &self.0[..self.0.len().min(MAX_NAMES)];
+        f.write_char('[')?;
+        for (index, key) in shown.iter().enumerate() {
+            let separator = if index == 0 { "" } else { ", " };
+            write!(f, "{separator}{:?}", excerpt(key))?;
+        }
+        let more = self.0.len() - shown.len();
+        if more > 0 {
+            write!(f, ", and {more} more")?;
+        }
+        f.write_char(']')
+    }
+}
