@@ -206,3 +206,32 @@ async fn a_response_that_is_discarded_is_told_without_the_values_of_its_headers(
     );
     assert!(!log.text().contains("secret"), "{}", log.text());
 }
+
+#[tokio::test]
+async fn what_is_told_of_a_request_is_told_in_its_span() {
+    let log = Log::start();
+    // Advice on names at the end of pass 2, and the rejection of pass 3.
+    ask(PromiseLayer::new().max_passes(3), |promises| {
+        let key = format!("a{}", promises.pass());
+        Ok(promises.result_or_submit(key, async || 1_u8)?.to_string())
+    })
+    .await
+    .unwrap();
+    let advice = line(&log, "has read none of the promises");
+    assert!(advice.contains("promises:pass{pass=2"), "{advice}");
+    let rejection = line(&log, "rejected a request");
+    assert!(rejection.contains("promises:pass{pass=3"), "{rejection}");
+
+    // Advice on the response.
+    let log = Log::start();
+    ask(PromiseLayer::new(), |promises| {
+        if promises.pass() == 1 {
+            promises.submit("a", async { 1_u8 }).unwrap();
+        }
+        Ok(String::new())
+    })
+    .await
+    .unwrap();
+    let advice = line(&log, "never read");
+    assert!(advice.contains("promises:pass{pass=2"), "{advice}");
+}

@@ -219,7 +219,10 @@ where
             Some(rejection) => Some(self.reject(rejection)),
             None => {
                 #[cfg(feature = "tracing")]
-                promises.registry().advise_on_keys();
+                {
+                    let _span = this.observed.enter_pass();
+                    promises.registry().advise_on_keys();
+                }
                 promises.registry().discard_pass();
                 None
             }
@@ -297,7 +300,10 @@ where
         this.state.set(State::Done);
         this.running.clear();
         this.session.end(false);
-        observe::rejected(&rejection);
+        {
+            let _span = this.observed.enter_pass();
+            observe::rejected(&rejection);
+        }
         this.observed.end(PassOutcome::Rejected);
 
         let on_rejection = &this.settings.on_rejection;
@@ -317,6 +323,7 @@ where
         // While what runs is still pending.
         #[cfg(feature = "tracing")]
         if let Ok(response) = &outcome {
+            let _span = this.observed.enter_pass();
             let registry = this.session.promises.registry();
             registry.advise_on_response(response.status());
         }
