@@ -3,11 +3,10 @@ use super::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::BuildHasher;
 
-/// Up to so many names are looked for one by one.
+/// Up to so many names are looked for one by one, and there is room for them from the start: 1 KiB.
 const FEW: usize = 16;
 
 /// The promises of a request in the order in which they came.
-#[derive(Default)]
 pub(super) struct Entries {
     /// With the places of those that have been removed, so that the others stay where they are.
     list: Vec<Listed>,
@@ -42,6 +41,17 @@ struct Listed {
 impl Listed {
     fn is(&self, hash: u64, key: &Key) -> bool {
         self.hash == hash && self.entry.as_ref().is_some_and(|entry| entry.key() == key)
+    }
+}
+
+impl Default for Entries {
+    fn default() -> Self {
+        Self {
+            list: Vec::with_capacity(FEW),
+            index: HashTable::new(),
+            hasher: DefaultHashBuilder::default(),
+            next: 0,
+        }
     }
 }
 
