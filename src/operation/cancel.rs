@@ -1,5 +1,6 @@
 //! The form that cancels an operation.
 
+use super::condition;
 use super::core::Core;
 use super::record::{Key, Record};
 use super::records::Changed;
@@ -38,11 +39,13 @@ where
         let detail = "The request does not come from the page of this operation.";
         return Ok(core.problem(StatusCode::FORBIDDEN, detail, headers));
     }
-    Ok(match core.cancel(key).await? {
+    let may = |record: &Record| condition::allows(headers, record);
+    Ok(match core.cancel(key, may).await? {
         Changed::Yes(record) if accept::names_html(headers) => {
             see_other(&core.links(&record.id).own)
         }
         Changed::Yes(record) => core.status(&record, &HeaderMap::new()),
+        Changed::No(record) if !record.status.is_terminal() => core.precondition_failed(headers),
         Changed::No(_) => core.conflict(headers),
         Changed::Gone => core.not_found(headers),
     })

@@ -34,6 +34,8 @@ pub(super) struct Core {
     /// How many they are.
     pub(super) running_count: watch::Sender<usize>,
     pub(super) phase: watch::Sender<Phase>,
+    /// The operations that clients of this process are cancelling, and how many do.
+    cancelling: Mutex<HashMap<Key, usize>>,
     listener: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -86,6 +88,32 @@ pub(super) struct Registration {
     _dropped: watch::Sender<()>,
 }
 
+/// Says that an operation is being cancelled, until it is dropped.
+struct Cancelling<'a> {
+    core: &'a Core,
+    key: &'a Key,
+}
+
+impl<'a> Cancelling<'a> {
+    fn begin(core: &'a Core, key: &'a Key) -> Self {
+        *lock(&core.cancelling).entry(key.clone()).or_default() += 1;
+        Self { core, key }
+    }
+}
+
+impl Drop for Cancelling<'_> {
+    fn drop(&mut self) {
+        let mut cancelling = lock(&self.core.cancelling);
+        let is_last = cancelling.get_mut(self.key).is_none_or(|number| {
+            *number -= 1;
+            *number == 0
+        });
+        if is_last {
+            cancelling.remove(self.key);
+        }
+    }
+}
+
 impl Core {
     pub(super) fn new(backend: Backend, settings: Settings) -> Arc<Self> {
         let limits = Limits::new(
@@ -106,6 +134,7 @@ impl Core {
             running: Mutex::default(),
             running_count: watch::Sender::new(0),
             phase: watch::Sender::new(Phase::Serving),
+            cancelling: Mutex::default(),
             listener: Mutex::new(None),
         })
     }
@@ -204,12 +233,17 @@ impl Core {
         })
     }
 
-    /// Ends an operation from outside unless it has ended, and waits a moment until its work, if it is here, has been
-    /// dropped.
-    pub(super) async fn cancel(&self, key: &Key) -> Result<Changed, BackendError> {
+    /// Ends an operation from outside, if it `may` be and has not ended, and waits a moment until its work, if it is
+    /// here, has been dropped.
+    pub(super) async fn cancel(
+        &self,
+        key: &Key,
+        may: impl Fn(&Record) -> bool,
+    ) -> Result<Changed, BackendError> {
+        let _cancelling = Cancelling::begin(self, key);
         let retention = self.settings.retention;
         let changed = self.records.change(key, |record| {
-            if record.status.is_terminal() {
+            if record.status.is_terminal() || !may(record) {
                 return false;
             }
             let error = Failure::new("Canceled", "The operation was cancelled.");
@@ -226,6 +260,11 @@ impl Core {
             }
         }
         Ok(changed)
+    }
+
+    /// Whether somebody cancels it and has not been answered yet.
+    pub(super) fn is_being_cancelled(&self, key: &Key) -> bool {
+        lock(&self.cancelling).contains_key(key)
     }
 
     /// Removes an operation that has ended. Returns whether it was this call that did.

@@ -88,7 +88,7 @@ impl Operations {
     ///
     /// Where the backend does not answer. The operation may or may not be cancelled.
     pub async fn cancel(&self, id: &str) -> Result<bool, BackendError> {
-        let changed = self.core.cancel(&Key::of(id)).await?;
+        let changed = self.core.cancel(&Key::of(id), |_| true).await?;
         Ok(matches!(changed, Changed::Yes(_)))
     }
 
