@@ -223,6 +223,14 @@ impl OperationLayerBuilder {
         self
     }
 
+    /// How many of those bytes one [principal](Self::principal) may have. Where that is reached, its new requests are
+    /// answered with 429, and a result of its that has no room fails its operation. It does not hold for nobody in
+    /// particular. Default: a quarter of all, and as much as one result may have where that is more.
+    pub fn max_stored_bytes_per_principal(mut self, bytes: usize) -> Self {
+        self.settings.max_stored_bytes_per_principal = Some(bytes);
+        self
+    }
+
     /// How often the progress of an operation goes to the store at most, where others see it. Default
     /// [`DEFAULT_PROGRESS_INTERVAL`](super::DEFAULT_PROGRESS_INTERVAL). The first change goes there at once, and the
     /// last with the end.

@@ -7,6 +7,7 @@ use super::observe;
 use super::progress::Report;
 use super::record::{Failure, Key, Record, digest, random};
 use super::records::{Changed, Records, Tombstone, decode};
+use super::runner::RECORD_BYTES;
 use super::settings::Settings;
 use super::status::{Links, Status};
 use crate::backend::{Backend, BackendError};
@@ -116,11 +117,8 @@ impl Drop for Cancelling<'_> {
 
 impl Core {
     pub(super) fn new(backend: Backend, settings: Settings) -> Arc<Self> {
-        let limits = Limits::new(
-            settings.max_running,
-            settings.max_running_per_principal,
-            settings.max_stored_bytes,
-        );
+        let (total, per_principal) = settings.shares();
+        let limits = Limits::new(total, per_principal);
         Arc::new(Self {
             records: Records {
                 backend,
@@ -296,7 +294,7 @@ impl Core {
                     result: Some(stored),
                     ..
                 })) => {
-                    self.limits.forget(&key);
+                    self.limits.shrink(&key, RECORD_BYTES);
                     self.records.delete_result(&key, stored).await
                 }
                 Ok(_) => Ok(()),

@@ -166,6 +166,10 @@ impl Core {
                 StatusCode::TOO_MANY_REQUESTS,
                 "Too many of your requests are running. Try again later.",
             ),
+            Refusal::PrincipalStored => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "Too many of your results are kept. Remove some, or try again later.",
+            ),
             Refusal::Total => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The server is busy. Try again later.",
