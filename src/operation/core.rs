@@ -267,10 +267,11 @@ impl Core {
 
     /// Removes an operation that has ended. Returns whether it was this call that did.
     pub(super) async fn remove(&self, key: &Key, record: &Record) -> Result<bool, BackendError> {
+        // The tombstone first: without the record it says that the operation has expired.
+        self.records.delete(&key.tombstone()).await?;
         let removed = self.records.delete(&key.record()).await?;
         if removed {
             self.limits.forget(key);
-            self.records.delete(&key.tombstone()).await?;
             if let Some(stored) = record.result {
                 self.records.delete_result(key, stored).await?;
             }
