@@ -114,7 +114,7 @@ async fn section_4_of_concurrent_deletes_of_what_runs_none_removes_it() {
 async fn section_4_a_condition_that_does_not_hold_changes_nothing() {
     let app = App::working(memory());
     let tag = async |path: &str| app.get(path).await.header("etag").to_owned();
-    let path = app.start("POST /?ms=9000&steps=3", &[]).await;
+    let path = app.start("POST /?ms=12000&steps=3", &[]).await;
     let old = tag(&path).await;
     sleep(SECOND * 4).await;
     let running = tag(&path).await;

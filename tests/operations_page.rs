@@ -4,8 +4,6 @@
 
 #[path = "support/operation.rs"]
 mod operation;
-#[allow(dead_code)]
-mod support;
 
 use axum::extract::Request;
 use operation::{Answer, App, SECOND, memory, progress};

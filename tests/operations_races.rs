@@ -300,6 +300,76 @@ async fn section_4_what_is_removed_before_its_end_is_stored_stays_unknown() {
     assert_eq!(store.left().await, [""; 0]);
 }
 
+/// A store in which whoever changes a record waits at a gate once it is armed.
+fn gated(gate: &Gate, at: At, armed: &Arc<AtomicBool>) -> Stepping {
+    let (gate, armed) = (gate.clone(), armed.clone());
+    Stepping::new(move |now, key| {
+        let waits = now == at
+            && key.starts_with("operation/record/")
+            && armed.swap(false, Ordering::SeqCst);
+        let gate = gate.clone();
+        async move {
+            if waits {
+                gate.pass().await;
+            }
+            Ok(())
+        }
+    })
+}
+
+/// Sends a request and goes away while it is at the gate, which opens then.
+async fn ask_and_vanish(app: &App, gate: &Gate, line: &str) {
+    let client = tokio::spawn(app.router.clone().oneshot(request(line, &[])));
+    until("it is at the gate", || gate.arrivals.get() == 1).await;
+    client.abort();
+    assert!(client.await.unwrap_err().is_cancelled());
+    gate.open();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_away_while_it_removes_leaves_nothing_behind() {
+    let (gate, armed) = (Gate::new(), Arc::new(AtomicBool::new(false)));
+    let store = gated(&gate, At::AfterDelete, &armed);
+    let app = App::new(
+        OperationLayer::builder(store.backend()),
+        async |_: Request| {
+            sleep(SECOND * 3).await;
+            vec![b'x'; 200_000]
+        },
+    );
+    let path = app.start("POST /", &[]).await;
+    app.ended(&path).await;
+    armed.store(true, Ordering::SeqCst);
+    ask_and_vanish(&app, &gate, &format!("DELETE {path}")).await;
+    sleep(SECOND).await;
+    assert_eq!(store.left().await, [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_away_while_it_cancels_is_heard() {
+    for line in ["DELETE {}", "POST {}/cancel"] {
+        let (gate, armed) = (Gate::new(), Arc::new(AtomicBool::new(false)));
+        let store = gated(&gate, At::AfterWrite, &armed);
+        let dropped = Counter::default();
+        let counter = dropped.clone();
+        let builder = OperationLayer::builder(store.backend()).lease(SECOND * 600);
+        let app = App::new(builder, move |_: Request| {
+            let guard = counter.on_drop();
+            async move {
+                sleep(SECOND * 300).await;
+                drop(guard);
+            }
+        });
+        let path = app.start("POST /", &[]).await;
+        sleep(SECOND).await;
+        armed.store(true, Ordering::SeqCst);
+        ask_and_vanish(&app, &gate, &line.replace("{}", &path)).await;
+        sleep(SECOND).await;
+        assert_eq!(dropped.get(), 1, "{line}");
+        assert_eq!(app.document(&path).await["status"], "Canceled");
+    }
+}
+
 /// Waits until somebody is at the gate, while time goes on.
 async fn until_passed(gate: &Gate) {
     let arrives = async {

@@ -10,6 +10,7 @@ use crate::backend::BackendError;
 use http::header::{CONTENT_TYPE, HOST, HeaderName, ORIGIN};
 use http::{HeaderMap, StatusCode, request};
 use http_body::Body;
+use std::sync::Arc;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
@@ -25,7 +26,7 @@ const FORM_TYPES: [&str; 3] = [
 
 /// Answers `POST P/cancel`.
 pub(super) async fn answer<B, R>(
-    core: &Core,
+    core: &Arc<Core>,
     key: &Key,
     record: &Record,
     request: &request::Parts,
@@ -39,7 +40,8 @@ where
         let detail = "The request does not come from the page of this operation.";
         return Ok(core.problem(StatusCode::FORBIDDEN, detail, headers));
     }
-    let may = |record: &Record| condition::allows(headers, record);
+    let conditions = headers.clone();
+    let may = move |record: &Record| condition::allows(&conditions, record);
     Ok(match core.cancel(key, may).await? {
         Changed::Yes(record) if accept::names_html(headers) => {
             see_other(&core.links(&record.id).own)

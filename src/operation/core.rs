@@ -10,6 +10,7 @@ use super::records::{Changed, Records, Tombstone, decode};
 use super::runner::RECORD_BYTES;
 use super::settings::Settings;
 use super::status::{Links, Status};
+use super::work::to_its_end;
 use crate::backend::{Backend, BackendError};
 use crate::sync::lock;
 use bytes::Bytes;
@@ -90,27 +91,27 @@ pub(super) struct Registration {
 }
 
 /// Says that an operation is being cancelled, until it is dropped.
-struct Cancelling<'a> {
-    core: &'a Core,
-    key: &'a Key,
+struct Cancelling {
+    core: Arc<Core>,
+    key: Key,
 }
 
-impl<'a> Cancelling<'a> {
-    fn begin(core: &'a Core, key: &'a Key) -> Self {
+impl Cancelling {
+    fn begin(core: Arc<Core>, key: Key) -> Self {
         *lock(&core.cancelling).entry(key.clone()).or_default() += 1;
         Self { core, key }
     }
 }
 
-impl Drop for Cancelling<'_> {
+impl Drop for Cancelling {
     fn drop(&mut self) {
         let mut cancelling = lock(&self.core.cancelling);
-        let is_last = cancelling.get_mut(self.key).is_none_or(|number| {
+        let is_last = cancelling.get_mut(&self.key).is_none_or(|number| {
             *number -= 1;
             *number == 0
         });
         if is_last {
-            cancelling.remove(self.key);
+            cancelling.remove(&self.key);
         }
     }
 }
@@ -232,13 +233,21 @@ impl Core {
     }
 
     /// Ends an operation from outside, if it `may` be and has not ended, and waits a moment until its work, if it is
-    /// here, has been dropped.
+    /// here, has been dropped. Goes on when this is dropped, so that the work is told what the store knows.
     pub(super) async fn cancel(
+        self: &Arc<Self>,
+        key: &Key,
+        may: impl Fn(&Record) -> bool + Send + Sync + 'static,
+    ) -> Result<Changed, BackendError> {
+        let cancelling = Cancelling::begin(self.clone(), key.clone());
+        to_its_end(async move { cancelling.core.cancel_now(&cancelling.key, may).await }).await
+    }
+
+    async fn cancel_now(
         &self,
         key: &Key,
         may: impl Fn(&Record) -> bool,
     ) -> Result<Changed, BackendError> {
-        let _cancelling = Cancelling::begin(self, key);
         let retention = self.settings.retention;
         let changed = self.records.change(key, |record| {
             if record.status.is_terminal() || !may(record) {
@@ -265,8 +274,18 @@ impl Core {
         lock(&self.cancelling).contains_key(key)
     }
 
-    /// Removes an operation that has ended. Returns whether it was this call that did.
-    pub(super) async fn remove(&self, key: &Key, record: &Record) -> Result<bool, BackendError> {
+    /// Removes an operation that has ended. Returns whether it was this call that did. Goes on when this is dropped, so
+    /// that nothing stays of it.
+    pub(super) async fn remove(
+        self: &Arc<Self>,
+        key: &Key,
+        record: &Record,
+    ) -> Result<bool, BackendError> {
+        let (core, key, record) = (self.clone(), key.clone(), record.clone());
+        to_its_end(async move { core.remove_now(&key, &record).await }).await
+    }
+
+    async fn remove_now(&self, key: &Key, record: &Record) -> Result<bool, BackendError> {
         // The tombstone first: without the record it says that the operation has expired.
         self.records.delete(&key.tombstone()).await?;
         let removed = self.records.delete(&key.record()).await?;

@@ -12,7 +12,7 @@ use super::records::{Records, decode, encode};
 use super::reply::{Reply, add_vary};
 use super::runner::Runner;
 use super::status::Status;
-use super::work::{Call, Work, unwrapped};
+use super::work::{Call, Work, to_its_end};
 use crate::BoxError;
 use crate::backend::{BackendError, CompareAndSet, Revision};
 use bytes::Bytes;
@@ -118,10 +118,8 @@ where
         admission,
         start,
     );
-    #[cfg(feature = "tracing")]
-    let begin = tracing::Instrument::in_current_span(begin);
-    // A task, because a client that goes away in between must not leave a key behind for work that nobody does.
-    let (first, record, mut news) = match unwrapped(tokio::spawn(begin).await).await {
+    // A client that goes away in between must not leave a key behind for work that nobody does.
+    let (first, record, mut news) = match to_its_end(begin).await {
         Ok(Taken::First(first, record, news)) => (first, record, news),
         Ok(Taken::Again(key, record, _admission)) => {
             return varying(again(&core, &key, *record, &asked).await);

@@ -82,7 +82,7 @@ impl Operations {
     /// told. One of another process is dropped as soon as that hears of it, at the latest after a third of the
     /// [lease](super::OperationLayerBuilder::lease).
     ///
-    /// Cancel safety: dropped before it resolves, the operation may or may not be cancelled.
+    /// Cancel safety: once it was polled, it cancels the operation also when it is dropped.
     ///
     /// # Errors
     ///

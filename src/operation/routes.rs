@@ -116,19 +116,18 @@ fn status<R>(core: &Core, record: &Record, headers: &HeaderMap) -> Reply<R> {
 }
 
 async fn delete<R>(
-    core: &Core,
+    core: &Arc<Core>,
     key: &Key,
     record: &Record,
     headers: &HeaderMap,
     comes_late: bool,
 ) -> Result<Reply<R>, BackendError> {
-    let may = |record: &Record| condition::allows(headers, record);
     if record.status.is_terminal() {
         if comes_late || core.is_being_cancelled(key) {
             // It was sent to cancel what somebody else cancels, and not to remove that.
             return Ok(core.conflict(headers));
         }
-        if !may(record) {
+        if !condition::allows(headers, record) {
             return Ok(core.precondition_failed(headers));
         }
         return Ok(if core.remove(key, record).await? {
@@ -140,9 +139,13 @@ async fn delete<R>(
             core.not_found(headers)
         });
     }
+    let conditions = headers.clone();
+    let may = move |record: &Record| condition::allows(&conditions, record);
     Ok(match core.cancel(key, may).await? {
         Changed::Yes(record) => core.status(&record, &HeaderMap::new()),
-        Changed::No(record) if !may(&record) => core.precondition_failed(headers),
+        Changed::No(record) if !condition::allows(headers, &record) => {
+            core.precondition_failed(headers)
+        }
         Changed::No(_) => core.conflict(headers),
         Changed::Gone => core.not_found(headers),
     })
