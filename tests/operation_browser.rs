@@ -1,4 +1,5 @@
-//! The pages of operations in a real browser: with and without scripts, by mouse and by keyboard, in light and dark.
+//! Operations, section 6 of their contract: the pages in a real browser, with and without scripts, by mouse and by
+//! keyboard, in light and dark.
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/browser.rs"]

@@ -89,6 +89,83 @@ async fn section_4_of_concurrent_deletes_one_takes_effect() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn section_4_of_concurrent_deletes_of_what_runs_none_removes_it() {
+    for round in 0..50 {
+        let dropped = Counter::default();
+        let app = dropping(&dropped);
+        let path = app.start("POST /", &[]).await;
+        let line = format!("DELETE {path}");
+        let deletes = (0..4).map(|_| app.ask(&line, &[]));
+        let mut statuses: Vec<_> = future::join_all(deletes)
+            .await
+            .iter()
+            .map(|answer| answer.status.as_u16())
+            .collect();
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 409, 409, 409], "round {round}");
+        assert_eq!(app.document(&path).await["status"], "Canceled");
+        // Once the first has been answered, another one means to remove it.
+        assert_eq!(app.ask(&line, &[]).await.status, 204);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_4_a_condition_that_does_not_hold_changes_nothing() {
+    let app = App::working(memory());
+    let tag = async |path: &str| app.get(path).await.header("etag").to_owned();
+    let path = app.start("POST /?ms=12000&steps=3", &[]).await;
+    let old = tag(&path).await;
+    sleep(SECOND * 4).await;
+    let running = tag(&path).await;
+    assert_ne!(old, running);
+    let (delete, cancel) = (format!("DELETE {path}"), format!("POST {path}/cancel"));
+    let weak = format!("W/{running}");
+    for (name, value) in [
+        ("if-match", &*old),
+        ("if-match", "\"x\""),
+        ("if-match", ""),
+        // A weak tag might stand for another state.
+        ("if-match", &weak),
+        ("if-none-match", &running),
+        ("if-none-match", &weak),
+        ("if-none-match", "*"),
+    ] {
+        for line in [&delete, &cancel] {
+            let answer = app.ask(line, &[(name, value)]).await;
+            assert_eq!(answer.status, 412, "{line} {name}: {value}");
+            assert_eq!(answer.header("content-type"), "application/problem+json");
+        }
+    }
+    assert_eq!(app.document(&path).await["status"], "Running");
+    let line = format!("GET {path}");
+    assert_eq!(app.ask(&line, &[("if-match", &old)]).await.status, 412);
+    assert_eq!(app.ask(&line, &[("if-match", &running)]).await.status, 200);
+
+    // The tag of what runs cancels, and removes nothing that has ended in the meantime.
+    let list = format!("{old}, {running}");
+    let answer = app.ask(&delete, &[("if-match", &list)]).await;
+    assert_eq!(answer.status, 200);
+    let ended = answer.header("etag").to_owned();
+    assert_eq!(app.ask(&delete, &[("if-match", &list)]).await.status, 412);
+    // Without a condition this is a conflict, so it is one with it too.
+    assert_eq!(app.ask(&cancel, &[("if-match", &list)]).await.status, 409);
+    assert_eq!(
+        app.ask(&delete, &[("if-none-match", &ended)]).await.status,
+        412
+    );
+    assert_eq!(app.ask(&delete, &[("if-match", &ended)]).await.status, 204);
+    assert_eq!(app.ask(&delete, &[("if-match", &ended)]).await.status, 404);
+
+    let path = app.start("POST /?ms=9000", &[]).await;
+    let line = format!("POST {path}/cancel");
+    let answer = app.ask(&line, &[("if-match", &tag(&path).await)]).await;
+    assert_eq!(answer.status, 200);
+    let path = app.start("POST /?ms=9000", &[]).await;
+    let line = format!("DELETE {path}");
+    assert_eq!(app.ask(&line, &[("if-match", "*")]).await.status, 200);
+}
+
 #[tokio::test]
 async fn section_4_two_machines_that_cancel_at_once() {
     for _ in 0..50 {

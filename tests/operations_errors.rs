@@ -215,6 +215,84 @@ async fn section_7_stored_results_are_bounded() {
     assert_eq!(app.ended(&path).await["status"], "Succeeded");
 }
 
+/// A service whose results have 1500 bytes.
+fn storing(builder: OperationLayerBuilder) -> App {
+    let builder = builder.retention(SECOND * 100).principal(|request| {
+        let user = request.headers.get("user")?;
+        Some(user.to_str().ok()?.to_owned())
+    });
+    App::new(builder, async |_: Request| {
+        sleep(SECOND * 3).await;
+        vec![b'x'; 1500]
+    })
+}
+
+/// Starts an operation and waits for its end. Returns its address and its error.
+async fn stored(app: &App, user: &[(&str, &str)]) -> (String, serde_json::Value) {
+    let path = app.start("POST /", user).await;
+    sleep(SECOND * 4).await;
+    let document = app.ask(&format!("GET {path}"), user).await.json();
+    (path, document["error"]["code"].clone())
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_7_one_principal_cannot_fill_the_store() {
+    let none = serde_json::Value::Null;
+    let app = storing(memory().max_stored_bytes_per_principal(6000));
+    let (first, error) = stored(&app, &[ANNA]).await;
+    assert_eq!(error, none);
+    assert_eq!(stored(&app, &[ANNA]).await.1, none);
+    let (failed, error) = stored(&app, &[ANNA]).await;
+    assert_eq!(error, "StorageFull");
+    let refused = app.ask("POST /", &[ANNA]).await;
+    assert_eq!(refused.status, 429);
+    assert_eq!(refused.header("retry-after"), "1");
+    assert_eq!(refused.header("content-type"), "application/problem+json");
+    // It concerns nobody else.
+    assert_eq!(stored(&app, &[BERT]).await.1, none);
+    for _ in 0..4 {
+        assert_eq!(stored(&app, &[]).await.1, none);
+    }
+    // What is removed makes room, and so does what has expired.
+    for path in [first, failed] {
+        let line = format!("DELETE {path}");
+        assert_eq!(app.ask(&line, &[ANNA]).await.status, 204);
+    }
+    assert_eq!(stored(&app, &[ANNA]).await.1, none);
+    assert_eq!(stored(&app, &[ANNA]).await.1, "StorageFull");
+    sleep(SECOND * 110).await;
+    assert_eq!(stored(&app, &[ANNA]).await.1, none);
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_7_by_default_a_principal_has_a_quarter_of_the_store() {
+    let none = serde_json::Value::Null;
+    let app = storing(memory().max_stored_bytes(24_000).max_result_bytes(2000));
+    for _ in 0..2 {
+        assert_eq!(stored(&app, &[ANNA]).await.1, none);
+    }
+    assert_eq!(stored(&app, &[ANNA]).await.1, "StorageFull");
+    assert_eq!(stored(&app, &[BERT]).await.1, none);
+    // Yet any result that is small enough has room.
+    let app = storing(memory().max_stored_bytes(6000).max_result_bytes(2000));
+    assert_eq!(stored(&app, &[ANNA]).await.1, none);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_of_a_result_that_was_read_counts_until_it_expires() {
+    let app = storing(memory().max_stored_bytes(5000).result_once(true));
+    for _ in 0..3 {
+        let path = stored(&app, &[]).await.0;
+        assert_eq!(app.get(&format!("{path}/result")).await.status, 200);
+        sleep(SECOND).await;
+        assert_eq!(app.get(&format!("{path}/result")).await.status, 410);
+    }
+    // Three documents take a kilobyte each.
+    assert_eq!(stored(&app, &[]).await.1, "StorageFull");
+    sleep(SECOND * 110).await;
+    assert_eq!(stored(&app, &[]).await.1, serde_json::Value::Null);
+}
+
 #[tokio::test(start_paused = true)]
 async fn section_7_past_its_lifetime_an_operation_is_cancelled_and_then_expires() {
     let app = App::working(memory().lifetime(SECOND * 10).retention(SECOND * 20));

@@ -10,7 +10,7 @@ use axum::extract::Request;
 use futures_util::future;
 use operation::{App, SECOND, memory, request, request_with, work};
 use support::{Counter, until};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tower::ServiceExt;
 use tower_promises::OperationLayer;
 use tower_promises::backend::Backend;
@@ -154,6 +154,86 @@ async fn a_client_that_goes_away_comes_back_for_the_result() {
     sleep(SECOND * 2).await;
     let answer = app.ask("POST /?ms=1000", &[KEY]).await;
     assert_eq!((answer.status.as_u16(), calls.get()), (200, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_7_what_nobody_waits_for_is_not_in_flight() {
+    let backend = Backend::memory();
+    let (here, calls) = counting(OperationLayer::builder(backend.clone()));
+    let (there, _) = counting(OperationLayer::builder(backend));
+    let first = here.router.clone();
+    let client = tokio::spawn(first.oneshot(request("POST /?ms=9000", &[KEY])));
+    until("it is in flight", || calls.get() == 1).await;
+    assert_eq!(there.ask("POST /?ms=9000", &[KEY]).await.status, 409);
+    client.abort();
+    assert!(client.await.unwrap_err().is_cancelled());
+    sleep(SECOND).await;
+    for app in [&there, &here] {
+        let path = app.start("POST /?ms=9000", &[KEY]).await;
+        assert_eq!(app.document(&path).await["status"], "Running");
+    }
+    assert_eq!(calls.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_1_who_sends_a_key_again_waits_as_it_prefers() {
+    let backend = Backend::memory();
+    let (here, calls) = counting(OperationLayer::builder(backend.clone()));
+    let (there, _) = counting(OperationLayer::builder(backend));
+    let path = here.start("POST /?ms=20000", &[KEY]).await;
+    for app in [&here, &there] {
+        for (prefer, wait) in [("wait=4", 4), ("respond-async", 0)] {
+            let start = Instant::now();
+            let answer = app.ask("POST /?ms=20000", &[KEY, ("prefer", prefer)]).await;
+            assert_eq!(answer.header("operation-location"), path);
+            assert_eq!(answer.header("preference-applied"), prefer);
+            assert_eq!(start.elapsed().as_secs(), wait);
+        }
+    }
+    // Both see the end when it comes.
+    let start = Instant::now();
+    let headers = [KEY, ("prefer", "wait=30")];
+    let answers = [&here, &there].map(|app| app.ask("POST /?ms=20000", &headers));
+    for answer in future::join_all(answers).await {
+        assert_eq!(
+            (answer.status.as_u16(), &*answer.body),
+            (200, r#"{"answer":42}"#)
+        );
+    }
+    assert_eq!(start.elapsed().as_secs(), 10);
+    assert_eq!(calls.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_sends_a_key_again_and_waits_counts_as_a_request() {
+    let (app, _) = counting(memory().max_running(2));
+    app.start("POST /?ms=9000", &[KEY]).await;
+    let waiting = app.clone();
+    let waiting = tokio::spawn(async move { waiting.ask("POST /?ms=9000", &[KEY]).await });
+    sleep(SECOND).await;
+    assert_eq!(app.ask("POST /", &[]).await.status, 503);
+    assert_eq!(waiting.await.unwrap().status, 202);
+    assert_eq!(app.ask("POST /", &[]).await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_7_a_request_to_another_host_is_another_request() {
+    let (app, calls) = counting(memory());
+    let to = |host: &'static str| [KEY, ("host", host)];
+    let first = app.start("POST /?ms=9000", &to("One.example")).await;
+    assert_eq!(
+        app.ask("POST /?ms=9000", &to("two.example")).await.status,
+        422
+    );
+    // HTTP/2 has the host in the address.
+    for line in ["POST /?ms=9000", "POST https://one.example/?ms=9000"] {
+        assert_eq!(app.start(line, &to("one.example")).await, first, "{line}");
+    }
+    assert_eq!(
+        app.start("POST https://one.example/?ms=9000", &[KEY]).await,
+        first
+    );
+    assert_eq!(calls.get(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -29,11 +29,12 @@ const KEY: (&str, &str) = ("idempotency-key", "8e03978e-40d5-43dd-bc93-6894a57f9
 enum At {
     BeforeWrite,
     AfterWrite,
+    AfterDelete,
 }
 
 type Step = dyn Fn(At, &str) -> BoxFuture<'static, Result<(), BackendError>> + Send + Sync;
 
-/// A store that does something more before and after each write, and knows what was ever written.
+/// A store that does something more before and after each change, and knows what was ever written.
 #[derive(Clone)]
 struct Stepping {
     store: MemoryStore,
@@ -110,7 +111,11 @@ impl Store for Stepping {
     }
 
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool, BackendError>> {
-        self.store.delete(key)
+        Box::pin(async move {
+            let deleted = self.store.delete(key).await?;
+            (self.step)(At::AfterDelete, key).await?;
+            Ok(deleted)
+        })
     }
 
     fn watch<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<WatchStream, BackendError>> {
@@ -231,6 +236,148 @@ async fn section_4_what_is_removed_while_it_ends_is_unknown_and_not_expired() {
     // Once more, in case the second came too late to remove it.
     app.ask(&line, &[]).await;
     assert_eq!(app.get(&path).await.status, 404);
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_4_what_is_being_removed_is_unknown_and_not_expired() {
+    let gate = Gate::new();
+    let is_removing = Arc::new(AtomicBool::new(false));
+    let (at_gate, removing) = (gate.clone(), is_removing.clone());
+    let store = Stepping::new(move |at, key| {
+        let waits = at == At::AfterDelete
+            && key.starts_with("operation/record/")
+            && removing.load(Ordering::SeqCst);
+        let gate = at_gate.clone();
+        async move {
+            if waits {
+                gate.pass().await;
+            }
+            Ok(())
+        }
+    });
+    let app = App::working(OperationLayer::builder(store.backend()));
+    let path = app.start("POST /?ms=3000", &[]).await;
+    app.ended(&path).await;
+    is_removing.store(true, Ordering::SeqCst);
+    let (client, line) = (app.clone(), format!("DELETE {path}"));
+    let delete = tokio::spawn(async move { client.ask(&line, &[]).await });
+    until("it is removed", || gate.arrivals.get() == 1).await;
+    for part in ["", "/result", "/events"] {
+        assert_eq!(app.get(&format!("{path}{part}")).await.status, 404);
+    }
+    gate.open();
+    assert_eq!(delete.await.unwrap().status, 204);
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_4_what_is_removed_before_its_end_is_stored_stays_unknown() {
+    let gate = Gate::new();
+    let ends = Arc::new(AtomicBool::new(false));
+    let (at_gate, ending) = (gate.clone(), ends.clone());
+    let store = Stepping::new(move |at, key| {
+        // The first one that tells of the end is the work's own.
+        let waits = at == At::BeforeWrite
+            && key.contains("tombstone")
+            && ending.swap(false, Ordering::SeqCst);
+        let gate = at_gate.clone();
+        async move {
+            if waits {
+                gate.pass().await;
+            }
+            Ok(())
+        }
+    });
+    let app = App::working(OperationLayer::builder(store.backend()).lease(SECOND * 1000));
+    let path = app.start("POST /?ms=3000", &[]).await;
+    ends.store(true, Ordering::SeqCst);
+    until_passed(&gate).await;
+    let line = format!("DELETE {path}");
+    assert_eq!(app.ask(&line, &[]).await.status, 200);
+    assert_eq!(app.ask(&line, &[]).await.status, 204);
+    gate.open();
+    sleep(SECOND).await;
+    assert_eq!(app.get(&path).await.status, 404);
+    assert_eq!(store.left().await, [""; 0]);
+}
+
+/// A store in which whoever changes a record waits at a gate once it is armed.
+fn gated(gate: &Gate, at: At, armed: &Arc<AtomicBool>) -> Stepping {
+    let (gate, armed) = (gate.clone(), armed.clone());
+    Stepping::new(move |now, key| {
+        let waits = now == at
+            && key.starts_with("operation/record/")
+            && armed.swap(false, Ordering::SeqCst);
+        let gate = gate.clone();
+        async move {
+            if waits {
+                gate.pass().await;
+            }
+            Ok(())
+        }
+    })
+}
+
+/// Sends a request and goes away while it is at the gate, which opens then.
+async fn ask_and_vanish(app: &App, gate: &Gate, line: &str) {
+    let client = tokio::spawn(app.router.clone().oneshot(request(line, &[])));
+    until("it is at the gate", || gate.arrivals.get() == 1).await;
+    client.abort();
+    assert!(client.await.unwrap_err().is_cancelled());
+    gate.open();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_away_while_it_removes_leaves_nothing_behind() {
+    let (gate, armed) = (Gate::new(), Arc::new(AtomicBool::new(false)));
+    let store = gated(&gate, At::AfterDelete, &armed);
+    let app = App::new(
+        OperationLayer::builder(store.backend()),
+        async |_: Request| {
+            sleep(SECOND * 3).await;
+            vec![b'x'; 200_000]
+        },
+    );
+    let path = app.start("POST /", &[]).await;
+    app.ended(&path).await;
+    armed.store(true, Ordering::SeqCst);
+    ask_and_vanish(&app, &gate, &format!("DELETE {path}")).await;
+    sleep(SECOND).await;
+    assert_eq!(store.left().await, [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_away_while_it_cancels_is_heard() {
+    for line in ["DELETE {}", "POST {}/cancel"] {
+        let (gate, armed) = (Gate::new(), Arc::new(AtomicBool::new(false)));
+        let store = gated(&gate, At::AfterWrite, &armed);
+        let dropped = Counter::default();
+        let counter = dropped.clone();
+        let builder = OperationLayer::builder(store.backend()).lease(SECOND * 600);
+        let app = App::new(builder, move |_: Request| {
+            let guard = counter.on_drop();
+            async move {
+                sleep(SECOND * 300).await;
+                drop(guard);
+            }
+        });
+        let path = app.start("POST /", &[]).await;
+        sleep(SECOND).await;
+        armed.store(true, Ordering::SeqCst);
+        ask_and_vanish(&app, &gate, &line.replace("{}", &path)).await;
+        sleep(SECOND).await;
+        assert_eq!(dropped.get(), 1, "{line}");
+        assert_eq!(app.document(&path).await["status"], "Canceled");
+    }
+}
+
+/// Waits until somebody is at the gate, while time goes on.
+async fn until_passed(gate: &Gate) {
+    let arrives = async {
+        while gate.arrivals.get() == 0 {
+            sleep(SECOND / 10).await;
+        }
+    };
+    timeout(SECOND * 60, arrives).await.expect("somebody comes");
 }
 
 #[tokio::test(start_paused = true)]

@@ -306,6 +306,106 @@ async fn section_3_the_result_is_the_inner_response() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn section_3_no_cache_keeps_what_the_service_has_not_given_to_caches() {
+    const MODIFIED: (&str, &str) = ("last-modified", "Fri, 01 Mar 2024 00:00:00 GMT");
+    const EXPIRES: (&str, &str) = ("expires", "Fri, 01 Mar 2030 00:00:00 GMT");
+    let cache_control = async |once: bool, headers: &'static [(&'static str, &'static str)]| {
+        let app = App::new(memory().result_once(once), move |_: Request| async move {
+            sleep(SECOND * 9).await;
+            let mut response = "made".into_response();
+            for (name, value) in headers {
+                let value = HeaderValue::from_static(value);
+                response.headers_mut().append(*name, value);
+            }
+            response
+        });
+        let path = app.start("POST /", &[]).await;
+        app.ended(&path).await;
+        let line = format!("HEAD {path}/result");
+        let head = app.ask(&line, &[]).await.headers;
+        let answer = app.get(&format!("{path}/result")).await;
+        assert_eq!((answer.status.as_u16(), &*answer.body), (200, "made"));
+        assert_eq!(answer.headers, head);
+        let lines = answer.headers.get_all("cache-control").iter();
+        let lines: Vec<_> = lines.map(|line| line.to_str().unwrap()).collect();
+        lines.join(" | ")
+    };
+    for (headers, expected) in [
+        (&[] as &[_], "no-store"),
+        // From this, a cache would guess how long it may keep it.
+        (&[MODIFIED, ("etag", "\"1\"")], "no-store"),
+        // What the service says is its own business.
+        (
+            &[("cache-control", "private, max-age=60")],
+            "private, max-age=60",
+        ),
+        (
+            &[("cache-control", "public"), ("cache-control", "max-age=9")],
+            "public | max-age=9",
+        ),
+        (&[("cache-control", "")], ""),
+        (&[EXPIRES], ""),
+    ] {
+        assert_eq!(cache_control(false, headers).await, expected, "{headers:?}");
+        // A cache would give it to others a second time.
+        assert_eq!(
+            cache_control(true, headers).await,
+            "no-store",
+            "{headers:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_layer_says_of_an_operation_is_kept_by_no_cache() {
+    let app = App::working(memory().retention(SECOND * 100));
+    let path = app.start("POST /?ms=9000", &[]).await;
+    let (status, result) = (format!("GET {path}"), format!("GET {path}/result"));
+    let [events, cancel] = ["events", "cancel"].map(|part| format!("GET {path}/{part}"));
+    let delete = format!("DELETE {path}");
+    for accept in ["*/*", "text/html"] {
+        let check = async |line: &str, status: u16| {
+            let answer = app.ask(line, &[("accept", accept)]).await;
+            assert_eq!(answer.status, status, "{line}");
+            assert_eq!(answer.header("cache-control"), "no-store", "{line}");
+            assert_eq!(answer.header("referrer-policy"), "no-referrer", "{line}");
+            assert_eq!(answer.header("x-content-type-options"), "nosniff", "{line}");
+            answer.header("operation-location").to_owned()
+        };
+        let own = app.start("POST /?ms=60000", &[]).await;
+        check("POST /?ms=9000", if accept == "*/*" { 202 } else { 303 }).await;
+        check("GET /.operations/unknown", 404).await;
+        check(&cancel, 405).await;
+        check(&format!("GET {own}"), 200).await;
+        check(&format!("GET {own}/result"), 202).await;
+        check(
+            &format!("POST {own}/cancel"),
+            if accept == "*/*" { 200 } else { 303 },
+        )
+        .await;
+        check(&format!("POST {own}/cancel"), 409).await;
+        check(&format!("GET {own}/result"), 410).await;
+        check(&format!("DELETE {own}"), 204).await;
+    }
+    let answer = app.get(&events[4..]).await;
+    assert_eq!(answer.header("cache-control"), "no-store");
+    app.ended(&path).await;
+    let page = app.ask(&status, &[("accept", "text/html")]).await;
+    assert_eq!(
+        (page.status.as_u16(), page.header("cache-control")),
+        (303, "no-store")
+    );
+    sleep(SECOND * 110).await;
+    for line in [&status, &result, &events, &delete] {
+        let answer = app.ask(line, &[]).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.header("cache-control")),
+            (410, "no-store")
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn section_3_an_inner_202_is_sent_as_200() {
     let app = App::working(memory());
     let path = app.start("POST /?ms=9000&code=202", &[]).await;

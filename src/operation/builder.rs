@@ -130,7 +130,8 @@ impl OperationLayerBuilder {
 impl OperationLayerBuilder {
     /// The path under which operations are, default [`DEFAULT_MOUNT`]. All requests below it are answered by the layer
     /// and never reach the inner service. A slash is added at its beginning and removed at its end. An empty
-    /// path is the default. It stands in addresses as it is, so it must not need an encoding.
+    /// path is the default. It stands in addresses as it is, so it must not need an encoding. The layer has to see the
+    /// paths that clients send: put it around the whole application, not around a router that is nested in another.
     pub fn mount(mut self, path: &str) -> Self {
         self.settings.mount = match path.trim_matches('/') {
             "" => DEFAULT_MOUNT.into(),
@@ -220,6 +221,14 @@ impl OperationLayerBuilder {
     /// Keep it well below what the store can hold: that of [`Backend::memory`] holds 64 MiB.
     pub fn max_stored_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_stored_bytes = bytes;
+        self
+    }
+
+    /// How many of those bytes one [principal](Self::principal) may have. Where that is reached, its new requests are
+    /// answered with 429, and a result of its that has no room fails its operation. It does not hold for nobody in
+    /// particular. Default: a quarter of all, and as much as one result may have where that is more.
+    pub fn max_stored_bytes_per_principal(mut self, bytes: usize) -> Self {
+        self.settings.max_stored_bytes_per_principal = Some(bytes);
         self
     }
 

@@ -1,5 +1,6 @@
 //! The form that cancels an operation.
 
+use super::condition;
 use super::core::Core;
 use super::record::{Key, Record};
 use super::records::Changed;
@@ -9,6 +10,7 @@ use crate::backend::BackendError;
 use http::header::{CONTENT_TYPE, HOST, HeaderName, ORIGIN};
 use http::{HeaderMap, StatusCode, request};
 use http_body::Body;
+use std::sync::Arc;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
@@ -24,7 +26,7 @@ const FORM_TYPES: [&str; 3] = [
 
 /// Answers `POST P/cancel`.
 pub(super) async fn answer<B, R>(
-    core: &Core,
+    core: &Arc<Core>,
     key: &Key,
     record: &Record,
     request: &request::Parts,
@@ -38,11 +40,14 @@ where
         let detail = "The request does not come from the page of this operation.";
         return Ok(core.problem(StatusCode::FORBIDDEN, detail, headers));
     }
-    Ok(match core.cancel(key).await? {
+    let conditions = headers.clone();
+    let may = move |record: &Record| condition::allows(&conditions, record);
+    Ok(match core.cancel(key, may).await? {
         Changed::Yes(record) if accept::names_html(headers) => {
             see_other(&core.links(&record.id).own)
         }
         Changed::Yes(record) => core.status(&record, &HeaderMap::new()),
+        Changed::No(record) if !record.status.is_terminal() => core.precondition_failed(headers),
         Changed::No(_) => core.conflict(headers),
         Changed::Gone => core.not_found(headers),
     })

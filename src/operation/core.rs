@@ -7,8 +7,10 @@ use super::observe;
 use super::progress::Report;
 use super::record::{Failure, Key, Record, digest, random};
 use super::records::{Changed, Records, Tombstone, decode};
+use super::runner::RECORD_BYTES;
 use super::settings::Settings;
 use super::status::{Links, Status};
+use super::work::to_its_end;
 use crate::backend::{Backend, BackendError};
 use crate::sync::lock;
 use bytes::Bytes;
@@ -34,6 +36,8 @@ pub(super) struct Core {
     /// How many they are.
     pub(super) running_count: watch::Sender<usize>,
     pub(super) phase: watch::Sender<Phase>,
+    /// The operations that clients of this process are cancelling, and how many do.
+    cancelling: Mutex<HashMap<Key, usize>>,
     listener: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -86,13 +90,36 @@ pub(super) struct Registration {
     _dropped: watch::Sender<()>,
 }
 
+/// Says that an operation is being cancelled, until it is dropped.
+struct Cancelling {
+    core: Arc<Core>,
+    key: Key,
+}
+
+impl Cancelling {
+    fn begin(core: Arc<Core>, key: Key) -> Self {
+        *lock(&core.cancelling).entry(key.clone()).or_default() += 1;
+        Self { core, key }
+    }
+}
+
+impl Drop for Cancelling {
+    fn drop(&mut self) {
+        let mut cancelling = lock(&self.core.cancelling);
+        let is_last = cancelling.get_mut(&self.key).is_none_or(|number| {
+            *number -= 1;
+            *number == 0
+        });
+        if is_last {
+            cancelling.remove(&self.key);
+        }
+    }
+}
+
 impl Core {
     pub(super) fn new(backend: Backend, settings: Settings) -> Arc<Self> {
-        let limits = Limits::new(
-            settings.max_running,
-            settings.max_running_per_principal,
-            settings.max_stored_bytes,
-        );
+        let (total, per_principal) = settings.shares();
+        let limits = Limits::new(total, per_principal);
         Arc::new(Self {
             records: Records {
                 backend,
@@ -106,6 +133,7 @@ impl Core {
             running: Mutex::default(),
             running_count: watch::Sender::new(0),
             phase: watch::Sender::new(Phase::Serving),
+            cancelling: Mutex::default(),
             listener: Mutex::new(None),
         })
     }
@@ -204,12 +232,25 @@ impl Core {
         })
     }
 
-    /// Ends an operation from outside unless it has ended, and waits a moment until its work, if it is here, has been
-    /// dropped.
-    pub(super) async fn cancel(&self, key: &Key) -> Result<Changed, BackendError> {
+    /// Ends an operation from outside, if it `may` be and has not ended, and waits a moment until its work, if it is
+    /// here, has been dropped. Goes on when this is dropped, so that the work is told what the store knows.
+    pub(super) async fn cancel(
+        self: &Arc<Self>,
+        key: &Key,
+        may: impl Fn(&Record) -> bool + Send + Sync + 'static,
+    ) -> Result<Changed, BackendError> {
+        let cancelling = Cancelling::begin(self.clone(), key.clone());
+        to_its_end(async move { cancelling.core.cancel_now(&cancelling.key, may).await }).await
+    }
+
+    async fn cancel_now(
+        &self,
+        key: &Key,
+        may: impl Fn(&Record) -> bool,
+    ) -> Result<Changed, BackendError> {
         let retention = self.settings.retention;
         let changed = self.records.change(key, |record| {
-            if record.status.is_terminal() {
+            if record.status.is_terminal() || !may(record) {
                 return false;
             }
             let error = Failure::new("Canceled", "The operation was cancelled.");
@@ -228,12 +269,28 @@ impl Core {
         Ok(changed)
     }
 
-    /// Removes an operation that has ended. Returns whether it was this call that did.
-    pub(super) async fn remove(&self, key: &Key, record: &Record) -> Result<bool, BackendError> {
+    /// Whether somebody cancels it and has not been answered yet.
+    pub(super) fn is_being_cancelled(&self, key: &Key) -> bool {
+        lock(&self.cancelling).contains_key(key)
+    }
+
+    /// Removes an operation that has ended. Returns whether it was this call that did. Goes on when this is dropped, so
+    /// that nothing stays of it.
+    pub(super) async fn remove(
+        self: &Arc<Self>,
+        key: &Key,
+        record: &Record,
+    ) -> Result<bool, BackendError> {
+        let (core, key, record) = (self.clone(), key.clone(), record.clone());
+        to_its_end(async move { core.remove_now(&key, &record).await }).await
+    }
+
+    async fn remove_now(&self, key: &Key, record: &Record) -> Result<bool, BackendError> {
+        // The tombstone first: without the record it says that the operation has expired.
+        self.records.delete(&key.tombstone()).await?;
         let removed = self.records.delete(&key.record()).await?;
         if removed {
             self.limits.forget(key);
-            self.records.delete(&key.tombstone()).await?;
             if let Some(stored) = record.result {
                 self.records.delete_result(key, stored).await?;
             }
@@ -257,7 +314,7 @@ impl Core {
                     result: Some(stored),
                     ..
                 })) => {
-                    self.limits.forget(&key);
+                    self.limits.shrink(&key, RECORD_BYTES);
                     self.records.delete_result(&key, stored).await
                 }
                 Ok(_) => Ok(()),

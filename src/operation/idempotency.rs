@@ -12,17 +12,20 @@ use super::records::{Records, decode, encode};
 use super::reply::{Reply, add_vary};
 use super::runner::Runner;
 use super::status::Status;
-use super::work::{Call, Work, unwrapped};
+use super::work::{Call, Work, to_its_end};
 use crate::BoxError;
 use crate::backend::{BackendError, CompareAndSet, Revision};
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName};
+use http::header::{CONTENT_TYPE, HOST, HeaderName};
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, Response, StatusCode, request};
 use http_body::Body;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::runtime::Handle;
+use tokio::select;
+use tokio::time::{sleep, timeout};
 
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -60,12 +63,18 @@ impl Claim {
             return Err(());
         }
         let content_type = request.headers.get(CONTENT_TYPE);
+        // HTTP/2 has the host in the address, and HTTP/1 in a header.
+        let authority = request.uri.authority().map(Authority::as_str);
+        let host = authority.map(str::as_bytes);
+        let host = host.or_else(|| Some(request.headers.get(HOST)?.as_bytes()));
+        let path = request.uri.path_and_query().map(PathAndQuery::as_str);
         let principal = principal.unwrap_or_default().as_bytes();
         Ok(Some(Self {
             key: format!("operation/key/{}", digest(&[principal, key])),
             fingerprint: digest(&[
                 request.method.as_str().as_bytes(),
-                request.uri.to_string().as_bytes(),
+                &host.unwrap_or_default().to_ascii_lowercase(),
+                path.unwrap_or_default().as_bytes(),
                 content_type.map_or(b"", |content_type| content_type.as_bytes()),
                 body,
             ]),
@@ -109,12 +118,12 @@ where
         admission,
         start,
     );
-    #[cfg(feature = "tracing")]
-    let begin = tracing::Instrument::in_current_span(begin);
-    // A task, because a client that goes away in between must not leave a key behind for work that nobody does.
-    let (key, record, mut news) = match unwrapped(tokio::spawn(begin).await).await {
-        Ok(Taken::First(key, record, news)) => (key, record, news),
-        Ok(Taken::Again(key, record)) => return varying(again(&core, &key, &record, &asked).await),
+    // A client that goes away in between must not leave a key behind for work that nobody does.
+    let (first, record, mut news) = match to_its_end(begin).await {
+        Ok(Taken::First(first, record, news)) => (first, record, news),
+        Ok(Taken::Again(key, record, _admission)) => {
+            return varying(again(&core, &key, *record, &asked).await);
+        }
         Ok(Taken::ByOther) => {
             let detail = "The idempotency key was sent with another request.";
             let status = StatusCode::UNPROCESSABLE_ENTITY;
@@ -127,41 +136,80 @@ where
             return varying(core.unavailable(&asked.headers));
         }
     };
+    end(&core, &first.key, &mut news, asked.patience).await;
+    // The client is told the id now.
+    let landed = land(&core, &first.key).await.unwrap_or(*record);
+    let key = first.key.clone();
+    first.has_landed();
+    varying(reply(&core, &key, &landed, &asked).await)
+}
+
+/// Waits until an operation has ended, and no longer than the client does.
+async fn end(core: &Core, key: &Key, news: &mut Subscription, patience: Duration) {
+    let settings = &core.settings;
     let end = async {
         loop {
-            news.ended().await;
-            // It was only said that it may have ended.
-            match core.records.find(&key).await {
-                Ok(Some((record, _))) if !record.status.is_terminal() => {}
-                _ => break,
+            match core.load(key).await {
+                Ok(Some(record)) if !record.status.is_terminal() => {}
+                Ok(_) => break,
+                Err(error) => observe::backend_failed(key, &error),
+            }
+            select! {
+                // It is only said that it may have ended.
+                () = news.ended() => {}
+                // In case the message is lost, or the process that works on it.
+                () = sleep(settings.heartbeat.min(settings.lease)) => {}
             }
         }
     };
-    let _ = timeout(asked.patience, end).await;
-    let changed = core.records.change(&key, |record| {
-        // The client is told the id now. The document does not show that.
+    let _ = timeout(patience, end).await;
+}
+
+/// Says that nobody waits any more for the first reply, which the document does not show. Returns the record.
+async fn land(core: &Core, key: &Key) -> Option<Record> {
+    let changed = core.records.change(key, |record| {
         !record.status.is_terminal() && std::mem::take(&mut record.in_flight)
     });
-    let record = match changed.await {
-        Ok(changed) => changed.record().unwrap_or(record),
+    match changed.await {
+        Ok(changed) => changed.record(),
         Err(error) => {
-            observe::backend_failed(&key, &error);
-            record
+            observe::backend_failed(key, &error);
+            None
         }
-    };
-    varying(if record.status.is_terminal() {
-        ended(&core, &key, &record, &asked.headers).await
-    } else {
-        core.accepted(&record, asked.preferences, &asked.headers)
-    })
+    }
+}
+
+/// The client that waits for the first reply. If it goes away before, it can come back for the operation.
+struct InFlight {
+    core: Arc<Core>,
+    key: Key,
+    is_waiting: bool,
+}
+
+impl InFlight {
+    fn has_landed(mut self) {
+        self.is_waiting = false;
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if !self.is_waiting {
+            return;
+        }
+        if let Ok(runtime) = Handle::try_current() {
+            let (core, key) = (self.core.clone(), self.key.clone());
+            runtime.spawn(async move { land(&core, &key).await });
+        }
+    }
 }
 
 /// Whose a key is.
 enum Taken {
     /// This request's, whose work has begun.
-    First(Key, Record, Subscription),
+    First(InFlight, Box<Record>, Subscription),
     /// That of the same request, sent before.
-    Again(Key, Record),
+    Again(Key, Box<Record>, Admission),
     /// That of another request.
     ByOther,
     /// Nobody's: this process takes on no more.
@@ -188,7 +236,7 @@ where
             let key = Key::of(&claimed.id);
             if let Some(record) = core.load(&key).await? {
                 return Ok(if claimed.fingerprint == claim.fingerprint {
-                    Taken::Again(key, record)
+                    Taken::Again(key, record.into(), admission)
                 } else {
                     Taken::ByOther
                 });
@@ -218,7 +266,12 @@ where
             let news = core.hub.subscribe(&key);
             let work = Work::Calling(start());
             tokio::spawn(Runner::new(core.clone(), key.clone(), work, admission).run());
-            return Ok(Taken::First(key, record, news));
+            let first = InFlight {
+                core,
+                key,
+                is_waiting: true,
+            };
+            return Ok(Taken::First(first, record.into(), news));
         }
         // Another request with this key was faster, or the store has not answered. It may have set the key even so,
         // which is free without the operation.
@@ -243,15 +296,31 @@ pub(super) async fn release(records: &Records, name: &str, id: &str) -> Result<(
 }
 
 /// The answer to a request that was sent before.
-async fn again<R>(core: &Core, key: &Key, record: &Record, asked: &Asked) -> Reply<R> {
+async fn again<R>(core: &Arc<Core>, key: &Key, record: Record, asked: &Asked) -> Reply<R> {
     if record.status.is_terminal() {
-        return ended(core, key, record, &asked.headers).await;
+        return ended(core, key, &record, &asked.headers).await;
     }
     if record.in_flight {
         let detail = "The request with this idempotency key is being worked on.";
         return core.problem(StatusCode::CONFLICT, detail, &asked.headers);
     }
-    core.accepted(record, asked.preferences, &asked.headers)
+    end(core, key, &mut core.hub.subscribe(key), asked.patience).await;
+    match core.load(key).await {
+        Ok(latest) => reply(core, key, &latest.unwrap_or(record), asked).await,
+        Err(error) => {
+            observe::backend_failed(key, &error);
+            core.accepted(&record, asked.preferences, &asked.headers)
+        }
+    }
+}
+
+/// The answer when the client has waited.
+async fn reply<R>(core: &Core, key: &Key, record: &Record, asked: &Asked) -> Reply<R> {
+    if record.status.is_terminal() {
+        ended(core, key, record, &asked.headers).await
+    } else {
+        core.accepted(record, asked.preferences, &asked.headers)
+    }
 }
 
 /// The inner response, from the store.

@@ -10,17 +10,24 @@ use tokio::time::Instant;
 /// Counts requests and stored bytes of this process.
 #[derive(Debug)]
 pub(super) struct Limits {
-    max_running: usize,
-    max_running_per_principal: usize,
-    max_stored_bytes: usize,
+    total: Share,
+    per_principal: Share,
     state: Mutex<State>,
+}
+
+/// What somebody has, or may have at most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Share {
+    /// Requests at work.
+    pub(super) running: usize,
+    pub(super) stored_bytes: usize,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    running: usize,
-    by_principal: HashMap<Arc<str>, usize>,
-    stored_bytes: usize,
+    total: Share,
+    /// Those of principals who have something.
+    by_principal: HashMap<Arc<str>, Share>,
     stored: HashMap<Key, Kept>,
     /// When the store will have forgotten them, soonest first. The number tells those of the same instant apart.
     expiring: BTreeMap<(Instant, u64), Key>,
@@ -30,6 +37,7 @@ struct State {
 /// What is stored of one operation.
 #[derive(Debug)]
 struct Kept {
+    principal: Option<Arc<str>>,
     bytes: usize,
     /// Its place among those that expire.
     end: Option<(Instant, u64)>,
@@ -40,6 +48,8 @@ struct Kept {
 pub(super) enum Refusal {
     /// Its principal has too many others. 429.
     Principal,
+    /// Too much is stored of what its principal has asked for. 429.
+    PrincipalStored,
     /// The process has too many, or has stored too much. 503.
     Total,
 }
@@ -52,15 +62,10 @@ pub(super) struct Admission {
 }
 
 impl Limits {
-    pub(super) fn new(
-        max_running: usize,
-        max_running_per_principal: usize,
-        max_stored_bytes: usize,
-    ) -> Self {
+    pub(super) fn new(total: Share, per_principal: Share) -> Self {
         Self {
-            max_running,
-            max_running_per_principal,
-            max_stored_bytes,
+            total,
+            per_principal,
             state: Mutex::default(),
         }
     }
@@ -70,40 +75,28 @@ impl Limits {
         state.forget_expired();
         let principal = principal.map(Arc::<str>::from);
         if let Some(principal) = &principal {
-            let running = state.by_principal.get(principal).copied();
-            if running.unwrap_or_default() >= self.max_running_per_principal {
+            let share = state.share(principal);
+            if share.running >= self.per_principal.running {
                 return Err(Refusal::Principal);
             }
+            if share.stored_bytes >= self.per_principal.stored_bytes {
+                return Err(Refusal::PrincipalStored);
+            }
         }
-        if state.running >= self.max_running || state.stored_bytes >= self.max_stored_bytes {
+        let has_place = state.total.running < self.total.running;
+        if !has_place || state.total.stored_bytes >= self.total.stored_bytes {
             return Err(Refusal::Total);
         }
-        state.running += 1;
-        if let Some(principal) = &principal {
-            *state.by_principal.entry(principal.clone()).or_default() += 1;
-        }
+        state.change(principal.as_ref(), |share| share.running += 1);
         Ok(Admission {
             limits: self.clone(),
             principal,
         })
     }
 
-    /// Takes room for a result that the store keeps for this long. Returns whether there was any.
-    pub(super) fn store(&self, key: &Key, bytes: usize, time_to_live: Duration) -> bool {
-        let mut state = lock(&self.state);
-        state.forget_expired();
-        if bytes > self.max_stored_bytes.saturating_sub(state.stored_bytes) {
-            return false;
-        }
-        state.count(key, bytes, time_to_live);
-        true
-    }
-
-    /// Counts what is stored in any case.
-    pub(super) fn count(&self, key: &Key, bytes: usize, time_to_live: Duration) {
-        let mut state = lock(&self.state);
-        state.forget_expired();
-        state.count(key, bytes, time_to_live);
+    /// Counts no more than this of what is stored any longer.
+    pub(super) fn shrink(&self, key: &Key, bytes: usize) {
+        lock(&self.state).shrink(key, bytes);
     }
 
     /// Gives the room of a result back.
@@ -112,17 +105,87 @@ impl Limits {
     }
 }
 
+impl Admission {
+    /// Takes room for the result of this request, which the store keeps for this long. Returns whether there was any.
+    pub(super) fn store(&self, key: &Key, bytes: usize, time_to_live: Duration) -> bool {
+        let limits = &self.limits;
+        let mut state = lock(&limits.state);
+        state.forget_expired();
+        let has_room = |limit: Share, share: Share| {
+            bytes <= limit.stored_bytes.saturating_sub(share.stored_bytes)
+        };
+        let share = self
+            .principal
+            .as_ref()
+            .map(|principal| state.share(principal));
+        if !has_room(limits.total, state.total)
+            || share.is_some_and(|share| !has_room(limits.per_principal, share))
+        {
+            return false;
+        }
+        state.count(key, self.principal.clone(), bytes, time_to_live);
+        true
+    }
+
+    /// Counts what is stored of this request in any case.
+    pub(super) fn count(&self, key: &Key, bytes: usize, time_to_live: Duration) {
+        let mut state = lock(&self.limits.state);
+        state.forget_expired();
+        state.count(key, self.principal.clone(), bytes, time_to_live);
+    }
+}
+
 impl State {
-    fn count(&mut self, key: &Key, bytes: usize, time_to_live: Duration) {
+    fn share(&self, principal: &Arc<str>) -> Share {
+        let share = self.by_principal.get(principal).copied();
+        share.unwrap_or_default()
+    }
+
+    /// Changes what there is in all, and what its principal has of it.
+    fn change(&mut self, principal: Option<&Arc<str>>, change: impl Fn(&mut Share)) {
+        change(&mut self.total);
+        if let Some(principal) = principal {
+            let mut share = self.share(principal);
+            change(&mut share);
+            if share == Share::default() {
+                self.by_principal.remove(principal);
+            } else {
+                self.by_principal.insert(principal.clone(), share);
+            }
+        }
+    }
+
+    fn count(
+        &mut self,
+        key: &Key,
+        principal: Option<Arc<str>>,
+        bytes: usize,
+        time_to_live: Duration,
+    ) {
         self.forget(key);
-        self.stored_bytes += bytes;
+        self.change(principal.as_ref(), |share| share.stored_bytes += bytes);
         self.counted += 1;
         let end = Instant::now().checked_add(time_to_live);
         let end = end.map(|end| (end, self.counted));
         if let Some(end) = end {
             self.expiring.insert(end, key.clone());
         }
-        self.stored.insert(key.clone(), Kept { bytes, end });
+        let kept = Kept {
+            principal,
+            bytes,
+            end,
+        };
+        self.stored.insert(key.clone(), kept);
+    }
+
+    fn shrink(&mut self, key: &Key, bytes: usize) {
+        let Some(kept) = self.stored.get_mut(key) else {
+            return;
+        };
+        let surplus = kept.bytes.saturating_sub(bytes);
+        kept.bytes -= surplus;
+        let principal = kept.principal.clone();
+        self.change(principal.as_ref(), |share| share.stored_bytes -= surplus);
     }
 
     fn forget_expired(&mut self) {
@@ -138,7 +201,9 @@ impl State {
 
     fn forget(&mut self, key: &Key) {
         if let Some(kept) = self.stored.remove(key) {
-            self.stored_bytes -= kept.bytes;
+            self.change(kept.principal.as_ref(), |share| {
+                share.stored_bytes -= kept.bytes;
+            });
             if let Some(end) = kept.end {
                 self.expiring.remove(&end);
             }
@@ -149,22 +214,13 @@ impl State {
 impl Drop for Admission {
     fn drop(&mut self) {
         let mut state = lock(&self.limits.state);
-        state.running -= 1;
-        if let Some(principal) = &self.principal {
-            let last = state.by_principal.get_mut(principal).is_none_or(|running| {
-                *running -= 1;
-                *running == 0
-            });
-            if last {
-                state.by_principal.remove(principal);
-            }
-        }
+        state.change(self.principal.as_ref(), |share| share.running -= 1);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Limits;
+    use super::{Limits, Share};
     use crate::operation::record::Key;
     use std::sync::Arc;
     use std::time::Duration;
@@ -172,24 +228,32 @@ mod tests {
     /// The public interface shows what is counted, but not what the counting costs.
     #[tokio::test(start_paused = true)]
     async fn what_is_removed_or_has_expired_takes_no_memory() {
-        let limits = Arc::new(Limits::new(1, 1, 100));
+        let share = |stored_bytes| Share {
+            running: 1,
+            stored_bytes,
+        };
+        let limits = Arc::new(Limits::new(share(100), share(200)));
         let hour = Duration::from_secs(3600);
         for number in 0..100 {
             let key = Key::of(&number.to_string());
-            limits.count(&key, 1, hour);
-            limits.count(&key, 2, hour);
+            let admission = limits.admit(Some("somebody")).expect("it has room");
+            admission.count(&key, 3, hour);
+            admission.count(&key, 2, hour);
             if number % 2 == 0 {
                 limits.forget(&key);
             }
         }
         let sizes = || {
             let state = crate::sync::lock(&limits.state);
-            (state.stored.len(), state.expiring.len(), state.stored_bytes)
+            let lengths = (state.stored.len(), state.expiring.len());
+            (lengths, state.by_principal.len(), state.total.stored_bytes)
         };
-        assert_eq!(sizes(), (50, 50, 100));
+        assert_eq!(sizes(), ((50, 50), 1, 100));
         assert!(limits.admit(None).is_err());
+        limits.shrink(&Key::of("1"), 1);
+        assert_eq!(sizes(), ((50, 50), 1, 99));
         tokio::time::advance(hour).await;
         assert!(limits.admit(None).is_ok());
-        assert_eq!(sizes(), (0, 0, 0));
+        assert_eq!(sizes(), ((0, 0), 0, 0));
     }
 }

@@ -72,7 +72,10 @@
 //!    stored without the headers that belong to a connection. It is the [result](Status): a status of 400 or more is
 //!    `Failed`. Trailers are not kept.
 //! 6. An operation ends once. Cancel, completion and loss decide by compare-and-set in the store; what comes later
-//!    changes nothing. The inner request is never run a second time.
+//!    changes nothing. The inner request is never run a second time. A `DELETE` that arrives while another one of the
+//!    same process cancels is told so (409): it does not remove what it was to cancel. `If-Match` with the `ETag` of
+//!    the status document makes sure of that everywhere: where that or `If-None-Match` does not hold, `DELETE` and
+//!    `POST …/cancel` change nothing (412).
 //! 7. Any process that shares the backend answers for every operation. The one that works on it renews a
 //!    [lease](OperationLayerBuilder::lease). When that ends, whoever is asked marks the operation as `Failed` with the
 //!    code `Lost`.
@@ -99,8 +102,8 @@
 //! With [`idempotency_keys`](OperationLayerBuilder::idempotency_keys), of all requests of a principal with the same
 //! `Idempotency-Key` one runs, on whatever machine they arrive:
 //!
-//! 1. A request that was sent before gets the reply for the same operation, or its result. While the first one waits
-//!    for its reply, it is answered with 409.
+//! 1. A request that was sent before gets the reply for the same operation, or its result, and waits for it as it
+//!    prefers to. While the client of the first one waits for its reply, it is answered with 409.
 //! 2. Another method, URI, content type or body with the same key is answered with 422.
 //! 3. A response that comes in time is stored too, for the next one who asks, so it does not stream and is bounded.
 //! 4. The work goes on when the client goes away. Where running once cannot be promised, the request is refused: 503
@@ -125,15 +128,19 @@
 //!   operation. With it, others get the same 404 as for an id that does not exist. The layer authenticates nobody:
 //!   put it inside of what does.
 //! - **Ids** have 128 random bits. The store and the bus know their digests as names, and logs of level `INFO` and
-//!   above show eight characters of those. The store has the ids themselves in its values. Responses ask browsers to
-//!   send no `Referer`.
+//!   above show eight characters of those. The store has the ids themselves in its values. The layer's own responses
+//!   ask browsers to send no `Referer`; results are left as they are.
 //! - **Cross-site requests.** `POST …/cancel` is refused (403) when `Sec-Fetch-Site` or `Origin` say that another site
 //!   makes it, and a form must have the token that only the page has. Other methods need a preflight across origins.
 //! - **Results** are handed out as the inner service made them, cookies included, from another address than that which
 //!   was asked for. A relative `Location` in them means another place there.
+//! - **Caches** keep nothing that the layer says: it all has `Cache-Control: no-store`. A result has what the inner
+//!   service says in `Cache-Control` or `Expires`. Where that is nothing, or the result can be read
+//!   [once](OperationLayerBuilder::result_once) only, it has `no-store` too: at its own address it is the response to a
+//!   `GET`, which shared caches may keep and give to others unless they are told.
 //! - **Addresses** are never made from `Host` or forwarded headers.
-//! - **Limits**, all per process: requests at work, per principal and in all; bytes of a body, of a result and of all
-//!   results; lifetime and retention; the length of messages. Event streams are not limited: put a limit on connections
+//! - **Limits**, all per process: requests at work, per principal and in all; bytes of a body, of a result, of the
+//!   results of a principal and of all results; lifetime and retention; the length of messages. Event streams are not limited: put a limit on connections
 //!   outside. One event at a time is made for each, when its client takes it.
 //! - **Nothing internal** reaches the client: no panic or error text, no key, no limit.
 //!
@@ -147,6 +154,7 @@ mod accept;
 mod body;
 mod builder;
 mod cancel;
+mod condition;
 mod core;
 mod events;
 mod first_reply;

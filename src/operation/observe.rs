@@ -46,6 +46,9 @@ pub(super) fn refused(refusal: Refusal) {
         Refusal::Principal => {
             tracing::warn!(target: TARGET, "refused a request, its principal has too many");
         }
+        Refusal::PrincipalStored => {
+            tracing::warn!(target: TARGET, "refused a request, too much of its principal is stored");
+        }
         Refusal::Total => {
             tracing::warn!(target: TARGET, "refused a request, too many run or too much is stored");
         }

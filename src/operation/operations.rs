@@ -82,13 +82,13 @@ impl Operations {
     /// told. One of another process is dropped as soon as that hears of it, at the latest after a third of the
     /// [lease](super::OperationLayerBuilder::lease).
     ///
-    /// Cancel safety: dropped before it resolves, the operation may or may not be cancelled.
+    /// Cancel safety: once it was polled, it cancels the operation also when it is dropped.
     ///
     /// # Errors
     ///
     /// Where the backend does not answer. The operation may or may not be cancelled.
     pub async fn cancel(&self, id: &str) -> Result<bool, BackendError> {
-        let changed = self.core.cancel(&Key::of(id)).await?;
+        let changed = self.core.cancel(&Key::of(id), |_| true).await?;
         Ok(matches!(changed, Changed::Yes(_)))
     }
 

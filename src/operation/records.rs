@@ -162,8 +162,13 @@ impl Records {
         mut change: impl FnMut(&mut Record) -> bool,
     ) -> Result<Changed, BackendError> {
         let name = key.record();
+        let mut has_buried = false;
         loop {
             let Some((mut record, revision)) = self.find(key).await? else {
+                if has_buried {
+                    // Somebody has ended and removed it meanwhile, and what that leaves is to be unknown.
+                    self.delete(&key.tombstone()).await?;
+                }
                 return Ok(Changed::Gone);
             };
             let had_ended = record.status.is_terminal();
@@ -175,6 +180,7 @@ impl Records {
                 // Before its end is seen, or who removes it then would find it buried afterwards. Where this fails,
                 // the one from the beginning stays, which lasts longer.
                 let _ = self.bury(key, &record).await;
+                has_buried = true;
             }
             let set = self.set(&name, Some(revision), value, record.time_to_live());
             // A conflict says that somebody else has made progress, so this ends.

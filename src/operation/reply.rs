@@ -1,6 +1,7 @@
 //! The responses that the layer makes itself.
 
 use super::body::OperationBody;
+use super::condition;
 use super::core::Core;
 use super::limits::Refusal;
 use super::page::{self, ErrorContext, PageContext, PageLinks};
@@ -11,8 +12,8 @@ use super::{accept, prefer::Preferences};
 use crate::problem;
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, LINK,
-    LOCATION, REFERRER_POLICY, RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, EXPIRES,
+    LINK, LOCATION, REFERRER_POLICY, RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use std::time::Duration;
@@ -22,6 +23,8 @@ pub(super) type Reply<R> = Response<OperationBody<R>>;
 const ASYNC_RESULT: HeaderName = HeaderName::from_static("asyncresult");
 const OPERATION_LOCATION: HeaderName = HeaderName::from_static("operation-location");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// What the layer's own page needs, and no more.
 const POLICY: &str =
@@ -75,7 +78,7 @@ impl Core {
         let tag = if prefers_html {
             format!("W/\"{}-page\"", record.version)
         } else {
-            format!("\"{}\"", record.version)
+            condition::tag(record)
         };
         let headers = response.headers_mut();
         headers.insert(VARY, HeaderValue::from_static("Accept"));
@@ -119,13 +122,18 @@ impl Core {
     }
 
     /// The result in the store, as the inner service has sent it.
-    pub(super) fn result<R>(outcome: Outcome, body: OperationBody<R>) -> Reply<R> {
+    pub(super) fn result<R>(&self, outcome: Outcome, body: OperationBody<R>) -> Reply<R> {
         let length = outcome.body.len();
         let mut response = Response::new(body);
         *response.headers_mut() = outcome.headers;
-        response
-            .headers_mut()
-            .insert(ASYNC_RESULT, outcome.status.as_u16().into());
+        let headers = response.headers_mut();
+        headers.insert(ASYNC_RESULT, outcome.status.as_u16().into());
+        let says_how_long = headers.contains_key(CACHE_CONTROL) || headers.contains_key(EXPIRES);
+        if self.settings.result_once || !says_how_long {
+            // Here it is the response to a `GET`, which a cache may keep for as long as it sees fit (RFC 9111, section
+            // 4.2.2) and give to others, whatever the method of the request was.
+            headers.insert(CACHE_CONTROL, NO_STORE);
+        }
         // 202 would say that it is not done.
         let status = match outcome.status {
             StatusCode::ACCEPTED => StatusCode::OK,
@@ -157,6 +165,10 @@ impl Core {
             Refusal::Principal => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "Too many of your requests are running. Try again later.",
+            ),
+            Refusal::PrincipalStored => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "Too many of your results are kept. Remove some, or try again later.",
             ),
             Refusal::Total => (
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -228,6 +240,11 @@ impl Core {
     pub(super) fn conflict<R>(&self, request: &HeaderMap) -> Reply<R> {
         let detail = "The operation has ended already.";
         self.problem(StatusCode::CONFLICT, detail, request)
+    }
+
+    pub(super) fn precondition_failed<R>(&self, request: &HeaderMap) -> Reply<R> {
+        let detail = "The operation is not as the request demands.";
+        self.problem(StatusCode::PRECONDITION_FAILED, detail, request)
     }
 
     pub(super) fn not_allowed<R>(&self, allow: &'static str, request: &HeaderMap) -> Reply<R> {
@@ -304,7 +321,7 @@ pub(super) fn see_other<R>(location: &str) -> Reply<R> {
 
 /// What holds for all that tells of an operation: its address is a secret, and it is not to be kept.
 pub(super) fn no_store(headers: &mut HeaderMap) {
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(CACHE_CONTROL, NO_STORE);
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }

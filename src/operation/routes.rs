@@ -2,6 +2,7 @@
 
 use super::body::OperationBody;
 use super::cancel;
+use super::condition;
 use super::core::{Core, Found};
 use super::events;
 use super::observe;
@@ -12,9 +13,7 @@ use super::reply::{Reply, no_store};
 use super::status::Status;
 use crate::backend::BackendError;
 use bytes::Bytes;
-use http::header::{
-    CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY, X_CONTENT_TYPE_OPTIONS,
-};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, VARY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, request};
 use http_body::Body;
 use std::sync::Arc;
@@ -65,6 +64,7 @@ where
         Route::Status(id) | Route::Result(id) | Route::Events(id) | Route::Cancel(id) => id,
     };
     let key = Key::of(id);
+    let comes_late = core.is_being_cancelled(&key);
     let principal = (core.settings.principal)(&parts);
     let principal = principal.map(|principal| Core::principal_digest(&principal));
     let record = match core.find(&key, principal.as_deref()).await {
@@ -77,7 +77,7 @@ where
     let answer = match route {
         Route::Status(_) if is_read => Ok(status(&core, &record, headers)),
         Route::Status(_) if parts.method == Method::DELETE => {
-            delete(&core, &key, &record, headers).await
+            delete(&core, &key, &record, headers, comes_late).await
         }
         Route::Status(_) => Ok(core.not_allowed("GET, HEAD, DELETE", headers)),
         Route::Result(_) if is_read => result(&core, &key, &record, &parts).await,
@@ -98,13 +98,16 @@ fn failed<R>(core: &Core, key: &Key, error: &BackendError, headers: &HeaderMap) 
 
 fn status<R>(core: &Core, record: &Record, headers: &HeaderMap) -> Reply<R> {
     let mut response = core.status(record, headers);
+    if response.status() != StatusCode::OK {
+        // Conditions count where there is something to give.
+        return response;
+    }
     let tag = response.headers().get(ETAG);
-    let is_known = tag.is_some_and(|tag| {
-        let known = headers.get_all(IF_NONE_MATCH).iter();
-        let mut known = known.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-        known.any(|known| is_same_tag(known.trim_ascii(), tag.as_bytes()))
-    });
-    if is_known && response.status() == StatusCode::OK {
+    let tag = tag.and_then(|tag| tag.to_str().ok()).unwrap_or_default();
+    if !condition::matches(headers, tag) {
+        return core.precondition_failed(headers);
+    }
+    if condition::is_known(headers, tag) {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         *response.body_mut() = Bytes::new().into();
         response.headers_mut().remove(CONTENT_TYPE);
@@ -112,19 +115,21 @@ fn status<R>(core: &Core, record: &Record, headers: &HeaderMap) -> Reply<R> {
     response
 }
 
-/// Compares as `If-None-Match` does (RFC 9110, section 8.8.3.2): a proxy that compresses makes tags weak.
-fn is_same_tag(known: &[u8], tag: &[u8]) -> bool {
-    let [known_opaque, opaque] = [known, tag].map(|tag| tag.strip_prefix(b"W/").unwrap_or(tag));
-    known == b"*" || known_opaque == opaque
-}
-
 async fn delete<R>(
-    core: &Core,
+    core: &Arc<Core>,
     key: &Key,
     record: &Record,
     headers: &HeaderMap,
+    comes_late: bool,
 ) -> Result<Reply<R>, BackendError> {
     if record.status.is_terminal() {
+        if comes_late || core.is_being_cancelled(key) {
+            // It was sent to cancel what somebody else cancels, and not to remove that.
+            return Ok(core.conflict(headers));
+        }
+        if !condition::allows(headers, record) {
+            return Ok(core.precondition_failed(headers));
+        }
         return Ok(if core.remove(key, record).await? {
             let mut response = Response::new(Bytes::new().into());
             *response.status_mut() = StatusCode::NO_CONTENT;
@@ -134,8 +139,13 @@ async fn delete<R>(
             core.not_found(headers)
         });
     }
-    Ok(match core.cancel(key).await? {
+    let conditions = headers.clone();
+    let may = move |record: &Record| condition::allows(&conditions, record);
+    Ok(match core.cancel(key, may).await? {
         Changed::Yes(record) => core.status(&record, &HeaderMap::new()),
+        Changed::No(record) if !condition::allows(headers, &record) => {
+            core.precondition_failed(headers)
+        }
         Changed::No(_) => core.conflict(headers),
         Changed::Gone => core.not_found(headers),
     })
@@ -171,7 +181,7 @@ async fn result<R>(
     } else {
         data.into()
     };
-    Ok(Core::result(outcome, body))
+    Ok(core.result(outcome, body))
 }
 
 fn asset<R>(core: &Core, file: &str, request: &request::Parts) -> Reply<R> {

@@ -26,7 +26,7 @@ const ATTEMPTS: u32 = 7;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// What an operation costs the store beyond its result, roughly.
-const RECORD_BYTES: usize = 1024;
+pub(super) const RECORD_BYTES: usize = 1024;
 
 /// Runs one operation.
 pub(super) struct Runner<R, E> {
@@ -36,7 +36,7 @@ pub(super) struct Runner<R, E> {
     /// Taken back when the work has been dropped and its end is told.
     registration: Registration,
     /// Given back when there is nothing left to do.
-    _admission: Admission,
+    admission: Admission,
     news: Subscription,
     phase: watch::Receiver<Phase>,
 }
@@ -58,7 +58,7 @@ where
     pub(super) fn new(core: Arc<Core>, key: Key, work: Work<R, E>, admission: Admission) -> Self {
         Self {
             registration: core.register(&key),
-            _admission: admission,
+            admission,
             news: core.hub.subscribe(&key),
             phase: core.phase.subscribe(),
             core,
@@ -99,7 +99,7 @@ where
             }
             End::Elsewhere => {
                 let retention = self.core.settings.retention;
-                self.core.limits.count(&self.key, RECORD_BYTES, retention);
+                self.admission.count(&self.key, RECORD_BYTES, retention);
                 observe::ended(&self.key, Status::Canceled, None);
             }
         }
@@ -197,10 +197,8 @@ where
             // It would be the end of nothing, least of all on the connection of whoever asks for the result.
             return fail(failed("ServiceError")).await;
         }
-        if !core
-            .limits
-            .store(key, RECORD_BYTES + outcome.size(), retention)
-        {
+        let bytes = RECORD_BYTES + outcome.size();
+        if !self.admission.store(key, bytes, retention) {
             let full = "The server has no room to keep the result.";
             return fail(Failure::new("StorageFull", full)).await;
         }
@@ -268,20 +266,23 @@ where
         match repeat(key, change).await {
             Ok(Changed::Yes(_)) => {
                 if stored.is_none() {
-                    core.limits.count(key, RECORD_BYTES, retention);
+                    self.admission.count(key, RECORD_BYTES, retention);
                 }
                 let code = failure.as_ref().map(|failure| &*failure.code);
                 observe::ended(key, status, code);
                 core.announce(key, true).await;
             }
-            Ok(Changed::No(_) | Changed::Gone) => {
+            Ok(changed @ (Changed::No(_) | Changed::Gone)) => {
                 // Canceled is final: nobody will ask for this result.
-                core.limits.forget(key);
+                match changed {
+                    Changed::Gone => core.limits.forget(key),
+                    _ => self.admission.count(key, RECORD_BYTES, retention),
+                }
                 if let Some(stored) = stored {
                     self.delete_result(stored).await;
                 }
             }
-            Err(_) => core.limits.forget(key),
+            Err(_) => self.admission.count(key, RECORD_BYTES, retention),
         }
     }
 }

@@ -1,4 +1,6 @@
+use super::limits::Share;
 use super::page::{PageContext, Strings};
+use super::runner::RECORD_BYTES;
 use http::header::{CONNECTION, UPGRADE};
 use http::{Method, request};
 use std::fmt;
@@ -96,6 +98,8 @@ pub(super) struct Settings {
     pub(super) max_body_bytes: usize,
     pub(super) max_result_bytes: usize,
     pub(super) max_stored_bytes: usize,
+    /// `None` for a share that the other limits say.
+    pub(super) max_stored_bytes_per_principal: Option<usize>,
     pub(super) lifetime: Duration,
     pub(super) retention: Duration,
     pub(super) progress_interval: Duration,
@@ -128,6 +132,7 @@ impl Default for Settings {
             max_body_bytes: DEFAULT_MAX_BODY_BYTES,
             max_result_bytes: DEFAULT_MAX_RESULT_BYTES,
             max_stored_bytes: DEFAULT_MAX_STORED_BYTES,
+            max_stored_bytes_per_principal: None,
             lifetime: DEFAULT_LIFETIME,
             retention: DEFAULT_RETENTION,
             progress_interval: DEFAULT_PROGRESS_INTERVAL,
@@ -164,6 +169,21 @@ impl Settings {
             return Escalate::Never;
         }
         (self.predicate)(request)
+    }
+
+    /// How much there may be in all, and of one principal.
+    pub(super) fn shares(&self) -> (Share, Share) {
+        let one = self.max_result_bytes.saturating_add(RECORD_BYTES);
+        let stored_bytes = self.max_stored_bytes_per_principal;
+        let total = Share {
+            running: self.max_running,
+            stored_bytes: self.max_stored_bytes,
+        };
+        let per_principal = Share {
+            running: self.max_running_per_principal,
+            stored_bytes: stored_bytes.unwrap_or((self.max_stored_bytes / 4).max(one)),
+        };
+        (total, per_principal)
     }
 
     /// The longest time between the acceptance of an operation and its end in the store.

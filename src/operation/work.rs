@@ -113,6 +113,15 @@ pub(super) async fn unwrapped<T>(ended: Result<T, JoinError>) -> T {
     }
 }
 
+/// Runs a change to its end, whatever becomes of the client that has asked for it.
+pub(super) async fn to_its_end<T: Send + 'static>(
+    change: impl Future<Output = T> + Send + 'static,
+) -> T {
+    #[cfg(feature = "tracing")]
+    let change = tracing::Instrument::in_current_span(change);
+    unwrapped(tokio::spawn(change).await).await
+}
+
 /// The work of an operation, which goes on until there is a result.
 pub(super) enum Work<R, E> {
     Calling(Call<R, E>),

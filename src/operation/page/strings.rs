@@ -99,7 +99,8 @@ another account.";
     /// The heading of the error page for 429.
     too_many_requests = "Too much at once";
     /// The text of the error page for 429.
-    too_many_requests_text = "You have as much work under way as is allowed. Wait until some of it is done.";
+    too_many_requests_text = "You have as much under way, or as many results kept, as is allowed. Wait until some of \
+it is done or has expired.";
     /// The heading of the error page for 503.
     unavailable = "Very busy at the moment";
     /// The text of the error page for 503.

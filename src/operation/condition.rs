@@ -1,0 +1,43 @@
+//! The conditions that a request makes (RFC 9110, section 13): what its client has seen must still be so, or must not.
+
+use super::record::Record;
+use http::HeaderMap;
+use http::header::{HeaderName, IF_MATCH, IF_NONE_MATCH};
+
+/// The tag of the status document.
+pub(super) fn tag(record: &Record) -> String {
+    format!("\"{}\"", record.version)
+}
+
+/// Whether a request that changes an operation may do so, as far as its conditions go.
+pub(super) fn allows(headers: &HeaderMap, record: &Record) -> bool {
+    let tag = tag(record);
+    matches(headers, &tag) && !is_known(headers, &tag)
+}
+
+/// Whether `If-Match` is absent or names this tag. A weak tag, of a page or from a proxy that compresses, might stand
+/// for another state, so it is never the same here (section 8.8.3.2).
+pub(super) fn matches(headers: &HeaderMap, tag: &str) -> bool {
+    let is_strong = !tag.starts_with("W/");
+    !headers.contains_key(IF_MATCH)
+        || tags(headers, IF_MATCH)
+            .any(|known| known == b"*" || is_strong && known == tag.as_bytes())
+}
+
+/// Whether `If-None-Match` names this tag, weak or not.
+pub(super) fn is_known(headers: &HeaderMap, tag: &str) -> bool {
+    let tag = opaque(tag.as_bytes());
+    tags(headers, IF_NONE_MATCH).any(|known| known == b"*" || opaque(known) == tag)
+}
+
+/// A tag without its weakness.
+fn opaque(tag: &[u8]) -> &[u8] {
+    tag.strip_prefix(b"W/").unwrap_or(tag)
+}
+
+/// The tags that a header lists. Those of the layer have no comma, so it does not matter where others are divided.
+fn tags(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+    let lines = headers.get_all(name).into_iter();
+    let tags = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    tags.map(<[u8]>::trim_ascii)
+}
