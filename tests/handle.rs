@@ -170,6 +170,41 @@ async fn the_same_key_twice_in_a_pass_is_one_promise() {
 }
 
 #[tokio::test]
+async fn what_is_submitted_while_a_promise_is_made_stands() {
+    // Beyond what is looked for one by one, too.
+    for before in [0, 1, 15, 16, 17, 40] {
+        let answer = ask(PromiseLayer::new(), |promises| {
+            for index in 0..before {
+                let _ = promises.submit(format!("before{index}"), async { 0_u32 });
+            }
+            let make = || {
+                // Another name, and then the same.
+                promises.submit("b", async { 20_u32 }).unwrap();
+                promises.submit("a", async { 1_u32 }).unwrap();
+                async { 10_u32 }
+            };
+            let a = promises.result_or_submit("a", make)?;
+            let make = || {
+                promises.submit("d", async { 40_u32 }).unwrap();
+                async { 30_u32 }
+            };
+            let c = promises.result_or_submit("c", make)?;
+            let (b, d): (u32, u32) = (promises.result("b")?, promises.result("d")?);
+            let names = promises.keys();
+            let names = names[before..].iter().map(|key| key.as_str());
+            let names: Vec<_> = names.collect();
+            Ok(format!("{a} {b} {c} {d} {names:?}"))
+        })
+        .await
+        .unwrap();
+        assert_eq!(
+            answer.body, r#"1 20 30 40 ["b", "a", "d", "c"]"#,
+            "{before}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_cancelled_promise_is_never_polled_and_the_placeholder_published() {
     let (polled, dropped) = (Counter::default(), Counter::default());
     let answer = ask(PromiseLayer::new(), |promises| {
