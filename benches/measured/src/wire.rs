@@ -18,7 +18,7 @@ use tower_http::add_extension::AddExtensionLayer;
 use tower_promises::{PromiseLayer, Promises};
 
 /// How often each server is asked, for a second each time.
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 25;
 
 /// Prints requests per second. Nothing where there is no `wrk`.
 pub fn print() {
