@@ -93,6 +93,30 @@ pub(crate) fn instructions(table: &mut Table) {
             table.figure(what, figure);
         }
     }
+    for (app, others, what) in [
+        (
+            "plain",
+            [("extension", "AddExtension"), ("stack", "the stack")].as_slice(),
+            "axum, no promises",
+        ),
+        (
+            "promises",
+            &[("twice", "by hand")],
+            "axum, two promises, two passes",
+        ),
+    ] {
+        let bare = figures.get(&format!("axum/{app}/bare"));
+        table.figure(format!("{what}: the handler alone"), whole(bare));
+        for (service, name) in others.iter().chain(&[("layer", "PromiseLayer")]) {
+            let figure = figures.get(&format!("axum/{app}/{service}"));
+            let figure = format!(
+                "{}, of which {} are its own",
+                whole(figure),
+                whole(figure - bare)
+            );
+            table.figure(format!("{what}: {name}"), figure);
+        }
+    }
     let [few, many] = [100, 10_000].map(|count| figures.get(&format!("woken/{count}/layer")));
     judge_linear(table, few, many);
 }

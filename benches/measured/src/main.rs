@@ -30,6 +30,7 @@ fn main() {
     let chosen = arguments.next().unwrap_or_default();
     let chosen: Vec<_> = chosen.split(',').collect();
     let mut cases = cases();
+    cases.extend(wire::cases());
     cases.retain(|case| chosen.iter().any(|&prefix| case.id.starts_with(prefix)));
     match subject.as_str() {
         "instructions" => cases.into_iter().for_each(send),

@@ -1,19 +1,24 @@
-//! An axum server, with and without the layer, and `wrk` as its client.
+//! axum with and without the layer, in place, and as a server with `wrk` as its client.
 
-use crate::stacks::{Answers, Asked, twice};
+use crate::stacks::{Answers, Asked, Case, head, run, twice};
 use crate::times::median;
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::{Route, get};
+use bytes::Bytes;
+use http::Uri;
+use http_body_util::Full;
 use std::convert::Infallible;
 use std::future::Ready;
+use std::hint::black_box;
 use std::net::SocketAddr;
 use std::process::Command;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tower::retry::{Policy, RetryLayer};
-use tower::{Service, layer::layer_fn, service_fn};
+use tower::{Service, ServiceExt, layer::layer_fn, service_fn};
 use tower_http::add_extension::AddExtensionLayer;
 use tower_promises::{PromiseLayer, Promises};
 
@@ -31,35 +36,7 @@ pub fn print() {
         .enable_all()
         .build()
         .expect("threads can be started");
-    let layer = PromiseLayer::new();
-    let plain = Router::new().route("/", get(hello));
-    let apps = [
-        ("plain/bare", plain.clone()),
-        (
-            "plain/extension",
-            plain.clone().layer(AddExtensionLayer::new(7_u64)),
-        ),
-        (
-            "plain/stack",
-            plain
-                .clone()
-                .layer(AddExtensionLayer::new(7_u64))
-                .layer(RetryLayer::new(CloneHead)),
-        ),
-        ("plain/layer", plain.layer(layer.clone())),
-        ("promises/bare", Router::new().route("/", get(awaiting))),
-        (
-            "promises/layer",
-            Router::new().route("/", get(asking)).layer(layer),
-        ),
-        (
-            "promises/twice",
-            Router::new()
-                .route("/", get(asking_by_hand))
-                .layer(layer_fn(by_hand)),
-        ),
-    ];
-    let servers = apps.map(|(name, app)| (name, runtime.block_on(serve(app)), Vec::new()));
+    let servers = apps().map(|(name, app)| (name, runtime.block_on(serve(app)), Vec::new()));
     let mut servers = Vec::from(servers);
     for round in 0..=ROUNDS {
         for (_, address, rates) in &mut servers {
@@ -115,6 +92,57 @@ fn by_hand(
         let first = clone_head(&request);
         twice::<String, _, _>(inner.clone(), first, request)
     })
+}
+
+/// What is compared. Those called `promises` have two.
+fn apps() -> [(&'static str, Router); 7] {
+    let layer = PromiseLayer::new();
+    let plain = Router::new().route("/", get(hello));
+    [
+        ("plain/bare", plain.clone()),
+        (
+            "plain/extension",
+            plain.clone().layer(AddExtensionLayer::new(7_u64)),
+        ),
+        (
+            "plain/stack",
+            plain
+                .clone()
+                .layer(AddExtensionLayer::new(7_u64))
+                .layer(RetryLayer::new(CloneHead)),
+        ),
+        ("plain/layer", plain.layer(layer.clone())),
+        ("promises/bare", Router::new().route("/", get(awaiting))),
+        (
+            "promises/layer",
+            Router::new().route("/", get(asking)).layer(layer),
+        ),
+        (
+            "promises/twice",
+            Router::new()
+                .route("/", get(asking_by_hand))
+                .layer(layer_fn(by_hand)),
+        ),
+    ]
+}
+
+/// The same without a server.
+pub fn cases() -> impl Iterator<Item = Case> {
+    apps().into_iter().map(|(name, app)| Case {
+        id: format!("axum/{name}"),
+        client: Box::new(move |request| {
+            let request = request.map(|_| Body::empty());
+            drop(black_box(run(app.clone().oneshot(request))));
+        }),
+        request: root,
+        requests: 100,
+    })
+}
+
+fn root() -> http::Request<Full<Bytes>> {
+    let mut request = head();
+    *request.uri_mut() = Uri::from_static("/");
+    request
 }
 
 async fn serve(app: Router) -> SocketAddr {
