@@ -60,8 +60,9 @@
 //! event at ERROR, with its sources.
 //!
 //! A name may have what a client has sent. In the log it has at most 256 bytes, lists of names have at most eight, and
-//! what would begin a new line is escaped, also in the text of a [`PromiseError`](crate::PromiseError). Errors of your own
-//! are written as they display themselves: a formatter that escapes, such as that for JSON, keeps them on their line.
+//! what would begin a new line is escaped, also in the text of a [`PromiseError`](crate::PromiseError). Errors of your
+//! own are written as they display themselves: a formatter that escapes, such as that for JSON, keeps them on their
+//! line.
 //!
 #![cfg_attr(
     feature = "server-timing",

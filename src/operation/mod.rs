@@ -140,8 +140,8 @@
 //!   `GET`, which shared caches may keep and give to others unless they are told.
 //! - **Addresses** are never made from `Host` or forwarded headers.
 //! - **Limits**, all per process: requests at work, per principal and in all; bytes of a body, of a result, of the
-//!   results of a principal and of all results; lifetime and retention; the length of messages. Event streams are not limited: put a limit on connections
-//!   outside. One event at a time is made for each, when its client takes it.
+//!   results of a principal and of all results; lifetime and retention; the length of messages. Event streams are not
+//!   limited: put a limit on connections outside. One event at a time is made for each, when its client takes it.
 //! - **Nothing internal** reaches the client: no panic or error text, no key, no limit.
 //!
 //! # Difference from its neighbours

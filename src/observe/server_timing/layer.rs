@@ -42,17 +42,17 @@ pub const DEFAULT_MAX_BYTES: usize = 2048;
 /// name is that of the promise where each character that is no token (RFC 9110, section 5.6.2) is an underscore. The
 /// description is the name as it is, with question marks for what is not printable ASCII, followed by what became of
 /// the promise if it has no value. Of a name there are at most 64 characters in both. The header has at most
-/// [`DEFAULT_MAX_BYTES`], and [`DEFAULT_MAX_ENTRIES`] of each kind, unless you say otherwise: the slowest. `dur` is in milliseconds. A
-/// response that has taken a single pass and has no promise gets no header. One that there is already stays, and ours
-/// comes after it.
+/// [`DEFAULT_MAX_BYTES`], and [`DEFAULT_MAX_ENTRIES`] of each kind, unless you say otherwise: the slowest. `dur` is in
+/// milliseconds. A response that has taken a single pass and has no promise gets no header. One that there is already
+/// stays, and ours comes after it.
 ///
 /// Browsers show it to scripts of the same origin. Others need `Timing-Allow-Origin`, which is yours to set.
 ///
 /// # Security
 ///
 /// Names of promises may be secrets, and durations tell what is in a cache. So the layer shows them only to requests
-/// for which the function given to [`new`](Self::new) returns `true`. A header such as that of the example says something
-/// only where a proxy removes it from all other requests. A cache keeps the header with the response: where
+/// for which the function given to [`new`](Self::new) returns `true`. A header such as that of the example says
+/// something only where a proxy removes it from all other requests. A cache keeps the header with the response: where
 /// one that is shared stands in front, show it only with responses that are `private` or not stored at all.
 #[derive(Clone)]
 #[must_use]
