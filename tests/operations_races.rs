@@ -413,6 +413,42 @@ async fn what_takes_a_key_again_keeps_it() {
     assert_eq!(app.start("POST /?ms=600000", &[KEY]).await, path);
 }
 
+/// A store that changes no record while this says so.
+fn refusing(refuses: &Arc<AtomicBool>) -> Stepping {
+    let refuses = refuses.clone();
+    Stepping::new(move |at, key| {
+        let fails = at == At::BeforeWrite
+            && key.starts_with("operation/record/")
+            && refuses.load(Ordering::SeqCst);
+        async move {
+            match fails {
+                true => Err(BackendError::unavailable("it does not answer")),
+                false => Ok(()),
+            }
+        }
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_that_stays_although_its_end_could_not_be_stored_counts() {
+    let refuses = Arc::new(AtomicBool::new(false));
+    let store = refusing(&refuses);
+    let builder = OperationLayer::builder(store.backend()).max_stored_bytes(300_000);
+    let app = App::new(builder, async |_: Request| {
+        sleep(SECOND * 9).await;
+        vec![b'x'; 200_000]
+    });
+    let lost = app.start("POST /", &[]).await;
+    refuses.store(true, Ordering::SeqCst);
+    sleep(SECOND * 30).await;
+    refuses.store(false, Ordering::SeqCst);
+    assert_eq!(app.ended(&lost).await["error"]["code"], "Lost");
+    let left = store.left().await;
+    assert!(left.iter().any(|key| key.contains("/result/")), "{left:?}");
+    let path = app.start("POST /", &[]).await;
+    assert_eq!(app.ended(&path).await["error"]["code"], "StorageFull");
+}
+
 #[tokio::test(start_paused = true)]
 async fn of_a_result_that_could_not_be_stored_nothing_stays() {
     let store = Stepping::new(|at, key| {

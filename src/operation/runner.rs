@@ -282,6 +282,8 @@ where
                     self.delete_result(stored).await;
                 }
             }
+            // A result stays, for its end may be stored all the same, and so it goes on counting.
+            Err(_) if stored.is_some() => {}
             Err(_) => self.admission.count(key, RECORD_BYTES, retention),
         }
     }
