@@ -217,6 +217,31 @@ async fn who_sends_a_key_again_and_waits_counts_as_a_request() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn section_7_who_sends_a_key_again_needs_no_room_for_another_result() {
+    let user = ("user", "anna");
+    for (builder, refused) in [
+        (memory().max_stored_bytes_per_principal(2048), 429),
+        (memory().max_stored_bytes(2048), 503),
+    ] {
+        let (app, calls) = counting(builder);
+        let first = app.ask("POST /?ms=10", &[KEY, user]).await;
+        assert_eq!(first.status, 200);
+        let full = app.start("POST /?ms=9000", &[user]).await;
+        sleep(SECOND * 10).await;
+        let document = app.ask(&format!("GET {full}"), &[user]).await.json();
+        assert_eq!(document["error"]["code"], "StorageFull");
+        let other = ("idempotency-key", "another");
+        for headers in [&[user] as &[_], &[other, user]] {
+            let answer = app.ask("POST /?ms=10", headers).await;
+            assert_eq!(answer.status, refused);
+            assert_eq!(answer.header("vary"), "Accept, Prefer");
+        }
+        assert_eq!(app.ask("POST /?ms=10", &[KEY, user]).await, first);
+        assert_eq!(calls.get(), 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn section_7_a_request_to_another_host_is_another_request() {
     let (app, calls) = counting(memory());
     let to = |host: &'static str| [KEY, ("host", host)];

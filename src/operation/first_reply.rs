@@ -66,7 +66,13 @@ where
         principal: principal.map(|principal| Core::principal_digest(&principal)),
         received: now(),
     };
-    let admission = match core.limits.admit(requester.principal.as_deref()) {
+    let admission = core.limits.admit(requester.principal.as_deref());
+    // One with a key needs no room if it was sent before.
+    let admission = admission.and_then(|admission| match has_key {
+        true => Ok(admission),
+        false => admission.check_room().map(|()| admission),
+    });
+    let admission = match admission {
         Ok(admission) => admission,
         Err(refusal) => {
             observe::refused(refusal);

@@ -4,7 +4,7 @@ use super::body::OperationBody;
 use super::core::{Core, Requester};
 use super::first_reply::Asked;
 use super::hub::Subscription;
-use super::limits::Admission;
+use super::limits::{Admission, Refusal};
 use super::observe;
 use super::progress::Report;
 use super::record::{Key, Record, digest};
@@ -129,7 +129,11 @@ where
             let status = StatusCode::UNPROCESSABLE_ENTITY;
             return varying(core.problem(status, detail, &asked.headers));
         }
-        Ok(Taken::Refused) => return draining(&core, &asked.headers),
+        Ok(Taken::Draining) => return draining(&core, &asked.headers),
+        Ok(Taken::Refused(refusal)) => {
+            observe::refused(refusal);
+            return core.refusal(refusal, &asked.headers);
+        }
         // Without the store it might run twice.
         Err(error) => {
             observe::stays_on_connection(&error);
@@ -212,8 +216,10 @@ enum Taken {
     Again(Key, Box<Record>, Admission),
     /// That of another request.
     ByOther,
-    /// Nobody's: this process takes on no more.
-    Refused,
+    /// Nobody's: this process is about to end.
+    Draining,
+    /// Nobody's: there is no room for the result.
+    Refused(Refusal),
 }
 
 /// Takes the key, and begins the work if nobody has taken it before. From then on the work goes on whatever becomes of
@@ -244,6 +250,9 @@ where
             // The operation is gone, and the key free.
             expected = Some(entry.revision);
         }
+        if let Err(refusal) = admission.check_room() {
+            return Ok(Taken::Refused(refusal));
+        }
         // The operation first: a key without one is free.
         let name = Some(claim.key.clone());
         let created = core
@@ -261,7 +270,7 @@ where
             if core.is_draining() {
                 // It has begun to while the body was read or the store was asked.
                 core.discard(&key).await;
-                return Ok(Taken::Refused);
+                return Ok(Taken::Draining);
             }
             let news = core.hub.subscribe(&key);
             let work = Work::Calling(start());

@@ -70,21 +70,18 @@ impl Limits {
         }
     }
 
+    /// Takes a request on, for which there must be a place. Whether anything can be stored of it is to be asked
+    /// [then](Admission::check_room).
     pub(super) fn admit(self: &Arc<Self>, principal: Option<&str>) -> Result<Admission, Refusal> {
         let mut state = lock(&self.state);
         state.forget_expired();
         let principal = principal.map(Arc::<str>::from);
         if let Some(principal) = &principal {
-            let share = state.share(principal);
-            if share.running >= self.per_principal.running {
+            if state.share(principal).running >= self.per_principal.running {
                 return Err(Refusal::Principal);
             }
-            if share.stored_bytes >= self.per_principal.stored_bytes {
-                return Err(Refusal::PrincipalStored);
-            }
         }
-        let has_place = state.total.running < self.total.running;
-        if !has_place || state.total.stored_bytes >= self.total.stored_bytes {
+        if state.total.running >= self.total.running {
             return Err(Refusal::Total);
         }
         state.change(principal.as_ref(), |share| share.running += 1);
@@ -106,6 +103,22 @@ impl Limits {
 }
 
 impl Admission {
+    /// Refuses a request of which something is to be stored where there is no room for anything.
+    pub(super) fn check_room(&self) -> Result<(), Refusal> {
+        let limits = &self.limits;
+        let mut state = lock(&limits.state);
+        state.forget_expired();
+        if let Some(principal) = &self.principal {
+            if state.share(principal).stored_bytes >= limits.per_principal.stored_bytes {
+                return Err(Refusal::PrincipalStored);
+            }
+        }
+        if state.total.stored_bytes >= limits.total.stored_bytes {
+            return Err(Refusal::Total);
+        }
+        Ok(())
+    }
+
     /// Takes room for the result of this request, which the store keeps for this long. Returns whether there was any.
     pub(super) fn store(&self, key: &Key, bytes: usize, time_to_live: Duration) -> bool {
         let limits = &self.limits;
@@ -249,11 +262,12 @@ mod tests {
             (lengths, state.by_principal.len(), state.total.stored_bytes)
         };
         assert_eq!(sizes(), ((50, 50), 1, 100));
-        assert!(limits.admit(None).is_err());
+        let has_room = || limits.admit(None).is_ok_and(|it| it.check_room().is_ok());
+        assert!(!has_room());
         limits.shrink(&Key::of("1"), 1);
         assert_eq!(sizes(), ((50, 50), 1, 99));
         tokio::time::advance(hour).await;
-        assert!(limits.admit(None).is_ok());
+        assert!(has_room());
         assert_eq!(sizes(), ((0, 0), 0, 0));
     }
 }

@@ -103,7 +103,8 @@
 //! `Idempotency-Key` one runs, on whatever machine they arrive:
 //!
 //! 1. A request that was sent before gets the reply for the same operation, or its result, and waits for it as it
-//!    prefers to. While the client of the first one waits for its reply, it is answered with 409.
+//!    prefers to. While the client of the first one waits for its reply, it is answered with 409. It needs no room
+//!    for another result, so it is answered also where new requests are refused because too much is stored.
 //! 2. Another method, URI, content type or body with the same key is answered with 422.
 //! 3. A response that comes in time is stored too, for the next one who asks, so it does not stream and is bounded.
 //! 4. The work goes on when the client goes away. Where running once cannot be promised, the request is refused: 503
