@@ -430,6 +430,50 @@ fn refusing(refuses: &Arc<AtomicBool>) -> Stepping {
 }
 
 #[tokio::test(start_paused = true)]
+async fn section_7_what_nobody_waits_for_is_in_flight_no_longer_than_the_store_fails() {
+    for goes_away in [true, false] {
+        let refuses = Arc::new(AtomicBool::new(false));
+        let store = refusing(&refuses);
+        let (app, calls) = counting(&store);
+        let headers = [KEY, ("prefer", "wait=2")];
+        let first = request("POST /?ms=600000", &headers);
+        let client = tokio::spawn(app.router.clone().oneshot(first));
+        sleep(SECOND).await;
+        refuses.store(true, Ordering::SeqCst);
+        if goes_away {
+            client.abort();
+            assert!(client.await.unwrap_err().is_cancelled());
+        } else {
+            assert_eq!(client.await.unwrap().unwrap().status(), 202);
+        }
+        sleep(SECOND / 100).await;
+        refuses.store(false, Ordering::SeqCst);
+        sleep(SECOND).await;
+        let again = app.ask("POST /?ms=600000", &headers).await;
+        assert_eq!((again.status.as_u16(), calls.get()), (202, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_7_who_waits_for_what_is_removed_is_not_sent_to_it() {
+    let store = Stepping::new(|_, _| async { Ok(()) });
+    // Each has a bus of its own, so neither hears of the other.
+    let [(here, _), (there, _)] = [(); 2].map(|()| counting(&store));
+    let path = here.start("POST /?ms=600000", &[KEY]).await;
+    let waiting = tokio::spawn(async move {
+        let headers = [KEY, ("prefer", "wait=60")];
+        there.ask("POST /?ms=600000", &headers).await
+    });
+    sleep(SECOND).await;
+    let line = format!("DELETE {path}");
+    assert_eq!(here.ask(&line, &[]).await.status, 200);
+    assert_eq!(here.ask(&line, &[]).await.status, 204);
+    let answer = waiting.await.unwrap();
+    assert_eq!(answer.status, 410);
+    assert_eq!(answer.header("vary"), "Accept, Prefer");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_result_that_stays_although_its_end_could_not_be_stored_counts() {
     let refuses = Arc::new(AtomicBool::new(false));
     let store = refusing(&refuses);

@@ -8,9 +8,9 @@ use super::limits::{Admission, Refusal};
 use super::observe;
 use super::progress::Report;
 use super::record::{Key, Record, digest};
-use super::records::{Records, decode, encode};
+use super::records::{Changed, Records, decode, encode};
 use super::reply::{Reply, add_vary};
-use super::runner::Runner;
+use super::runner::{Runner, repeat};
 use super::status::Status;
 use super::work::{Call, Work, to_its_end};
 use crate::BoxError;
@@ -142,10 +142,20 @@ where
     };
     end(&core, &first.key, &mut news, asked.patience).await;
     // The client is told the id now.
-    let landed = land(&core, &first.key).await.unwrap_or(*record);
     let key = first.key.clone();
-    first.has_landed();
-    varying(reply(&core, &key, &landed, &asked).await)
+    let landed = match land(&core, &key).await {
+        Ok(landed) => {
+            first.has_landed();
+            landed
+        }
+        Err(error) => {
+            observe::backend_failed(&key, &error);
+            // Which tries it again.
+            drop(first);
+            Some(*record)
+        }
+    };
+    varying(reply(&core, &key, landed, &asked).await)
 }
 
 /// Waits until an operation has ended, and no longer than the client does.
@@ -170,17 +180,11 @@ async fn end(core: &Core, key: &Key, news: &mut Subscription, patience: Duration
 }
 
 /// Says that nobody waits any more for the first reply, which the document does not show. Returns the record.
-async fn land(core: &Core, key: &Key) -> Option<Record> {
+async fn land(core: &Core, key: &Key) -> Result<Option<Record>, BackendError> {
     let changed = core.records.change(key, |record| {
         !record.status.is_terminal() && std::mem::take(&mut record.in_flight)
     });
-    match changed.await {
-        Ok(changed) => changed.record(),
-        Err(error) => {
-            observe::backend_failed(key, &error);
-            None
-        }
-    }
+    changed.await.map(Changed::record)
 }
 
 /// The client that waits for the first reply. If it goes away before, it can come back for the operation.
@@ -203,7 +207,7 @@ impl Drop for InFlight {
         }
         if let Ok(runtime) = Handle::try_current() {
             let (core, key) = (self.core.clone(), self.key.clone());
-            runtime.spawn(async move { land(&core, &key).await });
+            runtime.spawn(async move { repeat(&key, || land(&core, &key)).await });
         }
     }
 }
@@ -315,7 +319,7 @@ async fn again<R>(core: &Arc<Core>, key: &Key, record: Record, asked: &Asked) ->
     }
     end(core, key, &mut core.hub.subscribe(key), asked.patience).await;
     match core.load(key).await {
-        Ok(latest) => reply(core, key, &latest.unwrap_or(record), asked).await,
+        Ok(latest) => reply(core, key, latest, asked).await,
         Err(error) => {
             observe::backend_failed(key, &error);
             core.accepted(&record, asked.preferences, &asked.headers)
@@ -323,12 +327,15 @@ async fn again<R>(core: &Arc<Core>, key: &Key, record: Record, asked: &Asked) ->
     }
 }
 
-/// The answer when the client has waited.
-async fn reply<R>(core: &Core, key: &Key, record: &Record, asked: &Asked) -> Reply<R> {
-    if record.status.is_terminal() {
-        ended(core, key, record, &asked.headers).await
-    } else {
-        core.accepted(record, asked.preferences, &asked.headers)
+/// The answer when the client has waited, and there is this of the operation.
+async fn reply<R>(core: &Core, key: &Key, record: Option<Record>, asked: &Asked) -> Reply<R> {
+    match record {
+        Some(record) if record.status.is_terminal() => {
+            ended(core, key, &record, &asked.headers).await
+        }
+        Some(record) => core.accepted(&record, asked.preferences, &asked.headers),
+        // A reply must not name what cannot be asked for.
+        None => core.gone("The operation was removed.", &asked.headers),
     }
 }
 

@@ -303,7 +303,7 @@ async fn keep_lease(core: &Core, key: &Key) {
 }
 
 /// Asks the backend until it answers, within reason.
-async fn repeat<T, F>(key: &Key, mut ask: impl FnMut() -> F) -> Result<T, BackendError>
+pub(super) async fn repeat<T, F>(key: &Key, mut ask: impl FnMut() -> F) -> Result<T, BackendError>
 where
     F: Future<Output = Result<T, BackendError>>,
 {
