@@ -494,6 +494,22 @@ async fn a_result_that_stays_although_its_end_could_not_be_stored_counts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_another_process_has_cancelled_and_removed_does_not_count() {
+    let store = Stepping::new(|_, _| async { Ok(()) });
+    // Each has a bus of its own, so neither hears of the other.
+    let [here, there] = [(); 2]
+        .map(|()| App::working(OperationLayer::builder(store.backend()).max_stored_bytes(1024)));
+    let path = here.start("POST /?ms=600000", &[]).await;
+    let line = format!("DELETE {path}");
+    assert_eq!(there.ask(&line, &[]).await.status, 200);
+    // Before the process that works on it has looked after it.
+    assert_eq!(there.ask(&line, &[]).await.status, 204);
+    sleep(SECOND * 60).await;
+    assert_eq!(here.operations.running(), 0);
+    assert_eq!(here.ask("POST /", &[]).await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_a_result_that_could_not_be_stored_nothing_stays() {
     let store = Stepping::new(|at, key| {
         let fails = at == At::BeforeWrite && key.contains("/result/") && key.ends_with("/2");

@@ -98,8 +98,11 @@ where
                     .await;
             }
             End::Elsewhere => {
-                let retention = self.core.settings.retention;
-                self.admission.count(&self.key, RECORD_BYTES, retention);
+                // It may have been removed meanwhile, and then nothing is stored of it.
+                if !matches!(self.core.records.find(&self.key).await, Ok(None)) {
+                    let retention = self.core.settings.retention;
+                    self.admission.count(&self.key, RECORD_BYTES, retention);
+                }
                 observe::ended(&self.key, Status::Canceled, None);
             }
         }
