@@ -56,8 +56,9 @@ async fn a_body_that_nobody_needs_again_may_outgrow_replay() {
     assert_eq!(log.text(), "");
 }
 
-/// A line that looks like one of the log's own, a sequence that terminals obey, and one byte of it.
-const FORGED: &str = "x\n2026-01-01 ERROR forged\r\n\u{1b}[2J\u{9b}31m";
+/// A line that looks like one of the log's own, a sequence that terminals obey, one byte of it, and characters that
+/// turn around what is shown after them.
+const FORGED: &str = "x\n2026-01-01 ERROR forged\r\n\u{1b}[2J\u{9b}31m\u{202e}\u{2067}";
 
 #[tokio::test]
 async fn names_and_panics_make_no_lines_of_their_own() {
@@ -73,13 +74,18 @@ async fn names_and_panics_make_no_lines_of_their_own() {
     for forged in text.lines() {
         assert!(!forged.starts_with("2026-01-01 ERROR forged"), "{text}");
     }
-    assert!(!text.contains(['\r', '\u{1b}', '\u{9b}']), "{text}");
+    assert!(
+        !text.contains(['\r', '\u{1b}', '\u{9b}', '\u{202e}', '\u{2067}']),
+        "{text}"
+    );
 
     // Applications log the error that they get.
     let error = error.downcast_ref::<PromiseError>().unwrap();
     let text = error.to_string();
     assert!(
-        text.starts_with(r"promise `x\n2026-01-01 ERROR forged\r\n\u{1b}[2J\u{9b}31m`"),
+        text.starts_with(
+            r"promise `x\n2026-01-01 ERROR forged\r\n\u{1b}[2J\u{9b}31m\u{202e}\u{2067}`"
+        ),
         "{text}"
     );
     assert_eq!(error.key(), &FORGED);

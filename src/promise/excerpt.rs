@@ -43,19 +43,33 @@ impl fmt::Display for Name<'_> {
     }
 }
 
-/// A text without anything that would end its line or that a terminal would obey.
+/// A text without anything that would end its line, that would change the order in which it is read, or that a terminal
+/// would obey.
 pub(super) struct OneLine<'a>(pub(super) &'a str);
 
 impl fmt::Display for OneLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for character in self.0.chars() {
-            match character.is_control() || matches!(character, '\u{2028}' | '\u{2029}') {
+            match ends_a_line(character) || turns_a_line(character) {
                 true => write!(f, "{}", character.escape_debug())?,
                 false => f.write_char(character)?,
             }
         }
         Ok(())
     }
+}
+
+/// Or begins what a terminal obeys.
+fn ends_a_line(character: char) -> bool {
+    character.is_control() || matches!(character, '\u{2028}' | '\u{2029}')
+}
+
+/// Whether it makes what follows be shown in another order than it is written in.
+fn turns_a_line(character: char) -> bool {
+    matches!(
+        character,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    )
 }
 
 /// How many names of a list are shown.
