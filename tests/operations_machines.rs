@@ -42,6 +42,31 @@ async fn any_machine_answers_for_every_operation() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_removed_or_read_elsewhere_makes_room() {
+    for once in [false, true] {
+        let backend = Backend::memory();
+        let [here, there] = [(); 2].map(|()| {
+            let builder = OperationLayer::builder(backend.clone());
+            let builder = builder.max_stored_bytes(3000).result_once(once);
+            App::new(builder, async |_: Request| {
+                sleep(SECOND * 9).await;
+                vec![b'x'; 900]
+            })
+        });
+        let path = here.start("POST /", &[]).await;
+        here.ended(&path).await;
+        if once {
+            assert_eq!(there.get(&format!("{path}/result")).await.status, 200);
+        } else {
+            assert_eq!(there.ask(&format!("DELETE {path}"), &[]).await.status, 204);
+        }
+        sleep(SECOND).await;
+        let path = here.start("POST /", &[]).await;
+        assert_eq!(here.ended(&path).await["status"], "Succeeded", "{once}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cancel_reaches_the_machine_that_works() {
     let dropped = Counter::default();
     let counter = dropped.clone();

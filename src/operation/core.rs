@@ -1,6 +1,6 @@
 //! What the layer, its services, its handles and the operations of one process share.
 
-use super::hub::{CHANGED, ENDED, Hub};
+use super::hub::{CONSUMED, ENDED, Hub, REMOVED};
 use super::idempotency;
 use super::limits::Limits;
 use super::observe;
@@ -143,7 +143,7 @@ impl Core {
         let mut listener = lock(&self.listener);
         if listener.as_ref().is_none_or(JoinHandle::is_finished) {
             let (hub, backend) = (self.hub.clone(), self.records.backend.clone());
-            let listening = hub.listen(backend, self.settings.backend_timeout);
+            let listening = hub.listen(backend, self.settings.backend_timeout, self.limits.clone());
             *listener = Handle::try_current()
                 .ok()
                 .map(|runtime| runtime.spawn(listening));
@@ -260,7 +260,7 @@ impl Core {
         let changed = changed.await?;
         if let Changed::Yes(_) = changed {
             let dropped = lock(&self.running).get(key).cloned();
-            self.announce(key, true).await;
+            self.announce(key, ENDED).await;
             if let Some(mut dropped) = dropped {
                 // It ends in an error, when the sender is gone.
                 let _ = timeout(DROP_PATIENCE, dropped.changed()).await;
@@ -297,7 +297,7 @@ impl Core {
             if let Some(claim) = &record.claim {
                 idempotency::release(&self.records, claim, &record.id).await?;
             }
-            self.announce(key, true).await;
+            self.announce(key, REMOVED).await;
         }
         Ok(removed)
     }
@@ -315,6 +315,7 @@ impl Core {
                     ..
                 })) => {
                     self.limits.shrink(&key, RECORD_BYTES);
+                    self.announce(&key, CONSUMED).await;
                     self.records.delete_result(&key, stored).await
                 }
                 Ok(_) => Ok(()),
@@ -326,10 +327,10 @@ impl Core {
         });
     }
 
-    /// Tells this process and the others that an operation has changed. A message that is lost costs time only.
-    pub(super) async fn announce(&self, key: &Key, ended: bool) {
-        self.hub.tell(key, ended);
-        let payload = Bytes::from_static(if ended { ENDED } else { CHANGED });
+    /// Tells this process and the others what has happened to an operation. A message that is lost costs time only.
+    pub(super) async fn announce(&self, key: &Key, message: &'static [u8]) {
+        self.hub.tell(key, message);
+        let payload = Bytes::from_static(message);
         let topic = key.topic();
         let published = self.records.backend.bus().publish(&topic, payload);
         if let Err(error) = self.records.in_time(published).await {

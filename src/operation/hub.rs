@@ -1,7 +1,9 @@
 //! Who wants to know of changes, and the task that hears of those elsewhere.
 
+use super::limits::Limits;
 use super::observe;
 use super::record::{Key, TOPIC_PREFIX};
+use super::runner::RECORD_BYTES;
 use crate::backend::{Backend, BackendError, BusEvent, Pauses};
 use crate::sync::lock;
 use bytes::Bytes;
@@ -50,9 +52,9 @@ impl Hub {
     }
 
     /// Tells the subscribers of this process.
-    pub(super) fn tell(&self, key: &Key, ended: bool) {
+    pub(super) fn tell(&self, key: &Key, message: &[u8]) {
         if let Some(topic) = lock(&self.topics).get(key) {
-            news(topic, ended);
+            news(topic, matches!(message, ENDED | REMOVED));
         }
     }
 
@@ -63,19 +65,31 @@ impl Hub {
         }
     }
 
-    fn hear(&self, topic: &str, payload: &Bytes) {
+    fn hear(&self, topic: &str, payload: &Bytes, limits: &Limits) {
         // Others use the bus too.
-        if let Some(key) = topic.strip_prefix(TOPIC_PREFIX) {
-            self.tell(&Key::parse(key), **payload == *ENDED);
+        let Some(key) = topic.strip_prefix(TOPIC_PREFIX) else {
+            return;
+        };
+        let key = Key::parse(key);
+        match &**payload {
+            REMOVED => limits.forget(&key),
+            CONSUMED => limits.shrink(&key, RECORD_BYTES),
+            _ => {}
         }
+        self.tell(&key, payload);
     }
 
-    /// Listens to the other instances until the task is aborted.
-    pub(super) async fn listen(self: Arc<Self>, backend: Backend, patience: Duration) {
+    /// Listens to the other instances until the task is aborted. What they remove is not counted any longer.
+    pub(super) async fn listen(
+        self: Arc<Self>,
+        backend: Backend,
+        patience: Duration,
+        limits: Arc<Limits>,
+    ) {
         let mut pauses = Pauses::new();
         loop {
             let started = Instant::now();
-            let error = self.listen_once(&backend, patience).await;
+            let error = self.listen_once(&backend, patience, &limits).await;
             let pause = pauses.after(started.elapsed());
             observe::bus_lost(error.as_ref(), pause);
             sleep(pause).await;
@@ -83,7 +97,12 @@ impl Hub {
     }
 
     /// Listens until the bus fails.
-    async fn listen_once(&self, backend: &Backend, patience: Duration) -> Option<BackendError> {
+    async fn listen_once(
+        &self,
+        backend: &Backend,
+        patience: Duration,
+        limits: &Limits,
+    ) -> Option<BackendError> {
         let mut events = match timeout(patience, backend.bus().listen()).await {
             Ok(Ok(events)) => events,
             Ok(Err(error)) => return Some(error),
@@ -92,7 +111,7 @@ impl Hub {
         self.tell_all();
         while let Some(event) = events.next().await {
             match event {
-                Ok(BusEvent::Message { topic, payload }) => self.hear(&topic, &payload),
+                Ok(BusEvent::Message { topic, payload }) => self.hear(&topic, &payload, limits),
                 Ok(BusEvent::Lagged(_)) => self.tell_all(),
                 Err(error) => return Some(error),
             }
@@ -104,6 +123,9 @@ impl Hub {
 /// What a message on the bus says.
 pub(super) const ENDED: &[u8] = b"ended";
 pub(super) const CHANGED: &[u8] = b"changed";
+pub(super) const REMOVED: &[u8] = b"removed";
+/// Its result has been read, and removed.
+pub(super) const CONSUMED: &[u8] = b"consumed";
 
 fn news(topic: &watch::Sender<News>, ended: bool) {
     topic.send_modify(|news| {

@@ -1,7 +1,7 @@
 //! The task that sees an operation through to its end.
 
 use super::core::{Core, DROP_PATIENCE, Phase, Registration};
-use super::hub::Subscription;
+use super::hub::{CHANGED, ENDED, Subscription};
 use super::limits::Admission;
 use super::observe;
 use super::progress::Report;
@@ -180,7 +180,7 @@ where
         });
         match changed.await {
             Ok(Changed::Yes(_)) => {
-                self.core.announce(&self.key, false).await;
+                self.core.announce(&self.key, CHANGED).await;
                 false
             }
             Ok(Changed::No(record)) => record.status.is_terminal(),
@@ -273,7 +273,7 @@ where
                 }
                 let code = failure.as_ref().map(|failure| &*failure.code);
                 observe::ended(key, status, code);
-                core.announce(key, true).await;
+                core.announce(key, ENDED).await;
             }
             Ok(changed @ (Changed::No(_) | Changed::Gone)) => {
                 // Canceled is final: nobody will ask for this result.
