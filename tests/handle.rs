@@ -3,10 +3,8 @@
 
 mod support;
 
-use futures_util::FutureExt;
 use std::error::Error;
-use std::sync::{Arc, Barrier, Mutex};
-use std::thread;
+use std::sync::{Arc, Mutex};
 use support::{Counter, Log, ask, ask_async};
 use tower_promises::{
     BoxError, OrPending, PromiseError, PromiseKey, PromiseLayer, PromiseResults, Promises,
@@ -24,14 +22,6 @@ impl Notes {
 
     fn all(&self) -> Vec<String> {
         self.0.lock().unwrap().clone()
-    }
-}
-
-struct Bomb;
-
-impl Drop for Bomb {
-    fn drop(&mut self) {
-        panic!("when dropped");
     }
 }
 
@@ -338,12 +328,6 @@ async fn a_panic_in_a_promise_is_its_error() {
 }
 
 #[tokio::test]
-#[should_panic(expected = "handler fell over")]
-async fn a_panic_in_the_handler_propagates() {
-    let _ = ask(PromiseLayer::new(), |_| panic!("handler fell over")).await;
-}
-
-#[tokio::test]
 async fn keys_come_in_the_order_of_submission() {
     let promises = Promises::with_results(PromiseResults::new().value("first", 1));
     for key in ["d", "b", "c", "a"] {
@@ -389,71 +373,6 @@ async fn everybody_reads_the_same_value() {
     });
     assert_eq!(answer.await.unwrap().body, "shared shared");
     assert_eq!(runs.get(), 1);
-}
-
-#[tokio::test]
-async fn a_handle_whose_request_has_ended_is_harmless() {
-    let kept = Arc::new(Mutex::new(Vec::new()));
-    let answer = ask(PromiseLayer::new(), |promises| {
-        kept.lock().unwrap().push(promises.clone());
-        promises.result_or_submit("x", async || 7_u32)?;
-        Ok(String::new())
-    });
-    answer.await.unwrap();
-    let kept = std::mem::take(&mut *kept.lock().unwrap());
-    for promises in kept {
-        let dropped = Counter::default();
-        let guard = dropped.on_drop();
-        let error = promises
-            .submit("late", async move { drop(guard) })
-            .unwrap_err();
-        assert!(matches!(error, SubmitError::Ended { .. }), "{error:?}");
-        assert_eq!(dropped.get(), 1);
-        let error = promises.result_or_submit("late", async || ()).unwrap_err();
-        assert!(matches!(error, PromiseError::Ended { .. }), "{error:?}");
-        let error = promises.resolve("late", async || ()).await.unwrap_err();
-        assert!(matches!(error, PromiseError::Ended { .. }), "{error:?}");
-        let error = promises.result::<u32>("x").unwrap_err();
-        let text = "promise `x` was asked for through the handle of a pass that is over";
-        assert_eq!(error.to_string(), text);
-        promises.publish();
-        assert!(!promises.is_pending());
-        assert!(!promises.cancel("x"));
-    }
-}
-
-#[tokio::test]
-async fn the_values_of_a_request_are_dropped_with_it() {
-    // A value may hold the handle, which is easily done with the parts of a request.
-    let dropped = Counter::default();
-    let kept = Arc::new(Mutex::new(Vec::new()));
-    let answer = ask(PromiseLayer::new(), |promises| {
-        kept.lock().unwrap().push(promises.clone());
-        let (guard, handle) = (dropped.on_drop(), promises.clone());
-        promises.result_or_submit("x", async move || Arc::new((guard, handle)))?;
-        Ok(String::new())
-    });
-    assert_eq!(answer.await.unwrap().passes, 2);
-    // One is the value, the other was not needed in pass 2.
-    assert_eq!(dropped.get(), 2);
-}
-
-#[tokio::test]
-async fn a_cleared_value_is_dropped_at_once() {
-    let dropped = Counter::default();
-    let answer = ask_async(PromiseLayer::new(), async |promises: Promises| {
-        for round in 1..=10 {
-            let guard = dropped.on_drop();
-            promises.submit("x", async move { Arc::new(guard) })?;
-            promises
-                .resolve::<Arc<support::DropGuard>, _>("x", std::future::pending)
-                .await?;
-            assert!(promises.clear("x"));
-            assert_eq!(dropped.get(), round);
-        }
-        Ok(String::new())
-    });
-    assert_eq!(answer.await.unwrap().passes, 1);
 }
 
 #[tokio::test]
@@ -534,164 +453,6 @@ fn a_handle_with_results_stands_for_the_second_pass() {
     assert!(!promises.is_pending());
 }
 
-#[tokio::test]
-async fn undo_work_runs_for_a_discarded_pass_only() {
-    let notes = Notes::default();
-    let answer = ask(PromiseLayer::new(), |promises| {
-        for step in ["first", "second"] {
-            let (notes, pass) = (notes.clone(), promises.pass());
-            promises.on_discard(move || notes.push(format!("{step} of pass {pass} undone")));
-        }
-        promises.on_discard(|| panic!("undo work fell over"));
-        promises.result_or_submit("x", async || ())?;
-        Ok("done".to_owned())
-    });
-    assert_eq!(answer.await.unwrap().passes, 2);
-    assert_eq!(
-        notes.all(),
-        ["second of pass 1 undone", "first of pass 1 undone"]
-    );
-}
-
-#[tokio::test]
-async fn undo_work_runs_when_the_request_is_rejected_or_dropped() {
-    let undone = Counter::default();
-    let layer = PromiseLayer::new().max_passes(1);
-    let answer = ask(layer, |promises| {
-        let undone = undone.clone();
-        promises.on_discard(move || undone.add());
-        promises.result_or_submit("x", async || ())?;
-        Ok(String::new())
-    });
-    assert_eq!(answer.await.unwrap().status, 500);
-    assert_eq!(undone.get(), 1);
-
-    let request = ask_async(PromiseLayer::new(), async |promises: Promises| {
-        let undone = undone.clone();
-        promises.on_discard(move || undone.add());
-        std::future::pending().await
-    });
-    let mut request = Box::pin(request);
-    assert!(futures_util::poll!(&mut request).is_pending());
-    drop(request);
-    assert_eq!(undone.get(), 2);
-}
-
-#[tokio::test]
-async fn undo_work_registered_after_the_pass_was_discarded_runs_at_once() {
-    let undone = Counter::default();
-    let answer = ask(PromiseLayer::new(), |promises| {
-        let (handle, undone) = (promises.clone(), undone.clone());
-        let work = async move || {
-            let in_undo = (handle.clone(), undone.clone());
-            handle.on_discard(move || {
-                in_undo.1.add();
-                let (handle, undone) = in_undo;
-                handle.on_discard(move || undone.add());
-            });
-            undone.get()
-        };
-        Ok(promises.result_or_submit("x", work)?.to_string())
-    });
-    assert_eq!(answer.await.unwrap().body, "2");
-}
-
-#[tokio::test]
-async fn a_promise_that_panics_when_it_is_dropped_keeps_nothing_else_from_its_end() {
-    let log = Log::start();
-    let (undone, dropped) = (Counter::default(), Counter::default());
-    let request = ask_async(PromiseLayer::new(), async |promises: Promises| {
-        let undone = undone.clone();
-        promises.on_discard(move || undone.add());
-        for index in 0..3 {
-            let (bomb, guard) = (Bomb, dropped.on_drop());
-            promises.submit(format!("{index}"), async move {
-                let _both = (bomb, guard);
-                std::future::pending::<()>().await;
-            })?;
-        }
-        std::future::pending().await
-    });
-    let mut request = Box::pin(request);
-    assert!(futures_util::poll!(&mut request).is_pending());
-    drop(request);
-    assert_eq!((undone.get(), dropped.get()), (1, 3));
-    assert!(log.text().contains("when dropped"), "{}", log.text());
-}
-
-/// A promise that settles while another thread cancels it: either it is cancelled, or its value is still wanted.
-#[test]
-fn a_cancel_that_comes_too_late_changes_nothing() {
-    for _ in 0..5000 {
-        let promises = Promises::with_results(PromiseResults::new());
-        let start = Barrier::new(2);
-        let _: Result<u32, _> = promises.result_or_submit("x", {
-            let promises = promises.clone();
-            async move || promises.pass().try_into().unwrap()
-        });
-        let is_cancelled = thread::scope(|scope| {
-            scope.spawn(|| {
-                start.wait();
-                let _ = promises.resolve("x", async || 0_u32).now_or_never();
-            });
-            start.wait();
-            promises.cancel("x")
-        });
-        let is_wanted = promises.is_pending();
-        assert_ne!(is_cancelled, is_wanted);
-    }
-}
-
-#[tokio::test]
-async fn a_promise_that_panics_when_it_is_dropped_can_cancel_itself() {
-    let log = Log::start();
-    let answer = ask(PromiseLayer::new(), |promises| {
-        let work = async || {
-            let _bomb = Bomb;
-            Promises::current().unwrap().cancel("x");
-            std::future::pending::<()>().await;
-        };
-        let error = match promises.result_or_submit("x", work) {
-            Err(PromiseError::Pending { .. }) => return Ok(String::new()),
-            other => other.unwrap_err(),
-        };
-        Ok(error.to_string())
-    });
-    assert_eq!(answer.await.unwrap().body, "promise `x` was cancelled");
-    assert!(log.text().contains("when dropped"), "{}", log.text());
-}
-
-#[tokio::test]
-async fn a_service_that_panics_when_it_is_called_ends_the_request() {
-    use tower::{Layer, ServiceExt, service_fn};
-
-    let kept = Arc::new(Mutex::new(None::<Promises>));
-    let (undone, dropped) = (Counter::default(), Counter::default());
-    let service = {
-        let (kept, undone, dropped) = (Arc::clone(&kept), undone.clone(), dropped.clone());
-        PromiseLayer::new().layer(service_fn(move |request: support::TestRequest| {
-            let promises = support::promises(&request);
-            let undone = undone.clone();
-            promises.on_discard(move || undone.add());
-            let (handle, guard) = (promises.clone(), dropped.on_drop());
-            let work = async move {
-                let _both = (handle, guard);
-            };
-            promises.submit("x", work).unwrap();
-            *kept.lock().unwrap() = Some(promises);
-            let is_there = request.extensions().get::<u8>().is_some();
-            assert!(is_there, "the handler fell over");
-            std::future::ready(Ok::<_, BoxError>(support::text_response("")))
-        }))
-    };
-    let request = tokio::spawn(service.oneshot(support::get("/")));
-    assert!(request.await.unwrap_err().is_panic());
-    assert_eq!((undone.get(), dropped.get()), (1, 1));
-    let kept = kept.lock().unwrap().take().unwrap();
-    let error = kept.resolve("y", async || ()).await.unwrap_err();
-    assert!(matches!(error, PromiseError::Ended { .. }), "{error:?}");
-}
-
 #[test]
 fn of_two_results_of_the_same_name_the_last_stands() {
     for others in [0, 15, 16, 100] {
@@ -707,25 +468,4 @@ fn of_two_results_of_the_same_name_the_last_stands() {
             "{error:?}"
         );
     }
-}
-
-#[tokio::test]
-async fn an_ended_request_has_nothing_to_clear() {
-    use tower::{Layer, ServiceExt, service_fn};
-
-    let kept = Arc::new(Mutex::new(None::<Promises>));
-    let service = {
-        let kept = Arc::clone(&kept);
-        PromiseLayer::new().layer(service_fn(move |request: support::TestRequest| {
-            *kept.lock().unwrap() = Some(support::promises(&request));
-            std::future::ready(Ok::<_, BoxError>(support::text_response("")))
-        }))
-    };
-    let outer = Promises::with_results(PromiseResults::new().value("x", 1_u32));
-    let mut request = support::get("/");
-    request.extensions_mut().insert(outer);
-    service.oneshot(request).await.unwrap();
-    let kept = kept.lock().unwrap().take().unwrap();
-    assert!(!kept.clear("x"));
-    assert!(!kept.reset("x"));
 }
