@@ -88,9 +88,9 @@ impl<F> ServerTimingLayer<F> {
 
     /// Sets how long the value of the header may be, in bytes. Default [`DEFAULT_MAX_BYTES`].
     ///
-    /// If there is more, the fastest promises are left out, and passes only where they alone are too long. The entry of
-    /// a pass has about 20 bytes, that of a promise about 30 and twice its name, at most 250. Headers of others, also
-    /// another `Server-Timing`, are not counted.
+    /// If there is more, the slowest promises that fit are shown, and all passes unless they alone are too long. The
+    /// entry of a pass has about 20 bytes, that of a promise about 30 and twice its name, at most 250. Headers of
+    /// others, also another `Server-Timing`, are not counted.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.limits.max_bytes = bytes;
         self
