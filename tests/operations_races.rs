@@ -397,6 +397,28 @@ async fn what_is_removed_leaves_nothing_behind() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_removed_is_gone_although_the_store_fails_then() {
+    let store = Stepping::new(|at, key| {
+        let fails = at == At::AfterDelete && key.contains("/result/");
+        async move {
+            match fails {
+                true => Err(BackendError::unavailable("it has not answered")),
+                false => Ok(()),
+            }
+        }
+    });
+    let (app, calls) = counting(&store);
+    let line = "POST /?ms=3000";
+    let path = app.start(line, &[KEY]).await;
+    assert_eq!(app.ended(&path).await["status"], "Succeeded");
+    assert_eq!(app.ask(&format!("DELETE {path}"), &[]).await.status, 204);
+    assert_eq!(app.ask(&format!("GET {path}"), &[]).await.status, 404);
+    // Its key is free.
+    app.start(line, &[KEY]).await;
+    assert_eq!(calls.get(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_takes_a_key_again_keeps_it() {
     let store = Stepping::new(|_, _| async { Ok(()) });
     let (app, calls) = counting(&store);

@@ -291,13 +291,17 @@ impl Core {
         let removed = self.records.delete(&key.record()).await?;
         if removed {
             self.limits.forget(key);
+            self.announce(key, REMOVED).await;
+            // It is gone. What does not go with it now does so when its time is up.
+            let log = |error| observe::backend_failed(key, &error);
             if let Some(stored) = record.result {
-                self.records.delete_result(key, stored).await?;
+                let deleted = self.records.delete_result(key, stored).await;
+                deleted.unwrap_or_else(log);
             }
             if let Some(claim) = &record.claim {
-                idempotency::release(&self.records, claim, &record.id).await?;
+                let released = idempotency::release(&self.records, claim, &record.id).await;
+                released.unwrap_or_else(log);
             }
-            self.announce(key, REMOVED).await;
         }
         Ok(removed)
     }
