@@ -84,8 +84,8 @@ pub(super) enum Found {
 
 /// Says that this process works on an operation, until it is dropped.
 pub(super) struct Registration {
-    core: Arc<Core>,
-    key: Key,
+    pub(super) core: Arc<Core>,
+    pub(super) key: Key,
     /// Closes when this is dropped.
     _dropped: watch::Sender<()>,
 }

@@ -222,7 +222,10 @@ where
             return Ok(published(unwrapped(call.await).await?, true));
         }
     };
+    // Before it is asked whether the process drains, so that who drains waits for it.
+    let registration = core.register(&Key::of(&record.id));
     if core.is_draining() {
+        drop(registration);
         return Ok(published(unwrapped(call.await).await?, true));
     }
     // A reply that names an operation never names one that has ended.
@@ -230,9 +233,9 @@ where
         return Ok(published(unwrapped(ended).await?, true));
     }
     if let Some((call, admission)) = waiting.running.take() {
-        let key = creating.keep(&record);
+        creating.keep();
         let work = Work::Calling(call);
-        tokio::spawn(Runner::new(core.clone(), key, work, admission).run());
+        tokio::spawn(Runner::new(registration, work, admission).run());
     }
     Ok(core.accepted(&record, asked.preferences, &asked.headers))
 }
@@ -266,8 +269,8 @@ impl Creating {
         Ok(record)
     }
 
-    fn keep(mut self, record: &Record) -> Key {
-        self.created.take().unwrap_or_else(|| Key::of(&record.id))
+    fn keep(mut self) {
+        self.created = None;
     }
 }
 
@@ -325,7 +328,8 @@ where
             match core.clone().create(requester, report, None).await {
                 Ok((key, _)) => {
                     let work = Work::Calling(call);
-                    Runner::new(core, key, work, admission).run().await;
+                    let registration = core.register(&key);
+                    Runner::new(registration, work, admission).run().await;
                 }
                 Err(error) => {
                     // It goes on all the same, and nobody can ask for it.

@@ -271,6 +271,8 @@ where
         let value = encode(&claimed)?;
         let set = core.records.set(&claim.key, expected, value, longest).await;
         if let Ok(CompareAndSet::Set(_)) = set {
+            // Before it is asked whether the process drains, so that who drains waits for it.
+            let registration = core.register(&key);
             if core.is_draining() {
                 // It has begun to while the body was read or the store was asked.
                 core.discard(&key).await;
@@ -278,7 +280,7 @@ where
             }
             let news = core.hub.subscribe(&key);
             let work = Work::Calling(start());
-            tokio::spawn(Runner::new(core.clone(), key.clone(), work, admission).run());
+            tokio::spawn(Runner::new(registration, work, admission).run());
             let first = InFlight {
                 core,
                 key,

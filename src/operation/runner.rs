@@ -55,9 +55,10 @@ where
     R: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     E: Into<BoxError> + Send + 'static,
 {
-    pub(super) fn new(core: Arc<Core>, key: Key, work: Work<R, E>, admission: Admission) -> Self {
+    pub(super) fn new(registration: Registration, work: Work<R, E>, admission: Admission) -> Self {
+        let (core, key) = (registration.core.clone(), registration.key.clone());
         Self {
-            registration: core.register(&key),
+            registration,
             admission,
             news: core.hub.subscribe(&key),
             phase: core.phase.subscribe(),
