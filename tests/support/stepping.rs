@@ -1,0 +1,154 @@
+//! A store that does something more before and after each change.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+
+use crate::operation::{App, work};
+use crate::support::Counter;
+use axum::extract::Request;
+use bytes::Bytes;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tower_promises::OperationLayer;
+use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
+use tower_promises::backend::{
+    Backend, BackendError, BoxFuture, CompareAndSet, Entry, Revision, Store, WatchStream,
+};
+
+/// When a step happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    BeforeWrite,
+    AfterWrite,
+    AfterDelete,
+}
+
+pub type Step = dyn Fn(At, &str) -> BoxFuture<'static, Result<(), BackendError>> + Send + Sync;
+
+/// A store that does something more before and after each change, and knows what was ever written.
+#[derive(Clone)]
+pub struct Stepping {
+    store: MemoryStore,
+    step: Arc<Step>,
+    written: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Stepping {
+    pub fn new<F>(step: impl Fn(At, &str) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<(), BackendError>> + Send + 'static,
+    {
+        Self {
+            store: MemoryStore::new(),
+            step: Arc::new(move |at, key| Box::pin(step(at, key))),
+            written: Arc::default(),
+        }
+    }
+
+    pub fn backend(&self) -> Backend {
+        Backend::new(self.clone(), MemoryBus::new(), MemoryQueue::new())
+    }
+
+    /// What is still there.
+    pub async fn left(&self) -> Vec<String> {
+        let written = self.written.lock().unwrap().clone();
+        let mut left = Vec::new();
+        for key in written {
+            if self.store.get(&key).await.unwrap().is_some() {
+                left.push(key);
+            }
+        }
+        left
+    }
+}
+
+impl Store for Stepping {
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, BackendError>> {
+        self.store.get(key)
+    }
+
+    fn put<'a>(
+        &'a self,
+        key: &'a str,
+        value: Bytes,
+        time_to_live: Option<Duration>,
+    ) -> BoxFuture<'a, Result<Revision, BackendError>> {
+        Box::pin(async move {
+            self.written.lock().unwrap().insert(key.to_owned());
+            (self.step)(At::BeforeWrite, key).await?;
+            let put = self.store.put(key, value, time_to_live).await?;
+            (self.step)(At::AfterWrite, key).await?;
+            Ok(put)
+        })
+    }
+
+    fn compare_and_set<'a>(
+        &'a self,
+        key: &'a str,
+        expected: Option<Revision>,
+        value: Bytes,
+        time_to_live: Option<Duration>,
+    ) -> BoxFuture<'a, Result<CompareAndSet, BackendError>> {
+        Box::pin(async move {
+            self.written.lock().unwrap().insert(key.to_owned());
+            (self.step)(At::BeforeWrite, key).await?;
+            let set = self
+                .store
+                .compare_and_set(key, expected, value, time_to_live);
+            let set = set.await?;
+            (self.step)(At::AfterWrite, key).await?;
+            Ok(set)
+        })
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool, BackendError>> {
+        Box::pin(async move {
+            let deleted = self.store.delete(key).await?;
+            (self.step)(At::AfterDelete, key).await?;
+            Ok(deleted)
+        })
+    }
+
+    fn watch<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<WatchStream, BackendError>> {
+        self.store.watch(prefix)
+    }
+}
+
+/// Keeps whoever comes waiting until it is opened.
+#[derive(Clone)]
+pub struct Gate {
+    pub arrivals: Counter,
+    open: Arc<Semaphore>,
+}
+
+impl Gate {
+    pub fn new() -> Self {
+        Self {
+            arrivals: Counter::default(),
+            open: Arc::new(Semaphore::new(0)),
+        }
+    }
+
+    pub async fn pass(self) {
+        self.arrivals.add();
+        let _ = self.open.acquire().await.unwrap();
+    }
+
+    pub fn open(&self) {
+        self.open.add_permits(Semaphore::MAX_PERMITS);
+    }
+}
+
+pub const KEY: (&str, &str) = ("idempotency-key", "8e03978e-40d5-43dd-bc93-6894a57f9324");
+
+/// A service with idempotency keys that counts its calls.
+pub fn counting(store: &Stepping) -> (App, Counter) {
+    let calls = Counter::default();
+    let counted = calls.clone();
+    let builder = OperationLayer::builder(store.backend()).idempotency_keys(true);
+    let app = App::new(builder, move |request: Request| {
+        counted.add();
+        work(request)
+    });
+    (app, calls)
+}
