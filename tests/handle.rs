@@ -5,25 +5,11 @@ mod support;
 
 use std::error::Error;
 use std::sync::{Arc, Mutex};
-use support::{Counter, Log, ask, ask_async};
+use support::{Counter, Log, Notes, ask, ask_async};
 use tower_promises::{
     BoxError, OrPending, PromiseError, PromiseKey, PromiseLayer, PromiseResults, Promises,
     SubmitError,
 };
-
-/// What each pass saw, one entry a pass.
-#[derive(Clone, Default)]
-struct Notes(Arc<Mutex<Vec<String>>>);
-
-impl Notes {
-    fn push(&self, note: impl Into<String>) {
-        self.0.lock().unwrap().push(note.into());
-    }
-
-    fn all(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
-    }
-}
 
 fn read(promises: &Promises, key: &'static str) -> String {
     match promises.result::<u32>(key) {

@@ -22,16 +22,8 @@ use tower_promises::backend::BackendError;
 #[tokio::test(start_paused = true)]
 async fn a_client_that_goes_away_while_its_key_is_taken_comes_back_for_the_result() {
     let gate = Gate::new();
-    let at_gate = gate.clone();
-    let store = Stepping::new(move |at, key| {
-        let waits = at == At::AfterWrite && key.starts_with("operation/key/");
-        let gate = at_gate.clone();
-        async move {
-            if waits {
-                gate.pass().await;
-            }
-            Ok(())
-        }
+    let store = Stepping::gated(&gate, |at, key| {
+        at == At::AfterWrite && key.starts_with("operation/key/")
     });
     let (app, calls) = counting(&store);
     let line = "POST /?ms=1000";
@@ -48,16 +40,11 @@ async fn a_client_that_goes_away_while_its_key_is_taken_comes_back_for_the_resul
 #[tokio::test(start_paused = true)]
 async fn a_key_of_which_it_is_not_known_whether_it_was_taken_is_free() {
     let has_failed = AtomicBool::new(false);
-    let store = Stepping::new(move |at, key| {
+    let store = Stepping::failing(move |at, key| {
         let fails = at == At::AfterWrite
             && key.starts_with("operation/key/")
             && !has_failed.swap(true, Ordering::SeqCst);
-        async move {
-            match fails {
-                true => Err(BackendError::unavailable("it has not answered")),
-                false => Ok(()),
-            }
-        }
+        fails.then(|| BackendError::unavailable("it has not answered"))
     });
     let (app, calls) = counting(&store);
     assert_eq!(app.ask("POST /", &[KEY]).await.status, 503);
@@ -68,7 +55,7 @@ async fn a_key_of_which_it_is_not_known_whether_it_was_taken_is_free() {
 
 #[tokio::test(start_paused = true)]
 async fn what_takes_a_key_again_keeps_it() {
-    let store = Stepping::new(|_, _| async { Ok(()) });
+    let store = Stepping::plain();
     let (app, calls) = counting(&store);
     for count in 1..=3 {
         let path = app.start("POST /?ms=600000", &[KEY]).await;
@@ -86,16 +73,11 @@ async fn what_takes_a_key_again_keeps_it() {
 /// A store that changes no record while this says so.
 fn refusing(refuses: &Arc<AtomicBool>) -> Stepping {
     let refuses = refuses.clone();
-    Stepping::new(move |at, key| {
+    Stepping::failing(move |at, key| {
         let fails = at == At::BeforeWrite
             && key.starts_with("operation/record/")
             && refuses.load(Ordering::SeqCst);
-        async move {
-            match fails {
-                true => Err(BackendError::unavailable("it does not answer")),
-                false => Ok(()),
-            }
-        }
+        fails.then(|| BackendError::unavailable("it does not answer"))
     })
 }
 
@@ -146,14 +128,9 @@ async fn a_result_that_stays_although_its_end_could_not_be_stored_counts() {
 
 #[tokio::test(start_paused = true)]
 async fn of_a_result_that_could_not_be_stored_nothing_stays() {
-    let store = Stepping::new(|at, key| {
+    let store = Stepping::failing(|at, key| {
         let fails = at == At::BeforeWrite && key.contains("/result/") && key.ends_with("/2");
-        async move {
-            match fails {
-                true => Err(BackendError::TooLarge { size: 2, limit: 1 }),
-                false => Ok(()),
-            }
-        }
+        fails.then_some(BackendError::TooLarge { size: 2, limit: 1 })
     });
     let app = App::new(
         OperationLayer::builder(store.backend()),
@@ -171,14 +148,8 @@ async fn of_a_result_that_could_not_be_stored_nothing_stays() {
 
 #[tokio::test(start_paused = true)]
 async fn what_stores_a_large_result_slowly_is_not_lost() {
-    let store = Stepping::new(|at, key| {
-        let waits = at == At::BeforeWrite && key.contains("/result/");
-        async move {
-            if waits {
-                sleep(SECOND * 4).await;
-            }
-            Ok(())
-        }
+    let store = Stepping::slow(SECOND * 4, |at, key| {
+        at == At::BeforeWrite && key.contains("/result/")
     });
     let here = App::new(
         OperationLayer::builder(store.backend()),
@@ -197,23 +168,13 @@ async fn what_stores_a_large_result_slowly_is_not_lost() {
 #[tokio::test(start_paused = true)]
 async fn nothing_becomes_an_operation_of_a_process_that_has_begun_to_drain() {
     let gate = Gate::new();
-    let at_gate = gate.clone();
-    let store = Stepping::new(move |at, key| {
-        let waits = at == At::BeforeWrite && key.contains("/record/");
-        let gate = at_gate.clone();
-        async move {
-            if waits {
-                gate.pass().await;
-            }
-            Ok(())
-        }
+    let store = Stepping::gated(&gate, |at, key| {
+        at == At::BeforeWrite && key.contains("/record/")
     });
     let app = App::working(OperationLayer::builder(store.backend()));
     let client = app.clone();
     let client = tokio::spawn(async move { client.ask("POST /?ms=9000", &[]).await });
-    while gate.arrivals.get() == 0 {
-        sleep(SECOND / 10).await;
-    }
+    gate.is_reached().await;
     assert_eq!(app.operations.drain(Duration::ZERO).await, 0);
     gate.open();
     let answer = client.await.unwrap();
@@ -226,16 +187,8 @@ async fn nothing_becomes_an_operation_of_a_process_that_has_begun_to_drain() {
 #[tokio::test(start_paused = true)]
 async fn a_key_that_is_taken_when_the_process_begins_to_drain_is_free_for_others() {
     let gate = Gate::new();
-    let at_gate = gate.clone();
-    let store = Stepping::new(move |at, key| {
-        let waits = at == At::BeforeWrite && key.starts_with("operation/key/");
-        let gate = at_gate.clone();
-        async move {
-            if waits {
-                gate.pass().await;
-            }
-            Ok(())
-        }
+    let store = Stepping::gated(&gate, |at, key| {
+        at == At::BeforeWrite && key.starts_with("operation/key/")
     });
     let [(here, calls), (there, other_calls)] = [(); 2].map(|()| counting(&store));
     let client = here.clone();

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use stepping::{At, Gate, KEY, Stepping, counting};
 use support::{Counter, until};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tower::ServiceExt;
 use tower_promises::OperationLayer;
 use tower_promises::backend::BackendError;
@@ -22,15 +22,8 @@ use tower_promises::backend::BackendError;
 async fn section_4_what_is_removed_while_it_ends_is_unknown_and_not_expired() {
     let is_slow = Arc::new(AtomicBool::new(false));
     let slow = is_slow.clone();
-    let store = Stepping::new(move |at, key| {
-        let waits =
-            at == At::BeforeWrite && key.contains("tombstone") && slow.load(Ordering::SeqCst);
-        async move {
-            if waits {
-                sleep(SECOND).await;
-            }
-            Ok(())
-        }
+    let store = Stepping::slow(SECOND, move |at, key| {
+        at == At::BeforeWrite && key.contains("tombstone") && slow.load(Ordering::SeqCst)
     });
     let app = App::working(OperationLayer::builder(store.backend()));
     let path = app.start("POST /?ms=600000", &[]).await;
@@ -53,18 +46,11 @@ async fn section_4_what_is_removed_while_it_ends_is_unknown_and_not_expired() {
 async fn section_4_what_is_being_removed_is_unknown_and_not_expired() {
     let gate = Gate::new();
     let is_removing = Arc::new(AtomicBool::new(false));
-    let (at_gate, removing) = (gate.clone(), is_removing.clone());
-    let store = Stepping::new(move |at, key| {
-        let waits = at == At::AfterDelete
+    let removing = is_removing.clone();
+    let store = Stepping::gated(&gate, move |at, key| {
+        at == At::AfterDelete
             && key.starts_with("operation/record/")
-            && removing.load(Ordering::SeqCst);
-        let gate = at_gate.clone();
-        async move {
-            if waits {
-                gate.pass().await;
-            }
-            Ok(())
-        }
+            && removing.load(Ordering::SeqCst)
     });
     let app = App::working(OperationLayer::builder(store.backend()));
     let path = app.start("POST /?ms=3000", &[]).await;
@@ -84,24 +70,15 @@ async fn section_4_what_is_being_removed_is_unknown_and_not_expired() {
 async fn section_4_what_is_removed_before_its_end_is_stored_stays_unknown() {
     let gate = Gate::new();
     let ends = Arc::new(AtomicBool::new(false));
-    let (at_gate, ending) = (gate.clone(), ends.clone());
-    let store = Stepping::new(move |at, key| {
+    let ending = ends.clone();
+    let store = Stepping::gated(&gate, move |at, key| {
         // The first one that tells of the end is the work's own.
-        let waits = at == At::BeforeWrite
-            && key.contains("tombstone")
-            && ending.swap(false, Ordering::SeqCst);
-        let gate = at_gate.clone();
-        async move {
-            if waits {
-                gate.pass().await;
-            }
-            Ok(())
-        }
+        at == At::BeforeWrite && key.contains("tombstone") && ending.swap(false, Ordering::SeqCst)
     });
     let app = App::working(OperationLayer::builder(store.backend()).lease(SECOND * 1000));
     let path = app.start("POST /?ms=3000", &[]).await;
     ends.store(true, Ordering::SeqCst);
-    until_passed(&gate).await;
+    gate.is_reached().await;
     let line = format!("DELETE {path}");
     assert_eq!(app.ask(&line, &[]).await.status, 200);
     assert_eq!(app.ask(&line, &[]).await.status, 204);
@@ -113,18 +90,9 @@ async fn section_4_what_is_removed_before_its_end_is_stored_stays_unknown() {
 
 /// A store in which whoever changes a record waits at a gate once it is armed.
 fn gated(gate: &Gate, at: At, armed: &Arc<AtomicBool>) -> Stepping {
-    let (gate, armed) = (gate.clone(), armed.clone());
-    Stepping::new(move |now, key| {
-        let waits = now == at
-            && key.starts_with("operation/record/")
-            && armed.swap(false, Ordering::SeqCst);
-        let gate = gate.clone();
-        async move {
-            if waits {
-                gate.pass().await;
-            }
-            Ok(())
-        }
+    let armed = armed.clone();
+    Stepping::gated(gate, move |now, key| {
+        now == at && key.starts_with("operation/record/") && armed.swap(false, Ordering::SeqCst)
     })
 }
 
@@ -181,19 +149,9 @@ async fn a_client_that_goes_away_while_it_cancels_is_heard() {
     }
 }
 
-/// Waits until somebody is at the gate, while time goes on.
-async fn until_passed(gate: &Gate) {
-    let arrives = async {
-        while gate.arrivals.get() == 0 {
-            sleep(SECOND / 10).await;
-        }
-    };
-    timeout(SECOND * 60, arrives).await.expect("somebody comes");
-}
-
 #[tokio::test(start_paused = true)]
 async fn what_is_removed_leaves_nothing_behind() {
-    let store = Stepping::new(|_, _| async { Ok(()) });
+    let store = Stepping::plain();
     let builder = OperationLayer::builder(store.backend()).idempotency_keys(true);
     let app = App::new(builder, async |_: Request| {
         sleep(SECOND * 3).await;
@@ -209,14 +167,9 @@ async fn what_is_removed_leaves_nothing_behind() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_removed_is_gone_although_the_store_fails_then() {
-    let store = Stepping::new(|at, key| {
+    let store = Stepping::failing(|at, key| {
         let fails = at == At::AfterDelete && key.contains("/result/");
-        async move {
-            match fails {
-                true => Err(BackendError::unavailable("it has not answered")),
-                false => Ok(()),
-            }
-        }
+        fails.then(|| BackendError::unavailable("it has not answered"))
     });
     let (app, calls) = counting(&store);
     let line = "POST /?ms=3000";
@@ -231,7 +184,7 @@ async fn what_is_removed_is_gone_although_the_store_fails_then() {
 
 #[tokio::test(start_paused = true)]
 async fn section_7_who_waits_for_what_is_removed_is_not_sent_to_it() {
-    let store = Stepping::new(|_, _| async { Ok(()) });
+    let store = Stepping::plain();
     // Each has a bus of its own, so neither hears of the other.
     let [(here, _), (there, _)] = [(); 2].map(|()| counting(&store));
     let path = here.start("POST /?ms=600000", &[KEY]).await;
@@ -250,7 +203,7 @@ async fn section_7_who_waits_for_what_is_removed_is_not_sent_to_it() {
 
 #[tokio::test(start_paused = true)]
 async fn what_another_process_has_cancelled_and_removed_does_not_count() {
-    let store = Stepping::new(|_, _| async { Ok(()) });
+    let store = Stepping::plain();
     // Each has a bus of its own, so neither hears of the other.
     let [here, there] = [(); 2]
         .map(|()| App::working(OperationLayer::builder(store.backend()).max_stored_bytes(1024)));

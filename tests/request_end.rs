@@ -6,22 +6,8 @@ mod support;
 use futures_util::FutureExt;
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
-use support::{Counter, Log, ask, ask_async};
+use support::{Counter, Log, Notes, ask, ask_async};
 use tower_promises::{BoxError, PromiseError, PromiseLayer, PromiseResults, Promises, SubmitError};
-
-/// What each pass saw, one entry a pass.
-#[derive(Clone, Default)]
-struct Notes(Arc<Mutex<Vec<String>>>);
-
-impl Notes {
-    fn push(&self, note: impl Into<String>) {
-        self.0.lock().unwrap().push(note.into());
-    }
-
-    fn all(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
-    }
-}
 
 struct Bomb;
 

@@ -1,14 +1,16 @@
 //! A store that does something more before and after each change.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
-use crate::operation::{App, work};
+use crate::operation::{App, SECOND, work};
 use crate::support::Counter;
 use axum::extract::Request;
 use bytes::Bytes;
 use std::collections::BTreeSet;
+use std::future::ready;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
 use tower_promises::OperationLayer;
 use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises::backend::{
@@ -34,7 +36,7 @@ pub struct Stepping {
 }
 
 impl Stepping {
-    pub fn new<F>(step: impl Fn(At, &str) -> F + Send + Sync + 'static) -> Self
+    fn new<F>(step: impl Fn(At, &str) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<(), BackendError>> + Send + 'static,
     {
@@ -43,6 +45,48 @@ impl Stepping {
             step: Arc::new(move |at, key| Box::pin(step(at, key))),
             written: Arc::default(),
         }
+    }
+
+    /// One that does nothing more.
+    pub fn plain() -> Self {
+        Self::new(|_, _| async { Ok(()) })
+    }
+
+    /// One at whose gate these steps wait.
+    pub fn gated(gate: &Gate, waits: impl Fn(At, &str) -> bool + Send + Sync + 'static) -> Self {
+        let gate = gate.clone();
+        Self::new(move |at, key| {
+            let gate = waits(at, key).then(|| gate.clone());
+            async move {
+                if let Some(gate) = gate {
+                    gate.pass().await;
+                }
+                Ok(())
+            }
+        })
+    }
+
+    /// One in which these steps take so long.
+    pub fn slow(
+        duration: Duration,
+        waits: impl Fn(At, &str) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Self::new(move |at, key| {
+            let waits = waits(at, key);
+            async move {
+                if waits {
+                    sleep(duration).await;
+                }
+                Ok(())
+            }
+        })
+    }
+
+    /// One in which some steps fail.
+    pub fn failing(
+        error: impl Fn(At, &str) -> Option<BackendError> + Send + Sync + 'static,
+    ) -> Self {
+        Self::new(move |at, key| ready(error(at, key).map_or(Ok(()), Err)))
     }
 
     pub fn backend(&self) -> Backend {
@@ -132,6 +176,16 @@ impl Gate {
     pub async fn pass(self) {
         self.arrivals.add();
         let _ = self.open.acquire().await.unwrap();
+    }
+
+    /// Waits until somebody is there, while time goes on.
+    pub async fn is_reached(&self) {
+        let arrives = async {
+            while self.arrivals.get() == 0 {
+                sleep(SECOND / 10).await;
+            }
+        };
+        timeout(SECOND * 60, arrives).await.expect("somebody comes");
     }
 
     pub fn open(&self) {
