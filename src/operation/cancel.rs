@@ -40,9 +40,7 @@ where
         let detail = "The request does not come from the page of this operation.";
         return Ok(core.problem(StatusCode::FORBIDDEN, detail, headers));
     }
-    let conditions = headers.clone();
-    let may = move |record: &Record| condition::allows(&conditions, record);
-    Ok(match core.cancel(key, may).await? {
+    Ok(match core.cancel(key, condition::of(headers)).await? {
         Changed::Yes(record) if accept::names_html(headers) => {
             see_other(&core.links(&record.id).own)
         }

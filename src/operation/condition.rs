@@ -15,6 +15,12 @@ pub(super) fn allows(headers: &HeaderMap, record: &Record) -> bool {
     matches(headers, &tag) && !is_known(headers, &tag)
 }
 
+/// [`allows`] for a record that is still to be found.
+pub(super) fn of(headers: &HeaderMap) -> impl Fn(&Record) -> bool + Send + Sync + use<> {
+    let headers = headers.clone();
+    move |record| allows(&headers, record)
+}
+
 /// Whether `If-Match` is absent or names this tag. A weak tag, of a page or from a proxy that compresses, might stand
 /// for another state, so it is never the same here (section 8.8.3.2).
 pub(super) fn matches(headers: &HeaderMap, tag: &str) -> bool {

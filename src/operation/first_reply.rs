@@ -67,10 +67,12 @@ where
         received: now(),
     };
     let admission = core.limits.admit(requester.principal.as_deref());
-    // One with a key needs no room if it was sent before.
-    let admission = admission.and_then(|admission| match has_key {
-        true => Ok(admission),
-        false => admission.check_room().map(|()| admission),
+    let admission = admission.and_then(|admission| {
+        // One with a key needs no room if it was sent before.
+        if !has_key {
+            admission.check_room()?;
+        }
+        Ok(admission)
     });
     let admission = match admission {
         Ok(admission) => admission,
@@ -215,15 +217,15 @@ where
         ended = &mut *call => return Ok(published(unwrapped(ended).await?, true)),
         created = creating.created() => created,
     };
-    let record = match created {
-        Ok(record) => record,
+    let (key, record) = match created {
+        Ok(created) => created,
         Err(error) => {
             observe::stays_on_connection(&error);
             return Ok(published(unwrapped(call.await).await?, true));
         }
     };
     // Before it is asked whether the process drains, so that who drains waits for it.
-    let registration = core.register(&Key::of(&record.id));
+    let registration = core.register(&key);
     if core.is_draining() {
         drop(registration);
         return Ok(published(unwrapped(call.await).await?, true));
@@ -258,15 +260,15 @@ impl Creating {
     }
 
     /// Resolves once, to the operation. Cancel safe.
-    async fn created(&mut self) -> Result<Record, BackendError> {
+    async fn created(&mut self) -> Result<(Key, Record), BackendError> {
         let Some(task) = &mut self.task else {
             return std::future::pending().await;
         };
         let created = task.await;
         self.task = None;
         let (key, record) = created.map_err(BackendError::unavailable)??;
-        self.created = Some(key);
-        Ok(record)
+        self.created = Some(key.clone());
+        Ok((key, record))
     }
 
     fn keep(mut self) {

@@ -121,8 +121,8 @@ where
     // A client that goes away in between must not leave a key behind for work that nobody does.
     let (first, record, mut news) = match to_its_end(begin).await {
         Ok(Taken::First(first, record, news)) => (first, record, news),
-        Ok(Taken::Again(key, record, _admission)) => {
-            return varying(again(&core, &key, *record, &asked).await);
+        Ok(Taken::Again(key, record, mut news, _admission)) => {
+            return varying(again(&core, &key, *record, &mut news, &asked).await);
         }
         Ok(Taken::ByOther) => {
             let detail = "The idempotency key was sent with another request.";
@@ -158,21 +158,21 @@ where
     varying(reply(&core, &key, landed, &asked).await)
 }
 
-/// Waits until an operation has ended, and no longer than the client does.
+/// Waits until an operation has ended that had not when it was subscribed to, and no longer than the client does.
 async fn end(core: &Core, key: &Key, news: &mut Subscription, patience: Duration) {
     let settings = &core.settings;
     let end = async {
         loop {
-            match core.load(key).await {
-                Ok(Some(record)) if !record.status.is_terminal() => {}
-                Ok(_) => break,
-                Err(error) => observe::backend_failed(key, &error),
-            }
             select! {
                 // It is only said that it may have ended.
                 () = news.ended() => {}
                 // In case the message is lost, or the process that works on it.
                 () = sleep(settings.heartbeat.min(settings.lease)) => {}
+            }
+            match core.load(key).await {
+                Ok(Some(record)) if !record.status.is_terminal() => {}
+                Ok(_) => break,
+                Err(error) => observe::backend_failed(key, &error),
             }
         }
     };
@@ -217,7 +217,7 @@ enum Taken {
     /// This request's, whose work has begun.
     First(InFlight, Box<Record>, Subscription),
     /// That of the same request, sent before.
-    Again(Key, Box<Record>, Admission),
+    Again(Key, Box<Record>, Subscription, Admission),
     /// That of another request.
     ByOther,
     /// Nobody's: this process is about to end.
@@ -244,9 +244,11 @@ where
         if let Some(entry) = core.records.get(&claim.key).await? {
             let claimed: Claimed = decode(&entry.value)?;
             let key = Key::of(&claimed.id);
+            // Before it is known whether it has ended, so that its end is heard.
+            let news = core.hub.subscribe(&key);
             if let Some(record) = core.load(&key).await? {
                 return Ok(if claimed.fingerprint == claim.fingerprint {
-                    Taken::Again(key, record.into(), admission)
+                    Taken::Again(key, record.into(), news, admission)
                 } else {
                     Taken::ByOther
                 });
@@ -311,7 +313,13 @@ pub(super) async fn release(records: &Records, name: &str, id: &str) -> Result<(
 }
 
 /// The answer to a request that was sent before.
-async fn again<R>(core: &Arc<Core>, key: &Key, record: Record, asked: &Asked) -> Reply<R> {
+async fn again<R>(
+    core: &Core,
+    key: &Key,
+    record: Record,
+    news: &mut Subscription,
+    asked: &Asked,
+) -> Reply<R> {
     if record.status.is_terminal() {
         return ended(core, key, &record, &asked.headers).await;
     }
@@ -319,7 +327,7 @@ async fn again<R>(core: &Arc<Core>, key: &Key, record: Record, asked: &Asked) ->
         let detail = "The request with this idempotency key is being worked on.";
         return core.problem(StatusCode::CONFLICT, detail, &asked.headers);
     }
-    end(core, key, &mut core.hub.subscribe(key), asked.patience).await;
+    end(core, key, news, asked.patience).await;
     match core.load(key).await {
         Ok(latest) => reply(core, key, latest, asked).await,
         Err(error) => {

@@ -139,9 +139,7 @@ async fn delete<R>(
             core.not_found(headers)
         });
     }
-    let conditions = headers.clone();
-    let may = move |record: &Record| condition::allows(&conditions, record);
-    Ok(match core.cancel(key, may).await? {
+    Ok(match core.cancel(key, condition::of(headers)).await? {
         Changed::Yes(record) => core.status(&record, &HeaderMap::new()),
         Changed::No(record) if !condition::allows(headers, &record) => {
             core.precondition_failed(headers)
