@@ -22,7 +22,7 @@ use tower_http::trace::TraceLayer;
 use tower_promises::axum::MissingPromiseLayer;
 use tower_promises::{
     OnTimeout, OperationLayer, Operations, OrPending, Progress, PromiseError, PromiseLayer,
-    Promises, ServiceBuilderExt, Start, SubmitError,
+    Promises, Rejection, ServiceBuilderExt, Start, SubmitError,
 };
 
 async fn hello(Path(name): Path<String>, promises: Promises) -> Result<String, PromiseError> {
@@ -78,7 +78,7 @@ async fn every_setting_fits_a_router() {
         .promise_timeout(second)
         .timeout(second)
         .on_timeout(OnTimeout::FinalPass)
-        .on_rejection(|rejection| {
+        .on_rejection(|rejection: Rejection| {
             Response::builder()
                 .status(rejection.status())
                 .body(Body::from("custom"))

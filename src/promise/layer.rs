@@ -4,7 +4,6 @@ use crate::blocking::BlockingPool;
 use crate::body::{DEFAULT_MAX_BYTES, ReplayBody, ReplayError};
 #[cfg(feature = "spool")]
 use crate::body::{DEFAULT_MAX_SPOOL_BYTES, Spool};
-use http::Response;
 use http_body::Body;
 use std::any::type_name;
 use std::fmt;
@@ -220,26 +219,25 @@ impl<H> PromiseLayer<H> {
 
     /// Sets how a request is answered that the layer rejects.
     ///
-    /// The default answers `application/problem+json` if the response body is `From<Bytes>`. For a body that
-    /// is only `Default` there is [`empty_response`](super::empty_response). In any case the layer adds the
-    /// [`Rejection`] to the extensions of the response.
+    /// It takes any [`ResponseForRejection`](super::ResponseForRejection), closures among them. The
+    /// [default](DefaultResponseForRejection) answers `application/problem+json` if the response body is
+    /// `From<Bytes>`. For a body that is only `Default` there is
+    /// [`EmptyResponseForRejection`](super::EmptyResponseForRejection). For a body that is neither, as those of some
+    /// layers inside are, put tower-http's `MapResponseBodyLayer::new(Body::new)` between. In any case the layer adds
+    /// the [`Rejection`] to the extensions of the response.
     ///
     /// ```
     /// use http::Response;
-    /// use tower_promises::PromiseLayer;
+    /// use tower_promises::{PromiseLayer, Rejection};
     ///
-    /// let layer = PromiseLayer::new().on_rejection(|rejection| {
+    /// let layer = PromiseLayer::new().on_rejection(|rejection: Rejection| {
     ///     let mut response = Response::new(format!("sorry: {}", rejection.status()));
     ///     *response.status_mut() = rejection.status();
     ///     response
     /// });
     /// # let _ = layer;
     /// ```
-    // The bound is there so that a closure need not spell out the type of its argument.
-    pub fn on_rejection<F, B>(self, on_rejection: F) -> PromiseLayer<F>
-    where
-        F: Fn(Rejection) -> Response<B>,
-    {
+    pub fn on_rejection<T>(self, on_rejection: T) -> PromiseLayer<T> {
         let settings = self.settings;
         PromiseLayer {
             settings: Settings {

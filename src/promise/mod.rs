@@ -164,6 +164,8 @@ pub use layer::{DEFAULT_MAX_PASSES, DEFAULT_MAX_PROMISES, OnTimeout, PromiseLaye
 pub use observe::PromiseOutcome;
 #[cfg(feature = "server-timing")]
 pub use observe::{PassTiming, Passes, PromiseTiming};
-pub use rejection::{DefaultResponseForRejection, Rejection, ResponseForRejection, empty_response};
+pub use rejection::{
+    DefaultResponseForRejection, EmptyResponseForRejection, Rejection, ResponseForRejection,
+};
 pub use results::PromiseResults;
 pub use service::PromiseService;
