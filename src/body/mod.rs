@@ -36,8 +36,10 @@
 //!    outgrows the limits is handed through unharmed to its present reader; only replay ends:
 //!    what was kept is freed, [`ReplayBody::is_replayable`] turns false and later readers get an
 //!    error of the kind [`ReplayError::TooLarge`].
+//!    A body whose size hint already exceeds the limits when the first frame is asked for is not kept at all.
 //! 5. There is one reader at a time, the newest that has asked for a frame. An older one gets
-//!    [`ReplayError::Superseded`] from then on; it takes no frame away from the newer one.
+//!    [`ReplayError::Superseded`]; it takes no frame away from the newer one. Every error ends the body for the
+//!    reader that gets it: what follows is the end.
 //! 6. [`size_hint`] and [`is_end_stream`] are exact wherever the original's are. A body that is empty
 //!    from the start is dropped at once, and wrapping it allocates nothing.
 //!
@@ -74,7 +76,8 @@
 //! # Errors
 //!
 //! A reader's error is a [`BoxError`](crate::BoxError) that holds a [`ReplayError`], whose source is the original
-//! body's error, or that of the file. There is one exception: where the original's error is, or is caused by, a
+//! body's error, or that of the file. The original body's error prints as it does without the wrapper; to find its
+//! type, look through the sources. There is one exception: where the original's error is, or is caused by, a
 //! [`LengthLimitError`], every reader gets a [`LengthLimitError`], because servers such as axum
 //! recognise it by its type and answer 413.
 //!
