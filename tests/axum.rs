@@ -21,7 +21,7 @@ use tower::{ServiceBuilder, ServiceExt};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::trace::TraceLayer;
-use tower_promises::axum::MissingPromiseLayer;
+use tower_promises::promise::MissingPromiseLayer;
 use tower_promises::{
     OnTimeout, OperationLayer, Operations, OrPending, Progress, PromiseError, PromiseLayer,
     Promises, Rejection, ServiceBuilderExt, Start, SubmitError,
@@ -175,11 +175,11 @@ async fn a_pending_error_is_a_503_inside_of_the_layer() {
         let response = next.run(request).await;
         match promises.pass() {
             1 => assert_eq!(
-                (response.status().as_u16(), promises.is_pending()),
+                (response.status().as_u16(), promises.will_discard()),
                 (503, true)
             ),
             _ => assert_eq!(
-                (response.status().as_u16(), promises.is_pending()),
+                (response.status().as_u16(), promises.will_discard()),
                 (200, false)
             ),
         }

@@ -31,7 +31,7 @@
 //!    Trailers and errors replay too. Neighbouring small frames may come back as one.
 //! 3. Large frames are kept by reference count and not copied. Small ones are copied together, so
 //!    that a body of many tiny frames costs about as much memory as it has bytes.
-//! 4. At most a set number of bytes is kept, [`DEFAULT_MAX_BYTES`] unless you say otherwise. What goes
+//! 4. At most a set number of bytes is kept, by default 2 MiB. What goes
 //!    beyond it can go on in a [temporary file](#temporary-files), with a limit of its own. A body that
 //!    outgrows the limits is handed through unharmed to its present reader; only replay ends:
 //!    what was kept is freed, [`ReplayBody::is_replayable`] turns false and later readers get an
@@ -109,7 +109,9 @@ mod state;
 
 pub use detached::RequestBody;
 pub use error::ReplayError;
-pub(crate) use replay::Detach;
-pub use replay::{DEFAULT_MAX_BYTES, ReplayBody};
+pub use replay::ReplayBody;
+pub(crate) use replay::{DEFAULT_MAX_BYTES, Detach};
 #[cfg(feature = "spool")]
-pub use spool::{DEFAULT_MAX_SPOOL_BYTES, Spool};
+pub(crate) use spool::DEFAULT_MAX_SPOOL_BYTES;
+#[cfg(feature = "spool")]
+pub use spool::Spool;

@@ -12,9 +12,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-/// How many bytes of a body are kept for replay unless you say otherwise: 2 MiB, which is also what
-/// axum's extractors accept by default.
-pub const DEFAULT_MAX_BYTES: usize = 2 * 1024 * 1024;
+/// How many bytes of a body are kept for replay by default.
+pub(crate) const DEFAULT_MAX_BYTES: usize = 2 * 1024 * 1024;
 
 /// A body that can be read again. See the [module docs](crate::body).
 ///
@@ -36,7 +35,7 @@ impl<B> ReplayBody<B>
 where
     B: Body,
 {
-    /// Wraps `body` and keeps at most [`DEFAULT_MAX_BYTES`] of it for replay.
+    /// Wraps `body` and keeps at most 2 MiB of it for replay, which is what axum's extractors accept by default.
     #[must_use]
     pub fn new(body: B) -> Self {
         Self::with_max_bytes(body, DEFAULT_MAX_BYTES)

@@ -24,6 +24,7 @@ pin_project! {
     /// Response future for [`PromiseService`](super::PromiseService).
     ///
     /// It holds all there is of a request: dropping it drops the running pass and every promise.
+    #[must_use = "futures do nothing unless polled"]
     pub struct PromiseFuture<S, B, H>
     where
         S: Service<Request<ReplayBody<B>>>,

@@ -13,12 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tower_layer::Layer;
 
-/// How many passes a request may have unless you say otherwise.
-pub const DEFAULT_MAX_PASSES: usize = 16;
-
-/// How many promises a request may have unless you say otherwise.
-pub const DEFAULT_MAX_PROMISES: usize = 1024;
-
 /// Layer that applies the [`PromiseService`] middleware.
 ///
 /// See the [module docs](crate::promise) for an example.
@@ -93,8 +87,8 @@ impl Default for PromiseLayer {
 impl Default for Settings<DefaultResponseForRejection> {
     fn default() -> Self {
         Self {
-            max_passes: DEFAULT_MAX_PASSES,
-            max_promises: DEFAULT_MAX_PROMISES,
+            max_passes: 16,
+            max_promises: 1024,
             max_body_bytes: DEFAULT_MAX_BYTES,
             #[cfg(feature = "spool")]
             spool_dir: None,
@@ -112,7 +106,7 @@ impl Default for Settings<DefaultResponseForRejection> {
 }
 
 impl<H> PromiseLayer<H> {
-    /// Sets how many passes a request may have. Default [`DEFAULT_MAX_PASSES`].
+    /// Sets how many passes a request may have. Default 16.
     ///
     /// A request whose last pass asks for yet another promise is
     /// [rejected](super::Rejection::TooManyPasses). 2 gives strictly two passes. Values below 1 count as 1.
@@ -121,8 +115,7 @@ impl<H> PromiseLayer<H> {
         self
     }
 
-    /// Sets how many promises a request may have, in all its passes together. Default
-    /// [`DEFAULT_MAX_PROMISES`].
+    /// Sets how many promises a request may have, in all its passes together. Default 1024.
     ///
     /// One more is not submitted, and the request is [rejected](super::Rejection::TooManyPromises) when the
     /// pass ends.
@@ -131,8 +124,8 @@ impl<H> PromiseLayer<H> {
         self
     }
 
-    /// Sets how many bytes of the request body are kept for later passes. Default
-    /// [`DEFAULT_MAX_BYTES`], 2 MiB.
+    /// Sets how many bytes of the request body are kept for later passes. Default 2 MiB, which is
+    /// what axum's extractors accept by default.
     ///
     /// It bounds memory, not what a handler may read. With a `spool_dir` (feature `spool`) the body goes on in
     /// a file; otherwise a request of which more was read when promises are
@@ -166,8 +159,7 @@ impl<H> PromiseLayer<H> {
         self
     }
 
-    /// Sets how many bytes of one body may go to its temporary file. Default
-    /// [`DEFAULT_MAX_SPOOL_BYTES`], 64 MiB. Without a [`spool_dir`](Self::spool_dir) it means nothing.
+    /// Sets how many bytes of one body may go to its temporary file. Default 64 MiB. Without a [`spool_dir`](Self::spool_dir) it means nothing.
     ///
     /// They come on top of [`max_body_bytes`](Self::max_body_bytes), and the disk needs room for as many
     /// files as there are requests at the same time. A request of which more was read when promises are

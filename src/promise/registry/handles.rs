@@ -339,7 +339,7 @@ impl Registry {
         }
     }
 
-    pub(in crate::promise) fn is_pending(&self) -> bool {
+    pub(in crate::promise) fn will_discard(&self) -> bool {
         !matches!(lock(&self.state).verdict(), Verdict::Publish)
     }
 
