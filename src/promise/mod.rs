@@ -132,40 +132,43 @@
 //! `tower_http::add_extension` gives every request a value that is there from the start; here the handler
 //! asks for values that are not.
 
-mod asking;
 #[cfg(feature = "blocking")]
 mod blocking;
 mod current;
 mod error;
 mod excerpt;
 mod future;
-mod handle;
 mod key;
 mod layer;
 #[cfg(feature = "loader")]
 mod load;
 mod observe;
 mod original;
+mod promises;
+mod read;
 mod registry;
 mod rejection;
-mod resolve;
 mod results;
 mod running;
 mod service;
+mod settings;
 mod slot;
+mod submit;
+mod wait;
 mod waiters;
 
 pub use error::{MissingPromiseLayer, OrPending, PromiseError, SubmitError};
 pub use future::PromiseFuture;
-pub use handle::Promises;
 pub use key::{AnyKey, IntoKey, Key, PromiseKey};
-pub use layer::{OnTimeout, PromiseLayer, Start};
+pub use layer::PromiseLayer;
 #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
 pub use observe::PromiseOutcome;
 #[cfg(feature = "server-timing")]
 pub use observe::{PassTiming, Passes, PromiseTiming};
+pub use promises::Promises;
 pub use rejection::{
     DefaultResponseForRejection, EmptyResponseForRejection, Rejection, ResponseForRejection,
 };
 pub use results::PromiseResults;
 pub use service::PromiseService;
+pub use settings::{OnTimeout, Start};

@@ -1,3 +1,4 @@
+use super::Promises;
 use super::error::Failure;
 use super::observe::{ObservedPromise, ObservedRequest};
 use super::slot::AnySlot;
@@ -42,8 +43,27 @@ struct RunningPromise {
 }
 
 impl Running {
+    /// Starts what is to start and runs it. Ready when nothing is left to run; otherwise the task is woken when there
+    /// is more to do.
+    pub(super) fn drive(
+        &mut self,
+        promises: &Promises,
+        timeout: Option<Duration>,
+        observed: &mut ObservedRequest,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        let registry = promises.registry();
+        loop {
+            self.start(registry.take_starting(), timeout, observed);
+            let done = promises.scope(|| self.poll(cx));
+            if registry.park(cx.waker()) {
+                return done;
+            }
+        }
+    }
+
     /// Starts promises that get so much time.
-    pub(super) fn start(
+    fn start(
         &mut self,
         mut slots: Vec<Arc<dyn AnySlot>>,
         timeout: Option<Duration>,
@@ -84,7 +104,7 @@ impl Running {
     }
 
     /// Ready when nothing is running.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.groups {
             Groups::None => {}
             Groups::One(group) => ready!(group.poll_promises(cx)),
