@@ -10,7 +10,8 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum TaskError {
-    /// The task cannot be serialised. It was not submitted. serde's error is the [`source`](Error::source).
+    /// The task cannot be serialised, or not so that it can be read again: it has a NaN or an infinity, say, or is
+    /// nested more than 127 levels deep. It was not submitted. serde's error is the [`source`](Error::source).
     Serialize {
         /// The name of the task's type.
         task: &'static str,
@@ -79,7 +80,8 @@ pub enum TaskError {
         /// The time it was given.
         after: Duration,
     },
-    /// The output of the task is not of the type asked for. serde's error is the [`source`](Error::source).
+    /// The output of the task is not of the type asked for, or of another version of it. It stays stored for its time.
+    /// serde's error is the [`source`](Error::source).
     WrongType {
         /// Its id.
         id: TaskId,

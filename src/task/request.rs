@@ -10,7 +10,9 @@ use super::record::{Failure, Letter, Record, milliseconds, now};
 use super::scope::{Caller, Scope, Scoped};
 use super::{Task, TaskContext, TaskError, TaskId, TaskState, Tasks, observe, scope};
 use crate::backend::{BackendError, Envelope, Priority};
-use serde_json::value::{RawValue, to_raw_value};
+use crate::json;
+use serde::ser::Error as _;
+use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::select;
@@ -53,10 +55,11 @@ impl Request {
         };
         let caller = tasks.caller();
         let id = TaskId::random();
-        let arguments = to_raw_value(task).map_err(|error| TaskError::Serialize {
+        let serialize = |error| TaskError::Serialize {
             task: T::NAME,
             error: Arc::new(error),
-        });
+        };
+        let arguments = json::to_raw_value(task).map_err(serialize);
         let limit = core.settings.max_task_bytes;
         let letter = arguments.and_then(|arguments| {
             let size = arguments.get().len();
@@ -74,6 +77,7 @@ impl Request {
                     task: T::NAME,
                 });
             }
+            check_readable::<T>(&arguments).map_err(serialize)?;
             let created = now();
             Ok(Letter {
                 id: id.clone(),
@@ -190,6 +194,16 @@ impl Request {
                 })
             }),
         }
+    }
+}
+
+/// Checks that the type reads what it has written: no worker could read it otherwise.
+fn check_readable<T: Task>(arguments: &RawValue) -> serde_json::Result<()> {
+    match serde_json::from_str::<T>(arguments.get()) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(serde_json::Error::custom(format_args!(
+            "it cannot be read again: {error}"
+        ))),
     }
 }
 
@@ -314,6 +328,7 @@ async fn here(
                 let is_conflict = failure.is_conflict();
                 (failure.into_error(), is_conflict)
             }
+            RunError::Unreadable(error) => (Arc::new(error), false),
             RunError::Panicked(message) => (Arc::new(panicked(&message)), false),
         };
         TaskError::Failed {
