@@ -11,6 +11,7 @@ mod task;
 mod encoding;
 mod numbers;
 mod unreadable;
+mod unreadable_signals;
 mod unreadable_store;
 
 procspawn::enable_test_support!();
