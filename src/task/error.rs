@@ -39,6 +39,11 @@ pub enum TaskError {
         /// The id.
         id: TaskId,
     },
+    /// The id that was given belongs to a task with other arguments. It was not submitted.
+    OtherArguments {
+        /// The id.
+        id: TaskId,
+    },
     /// Nothing is known of such a task: there was none, or its time is over.
     NotFound {
         /// Its id.
@@ -144,6 +149,9 @@ impl fmt::Display for TaskError {
                 write!(f, "task service `{service}` does not know tasks `{task}`")
             }
             Self::IdInUse { id } => write!(f, "the id `{id}` belongs to another task"),
+            Self::OtherArguments { id } => {
+                write!(f, "the id `{id}` belongs to a task with other arguments")
+            }
             Self::NotFound { id } => write!(f, "nothing is known of a task `{id}`"),
             Self::Failed { id, task, .. } => write!(f, "task `{task}` failed (id `{id}`)"),
             Self::Dead {

@@ -160,6 +160,7 @@ mod dead;
 mod definition;
 mod error;
 mod failure;
+mod fingerprint;
 mod follow;
 #[doc = include_str!("guide.md")]
 pub mod guide {}

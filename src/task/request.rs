@@ -216,7 +216,8 @@ async fn submit(
 ) -> Result<(), TaskError> {
     let core = tasks.core();
     let id = &letter.id;
-    if core.records.create(id, &Record::new(letter)).await? {
+    let record = Record::new(letter);
+    if core.records.create(id, &record).await? {
         let enqueued = core.enqueue(letter, delay, priority).await;
         if let Err(error) = enqueued {
             // Otherwise it may be in the queue, and whoever submits it again finds it.
@@ -235,6 +236,10 @@ async fn submit(
         && found.principal == letter.principal;
     if !is_same {
         return Err(TaskError::IdInUse { id: id.clone() });
+    }
+    // Earlier versions of this crate have stored none.
+    if found.fingerprint.is_some() && found.fingerprint != record.fingerprint {
+        return Err(TaskError::OtherArguments { id: id.clone() });
     }
     if found.state == TaskState::Queued && found.attempt == 0 {
         // Who has stored it may not have come to enqueue it. If so, the queue knows it.

@@ -1,6 +1,8 @@
 //! Values that travel: what JSON would alter, what another version cannot read, and ids that belong to other arguments.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../nats/mod.rs"]
+mod nats;
 #[path = "../support/operation.rs"]
 mod operation;
 #[path = "../support/mod.rs"]
@@ -9,6 +11,7 @@ mod support;
 mod task;
 
 mod encoding;
+mod ids;
 mod numbers;
 mod unreadable;
 mod unreadable_signals;
