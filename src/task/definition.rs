@@ -2,7 +2,7 @@ use super::{TaskContext, TaskFailure};
 use crate::{json, panic};
 use futures_util::future::BoxFuture;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
 use serde_json::value::RawValue;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -78,9 +78,20 @@ pub(super) fn run<T: Task>(
     context: TaskContext,
 ) -> BoxFuture<'static, Ran> {
     Box::pin(async move {
-        let task: T = serde_json::from_str(arguments.get()).map_err(RunError::Unreadable)?;
+        let task: T = read(&arguments).map_err(RunError::Unreadable)?;
         let output = task.run(context).await.map_err(RunError::Failed)?;
         json::to_raw_value(&output).map_err(|error| RunError::Failed(error.into()))
+    })
+}
+
+/// Reads arguments. A panic of `Deserialize` is an error like others: the task has not begun.
+pub(super) fn read<T: Task>(arguments: &RawValue) -> serde_json::Result<T> {
+    let read = || serde_json::from_str(arguments.get());
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
+        let text = panic::text(&*panic).unwrap_or_default();
+        Err(serde_json::Error::custom(format_args!(
+            "it panicked: {text}"
+        )))
     })
 }
 

@@ -3,7 +3,7 @@
 use super::cancel::CancelOnDrop;
 use super::context::{Shared, StopOnDrop};
 use super::core::Core;
-use super::definition::{Run, RunError, catch, run};
+use super::definition::{Run, RunError, catch, read, run};
 use super::failure::Reported;
 use super::follow::{OnReport, follow_here};
 use super::record::{Failure, Letter, Record, milliseconds, now};
@@ -199,12 +199,10 @@ impl Request {
 
 /// Checks that the type reads what it has written: no worker could read it otherwise.
 fn check_readable<T: Task>(arguments: &RawValue) -> serde_json::Result<()> {
-    match serde_json::from_str::<T>(arguments.get()) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(serde_json::Error::custom(format_args!(
-            "it cannot be read again: {error}"
-        ))),
-    }
+    let unreadable = |error| format!("it cannot be read again: {error}");
+    let read: serde_json::Result<T> = read(arguments);
+    read.map(drop)
+        .map_err(|error| serde_json::Error::custom(unreadable(error)))
 }
 
 /// Stores the task, then enqueues it: a worker that has it finds it in the store.

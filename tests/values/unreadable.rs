@@ -167,6 +167,49 @@ async fn an_output_that_cannot_be_read_stays_for_a_version_that_can() {
     assert_eq!(mended.output(&called).await.unwrap().year, 7);
 }
 
+/// What some versions do not expect.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+struct Picky(u32);
+
+impl From<Picky> for u32 {
+    fn from(Picky(number): Picky) -> Self {
+        number
+    }
+}
+
+impl TryFrom<u32> for Picky {
+    type Error = &'static str;
+
+    fn try_from(number: u32) -> Result<Self, Self::Error> {
+        assert!(number < 10, "numbers have one digit");
+        Ok(Self(number))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_while_arguments_are_read_keeps_them() {
+    let backend = Backend::memory();
+    let old = Version::<u32>::of(&backend);
+    let id = old.submit(12).await;
+    let picky = Version::<Picky>::of(&backend);
+    let worker = picky.tasks.work().unwrap();
+    let error = picky.output(&id).await.map(drop).unwrap_err();
+    assert!(matches!(error, TaskError::Dead { .. }), "{error:?}");
+    let text = chain(&error);
+    let reason = "cannot read the arguments of task `report`: it panicked: numbers have one digit";
+    assert!(text.contains(reason), "{text}");
+    assert!(worker.drain(SECOND).await);
+
+    let submit = picky.tasks.service("main").submit(Report(Picky(12)));
+    let error = submit.await.unwrap_err();
+    assert!(matches!(error, TaskError::Serialize { .. }), "{error:?}");
+
+    let _worker = old.tasks.work().unwrap();
+    old.tasks.service("main").send_again(&id).await.unwrap();
+    assert_eq!(old.output(&id).await.unwrap(), 12);
+}
+
 /// What it writes it does not read.
 #[derive(Serialize, Deserialize)]
 struct Lost {
