@@ -152,7 +152,7 @@ async fn an_output_that_cannot_be_read_stays_for_a_version_that_can() {
         assert!(matches!(error, TaskError::WrongType { .. }), "{error:?}");
         assert!(chain(&error).contains("missing field `format`"));
     }
-    // One who calls cannot read it, either.
+    // A call cannot read its output, either.
     let service = new.tasks.service("main");
     let format = String::new();
     let call = service.call(Report(New { year: 7, format }));

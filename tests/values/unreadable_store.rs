@@ -44,7 +44,7 @@ async fn a_result_that_cannot_be_read_stays_for_a_version_that_can() {
         put(other.into()).await;
         let answers = [
             app.get(&format!("{path}/result")).await,
-            // One who sends the request again.
+            // The request is sent again.
             app.ask("POST /", &headers).await,
         ];
         for answer in answers {
