@@ -93,8 +93,8 @@
 //! 9. The output is stored before the queue is told, and kept for a
 //!    [time to live](TasksBuilder::result_time_to_live).
 //! 10. A task that cannot be serialised, or not so that it can be read again, that is too large or is not known to its
-//!     service fails where it is submitted. An output that cannot be read is an error of the call that reads it, and stays
-//!     stored for others.
+//!     service fails where it is submitted. An output that cannot be read is an error of the call that reads it, and
+//!     stays stored for others.
 //! 11. The truth is in the store. The bus makes it fast; what it loses is found by a
 //!     [poll](TasksBuilder::poll_interval).
 //!
