@@ -118,12 +118,13 @@ impl TaskError {
         )
     }
 
-    /// The status of a response that stands for this error: 404 for a task of which nothing is known, 503 where the
-    /// backend fails, 504 for a call that has timed out, else 500.
+    /// The status of a response that stands for this error: 404 for a task of which nothing is known, 409 for an id that
+    /// belongs to another task or to other arguments, 503 where the backend fails, 504 for a call that has timed out, else 500.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
             Self::NotFound { .. } => StatusCode::NOT_FOUND,
+            Self::IdInUse { .. } | Self::OtherArguments { .. } => StatusCode::CONFLICT,
             Self::Backend { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
