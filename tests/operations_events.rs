@@ -280,7 +280,7 @@ async fn section_5_ids_agree_between_machines() {
         "{far:?}"
     );
     let half = near[near.len() / 2].id;
-    // Whoever reconnects to the other machine goes on where it was.
+    // A client that reconnects to the other machine goes on where it was.
     let rest = Events::open(&there, &path, Some(half)).await.rest().await;
     assert_eq!(rest.len(), 1);
     assert_eq!(rest[0].id, near.last().unwrap().id);

@@ -82,7 +82,7 @@ struct Events {
 }
 
 impl Events {
-    /// The next event or comment. It has the newest state, however long nobody has asked for it.
+    /// The next event or comment. An event has the newest state, however long the client has not read.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             if self.is_over {
@@ -95,7 +95,7 @@ impl Events {
                         return Some(self.event(&record));
                     }
                 }
-                // It was removed, or its time is over: who connects again is told so.
+                // It was removed or has expired. A client that connects again gets 404 or 410.
                 Ok(None) => return None,
                 // The stream goes on: the next news or heartbeat may fare better.
                 Err(error) => observe::backend_failed(&self.key, &error),
@@ -106,11 +106,11 @@ impl Events {
             let settings = &self.core.settings;
             select! {
                 () = self.news.changed() => {}
-                // Nobody tells of the end of a lease.
+                // The end of a lease is not announced.
                 () = sleep(settings.heartbeat.min(settings.lease)) => {
                     return Some(Bytes::from_static(b":\n\n"));
                 }
-                // Another process answers who connects again.
+                // A client that connects again reaches another process.
                 () = Phase::given_up(&mut self.phase) => return None,
             }
         }

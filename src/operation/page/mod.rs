@@ -80,7 +80,7 @@ pub struct PageLinks<'a> {
 pub struct ErrorContext<'a> {
     /// The status of the response.
     pub status: StatusCode,
-    /// Whether the operation was cancelled, which is no error to who has done so. The status is 410 then.
+    /// Whether the operation was cancelled, which is no error to the user. The status is 410 then.
     pub is_canceled: bool,
     /// How long to wait before it makes sense to try again.
     pub retry_after: Option<Duration>,
