@@ -10,8 +10,8 @@
 //! lasts: seven pages that follow one each would leave none for the rest of the site. Therefore at most two visible
 //! pages of an origin have a stream at the same time. They agree on this by the browser's Web Locks, which insecure
 //! origins other than `localhost` do not have. All other pages poll: visible pages at the interval of
-//! [`PageContext::refresh`], hidden pages at that interval or every 5 s, whichever is longer, and a page that is shown
-//! asks at once. A page of one's own that opens [`PageLinks::events`] needs a bound too.
+//! [`PageContext::refresh`], hidden pages at that interval or every 5 s, whichever is longer. A page that is shown
+//! again catches up at once. A page of one's own that opens [`PageLinks::events`] needs a bound too.
 //!
 //! # Security
 //!
