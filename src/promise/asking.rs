@@ -147,12 +147,31 @@ impl Promises {
             .map(drop)
     }
 
-    /// Reads the result, or [hands the body](Self::submit_body) to the promise if nobody has.
+    /// Reads the result, or [hands the body](Self::submit_body) to a new promise of this name.
     ///
     /// # Errors
     ///
     /// Those of [`result_or_submit`](Self::result_or_submit), where [`Rejected`](PromiseError::Rejected) includes
     /// those of [`submit_body`](Self::submit_body).
+    pub fn result_or_submit_body<T, F>(
+        &self,
+        key: impl IntoKey<T>,
+        make: impl FnOnce(RequestBody) -> F,
+    ) -> Result<T, PromiseError>
+    where
+        T: Clone + Send + Sync + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.read_or(key.into_key(), |key, _| {
+            self.register_body(key, Demand::Missed, |body| make(body).map(Ok))
+        })
+    }
+
+    /// [`result_or_submit_body`](Self::result_or_submit_body) for a future that can fail.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`result_or_submit_body`](Self::result_or_submit_body).
     pub fn result_or_try_submit_body<T, E, F>(
         &self,
         key: impl IntoKey<T>,

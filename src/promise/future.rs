@@ -11,10 +11,12 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use std::any::type_name;
 use std::fmt;
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
@@ -22,6 +24,7 @@ pin_project! {
     /// Response future for [`PromiseService`](super::PromiseService).
     ///
     /// It holds all there is of a request: dropping it drops the running pass and every promise.
+    #[must_use = "futures do nothing unless polled"]
     pub struct PromiseFuture<S, B, H>
     where
         S: Service<Request<ReplayBody<B>>>,
@@ -37,6 +40,8 @@ pin_project! {
         #[pin]
         deadline: Option<Sleep>,
         is_final_pass: bool,
+        // The next poll begins with the promises, not with the inner service.
+        promises_first: bool,
         settings: Arc<Settings<H>>,
     }
 }
@@ -97,6 +102,7 @@ where
             observed,
             deadline: settings.timeout.map(sleep),
             is_final_pass: false,
+            promises_first: false,
             settings,
         }
     }
@@ -116,6 +122,10 @@ where
             let timeout = this.settings.promise_timeout;
             match this.state.as_mut().project() {
                 StateProj::Calling { future } => {
+                    let promises_first = mem::take(this.promises_first);
+                    if promises_first {
+                        let _ = promises.drive(this.running, timeout, this.observed, cx);
+                    }
                     let polled = {
                         let _span = this.observed.enter_pass();
                         let _scope = current::enter(promises.clone());
@@ -127,8 +137,12 @@ where
                             None => continue,
                         }
                     }
-                    // Those that start early.
+                    // Promises that start early.
                     let _ = promises.drive(this.running, timeout, this.observed, cx);
+                    // An inner service that is always ready leaves nothing to the promises, nor they to it. So
+                    // they take turns.
+                    *this.promises_first =
+                        !promises_first && !this.running.is_empty() && !has_budget_remaining();
                 }
                 StateProj::Settling => {
                     if promises

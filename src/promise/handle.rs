@@ -4,7 +4,7 @@ use super::error::PromiseError;
 use super::layer::Settings;
 use super::registry::{Found, Registry, Vacancy};
 use super::slot::Type;
-use super::{IntoKey, Key, PromiseResults, current};
+use super::{AnyKey, IntoKey, Key, MissingPromiseLayer, PromiseResults, current};
 use crate::body::Detach;
 use std::fmt;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ use std::sync::Arc;
 /// let promises = Promises::with_results(PromiseResults::new());
 /// title(&promises);
 /// assert_eq!(promises.keys(), ["unread"]);
-/// assert!(promises.is_pending());
+/// assert!(promises.will_discard());
 ///
 /// // What it does with the answer:
 /// let promises = Promises::with_results(PromiseResults::new().value("unread", 7_u32));
@@ -110,6 +110,25 @@ impl Promises {
         current::get()
     }
 
+    /// [`current`](Self::current), with an error that says which layer is missing.
+    ///
+    /// ```
+    /// use tower_promises::{BoxError, Promises};
+    ///
+    /// fn greeting() -> Result<String, BoxError> {
+    ///     let promises = Promises::try_current()?;
+    ///     Ok(promises.result_or_submit("name", async || "Ferris".to_owned())?)
+    /// }
+    /// # assert!(greeting().unwrap_err().to_string().contains("`PromiseLayer`"));
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`MissingPromiseLayer`] where [`current`](Self::current) is `None`.
+    pub fn try_current() -> Result<Self, MissingPromiseLayer> {
+        Self::current().ok_or(MissingPromiseLayer)
+    }
+
     /// Runs `f` with this handle as [`Promises::current`].
     pub fn scope<R>(&self, f: impl FnOnce() -> R) -> R {
         let _scope = current::enter(self.clone());
@@ -118,7 +137,7 @@ impl Promises {
 
     /// A handle for testing a handler without a server. It is not run by anything: what is
     /// [submitted](Self::submit) to it stays pending, which shows in [`keys`](Self::keys) and
-    /// [`is_pending`](Self::is_pending). Only [`resolve`](Self::resolve) runs promises, where it is awaited.
+    /// [`will_discard`](Self::will_discard). Only [`resolve`](Self::resolve) runs promises, where it is awaited.
     #[must_use]
     pub fn with_results(results: PromiseResults) -> Self {
         let registry = Registry::with_settled(results.into_slots());
@@ -157,8 +176,8 @@ impl Promises {
     /// A transaction layer between [`PromiseLayer`](super::PromiseLayer) and the handler asks this after
     /// the inner call, and rolls back if so.
     #[must_use]
-    pub fn is_pending(&self) -> bool {
-        self.registry.is_pending()
+    pub fn will_discard(&self) -> bool {
+        self.registry.will_discard()
     }
 
     /// The names of all promises of the request, settled or not, in the order they were submitted.
@@ -202,23 +221,23 @@ impl Promises {
     /// [`PromiseError::Cancelled`]. It asks for no further pass.
     ///
     /// Returns whether there was a pending promise of this name.
-    pub fn cancel(&self, key: impl Into<Key>) -> bool {
-        self.registry.cancel(&key.into())
+    pub fn cancel(&self, key: impl AnyKey) -> bool {
+        self.registry.cancel(&key.into_any_key())
     }
 
     /// Forgets a settled promise, so that its name can be submitted again.
     ///
     /// Returns whether there was a settled promise of this name. Clearing and submitting in every pass
     /// never ends before [`max_passes`](super::PromiseLayer::max_passes).
-    pub fn clear(&self, key: impl Into<Key>) -> bool {
-        self.registry.clear(&key.into())
+    pub fn clear(&self, key: impl AnyKey) -> bool {
+        self.registry.clear(&key.into_any_key())
     }
 
     /// Forgets a promise whatever its state: [`cancel`](Self::cancel), then [`clear`](Self::clear).
     ///
     /// Returns whether there was a promise of this name.
-    pub fn reset(&self, key: impl Into<Key>) -> bool {
-        self.registry.reset(&key.into())
+    pub fn reset(&self, key: impl AnyKey) -> bool {
+        self.registry.reset(&key.into_any_key())
     }
 
     /// Publishes the response of this pass, whatever is pending. Promises that have not settled by the

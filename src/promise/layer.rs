@@ -4,7 +4,6 @@ use crate::blocking::BlockingPool;
 use crate::body::{DEFAULT_MAX_BYTES, ReplayBody, ReplayError};
 #[cfg(feature = "spool")]
 use crate::body::{DEFAULT_MAX_SPOOL_BYTES, Spool};
-use http::Response;
 use http_body::Body;
 use std::any::type_name;
 use std::fmt;
@@ -13,12 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tower_layer::Layer;
-
-/// How many passes a request may have unless you say otherwise.
-pub const DEFAULT_MAX_PASSES: usize = 16;
-
-/// How many promises a request may have unless you say otherwise.
-pub const DEFAULT_MAX_PROMISES: usize = 1024;
 
 /// Layer that applies the [`PromiseService`] middleware.
 ///
@@ -94,8 +87,8 @@ impl Default for PromiseLayer {
 impl Default for Settings<DefaultResponseForRejection> {
     fn default() -> Self {
         Self {
-            max_passes: DEFAULT_MAX_PASSES,
-            max_promises: DEFAULT_MAX_PROMISES,
+            max_passes: 16,
+            max_promises: 1024,
             max_body_bytes: DEFAULT_MAX_BYTES,
             #[cfg(feature = "spool")]
             spool_dir: None,
@@ -113,7 +106,7 @@ impl Default for Settings<DefaultResponseForRejection> {
 }
 
 impl<H> PromiseLayer<H> {
-    /// Sets how many passes a request may have. Default [`DEFAULT_MAX_PASSES`].
+    /// Sets how many passes a request may have. Default 16.
     ///
     /// A request whose last pass asks for yet another promise is
     /// [rejected](super::Rejection::TooManyPasses). 2 gives strictly two passes. Values below 1 count as 1.
@@ -122,8 +115,7 @@ impl<H> PromiseLayer<H> {
         self
     }
 
-    /// Sets how many promises a request may have, in all its passes together. Default
-    /// [`DEFAULT_MAX_PROMISES`].
+    /// Sets how many promises a request may have, in all its passes together. Default 1024.
     ///
     /// One more is not submitted, and the request is [rejected](super::Rejection::TooManyPromises) when the
     /// pass ends.
@@ -132,8 +124,8 @@ impl<H> PromiseLayer<H> {
         self
     }
 
-    /// Sets how many bytes of the request body are kept for later passes. Default
-    /// [`DEFAULT_MAX_BYTES`], 2 MiB.
+    /// Sets how many bytes of the request body are kept for later passes. Default 2 MiB, which is
+    /// what axum's extractors accept by default.
     ///
     /// It bounds memory, not what a handler may read. With a `spool_dir` (feature `spool`) the body goes on in
     /// a file; otherwise a request of which more was read when promises are
@@ -167,8 +159,7 @@ impl<H> PromiseLayer<H> {
         self
     }
 
-    /// Sets how many bytes of one body may go to its temporary file. Default
-    /// [`DEFAULT_MAX_SPOOL_BYTES`], 64 MiB. Without a [`spool_dir`](Self::spool_dir) it means nothing.
+    /// Sets how many bytes of one body may go to its temporary file. Default 64 MiB. Without a [`spool_dir`](Self::spool_dir) it means nothing.
     ///
     /// They come on top of [`max_body_bytes`](Self::max_body_bytes), and the disk needs room for as many
     /// files as there are requests at the same time. A request of which more was read when promises are
@@ -220,26 +211,25 @@ impl<H> PromiseLayer<H> {
 
     /// Sets how a request is answered that the layer rejects.
     ///
-    /// The default answers `application/problem+json` if the response body is `From<Bytes>`. For a body that
-    /// is only `Default` there is [`empty_response`](super::empty_response). In any case the layer adds the
-    /// [`Rejection`] to the extensions of the response.
+    /// It takes any [`ResponseForRejection`](super::ResponseForRejection), closures among them. The
+    /// [default](DefaultResponseForRejection) answers `application/problem+json` if the response body is
+    /// `From<Bytes>`. For a body that is only `Default` there is
+    /// [`EmptyResponseForRejection`](super::EmptyResponseForRejection). For a body that is neither, as those of some
+    /// layers inside are, put tower-http's `MapResponseBodyLayer::new(Body::new)` between. In any case the layer adds
+    /// the [`Rejection`] to the extensions of the response.
     ///
     /// ```
     /// use http::Response;
-    /// use tower_promises::PromiseLayer;
+    /// use tower_promises::{PromiseLayer, Rejection};
     ///
-    /// let layer = PromiseLayer::new().on_rejection(|rejection| {
+    /// let layer = PromiseLayer::new().on_rejection(|rejection: Rejection| {
     ///     let mut response = Response::new(format!("sorry: {}", rejection.status()));
     ///     *response.status_mut() = rejection.status();
     ///     response
     /// });
     /// # let _ = layer;
     /// ```
-    // The bound is there so that a closure need not spell out the type of its argument.
-    pub fn on_rejection<F, B>(self, on_rejection: F) -> PromiseLayer<F>
-    where
-        F: Fn(Rejection) -> Response<B>,
-    {
+    pub fn on_rejection<T>(self, on_rejection: T) -> PromiseLayer<T> {
         let settings = self.settings;
         PromiseLayer {
             settings: Settings {

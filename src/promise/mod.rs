@@ -71,7 +71,7 @@
 //! # Pitfalls
 //!
 //! - **The handler runs twice.** What stands before a promise runs in every pass. Reading is fine; writing
-//!   belongs after the last promise, into a transaction (see [`Promises::is_pending`]), or is undone by
+//!   belongs after the last promise, into a transaction (see [`Promises::will_discard`]), or is undone by
 //!   [`Promises::on_discard`].
 //! - **A read that removes is a write.** A flash message, a one-time token or the head of a queue is gone after the
 //!   first pass. See [one-time reads](self#one-time-reads).
@@ -211,15 +211,17 @@ mod service;
 mod slot;
 mod waiters;
 
-pub use error::{OrPending, PromiseError, SubmitError};
+pub use error::{MissingPromiseLayer, OrPending, PromiseError, SubmitError};
 pub use future::PromiseFuture;
 pub use handle::Promises;
-pub use key::{IntoKey, Key, PromiseKey};
-pub use layer::{DEFAULT_MAX_PASSES, DEFAULT_MAX_PROMISES, OnTimeout, PromiseLayer, Start};
+pub use key::{AnyKey, IntoKey, Key, PromiseKey};
+pub use layer::{OnTimeout, PromiseLayer, Start};
 #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
 pub use observe::PromiseOutcome;
 #[cfg(feature = "server-timing")]
 pub use observe::{PassTiming, Passes, PromiseTiming};
-pub use rejection::{DefaultResponseForRejection, Rejection, ResponseForRejection, empty_response};
+pub use rejection::{
+    DefaultResponseForRejection, EmptyResponseForRejection, Rejection, ResponseForRejection,
+};
 pub use results::PromiseResults;
 pub use service::PromiseService;

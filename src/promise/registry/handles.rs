@@ -144,7 +144,7 @@ impl Registry {
             }
         };
         let body = match body {
-            RequestBodyState::Here(None) => RequestBody::empty(),
+            RequestBodyState::Here(None) => RequestBody::default(),
             RequestBodyState::Taken => return Err(SubmitError::BodyTaken { key }),
             RequestBodyState::Here(Some(body)) => match Arc::clone(&body).detach() {
                 Some(body) => body,
@@ -339,7 +339,7 @@ impl Registry {
         }
     }
 
-    pub(in crate::promise) fn is_pending(&self) -> bool {
+    pub(in crate::promise) fn will_discard(&self) -> bool {
         !matches!(lock(&self.state).verdict(), Verdict::Publish)
     }
 
