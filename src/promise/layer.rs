@@ -90,7 +90,8 @@ impl<H> PromiseLayer<H> {
         self
     }
 
-    /// Sets how many bytes of one body may go to its temporary file. Default 64 MiB. Without a [`spool_dir`](Self::spool_dir) it means nothing.
+    /// Sets how many bytes of one body may go to its temporary file. Default 64 MiB. Without a
+    /// [`spool_dir`](Self::spool_dir) it means nothing.
     ///
     /// They come on top of [`max_body_bytes`](Self::max_body_bytes), and the disk needs room for as many
     /// files as there are requests at the same time. A request of which more was read when promises are
