@@ -3,31 +3,31 @@ use super::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::BuildHasher;
 
-/// Up to so many names are looked for one by one, and there is room for them from the start: 1 KiB.
+/// Up to this many names are searched linearly. The list has room for them from the start, which takes 1 KiB.
 const FEW: usize = 16;
 
-/// The promises of a request in the order in which they came.
+/// The promises of a request, in the order of submission.
 pub(super) struct Entries {
-    /// With the places of those that have been removed, so that the others stay where they are.
+    /// Removed promises leave a gap, so that the positions of the others do not change.
     list: Vec<Listed>,
-    /// Where in the list the names are, once that has more than a [`FEW`].
+    /// The positions of the names in the list. Empty while the list has at most [`FEW`] places.
     index: HashTable<usize>,
     hasher: DefaultHashBuilder,
-    /// Where the next one is looked for first: handlers ask for the same things in the same order in each pass.
+    /// The position to check first: handlers request the same names in the same order in each pass.
     next: usize,
 }
 
-/// That a name is missing, and what its look-up has found out.
+/// Proof that a name is missing, with the findings of the look-up.
 #[derive(Clone, Copy, Default)]
 pub(in crate::promise) struct Vacancy {
-    /// How many places the list had.
+    /// The number of places in the list at that time.
     places: usize,
-    /// `None` if the list was empty, and nothing was to be looked for.
+    /// `None` if the list was empty, so that no hash was needed.
     hash: Option<u64>,
 }
 
 impl Vacancy {
-    /// Whether it is one of this list, to which nothing has been added since.
+    /// Whether it belongs to a list that has not grown since.
     pub(super) fn is_of(self, entries: Option<&Entries>) -> bool {
         self.places == entries.map_or(0, |entries| entries.list.len())
     }
@@ -87,12 +87,12 @@ impl Entries {
         entry.ok_or(Vacancy::default())
     }
 
-    /// The next pass begins, and is expected to ask for the first one first.
+    /// Expects the first name next, because a new pass begins.
     pub(super) fn rewind(&mut self) {
         self.next = 0;
     }
 
-    /// Adds a name that is not there.
+    /// Adds an entry whose name is not in use.
     pub(super) fn insert(&mut self, entry: Entry, vacancy: Vacancy) -> &mut Entry {
         let position = self.list.len();
         let hash = match vacancy.hash {
@@ -109,16 +109,16 @@ impl Entries {
                     .insert_unique(list[position].hash, position, hash_of);
             }
         }
-        // What is asked for next is most likely a name that is not there either.
+        // The next name is most likely missing, too.
         self.next = position + 1;
         self.list[position].entry.insert(entry)
     }
 
-    /// Its place stays, so it counts among those that there have been.
+    /// Removes an entry. Its place in the list remains.
     pub(super) fn remove(&mut self, key: &Key) -> Option<Entry> {
         let position = self.position(key).ok()?;
         let hash = self.list[position].hash;
-        // A name that comes and goes must not make all look-ups of it longer.
+        // A name that is removed and added repeatedly must not make each of its look-ups slower.
         if let Ok(indexed) = self.index.find_entry(hash, |&other| other == position) {
             indexed.remove();
         }
