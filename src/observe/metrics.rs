@@ -126,11 +126,7 @@ fn describe_all() {
         Unit::Bytes,
         "Bytes of request bodies kept in memory for a later pass, without those for a file."
     );
-    describe_counter!(
-        REJECTIONS,
-        Unit::Count,
-        "Rejected requests, by reason."
-    );
+    describe_counter!(REJECTIONS, Unit::Count, "Rejected requests, by reason.");
 }
 
 fn begin() {

@@ -96,7 +96,6 @@ impl<H> PromiseLayer<H> {
     /// The limit is in addition to [`max_body_bytes`](Self::max_body_bytes). The disk needs room for one file for each
     /// concurrent request. A request of which more bytes were read is [rejected](super::Rejection::BodyTooLarge) if
     /// promises are pending at the end of the pass.
-    /// pending is [rejected](super::Rejection::BodyTooLarge).
     #[cfg(feature = "spool")]
     pub fn max_spool_bytes(mut self, bytes: u64) -> Self {
         self.settings.max_spool_bytes = bytes;
@@ -108,20 +107,20 @@ impl<H> PromiseLayer<H> {
         self.settings.start = start;
         self
     }
-/// Sets how long each promise may take from its start. By default a promise may take as long as the request.
-///
-/// A promise that takes longer is dropped and reads as [`TimedOut`](super::PromiseError::TimedOut). The handler
-/// decides how to respond.
-    /// about it is up to the handler.
+
+    /// Sets how long each promise may take from its start. By default a promise may take as long as the request.
+    ///
+    /// A promise that takes longer is dropped and reads as [`TimedOut`](super::PromiseError::TimedOut). The handler
+    /// decides how to respond.
     pub fn promise_timeout(mut self, timeout: Duration) -> Self {
         self.settings.promise_timeout = Some(timeout);
         self
     }
-/// Sets how long a request may take, with all passes and promises. By default there is no limit, and a request ends
-/// when the client disconnects.
-///
-/// [`on_timeout`](Self::on_timeout) sets what happens then.
-    /// [`on_timeout`](Self::on_timeout) says what happens then.
+
+    /// Sets how long a request may take, with all passes and promises. By default there is no limit, and a request ends
+    /// when the client disconnects.
+    ///
+    /// [`on_timeout`](Self::on_timeout) sets what happens then.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.settings.timeout = Some(timeout);
         self
@@ -133,23 +132,23 @@ impl<H> PromiseLayer<H> {
         self.settings.on_timeout = on_timeout;
         self
     }
-/// Sets the pool that runs blocking promises. By default each layer has its own pool with the
-/// [default limits](crate::blocking#default-limits).
+
+    /// Sets the pool that runs blocking promises. By default each layer has its own pool with the
     /// [default limits](crate::blocking#default-limits).
     #[cfg(feature = "blocking")]
     pub fn blocking(mut self, pool: BlockingPool) -> Self {
         self.settings.pool = pool;
         self
     }
-/// Sets the response to a request that the layer rejects.
-///
-/// `on_rejection` is any [`ResponseForRejection`](super::ResponseForRejection), for example a closure. The
-/// [default](DefaultResponseForRejection) responds with `application/problem+json` if the response body is
-/// `From<Bytes>`. For a body that is only `Default`, use
-/// [`EmptyResponseForRejection`](super::EmptyResponseForRejection). For a body that is neither, such as the bodies of
-/// some inner layers, add tower-http's `MapResponseBodyLayer::new(Body::new)` inside this layer. In every case the
-/// layer adds the [`Rejection`] to the extensions of the response.
-    /// the [`Rejection`] to the extensions of the response.
+
+    /// Sets the response to a request that the layer rejects.
+    ///
+    /// `on_rejection` is any [`ResponseForRejection`](super::ResponseForRejection), for example a closure. The
+    /// [default](DefaultResponseForRejection) responds with `application/problem+json` if the response body is
+    /// `From<Bytes>`. For a body that is only `Default`, use
+    /// [`EmptyResponseForRejection`](super::EmptyResponseForRejection). For a body that is neither, such as the bodies
+    /// of some inner layers, add tower-http's `MapResponseBodyLayer::new(Body::new)` inside this layer. In every case
+    /// the layer adds the [`Rejection`] to the extensions of the response.
     ///
     /// ```
     /// use http::Response;

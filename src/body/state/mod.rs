@@ -52,7 +52,7 @@ enum Retention {
     /// Data could not be written to the temporary file.
     #[cfg(feature = "spool")]
     SpoolFailed,
-    }
+}
 
 /// The result for a reader that polls for a frame.
 #[derive(Clone, Copy, PartialEq)]
