@@ -187,7 +187,7 @@ impl BlockingPool {
     #[must_use]
     pub fn waiting(&self) -> usize {
         let mut state = lock(&self.shared.state);
-        state.forget_gone();
+        state.remove_cancelled();
         state.waiting
     }
 
@@ -253,7 +253,7 @@ impl BlockingPool {
             return Ok(receiver);
         }
         if state.waiting >= state.max_waiting {
-            state.forget_gone();
+            state.remove_cancelled();
         }
         if state.waiting >= state.max_waiting {
             return Err(Saturated {
@@ -319,7 +319,7 @@ impl State {
     }
 
     /// Removes the jobs whose promise was dropped.
-    fn forget_gone(&mut self) {
+    fn remove_cancelled(&mut self) {
         self.waiting = 0;
         for request in &mut self.requests {
             request.jobs.retain(|job| !job.is_closed());

@@ -74,11 +74,11 @@
 //!
 //! # Errors
 //!
-//! The error of a reader is a [`BoxError`](crate::BoxError) that holds a [`ReplayError`]. Its source is the error of
-//! the original body or of the file. An error of the original body has the same text as without the wrapper; to find
-//! its type, search the sources. There is one exception: if the original error is a [`LengthLimitError`], or is caused
-//! by one, every reader gets a [`LengthLimitError`], because servers such as axum recognise it by its type and respond
-//! with 413.
+//! The error of a reader is a [`BoxError`](crate::BoxError) that holds a [`ReplayError`]. If the original body or the
+//! file has failed, the source is the error of the body or of the file. An error of the original body has the same text
+//! as without the wrapper; to find its type, search the sources. There is one exception: if the original error is a
+//! [`LengthLimitError`], or is caused by one, every reader gets a [`LengthLimitError`], because servers such as axum
+//! recognise it by its type and respond with 413.
 //!
 //! # Cancel safety
 //!

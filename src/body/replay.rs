@@ -178,7 +178,8 @@ impl<B> ReplayBody<B> {
 
     /// Whether a new reader would get the whole body.
     ///
-    /// Returns `false`, permanently, once more bytes were read than may be kept, or bytes could not be kept.
+    /// Returns `false`, permanently, once more bytes were read than may be kept, bytes could not be kept, or a promise
+    /// has taken the body. After the request was answered, only a body that has not been read is replayable.
     #[must_use]
     pub fn is_replayable(&self) -> bool {
         match &self.shared {

@@ -49,7 +49,7 @@ pub(super) struct OneLine<'a>(pub(super) &'a str);
 impl fmt::Display for OneLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for character in self.0.chars() {
-            match ends_a_line(character) || turns_a_line(character) {
+            match is_control_or_line_end(character) || changes_direction(character) {
                 true => write!(f, "{}", character.escape_debug())?,
                 false => f.write_char(character)?,
             }
@@ -59,12 +59,12 @@ impl fmt::Display for OneLine<'_> {
 }
 
 /// Whether it is a line separator or a control character (ESC starts a terminal sequence).
-fn ends_a_line(character: char) -> bool {
+fn is_control_or_line_end(character: char) -> bool {
     character.is_control() || matches!(character, '\u{2028}' | '\u{2029}')
 }
 
 /// Whether it changes the display order of the characters that follow.
-fn turns_a_line(character: char) -> bool {
+fn changes_direction(character: char) -> bool {
     matches!(
         character,
         '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'

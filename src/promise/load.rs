@@ -279,7 +279,7 @@ impl<L: Loader> Loads<L> {
                 batch,
                 asked,
                 error,
-            }) if asked.stands_in(pass) => {
+            }) if asked.applies_in(pass) => {
                 asked.is_promised |= is_promised;
                 return Answer::Known(Err(PromiseError::Failed {
                     key: batch.clone(),
@@ -290,7 +290,7 @@ impl<L: Loader> Loads<L> {
                 asked.is_promised |= is_promised;
                 // A batch that is neither open nor a promise was cleared and loads nothing.
                 let is_open = state.open.as_ref() == Some(batch);
-                let stands = asked.stands_in(pass) && promises.registry().peek(batch).is_some();
+                let stands = asked.applies_in(pass) && promises.registry().peek(batch).is_some();
                 if is_open || (stands && ended != Some(batch)) {
                     return Answer::InBatch {
                         batch: batch.clone(),
@@ -419,7 +419,7 @@ impl<L: Loader> Drop for Batch<L> {
 
 impl Asked {
     /// Whether this pass reads the error of the batch instead of loading the key again.
-    fn stands_in(self, pass: usize) -> bool {
+    fn applies_in(self, pass: usize) -> bool {
         self.is_promised || self.pass == pass
     }
 }

@@ -27,7 +27,7 @@ impl Promises {
     }
 
     /// Whether the layer would discard the response of the current pass if the pass ended now, because the pass
-    /// requested a value that was missing.
+    /// requested a value that was missing or exceeded the limit of promises.
     ///
     /// A transaction layer between [`PromiseLayer`](super::PromiseLayer) and the handler calls this after the inner
     /// call, and rolls back if it returns `true`.

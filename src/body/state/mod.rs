@@ -109,7 +109,7 @@ impl<B> State<B> {
             Retention::All | Retention::Released => ReplayError::Released,
             Retention::Given => ReplayError::Superseded,
             Retention::Outgrown => ReplayError::TooLarge {
-                limit: self.limit_in_all(),
+                limit: self.total_limit(),
             },
             #[cfg(feature = "spool")]
             Retention::SpoolFailed => self.spool_failure(),
@@ -211,7 +211,7 @@ impl<B> State<B> {
 
     /// The largest number of bytes to keep.
     #[cfg(not(feature = "spool"))]
-    fn limit_in_all(&self) -> usize {
+    fn total_limit(&self) -> usize {
         self.limit
     }
 
@@ -254,7 +254,7 @@ where
             if let Source::Unread(body) = mem::replace(&mut self.source, Source::Ended) {
                 let least = body.size_hint().lower();
                 self.source = Source::Reading(Box::pin(body));
-                if self.retention == Retention::All && least > self.limit_in_all() as u64 {
+                if self.retention == Retention::All && least > self.total_limit() as u64 {
                     // A part of the body is useless for later readers, so it need not take memory.
                     self.outgrow();
                 }

@@ -30,7 +30,7 @@ impl<B> State<B> {
     }
 
     /// The largest number of bytes to keep, in memory and in the file.
-    pub(super) fn limit_in_all(&self) -> usize {
+    pub(super) fn total_limit(&self) -> usize {
         let in_file = self.spooling.as_ref().map_or(0, |s| s.spool.max_bytes);
         let in_file = usize::try_from(in_file).unwrap_or(usize::MAX);
         self.limit.saturating_add(in_file)

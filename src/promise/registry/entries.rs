@@ -4,13 +4,13 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::BuildHasher;
 
 /// Up to this many names are searched linearly. The list has room for them from the start, which takes 1 KiB.
-const FEW: usize = 16;
+const MAX_LINEAR: usize = 16;
 
 /// The promises of a request, in the order of submission.
 pub(super) struct Entries {
     /// Removed promises leave a gap, so that the positions of the others do not change.
     list: Vec<Listed>,
-    /// The positions of the names in the list. Empty while the list has at most [`FEW`] places.
+    /// The positions of the names in the list. Empty while the list has at most [`MAX_LINEAR`] places.
     index: HashTable<usize>,
     hasher: DefaultHashBuilder,
     /// The position to check first: handlers request the same names in the same order in each pass.
@@ -47,7 +47,7 @@ impl Listed {
 impl Default for Entries {
     fn default() -> Self {
         Self {
-            list: Vec::with_capacity(FEW),
+            list: Vec::with_capacity(MAX_LINEAR),
             index: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
             next: 0,
@@ -100,8 +100,8 @@ impl Entries {
             _ => self.hasher.hash_one(entry.key()),
         };
         self.list.push(Listed { hash, entry: None });
-        if position >= FEW {
-            let first = if position == FEW { 0 } else { position };
+        if position >= MAX_LINEAR {
+            let first = if position == MAX_LINEAR { 0 } else { position };
             let list = &self.list;
             for position in first..=position {
                 let hash_of = |&position: &usize| list[position].hash;
@@ -131,7 +131,7 @@ impl Entries {
             return Err(Vacancy::default());
         }
         let hash = self.hasher.hash_one(key);
-        let position = if places <= FEW {
+        let position = if places <= MAX_LINEAR {
             self.list.iter().position(|listed| listed.is(hash, key))
         } else {
             let is_it = |&position: &usize| self.list[position].is(hash, key);

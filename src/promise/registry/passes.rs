@@ -24,7 +24,7 @@ impl Registry {
         Verdict::Nothing
     }
 
-    /// Ends a pass whose outcome was discarded: runs its undo functions and starts its promises.
+    /// Ends a pass whose outcome was discarded: runs its undo functions and queues its promises to start.
     pub(in crate::promise) fn discard_pass(&self) {
         let undo = {
             let mut guard = lock(&self.state);

@@ -60,7 +60,7 @@ impl State {
     }
 
     /// Whether no promise was added since the look-up that returned this vacancy.
-    pub(super) fn is_still(&self, vacancy: Vacancy) -> bool {
+    pub(super) fn is_unchanged_since(&self, vacancy: Vacancy) -> bool {
         let ledger = self.ledger.as_ref();
         vacancy.is_of(ledger.map(|ledger| &ledger.entries))
     }

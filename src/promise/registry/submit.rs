@@ -107,7 +107,7 @@ impl Registry {
         if !state.is_current(pass) {
             return Err(SubmitError::Ended { key: key.clone() });
         }
-        if !state.is_still(vacancy) {
+        if !state.is_unchanged_since(vacancy) {
             if let Some(entry) = state.entry_mut(key) {
                 return entry.admit_again(wanted, demand);
             }
