@@ -1,7 +1,7 @@
-//! How much memory an upload of 1 GiB takes that a promise reads with `submit_body`: `cargo bench --bench upload`.
+//! Measures the memory of an upload of 1 GiB that a promise reads with `submit_body`: `cargo bench --bench upload`.
 //!
-//! A client sends over a socket as fast as the server takes it. The bench prints what the process has
-//! resident at most, before and after, and how long it took. `UPLOAD_MIB` sets another size.
+//! A client sends over a socket as fast as the server reads. The bench prints the peak resident memory of the process
+//! before and after the upload, and the duration. `UPLOAD_MIB` sets another size.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use axum::Router;
@@ -23,7 +23,7 @@ async fn size(promises: Promises) -> Result<String, PromiseError> {
     Ok(size.to_string())
 }
 
-/// The most memory that was resident so far, in KiB.
+/// The peak resident memory so far, in KiB.
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

@@ -15,7 +15,7 @@ use tower::ServiceBuilder;
 use tower_promises::body::ReplayBody;
 use tower_promises::{BoxError, PromiseLayer, Promises};
 
-/// A service that takes its time: it says which language a text is in.
+/// A slow service that detects the language of a text.
 async fn detect_language(text: String) -> Result<&'static str, BoxError> {
     tokio::time::sleep(Duration::from_millis(300)).await;
     match text.split_whitespace().next() {
@@ -25,7 +25,7 @@ async fn detect_language(text: String) -> Result<&'static str, BoxError> {
     }
 }
 
-/// The error of the first pass, `Err(Pending)`, is thrown away. An error of the second one is not.
+/// The layer discards the error of the first pass, `Err(Pending)`. It returns an error of the second pass.
 async fn handle(request: Request<ReplayBody<Incoming>>) -> Result<Response<Full<Bytes>>, BoxError> {
     let promises = request.extensions().get::<Promises>().cloned();
     let promises = promises.ok_or("PromiseLayer is missing")?;

@@ -1,5 +1,5 @@
-//! A list page whose rows ask for their author and their tags, each by itself. Loaders turn that into three
-//! queries, where one for each question would be 1 + 2n.
+//! A list page whose rows request their author and their tags, each row by itself. Loaders turn that into three queries
+//! instead of 1 + 2n.
 //!
 //! Start it with `cargo run --example library`.
 
@@ -18,7 +18,7 @@ use tower_promises::{OrPending, PromiseError, PromiseLayer, Promises};
 
 const BOOKS: i64 = 50;
 
-/// The database, and how many queries it has answered.
+/// The database, with the number of queries that it has answered.
 #[derive(Clone)]
 struct Database {
     pool: SqlitePool,
@@ -52,7 +52,7 @@ async fn books(database: Database) -> Result<Arc<Vec<Book>>, sqlx::Error> {
     Ok(Arc::new(books.collect::<Result<_, sqlx::Error>>()?))
 }
 
-/// The names of authors by their ids.
+/// Loads the names of authors by their ids.
 struct Authors(Database);
 
 impl Loader for Authors {
@@ -75,7 +75,7 @@ impl Loader for Authors {
     }
 }
 
-/// The tags of books by the ids of the books.
+/// Loads the tags of books by the ids of the books.
 struct Tags(Database);
 
 impl Loader for Tags {
@@ -107,12 +107,12 @@ struct Library {
 }
 
 impl Library {
-    /// One row of the page. It knows its book and nothing of the other rows.
+    /// Renders one row of the page, independently of the other rows.
     fn row(&self, book: &Book) -> Result<String, PromiseError> {
         let promises = Promises::current().ok_or_else(|| PromiseError::NotSubmitted {
             key: "the row is not rendered inside of PromiseLayer".into(),
         })?;
-        // Both are asked for before either is needed, so both are in the first batch.
+        // Requests both before it needs either, so both are in the first batch.
         let author = promises.load(&self.authors, book.author).or_pending(None)?;
         let tags = promises.load(&self.tags, book.id).or_pending(None)?;
         let author = author.unwrap_or_else(|| "unknown".to_owned());
@@ -140,11 +140,11 @@ async fn page(
     ))
 }
 
-/// How many queries there were when the request came in.
+/// The number of queries when the request arrived.
 #[derive(Clone, Copy)]
 struct QueriesBefore(usize);
 
-/// Stands outside of `PromiseLayer`, so it runs once, however many passes there are.
+/// Middleware outside `PromiseLayer`, so it runs once for a request.
 async fn note_queries(
     State(library): State<Library>,
     mut request: Request,
@@ -188,7 +188,7 @@ async fn fill(pool: &SqlitePool) -> Result<(), sqlx::Error> {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // One connection that stays open: the database lives in its memory.
+    // A single connection that stays open, because the database is in its memory.
     let pool = SqlitePoolOptions::new()
         .max_connections(1)
         .idle_timeout(None)

@@ -1,4 +1,4 @@
-//! Two components that cannot wait ask for what they need by name. Both are waited for at once.
+//! Two synchronous components request values by name. The layer runs both requests concurrently.
 //!
 //! Start it with `cargo run --example quickstart`.
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tower_promises::{OrPending, PromiseError, PromiseLayer, Promises};
 
-// Two services that take their time.
+// Two slow services.
 
 async fn fetch_name(id: u32) -> String {
     sleep(Duration::from_millis(300)).await;
@@ -19,7 +19,7 @@ async fn count_messages(_id: u32) -> u64 {
     7
 }
 
-// Two synchronous components, each of which says what it needs where it needs it.
+// Two synchronous components. Each requests the value that it renders.
 
 fn greeting(promises: &Promises, id: u32) -> Result<String, PromiseError> {
     let name = promises
@@ -35,7 +35,7 @@ fn inbox(promises: &Promises, id: u32) -> Result<String, PromiseError> {
     Ok(format!("You have {messages} messages."))
 }
 
-/// Runs twice: what it returns the first time is thrown away.
+/// Runs twice. The layer discards the response of the first pass.
 async fn page(Path(id): Path<u32>, promises: Promises) -> Result<String, PromiseError> {
     println!("pass {}", promises.pass());
     let (greeting, inbox) = (greeting(&promises, id)?, inbox(&promises, id)?);

@@ -1,5 +1,5 @@
-//! A handler that writes to a database inside of a transaction. What a discarded pass has written is
-//! rolled back, unless the handler commits it itself.
+//! A handler that writes to a database inside a transaction. The writes of a discarded pass are rolled back, unless the
+//! handler commits them itself.
 //!
 //! Start it with `cargo run --example transaction`.
 
@@ -17,11 +17,11 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tower_promises::{PromiseError, PromiseLayer, Promises};
 
-/// The transaction of the present pass. `None` once it has been committed.
+/// The transaction of the current pass. `None` after the handler has committed it.
 type Pass = Arc<Mutex<Option<Transaction<'static, Sqlite>>>>;
 
-/// The transaction layer: one transaction for each pass. It belongs between `PromiseLayer` and the
-/// handler. No connection is held while promises run.
+/// The transaction layer: one transaction for each pass. It belongs between `PromiseLayer` and the handler. No
+/// connection is held while promises run.
 async fn transaction(
     State(pool): State<SqlitePool>,
     promises: Promises,
@@ -49,7 +49,7 @@ struct Order {
     item: String,
 }
 
-/// Writes first and asks then, which is the wrong way round, and does no harm.
+/// Writes before it requests the price. The order is wrong, but does no harm because of the transaction.
 async fn order(
     Query(order): Query<Order>,
     Extension(pass): Extension<Pass>,
@@ -64,7 +64,7 @@ async fn order(
     Ok(format!("{} for {price} coins\n", order.item))
 }
 
-/// Notes every attempt, whatever becomes of it.
+/// Records every attempt, whether it succeeds or not.
 async fn audited_order(
     query: Query<Order>,
     Extension(pass): Extension<Pass>,
@@ -113,13 +113,13 @@ async fn insert(
     Ok(())
 }
 
-/// A service that takes its time.
+/// A slow service.
 async fn fetch_price(item: String) -> usize {
     tokio::time::sleep(Duration::from_millis(300)).await;
     item.len()
 }
 
-/// What can go wrong. `Pending` is the most common of it.
+/// The errors of a handler. `Pending` is the most frequent.
 enum Error {
     Promise(PromiseError),
     Database(sqlx::Error),
@@ -156,7 +156,7 @@ impl IntoResponse for Error {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // One connection that stays open: the database lives in its memory.
+    // A single connection that stays open, because the database is in its memory.
     let pool = SqlitePoolOptions::new()
         .max_connections(1)
         .idle_timeout(None)
@@ -173,7 +173,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let app = Router::new()
         .route("/orders", post(order))
         .route("/audited-orders", post(audited_order))
-        // Inside of the layer: each pass has a transaction of its own.
+        // Inside the layer, so that each pass has its own transaction.
         .layer(middleware::from_fn_with_state(pool.clone(), transaction))
         .layer(PromiseLayer::new())
         .route("/", get(list))

@@ -1,5 +1,5 @@
-//! Uploads a file of any size while nothing of it is kept in memory: a promise reads the request body as
-//! it arrives, hashes and stores it, and the second pass renders the digest.
+//! Uploads a file of any size without keeping it in memory: a promise reads the request body as it arrives, hashes it
+//! and stores it, and the second pass renders the digest.
 //!
 //! Start it with `cargo run --example upload`.
 
@@ -18,18 +18,18 @@ use tokio::io::AsyncWriteExt;
 use tower_promises::body::RequestBody;
 use tower_promises::{BoxError, PromiseError, PromiseLayer, Promises};
 
-/// The largest file that is taken.
+/// The largest accepted file in bytes.
 const MAX_SIZE: u64 = 4 << 30;
 
-/// What has been stored.
+/// A stored file.
 #[derive(Clone)]
 struct Stored {
     size: u64,
     digest: String,
 }
 
-/// Stores a body under its digest. Until it is whole it is a temporary file, which is removed when this
-/// future is dropped: when the client stops half-way, for example.
+/// Stores a body under its digest. An incomplete file is a temporary file, which is removed when this future is
+/// dropped, for example because the client disconnects.
 async fn store(mut body: RequestBody, folder: Arc<Path>) -> Result<Stored, BoxError> {
     let target = folder.clone();
     let temporary = tokio::task::spawn_blocking(move || NamedTempFile::new_in(folder)).await??;
@@ -42,7 +42,7 @@ async fn store(mut body: RequestBody, folder: Arc<Path>) -> Result<Stored, BoxEr
                 return Err("the file is too large".into());
             }
             hash.update(&data);
-            // The client is held back until there is room on the disk for what it has sent.
+            // The client can send only as fast as the disk takes the data.
             file.write_all(&data).await?;
         }
     }
@@ -56,7 +56,7 @@ async fn store(mut body: RequestBody, folder: Arc<Path>) -> Result<Stored, BoxEr
     Ok(Stored { size, digest })
 }
 
-/// Synchronous but for its name: it could be a template.
+/// Has no `await`, so it could be a template.
 async fn upload(State(folder): State<Arc<Path>>, promises: Promises) -> Result<String, StatusCode> {
     let stored = promises.result_or_try_submit_body("stored", |body| store(body, folder));
     match stored {

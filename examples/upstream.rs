@@ -1,6 +1,6 @@
-//! An upstream service that is slow and fails now and then. Each call is tried again with a growing delay,
-//! by the crate backon; what it answers is shared by all requests for a while, by a cache of the crate
-//! moka, which lets only one of many requests ask at a time.
+//! An upstream service that is slow and fails now and then. The crate backon retries each call with a growing delay. A
+//! cache of the crate moka shares the answers among all requests, and lets only one of many concurrent requests call
+//! the upstream.
 //!
 //! Start it with `cargo run --example upstream`.
 
@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tower_promises::{BoxError, PromiseError, PromiseLayer, Promises};
 
-/// Stands for a service elsewhere. Two of three calls fail.
+/// Simulates a remote service. Two of three calls fail.
 #[derive(Clone, Default)]
 struct Upstream {
     calls: Arc<AtomicUsize>,
@@ -62,7 +62,7 @@ async fn page(
         let price = shop.price(item.clone());
         async { price.await.map_err(|error| error.to_string()) }
     };
-    // The name says what the price depends on.
+    // The name contains the input of the promise.
     let price = promises.result_or_try_submit(format!("price:{item}"), ask)?;
     let calls = calls.load(Ordering::Relaxed);
     Ok(format!("{item} for {price} coins, {calls} calls so far\n"))

@@ -1,9 +1,9 @@
 //! A bounded pool for work that blocks its thread, fair between requests.
 //!
 //! A closure that computes for long, or that waits without `await`, must not run on a thread of the async
-//! runtime: other requests wait behind it. [`Promises::submit_blocking`] runs it on a thread of its own,
-//! through tokio's `spawn_blocking`, within the limits of a [`BlockingPool`] that all requests of a
-//! [`PromiseLayer`] share.
+//! runtime: other requests would wait for that thread. [`Promises::submit_blocking`] runs the closure on a separate
+//! thread with tokio's `spawn_blocking`, within the limits of a [`BlockingPool`]. All requests of a
+//! [`PromiseLayer`] share the pool.
 //!
 //! # Example
 //!
@@ -13,7 +13,7 @@
 //!
 //! fn page(promises: &Promises) -> Result<String, PromiseError> {
 //!     let primes = promises.result_or_submit_blocking("primes", || {
-//!         // Gives up when nobody wants to know any more.
+//!         // Stops early once the promise is cancelled.
 //!         (2..10_000_u32)
 //!             .take_while(|_| !blocking::is_cancelled())
 //!             .filter(|n| (2..*n).all(|d| n % d != 0))
@@ -29,29 +29,29 @@
 //! # Rules
 //!
 //! 1. At most [`max_running`](BlockingPool::max_running) jobs run at a time, and at most
-//!    [`max_waiting`](BlockingPool::max_waiting) wait for their turn.
-//! 2. Requests take turns: one that submits a hundred jobs does not hold up another that submits one.
-//! 3. A job for which there is no room does not wait: see [`OnSaturation`].
-//! 4. A job whose request has gone before its turn never starts. One that runs cannot be stopped from
-//!    outside; it can ask [`is_cancelled`].
-//! 5. Within a job [`Promises::current`] is the handle that it was submitted through.
+//!    [`max_waiting`](BlockingPool::max_waiting) jobs wait in the queue.
+//! 2. Requests take turns: a request with a hundred jobs does not delay a request with one job.
+//! 3. A job that finds the queue full does not wait: see [`OnSaturation`].
+//! 4. A job whose request ends while the job is in the queue never starts. A running job cannot be stopped from
+//!    outside; it can poll [`is_cancelled`].
+//! 5. Within a job, [`Promises::current`] returns the handle through which the job was submitted.
 //!
 //! # Default limits
 //!
-//! As many jobs run as the machine has cores: more would not compute faster, and would take time from the
-//! threads of the runtime. Closures that wait rather than compute, for a file system or a synchronous
-//! database driver, may be more: set [`max_running`](BlockingPool::max_running) to what the thing they wait for
-//! can serve. 64 times as many may wait, so that a queue of jobs of 10 ms is worked off in less than a
-//! second; whoever comes then is better told so than kept waiting.
+//! By default as many jobs run as the machine has cores. More jobs would not compute faster, and would take time
+//! from the threads of the runtime. For closures that wait rather than compute, for example for a file system or a
+//! synchronous database driver, set [`max_running`](BlockingPool::max_running) to the concurrency that this resource
+//! supports. 64 jobs per core may wait, so that a full queue of 10 ms jobs is processed in less than a second. A job
+//! beyond that is refused at once rather than kept waiting.
 //!
 //! # Cancel safety
 //!
-//! Dropping a job's promise, with its request or by [`Promises::cancel`], takes it out of the queue, or sets
-//! what [`is_cancelled`] tells.
+//! Dropping the promise of a job, with its request or by [`Promises::cancel`], removes the job from the queue. If the
+//! job is running, [`is_cancelled`] returns `true` from then on.
 //!
 //! # Panics
 //!
-//! A panic in a job is its promise's error. Blocking promises need a tokio runtime.
+//! A panic in a job becomes the error of its promise. Blocking promises require a tokio runtime.
 //!
 //! [`PromiseLayer`]: crate::PromiseLayer
 //! [`Promises::current`]: crate::Promises::current
@@ -71,22 +71,22 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-/// How many jobs may wait for each one that may run, unless you say otherwise.
+/// The default number of jobs that may wait, per core.
 const WAITING_FOR_EACH_RUNNING: usize = 64;
 
-/// What happens to a blocking promise for which the pool has no room.
+/// The outcome of a blocking promise for which the pool has no room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnSaturation {
-    /// The promise reads as [`PromiseError::Rejected`](crate::PromiseError::Rejected). What to do about it is
-    /// up to the handler.
+    /// The promise reads as [`PromiseError::Rejected`](crate::PromiseError::Rejected), and the handler decides how to
+    /// respond.
     #[default]
     Value,
-    /// The request is rejected: 503 with `Retry-After`.
+    /// The request is rejected with 503 and `Retry-After`.
     Reject,
 }
 
-/// Limits how many blocking jobs run and wait. A clone is the same pool, so layers can share one.
+/// Limits the number of blocking jobs that run and wait. Clones share one pool, so layers can share it.
 #[derive(Clone)]
 #[must_use]
 pub struct BlockingPool {
@@ -95,7 +95,7 @@ pub struct BlockingPool {
 
 struct Shared {
     state: Mutex<State>,
-    /// How many requests there have been.
+    /// The number of requests so far.
     requests: AtomicU64,
 }
 
@@ -106,8 +106,7 @@ struct State {
     retry_after: Duration,
     running: usize,
     waiting: usize,
-    /// The jobs that wait, by request. The first request's first job is next, and then that request goes
-    /// to the end.
+    /// The waiting jobs, by request. The first job of the first request is next; its request then moves to the end.
     requests: VecDeque<Request>,
 }
 
@@ -116,7 +115,7 @@ struct Request {
     jobs: VecDeque<oneshot::Sender<Permit>>,
 }
 
-/// The right to run, passed on when it is dropped.
+/// Permission to run one job. Dropping it passes the permission to the next waiting job.
 struct Permit {
     shared: Option<Arc<Shared>>,
 }
@@ -149,26 +148,26 @@ impl BlockingPool {
 
     /// Sets how many jobs may run at a time. Default: the number of cores. Values below 1 count as 1.
     ///
-    /// Tokio's own limit on blocking threads, 512 unless set otherwise, holds as well.
+    /// Tokio's limit on blocking threads, 512 by default, also applies.
     pub fn max_running(self, jobs: usize) -> Self {
         lock(&self.shared.state).max_running = jobs.max(1);
         self
     }
 
-    /// Sets how many jobs may wait for their turn. Default: 64 for each core.
+    /// Sets how many jobs may wait in the queue. Default: 64 for each core.
     pub fn max_waiting(self, jobs: usize) -> Self {
         lock(&self.shared.state).max_waiting = jobs;
         self
     }
 
-    /// Sets what happens to a promise for which there is no room. Default [`OnSaturation::Value`].
+    /// Sets the outcome of a promise for which the pool has no room. Default [`OnSaturation::Value`].
     pub fn on_saturation(self, on_saturation: OnSaturation) -> Self {
         lock(&self.shared.state).on_saturation = on_saturation;
         self
     }
 
-    /// Sets when a client that is rejected may try again. Default one second. Whole seconds, rounded up,
-    /// go into `Retry-After`.
+    /// Sets the delay after which a rejected client may retry. Default one second. The `Retry-After` header contains it
+    /// in whole seconds, rounded up.
     pub fn retry_after(self, delay: Duration) -> Self {
         lock(&self.shared.state).retry_after = delay;
         self
@@ -178,26 +177,26 @@ impl BlockingPool {
         lock(&self.shared.state).retry_after
     }
 
-    /// How many jobs run at this moment.
+    /// The number of jobs that are running now.
     #[must_use]
     pub fn running(&self) -> usize {
         lock(&self.shared.state).running
     }
 
-    /// How many jobs wait for their turn at this moment.
+    /// The number of jobs that are waiting now.
     #[must_use]
     pub fn waiting(&self) -> usize {
         let mut state = lock(&self.shared.state);
-        state.forget_gone();
+        state.remove_cancelled();
         state.waiting
     }
 
-    /// A number for a request whose jobs take turns with those of others.
+    /// Returns a number for a new request. Requests with different numbers take turns.
     pub(crate) fn next_request(&self) -> u64 {
         self.shared.requests.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Runs a job on a thread of its own when the turn of its request comes.
+    /// Runs a job on a separate thread when it is the turn of its request.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         request: u64,
@@ -207,11 +206,11 @@ impl BlockingPool {
         let permit = match permit.try_recv() {
             Ok(permit) => permit,
             Err(_) => {
-                // The future has the gauge, so it waits no longer once it is dropped.
+                // The gauge belongs to the future, so a dropped future no longer counts as waiting.
                 let _waiting = Gauge::one(BLOCKING_QUEUE_DEPTH);
                 match permit.await {
                     Ok(permit) => permit,
-                    // The sender is dropped only with the pool, of which this is a handle.
+                    // Unreachable: the sender is dropped only with the pool, and `self` keeps the pool alive.
                     Err(_) => std::future::pending().await,
                 }
             }
@@ -234,7 +233,7 @@ impl BlockingPool {
             Ok(None) => unreachable!("only the guard cancels a job"),
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => resume_unwind(panic),
-                // The runtime shuts down, and this future with it.
+                // The runtime is shutting down and drops this future too.
                 Err(_) => std::future::pending().await,
             },
         }
@@ -249,12 +248,12 @@ impl BlockingPool {
             let permit = Permit {
                 shared: Some(Arc::clone(&self.shared)),
             };
-            // The receiver is at hand, so this cannot fail.
+            // The receiver is still in scope, so sending cannot fail.
             let _ = sender.send(permit);
             return Ok(receiver);
         }
         if state.waiting >= state.max_waiting {
-            state.forget_gone();
+            state.remove_cancelled();
         }
         if state.waiting >= state.max_waiting {
             return Err(Saturated {
@@ -304,7 +303,7 @@ impl State {
             let mut next = None;
             while let Some(job) = request.jobs.pop_front() {
                 self.waiting -= 1;
-                // One whose promise was dropped takes nobody's turn.
+                // A job whose promise was dropped must not use up the turn of its request.
                 if !job.is_closed() {
                     next = Some(job);
                     break;
@@ -319,8 +318,8 @@ impl State {
         }
     }
 
-    /// Forgets the jobs whose promise was dropped.
-    fn forget_gone(&mut self) {
+    /// Removes the jobs whose promise was dropped.
+    fn remove_cancelled(&mut self) {
         self.waiting = 0;
         for request in &mut self.requests {
             request.jobs.retain(|job| !job.is_closed());
@@ -352,7 +351,7 @@ impl Drop for Permit {
             };
             match next.send(permit) {
                 Ok(()) => return,
-                // That job has gone. The permit is still ours to give.
+                // The job was dropped meanwhile. Offer the permit to the next job.
                 Err(mut permit) => permit.shared = None,
             }
         }
@@ -368,7 +367,7 @@ struct CancelOnDrop<T> {
 impl<T> Drop for CancelOnDrop<T> {
     fn drop(&mut self) {
         self.flag.store(true, Ordering::Relaxed);
-        // Keeps it from starting if tokio has not found a thread for it yet.
+        // Prevents the job from starting if tokio has not assigned a thread yet.
         self.handle.abort();
     }
 }
@@ -377,7 +376,7 @@ thread_local! {
     static CURRENT: RefCell<Option<Arc<AtomicBool>>> = const { RefCell::new(None) };
 }
 
-/// Makes a job the current one of its thread.
+/// Marks a job as the current job of its thread.
 struct CurrentJob;
 
 impl CurrentJob {
@@ -393,10 +392,10 @@ impl Drop for CurrentJob {
     }
 }
 
-/// Whether nobody wants the value of the blocking job any more that this thread is running: its promise
-/// was cancelled or timed out, or its client went away. `false` outside of a job.
+/// Whether the blocking job on this thread is cancelled: its promise was cancelled or timed out, or its client
+/// disconnected. `false` outside a job.
 ///
-/// A long computation asks it every now and then, and returns anything when it is true.
+/// A long computation polls this regularly, and returns any value once it is `true`.
 #[must_use]
 pub fn is_cancelled() -> bool {
     CURRENT.with_borrow(|flag| {

@@ -26,9 +26,9 @@ mod sealed {
 /// # let _ = tower::ServiceExt::oneshot(service, Request::new(Full::<Bytes>::default()));
 /// ```
 pub trait ServiceBuilderExt<L>: sealed::Sealed + Sized {
-    /// Calls the service again once the promises it asked for are kept, with the default settings.
+    /// Adds [`PromiseLayer`] with the default settings.
     ///
-    /// For other settings give a [`PromiseLayer`] to [`ServiceBuilder::layer`].
+    /// For other settings, pass a [`PromiseLayer`] to [`ServiceBuilder::layer`].
     fn promises(self) -> ServiceBuilder<Stack<PromiseLayer, L>>;
 }
 

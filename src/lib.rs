@@ -1,8 +1,8 @@
-//! Tower middleware that lets a handler ask for what it cannot wait for.
+//! Tower middleware that gives asynchronous results to handlers that cannot `await`.
 //!
-//! A template, a deeply nested component or a synchronous rule cannot `await`. With [`PromiseLayer`] it says
-//! what it needs by *name*. The layer lets the handler run once, throws that response away, runs everything
-//! that was asked for at the same time, and runs the handler again with the answers in place.
+//! A template, a deeply nested component and a synchronous rule cannot `await`. With [`PromiseLayer`] such code
+//! requests a value by *name*. The layer calls the handler once and discards that response. It then runs all
+//! requested futures concurrently, and calls the handler again with their results available.
 //!
 //! ```text
 //! request ─▶ PromiseLayer ─▶ inner service  (pass 1: registers promises, response discarded)
@@ -22,7 +22,7 @@
 //! # async fn fetch_name() -> String { "Ferris".into() }
 //! # async fn count_messages() -> u64 { 7 }
 //! fn greeting() -> Result<String, PromiseError> {
-//!     // No request at hand, no `async`: this may be deep in a template.
+//!     // Deep in a template there is neither the request nor `async`.
 //!     let promises = Promises::current().expect("a request is being handled");
 //!     let name = promises.result_or_submit("name", fetch_name).or_pending(String::new())?;
 //!     let messages = promises.result_or_submit("messages", count_messages).or_pending(0)?;
@@ -42,30 +42,30 @@
 //!
 //! # Where to go from here
 //!
-//! - [`promise`] has the rules, the pitfalls and the order of middleware. Read the pitfalls before your
-//!   handler writes anything: it runs more than once.
-//! - [`Promises`] is the handle that handlers use, and shows how to test them.
+//! - [`promise`] describes the rules, the pitfalls and the order of middleware. Read the pitfalls before a
+//!   handler writes anything: the handler runs more than once.
+//! - [`Promises`] is the handle that handlers use. Its documentation shows how to test a handler.
 //! - [`PromiseLayer`] has the settings and their defaults.
-//! - [`body::ReplayBody`] is the request body of the later passes, and useful by itself.
+//! - [`body::ReplayBody`] is the request body of every pass. It is also useful by itself.
 //!
-//! # What to use for what
+//! # Which API to use
 //!
-//! | my work is … | use … |
+//! | the work is … | use … |
 //! |---|---|
 //! | a future that a synchronous component needs | [`result_or_submit`], or [`result_or_try_submit`] if it can fail |
 //! | the same, where the code can `await` | [`resolve`], [`try_resolve`] |
 //! | a computation, or a call that blocks its thread | `result_or_submit_blocking`: module `blocking` |
-//! | a computation that may crash, or must be stopped | `ProcessPool::run` as a promise: module `process` |
-//! | one of many rows of the same kind | a `Loader` and `load`, or `load_async` where the code can `await`: module `loader` |
-//! | reading a large request body | [`submit_body`] |
-//! | reading a body that later passes need, too | nothing: it replays; `spool_dir` if it is large |
-//! | waiting for what another request says | `Signals::wait` as a promise: module `signal` |
+//! | a computation that may crash or must be stoppable | `ProcessPool::run` as a promise: module `process` |
+//! | one of many rows of the same kind | a `Loader` with `load`, or `load_async` in async code: module `loader` |
+//! | reading a large request body in a promise | [`submit_body`] |
+//! | reading a body that later passes also need | nothing, because the body is replayed; `spool_dir` if it is large |
+//! | waiting for a message of another request | `Signals::wait` as a promise: module `signal` |
 //! | longer than a client should wait | `OperationLayer` outside, `Progress` inside: module `operation` |
 //! | a function that another process should run | a `Task`, and `TaskService::call` as a promise: module `task` |
-//! | work that may go on after the response | `TaskService::submit`: module `task` |
-//! | a call that should be tried again | a retry crate around the future of a promise |
-//! | a value that many requests need | a cache crate inside of the promise |
-//! | a default while something else is being waited for | [`or_pending`](OrPending::or_pending) |
+//! | work that may continue after the response | `TaskService::submit`: module `task` |
+//! | a call that should be retried | a retry crate around the future of a promise |
+//! | a value that many requests need | a cache crate inside the promise |
+//! | a placeholder while a promise is pending | [`or_pending`](OrPending::or_pending) |
 //!
 //! [`result_or_submit`]: Promises::result_or_submit
 //! [`result_or_try_submit`]: Promises::result_or_try_submit
@@ -75,31 +75,31 @@
 //!
 //! # Testing a handler
 //!
-//! [`Promises::with_results`] makes a handle without a server: what a handler asks for shows in
-//! [`keys`](Promises::keys), and for a loader in `Promises::loading`; what it does with the answers shows when it
-//! is given [`PromiseResults`], and values by `Promises::prime`. [`Promises`] has an example. A whole stack is
-//! tested with `tower::ServiceExt::oneshot`.
+//! [`Promises::with_results`] creates a handle without a server. [`keys`](Promises::keys) returns the names that a
+//! handler requests, and `Promises::loading` returns the keys that it requests from a loader. [`PromiseResults`] and
+//! `Promises::prime` provide results and loaded values. [`Promises`] has an example. Test a whole stack with
+//! `tower::ServiceExt::oneshot`.
 //!
 //! # Features
 //!
-//! | feature | default | what |
+//! | feature | default | contents |
 //! |---|---|---|
 //! | `tracing` | yes | spans of passes and promises, events, warnings with advice: module `observe` |
 //! | `server-timing` | no | `Passes` in the extensions of responses, and the `Server-Timing` header: module `observe` |
-//! | `metrics` | no | counters, gauges and histograms on the facade of that name: module `observe` |
-//! | `axum` | no | [`Promises`], `Operations`, `Progress` and `Tasks` as extractors, errors as responses: module `axum` |
+//! | `metrics` | no | counters, gauges and histograms for the `metrics` facade: module `observe` |
+//! | `axum` | no | extractors for [`Promises`], `Operations`, `Progress`, `Tasks`; errors as responses: module `axum` |
 //! | `blocking` | no | promises that block a thread, on a bounded pool: module `blocking` |
-//! | `loader` | no | many keys asked for in a pass become one call: module `loader` |
+//! | `loader` | no | N+1 queries become one: module `loader` |
 //! | `process` | no | `ProcessPool`, jobs in child processes: module `process`; needs Rust 1.86 |
-//! | `spool` | no | bodies too large for memory go on in a temporary file |
-//! | `signal` | no | `Signals`, promises that wait for other requests: module `signal`; has `backend` |
-//! | `operations` | no | `OperationLayer`, slow requests as resources: module `operation`; has `backend` |
-//! | `tasks` | no | `Tasks`, named functions that run in other processes: module `task`; has `backend` |
+//! | `spool` | no | temporary files for request bodies that exceed the memory limit |
+//! | `signal` | no | `Signals`, promises that wait for other requests: module `signal`; enables `backend` |
+//! | `operations` | no | `OperationLayer`, slow requests as resources: module `operation`; enables `backend` |
+//! | `tasks` | no | `Tasks`, named functions that run in other processes: module `task`; enables `backend` |
 //! | `backend` | no | the ports `Bus`, `Store` and `Queue`, and their adapters for one process: module `backend` |
-//! | `sqlite` | no | those ports between the processes of one machine, kept over restarts: module `backend::sqlite`; needs Rust 1.94 |
-//! | `nats` | no | those ports between many machines, on a server of NATS with JetStream: module `backend::nats`; needs Rust 1.89 |
+//! | `sqlite` | no | durable adapters for the processes of one machine: module `backend::sqlite`; needs Rust 1.94 |
+//! | `nats` | no | adapters for many machines, on NATS with JetStream: module `backend::nats`; needs Rust 1.89 |
 //! | `util` | no | `ServiceBuilderExt` |
-//! | `full` | no | all of the above |
+//! | `full` | no | all features above |
 //! | `conformance` | no | test suites for adapters of the ports, for use in tests |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -1,7 +1,7 @@
-//! Many keys asked for in a pass become one call.
+//! N+1 queries become one: all keys that a pass requests are loaded in one call.
 //!
-//! A list page renders fifty rows, and each row asks for its author. With a [`Loader`] the fifty questions
-//! become one query: a pass is the batch. There is no timer and no tick.
+//! A list page renders fifty rows, and each row needs its author. A [`Loader`] combines the fifty look-ups into one
+//! query. A pass is the batch, so there is no timer and no tick.
 //!
 //! # Example
 //!
@@ -35,21 +35,21 @@
 //!
 //! # Rules
 //!
-//! 1. All keys asked of one loader in one pass, anywhere, are loaded together when the pass ends: once
-//!    each, in calls of at most [`max_batch_size`](Loader::max_batch_size) keys, which run concurrently.
-//!    The same `Arc` is the same loader.
-//! 2. What was loaded stays for the request. A later pass asks only for what is new.
-//! 3. A key that the loader leaves out of its answer reads as `Ok(None)`.
-//! 4. An error of a call is the error of each of its keys, in this request's later passes too: it is a
-//!    settled promise. Only what was asked for by [`load_async`](crate::Promises::load_async) alone is asked for
-//!    again in the next pass. [`clear_loaded`](crate::Promises::clear_loaded) makes room for another try.
+//! 1. All keys that a pass requests from one loader are loaded together when the pass ends. Each key is loaded once,
+//!    in calls of at most [`max_batch_size`](Loader::max_batch_size) keys, which run concurrently. Clones of one
+//!    `Arc` are the same loader.
+//! 2. A loaded value is cached for the request. A later pass loads only keys that are new.
+//! 3. A key that is missing in the answer of the loader reads as `Ok(None)`.
+//! 4. An error of a call is the error of each of its keys, also in later passes of the request, because a batch is a
+//!    settled promise. Keys that only [`load_async`](crate::Promises::load_async) requested are loaded again in the
+//!    next pass. [`clear_loaded`](crate::Promises::clear_loaded) allows another attempt.
 //! 5. A panic in a loader is the error of all keys of the batch.
-//! 6. [`load_async`](crate::Promises::load_async) waits in place. It loads together what is asked for before the task
-//!    that handles the request yields.
-//! 7. A loader must not await a key of its own: it would wait for itself, until a timeout. Another loader's
-//!    keys are fine.
-//! 8. A batch is a promise. It counts as one, has the layer's timeouts, and shows among the
-//!    [`keys`](crate::Promises::keys) under a name made of the loader's type.
+//! 6. [`load_async`](crate::Promises::load_async) waits in place. It loads all keys together that the task of the
+//!    request has requested before the task yields.
+//! 7. A loader must not await its own keys: it would wait for itself until a timeout. It may await keys of another
+//!    loader.
+//! 8. A batch is a promise. It counts towards the limit of promises and has the layer's timeouts.
+//!    [`keys`](crate::Promises::keys) lists it under a name that contains the type of the loader.
 //!
 //! # Cancel safety
 //!
@@ -57,8 +57,8 @@
 //!
 //! # Difference from a data loader
 //!
-//! What other ecosystems call a data loader waits a tick of the event loop for more keys. Here synchronous
-//! code takes part, and a batch has everything that a whole pass has asked for.
+//! The data loaders of other ecosystems wait for a tick of the event loop to collect keys. Here a batch contains all
+//! keys of a whole pass, including those of synchronous code.
 
 use crate::BoxError;
 use std::collections::HashMap;
@@ -66,28 +66,28 @@ use std::hash::Hash;
 
 /// Loads many values at once.
 pub trait Loader: Send + Sync + 'static {
-    /// What a value is asked for by. Its `Hash` and `Eq` run while the request's other loads wait.
+    /// Identifies a value. Its `Hash` and `Eq` run under a lock that the request's other loads wait for.
     type Key: Clone + Eq + Hash + Send + Sync + 'static;
 
-    /// What is loaded. Each reader gets a clone, so make it cheap to clone.
+    /// The loaded value. Each reader gets a clone, so cloning should be cheap.
     type Value: Clone + Send + Sync + 'static;
 
-    /// Why a call failed.
+    /// The error of a failed call.
     type Error: Into<BoxError>;
 
-    /// Loads the values of these keys, no two of which are the same.
+    /// Loads the values of `keys`, which contain no duplicates.
     ///
-    /// A key without a value is left out of the answer. Answers that were not asked for are dropped.
+    /// A key without a value is left out of the answer. Values of other keys are dropped.
     ///
     /// # Errors
     ///
-    /// Any that keeps the whole call from being answered.
+    /// Any error that prevents the whole call from being answered.
     fn load(
         &self,
         keys: &[Self::Key],
     ) -> impl Future<Output = Result<HashMap<Self::Key, Self::Value>, Self::Error>> + Send;
 
-    /// How many keys a call may have. Default 1000. Values below 1 count as 1.
+    /// The largest number of keys in a call. Default 1000. Values below 1 count as 1.
     fn max_batch_size(&self) -> usize {
         1000
     }

@@ -2,10 +2,10 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
 
-/// A response in the format `application/problem+json` (RFC 9457) that tells a client nothing about
-/// the inside of the server.
+/// Builds a response in the format `application/problem+json` (RFC 9457), without internals of the server.
 ///
-/// `detail` must hold nothing that JSON escapes, as the titles of HTTP do not.
+/// `detail` is inserted without JSON escaping, so it must not contain quotes, backslashes or control characters.
+/// The reason phrases of HTTP contain none of them.
 pub(crate) fn response<B: From<Bytes>>(status: StatusCode, detail: &'static str) -> Response<B> {
     let title = status.canonical_reason().unwrap_or_default();
     let code = status.as_u16();

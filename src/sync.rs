@@ -1,11 +1,11 @@
 use std::sync::{MutexGuard, PoisonError};
 
-/// Locks a mutex whose data stays consistent whatever panics while it is held.
+/// Locks a mutex and ignores poisoning: no panic can leave the data of these mutexes inconsistent.
 pub(crate) fn lock<T: ?Sized>(mutex: &std::sync::Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A mutex that [`lock`]s. The folder `loom` has another one, with which it tests the code that uses it.
+/// A mutex that ignores poisoning, see [`lock`]. The crate in `loom/` replaces this type to model-check its users.
 #[derive(Default)]
 pub(crate) struct Mutex<T>(std::sync::Mutex<T>);
 

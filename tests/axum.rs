@@ -1,4 +1,4 @@
-//! In an axum router: extractors, layers, upgrades, and what a client sees of errors.
+//! Extractors, layers, upgrades and error responses in an axum router.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -126,7 +126,7 @@ async fn a_missing_layer_is_a_500_and_the_log_names_it() {
 }
 
 #[tokio::test]
-async fn the_handle_is_optional_if_you_like() {
+async fn the_handle_can_be_an_optional_extractor() {
     let handler = async |promises: Option<Promises>| promises.is_some().to_string();
     let handled = async |result: Result<Promises, MissingPromiseLayer>| result.is_ok().to_string();
     let app = Router::new()
@@ -140,7 +140,7 @@ async fn the_handle_is_optional_if_you_like() {
 }
 
 #[tokio::test]
-async fn an_error_tells_the_client_nothing_and_the_log_all() {
+async fn an_error_is_logged_and_its_details_are_hidden_from_the_client() {
     let log = Log::start();
     let handler = async |promises: Promises| -> Result<String, PromiseError> {
         promises.result_or_try_submit("secret key", async || Err("secret error"))
@@ -169,7 +169,7 @@ async fn an_error_tells_the_client_nothing_and_the_log_all() {
 }
 
 #[tokio::test]
-async fn a_pending_error_is_a_503_inside_of_the_layer() {
+async fn a_pending_error_is_a_503_inside_the_layer() {
     async fn see(request: axum::extract::Request, next: axum::middleware::Next) -> Response {
         let promises = request.extensions().get::<Promises>().unwrap().clone();
         let response = next.run(request).await;
@@ -220,7 +220,7 @@ async fn body_limits_answer_413_as_without_the_layer() {
     }
 }
 
-/// Sends what is no whole request, closes its half of the connection, and returns the body of the response.
+/// Sends an incomplete request, closes the sending half of the connection, and returns the body of the response.
 async fn exchange_broken(app: Router, request: &str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -235,7 +235,7 @@ async fn exchange_broken(app: Router, request: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_broken_body_prints_as_without_the_layer() {
+async fn the_error_of_a_broken_body_has_the_same_text_as_without_the_layer() {
     async fn raw(body: Body) -> String {
         match axum::body::to_bytes(body, 1024).await {
             Ok(_) => "read".to_owned(),
@@ -251,7 +251,7 @@ async fn a_broken_body_prints_as_without_the_layer() {
         );
     async fn ask_for(promises: Promises, request: Request<Body>, next: Next) -> Response {
         let response = next.run(request).await;
-        // The first pass has read the error, the second reads it again.
+        // Both passes read the error.
         match promises.result_or_submit("x", async || ()) {
             Ok(()) => response,
             Err(error) => error.into_response(),
@@ -306,7 +306,7 @@ async fn a_panic_in_the_handler_reaches_the_layer_that_catches_it() {
 #[tokio::test]
 async fn a_web_socket_upgrade_passes_through() {
     let handler = async |upgrade: WebSocketUpgrade, promises: Promises| {
-        // Asked for before the upgrade: a pass that is discarded must not upgrade.
+        // Requested before the upgrade, because a discarded pass must not upgrade.
         let name: String = promises.result_or_submit("name", async || "Ferris".to_owned())?;
         Ok::<_, PromiseError>(upgrade.on_upgrade(async move |mut socket| {
             while let Some(Ok(Message::Text(text))) = socket.next().await {

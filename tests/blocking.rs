@@ -12,26 +12,26 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::blocking::{self, BlockingPool, OnSaturation};
 use tower_promises::{BoxError, OrPending, PromiseError, PromiseLayer, Promises, Rejection, Start};
 
-/// A job that runs until it is let go.
+/// Controls a job that runs until it is released.
 struct Gate {
     started: Receiver<()>,
     release: Sender<()>,
 }
 
-/// Makes a gate, and the job that waits at it.
+/// Creates a gate and its job.
 fn gate() -> (Gate, impl FnOnce() + Send + 'static) {
     let (started_sender, started) = channel();
     let (release, released) = channel::<()>();
     let job = move || {
         started_sender.send(()).unwrap();
-        // Ends also when the gate is dropped.
+        // Returns also when the gate is dropped.
         let _ = released.recv();
     };
     (Gate { started, release }, job)
 }
 
 impl Gate {
-    /// Waits until the job runs, while the runtime goes on.
+    /// Waits until the job runs, without blocking the runtime.
     async fn started(&self) {
         while self.started.try_recv().is_err() {
             tokio::task::yield_now().await;
@@ -75,7 +75,7 @@ async fn a_blocking_job_takes_two_passes() {
 }
 
 #[tokio::test]
-async fn a_job_that_fails_and_one_that_panics() {
+async fn a_failing_job_and_a_panicking_job_are_errors() {
     let answer = ask(PromiseLayer::new(), |promises| {
         let failed = promises.result_or_try_submit_blocking("a", || Err::<(), _>("no luck"));
         let panicked = promises.result_or_submit_blocking::<()>("b", || panic!("no tea"));
@@ -93,9 +93,9 @@ async fn a_job_that_fails_and_one_that_panics() {
 }
 
 #[tokio::test]
-async fn no_more_jobs_run_than_may() {
+async fn no_more_jobs_run_than_max_running() {
     let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    // Each job waits for another, so that two do run at a time.
+    // Each job waits for another job, so that two jobs run at a time.
     let pair = Arc::new(Barrier::new(2));
     let layer = PromiseLayer::new().blocking(BlockingPool::new().max_running(2));
     let answer = ask(layer, |promises| {
@@ -116,7 +116,7 @@ async fn no_more_jobs_run_than_may() {
 
 #[tokio::test]
 async fn other_requests_are_served_while_the_pool_is_full() {
-    // This runtime has one thread: a job on it would be the end.
+    // This runtime has one thread, so a job on that thread would block the test.
     let pool = BlockingPool::new().max_running(1);
     let layer = PromiseLayer::new().blocking(pool.clone());
     let (first_gate, first) = gate();
@@ -158,7 +158,7 @@ async fn a_saturated_pool_is_a_value_or_a_rejection() {
             .clone()
             .layer(service_fn(async |request: support::TestRequest| {
                 let promises = promises(&request);
-                // A promise that never settles must not keep the rejection waiting.
+                // A promise that never settles must not delay the rejection.
                 if on_saturation == OnSaturation::Reject {
                     let _ = promises.submit("slow", std::future::pending::<()>());
                 }
@@ -184,13 +184,13 @@ async fn a_saturated_pool_is_a_value_or_a_rejection() {
         }
         drop(gate.release);
         assert_eq!(busy.await.unwrap().unwrap().body, "done");
-        // There is room again.
+        // The pool has room again.
         assert_eq!(one_job(layer, || ()).await.unwrap().body, "done");
     }
 }
 
 #[tokio::test]
-async fn a_job_whose_request_has_gone_never_starts() {
+async fn a_job_whose_request_was_dropped_never_starts() {
     let pool = BlockingPool::new().max_running(1).max_waiting(1);
     let layer = PromiseLayer::new().blocking(pool.clone());
     let (gate, job) = gate();
@@ -210,7 +210,7 @@ async fn a_job_whose_request_has_gone_never_starts() {
     assert!(gone.await.unwrap_err().is_cancelled());
     assert_eq!((pool.waiting(), dropped.get()), (0, 1));
 
-    // It does not take the place of another.
+    // The dropped job no longer occupies a place in the queue.
     let next = tokio::spawn(one_job(layer, || ()));
     while pool.waiting() == 0 {
         tokio::task::yield_now().await;
@@ -222,7 +222,7 @@ async fn a_job_whose_request_has_gone_never_starts() {
 }
 
 #[tokio::test]
-async fn a_running_job_learns_that_nobody_wants_it() {
+async fn a_running_job_sees_its_cancellation() {
     let (started_sender, started) = channel();
     let (ended_sender, ended) = tokio::sync::oneshot::channel();
     let request = tokio::spawn(one_job(PromiseLayer::new(), move || {
@@ -305,7 +305,7 @@ async fn requests_take_turns() {
 }
 
 #[tokio::test]
-async fn jobs_that_were_cancelled_take_nobodys_turn() {
+async fn cancelled_jobs_use_up_no_turns() {
     tokio::task::LocalSet::new()
         .run_until(cancelled_jobs())
         .await;
@@ -319,7 +319,7 @@ async fn cancelled_jobs() {
     let busy = tokio::spawn(one_job(layer.clone(), job));
     gate.started().await;
 
-    // Both requests have ten jobs in the queue, and the first thinks better of nine of them.
+    // Both requests have ten jobs in the queue, and the first cancels nine of them.
     let mut requests = Vec::new();
     for name in ["fickle", "steady"] {
         let (layer, order) = (layer.clone().start(Start::Eager), order.clone());
@@ -349,7 +349,7 @@ async fn cancelled_jobs() {
                 answer.await.map(drop).unwrap();
             }),
         ));
-        // Not `waiting()`, which would tidy up.
+        // Does not call `waiting()`, because that would remove the cancelled jobs.
         while !format!("{pool:?}").contains(&format!("waiting: {}", before + 10)) {
             tokio::task::yield_now().await;
         }

@@ -1,4 +1,4 @@
-//! The request body: by itself, and from pass to pass.
+//! The replayable body, by itself and in the passes of a request.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -70,7 +70,7 @@ async fn the_first_frame_reaches_pass_1_before_the_body_ends() {
             while let Some(frame) = body.frame().await {
                 seen.send((promises.pass(), frame?.into_data().unwrap()))
                     .await?;
-                // Pass 1 stops after the first frame, pass 2 gets it again and goes on.
+                // Pass 1 stops after the first frame. Pass 2 gets that frame again and continues.
                 promises.result_or_submit("x", async || ())?;
             }
             Ok::<_, BoxError>(text_response(""))
@@ -87,7 +87,7 @@ async fn the_first_frame_reaches_pass_1_before_the_body_ends() {
     request.await.unwrap().unwrap();
 }
 
-/// Posts a body of `size` bytes to a handler that reads it, then needs a promise.
+/// Posts a body of `size` bytes to a handler that reads the body and then requests a promise.
 async fn upload(layer: PromiseLayer, size: usize) -> support::Answer {
     let service = layer.layer(service_fn(async |mut request: support::TestRequest| {
         let body = request.body_mut().collect().await?.to_bytes();
@@ -98,7 +98,7 @@ async fn upload(layer: PromiseLayer, size: usize) -> support::Answer {
 }
 
 #[tokio::test]
-async fn the_limit_may_be_reached_but_not_passed() {
+async fn the_limit_may_be_reached_but_not_exceeded() {
     let log = Log::start();
     let layer = PromiseLayer::new().max_body_bytes(10_000);
     let answer = upload(layer.clone(), 10_000).await;
@@ -132,7 +132,7 @@ async fn the_default_limit_is_2_mib() {
 }
 
 #[tokio::test]
-async fn a_body_beyond_the_limit_is_no_matter_without_promises() {
+async fn a_body_beyond_the_limit_is_accepted_without_promises() {
     let service = PromiseLayer::new().max_body_bytes(1).layer(service_fn(
         async |request: support::TestRequest| {
             let body = request.into_body().collect().await?.to_bytes();
@@ -144,7 +144,7 @@ async fn a_body_beyond_the_limit_is_no_matter_without_promises() {
 }
 
 #[tokio::test]
-async fn a_large_body_that_is_not_read_before_the_promise_is_no_matter() {
+async fn a_large_body_is_accepted_if_it_is_read_after_the_promise() {
     let service = PromiseLayer::new().max_body_bytes(1).layer(service_fn(
         async |request: support::TestRequest| {
             promises(&request).result_or_submit("x", async || ())?;
@@ -175,7 +175,7 @@ async fn a_body_that_outlives_its_pass_gets_an_error_and_pass_2_reads_all() {
                         let mut next = pin!(body.frame());
                         assert!(futures_util::poll!(&mut next).is_pending());
                         waiting_sender.send(()).unwrap();
-                        // It is woken, though no frame has come.
+                        // The reader is woken although there is no new frame.
                         let error = next.await.unwrap().unwrap_err();
                         errors.send(error).await.unwrap();
                         assert!(body.frame().await.is_none());
@@ -218,7 +218,7 @@ async fn an_error_of_the_body_replays_as_the_same_error() {
         assert_eq!(body.frame().await.unwrap()?.into_data().unwrap(), "one");
         let error = body.frame().await.unwrap().unwrap_err();
         assert!(body.frame().await.is_none());
-        // It prints as it does without the layer.
+        // The text is the same as without the layer.
         assert_eq!(error.to_string(), "connection reset");
         errors
             .lock()
@@ -238,7 +238,7 @@ async fn an_error_of_the_body_replays_as_the_same_error() {
     );
 }
 
-/// Reads to the end as a reader does that skips errors. Returns the errors.
+/// Reads to the end, skips errors, and returns the errors.
 async fn errors_of<B>(mut body: ReplayBody<B>) -> Vec<BoxError>
 where
     B: Body<Error: Into<BoxError>>,
@@ -273,7 +273,7 @@ async fn a_refused_reader_gets_one_error_and_then_the_end() {
         Some(ReplayError::TooLarge { limit: 3 })
     ));
 
-    // A replay that was made before the request was answered.
+    // A replay that was created before the request was answered.
     let layer = PromiseLayer::new().on_rejection(EmptyResponseForRejection);
     let service = layer.layer(service_fn(async |request: support::TestRequest| {
         let replay = request.body().replay();
@@ -288,9 +288,9 @@ async fn a_refused_reader_gets_one_error_and_then_the_end() {
     ));
 }
 
-/// It is about the memory that the part would take, which the tests of the gauge and of memory see.
+/// The kept part would take memory without use. The tests of the gauge and of memory measure this memory.
 #[tokio::test]
-async fn a_body_that_says_that_it_is_too_large_is_not_kept_up_to_the_limit() {
+async fn a_body_whose_size_hint_exceeds_the_limit_is_not_kept() {
     for (length, is_kept) in [(100, true), (101, false)] {
         let sized = Sized {
             body: frames::<Infallible>([(); 10].map(|()| data("ten bytes "))),
@@ -303,12 +303,12 @@ async fn a_body_that_says_that_it_is_too_large_is_not_kept_up_to_the_limit() {
         assert_eq!(second.is_replayable(), is_kept, "of {length}");
         let kept = format!("{first:?}");
         assert_eq!(kept.contains("kept_bytes: 0"), !is_kept, "{kept}");
-        // The reader goes on unharmed.
+        // The present reader is not affected.
         assert_eq!(first.collect().await.unwrap().to_bytes().len(), 90);
     }
 }
 
-/// A body that says how long it is.
+/// A body with an exact size hint.
 struct Sized<B> {
     body: B,
     length: u64,
@@ -331,7 +331,7 @@ impl<B: Body + Unpin> Body for Sized<B> {
 }
 
 #[tokio::test]
-async fn a_length_limit_error_stays_what_servers_know() {
+async fn a_length_limit_error_keeps_its_type() {
     let first = ReplayBody::new(Limited::new(Full::new(Bytes::from("too much")), 3));
     let second = first.replay();
     for body in [first, second] {
@@ -427,7 +427,7 @@ async fn a_promise_may_read_the_body_of_its_pass_within_the_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_timeout_of_a_body_that_cannot_be_replayed_is_a_timeout() {
+async fn a_timeout_with_a_body_that_cannot_be_replayed_is_rejected_as_a_timeout() {
     let layer = PromiseLayer::new()
         .max_body_bytes(4)
         .timeout(std::time::Duration::from_secs(1))
@@ -497,7 +497,7 @@ async fn large_frames_are_not_copied() {
 }
 
 #[tokio::test]
-async fn a_replay_set_aside_serves_a_retry() {
+async fn a_replay_created_before_the_first_attempt_serves_a_retry() {
     use tower::retry::{Policy, Retry};
 
     #[derive(Clone)]
@@ -544,7 +544,7 @@ async fn a_replay_set_aside_serves_a_retry() {
 }
 
 #[tokio::test]
-async fn a_published_response_may_go_on_reading_and_nothing_is_kept() {
+async fn a_published_response_may_continue_to_read_and_nothing_is_kept() {
     let (sender, receiver) = mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
     let alive = Counter::default();
     let layer = PromiseLayer::new().on_rejection(NoRejection);
@@ -552,7 +552,7 @@ async fn a_published_response_may_go_on_reading_and_nothing_is_kept() {
         promises(&request).result_or_submit("x", async || ())?;
         let mut body: ReplayBody<_> = request.into_body();
         body.frame().await.unwrap()?;
-        // The rest is echoed while the response is being sent.
+        // The response echoes the rest of the body.
         Ok::<_, BoxError>(http::Response::new(body))
     }));
     let body = StreamBody::new(ReceiverStream::new(receiver));
@@ -579,9 +579,9 @@ impl AsRef<[u8]> for Tracked {
 }
 
 #[tokio::test]
-async fn tiny_frames_do_not_hold_on_to_large_buffers() {
+async fn tiny_frames_do_not_keep_large_buffers_alive() {
     let released = Counter::default();
-    // As a server does: a few bytes out of a large read buffer.
+    // A few bytes of a large read buffer, as from a server.
     let tiny = (0..10_000_usize).map(|_| {
         let buffer = Bytes::from_owner(Tracked(vec![7; 8192], released.on_drop()));
         Ok::<_, Infallible>(Frame::data(buffer.slice(..3)))

@@ -1,4 +1,4 @@
-//! Properties of `ReplayBody`: any split into frames, any limit, any point where a reader stops.
+//! Properties of `ReplayBody`, for any split into frames, any limit, and any point where a reader stops.
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
 #[path = "model/replay.rs"]
@@ -11,7 +11,7 @@ use tower_promises::body::{ReplayBody, Spool};
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        // Small enough to be copied together, and large enough not to be.
+        // Small frames, which are copied into one buffer, and large frames, which are not.
         6 => vec(any::<u8>(), 0..40).prop_map(Step::Data),
         2 => vec(any::<u8>(), 1000..3000).prop_map(Step::Data),
         2 => Just(Step::Pending),
@@ -43,7 +43,7 @@ proptest! {
     }
 }
 
-/// Steps of which some fill the chunks in which a file is written and read.
+/// Steps, some of which fill the chunks in which a file is written and read.
 fn large_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => step(),
@@ -65,7 +65,7 @@ proptest! {
         spool in prop_oneof![Just(usize::MAX), 0..500_000_usize],
         reads in vec(0..30_usize, 0..5),
     ) {
-        // Its blocking threads run by themselves.
+        // The blocking threads of this runtime run although the runtime itself is not driven.
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let _guard = runtime.enter();
         check_with(&Script { steps, is_sized, limit, reads }, Some(spool), |body| {

@@ -1,4 +1,4 @@
-//! Which types are `Send`, `Sync`, `Clone` and `Unpin`.
+//! The auto traits and `Clone` of public types.
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -23,7 +23,7 @@ assert_impl_all!(Promises: Send, Sync, Clone, Unpin);
 assert_impl_all!(PromiseLayer: Send, Sync, Clone, Unpin);
 assert_impl_all!(PromiseResults: Send, Sync);
 assert_impl_all!(Key: Send, Sync, Clone, Unpin, Ord, std::hash::Hash);
-// Whatever the type of its value is.
+// For every type of value.
 assert_impl_all!(PromiseKey<Rc<Cell<u8>>>: Send, Sync, Clone, Unpin);
 assert_impl_all!(PromiseError: Send, Sync, Clone, std::error::Error);
 assert_impl_all!(SubmitError: Send, Sync, Clone, std::error::Error);
@@ -44,7 +44,7 @@ assert_impl_all!(ReplayBody<NotSync>: Send, Sync, Unpin);
 assert_impl_all!(ReplayBody<NotUnpin>: Send, Sync, Unpin);
 assert_not_impl_any!(ReplayBody<Rc<u8>>: Send, Sync);
 
-/// A service of which nothing is known but that it can be called.
+/// A service whose auto traits are those of `M`.
 #[derive(Clone)]
 struct Marked<M>(M);
 

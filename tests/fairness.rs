@@ -1,4 +1,4 @@
-//! Work that is always ready leaves its neighbours their share of the task's budget.
+//! Futures that are always ready do not starve other futures of the task's cooperative budget.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -11,16 +11,16 @@ use tokio::task::consume_budget;
 use tower_promises::promise::Start;
 use tower_promises::{PromiseError, PromiseLayer, Promises};
 
-/// How many polls of a task a neighbour may wait. Tokio's budget allows 128 steps in each.
+/// The largest number of polls of the task until a neighbour is done. Tokio's budget allows 128 steps in each poll.
 const MOST_POLLS: usize = 100;
 const BUDGET: usize = 128;
 
-/// How many neighbours are still at work.
+/// The number of neighbours that are not done.
 #[derive(Clone, Default)]
 struct Waiting(Arc<AtomicUsize>);
 
 impl Waiting {
-    /// Counts a neighbour, which is done once it has received a message that is there from the start.
+    /// Creates a neighbour. It is done after receiving a message that is available from the start.
     fn neighbour(&self) -> impl Future<Output = u8> + Send + use<> {
         let (sender, mut receiver) = mpsc::channel(1);
         sender.try_send(7).unwrap();
@@ -33,7 +33,7 @@ impl Waiting {
         }
     }
 
-    /// Uses up the budget of its task in each poll until the neighbours are done.
+    /// Uses up the budget of the task in each poll until the neighbours are done.
     async fn greedy(self) -> &'static str {
         for _ in 0..MOST_POLLS * BUDGET {
             if self.0.load(Ordering::SeqCst) == 0 {
@@ -45,7 +45,7 @@ impl Waiting {
     }
 }
 
-/// Asks for a greedy promise, and for as many neighbours as are given before and after it.
+/// Requests a greedy promise, with the given numbers of neighbours before and after it.
 async fn greedy_among(layer: PromiseLayer, before: usize, after: usize) -> String {
     let waiting = Waiting::default();
     let answer = ask(layer, |promises| {
@@ -65,24 +65,24 @@ async fn greedy_among(layer: PromiseLayer, before: usize, after: usize) -> Strin
 }
 
 #[tokio::test]
-async fn a_promise_beside_one_that_is_always_ready() {
+async fn promises_beside_a_promise_that_is_always_ready() {
     for (before, after) in [(0, 1), (1, 0), (1, 1), (0, 31), (16, 15)] {
         let body = greedy_among(PromiseLayer::new(), before, after).await;
         assert_eq!(body, "fair", "{before} before, {after} after");
     }
 }
 
-/// Promises that are started together share a waker in groups, and each group has its turn too.
+/// Promises that start together share wakers in groups. Each group gets its turn.
 #[tokio::test]
-async fn hundreds_of_promises_beside_one_that_is_always_ready() {
+async fn hundreds_of_promises_beside_a_promise_that_is_always_ready() {
     for (before, after) in [(0, 32), (0, 60), (32, 31), (90, 1), (100, 200), (0, 500)] {
         let body = greedy_among(PromiseLayer::new(), before, after).await;
         assert_eq!(body, "fair", "{before} before, {after} after");
     }
 }
 
-/// Takes a number of steps, as many in each poll as the budget allows. Returns how many another one has taken until
-/// then.
+/// Takes a number of steps, as many in each poll as the budget allows. Returns the number of steps that the other
+/// future has taken by then.
 async fn steps_of_another(own: Counter, other: Counter) -> usize {
     for _ in 0..STEPS {
         own.add();
@@ -94,7 +94,7 @@ async fn steps_of_another(own: Counter, other: Counter) -> usize {
 const STEPS: usize = 20 * BUDGET;
 
 #[tokio::test]
-async fn each_of_two_that_are_always_ready_has_its_share() {
+async fn two_promises_that_are_always_ready_share_the_budget() {
     for size in [2, 34, 70] {
         let steps = [Counter::default(), Counter::default()];
         let answer = ask(PromiseLayer::new(), |promises| {
@@ -103,7 +103,7 @@ async fn each_of_two_that_are_always_ready_has_its_share() {
                 promises.result_or_submit(format!("greedy {number}"), work)
             };
             let first = greedy(0);
-            // They are in different groups if there are enough others between them.
+            // With enough promises in between, the two are in different groups.
             let between: Result<Vec<()>, PromiseError> = (2..size)
                 .map(|number| promises.result_or_submit(format!("{number}"), async || ()))
                 .collect();
@@ -140,7 +140,7 @@ async fn a_handler_beside_an_eager_promise_that_is_always_ready() {
     let answer = ask_async(layer, async |promises: Promises| {
         let greedy = promises.result_or_submit("greedy", || waiting.clone().greedy());
         if promises.pass() == 1 {
-            // The promise starts when the handler waits for the first time.
+            // The promise starts when the handler first yields.
             tokio::task::yield_now().await;
             waiting.neighbour().await;
         }

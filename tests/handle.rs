@@ -1,4 +1,4 @@
-//! What the methods of `Promises` say and do.
+//! The methods of `Promises`.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -146,15 +146,15 @@ async fn the_same_key_twice_in_a_pass_is_one_promise() {
 }
 
 #[tokio::test]
-async fn what_is_submitted_while_a_promise_is_made_stands() {
-    // Beyond what is looked for one by one, too.
+async fn a_promise_that_is_submitted_while_another_is_created_is_kept() {
+    // Also with more names than are searched linearly.
     for before in [0, 1, 15, 16, 17, 40] {
         let answer = ask(PromiseLayer::new(), |promises| {
             for index in 0..before {
                 let _ = promises.submit(format!("before{index}"), async { 0_u32 });
             }
             let make = || {
-                // Another name, and then the same.
+                // Submits another name, and then the name that is being created.
                 promises.submit("b", async { 20_u32 }).unwrap();
                 promises.submit("a", async { 1_u32 }).unwrap();
                 async { 10_u32 }
@@ -207,7 +207,7 @@ async fn a_cancelled_promise_is_never_polled_and_the_placeholder_published() {
 }
 
 #[tokio::test]
-async fn a_published_pass_drops_what_is_pending_unpolled() {
+async fn a_published_pass_drops_pending_promises_unpolled() {
     let (polled, dropped) = (Counter::default(), Counter::default());
     let answer = ask(PromiseLayer::new(), |promises| {
         for key in ["x", "y"] {
@@ -227,7 +227,7 @@ async fn a_published_pass_drops_what_is_pending_unpolled() {
 }
 
 #[tokio::test]
-async fn reset_forgets_a_promise_whatever_its_state() {
+async fn reset_removes_a_promise_in_any_state() {
     let answer = ask(PromiseLayer::new(), |promises| match promises.pass() {
         1 => {
             promises.submit("x", async { 1_u32 })?;
@@ -343,7 +343,7 @@ async fn typed_keys_need_no_type_at_the_call() {
 }
 
 #[tokio::test]
-async fn everybody_reads_the_same_value() {
+async fn all_readers_get_the_same_value() {
     let runs = Counter::default();
     let component = |promises: &Promises| -> Result<String, PromiseError> {
         let runs = runs.clone();
@@ -389,7 +389,7 @@ async fn current_finds_the_request_deep_in_synchronous_code() {
     fn component() -> Result<String, BoxError> {
         let promises = Promises::current().ok_or("no current request")?;
         let work = async || {
-            // Also where a promise runs.
+            // Also in a running promise.
             let promises = Promises::current().unwrap();
             format!("asked in pass {}", promises.pass())
         };
@@ -408,7 +408,7 @@ async fn current_finds_the_request_deep_in_synchronous_code() {
 }
 
 #[test]
-fn scope_makes_a_handle_current_and_restores_the_former() {
+fn scope_makes_a_handle_current_and_restores_the_former_handle() {
     let outer = Promises::with_results(PromiseResults::new().value("name", "outer"));
     let inner = Promises::with_results(PromiseResults::new().value("name", "inner"));
     let name = || Promises::current().unwrap().result::<&str>("name").unwrap();
@@ -421,7 +421,7 @@ fn scope_makes_a_handle_current_and_restores_the_former() {
 }
 
 #[test]
-fn a_handle_with_results_stands_for_the_second_pass() {
+fn a_handle_with_results_acts_as_in_the_second_pass() {
     let results = PromiseResults::new()
         .value("user", "Ferris")
         .failed::<u32>("orders", "no connection")
@@ -440,7 +440,7 @@ fn a_handle_with_results_stands_for_the_second_pass() {
 }
 
 #[test]
-fn of_two_results_of_the_same_name_the_last_stands() {
+fn of_two_results_with_the_same_name_the_last_counts() {
     for others in [0, 15, 16, 100] {
         let results = PromiseResults::new().value("x", 1_u32).value("y", 2_u32);
         let results = (0..others).fold(results, |all, index| all.value(format!("{index}"), index));
@@ -457,7 +457,7 @@ fn of_two_results_of_the_same_name_the_last_stands() {
 }
 
 #[test]
-fn a_typed_key_names_its_promise_everywhere() {
+fn every_method_accepts_a_typed_key() {
     const ANSWER: PromiseKey<u32> = PromiseKey::new("answer");
     let other = PromiseKey::<String>::named(String::from("other"));
     let promises = Promises::with_results(PromiseResults::new().value(ANSWER, 7));
@@ -471,7 +471,7 @@ fn a_typed_key_names_its_promise_everywhere() {
 }
 
 #[tokio::test]
-async fn the_current_promises_or_which_layer_is_missing() {
+async fn try_current_returns_the_promises_or_names_the_missing_layer() {
     let error = Promises::try_current().unwrap_err();
     assert!(error.to_string().contains("`PromiseLayer`"), "{error}");
     let answer = ask(PromiseLayer::new(), |_| {

@@ -1,4 +1,4 @@
-//! Through real sockets, without axum: what a client sends and what it gets back.
+//! Requests and responses over real sockets, without axum.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -51,7 +51,7 @@ where
     address
 }
 
-/// A wait that fails the test rather than hang it.
+/// Waits with a timeout, so that a test fails instead of hanging.
 async fn soon<F: Future>(future: F) -> F::Output {
     let waited = tokio::time::timeout(Duration::from_secs(20), future).await;
     waited.expect("it takes too long")
@@ -66,7 +66,7 @@ async fn exchange(address: SocketAddr, request: &str) -> String {
     response
 }
 
-/// Reads until `end` has come.
+/// Reads until the received text contains `end`.
 async fn read_until(stream: &mut TcpStream, end: &str) -> String {
     let mut text = String::new();
     while !text.contains(end) {
@@ -99,7 +99,7 @@ async fn a_hyper_server_without_axum() {
 }
 
 #[tokio::test]
-async fn a_service_that_is_not_sync() {
+async fn a_service_that_is_not_sync_works() {
     #[derive(Clone)]
     struct NotSync(Cell<u32>);
 
@@ -134,7 +134,7 @@ async fn a_service_that_is_not_sync() {
 }
 
 #[tokio::test]
-async fn when_the_client_goes_away_everything_is_dropped() {
+async fn when_the_client_disconnects_everything_is_dropped() {
     for path in ["/promise", "/pass", "/resolve"] {
         let (started_sender, mut started) = mpsc::unbounded_channel();
         let (dropped_sender, mut dropped) = mpsc::unbounded_channel();
@@ -236,7 +236,7 @@ async fn expect_100_continue() {
     let response = read_until(&mut stream, "hello").await;
     assert!(response.starts_with("HTTP/1.1 200 OK"), "{response}");
 
-    // The body is never asked for where it is not read.
+    // Without a read of the body the client is not asked to send it.
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream
         .write_all(format!("POST /forbidden {head}").as_bytes())
@@ -291,7 +291,7 @@ async fn content_length_and_trailers_of_a_request() {
          3\r\nhel\r\n2\r\nlo\r\n0\r\nchecksum: abc\r\n\r\n"
     );
     let response = exchange(address, &chunked).await;
-    // Nobody knew the length before the first pass had read it.
+    // The length was unknown until the first pass had read the body.
     assert!(
         response.ends_with("Some(5) b\"hello\" {\"checksum\": \"abc\"}"),
         "{response}"
@@ -323,7 +323,7 @@ async fn trailers_of_a_response() {
 }
 
 #[tokio::test]
-async fn a_request_body_streams_through_both_ways() {
+async fn a_request_body_streams_in_both_directions() {
     let address = serve(
         PromiseLayer::new()
             .on_rejection(NoRejection)
@@ -349,7 +349,7 @@ async fn a_request_body_streams_through_both_ways() {
 }
 
 #[tokio::test]
-async fn one_slow_client_holds_up_nobody() {
+async fn a_slow_client_does_not_delay_others() {
     let arrived = Counter::default();
     let counter = arrived.clone();
     let address = serve(

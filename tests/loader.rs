@@ -1,4 +1,4 @@
-//! Loaders: many keys asked for in a pass become one call.
+//! Loaders: many keys that a pass requests become one call.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -15,12 +15,12 @@ use tower_promises::{BoxError, OrPending, PromiseError, PromiseLayer, PromiseRes
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Doubles numbers, except for negative ones, which it does not know. Notes each call.
+/// Doubles numbers and records each call. Negative numbers have no value.
 #[derive(Default)]
 struct Doubler {
     calls: Mutex<Vec<Vec<i32>>>,
     max_batch_size: Option<usize>,
-    /// How many calls fail.
+    /// The number of calls that fail before the first success.
     failures: Mutex<usize>,
     panics: bool,
     delay: Duration,
@@ -62,7 +62,7 @@ async fn all_keys_of_a_pass_become_one_call() {
     let doubler = Arc::new(Doubler::default());
     let answer = ask(PromiseLayer::new(), |promises| {
         let mut sum = 0;
-        // In any component, and some of them more than once.
+        // From any component, and some keys more than once.
         for key in [3, 1, 2, 3, 1] {
             sum += promises.load(&doubler, key).or_pending(None)?.unwrap_or(0);
         }
@@ -80,7 +80,7 @@ async fn all_keys_of_a_pass_become_one_call() {
 }
 
 #[tokio::test]
-async fn a_later_pass_asks_only_for_what_is_new() {
+async fn a_later_pass_loads_only_new_keys() {
     let doubler = Arc::new(Doubler::default());
     let answer = ask(PromiseLayer::new(), |promises| {
         let two = promises.load(&doubler, 1)?.unwrap();
@@ -125,7 +125,7 @@ async fn a_missing_key_is_none() {
 }
 
 #[tokio::test]
-async fn the_error_of_a_call_is_that_of_each_of_its_keys() {
+async fn the_error_of_a_call_is_the_error_of_each_key() {
     let doubler = Arc::new(Doubler {
         max_batch_size: Some(2),
         failures: Mutex::new(1),
@@ -136,7 +136,7 @@ async fn the_error_of_a_call_is_that_of_each_of_its_keys() {
         if promises.pass() == 1 {
             return Ok(String::new());
         }
-        // A further pass does not ask again.
+        // A further pass does not load again.
         promises.result_or_submit("other", async || ())?;
         for read in &reads[..2] {
             let error = read.as_ref().unwrap_err();
@@ -151,7 +151,7 @@ async fn the_error_of_a_call_is_that_of_each_of_its_keys() {
 }
 
 #[tokio::test]
-async fn a_failed_key_can_be_cleared_and_asked_for_again() {
+async fn a_failed_key_can_be_cleared_and_loaded_again() {
     let doubler = Arc::new(Doubler {
         failures: Mutex::new(1),
         ..Default::default()
@@ -193,7 +193,7 @@ async fn a_panic_in_a_loader_is_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_loader_that_takes_too_long_is_a_value() {
+async fn a_loader_that_times_out_reads_as_an_error() {
     let doubler = Arc::new(Doubler {
         delay: 2 * SECOND,
         ..Default::default()
@@ -210,7 +210,7 @@ async fn a_loader_that_takes_too_long_is_a_value() {
 }
 
 #[tokio::test]
-async fn a_batch_that_is_cancelled_does_not_take_later_ones_with_it() {
+async fn a_cancelled_batch_does_not_affect_later_batches() {
     let doubler = Arc::new(Doubler::default());
     let answer = ask(PromiseLayer::new(), |promises| {
         let first = promises.load(&doubler, 1);
@@ -256,7 +256,7 @@ async fn a_batch_that_timed_out_can_be_cleared_and_tried_again() {
 }
 
 #[tokio::test]
-async fn the_handle_of_an_earlier_pass_takes_no_keys_away() {
+async fn the_handle_of_an_earlier_pass_cannot_request_new_keys() {
     let doubler = Arc::new(Doubler::default());
     let first = Mutex::new(None);
     let answer = ask(PromiseLayer::new(), |promises| {
@@ -266,7 +266,7 @@ async fn the_handle_of_an_earlier_pass_takes_no_keys_away() {
         let read = promises.load(&doubler, 5);
         let error = first.load(&doubler, 6).unwrap_err();
         assert!(matches!(error, PromiseError::Ended { .. }), "{error:?}");
-        // What is known, it can read.
+        // The handle can read loaded values.
         assert_eq!(first.load(&doubler, 5).is_ok(), read.is_ok());
         Ok(format!("{:?}", read?))
     });
@@ -290,7 +290,7 @@ async fn primed_values_are_not_loaded() {
 }
 
 #[tokio::test]
-async fn loaders_are_told_apart_by_their_arc() {
+async fn loaders_are_distinguished_by_their_arc() {
     let (one, other) = (Arc::new(Doubler::default()), Arc::new(Doubler::default()));
     let answer = ask(PromiseLayer::new(), |promises| {
         let (a, b) = (promises.load(&one, 1), promises.load(&other, 2));
@@ -301,7 +301,7 @@ async fn loaders_are_told_apart_by_their_arc() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn code_that_can_wait_loads_what_is_asked_for_before_it_yields() {
+async fn async_code_loads_all_keys_that_it_requests_before_it_yields() {
     let start = Instant::now();
     let doubler = Arc::new(Doubler {
         delay: SECOND,
@@ -330,7 +330,7 @@ async fn awaiting_and_synchronous_code_share_a_batch() {
         Ok(format!("{} {awaited:?} {read:?}", missed.is_ok()))
     });
     let answer = answer.await.unwrap();
-    // What was missed costs a pass.
+    // The first read found no value, which costs a pass.
     assert_eq!(
         (answer.body.as_str(), answer.passes),
         ("true Some(4) Some(2)", 2)
@@ -339,7 +339,7 @@ async fn awaiting_and_synchronous_code_share_a_batch() {
 }
 
 #[tokio::test]
-async fn an_awaited_error_reaches_every_waiter_and_is_forgotten_by_the_next_pass() {
+async fn an_awaited_error_reaches_every_waiter_and_the_next_pass_loads_again() {
     let doubler = Arc::new(Doubler {
         failures: Mutex::new(1),
         ..Default::default()
@@ -359,7 +359,7 @@ async fn an_awaited_error_reaches_every_waiter_and_is_forgotten_by_the_next_pass
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_that_gives_up_leaves_nothing_behind() {
+async fn a_key_of_a_dropped_waiter_can_be_loaded_again() {
     let doubler = Arc::new(Doubler {
         delay: 2 * SECOND,
         ..Default::default()
@@ -371,7 +371,7 @@ async fn a_waiter_that_gives_up_leaves_nothing_behind() {
                 .is_err()
         );
         assert!(!promises.clear_loaded(&doubler, &1));
-        // It is asked for again, and answered.
+        // The key is requested again, and loaded.
         Ok(format!("{:?}", promises.load_async(&doubler, 1).await?))
     });
     let answer = answer.await.unwrap();
@@ -398,7 +398,7 @@ async fn too_many_promises_and_ended_requests_are_errors() {
 }
 
 #[test]
-fn a_test_sees_what_a_handler_wants_to_load() {
+fn a_test_sees_the_keys_that_a_handler_requests() {
     let doubler = Arc::new(Doubler::default());
     let handler = |promises: &Promises| promises.load_many(&doubler, [2, 1, 2]);
 
@@ -414,7 +414,7 @@ fn a_test_sees_what_a_handler_wants_to_load() {
 }
 
 #[test]
-fn a_handle_for_tests_frees_what_was_asked_of_it() {
+fn a_dropped_handle_for_tests_drops_its_loaders() {
     let doubler = Arc::new(Doubler::default());
     let promises = Promises::with_results(PromiseResults::new());
     assert!(promises.load(&doubler, 1).is_err());

@@ -1,4 +1,4 @@
-//! How many passes a request takes, what each of them sees, and what comes out.
+//! The number of passes of a request, the request that each pass gets, and the published outcome.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -40,7 +40,7 @@ async fn a_response_without_promises_is_published_untouched() {
         response.extensions_mut().insert(Mark(7));
         Ok::<_, Infallible>(response)
     }));
-    // The type of the body is the inner service's own.
+    // The layer does not change the type of the body.
     let response: Response<Full<Bytes>> = service.oneshot(get("/")).await.unwrap();
     assert_eq!(response.status(), 418);
     assert_eq!(response.version(), Version::HTTP_10);
@@ -237,7 +237,7 @@ async fn every_pass_sees_the_request_of_the_first() {
     assert_eq!(*seen.lock().unwrap(), [expected.clone(), expected]);
 }
 
-/// The headers that two passes see of a request with these.
+/// The headers that two passes get if the request has these headers.
 async fn headers_of_two_passes(headers: HeaderMap) -> Vec<HeaderMap> {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let service = {
@@ -259,7 +259,7 @@ async fn headers_of_two_passes(headers: HeaderMap) -> Vec<HeaderMap> {
 }
 
 #[tokio::test]
-async fn every_pass_sees_the_headers_in_their_order_and_which_are_secret() {
+async fn every_pass_sees_the_headers_in_order_and_marked_as_sensitive() {
     let mut headers = HeaderMap::new();
     for (name, value) in [("b", "1"), ("a", "2"), ("b", "3"), ("c", "4"), ("b", "5")] {
         let mut value = HeaderValue::from_static(value);
@@ -281,12 +281,12 @@ async fn every_pass_sees_the_headers_in_their_order_and_which_are_secret() {
 
 #[tokio::test]
 async fn every_pass_sees_as_many_headers_as_a_request_can_have() {
-    // More values than a map can have names.
+    // More values than the number of names that a map can have.
     let mut values = HeaderMap::new();
     for value in 0..40_000_u32 {
         values.append("x-many", HeaderValue::from(value));
     }
-    // As many names as a map can have, and then some values of the first and the last one.
+    // As many names as a map can have, with more values of the first and the last name.
     let mut names = HeaderMap::new();
     for number in 0..24_576 {
         let name = HeaderName::try_from(format!("x-{number}")).unwrap();
@@ -304,10 +304,10 @@ async fn every_pass_sees_as_many_headers_as_a_request_can_have() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_promises_of_a_pass_run_at_the_same_time() {
+async fn the_promises_of_a_pass_run_concurrently() {
     let start = Instant::now();
     let answer = ask(PromiseLayer::new(), |promises| {
-        // More than share a waker.
+        // More promises than share a waker.
         for index in 0..100_u64 {
             let work = async move || {
                 sleep(Duration::from_millis(1000 - index)).await;
@@ -325,11 +325,11 @@ async fn the_promises_of_a_pass_run_at_the_same_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_promise_submits_starts_at_once_and_settles_before_the_next_pass() {
+async fn a_promise_of_a_promise_starts_at_once_and_settles_before_the_next_pass() {
     let second = Duration::from_secs(1);
-    // As the first thing a promise does, while it runs, and as the last.
+    // Submits at the start of a promise, in the middle, and at the end.
     for (before, after) in [(0, 2), (1, 1), (2, 0)] {
-        // Alone, and among more than share a waker.
+        // Alone, and among more promises than share a waker.
         for others in [0, 50] {
             let start = Instant::now();
             let answer = ask(PromiseLayer::new(), |promises| {
@@ -358,7 +358,7 @@ async fn what_a_promise_submits_starts_at_once_and_settles_before_the_next_pass(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_promise_can_wait_for_one_that_another_task_submits() {
+async fn a_promise_can_wait_for_a_promise_that_another_task_submits() {
     let answer = ask(PromiseLayer::new(), |promises| {
         let handle = promises.clone();
         let work = async move || {
@@ -432,7 +432,7 @@ async fn the_body_of_a_discarded_response_is_dropped_unpolled() {
         let before = dropped.clone();
         let read = promises(&request).result_or_submit("x", async move || before.get());
         Ok::<_, Infallible>(Response::new(match read {
-            // It is gone before the promise starts.
+            // The body is dropped before the promise starts.
             Ok(dropped_before) => {
                 assert_eq!(dropped_before, 1);
                 Untouchable(None)
@@ -445,7 +445,7 @@ async fn the_body_of_a_discarded_response_is_dropped_unpolled() {
 }
 
 #[tokio::test]
-async fn a_discarded_response_shows_at_debug_level_only() {
+async fn a_discarded_response_is_logged_at_debug_level_only() {
     let log = Log::start();
     let answer = ask(PromiseLayer::new(), |promises| {
         promises.result_or_submit("x", async || ()).or_pending(())?;

@@ -21,7 +21,7 @@ use tower_test::{assert_request_eq, mock};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Ready only after `poll_ready`, for one call, and never on a clone.
+/// A service that is ready only after `poll_ready`, for one call. A clone is not ready.
 struct Strict {
     is_ready: bool,
     calls: Counter,
@@ -62,7 +62,7 @@ impl Service<TestRequest> for Strict {
 }
 
 #[tokio::test]
-async fn a_service_that_is_not_ready_on_clone_is_polled_ready_before_every_call() {
+async fn a_service_whose_clones_are_not_ready_is_polled_ready_before_every_call() {
     let calls = Counter::default();
     let mut service = PromiseLayer::new().layer(Strict {
         is_ready: false,
@@ -130,7 +130,7 @@ async fn a_later_pass_waits_until_the_service_is_ready() {
     let mut response = tokio_test::task::spawn(service.call(get("/")));
     assert_request_eq!(handle, "pass").send_response(1);
 
-    // Pass 1 is over and its promise has settled, but there is no room for pass 2.
+    // Pass 1 has ended and its promise has settled, but the service is not ready for pass 2.
     assert_pending!(response.poll());
     assert_pending!(handle.poll_request());
     handle.allow(1);
@@ -140,7 +140,7 @@ async fn a_later_pass_waits_until_the_service_is_ready() {
     assert!(response.is_ok());
 }
 
-/// Is ready for the second call only after a second, and must not be asked in a loop until then.
+/// A service that is ready for the second call only after a second. It must not be polled in a loop until then.
 #[derive(Clone)]
 struct Slow<F> {
     handler: F,
@@ -190,7 +190,7 @@ async fn passes_of_slow(layer: PromiseLayer, handler: impl Fn(&Promises) + Clone
 
 #[tokio::test(start_paused = true)]
 async fn waiting_for_readiness_is_no_busy_loop_whatever_is_submitted_meanwhile() {
-    // A promise that submits another as the last thing it does.
+    // A promise that submits another promise at its end.
     let submits = |promises: &Promises| {
         let handle = promises.clone();
         let _ = promises.result_or_submit("a", async move || {
@@ -204,7 +204,7 @@ async fn waiting_for_readiness_is_no_busy_loop_whatever_is_submitted_meanwhile()
     );
     assert_eq!(passes_of_slow(PromiseLayer::new(), submits).await, "2");
 
-    // A promise that awaits another and changes its mind.
+    // A promise that starts to await another promise and drops the waiter.
     let gives_up = |promises: &Promises| {
         let handle = promises.clone();
         let _ = promises.result_or_submit("a", async move || {
@@ -214,7 +214,7 @@ async fn waiting_for_readiness_is_no_busy_loop_whatever_is_submitted_meanwhile()
     };
     assert_eq!(passes_of_slow(PromiseLayer::new(), gives_up).await, "2");
 
-    // A task that asks between two passes: its handle is of the first.
+    // A task that submits between two passes, with the handle of the first pass.
     let spawns = |promises: &Promises| {
         if promises.pass() == 1 {
             let handle = promises.clone();
@@ -230,7 +230,7 @@ async fn waiting_for_readiness_is_no_busy_loop_whatever_is_submitted_meanwhile()
 }
 
 #[tokio::test]
-async fn readiness_is_the_inner_services() {
+async fn poll_ready_is_that_of_the_inner_service() {
     let (mut service, mut handle) =
         mock::spawn_layer::<TestRequest, Response<Full<Bytes>>, _>(PromiseLayer::new());
     handle.allow(0);
@@ -248,7 +248,7 @@ async fn nested_layers_see_the_outer_results_and_keep_their_own() {
     let inner = PromiseLayer::new().layer(service_fn(async |request: TestRequest| {
         let promises = promises(&request);
         let user: String = promises.result("user")?;
-        // The outer request still waits for this one, perhaps because of this very request.
+        // A pending promise of the outer request may be waiting for this very request, so it is not visible.
         let pending = promises.result::<i32>("outer pending");
         assert!(!pending.is_err_and(|error| error.is_pending()));
         let own: i32 = promises.result_or_submit("own", async || 1)?;
@@ -307,7 +307,7 @@ async fn an_inner_request_may_clear_an_outer_result_for_itself() {
 }
 
 #[tokio::test]
-async fn a_service_that_never_errs_never_errs() {
+async fn an_infallible_service_stays_infallible() {
     let service = PromiseLayer::new().layer(service_fn(async |request: TestRequest| {
         let read = promises(&request).result_or_submit("x", async || 7);
         Ok::<_, Infallible>(text_response(

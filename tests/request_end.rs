@@ -1,4 +1,4 @@
-//! What becomes of promises, values and undo work when a pass or a request ends, in whatever way.
+//! Promises, values and undo functions at the end of a pass and of a request, in all the ways in which these end.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -24,7 +24,7 @@ async fn a_panic_in_the_handler_propagates() {
 }
 
 #[tokio::test]
-async fn a_handle_whose_request_has_ended_is_harmless() {
+async fn a_handle_of_an_ended_request_returns_errors() {
     let kept = Arc::new(Mutex::new(Vec::new()));
     let answer = ask(PromiseLayer::new(), |promises| {
         kept.lock().unwrap().push(promises.clone());
@@ -56,7 +56,7 @@ async fn a_handle_whose_request_has_ended_is_harmless() {
 
 #[tokio::test]
 async fn the_values_of_a_request_are_dropped_with_it() {
-    // A value may hold the handle, which is easily done with the parts of a request.
+    // A value may hold the handle, for example in the parts of a request.
     let dropped = Counter::default();
     let kept = Arc::new(Mutex::new(Vec::new()));
     let answer = ask(PromiseLayer::new(), |promises| {
@@ -66,7 +66,7 @@ async fn the_values_of_a_request_are_dropped_with_it() {
         Ok(String::new())
     });
     assert_eq!(answer.await.unwrap().passes, 2);
-    // One is the value, the other was not needed in pass 2.
+    // One guard is in the value, the other in the closure that pass 2 did not call.
     assert_eq!(dropped.get(), 2);
 }
 
@@ -89,7 +89,7 @@ async fn a_cleared_value_is_dropped_at_once() {
 }
 
 #[tokio::test]
-async fn undo_work_runs_for_a_discarded_pass_only() {
+async fn undo_functions_run_only_for_a_discarded_pass() {
     let notes = Notes::default();
     let answer = ask(PromiseLayer::new(), |promises| {
         for step in ["first", "second"] {
@@ -108,7 +108,7 @@ async fn undo_work_runs_for_a_discarded_pass_only() {
 }
 
 #[tokio::test]
-async fn undo_work_runs_when_the_request_is_rejected_or_dropped() {
+async fn undo_functions_run_when_the_request_is_rejected_or_dropped() {
     let undone = Counter::default();
     let layer = PromiseLayer::new().max_passes(1);
     let answer = ask(layer, |promises| {
@@ -132,7 +132,7 @@ async fn undo_work_runs_when_the_request_is_rejected_or_dropped() {
 }
 
 #[tokio::test]
-async fn undo_work_registered_after_the_pass_was_discarded_runs_at_once() {
+async fn an_undo_function_registered_after_the_pass_was_discarded_runs_at_once() {
     let undone = Counter::default();
     let answer = ask(PromiseLayer::new(), |promises| {
         let (handle, undone) = (promises.clone(), undone.clone());
@@ -151,7 +151,7 @@ async fn undo_work_registered_after_the_pass_was_discarded_runs_at_once() {
 }
 
 #[tokio::test]
-async fn a_promise_that_panics_when_it_is_dropped_keeps_nothing_else_from_its_end() {
+async fn a_promise_that_panics_when_it_is_dropped_does_not_affect_others() {
     let log = Log::start();
     let (undone, dropped) = (Counter::default(), Counter::default());
     let request = ask_async(PromiseLayer::new(), async |promises: Promises| {
@@ -173,9 +173,9 @@ async fn a_promise_that_panics_when_it_is_dropped_keeps_nothing_else_from_its_en
     assert!(log.text().contains("when dropped"), "{}", log.text());
 }
 
-/// A promise that settles while another thread cancels it: either it is cancelled, or its value is still wanted.
+/// A promise settles while another thread cancels it. Either it is cancelled, or its value still requires a pass.
 #[test]
-fn a_cancel_that_comes_too_late_changes_nothing() {
+fn a_late_cancel_has_no_effect() {
     for _ in 0..5000 {
         let promises = Promises::with_results(PromiseResults::new());
         let start = Barrier::new(2);

@@ -42,7 +42,7 @@ async fn the_name_is_shared_with_synchronous_code() {
             7
         }
     };
-    // Whoever asks second gets the same promise, and what was missed costs a pass.
+    // Both requests share one promise. The first found no value, which costs a pass.
     let answer = ask_async(PromiseLayer::new(), async |promises: Promises| {
         let early = promises.result_or_submit("x", work).or_pending(0)?;
         let late = promises.resolve("x", work).await?;
@@ -55,7 +55,7 @@ async fn the_name_is_shared_with_synchronous_code() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_submitted_and_awaited_before_it_is_read_costs_no_pass() {
+async fn a_promise_that_is_awaited_before_it_is_read_costs_no_pass() {
     let start = Instant::now();
     let answer = ask_async(PromiseLayer::new(), async |promises: Promises| {
         for key in ["a", "b"] {
@@ -75,7 +75,7 @@ async fn what_is_submitted_and_awaited_before_it_is_read_costs_no_pass() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_promise_goes_on_while_somebody_waits() {
+async fn a_promise_runs_as_long_as_it_has_a_waiter() {
     let dropped = Counter::default();
     let answer = ask_async(PromiseLayer::new(), async |promises: Promises| {
         let guarded = || {
@@ -96,7 +96,7 @@ async fn a_promise_goes_on_while_somebody_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_promise_that_nobody_waits_for_any_more_is_dropped() {
+async fn a_promise_without_waiters_is_dropped() {
     let dropped = Counter::default();
     let answer = ask_async(PromiseLayer::new(), async |promises: Promises| {
         let guard = dropped.on_drop();
@@ -118,7 +118,7 @@ async fn a_promise_that_nobody_waits_for_any_more_is_dropped() {
 }
 
 #[tokio::test]
-async fn resolve_gives_the_error_of_a_promise() {
+async fn resolve_returns_the_error_of_a_promise() {
     let answer = ask_async(PromiseLayer::new(), async |promises: Promises| {
         let failed = promises
             .try_resolve("a", async || Err::<(), _>("no luck"))
@@ -136,7 +136,7 @@ async fn resolve_gives_the_error_of_a_promise() {
 }
 
 #[tokio::test]
-async fn a_cancelled_promise_wakes_those_who_await_it() {
+async fn a_cancelled_promise_wakes_its_waiters() {
     let answer = ask_async(PromiseLayer::new(), async |promises: Promises| {
         let waiting = promises.resolve("x", std::future::pending::<()>);
         let (waited, cancelled) = join(waiting, async { promises.cancel("x") }).await;
@@ -147,7 +147,7 @@ async fn a_cancelled_promise_wakes_those_who_await_it() {
 }
 
 #[tokio::test]
-async fn a_spawned_task_can_wait_and_learns_that_the_request_has_ended() {
+async fn a_spawned_task_can_wait_and_gets_an_error_when_the_request_ends() {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     let sender = std::sync::Mutex::new(Some(sender));
     let answer = ask_async(PromiseLayer::new(), async |promises: Promises| {
@@ -182,7 +182,7 @@ async fn eager_promises_run_while_the_pass_runs() {
                 let value = promises
                     .result_or_submit("x", work)
                     .or_pending("placeholder")?;
-                // Whether it settles meanwhile or not, this pass has not seen it.
+                // This pass has not read the value, even if the promise settles meanwhile.
                 sleep(SECOND).await;
                 Ok(value.to_owned())
             },
@@ -206,7 +206,7 @@ async fn an_eager_promise_can_be_submitted_from_another_task() {
         });
         if promises.pass() == 1 {
             task.await??;
-            // The pass waits for something else: somebody has to drive the promise.
+            // The pass waits for another future meanwhile, so the response future has to drive the promise.
             sleep(2 * SECOND).await;
         }
         Ok(promises.result::<i32>("x")?.to_string())
@@ -253,7 +253,7 @@ async fn without_a_layer_resolve_runs_where_it_is_awaited() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_that_gives_up_has_not_read_the_value() {
+async fn a_dropped_waiter_has_not_read_the_value() {
     let answer = ask_async(PromiseLayer::new(), async |promises: Promises| {
         if promises.pass() == 1 {
             let (sender, settled) = tokio::sync::oneshot::channel();
@@ -276,7 +276,7 @@ async fn a_waiter_that_gives_up_has_not_read_the_value() {
 }
 
 #[tokio::test]
-async fn the_wakers_of_waiters_that_are_gone_are_dropped() {
+async fn the_wakers_of_dropped_waiters_are_dropped() {
     struct Waker(#[allow(dead_code)] support::DropGuard);
 
     impl std::task::Wake for Waker {
@@ -302,7 +302,7 @@ async fn the_wakers_of_waiters_that_are_gone_are_dropped() {
 }
 
 #[tokio::test]
-async fn nothing_is_polled_twice_for_nothing() {
+async fn a_pending_request_does_not_wake_itself() {
     use tower::{Layer, ServiceExt};
 
     let service =

@@ -1,4 +1,4 @@
-//! Bodies that go on in a temporary file.
+//! Bodies that exceed the memory limit and use a temporary file.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -36,7 +36,7 @@ async fn a_large_body_is_read_in_two_passes() {
 }
 
 #[tokio::test]
-async fn no_file_is_needed_as_long_as_memory_suffices() {
+async fn no_file_is_created_within_the_memory_limit() {
     let directory = temporary_directory();
     let layer = PromiseLayer::new()
         .max_body_bytes(100_000)
@@ -48,14 +48,14 @@ async fn no_file_is_needed_as_long_as_memory_suffices() {
 }
 
 #[tokio::test]
-async fn both_limits_may_be_reached_but_not_passed() {
+async fn both_limits_may_be_reached_but_not_exceeded() {
     let log = Log::start();
     let directory = temporary_directory();
     let layer = PromiseLayer::new()
         .max_body_bytes(10_000)
         .spool_dir(directory.path())
         .max_spool_bytes(200_000);
-    // The last frame of the second body is of one byte.
+    // The last frame of the second body has one byte.
     let answer = ask(layer.clone(), upload(210_000, 10_000)).await;
     assert_eq!((answer.status, &*answer.body), (StatusCode::OK, "210000"));
     assert_eq!(log.text().matches("max_spool_bytes").count(), 0);
@@ -82,7 +82,7 @@ async fn the_default_limit_of_the_file_is_64_mib() {
 }
 
 #[tokio::test]
-async fn a_body_beyond_both_limits_is_no_matter_without_promises() {
+async fn a_body_beyond_both_limits_is_accepted_without_promises() {
     let directory = temporary_directory();
     let spool = Spool::new(directory.path()).max_bytes(100_000);
     let body = ReplayBody::with_spool(upload(1 << 20, 10_000), 10_000, spool);
@@ -121,7 +121,7 @@ async fn pass_1_reads_a_part_and_pass_2_the_whole() {
 }
 
 #[tokio::test]
-async fn tiny_frames_come_back_as_large_ones() {
+async fn tiny_frames_are_merged_into_large_frames() {
     let directory = temporary_directory();
     let spool = Spool::new(directory.path());
     let body = ReplayBody::with_spool(upload(1 << 20, 3), 0, spool);
@@ -155,7 +155,7 @@ async fn sizes_are_exact() {
 }
 
 #[test]
-fn a_frame_is_handed_on_before_it_is_written_and_the_next_one_only_then() {
+fn a_reader_gets_a_frame_before_it_is_written_and_the_next_frame_afterwards() {
     let directory = temporary_directory();
     one_blocking_thread().block_on(async {
         let taken = Counter::default();
@@ -191,7 +191,7 @@ fn a_reader_that_waits_for_the_disk_is_superseded() {
         let error = {
             let mut waiting = pin!(first.frame());
             assert!(futures_util::poll!(&mut waiting).is_pending());
-            // It is still in memory.
+            // The frame is still in memory.
             second.frame().await.unwrap().unwrap();
             waiting.await.unwrap().unwrap_err()
         };
@@ -204,7 +204,7 @@ fn a_reader_that_waits_for_the_disk_is_superseded() {
             frame.unwrap();
         }
 
-        // The same for one that waits for what it has to read.
+        // The same for a reader that waits for a read from the file.
         let mut second = third;
         let mut third = second.replay();
         let disk = SlowDisk::start();
@@ -267,7 +267,7 @@ fn a_superseded_reader_of_a_pass_gets_an_error_and_pass_2_reads_all() {
 }
 
 #[test]
-fn the_runtime_serves_others_while_the_disk_is_slow() {
+fn other_tasks_run_while_the_disk_is_slow() {
     let directory = temporary_directory();
     one_blocking_thread().block_on(async {
         let layer = PromiseLayer::new()

@@ -1,4 +1,4 @@
-//! Disks that fail, and what is left on them.
+//! Failing disks, and the files that remain on disks.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -25,7 +25,7 @@ use uploads::{
     temporary_directory, upload,
 };
 
-/// What a request gets whose body cannot be written to `directory`.
+/// Checks the response to a request whose body cannot be written to `directory`.
 async fn check_failure(directory: &Path, kind: io::ErrorKind) {
     let log = Log::start();
     let layer = PromiseLayer::new()
@@ -47,7 +47,7 @@ async fn check_failure(directory: &Path, kind: io::ErrorKind) {
     assert!(log.contains(&source.unwrap().to_string()), "{log}");
     assert!(log.contains("ERROR"), "{log}");
 
-    // Without promises it does not matter.
+    // Without promises the failure has no effect.
     let service = layer.layer(service_fn(async |request: Request<_>| {
         let len = read(request.into_body()).await?;
         Ok::<_, BoxError>(text_response(len.to_string()))
@@ -70,7 +70,7 @@ async fn check_failure(directory: &Path, kind: io::ErrorKind) {
 }
 
 #[tokio::test]
-async fn a_directory_that_has_vanished() {
+async fn a_missing_directory_rejects_the_request() {
     let directory = temporary_directory();
     let path = directory.path().to_owned();
     directory.close().unwrap();
@@ -78,19 +78,19 @@ async fn a_directory_that_has_vanished() {
 }
 
 #[tokio::test]
-async fn a_directory_that_is_none() {
+async fn a_path_that_is_not_a_directory_rejects_the_request() {
     let file = tempfile::NamedTempFile::new().unwrap();
     check_failure(file.path(), io::ErrorKind::NotADirectory).await;
     check_failure(&file.path().join("x"), io::ErrorKind::NotADirectory).await;
 }
 
-/// A file system of 256 KiB.
+/// A file system with 256 KiB.
 #[cfg(target_os = "linux")]
 struct SmallDisk(TempDir);
 
 #[cfg(target_os = "linux")]
 impl SmallDisk {
-    /// `None` if this process may not mount one.
+    /// `None` if this process may not mount a file system.
     fn mount() -> Option<Self> {
         let directory = temporary_directory();
         let mut mount = std::process::Command::new("mount");
@@ -105,7 +105,7 @@ impl SmallDisk {
 #[cfg(target_os = "linux")]
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily, should a file be open yet.
+        // Lazily, because a file may still be open.
         let mut unmount = std::process::Command::new("umount");
         let _ = unmount.arg("-l").arg(self.0.path()).output();
     }
@@ -113,7 +113,7 @@ impl Drop for SmallDisk {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_disk_that_is_full() {
+async fn a_full_disk_rejects_the_request() {
     let Some(disk) = SmallDisk::mount() else {
         eprintln!("NOT TESTED: this process may not mount a small file system");
         return;
@@ -121,12 +121,12 @@ async fn a_disk_that_is_full() {
     let directory = disk.0.path();
     check_failure(directory, io::ErrorKind::StorageFull).await;
 
-    // A reader that has taken over before the disk is full gets everything, from the file as well.
+    // A reader that has taken over before the disk is full gets the whole body, including the part in the file.
     let spool = Spool::new(directory);
     let mut first = ReplayBody::with_spool(upload(10 << 20, CHUNK), 0, spool);
     let second = first.replay();
     let third = first.replay();
-    // Four chunks fit.
+    // Four chunks fit on the disk.
     for _ in 0..5 {
         first.frame().await.unwrap().unwrap();
     }
@@ -170,7 +170,7 @@ fn a_runtime_that_has_ended_is_an_error_and_no_deadlock() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_body_that_is_dropped_leaves_nothing() {
+fn a_dropped_body_leaves_no_file() {
     let directory = temporary_directory();
     let path = directory.path();
     one_blocking_thread().block_on(async {
@@ -184,7 +184,7 @@ fn a_body_that_is_dropped_leaves_nothing() {
             }
         };
 
-        // While it is written.
+        // Dropped between two writes.
         let mut first = body();
         read_half(&mut first).await;
         disk_is_idle().await;
@@ -194,7 +194,7 @@ fn a_body_that_is_dropped_leaves_nothing() {
         disk_is_idle().await;
         assert_eq!(open_files(path).len(), 0);
 
-        // While a write waits for the disk, with a file and without.
+        // Dropped while a write waits for the disk, with a file and without.
         for frames in [1, 2, 8] {
             let mut first = body();
             for _ in 1..frames {
@@ -211,7 +211,7 @@ fn a_body_that_is_dropped_leaves_nothing() {
             assert_eq!(open_files(path).len(), 0);
         }
 
-        // While it is read, with a chunk that was read ahead and nobody has asked for.
+        // Dropped between two reads, with a chunk that was read ahead.
         let mut first = body();
         let mut second = first.replay();
         read_half(&mut first).await;
@@ -228,7 +228,7 @@ fn a_body_that_is_dropped_leaves_nothing() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_client_that_goes_away_leaves_nothing() {
+fn a_client_that_disconnects_leaves_no_file() {
     let directory = temporary_directory();
     one_blocking_thread().block_on(async {
         let layer = PromiseLayer::new()
@@ -277,7 +277,7 @@ fn a_file_that_cannot_be_read_is_an_error_of_the_pass() {
         assert!(second.is_end_stream());
         assert_eq!(second.size_hint().exact(), Some(0));
 
-        // The next pass tries again.
+        // A new reader tries again.
         io::Write::write_all(&mut file, &pattern(4 * CHUNK)).unwrap();
         assert!(second.is_replayable());
         assert_eq!(read(second.replay()).await.unwrap(), 4 * CHUNK);
@@ -286,7 +286,7 @@ fn a_file_that_cannot_be_read_is_an_error_of_the_pass() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_published_response_may_go_on_reading_and_the_file_is_closed_behind_it() {
+fn a_published_response_may_continue_to_read_and_the_file_is_closed_at_its_end() {
     let directory = temporary_directory();
     one_blocking_thread().block_on(async {
         let layer = PromiseLayer::new()

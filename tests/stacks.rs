@@ -1,4 +1,4 @@
-//! The layers among those of tower-http, in a `ServiceBuilder`, on both sides of them.
+//! The layers of this crate combined with those of tower-http in a `ServiceBuilder`, inside and outside of them.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -39,7 +39,7 @@ use tower_promises::{
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// What many applications have around their services.
+/// The layers that many applications use.
 macro_rules! usual_layers {
     ($builder:expr) => {
         $builder
@@ -48,11 +48,11 @@ macro_rules! usual_layers {
             .layer(TraceLayer::new_for_http())
             .layer(PropagateRequestIdLayer::x_request_id())
             .layer(ResponseBodyTimeoutLayer::new(MINUTE))
-            // They have bodies of their own, so that what is inside of them is hidden from the layers outside.
+            // These layers have body types of their own, which hide the types of the inner layers.
             .layer(CatchPanicLayer::new())
             .layer(RequestDecompressionLayer::new())
             .layer(RequestBodyLimitLayer::new(1024))
-            // They need a body that is `Default`.
+            // These layers need a body that is `Default`.
             .layer(CorsLayer::permissive())
             .layer(TimeoutLayer::with_status_code(
                 StatusCode::REQUEST_TIMEOUT,
@@ -68,7 +68,7 @@ macro_rules! usual_layers {
     };
 }
 
-/// Answers with the request body, once a promise was kept if there is a layer for it.
+/// Responds with the request body. If the promise layer is present, waits for a promise first.
 async fn echo<B>(request: Request<B>) -> Result<Response<Full<Bytes>>, Infallible>
 where
     B: Body<Error: Into<BoxError>>,
@@ -135,7 +135,7 @@ async fn operations_outside() {
 }
 
 #[tokio::test]
-async fn the_family_inside() {
+async fn all_layers_of_the_crate_inside() {
     let builder = usual_layers!(ServiceBuilder::new())
         .layer(OperationLayer::memory())
         .layer(tasks())
@@ -145,7 +145,7 @@ async fn the_family_inside() {
 }
 
 #[tokio::test]
-async fn the_family_outside() {
+async fn all_layers_of_the_crate_outside() {
     let builder = ServiceBuilder::new()
         .layer(OperationLayer::memory())
         .layer(tasks())
@@ -155,7 +155,7 @@ async fn the_family_outside() {
     check(usual_layers!(builder).service(service_fn(echo))).await;
 }
 
-/// The body of many hyper services.
+/// The body type of many hyper services.
 type Boxed = BoxBody<Bytes, Box<dyn Error + Send + Sync>>;
 
 async fn boxed<B>(request: Request<B>) -> Result<Response<Boxed>, Infallible> {
@@ -168,7 +168,7 @@ async fn boxed<B>(request: Request<B>) -> Result<Response<Boxed>, Infallible> {
     Ok(Response::new(body.boxed()))
 }
 
-/// Serves one connection in a task of its own, as servers on hyper do, and returns what a client gets.
+/// Serves one connection in a spawned task, as hyper servers do, and returns the body that a client gets.
 macro_rules! ask_server {
     ($service:expr) => {{
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -44,7 +44,7 @@ where
 
 #[tokio::test]
 async fn a_promise_reads_the_body_and_later_passes_see_an_empty_one() {
-    // Nothing needs to be kept for it.
+    // No byte of the body has to be kept.
     let layer = PromiseLayer::new().max_body_bytes(0);
     let answer = send(layer, post(vec![7; 100_000]), async |promises, body| {
         match promises.pass() {
@@ -66,7 +66,7 @@ async fn result_or_submit_reads_the_body_once() {
             calls.add();
             size(body)
         })?;
-        // A further pass changes nothing about it.
+        // The closure is not called again in a further pass.
         promises.result_or_submit("other", async || ())?;
         Ok(read.to_string())
     });
@@ -78,7 +78,7 @@ async fn result_or_submit_reads_the_body_once() {
 }
 
 #[tokio::test]
-async fn a_promise_gets_the_whole_body_also_if_some_was_read() {
+async fn a_promise_gets_the_whole_body_even_if_a_part_was_read() {
     for (limit, expected) in [
         (100, "10"),
         (
@@ -96,7 +96,7 @@ async fn a_promise_gets_the_whole_body_also_if_some_was_read() {
                 if let Err(error) = promises.try_submit_body("size", size) {
                     return Ok(error.to_string());
                 }
-                // The promise reads it now.
+                // The promise has taken over the body.
                 let error = body.frame().await.unwrap().unwrap_err();
                 assert!(matches!(
                     error.downcast_ref(),
@@ -110,11 +110,11 @@ async fn a_promise_gets_the_whole_body_also_if_some_was_read() {
 }
 
 #[tokio::test]
-async fn the_body_goes_to_one_promise() {
+async fn only_one_promise_gets_the_body() {
     let answer = send(PromiseLayer::new(), post("hello"), async |promises, _| {
         if promises.pass() == 1 {
             promises.try_submit_body("first", size)?;
-            // The same name is the same promise, another name comes too late.
+            // The same name shares the promise. Another name gets an error.
             promises.try_submit_body("first", size)?;
             let error = promises.try_submit_body("second", size).unwrap_err();
             assert!(matches!(error, SubmitError::BodyTaken { .. }), "{error:?}");
@@ -135,7 +135,7 @@ async fn the_body_goes_to_one_promise() {
 }
 
 #[tokio::test]
-async fn an_empty_body_and_a_handle_without_a_request() {
+async fn an_empty_body_and_a_handle_without_a_request_are_accepted() {
     let answer = send(PromiseLayer::new(), post(""), async |promises, _| {
         Ok(promises
             .result_or_try_submit_body("size", size)?
@@ -151,7 +151,7 @@ async fn an_empty_body_and_a_handle_without_a_request() {
 }
 
 #[tokio::test]
-async fn the_client_is_held_back_as_the_promise_reads() {
+async fn the_client_can_send_only_as_fast_as_the_promise_reads() {
     let (sender, receiver) = mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
     let (step_sender, step) = mpsc::channel::<()>(1);
     let step = Mutex::new(Some(step));
@@ -175,7 +175,7 @@ async fn the_client_is_held_back_as_the_promise_reads() {
                 .send(Ok(Frame::data(Bytes::from("hello"))))
                 .await
                 .unwrap();
-            // There is room for one frame, and it is not taken before the promise asks for it.
+            // The channel has room for one frame, which stays there until the promise polls for it.
             tokio::task::yield_now().await;
             assert_eq!(sender.capacity(), 0, "round {round}");
             step_sender.send(()).await.unwrap();
@@ -187,7 +187,7 @@ async fn the_client_is_held_back_as_the_promise_reads() {
 }
 
 #[tokio::test]
-async fn an_error_of_the_body_is_the_promises() {
+async fn an_error_of_the_body_goes_to_the_promise() {
     let frames = [
         Ok(Frame::data(Bytes::from("hello"))),
         Err(std::io::Error::other("reset")),
@@ -257,12 +257,12 @@ async fn a_body_that_is_refused_to_a_promise_is_not_lost() {
         promises.result_or_submit("other", async || ())?;
         Ok(read.len().to_string())
     });
-    // An empty body in a second pass would be worse.
+    // A rejection is better than a second pass with an empty body.
     assert_eq!(answer.await.status, 413);
 }
 
 #[tokio::test]
-async fn a_body_that_was_given_away_is_not_taken_back() {
+async fn no_reader_can_take_over_the_body_of_a_promise() {
     let answer = send(
         PromiseLayer::new(),
         post("hello"),
@@ -283,7 +283,7 @@ async fn a_body_that_was_given_away_is_not_taken_back() {
 }
 
 #[tokio::test]
-async fn a_promise_that_reads_the_body_is_asked_for_and_read_in_one_call() {
+async fn one_call_submits_a_promise_that_reads_the_body_and_reads_its_result() {
     let answer = send(PromiseLayer::new(), post("hello"), async |promises, _| {
         let size = promises.result_or_submit_body("size", async |body: RequestBody| {
             body.collect().await.map_or(0, |body| body.to_bytes().len())

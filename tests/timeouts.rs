@@ -11,7 +11,7 @@ use tower_promises::{OnTimeout, OrPending, PromiseError, PromiseLayer, Promises,
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test(start_paused = true)]
-async fn a_promise_that_times_out_is_a_value() {
+async fn a_promise_that_times_out_reads_as_an_error() {
     let log = Log::start();
     let (start, dropped) = (Instant::now(), Counter::default());
     let layer = PromiseLayer::new().promise_timeout(SECOND);
@@ -37,7 +37,7 @@ async fn a_promise_that_times_out_is_a_value() {
     assert_eq!(answer.body, "fast Err(\"promise `slow` timed out\")");
     assert_eq!((answer.status.as_u16(), answer.passes), (200, 2));
     assert_eq!(start.elapsed(), SECOND);
-    // One for the promise, one for the closure that pass 2 did not need.
+    // One guard is in the promise, the other in the closure that pass 2 did not call.
     assert_eq!(dropped.get(), 2);
     assert!(
         log.text().contains("WARN") && log.text().contains("slow"),
@@ -89,7 +89,7 @@ async fn a_request_that_takes_too_long_is_rejected() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_handler_itself_counts_too() {
+async fn the_time_of_the_handler_counts() {
     let dropped = Counter::default();
     for on_timeout in [OnTimeout::Reject, OnTimeout::FinalPass] {
         let layer = PromiseLayer::new().timeout(SECOND).on_timeout(on_timeout);
@@ -98,14 +98,14 @@ async fn the_handler_itself_counts_too() {
             std::future::pending().await
         });
         let answer = answer.await.unwrap();
-        // Nothing would be different in another pass.
+        // There is no final pass, because the handler has not requested a promise.
         assert_eq!((answer.status.as_u16(), answer.passes), (503, 1));
     }
     assert_eq!(dropped.get(), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_final_pass_renders_what_there_is() {
+async fn the_final_pass_renders_the_settled_promises() {
     let layer = PromiseLayer::new()
         .timeout(SECOND)
         .on_timeout(OnTimeout::FinalPass);
@@ -117,7 +117,7 @@ async fn the_final_pass_renders_what_there_is() {
         let slow = match slow.or_pending("") {
             Ok(slow) => slow,
             Err(PromiseError::TimedOut { .. }) => {
-                // What is asked for only now has no time left either.
+                // A promise that is submitted in the final pass times out at once.
                 let more = promises.result_or_submit("more", async || "more");
                 assert!(
                     matches!(more, Err(PromiseError::TimedOut { .. })),
@@ -160,7 +160,7 @@ async fn the_final_pass_replaces_a_pass_that_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_final_pass_has_a_bound_too() {
+async fn the_final_pass_has_a_timeout() {
     let start = Instant::now();
     let layer = PromiseLayer::new()
         .timeout(SECOND)
@@ -176,14 +176,14 @@ async fn the_final_pass_has_a_bound_too() {
     assert_eq!(start.elapsed(), 2 * SECOND);
 }
 
-/// Never waits for anything, and lets other tasks run only when tokio's budget is used up.
+/// Never completes, and yields to other tasks only when tokio's cooperative budget is used up.
 async fn busy() {
     loop {
         tokio::task::consume_budget().await;
     }
 }
 
-/// Time that goes on although the test is never idle.
+/// Advances the paused clock although the runtime is never idle.
 fn let_time_pass() {
     tokio::spawn(async {
         tokio::time::advance(2 * SECOND).await;
@@ -195,7 +195,7 @@ async fn timeouts_fire_for_work_that_never_waits() {
     let_time_pass();
     let layer = PromiseLayer::new().promise_timeout(SECOND);
     let answer = ask(layer, |promises| {
-        // Several groups of promises that are all busy.
+        // Several groups of busy promises.
         let mut timed_out = 0;
         for index in 0..100 {
             match promises.result_or_submit(format!("{index}"), busy) {

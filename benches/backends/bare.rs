@@ -1,5 +1,5 @@
-//! What the clients of SQLite and NATS take by themselves for what `Queue::enqueue` cannot do without: one insertion
-//! that is committed, one message that is acknowledged.
+//! The times of the bare clients of SQLite and NATS for the minimal work of `Queue::enqueue`: one committed insertion,
+//! one acknowledged message.
 
 use super::nats::Server;
 use super::{Percentiles, times};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tower_promises::backend::nats::async_nats::jetstream::{self, stream::Config};
 
-/// Inserts into a table of its own, in the mode that the backend uses.
+/// Inserts into a separate table, in the mode of the backend.
 pub(crate) async fn sqlite(file: &Path, rounds: usize, payload: &[u8]) -> Percentiles {
     let options = SqliteConnectOptions::new()
         .filename(file)
@@ -40,7 +40,7 @@ pub(crate) async fn sqlite(file: &Path, rounds: usize, payload: &[u8]) -> Percen
     times(rounds, insert).await
 }
 
-/// Publishes into a stream of its own.
+/// Publishes into a separate stream.
 pub(crate) async fn nats(server: &Server, rounds: usize, payload: &[u8]) -> Percentiles {
     let context = jetstream::new(server.client().await);
     let stream = Config {

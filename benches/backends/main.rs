@@ -1,15 +1,15 @@
-//! How long enqueueing and a whole task take on each backend: `cargo bench --bench backends`.
+//! Measures enqueueing and whole tasks on each backend: `cargo bench --bench backends`.
 //!
-//! - *enqueue*: one `Queue::enqueue` after the other, of 64 bytes, until each is acknowledged.
-//! - *bare*: what the client of SQLite or NATS takes by itself for one insertion, or one message, of that size, see
-//!   [`bare`]. No backend can be faster than that on the same machine.
-//! - *task*: one `TaskService::call` after the other, of a task that does nothing, from its submission to its output.
-//! - *tasks/s*: as many calls at once as [`AT_ONCE`], with a worker that runs 16 at once.
+//! - *enqueue*: sequential calls of `Queue::enqueue` with 64 bytes, each until it is acknowledged.
+//! - *bare*: the bare client of SQLite or NATS, for one insertion or one message of that size, see [`bare`]. No backend
+//!   can be faster than that on the same machine.
+//! - *task*: sequential calls of `TaskService::call` with an empty task, each from its submission to its output.
+//! - *tasks/s*: [`AT_ONCE`] concurrent calls, with a worker that runs 16 tasks concurrently.
 //!
-//! Client and worker are two connections, as of two processes, except in memory. The tables are Markdown; the second
-//! compares with a prototype, of which only medians are known. Machines differ, so what counts is how many times slower
-//! than memory a backend is, and than its bare client. NATS needs `nats-server`: it is left out where that is not
-//! installed.
+//! Client and worker use two connections, as two processes would, except in memory. The tables are in Markdown. The
+//! second table compares with a prototype, of which only medians are known. Machines differ, so the relevant figures
+//! are the ratios of a backend to memory and to its bare client. NATS needs `nats-server` and is left out if that is
+//! not installed.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod bare;
@@ -25,16 +25,16 @@ use tower_promises::backend::{Backend, Envelope};
 use tower_promises::task::{Task, TaskContext, TaskFailure};
 use tower_promises::{TaskService, Tasks};
 
-/// How many calls are under way when throughput is measured.
+/// The number of concurrent calls for measuring throughput.
 const AT_ONCE: usize = 64;
 
-/// What is enqueued.
+/// The payload of an envelope.
 const PAYLOAD: [u8; 64] = [7; 64];
 
-/// Measurements before those that count.
+/// The number of measurements that are discarded at first.
 const WARM_UP: usize = 20;
 
-/// How often each is done.
+/// The number of measurements of each kind.
 struct Rounds {
     enqueue: usize,
     task: usize,
@@ -61,7 +61,7 @@ const NATS: Prototype = Prototype {
     task: 2.9,
 };
 
-/// In milliseconds.
+/// Percentiles in milliseconds.
 struct Percentiles {
     p50: f64,
     p99: f64,
@@ -132,7 +132,7 @@ async fn measure(
     rounds: Rounds,
 ) -> Measured {
     eprintln!("measuring {name} …");
-    // Nobody works on this queue.
+    // No worker takes from this queue.
     let payload = PAYLOAD.to_vec();
     let enqueue = times(rounds.enqueue, |round| {
         let envelope = Envelope::new("idle", round.to_string(), payload.clone().into());
@@ -171,8 +171,8 @@ async fn measure(
     }
 }
 
-/// What a median is worth beside that of the prototype, given both of memory. Memory itself has no ratio. What the bare
-/// client takes says what the machine is to blame for.
+/// Compares a median with that of the prototype, as ratios to the medians of memory. Memory itself has no ratio. The
+/// time of the bare client shows the part that is due to the machine.
 fn verdict(is: f64, was: f64, bare: Option<f64>, memory: Option<(f64, f64)>) -> String {
     let Some((memory_is, memory_was)) = memory else {
         let verdict = if is <= was { "faster" } else { "slower" };
@@ -195,7 +195,7 @@ fn verdict(is: f64, was: f64, bare: Option<f64>, memory: Option<(f64, f64)>) -> 
 
 #[tokio::main]
 async fn main() {
-    // On a worker of the runtime, as requests are: what `main` itself awaits runs beside them.
+    // On a worker thread of the runtime, like requests. The future of `main` itself would run on another thread.
     tokio::spawn(compare()).await.unwrap();
 }
 

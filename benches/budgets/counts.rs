@@ -1,10 +1,10 @@
-//! What is exact: allocations, instructions, bytes.
+//! Exact figures: allocations, instructions, bytes.
 
 use crate::budget::{self, Budget};
 use crate::measured::{self, DEFAULT, Figures};
 use crate::table::{Table, whole};
 
-/// Sets of features whose costs are compared with those of the first.
+/// Sets of features. Their costs are compared with those of the first set.
 const FEATURES: &[(&str, &[&str])] = &[
     ("no features", &[]),
     ("`tracing`", &["tracing"]),
@@ -31,10 +31,10 @@ const COUNTS: [usize; 4] = [1, 10, 100, 10_000];
 
 const NO_VALGRIND: &str = "`valgrind` is not installed";
 
-/// Those that the layer is compared with.
+/// Adds the figures of the services that the layer is compared with.
 fn others(table: &mut Table, figures: &Figures, request: &str, what: &str) {
     for (service, name) in SERVICES {
-        // Only a body can be collected.
+        // Only a request with a body can have it collected.
         if service != "collect" || request == "body" {
             let figure = figures.get(&format!("{request}/{service}"));
             table.figure(format!("{what}: {name}"), whole(figure));
@@ -121,7 +121,7 @@ pub(crate) fn instructions(table: &mut Table) {
     judge_linear(table, few, many);
 }
 
-/// What one of 10,000 promises costs, compared with one of 100, given what all of them cost.
+/// Compares the cost of one of 10,000 promises with that of one of 100. `few` and `many` are the total costs.
 pub(crate) fn judge_linear(table: &mut Table, few: f64, many: f64) {
     let ratio = (many / 10_000.0) / (few / 100.0);
     let figure = format!("{ratio:.3} × that of one of 100");
@@ -133,7 +133,7 @@ pub(crate) fn judge_linear(table: &mut Table, few: f64, many: f64) {
     );
 }
 
-/// What features cost that a request does not use.
+/// The costs of features that a request does not use.
 pub(crate) fn features(table: &mut Table) {
     let mut without = None;
     for &(name, features) in FEATURES {

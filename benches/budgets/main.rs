@@ -1,13 +1,12 @@
-//! What the crate costs, beside what it may cost: `cargo bench --bench budgets`.
+//! Compares the costs of the crate with its budgets: `cargo bench --bench budgets`.
 //!
-//! Prints one table, in Markdown. `cargo bench --bench budgets -- allocations wire` measures only these subjects,
-//! `-- --quick` only those that are counts: they are exact and take seconds. Times are those of the machine, so
-//! they are compared only with each other, as ratios of the medians of alternating samples.
+//! Prints a table in Markdown. `cargo bench --bench budgets -- allocations wire` measures only these subjects.
+//! `-- --quick` measures only counts, which are exact and take seconds. Times depend on the machine, so they are
+//! compared only with each other, as ratios of the medians of alternating samples.
 //!
-//! The measured code is in `benches/measured`, a crate of its own, which is built here with the features that
-//! are wanted: by default those that a user of the crate has by default. Instructions need `valgrind`, the
-//! figures of a server `wrk`; both are packages of every Linux distribution. What is missing is said in the
-//! table.
+//! The measured code is in the separate crate `benches/measured`. This bench builds it with the necessary features, by
+//! default with the default features of `tower-promises`. Instructions need `valgrind`, and the figures of a server
+//! need `wrk`; every Linux distribution has packages of both. The table names tools that are missing.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod budget;
@@ -21,7 +20,7 @@ use table::Table;
 struct Subject {
     name: &'static str,
     measure: fn(&mut Table),
-    /// Whether it is exact.
+    /// Whether the figures are exact counts.
     is_count: bool,
 }
 
@@ -58,7 +57,7 @@ fn main() {
     let count = arguments.len();
     arguments.retain(|argument| argument != "--bench");
     if arguments.len() == count {
-        // `cargo test --benches`: an unoptimized build says nothing about costs.
+        // `cargo test --benches` builds without optimization, so its costs are meaningless.
         eprintln!("to be run by `cargo bench`");
         return;
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Names and numbers, as the crate prints them.
+/// The names and numbers that the crate prints.
 pub(crate) struct Figures(HashMap<String, f64>);
 
 impl Figures {
@@ -18,34 +18,34 @@ impl Figures {
     }
 }
 
-/// The features of `tower-promises` that its users have by default.
+/// The default features of `tower-promises`.
 pub(crate) const DEFAULT: &[&str] = &["default"];
 
-/// Builds with these features of `tower-promises`, and runs.
+/// Builds the crate with these features of `tower-promises` and runs it.
 pub(crate) fn run(features: &[&str], arguments: &[&str]) -> Figures {
     let program = build(features, false);
     Figures(pairs(&output(Command::new(program).args(arguments))).collect())
 }
 
-/// The same with an allocator that counts.
+/// Builds the crate with an allocator that counts and runs it.
 pub(crate) fn run_counting(arguments: &[&str]) -> Figures {
     let program = build(DEFAULT, true);
     Figures(pairs(&output(Command::new(program).args(arguments))).collect())
 }
 
-/// The instructions of a request of each case. `None` where there is no `valgrind`.
+/// The instructions of a request, for each case. `None` if `valgrind` is not installed.
 pub(crate) fn instructions(features: &[&str], cases: &str) -> Option<Figures> {
     let valgrind = Command::new("valgrind").arg("--version").output();
     valgrind.ok().filter(|output| output.status.success())?;
 
     let program = build(features, false);
     let directory = directory().join("callgrind");
-    // What a former run has left must not be taken for a part of this one.
+    // Files of a former run must not be mistaken for files of this run.
     let _ = std::fs::remove_dir_all(&directory);
     std::fs::create_dir_all(&directory).expect("the build directory can be written");
     let file = directory.join("out");
 
-    // What runs inside of the function `measured` is counted. Each `sample` of such calls gets a file.
+    // Counts the instructions inside the function `measured`. Each `sample` of such calls writes a file.
     let printed = output(
         Command::new("valgrind")
             .args(["--quiet", "--tool=callgrind"])
@@ -62,7 +62,7 @@ pub(crate) fn instructions(features: &[&str], cases: &str) -> Option<Figures> {
     Some(Figures(figures.collect()))
 }
 
-/// The instructions in a file of callgrind.
+/// The number of instructions in a callgrind file.
 fn total(file: &Path) -> f64 {
     let profile = std::fs::read_to_string(file);
     let profile = profile.unwrap_or_else(|error| panic!("{}: {error}", file.display()));

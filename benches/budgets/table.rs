@@ -1,4 +1,4 @@
-//! The table that is printed.
+//! The printed table.
 
 use crate::budget::Budget;
 use std::fmt;
@@ -12,17 +12,17 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// The rows from here on are about this.
+    /// Sets the subject of the rows that follow.
     pub(crate) fn begin(&mut self, subject: &'static str) {
         self.subject = subject;
     }
 
-    /// A figure for comparison.
+    /// Adds a figure for comparison.
     pub(crate) fn figure(&mut self, what: impl Into<String>, figure: impl Into<String>) {
         self.push(what, figure, String::new(), "");
     }
 
-    /// A figure with a budget, for which `value` counts.
+    /// Adds a figure with a budget. The budget applies to `value`.
     pub(crate) fn judge(
         &mut self,
         what: impl Into<String>,
@@ -40,7 +40,7 @@ impl Table {
         self.push(what, figure, budget.to_string(), verdict);
     }
 
-    /// Why there are no figures.
+    /// Adds the reason why there are no figures.
     pub(crate) fn missing(&mut self, why: &str) {
         self.push("not measured", why, String::new(), "");
     }
@@ -85,7 +85,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// `12345.6` as `12,346`.
+/// Rounds a number and groups its digits: `12345.6` becomes `12,346`.
 pub(crate) fn whole(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut grouped = String::new();
@@ -98,7 +98,7 @@ pub(crate) fn whole(number: f64) -> String {
     grouped
 }
 
-/// A time, given in nanoseconds.
+/// Formats a time in nanoseconds.
 pub(crate) fn time(nanoseconds: f64) -> String {
     match nanoseconds {
         ..1e3 => format!("{nanoseconds:.0} ns"),

@@ -1,4 +1,4 @@
-//! What is measured with a clock, and so compared with something else that runs in turn.
+//! Times. Each is compared with the time of an alternative that runs in alternation with it.
 
 use crate::budget;
 use crate::counts::{judge_linear, promises};
@@ -18,7 +18,7 @@ pub(crate) fn times(table: &mut Table) {
             let what = format!("{}, {name}", promises(count));
             let figure = format!("{}, {ratio:.3} × by hand ({})", time(layer), time(twice));
             if count == 10_000 {
-                // So many have another budget, below.
+                // This many promises have a separate budget, see below.
                 table.figure(what, figure);
             } else {
                 table.judge(what, figure, ratio, budget::TIME_BY_HAND);
@@ -74,10 +74,10 @@ pub(crate) fn wire(table: &mut Table) {
         let rates = format!("({} of {}/s)", whole(rate), whole(bare));
         (format!("{:.3} × without {rates}", rate / bare), rate / bare)
     };
-    // What axum asks of any layer: one more future in a box, and one more body.
+    // The cost of any layer in axum: one more boxed future, and one more body.
     let (figure, _) = relative("plain", "extension");
     table.figure("requests per second, AddExtension in its place", figure);
-    // What it costs there to keep a copy of the head, and of the service for another call.
+    // The cost of keeping a copy of the head, and of the service for another call.
     let (figure, _) = relative("plain", "stack");
     table.figure(
         "requests per second, retry + AddExtension in its place",

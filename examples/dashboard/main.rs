@@ -1,5 +1,5 @@
-//! A page whose template functions, deep in nested templates, ask for what three upstream services
-//! know. The template engine cannot wait; the page takes as long as the slowest upstream and no longer.
+//! A page with functions in nested templates that request the answers of three upstream services. The template engine
+//! cannot `await`. The page takes only as long as the slowest upstream.
 //!
 //! Start it with `cargo run --example dashboard`.
 
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tower_promises::{PromiseError, PromiseLayer, Promises};
 
-/// What an upstream answers.
+/// The answer of an upstream.
 #[derive(Clone, Deserialize)]
 struct Answer {
     text: String,
@@ -33,14 +33,14 @@ struct Upstreams {
 }
 
 impl Upstreams {
-    /// Asks for an answer where a template wants it. There is no request at hand, and no `await`.
+    /// Requests an answer where a template uses it, without access to the request and without `await`.
     fn ask(&self, name: &str, parameters: &str) -> Result<Answer, PromiseError> {
         let promises = Promises::current().ok_or_else(|| PromiseError::NotSubmitted {
             key: "the template is not rendered inside of PromiseLayer".into(),
         })?;
         let url = format!("{}{parameters}", self.urls[name]);
         let client = self.client.clone();
-        // The same upstream with the same parameters is the same promise: it is called once.
+        // Requests for the same URL share one promise, so each URL is called once.
         promises.result_or_try_submit(url.clone(), async move || {
             let response = client.get(url).send().await?.error_for_status()?;
             response.json().await
@@ -49,7 +49,7 @@ impl Upstreams {
 
     fn weather(&self, mode: &str) -> Result<Answer, PromiseError> {
         match mode {
-            // Two answers, one after the other: three passes.
+            // The second request depends on the first, which takes three passes.
             "depends" => {
                 let city = self.ask("user", "")?.city;
                 self.ask("weather", &format!("?city={city}"))
@@ -60,7 +60,7 @@ impl Upstreams {
     }
 }
 
-/// What the templates get to see. In the first pass that is nothing much, and nobody will see it.
+/// The value for the templates. The layer discards a page with pending answers.
 fn view(answer: Result<Answer, PromiseError>) -> Value {
     match answer {
         Ok(answer) => context! { text => answer.text, ms => answer.ms },
@@ -109,11 +109,11 @@ async fn page(
     })
 }
 
-/// When the request came in.
+/// The time when the request arrived.
 #[derive(Clone, Copy)]
 struct Started(Instant);
 
-/// Stands outside of `PromiseLayer`, so it runs once, however many passes there are.
+/// Middleware outside `PromiseLayer`, so it runs once for a request.
 async fn note_start(mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(Started(Instant::now()));
     next.run(request).await

@@ -1,4 +1,4 @@
-//! Three services on loopback, each of which takes its time to answer.
+//! Three slow services on loopback.
 
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 
-/// Their names and latencies in milliseconds.
+/// The names of the services and their latencies in milliseconds.
 pub(crate) const ALL: [(&str, u64); 3] = [("user", 150), ("orders", 400), ("weather", 250)];
 
 #[derive(Deserialize)]
@@ -21,7 +21,7 @@ struct Parameters {
     city: Option<String>,
 }
 
-/// Starts all of them, each with a listener of its own.
+/// Starts the services, each with its own listener.
 pub(crate) async fn start() -> std::io::Result<Vec<(&'static str, SocketAddr)>> {
     let mut addresses = Vec::new();
     for (name, latency) in ALL {

@@ -1,4 +1,4 @@
-//! Feeds `ReplayBody` frames, limits and readers of all kinds and compares it with the model.
+//! Compares `ReplayBody` with a model, for arbitrary frames, limits and readers.
 #![no_main]
 
 #[path = "../../tests/model/replay.rs"]
@@ -19,7 +19,7 @@ struct Input {
 #[derive(Arbitrary, Debug)]
 enum Frame {
     Data(Vec<u8>),
-    /// Longer than libFuzzer likes to make them, so that both ways of keeping data are met.
+    /// Longer than the inputs that libFuzzer usually generates, so that both ways of keeping data are covered.
     LongData {
         byte: u8,
         len: u16,

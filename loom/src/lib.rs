@@ -1,10 +1,11 @@
-//! Tries wake-up code of tower-promises in every order of events: `LOOM_MAX_PREEMPTIONS=3 cargo test --release`.
+//! Model-checks the wake-up code of tower-promises in every order of events:
+//! `LOOM_MAX_PREEMPTIONS=3 cargo test --release`.
 #![cfg(test)]
 
 #[path = "../../src/promise/waiters.rs"]
 mod waiters;
 
-/// What the crate has from the standard library, from loom.
+/// Replaces the module `sync` of the crate, with the mutex of loom instead of that of the standard library.
 mod sync {
     use loom::sync::MutexGuard;
 
@@ -45,7 +46,7 @@ impl Event {
         self.waiters.finish();
     }
 
-    /// As a waiter for a promise does it.
+    /// Waits in the same way as a waiter for a promise.
     async fn wait(&self) {
         let mut number = None;
         poll_fn(|cx| {
@@ -64,7 +65,7 @@ impl Event {
 }
 
 #[test]
-fn no_waiter_misses_it() {
+fn no_waiter_misses_the_event() {
     loom::model(|| {
         let event = Event::new();
         let waiters = [(); 2].map(|()| {
@@ -79,7 +80,7 @@ fn no_waiter_misses_it() {
 }
 
 #[test]
-fn a_waiter_that_leaves_takes_nobody_elses_place() {
+fn a_waiter_that_leaves_does_not_remove_another_waiter() {
     loom::model(|| {
         let event = Event::new();
         let leaving = Arc::clone(&event);
@@ -99,11 +100,11 @@ fn a_waiter_that_leaves_takes_nobody_elses_place() {
     });
 }
 
-/// Work that whoever awaits it polls, as a promise that no layer drives.
+/// Work that its waiters poll, as that of a promise without a response future.
 struct Work {
     /// `None` while it is being polled.
     is_here: Mutex<Option<()>>,
-    /// Whom the work wakes when it can go on.
+    /// The waker of the task that continues the work.
     driver: Mutex<Option<Waker>>,
     can_go_on: AtomicBool,
     event: Arc<Event>,
@@ -138,7 +139,7 @@ impl Work {
         Poll::Pending
     }
 
-    /// As a waiter for a promise does it.
+    /// Polls in the same way as a waiter for a promise.
     fn poll_wait(&self, number: &mut Option<u64>, cx: &Context<'_>) -> Poll<()> {
         loop {
             if self.event.has_happened.load(Ordering::Acquire) {
@@ -160,7 +161,7 @@ impl Work {
 }
 
 #[test]
-fn a_waiter_takes_over_the_work_of_one_that_gives_up() {
+fn a_waiter_takes_over_the_work_of_a_waiter_that_leaves() {
     loom::model(|| {
         let work = Work::new();
         let leaving = Arc::clone(&work);

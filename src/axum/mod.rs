@@ -1,4 +1,4 @@
-//! `Promises`, `Operations`, `Progress` and `Tasks` as extractors, errors as responses.
+//! Extractors for `Promises`, `Operations`, `Progress` and `Tasks`, and error types as axum responses.
 //!
 //! ```
 //! use axum::{Router, routing::get};
@@ -16,8 +16,8 @@
 //!
 //! # Security
 //!
-//! A response made from a [`PromiseError`] or a [`SubmitError`] has the error's [status](PromiseError::status) and says
-//! nothing about the promise. The log has the rest. So it is with a `TaskError` and its status.
+//! The response of a [`PromiseError`] or a [`SubmitError`] has the error's [status](PromiseError::status) and a body
+//! without details of the promise. The details go to the log. The same holds for a `TaskError` and its status.
 
 #[cfg(feature = "operations")]
 mod operation;

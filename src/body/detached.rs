@@ -8,11 +8,10 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// The body of a request, handed to a promise by
-/// [`submit_body`](crate::promise::Promises::submit_body), which reads it in its own time.
+/// The body of a request, passed to a promise by [`submit_body`](crate::promise::Promises::submit_body), which may read
+/// it for as long as the request lasts.
 ///
-/// Nothing of it is kept for a later pass: what has been read is gone. Its errors are those of
-/// [`ReplayBody`].
+/// Frames that were read are not kept for a later pass. The errors are those of [`ReplayBody`].
 pub struct RequestBody {
     body: UnsyncBoxBody<Bytes, BoxError>,
 }
@@ -29,7 +28,7 @@ impl RequestBody {
     }
 }
 
-/// A body that is empty from the start.
+/// Creates an empty body.
 impl Default for RequestBody {
     fn default() -> Self {
         Self {

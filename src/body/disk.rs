@@ -9,28 +9,27 @@ use std::task::{Context, Poll, ready};
 use tokio::runtime::Handle;
 use tokio::task::{JoinHandle, unconstrained};
 
-/// How many bytes are written or read at a time: with fewer, changing threads costs more than the work.
+/// The size of a write or a read in bytes. With a smaller size, changing threads costs more than the work.
 pub(super) const CHUNK: usize = 64 * 1024;
 
-/// The temporary file of one body. All that touches it runs on threads that may block, one operation at
-/// a time.
+/// The temporary file of one body. Every operation on the file runs on a blocking thread, one at a time.
 #[derive(Default)]
 pub(super) enum Disk {
-    /// There is no file yet, or no longer.
+    /// There is no file yet, or the file was lost.
     #[default]
     Nothing,
     Idle(Temporary),
     Busy(Job),
 }
 
-/// A file that has no name.
+/// A temporary file without a name.
 pub(super) struct Temporary {
-    /// `None` once it was taken out.
+    /// `None` after the file was moved into an operation.
     file: Option<File>,
     runtime: Handle,
 }
 
-/// An operation that runs, or waits for a thread.
+/// An operation that is running, or waiting for a thread.
 pub(super) struct Job {
     operation: Operation,
     handle: JoinHandle<Outcome>,
@@ -44,23 +43,23 @@ enum Operation {
 
 struct Outcome {
     file: Option<Temporary>,
-    /// What was read, or nothing.
+    /// The data of a read. Empty for a write.
     result: io::Result<Bytes>,
 }
 
-/// An operation that has ended.
+/// The result of a finished operation.
 pub(super) enum Finished {
     Write(io::Result<()>),
     Read { at: u64, result: io::Result<Bytes> },
 }
 
 impl Disk {
-    /// Starts to write `data` at an offset, to a new file in `directory` if there is none yet. Nothing
-    /// else may be running.
+    /// Starts to write `data` at the offset `at`, to a new file in `directory` if there is none. No other operation may
+    /// be running.
     ///
     /// # Errors
     ///
-    /// If there is neither a file nor a tokio runtime.
+    /// If there is no file and the caller is not in a tokio runtime.
     pub(super) fn start_write(
         &mut self,
         directory: &Arc<Path>,
@@ -88,11 +87,11 @@ impl Disk {
         Ok(())
     }
 
-    /// Starts to read `len` bytes at an offset. Nothing else may be running.
+    /// Starts to read `len` bytes at the offset `at`. No other operation may be running.
     ///
     /// # Errors
     ///
-    /// If the file was lost with the thread that had it.
+    /// If the file was lost, because the thread of an earlier operation ended without returning it.
     pub(super) fn start_read(&mut self, at: u64, len: usize) -> io::Result<()> {
         let Self::Idle(mut temporary) = mem::take(self) else {
             return Err(io::Error::other("the temporary file was lost"));
@@ -108,8 +107,8 @@ impl Disk {
         Ok(())
     }
 
-    /// Only the plain file goes into the closure: a runtime that shuts down drops it under a lock that
-    /// dropping a `Temporary` would take again.
+    /// Runs `work` on a blocking thread. Only the plain file may move into `work`, not a [`Temporary`]: a runtime that
+    /// shuts down drops closures under a lock, and the `Drop` of `Temporary` would take that lock again.
     fn start(
         &mut self,
         runtime: &Handle,
@@ -128,13 +127,13 @@ impl Disk {
         *self = Self::Busy(Job { operation, handle });
     }
 
-    /// Waits for what runs. `None` if nothing does.
+    /// Waits for the running operation. `None` if no operation is running.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Finished>> {
         let Self::Busy(job) = self else {
             return Poll::Ready(None);
         };
-        // Unconstrained, because a task that has used up its budget would be woken here, under the lock
-        // of the body.
+        // Unconstrained, because without cooperative budget the join handle would wake the task here, under the lock of
+        // the body.
         let outcome = ready!(pin!(unconstrained(&mut job.handle)).poll(cx));
         let operation = job.operation;
         let Outcome { file, result } = outcome.unwrap_or_else(|error| Outcome {
@@ -151,7 +150,7 @@ impl Disk {
 
 impl Drop for Job {
     fn drop(&mut self) {
-        // Nobody is interested any longer. It has an effect only while the operation waits for a thread.
+        // Nothing needs the result any more. Aborting has an effect only while the operation waits for a thread.
         self.handle.abort();
     }
 }
@@ -159,7 +158,8 @@ impl Drop for Job {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if let Some(file) = self.file.take() {
-            // Closing it frees its blocks, which takes time in proportion to them.
+            // On a blocking thread, because closing the file frees its blocks, which takes time in proportion to its
+            // size.
             drop(self.runtime.spawn_blocking(move || drop(file)));
         }
     }

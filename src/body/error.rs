@@ -10,37 +10,37 @@ use std::task::{Context, Poll, Waker};
 #[cfg(feature = "spool")]
 use std::{io, path::Path};
 
-/// Why a [`ReplayBody`](super::ReplayBody) could not yield its next frame.
+/// The reason why a [`ReplayBody`](super::ReplayBody) could not yield its next frame.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ReplayError {
-    /// The original body failed. This prints as the body's own error, which is the
-    /// [`source`](Error::source) and the same one for every reader.
+    /// The original body failed. The text is that of the body's own error, which is the [`source`](Error::source). All
+    /// readers share this error.
     Body(Arc<dyn Error + Send + Sync>),
     /// A newer reader of the same body has taken over.
     Superseded,
-    /// More was read than may be kept, so the body cannot be read again.
+    /// More bytes were read than may be kept, so the body cannot be read again.
     TooLarge {
-        /// How many bytes may be kept.
+        /// The largest number of bytes to keep.
         limit: usize,
     },
-    /// What goes beyond memory could not be written to the temporary file, so the body cannot be read
-    /// again; or it could not be read from there.
+    /// Data beyond the memory limit could not be written to the temporary file, so the body cannot be read again, or it
+    /// could not be read from the file.
     #[cfg(feature = "spool")]
     SpoolFailed {
-        /// Where the file is, or was to be.
+        /// The directory of the temporary file.
         directory: Arc<Path>,
-        /// What went wrong. It is also the [`source`](Error::source).
+        /// The I/O error, also available as [`source`](Error::source).
         error: Arc<io::Error>,
     },
-    /// The request has been answered, so its body is not kept any longer.
+    /// The request has been answered, so its body is no longer kept.
     Released,
 }
 
 impl fmt::Display for ReplayError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // What handlers show is the text that they would show without the wrapper.
+            // Handlers that show the error then show the same text as without the wrapper.
             Self::Body(error) => error.fmt(f),
             Self::Superseded => {
                 f.write_str("the request body is being read again by a newer reader")
@@ -71,7 +71,7 @@ impl Error for ReplayError {
     }
 }
 
-/// The error of an original body, in a form that every reader can get.
+/// The error of an original body, in a form that can be given to every reader.
 #[derive(Clone, Debug)]
 pub(super) enum BodyError {
     LengthLimit,
@@ -98,7 +98,7 @@ impl BodyError {
     }
 }
 
-/// `LengthLimitError` cannot be built or cloned, only met.
+/// Provokes the error, because `LengthLimitError` has no constructor and is not `Clone`.
 fn length_limit_error() -> BoxError {
     let one_byte_too_many = pin!(Limited::new(Full::new(Bytes::from_static(b"x")), 0));
     match one_byte_too_many.poll_frame(&mut Context::from_waker(Waker::noop())) {

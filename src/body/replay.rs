@@ -12,12 +12,12 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-/// How many bytes of a body are kept for replay by default.
+/// The default number of bytes of a body that are kept for replay.
 pub(crate) const DEFAULT_MAX_BYTES: usize = 2 * 1024 * 1024;
 
-/// A body that can be read again. See the [module docs](crate::body).
+/// A body that can be read more than once. See the [module docs](crate::body).
 ///
-/// It is `Unpin` and, where `B` is `Send`, `Send` and `Sync`, whatever else `B` is.
+/// A `ReplayBody` is always `Unpin`. It is `Send` and `Sync` if `B` is `Send`.
 pub struct ReplayBody<B> {
     /// `None` for a body that was empty from the start.
     shared: Option<Reader<B>>,
@@ -25,7 +25,7 @@ pub struct ReplayBody<B> {
 
 struct Reader<B> {
     state: Arc<Mutex<State<B>>>,
-    /// Readers are numbered as they are made. A higher number supersedes a lower one.
+    /// Readers are numbered in the order of their creation. A higher number supersedes a lower one.
     number: u32,
     /// The reader was refused with an error, which ends the body for it.
     is_refused: bool,
@@ -35,7 +35,7 @@ impl<B> ReplayBody<B>
 where
     B: Body,
 {
-    /// Wraps `body` and keeps at most 2 MiB of it for replay, which is what axum's extractors accept by default.
+    /// Wraps `body` and keeps at most 2 MiB of it for replay, which is the default limit of axum's extractors.
     #[must_use]
     pub fn new(body: B) -> Self {
         Self::with_max_bytes(body, DEFAULT_MAX_BYTES)
@@ -43,7 +43,8 @@ where
 
     /// Wraps `body` and keeps at most `limit` bytes of it for replay, trailers included.
     ///
-    /// The limit bounds what is kept, not what may be read: see [`is_replayable`](Self::is_replayable).
+    /// The limit applies to the kept bytes, not to the bytes that may be read: see
+    /// [`is_replayable`](Self::is_replayable).
     #[must_use]
     pub fn with_max_bytes(body: B, limit: usize) -> Self {
         if body.is_end_stream() {
@@ -59,9 +60,9 @@ where
     }
 }
 
-/// A body of any type that can be handed to a promise.
+/// A body of any type that can be passed to a promise.
 pub(crate) trait Detach: Send + Sync {
-    /// The whole body, of which nothing is kept from now on. `None` if it cannot be replayed.
+    /// Returns the whole body and stops keeping it. `None` if the body cannot be replayed.
     fn detach(self: Arc<Self>) -> Option<RequestBody>;
 }
 
@@ -90,7 +91,7 @@ where
     B: Body + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    /// What can be handed to a promise. `None` for a body that was empty from the start.
+    /// The body for passing to a promise. `None` for a body that was empty from the start.
     pub(crate) fn to_detach(&self) -> Option<Arc<dyn Detach>> {
         let reader = self.shared.as_ref()?;
         Some(Arc::clone(&reader.state) as _)
@@ -114,12 +115,10 @@ impl<B> ReplayBody<B>
 where
     B: Body,
 {
-    /// Wraps `body`, keeps at most `limit` bytes of it in memory, and what is beyond them in a temporary
-    /// file.
+    /// Wraps `body`, keeps at most `limit` bytes of it in memory and stores the rest in a temporary file.
     ///
-    /// The body must be read within a tokio runtime from there on. Without one, or if the file cannot be
-    /// written, the present reader gets everything and only replay ends, with
-    /// [`ReplayError::SpoolFailed`].
+    /// Beyond the limit the body must be read within a tokio runtime. Without a runtime, or if the file cannot be
+    /// written, the present reader gets the whole body and only replay ends, with [`ReplayError::SpoolFailed`].
     ///
     /// ```
     /// use bytes::Bytes;
@@ -149,17 +148,16 @@ where
 }
 
 impl<B> ReplayBody<B> {
-    /// Makes another reader of the same body, which starts at the beginning.
+    /// Creates another reader of the same body, which starts at the beginning.
     ///
-    /// The new reader takes over when it asks for its first frame; until then the present one goes
-    /// on undisturbed. So a clone of a request can be set aside before the request is sent, as
-    /// `tower::retry` does.
+    /// The new reader takes over when it polls for its first frame. Until then the present reader is not affected. So a
+    /// request can be cloned before it is sent, as `tower::retry` does.
     ///
     /// ```
     /// use http::Request;
     /// use tower_promises::body::ReplayBody;
     ///
-    /// // What `tower::retry::Policy::clone_request` needs:
+    /// // An implementation of `tower::retry::Policy::clone_request`:
     /// fn clone_request<B>(request: &Request<ReplayBody<B>>) -> Option<Request<ReplayBody<B>>> {
     ///     if !request.body().is_replayable() {
     ///         return None;
@@ -180,7 +178,8 @@ impl<B> ReplayBody<B> {
 
     /// Whether a new reader would get the whole body.
     ///
-    /// Turns false, for good, once more bytes were read than may be kept, or could not be kept.
+    /// Returns `false`, permanently, once more bytes were read than may be kept, bytes could not be kept, or a promise
+    /// has taken the body. After the request was answered, only a body that has not been read is replayable.
     #[must_use]
     pub fn is_replayable(&self) -> bool {
         match &self.shared {
@@ -189,7 +188,7 @@ impl<B> ReplayBody<B> {
         }
     }
 
-    /// The body for a first pass. It is the present reader, as this one is, of which nobody reads.
+    /// Creates the body for the first pass. It shares the number of this reader, from which nothing reads.
     pub(crate) fn for_first_pass(&self) -> Self {
         let shared = self.shared.as_ref().map(|reader| Reader {
             state: Arc::clone(&reader.state),
@@ -199,8 +198,8 @@ impl<B> ReplayBody<B> {
         Self { shared }
     }
 
-    /// The body for the next pass, which takes over from all other readers. It is empty if a promise has
-    /// the body, and an error if it cannot be replayed.
+    /// Creates the body for the next pass, which takes over from all other readers. The body is empty if a promise has
+    /// the original body. An error if the body cannot be replayed.
     pub(crate) fn for_next_pass(&self) -> Result<Self, ReplayError> {
         if self.shared.is_none() || self.is_given() {
             return Ok(Self::default());
@@ -210,7 +209,7 @@ impl<B> ReplayBody<B> {
         Ok(body)
     }
 
-    /// Why there can be no body [for the next pass](Self::for_next_pass), if so.
+    /// The error of [`for_next_pass`](Self::for_next_pass), if there would be one.
     pub(crate) fn refusal(&self) -> Option<ReplayError> {
         let state = lock(&self.shared.as_ref()?.state);
         match state.is_given() {
@@ -224,7 +223,7 @@ impl<B> ReplayBody<B> {
         reader.is_some_and(|reader| lock(&reader.state).is_given())
     }
 
-    /// Makes this the present reader before it asks for a frame. An error if the body cannot be replayed.
+    /// Makes this the present reader before it polls for a frame. An error if the body cannot be replayed.
     fn take_over(&self) -> Result<(), ReplayError> {
         if let Some(reader) = &self.shared {
             let superseded = lock(&reader.state).admit(reader.number)?;
@@ -233,7 +232,7 @@ impl<B> ReplayBody<B> {
         Ok(())
     }
 
-    /// Declares the present reader to be the last one: nothing is kept for another from now on.
+    /// Makes the present reader the last one: nothing is kept for other readers from now on.
     pub(crate) fn release(&self) {
         if let Some(reader) = &self.shared {
             let difference = {
@@ -272,8 +271,8 @@ where
         let frame = state.poll_frame(cx);
         let former = frame.is_pending().then(|| state.park(cx.waker())).flatten();
         let difference = state.difference();
-        // Wakers are other people's code: they run, and are dropped, where no lock is held. So is what shows
-        // the gauge.
+        // Wakers and the recorder behind the gauge are user code: they run, and are dropped, after the lock is
+        // released.
         drop(state);
         difference.show();
         drop(former);
@@ -296,7 +295,7 @@ where
     }
 }
 
-/// A body that is empty from the start.
+/// Creates a body that is empty from the start.
 impl<B> Default for ReplayBody<B> {
     fn default() -> Self {
         Self { shared: None }

@@ -1,13 +1,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// How many bytes of a body may go to its temporary file by default.
+/// The default limit of a temporary file, in bytes.
 pub(crate) const DEFAULT_MAX_SPOOL_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Where a [`ReplayBody`](super::ReplayBody) goes on once it has outgrown memory, and how far.
+/// The directory and the size limit of the temporary file of a [`ReplayBody`](super::ReplayBody) that exceeds its
+/// memory limit.
 ///
-/// A clone costs a reference count. Nothing is written before a body needs it: a directory that does
-/// not exist is no error until then.
+/// Cloning increments a reference count. The directory is first used when a body needs it, so a missing directory is
+/// an error only then.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Spool {
@@ -16,10 +17,10 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// Temporary files in `directory`, each of at most 64 MiB.
+    /// Creates a spool with temporary files in `directory`, each of at most 64 MiB.
     ///
-    /// The directory must exist and be writable. Mind that it is memory where the file system is a
-    /// `tmpfs`, as the system's temporary directory often is.
+    /// The directory must exist and be writable. If its file system is a `tmpfs`, as that of the system's temporary
+    /// directory often is, the files are in memory.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self {
             directory: directory.into().into(),
@@ -27,10 +28,9 @@ impl Spool {
         }
     }
 
-    /// Sets how many bytes of one body may go to its file. Default 64 MiB.
+    /// Sets how many bytes of one body its file may hold. Default 64 MiB.
     ///
-    /// Each body has a file of its own: a server needs this much for every request it handles at the
-    /// same time.
+    /// Each body has its own file, so a server needs this much space for every concurrent request.
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = bytes;
         self

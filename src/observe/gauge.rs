@@ -9,8 +9,8 @@ pub(crate) const BLOCKING_QUEUE_DEPTH: &str = "tower_promises_blocking_queue_dep
 pub(crate) const BLOCKING_JOBS_IN_FLIGHT: &str = "tower_promises_blocking_jobs_in_flight";
 pub(crate) const REPLAY_BYTES: &str = "tower_promises_replay_bytes";
 
-/// A number that a gauge of this name shows, added to those of others, for as long as it exists. Without the
-/// feature `metrics` it is only a number.
+/// A value that is included in the gauge with this name while it exists. The gauge shows the sum of all such values.
+/// Without the feature `metrics` it is a plain number.
 #[derive(Debug)]
 pub(crate) struct Gauge {
     value: usize,
@@ -29,7 +29,7 @@ impl Gauge {
         }
     }
 
-    /// A gauge that shows one more for as long as this exists.
+    /// Creates a value of one.
     #[cfg(any(feature = "blocking", feature = "metrics"))]
     pub(crate) fn one(name: &'static str) -> Self {
         let mut gauge = Self::new(name);
@@ -37,7 +37,7 @@ impl Gauge {
         gauge
     }
 
-    /// Sets the value and leaves it to the caller to show it, who may hold a lock now.
+    /// Sets the value. The caller may hold a lock, so the caller shows the difference later.
     pub(crate) fn prepare(&mut self, value: usize) -> Difference {
         let former = std::mem::replace(&mut self.value, value);
         Difference {
@@ -56,7 +56,7 @@ impl Drop for Gauge {
     }
 }
 
-/// By how much a gauge has changed.
+/// A change of the value of a gauge.
 #[must_use]
 pub(crate) struct Difference {
     #[cfg(feature = "metrics")]
@@ -66,7 +66,7 @@ pub(crate) struct Difference {
 }
 
 impl Difference {
-    /// Tells the recorder, which is other people's code.
+    /// Updates the gauge. The recorder is user code.
     pub(crate) fn show(self) {
         #[cfg(feature = "metrics")]
         {

@@ -1,28 +1,33 @@
-//! Counters, gauges and histograms on the [`metrics`](https://docs.rs/metrics) facade: install any recorder, and they
-//! are there.
+//! Counters, gauges and histograms for the [`metrics`](https://docs.rs/metrics) facade. Install any recorder to collect
+//! them.
 //!
-//! | name | kind | labels | what |
+//! | name | kind | labels | description |
 //! |---|---|---|---|
 //! | `tower_promises_requests_in_flight` | gauge | | requests that [`PromiseLayer`] is handling |
-//! | `tower_promises_passes_total` | counter | `outcome` | calls of the inner service: `published`, `failed` (its error was published), `discarded`, `rejected`, `abandoned` (the client went away, or the pass panicked) |
-//! | `tower_promises_pass_duration_seconds` | histogram | `outcome` | how long they took, without the promises between them |
+//! | `tower_promises_passes_total` | counter | `outcome` | calls of the inner service: `published`, `failed`, `discarded`, `rejected`, `abandoned` |
+//! | `tower_promises_pass_duration_seconds` | histogram | `outcome` | their durations, without the promises |
 //! | `tower_promises_promises_in_flight` | gauge | | promises that have started and not settled |
-//! | `tower_promises_promises_total` | counter | `outcome` | promises that have started and ended: `fulfilled`, `failed`, `timed_out`, `panicked`, `cancelled`, `rejected` |
-//! | `tower_promises_promise_duration_seconds` | histogram | `outcome` | how long they took |
-//! | `tower_promises_blocking_queue_depth` | gauge | | blocking jobs that wait for their turn |
-//! | `tower_promises_blocking_jobs_in_flight` | gauge | | blocking jobs that run |
-//! | `tower_promises_replay_bytes` | gauge | | bytes of request bodies kept in memory for a later pass, without those on their way to a temporary file |
-//! | `tower_promises_rejections_total` | counter | `kind` | requests that the layer rejected: `body_too_large`, `spool_failed`, `timed_out`, `too_many_passes`, `too_many_promises`, `saturated` |
+//! | `tower_promises_promises_total` | counter | `outcome` | promises that ended: `fulfilled`, `failed`, `timed_out`, `panicked`, `cancelled`, `rejected` |
+//! | `tower_promises_promise_duration_seconds` | histogram | `outcome` | their durations |
+//! | `tower_promises_blocking_queue_depth` | gauge | | blocking jobs that are waiting in the queue |
+//! | `tower_promises_blocking_jobs_in_flight` | gauge | | blocking jobs that are running |
+//! | `tower_promises_replay_bytes` | gauge | | bytes of request bodies kept in memory for later passes |
+//! | `tower_promises_rejections_total` | counter | `kind` | rejected requests: `body_too_large`, `spool_failed`, `timed_out`, `too_many_passes`, `too_many_promises`, `saturated` |
 //!
-//! Names and units follow the conventions of Prometheus. No label has a value that a client could choose, so the
-//! number of series is small and fixed. Gauges add up over all layers, pools and bodies of the process.
+//! A pass is `failed` if its error was published, and `abandoned` if the client disconnected or the pass panicked.
+//! `promises_total` counts only promises that have started. `replay_bytes` does not include bytes that wait to be
+//! written to a temporary file.
 //!
-//! Install the recorder before the first request: a gauge that was told only that something has ended stays below zero.
+//! Names and units follow the conventions of Prometheus. No label has a value that a client can choose, so the number
+//! of series is small and fixed. A gauge is the sum over all layers, pools and bodies of the process.
+//!
+//! Install the recorder before the first request. A gauge whose increment was not recorded stays below zero after the
+//! decrement.
 //!
 //! # Example
 //!
-//! The example `observability` has a `/metrics` page for Prometheus. Call [`describe`] once, after the recorder was
-//! installed, for units, help texts and zeros.
+//! The example `observability` has a `/metrics` page for Prometheus. Call [`describe`] once after installing the
+//! recorder, to register units, help texts and initial zeros.
 //!
 //! [`PromiseLayer`]: crate::PromiseLayer
 
@@ -36,7 +41,7 @@ const PROMISES: &str = "tower_promises_promises_total";
 const PROMISE_DURATION: &str = "tower_promises_promise_duration_seconds";
 const REJECTIONS: &str = "tower_promises_rejections_total";
 
-/// What the labels may say.
+/// The possible values of the labels.
 const PASS_OUTCOMES: [&str; 5] = ["published", "failed", "discarded", "rejected", "abandoned"];
 const PROMISE_OUTCOMES: [&str; 6] = [
     "fulfilled",
@@ -65,8 +70,8 @@ const GAUGES: &[&str] = &[
     gauge::REPLAY_BYTES,
 ];
 
-/// Tells the recorder what the metrics mean, and their units. Gauges, and counters with each of their labels, are there
-/// from now on, as zeros: a rate over a counter that begins with one would not show what happened first.
+/// Registers the descriptions and units of the metrics. Also registers all gauges, and all counters with each of their
+/// label values, with the value zero: a rate over a counter that starts at one would miss the first increment.
 pub fn describe() {
     describe_all();
     begin();
@@ -81,12 +86,12 @@ fn describe_all() {
     describe_counter!(
         PASSES,
         Unit::Count,
-        "Calls of the inner service by what became of them."
+        "Calls of the inner service, by outcome."
     );
     describe_histogram!(
         PASS_DURATION,
         Unit::Seconds,
-        "How long calls of the inner service took, without the promises between them."
+        "Durations of calls of the inner service, without the promises."
     );
     describe_gauge!(
         gauge::PROMISES_IN_FLIGHT,
@@ -96,24 +101,24 @@ fn describe_all() {
     describe_counter!(
         PROMISES,
         Unit::Count,
-        "Promises that have started, by what became of them."
+        "Promises that have started, by outcome."
     );
     describe_histogram!(
         PROMISE_DURATION,
         Unit::Seconds,
-        "How long promises took from their start."
+        "Durations of promises from their start."
     );
     #[cfg(feature = "blocking")]
     {
         describe_gauge!(
             gauge::BLOCKING_QUEUE_DEPTH,
             Unit::Count,
-            "Blocking jobs that wait for their turn."
+            "Blocking jobs that are waiting in the queue."
         );
         describe_gauge!(
             gauge::BLOCKING_JOBS_IN_FLIGHT,
             Unit::Count,
-            "Blocking jobs that run."
+            "Blocking jobs that are running."
         );
     }
     describe_gauge!(
@@ -121,11 +126,7 @@ fn describe_all() {
         Unit::Bytes,
         "Bytes of request bodies kept in memory for a later pass, without those for a file."
     );
-    describe_counter!(
-        REJECTIONS,
-        Unit::Count,
-        "Requests that were rejected, by the reason."
-    );
+    describe_counter!(REJECTIONS, Unit::Count, "Rejected requests, by reason.");
 }
 
 fn begin() {

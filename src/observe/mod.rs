@@ -1,68 +1,67 @@
-//! What an operator can see of the layer: spans and events, timings, metrics.
+//! Observability of the layer: spans and events, timings, metrics.
 //!
 //! | question | answer |
 //! |---|---|
-//! | why was this request slow? | [the guide](guide), [spans](#spans) in the log or in OpenTelemetry, [`Passes`] in the response |
+//! | why was this request slow? | [the guide](guide), [spans](#spans), [`Passes`] in the response |
 //! | the same, in the browser's developer tools | [`ServerTimingLayer`] |
-//! | what does the service do all day? | [metrics](#metrics) |
+//! | how does the service perform over time? | [metrics](#metrics) |
 //! | what is wrong with my handler? | [warnings](#warnings) |
-//! | what does this line of the log mean? | [the guide](guide) has all spans and events, [metrics](#metrics) all metrics |
+//! | what does this log line mean? | [the guide](guide) lists all spans and events, [metrics](#metrics) all metrics |
 //!
-//! The example `observability` shows all of it in one service.
+//! The example `observability` uses all of them in one service.
 //!
 //! # Spans
 //!
-//! With the feature `tracing`, which is on by default, a request that has a promise that runs has a span `promises`
-//! with the fields `passes`, `promises`, `outcome` and `duration_ms`. In it there is a span `pass` for each pass
-//! (`pass`, `outcome`, `duration_ms`), and in that a span `promise` for each promise which that pass asked for (`key`,
-//! `pass`, `outcome`, `duration_ms`). Promises run inside of their span, blocking ones too, so that what they log, and
-//! their own spans, are found below it; and a handler runs inside of the span of its pass from the second pass
-//! on. A request that is answered in its first pass has no span of this crate: there is nothing to tell.
+//! With the feature `tracing`, which is on by default, a request with a promise that starts has a span `promises` with
+//! the fields `passes`, `promises`, `outcome` and `duration_ms`. It contains a span `pass` for each pass (`pass`,
+//! `outcome`, `duration_ms`). The span of a pass contains a span `promise` for each promise that the pass requested
+//! (`key`, `pass`, `outcome`, `duration_ms`). Promises, including blocking ones, run inside their span, so their events
+//! and spans belong to it. From the second pass on, the handler runs inside the span of its pass. A request that is
+//! answered in its first pass has no span of this crate.
 //!
-//! The spans have the level DEBUG and the target `tower_promises`, so the filter `tower_promises=debug` shows them.
-//! `pass` as an outcome has `published`, `failed`, `discarded`, `rejected` and `abandoned`; a promise has those of
-//! [`PromiseOutcome`](crate::promise::PromiseOutcome). The span of the request opens when its first promise starts, and
-//! the duration of a pass is that of the handler without its promises.
+//! The spans have the level DEBUG and the target `tower_promises`, so the filter `tower_promises=debug` shows them. The
+//! outcome of a pass is `published`, `failed`, `discarded`, `rejected` or `abandoned`. The outcome of a promise is one
+//! of [`PromiseOutcome`](crate::promise::PromiseOutcome). The span of the request opens when its first promise starts.
+//! The duration of a pass is that of the handler, without the promises.
 //!
-//! [tracing-opentelemetry](https://docs.rs/tracing-opentelemetry) exports the spans without further ado.
+//! [tracing-opentelemetry](https://docs.rs/tracing-opentelemetry) exports the spans without further configuration.
 //!
 //! # Warnings
 //!
-//! Some mistakes are told at WARN, with the names of the promises and what to do. But for the last two they have the
-//! target `tower_promises::advice`, so that `tower_promises::advice=off` silences them:
+//! Some mistakes cause events at WARN, with the names of the promises and a remedy. Except for the last two, they have
+//! the target `tower_promises::advice`, so `tower_promises::advice=off` silences them:
 //!
-//! - a promise was submitted and its value never read, though the request was a success;
-//! - a pass has read none of what the pass before it asked for, and asks for something else: keys that
-//!   differ in every pass;
-//! - a success was published although a promise was pending when it was read, and nobody has used
-//!   [`or_pending`](crate::OrPending::or_pending);
-//! - a promise failed because it read another one that was pending;
-//! - a body outgrew what is kept for replay, and a promise made another pass necessary.
+//! - A promise was submitted and its value was never read, although the request succeeded.
+//! - A pass read no promise that the pass before it had requested, and requested others: the keys differ in every pass.
+//! - A success was published although a promise was pending when it was read, and the handler did not use
+//!   [`or_pending`](crate::OrPending::or_pending).
+//! - A promise failed because it read another promise that was pending.
+//! - A body exceeded the limit of kept bytes, and a promise made another pass necessary.
 //!
-//! Promises of `()` have nothing to be read and are left out of the first two.
+//! The first two do not apply to promises of `()`, because they have no value to read.
 //!
 //! # Metrics
 //!
-//! With the feature `metrics` there are counters, gauges and histograms on the facade of that name: see the module
+//! With the feature `metrics` there are counters, gauges and histograms for the `metrics` facade: see the module
 //! `metrics`.
 //!
 //! # Costs
 //!
-//! What a feature does that is off is not compiled. A request without promises costs no clock reading with `tracing`
-//! unless the level DEBUG is enabled somewhere; one reading with `server-timing`; and two readings and four updates of
+//! Disabled features are not compiled. A request without promises costs no clock reading with `tracing`, unless the
+//! level DEBUG is enabled. It costs one clock reading with `server-timing`, and two clock readings and four updates of
 //! metrics with `metrics`. BENCHMARKS.md has the numbers.
 //!
 //! # Security
 //!
-//! Names of promises are in spans, warnings and [`Passes`], and go to the client only through [`ServerTimingLayer`],
-//! which shows them to nobody unless you say to whom. Values are in none of them. Errors of promises are in events at
-//! DEBUG, messages of panics in events at ERROR, and with the feature `axum` the error that a handler returns is in an
-//! event at ERROR, with its sources.
+//! Names of promises appear in spans, in warnings and in [`Passes`]. They reach the client only through
+//! [`ServerTimingLayer`], which shows them only to the requests that the application selects. Values appear nowhere.
+//! Errors of promises are in events at DEBUG, and panic messages in events at ERROR. With the feature `axum`, the error
+//! that a handler returns is in an event at ERROR, with its sources.
 //!
-//! A name may have what a client has sent. In the log it has at most 256 bytes, lists of names have at most eight, and
-//! what would begin a new line is escaped, also in the text of a [`PromiseError`](crate::PromiseError). Errors of your
-//! own are written as they display themselves: a formatter that escapes, such as that for JSON, keeps them on their
-//! line.
+//! A name may contain input of a client. The log shows at most 256 bytes of a name and at most eight names of a list.
+//! Characters that start a new line are escaped, also in the text of a [`PromiseError`](crate::PromiseError). Errors of
+//! the application are logged as they display themselves. A formatter that escapes, such as that for JSON, keeps them
+//! on one line.
 //!
 #![cfg_attr(
     feature = "server-timing",

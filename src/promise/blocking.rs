@@ -6,10 +6,10 @@ use crate::blocking::OnSaturation;
 
 /// Blocking work.
 impl Promises {
-    /// [`submit`](Self::submit) for a closure that computes for long or blocks its thread. It runs on a
-    /// thread of its own, within the limits of the layer's [`BlockingPool`](crate::blocking::BlockingPool).
+    /// Like [`submit`](Self::submit), for a closure that computes for long or blocks its thread. The closure runs on a
+    /// separate thread, within the limits of the layer's [`BlockingPool`](crate::blocking::BlockingPool).
     ///
-    /// The closure can ask [`is_cancelled`](crate::blocking::is_cancelled) whether anybody still wants its value.
+    /// The closure can poll [`is_cancelled`](crate::blocking::is_cancelled) to stop early.
     ///
     /// # Errors
     ///
@@ -28,7 +28,7 @@ impl Promises {
             .map(drop)
     }
 
-    /// [`submit_blocking`](Self::submit_blocking) for a closure that can fail.
+    /// Like [`submit_blocking`](Self::submit_blocking), for a closure that can fail.
     ///
     /// # Errors
     ///
@@ -47,7 +47,7 @@ impl Promises {
             .map(drop)
     }
 
-    /// Reads the result, or [submits](Self::submit_blocking) the closure if nobody has.
+    /// Returns the result, or [submits](Self::submit_blocking) the closure if there is no promise with this name.
     ///
     /// # Errors
     ///
@@ -63,7 +63,7 @@ impl Promises {
         self.read_or_register(key.into_key(), || self.blocking(|| Ok(job())))
     }
 
-    /// [`result_or_submit_blocking`](Self::result_or_submit_blocking) for a closure that can fail.
+    /// Like [`result_or_submit_blocking`](Self::result_or_submit_blocking), for a closure that can fail.
     ///
     /// # Errors
     ///

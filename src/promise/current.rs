@@ -5,12 +5,12 @@ use std::mem::ManuallyDrop;
 type Current = ManuallyDrop<Option<Promises>>;
 
 thread_local! {
-    // A scope leaves nothing behind, so there is nothing to be dropped with the thread, and nothing to be
-    // registered for that.
+    // `ManuallyDrop` avoids the registration of a thread-local destructor. There is nothing to drop when a thread
+    // ends, because each scope restores the previous value.
     static CURRENT: Cell<Current> = const { Cell::new(ManuallyDrop::new(None)) };
 }
 
-/// Puts back what was current before, also when a handler panics.
+/// Restores the previous handle when it is dropped, also when a handler panics.
 #[must_use]
 pub(super) struct Scope {
     previous: Option<Promises>,
@@ -38,7 +38,7 @@ fn replace(promises: Option<Promises>) -> Option<Promises> {
 impl Drop for Scope {
     #[inline]
     fn drop(&mut self) {
-        // A value is dropped once the cell is free again: its `Drop` may ask what is current.
+        // The former handle is dropped after the cell is set: its `Drop` may call `Promises::current`.
         drop(replace(self.previous.take()));
     }
 }

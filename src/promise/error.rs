@@ -5,14 +5,14 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-/// Why a promise has no value to read.
+/// The reason why a promise has no value to read.
 ///
-/// Its text is a single line whatever name and panic are, and has at most 256 bytes of the name.
+/// The text is always a single line and contains at most 256 bytes of the name.
 ///
-/// [`Pending`](Self::Pending) is not a failure. Returned from a handler with `?` it ends the pass early;
-/// the response it becomes is thrown away.
+/// [`Pending`](Self::Pending) is not a failure. Returned from a handler with `?` it ends the pass early, and the layer
+/// discards the response that is made from it.
 ///
-/// What a promise itself has failed with is there in its own type:
+/// The error of a failed promise keeps its own type:
 ///
 /// ```
 /// use std::num::ParseIntError;
@@ -25,7 +25,7 @@ use std::sync::Arc;
 /// fn page(promises: &Promises) -> Result<String, PromiseError> {
 ///     match promises.result_or_try_submit("number", || parse("many")) {
 ///         Ok(number) => Ok(number.to_string()),
-///         // The page can live without it.
+///         // The page works without this number.
 ///         Err(PromiseError::Failed { error, .. }) if error.is::<ParseIntError>() => Ok("?".into()),
 ///         Err(error) => Err(error),
 ///     }
@@ -38,21 +38,21 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum PromiseError {
-    /// Nobody has submitted a promise of this name in this request.
+    /// There is no promise with this name in this request.
     NotSubmitted {
-        /// The name asked for.
+        /// The requested name.
         key: Key,
     },
-    /// The promise has been submitted and has not settled yet. The next pass will see it settled.
+    /// The promise has not settled yet. The next pass reads the settled promise.
     Pending {
         /// The name of the promise.
         key: Key,
     },
-    /// The promise ended with an error of its own.
+    /// The promise ended with its own error.
     Failed {
         /// The name of the promise.
         key: Key,
-        /// Its error, shared by everyone who reads it.
+        /// The error, shared by all readers.
         error: Arc<dyn Error + Send + Sync>,
     },
     /// The promise did not settle in time.
@@ -64,7 +64,7 @@ pub enum PromiseError {
     Panicked {
         /// The name of the promise.
         key: Key,
-        /// The panic message, where it was a string.
+        /// The panic message. `the panic had no message` if the payload is not a string.
         message: Arc<str>,
     },
     /// The promise was cancelled, or its request ended before it settled.
@@ -72,22 +72,22 @@ pub enum PromiseError {
         /// The name of the promise.
         key: Key,
     },
-    /// The request that the handle belongs to has ended, and its promises with it, or the pass has, and
-    /// the promise would be a new one.
+    /// The handle's request has ended, and its promises with it, or the handle's pass is over and the promise would be
+    /// a new one.
     Ended {
-        /// The name asked for.
+        /// The requested name.
         key: Key,
     },
     /// The promise could not be submitted.
     Rejected {
-        /// Why, and the name of the promise.
+        /// The reason, with the name of the promise.
         error: SubmitError,
     },
-    /// The promise has another type than the one asked for.
+    /// The promise has another type than the requested type.
     WrongType {
         /// The name of the promise.
         key: Key,
-        /// The type asked for.
+        /// The requested type.
         expected: &'static str,
         /// The type of the promise.
         found: &'static str,
@@ -111,14 +111,15 @@ impl PromiseError {
         }
     }
 
-    /// Whether the value is merely not there yet.
+    /// Whether the promise has not settled yet.
     #[must_use]
     pub fn is_pending(&self) -> bool {
         matches!(self, Self::Pending { .. })
     }
 
-    /// The status of a response that stands for this error: 503 for a pending or rejected promise, so
-    /// that a transaction layer around the handler rolls back, 504 for one that timed out, else 500.
+    /// The status of a response for this error: 503 for a pending or rejected promise, 504 for a promise that timed
+    /// out, otherwise 500. A pending promise has a 5xx status so that a transaction layer around the handler rolls
+    /// back.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
@@ -163,11 +164,11 @@ impl Error for PromiseError {
     }
 }
 
-/// Why a promise could not be submitted. Its future was dropped unpolled.
+/// The reason why a promise could not be submitted. Its future was dropped unpolled.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum SubmitError {
-    /// The name has a settled promise already. [`clear`](super::Promises::clear) it first.
+    /// The name has a settled promise. [`clear`](super::Promises::clear) it first.
     AlreadyResolved {
         /// The name of the promise.
         key: Key,
@@ -176,16 +177,16 @@ pub enum SubmitError {
     WrongType {
         /// The name of the promise.
         key: Key,
-        /// The type submitted now.
+        /// The submitted type.
         expected: &'static str,
-        /// The type of the promise that is there.
+        /// The type of the pending promise.
         found: &'static str,
     },
-    /// The request has too many promises. It will be rejected when the pass ends.
+    /// The request has reached its limit of promises. The request is rejected when the pass ends.
     TooManyPromises {
         /// The name of the promise.
         key: Key,
-        /// How many a request may have.
+        /// The largest number of promises of a request.
         limit: usize,
     },
     /// The pass that the handle belongs to is over.
@@ -198,12 +199,12 @@ pub enum SubmitError {
         /// The name of the promise.
         key: Key,
     },
-    /// The body of the request has been handed to another promise.
+    /// Another promise has the request body.
     BodyTaken {
         /// The name of the promise.
         key: Key,
     },
-    /// More of the request's body has been read than was kept, so it cannot be handed to a promise.
+    /// More of the request body has been read than was kept, so no promise can get the whole body.
     BodyRead {
         /// The name of the promise.
         key: Key,
@@ -275,17 +276,16 @@ fn write_wrong_type(
     )
 }
 
-/// What a reader of a promise does with a value that is not there yet.
+/// Replaces a pending value by a placeholder.
 pub trait OrPending<T>: Sized {
-    /// Turns [`PromiseError::Pending`] into `placeholder` and leaves everything else as it is: a value
-    /// stays a value, an error stays an error.
+    /// Replaces [`PromiseError::Pending`] by `placeholder`. Values and other errors are returned unchanged.
     ///
-    /// The placeholder serves to get to the end of a pass whose response is thrown away anyhow, so
-    /// that what comes after it can register its promises in the same pass.
+    /// With a placeholder the handler can reach the end of a pass whose response is discarded, so that the code that
+    /// follows registers its promises in the same pass.
     ///
     /// # Errors
     ///
-    /// Any but [`PromiseError::Pending`].
+    /// Any error except [`PromiseError::Pending`].
     fn or_pending(self, placeholder: T) -> Result<T, PromiseError>;
 }
 
@@ -306,7 +306,7 @@ impl<T> OrPending<T> for Result<T, PromiseError> {
     }
 }
 
-/// An error of a settled promise that does not know its name yet.
+/// The error of a settled promise, without the name of the promise.
 #[derive(Clone, Debug)]
 pub(super) enum Failure {
     Failed(Arc<dyn Error + Send + Sync>),
@@ -332,11 +332,11 @@ impl Failure {
     }
 }
 
-/// Why there are no [`Promises`](super::Promises): no [`PromiseLayer`](super::PromiseLayer) is around this code, or the
-/// code runs in a task or thread of its own.
+/// The error of code that needs [`Promises`](super::Promises) and finds none: there is no
+/// [`PromiseLayer`](super::PromiseLayer) around the code, or the code runs in a separate task or thread.
 ///
-/// As an axum response (feature `axum`) it is a 500 that says that the server is misconfigured. The log says what is
-/// missing.
+/// As an axum response (feature `axum`) it is a 500 with a text that the server is misconfigured. The log names the
+/// missing layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MissingPromiseLayer;

@@ -1,15 +1,15 @@
-//! Names and messages in errors, logs and spans. They may have what a client has sent: a line break must not begin a
-//! line of a log, and a name of a megabyte must not be in each line of it.
+//! Names and messages in errors, logs and spans. They may contain input of a client, so a line break must not start a
+//! new line in a log, and a name of a megabyte must not be repeated in every log line.
 
 use super::Key;
 #[cfg(feature = "tracing")]
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 
-/// How many bytes of a name are shown.
+/// The largest number of bytes of a name that are shown.
 const MAX_BYTES: usize = 256;
 
-/// A name as far as it is shown.
+/// The shown part of a name.
 #[cfg(feature = "tracing")]
 pub(super) fn excerpt(key: &Key) -> Cow<'_, str> {
     match cut(key.as_str()) {
@@ -18,7 +18,7 @@ pub(super) fn excerpt(key: &Key) -> Cow<'_, str> {
     }
 }
 
-/// The beginning of a name, and whether there is more of it.
+/// The first [`MAX_BYTES`] of a name, and whether more bytes follow.
 fn cut(name: &str) -> (&str, bool) {
     if name.len() <= MAX_BYTES {
         return (name, false);
@@ -43,14 +43,13 @@ impl fmt::Display for Name<'_> {
     }
 }
 
-/// A text without anything that would end its line, that would change the order in which it is read, or that a terminal
-/// would obey.
+/// Text with all characters escaped that end a line, change the direction of text or control a terminal.
 pub(super) struct OneLine<'a>(pub(super) &'a str);
 
 impl fmt::Display for OneLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for character in self.0.chars() {
-            match ends_a_line(character) || turns_a_line(character) {
+            match is_control_or_line_end(character) || changes_direction(character) {
                 true => write!(f, "{}", character.escape_debug())?,
                 false => f.write_char(character)?,
             }
@@ -59,24 +58,24 @@ impl fmt::Display for OneLine<'_> {
     }
 }
 
-/// Or begins what a terminal obeys.
-fn ends_a_line(character: char) -> bool {
+/// Whether it is a line separator or a control character (ESC starts a terminal sequence).
+fn is_control_or_line_end(character: char) -> bool {
     character.is_control() || matches!(character, '\u{2028}' | '\u{2029}')
 }
 
-/// Whether it makes what follows be shown in another order than it is written in.
-fn turns_a_line(character: char) -> bool {
+/// Whether it changes the display order of the characters that follow.
+fn changes_direction(character: char) -> bool {
     matches!(
         character,
         '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
     )
 }
 
-/// How many names of a list are shown.
+/// The largest number of names of a list that are shown.
 #[cfg(feature = "tracing")]
 const MAX_NAMES: usize = 8;
 
-/// A list of names in the log, as long as it may be there.
+/// A list of names in the log, with at most [`MAX_NAMES`] names.
 #[cfg(feature = "tracing")]
 pub(super) struct Names<'a>(pub(super) &'a [Key]);
 

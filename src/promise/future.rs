@@ -22,13 +22,13 @@ use tower_service::Service;
 pin_project! {
     /// Response future for [`PromiseService`](super::PromiseService).
     ///
-    /// It holds all there is of a request: dropping it drops the running pass and every promise.
+    /// The future owns everything of a request: dropping it drops the running pass and every promise.
     #[must_use = "futures do nothing unless polled"]
     pub struct PromiseFuture<S, B, H>
     where
         S: Service<Request<ReplayBody<B>>>,
     {
-        // In the order in which they are to be dropped.
+        // The fields are in the order in which they have to be dropped.
         #[pin]
         state: State<S::Future>,
         running: Running,
@@ -39,7 +39,7 @@ pin_project! {
         #[pin]
         deadline: Option<Sleep>,
         is_final_pass: bool,
-        // The next poll begins with the promises, not with the inner service.
+        // Whether the next poll begins with the promises instead of the inner service.
         promises_first: bool,
         settings: Arc<Settings<H>>,
     }
@@ -48,21 +48,21 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<F> {
-        // The inner service handles a pass.
+        // The inner service is handling a pass.
         Calling {
             #[pin]
             future: F,
         },
-        // The pass has ended and its outcome was dropped. Its promises run.
+        // The pass has ended and its outcome was dropped. The promises are running.
         Settling,
-        // Everything has settled. The inner service is asked whether it is ready for the next pass.
+        // All promises have settled. The inner service is polled ready for the next pass.
         Readying,
         // The outcome has been returned.
         Done,
     }
 }
 
-/// Ends the request's promises when it is dropped.
+/// Ends the request's promises on drop.
 struct Session {
     promises: Promises,
     has_ended: bool,
@@ -83,7 +83,7 @@ where
         let promises = Promises::open(settings.registry(), outer, body.to_detach());
         let original = Original::of(&request, body);
         request.extensions_mut().insert(promises.clone());
-        // Made before the service is called, so that the request ends if that panics.
+        // Created before the service is called, so that the request also ends if the call panics.
         let session = Session {
             promises,
             has_ended: false,
@@ -136,10 +136,10 @@ where
                             None => continue,
                         }
                     }
-                    // Promises that start early.
+                    // Drives promises that start early.
                     let _ = this.running.drive(promises, timeout, this.observed, cx);
-                    // An inner service that is always ready leaves nothing to the promises, nor they to it. So
-                    // they take turns.
+                    // An inner service that uses up the cooperative budget in every poll would leave none to the
+                    // promises, and promises that do so none to the service. So they take turns.
                     *this.promises_first =
                         !promises_first && !this.running.is_empty() && !has_budget_remaining();
                 }
@@ -167,7 +167,7 @@ where
                 StateProj::Done => panic!("`PromiseFuture` polled after completion"),
             }
 
-            // All there is to do has been done, and something is pending.
+            // Everything that is possible now has been done, and something is pending.
             #[cfg(feature = "blocking")]
             if let Some(rejection) = self.session.promises.registry().overload() {
                 return Poll::Ready(self.as_mut().reject(rejection));
@@ -186,7 +186,7 @@ where
     S: Service<Request<ReplayBody<B>>, Response = Response<R>>,
     H: ResponseForRejection<R>,
 {
-    /// Publishes the outcome of a pass and returns it, or drops it.
+    /// Ends a pass. Returns the outcome if the request ends with it; otherwise drops it.
     fn end_pass(
         mut self: Pin<&mut Self>,
         outcome: Result<Response<R>, S::Error>,
@@ -219,8 +219,8 @@ where
             Verdict::Publish | Verdict::Nothing => None,
         };
 
-        // What the pass holds, a permit of a concurrency limit for example, is released before
-        // anything is waited for.
+        // Drops the pass before anything is awaited, to release what it holds, for example a permit of a concurrency
+        // limit.
         this.state.set(State::Settling);
         if rejection.is_none() {
             this.observed.end_pass(PassOutcome::Discarded);
@@ -243,14 +243,14 @@ where
         }
     }
 
-    /// Prepares for the next pass once everything has settled. Returns the outcome if there can be none.
+    /// Prepares the next pass after all promises have settled. Returns the outcome of the request if it is rejected.
     fn prepare_pass(mut self: Pin<&mut Self>) -> Option<Result<Response<R>, S::Error>> {
         #[cfg(feature = "blocking")]
         if let Some(rejection) = self.session.promises.registry().overload() {
             return Some(self.reject(rejection));
         }
         let mut this = self.as_mut().project();
-        // Whoever still holds the body of the former pass, a promise perhaps, reads it no further.
+        // From here on, readers that still hold the body of the former pass, for example in a promise, get an error.
         match this.original.body.for_next_pass() {
             Ok(body) => this.original.body = body,
             Err(error) => {
@@ -278,7 +278,7 @@ where
         this.state.set(State::Calling { future });
     }
 
-    /// Ready when time is up: with the outcome, or `None` if the final pass is to begin.
+    /// Ready when the time is up: with the outcome, or with `None` if the final pass has to begin.
     fn poll_deadline(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -300,7 +300,7 @@ where
             return Poll::Ready(Some(self.reject(Rejection::TimedOut { after })));
         }
         *this.is_final_pass = true;
-        // What the pass holds is released before its promises are.
+        // The pass is dropped before its promises.
         this.state.set(State::Settling);
         this.running.clear();
         this.observed.end_pass(PassOutcome::Discarded);
@@ -334,7 +334,7 @@ where
     ) -> Result<Response<R>, S::Error> {
         let mut this = self.as_mut().project();
         this.state.set(State::Done);
-        // While what runs is still pending.
+        // Must run before the running promises are cancelled below.
         #[cfg(feature = "tracing")]
         if let Ok(response) = &outcome {
             let _span = this.observed.enter_pass();
@@ -346,14 +346,14 @@ where
         self.release(outcome)
     }
 
-    /// Lets go of everything once the promises have ended.
+    /// Releases all resources after the promises have ended.
     fn release(
         self: Pin<&mut Self>,
         mut outcome: Result<Response<R>, S::Error>,
     ) -> Result<Response<R>, S::Error> {
         let mut this = self.project();
         this.state.set(State::Done);
-        // A response may go on reading the body, which is not kept any longer.
+        // A response may continue to read the body, of which nothing is kept any more.
         this.original.body.release();
         match &mut outcome {
             Ok(response) => {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 /// The name of a promise, unique within a request.
 ///
-/// Made from anything that is a string. A `&'static str` allocates nothing; any other string is
-/// copied once and shared from then on.
+/// Any string converts into a key. A `&'static str` needs no allocation. Any other string is copied once and then
+/// shared by clones of the key.
 ///
 /// ```
 /// use tower_promises::promise::Key;
@@ -27,13 +27,13 @@ enum Repr {
 }
 
 impl Key {
-    /// Makes a key in a constant.
+    /// Creates a key in a constant.
     #[must_use]
     pub const fn from_static(name: &'static str) -> Self {
         Self(Repr::Static(name))
     }
 
-    /// The name.
+    /// Returns the name as a string slice.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match &self.0 {
@@ -110,7 +110,7 @@ impl PartialEq<&str> for Key {
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // As `str` does, which `Borrow<str>` demands.
+        // The same hash as that of `str`, as `Borrow<str>` requires.
         self.as_str().hash(state);
     }
 }
@@ -139,7 +139,7 @@ impl fmt::Display for Key {
     }
 }
 
-/// A key that knows the type of its value, so that a mismatch does not compile.
+/// A key with the type of its value, so that a type mismatch does not compile.
 ///
 /// ```
 /// use tower_promises::promise::{PromiseKey, Promises};
@@ -147,7 +147,7 @@ impl fmt::Display for Key {
 /// const VISITORS: PromiseKey<u64> = PromiseKey::new("visitors");
 ///
 /// fn banner(promises: &Promises) -> String {
-///     // No type to be spelled out here, and no other type would be accepted.
+///     // The type is inferred from the key, and another type does not compile.
 ///     match promises.result(VISITORS) {
 ///         Ok(visitors) => format!("{visitors} visitors"),
 ///         Err(_) => String::new(),
@@ -169,7 +169,7 @@ pub struct PromiseKey<T> {
 }
 
 impl<T> PromiseKey<T> {
-    /// Makes a typed key in a constant.
+    /// Creates a typed key in a constant.
     #[must_use]
     pub const fn new(name: &'static str) -> Self {
         Self {
@@ -178,7 +178,7 @@ impl<T> PromiseKey<T> {
         }
     }
 
-    /// Makes a typed key from a name that is known at run time only.
+    /// Creates a typed key from a name that is known only at run time.
     #[must_use]
     pub fn named(name: impl Into<Key>) -> Self {
         Self {
@@ -187,7 +187,7 @@ impl<T> PromiseKey<T> {
         }
     }
 
-    /// The key without the type.
+    /// Returns the key without the type.
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.key
@@ -213,7 +213,7 @@ impl<T> fmt::Debug for PromiseKey<T> {
 ///
 /// This trait is sealed.
 pub trait IntoKey<T>: AnyKey {
-    /// The key.
+    /// Returns the key.
     fn into_key(self) -> Key;
 }
 
@@ -221,7 +221,7 @@ pub trait IntoKey<T>: AnyKey {
 ///
 /// This trait is sealed.
 pub trait AnyKey: sealed::Sealed {
-    /// The key.
+    /// Returns the key.
     fn into_any_key(self) -> Key;
 }
 

@@ -21,8 +21,8 @@ pub struct PromiseLayer<H = DefaultResponseForRejection> {
 }
 
 impl PromiseLayer {
-    /// Creates a layer with the default settings: 16 passes, 1024 promises, 2 MiB of body, no timeouts,
-    /// promises started when a pass ends.
+    /// Creates a layer with the default settings: 16 passes, 1024 promises, 2 MiB of body, no timeouts, promises that
+    /// start when a pass ends.
     pub fn new() -> Self {
         Self::default()
     }
@@ -39,8 +39,8 @@ impl Default for PromiseLayer {
 impl<H> PromiseLayer<H> {
     /// Sets how many passes a request may have. Default 16.
     ///
-    /// A request whose last pass asks for yet another promise is
-    /// [rejected](super::Rejection::TooManyPasses). 2 gives strictly two passes. Values below 1 count as 1.
+    /// A request whose last pass requests another promise is [rejected](super::Rejection::TooManyPasses). With 2, a
+    /// request has at most two passes. Values below 1 count as 1.
     pub fn max_passes(mut self, passes: usize) -> Self {
         self.settings.max_passes = passes.max(1);
         self
@@ -48,32 +48,32 @@ impl<H> PromiseLayer<H> {
 
     /// Sets how many promises a request may have, in all its passes together. Default 1024.
     ///
-    /// One more is not submitted, and the request is [rejected](super::Rejection::TooManyPromises) when the
-    /// pass ends.
+    /// A promise beyond the limit is not submitted, and the request is
+    /// [rejected](super::Rejection::TooManyPromises) when the pass ends.
     pub fn max_promises(mut self, promises: usize) -> Self {
         self.settings.max_promises = promises;
         self
     }
 
-    /// Sets how many bytes of the request body are kept for later passes. Default 2 MiB, which is
-    /// what axum's extractors accept by default.
+    /// Sets how many bytes of the request body are kept for later passes. Default 2 MiB, which is the default limit of
+    /// axum's extractors.
     ///
-    /// It bounds memory, not what a handler may read. With a `spool_dir` (feature `spool`) the body goes on in
-    /// a file; otherwise a request of which more was read when promises are
-    /// pending is [rejected](super::Rejection::BodyTooLarge).
+    /// The setting limits memory, not the size of a body that a handler may read. With a `spool_dir` (feature `spool`)
+    /// the bytes beyond the limit go to a file. Otherwise a request of which more bytes were read is
+    /// [rejected](super::Rejection::BodyTooLarge) if promises are pending at the end of the pass.
     pub fn max_body_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_body_bytes = bytes;
         self
     }
 
-    /// Lets a body that outgrows [`max_body_bytes`](Self::max_body_bytes) go on in a temporary file in this
+    /// Stores the part of a body that exceeds [`max_body_bytes`](Self::max_body_bytes) in a temporary file in this
     /// directory, up to [`max_spool_bytes`](Self::max_spool_bytes). By default there is no file.
     ///
-    /// The service must then be called within a tokio runtime, whose blocking threads write and read the
-    /// file. [The module docs](crate::body#temporary-files) have the rest.
+    /// The service must then be called within a tokio runtime, whose blocking threads write and read the file. See
+    /// [the module docs](crate::body#temporary-files) for details.
     ///
-    /// If the file cannot be written, the pass that reads the body goes on unharmed. If promises are pending
-    /// when it ends, the request is [rejected](super::Rejection::SpoolFailed).
+    /// If the file cannot be written, the pass that reads the body continues. If promises are pending at the end of the
+    /// pass, the request is [rejected](super::Rejection::SpoolFailed).
     ///
     /// ```
     /// use tower_promises::PromiseLayer;
@@ -90,11 +90,12 @@ impl<H> PromiseLayer<H> {
         self
     }
 
-    /// Sets how many bytes of one body may go to its temporary file. Default 64 MiB. Without a [`spool_dir`](Self::spool_dir) it means nothing.
+    /// Sets how many bytes of one body its temporary file may hold. Default 64 MiB. The setting has no effect without a
+    /// [`spool_dir`](Self::spool_dir).
     ///
-    /// They come on top of [`max_body_bytes`](Self::max_body_bytes), and the disk needs room for as many
-    /// files as there are requests at the same time. A request of which more was read when promises are
-    /// pending is [rejected](super::Rejection::BodyTooLarge).
+    /// The limit is in addition to [`max_body_bytes`](Self::max_body_bytes). The disk needs room for one file for each
+    /// concurrent request. A request of which more bytes were read is [rejected](super::Rejection::BodyTooLarge) if
+    /// promises are pending at the end of the pass.
     #[cfg(feature = "spool")]
     pub fn max_spool_bytes(mut self, bytes: u64) -> Self {
         self.settings.max_spool_bytes = bytes;
@@ -107,19 +108,19 @@ impl<H> PromiseLayer<H> {
         self
     }
 
-    /// Sets how long each promise may take from its start. By default as long as the request.
+    /// Sets how long each promise may take from its start. By default a promise may take as long as the request.
     ///
-    /// One that takes longer is dropped and reads as [`TimedOut`](super::PromiseError::TimedOut); what to do
-    /// about it is up to the handler.
+    /// A promise that takes longer is dropped and reads as [`TimedOut`](super::PromiseError::TimedOut). The handler
+    /// decides how to respond.
     pub fn promise_timeout(mut self, timeout: Duration) -> Self {
         self.settings.promise_timeout = Some(timeout);
         self
     }
 
-    /// Sets how long a request may take, all passes and promises together. By default until the client
-    /// goes away.
+    /// Sets how long a request may take, with all passes and promises. By default there is no limit, and a request ends
+    /// when the client disconnects.
     ///
-    /// [`on_timeout`](Self::on_timeout) says what happens then.
+    /// [`on_timeout`](Self::on_timeout) sets what happens then.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.settings.timeout = Some(timeout);
         self
@@ -132,7 +133,7 @@ impl<H> PromiseLayer<H> {
         self
     }
 
-    /// Sets the pool that runs blocking promises. By default each layer has one of its own, with the
+    /// Sets the pool that runs blocking promises. By default each layer has its own pool with the
     /// [default limits](crate::blocking#default-limits).
     #[cfg(feature = "blocking")]
     pub fn blocking(mut self, pool: BlockingPool) -> Self {
@@ -140,14 +141,14 @@ impl<H> PromiseLayer<H> {
         self
     }
 
-    /// Sets how a request is answered that the layer rejects.
+    /// Sets the response to a request that the layer rejects.
     ///
-    /// It takes any [`ResponseForRejection`](super::ResponseForRejection), closures among them. The
-    /// [default](DefaultResponseForRejection) answers `application/problem+json` if the response body is
-    /// `From<Bytes>`. For a body that is only `Default` there is
-    /// [`EmptyResponseForRejection`](super::EmptyResponseForRejection). For a body that is neither, as those of some
-    /// layers inside are, put tower-http's `MapResponseBodyLayer::new(Body::new)` between. In any case the layer adds
-    /// the [`Rejection`] to the extensions of the response.
+    /// `on_rejection` is any [`ResponseForRejection`](super::ResponseForRejection), for example a closure. The
+    /// [default](DefaultResponseForRejection) responds with `application/problem+json` if the response body is
+    /// `From<Bytes>`. For a body that is only `Default`, use
+    /// [`EmptyResponseForRejection`](super::EmptyResponseForRejection). For a body that is neither, such as the bodies
+    /// of some inner layers, add tower-http's `MapResponseBodyLayer::new(Body::new)` inside this layer. In every case
+    /// the layer adds the [`Rejection`] to the extensions of the response.
     ///
     /// ```
     /// use http::Response;

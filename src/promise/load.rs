@@ -10,27 +10,30 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::sync::{Arc, Mutex};
 
-/// What one request has asked one loader for.
+/// The loads of one request with one loader.
 struct Loads<L: Loader> {
     loader: Arc<L>,
-    /// Tells it from the request's other loaders.
+    /// Distinguishes the loaders of a request in the names of batches.
     number: usize,
     state: Mutex<State<L>>,
 }
 
 struct State<L: Loader> {
+    /// The state of every key that was requested.
     known: HashMap<L::Key, Known<L::Value>>,
     /// The keys of the batch that has not started.
     wanted: Vec<L::Key>,
-    /// The name of that batch.
+    /// The name of the batch that has not started.
     open: Option<Key>,
+    /// The number of batches so far.
     batches: usize,
 }
 
 enum Known<V> {
-    /// What was loaded, or that there is nothing. Shared, so that it is not cloned under the lock.
+    /// The loaded value, or `None` if the loader has no such value. In an `Arc`, so that no value is cloned under
+    /// the lock.
     Loaded(Option<Arc<V>>),
-    /// It is in a batch, or was in one that did not end well.
+    /// The key is in a batch, or was in a batch that ended with an error.
     InBatch { batch: Key, asked: Asked },
     Failed {
         batch: Key,
@@ -39,32 +42,32 @@ enum Known<V> {
     },
 }
 
-/// How a key was asked for.
+/// How a key was requested.
 #[derive(Clone, Copy)]
 struct Asked {
     pass: usize,
-    /// By somebody who could not wait.
+    /// Whether a caller that cannot `await` requested the key.
     is_promised: bool,
 }
 
-/// What is known of a key at the moment.
+/// The answer to a request for a key.
 enum Answer<V> {
     Known(Result<Option<Arc<V>>, PromiseError>),
-    /// This batch has it, or will. It may be new there.
+    /// The key is in this batch. `is_new` if this request has added the key.
     InBatch {
         batch: Key,
         is_new: bool,
     },
 }
 
-/// Loading.
+/// Loading values.
 impl Promises {
-    /// The value that `loader` has for `key`, loaded together with all other keys that are asked for in
-    /// this pass. `None` where there is no such value.
+    /// Returns the value that `loader` has for `key`, loaded together with all other keys that this pass requests.
+    /// `None` if there is no such value.
     ///
     /// # Errors
     ///
-    /// [`Pending`](PromiseError::Pending) where it is not there yet, and the errors of
+    /// [`Pending`](PromiseError::Pending) if the value is not loaded yet, and the errors of
     /// [`result_or_submit`](Self::result_or_submit).
     #[expect(
         clippy::needless_pass_by_value,
@@ -84,7 +87,7 @@ impl Promises {
             };
             let run = Arc::clone(&loads).run(self.downgrade(), batch.clone());
             match self.register(batch.clone(), Demand::Missed, run) {
-                // If it has just settled, in another thread, the key is known now.
+                // `AlreadyResolved`: another thread has just settled the batch, so the next look-up finds the key.
                 Ok(_) | Err(SubmitError::AlreadyResolved { .. }) => self.read::<()>(&batch)?,
                 Err(error) => {
                     if is_new {
@@ -97,11 +100,11 @@ impl Promises {
         }
     }
 
-    /// [`load`](Self::load) for many keys. The values come in the order of the keys.
+    /// Like [`load`](Self::load), for many keys. The values are in the order of the keys.
     ///
     /// # Errors
     ///
-    /// Those of [`load`](Self::load): any other before [`Pending`](PromiseError::Pending).
+    /// Those of [`load`](Self::load). [`Pending`](PromiseError::Pending) only if there is no other error.
     pub fn load_many<L: Loader>(
         &self,
         loader: &Arc<L>,
@@ -112,7 +115,7 @@ impl Promises {
         for key in keys {
             match self.load(loader, key) {
                 Ok(value) => values.push(value),
-                // The rest is asked for all the same, so that it is in the same batch.
+                // Continue with the remaining keys, so that they are loaded in the same batch.
                 Err(error) if error.is_pending() => pending = Some(error),
                 Err(error) => return Err(error),
             }
@@ -123,8 +126,8 @@ impl Promises {
         }
     }
 
-    /// [`load`](Self::load) for code that can wait. It costs no further pass, and loads together what is asked
-    /// for before the task yields: ask for many with a `join`, or with
+    /// Like [`load`](Self::load), for code that can `await`. It causes no further pass. All keys that are requested
+    /// before the task yields are loaded together, so request many keys with a `join` or with
     /// [`load_many_async`](Self::load_many_async).
     ///
     /// # Errors
@@ -133,7 +136,7 @@ impl Promises {
     ///
     /// # Cancel safety
     ///
-    /// That of [`resolve`](Self::resolve).
+    /// The same as for [`resolve`](Self::resolve).
     pub async fn load_async<L: Loader>(
         &self,
         loader: &Arc<L>,
@@ -152,7 +155,7 @@ impl Promises {
         }
     }
 
-    /// [`load_many`](Self::load_many) for code that can wait.
+    /// Like [`load_many`](Self::load_many), for code that can `await`.
     ///
     /// # Errors
     ///
@@ -160,7 +163,7 @@ impl Promises {
     ///
     /// # Cancel safety
     ///
-    /// That of [`resolve`](Self::resolve).
+    /// The same as for [`resolve`](Self::resolve).
     pub async fn load_many_async<L: Loader>(
         &self,
         loader: &Arc<L>,
@@ -169,7 +172,7 @@ impl Promises {
         let keys: Vec<_> = keys.into_iter().collect();
         let loads = self.loads(loader)?;
         for key in &keys {
-            // All of them are in the batch before it is waited for.
+            // Add every key to the batch before the first wait, so that one batch loads all of them.
             let _ = loads.ask(self, key, false, None);
         }
         let mut values = Vec::with_capacity(keys.len());
@@ -179,8 +182,8 @@ impl Promises {
         Ok(values)
     }
 
-    /// Tells this request a value that `loader` need not load. Returns whether it was news: a key that has
-    /// been asked for, or is known, stays as it is.
+    /// Provides a value to this request, so that `loader` does not load it. Returns whether the value was stored: a
+    /// key that has already been requested, loaded or primed is left unchanged.
     pub fn prime<L: Loader>(&self, loader: &Arc<L>, key: L::Key, value: L::Value) -> bool {
         let Ok(loads) = self.loads(loader) else {
             return false;
@@ -195,9 +198,9 @@ impl Promises {
         is_new
     }
 
-    /// Forgets what was loaded for a key, or why it could not be, so that it can be asked for again.
+    /// Removes the loaded value or the error of a key, so that the key is loaded again when it is requested.
     ///
-    /// Returns whether there was anything to forget. A key that is being loaded stays.
+    /// Returns whether there was a value or an error. A key that is being loaded is left unchanged.
     pub fn clear_loaded<L: Loader>(&self, loader: &Arc<L>, key: &L::Key) -> bool {
         let Ok(loads) = self.loads(loader) else {
             return false;
@@ -211,8 +214,8 @@ impl Promises {
         !is_pending && loads.forget(key)
     }
 
-    /// The keys that `loader` has been asked for and that have not been loaded yet, in the order in which
-    /// they were asked for. For tests of what a handler asks for.
+    /// The keys that were requested from `loader` and whose loading has not started, in the order of the requests. For
+    /// tests of the keys that a handler requests.
     #[must_use]
     pub fn loading<L: Loader>(&self, loader: &Arc<L>) -> Vec<L::Key> {
         let Ok(loads) = self.loads(loader) else {
@@ -243,7 +246,7 @@ impl Promises {
 }
 
 impl<L: Loader> State<L> {
-    /// Closes the open batch if it was cancelled, or its time was up, before it started.
+    /// Closes the open batch if it was cancelled or timed out before it started.
     fn close_settled(&mut self, promises: &Promises) {
         if let Some(batch) = &self.open {
             if promises.registry().peek(batch) == Some(true) {
@@ -255,8 +258,10 @@ impl<L: Loader> State<L> {
 }
 
 impl<L: Loader> Loads<L> {
-    /// What is known of a key. If nothing is, it is put into the open batch. `ended` is a batch that has
-    /// ended without an error, so that it must have told all that it can.
+    /// Looks up a key, and adds it to the open batch if there is no answer.
+    ///
+    /// `ended` is a batch that has ended without an error. A key that is still in that batch has no answer from it and
+    /// is loaded again.
     fn ask(
         &self,
         promises: &Promises,
@@ -274,7 +279,7 @@ impl<L: Loader> Loads<L> {
                 batch,
                 asked,
                 error,
-            }) if asked.stands_in(pass) => {
+            }) if asked.applies_in(pass) => {
                 asked.is_promised |= is_promised;
                 return Answer::Known(Err(PromiseError::Failed {
                     key: batch.clone(),
@@ -283,9 +288,9 @@ impl<L: Loader> Loads<L> {
             }
             Some(Known::InBatch { batch, asked }) => {
                 asked.is_promised |= is_promised;
-                // A batch that is neither open nor a promise any more was cleared: it loads nothing.
+                // A batch that is neither open nor a promise was cleared and loads nothing.
                 let is_open = state.open.as_ref() == Some(batch);
-                let stands = asked.stands_in(pass) && promises.registry().peek(batch).is_some();
+                let stands = asked.applies_in(pass) && promises.registry().peek(batch).is_some();
                 if is_open || (stands && ended != Some(batch)) {
                     return Answer::InBatch {
                         batch: batch.clone(),
@@ -332,11 +337,11 @@ impl<L: Loader> Loads<L> {
         state.wanted.retain(|wanted| wanted != key);
         let known = state.known.remove(key);
         drop(state);
-        // Dropped where no lock is held.
+        // The value is dropped after the lock is released, because its `Drop` is user code.
         known.is_some()
     }
 
-    /// The work of a batch: loads everything that is wanted when it starts.
+    /// The work of a batch: loads the keys that are wanted when the batch starts.
     async fn run(self: Arc<Self>, promises: WeakPromises, name: Key) -> Result<(), Failure> {
         let keys = {
             let mut state = lock(&self.state);
@@ -381,12 +386,12 @@ impl<L: Loader> Loads<L> {
             };
         }
         drop(guard);
-        // What was not asked for is dropped where no lock is held.
+        // Values of keys that were not requested are dropped after the lock is released.
         drop(answer);
     }
 }
 
-/// A batch that is being loaded.
+/// A batch that is running.
 struct Batch<L: Loader> {
     loads: Arc<Loads<L>>,
     promises: WeakPromises,
@@ -396,8 +401,8 @@ struct Batch<L: Loader> {
 
 impl<L: Loader> Drop for Batch<L> {
     fn drop(&mut self) {
-        // A batch that panics, times out or is cancelled has an error that its keys are to be read as.
-        // One that nobody waits for any more has nothing, and its keys can be asked for again.
+        // A batch that panics, times out or is cancelled keeps its promise, whose error its keys read as. A batch whose
+        // last waiter was dropped has no promise any more, so its keys must become loadable again.
         let promises = self.promises.upgrade();
         let is_promise = promises.is_some_and(|it| it.registry().peek(&self.name).is_some());
         if std::thread::panicking() || is_promise {
@@ -413,8 +418,8 @@ impl<L: Loader> Drop for Batch<L> {
 }
 
 impl Asked {
-    /// Whether an error is to be told in this pass, rather than the key be asked for again.
-    fn stands_in(self, pass: usize) -> bool {
+    /// Whether this pass reads the error of the batch instead of loading the key again.
+    fn applies_in(self, pass: usize) -> bool {
         self.is_promised || self.pass == pass
     }
 }
@@ -423,7 +428,7 @@ fn cloned<V: Clone>(value: Arc<V>) -> V {
     Arc::unwrap_or_clone(value)
 }
 
-/// The name of a type without the path.
+/// The name of a type without its path and generic arguments.
 fn short_name<T>() -> &'static str {
     let name = type_name::<T>();
     let path = name.split('<').next().unwrap_or(name);

@@ -1,8 +1,8 @@
-//! Middleware that calls a service again once the promises it asked for are kept.
+//! Middleware that calls a service again once the promises that it requested have settled.
 //!
-//! A handler that cannot wait (a template, a deeply nested component, a synchronous rule) says what it
-//! needs by *name*. The layer lets the handler run once, throws that response away, runs everything
-//! that was asked for at the same time, and runs the handler again with the answers in place.
+//! A handler that cannot `await` (a template, a deeply nested component, a synchronous rule) requests a value by
+//! *name*. The layer calls the handler once and discards that response. It then runs all requested futures
+//! concurrently, and calls the handler again with their results available.
 //!
 //! ```text
 //! request ─▶ PromiseLayer ─▶ inner service  (pass 1: registers promises, response discarded)
@@ -26,7 +26,7 @@
 //! # async fn fetch_name() -> String { "Ferris".into() }
 //! async fn handle(request: Request<ReplayBody<Full<Bytes>>>) -> Result<Response<Full<Bytes>>, BoxError> {
 //!     let promises = request.extensions().get::<Promises>().ok_or("PromiseLayer is missing")?;
-//!     // In pass 1 this is `Err(Pending)`, which ends the pass. In pass 2 it is the name.
+//!     // `Err(Pending)` in pass 1, which ends the pass. The name in pass 2.
 //!     let name: String = promises.result_or_submit("name", fetch_name)?;
 //!     Ok(Response::new(Full::from(format!("Hello, {name}!"))))
 //! }
@@ -45,54 +45,54 @@
 //!
 //! # Rules
 //!
-//! 1. Each pass sees the request as the client sent it: method, URI, version, headers, extensions and
-//!    [body](crate::body), whatever earlier passes did to theirs.
-//! 2. A pass that has not asked in vain is the last one. Its outcome, a response or an error, is returned
-//!    untouched: no header is added, no body wrapped.
-//! 3. Otherwise its outcome is discarded, be it a response, whose body is not polled, or an error, so that
-//!    `promises.result(..)?` works in any service whose error type can hold ours. The promises run
-//!    concurrently, and when all have settled the next pass starts.
-//! 4. A later pass may ask for more. So independent promises take two passes, and a chain of `n` promises,
-//!    each of which needs the one before it, takes `n + 1`. There are at most
-//!    [`max_passes`](PromiseLayer::max_passes).
-//! 5. Promises start when the pass that submitted them ends, so one that is cancelled before never
-//!    starts, or at once with [`Start::Eager`].
-//! 6. A name is one promise: the first submission in a pass wins, and a name that has a result cannot be
+//! 1. Each pass gets the request as the client sent it: method, URI, version, headers, extensions and
+//!    [body](crate::body). Changes by earlier passes are not visible.
+//! 2. A pass that requested no missing value is the last pass. Its outcome, a response or an error, is returned
+//!    unchanged: the layer adds no header and does not wrap the body.
+//! 3. The outcome of any other pass is discarded. The body of a discarded response is not polled. A discarded error
+//!    is dropped, so `promises.result(..)?` works in every service whose error type can hold a [`PromiseError`]. The
+//!    promises then run concurrently, and the next pass starts when all of them have settled.
+//! 4. A later pass may request more promises. Independent promises take two passes. A chain of `n` promises, each of
+//!    which depends on the one before, takes `n + 1` passes. [`max_passes`](PromiseLayer::max_passes) limits them.
+//! 5. Promises start when the pass that submitted them ends, so a promise that is cancelled before then never
+//!    starts. With [`Start::Eager`] promises start at once.
+//! 6. A name identifies one promise. The first submission in a pass wins. A name that has a result cannot be
 //!    submitted again until it is [cleared](Promises::clear).
-//! 7. Values are cloned out, so every component in every pass can read them.
-//! 8. Before each pass the inner service is polled ready; it is not kept ready while promises run.
+//! 7. Reading clones the value, so every component can read it in every pass.
+//! 8. The inner service is polled ready before each pass. It is not held ready while promises run.
 //! 9. An error of the inner service's `poll_ready` ends the request.
-//! 10. A panic in a promise is that promise's error. A panic in the handler propagates as it would without
+//! 10. A panic in a promise becomes the error of that promise. A panic in the handler propagates as it would without
 //!     the layer.
-//! 11. A request that carries [`Promises`] already, because a handler sends it to another service with a
-//!     layer of its own, sees the settled promises of the outer request; its own stay its own.
-//! 12. A request that the layer must give up is answered by it: see [`Rejection`].
+//! 11. A handler may send its request, with [`Promises`] in the extensions, to another service that has a layer of
+//!     its own. The inner request can read the settled promises of the outer request. Promises of the inner request
+//!     are not visible outside.
+//! 12. The layer itself answers a request that it has to reject: see [`Rejection`].
 //!
 //! # Pitfalls
 //!
-//! - **The handler runs twice.** What stands before a promise runs in every pass. Reading is fine; writing
-//!   belongs after the last promise, into a transaction (see [`Promises::will_discard`]), or is undone by
-//!   [`Promises::on_discard`].
+//! - **The handler runs more than once.** Code before a promise runs in every pass. Reading is safe. Writing belongs
+//!   after the last promise, or into a transaction (see [`Promises::will_discard`]), or needs an undo function
+//!   ([`Promises::on_discard`]).
 //! - **A read that removes is a write.** A flash message, a one-time token or the head of a queue is gone after the
 //!   first pass. See [one-time reads](self#one-time-reads).
-//! - **Names must not differ from pass to pass.** Derive them from the request and from results, never from
-//!   the time, a counter or a random number: the handler would ask for something new forever, and the
-//!   request be [rejected](Rejection::TooManyPasses).
-//! - **A name stands for one thing.** Put what the promise depends on into the name: `user:7`, not `user`.
-//! - **A cached error is a result.** A promise that failed does not run again in the next pass. Clear it if
-//!   you want another try.
-//! - **Do not swallow `Pending`.** `result.ok()` and `unwrap_or` turn every error into a default, also those
-//!   of settled promises. [`OrPending::or_pending`] touches nothing else.
-//! - **Inside of a promise, wait.** A promise that needs another one awaits [`resolve`](Promises::resolve).
-//!   `result_or_submit(..)?` in a promise would end it with the error `Pending`. Promises that wait for each
-//!   other in a circle wait until a timeout.
-//! - **Upgrade in the last pass only.** Ask for everything before you accept an upgrade, a WebSocket's for
-//!   instance.
-//! - **Large bodies need a place.** More than 2 MiB of a body are not kept unless you raise
-//!   [`max_body_bytes`](PromiseLayer::max_body_bytes), which is memory, or set a `spool_dir` (feature `spool`),
-//!   which should not be: temporary directories often are. See [the body](crate::body#temporary-files).
-//! - **What a handler spawns is its own.** The layer drops its promises with the request; it cannot stop a
-//!   task that a discarded pass has given to `tokio::spawn`.
+//! - **Names must be the same in every pass.** Derive names from the request and from results, never from the time,
+//!   a counter or a random number. Otherwise each pass requests a new promise, and the request is
+//!   [rejected](Rejection::TooManyPasses).
+//! - **A name identifies one value.** Include the inputs of the promise in the name: `user:7`, not `user`.
+//! - **Errors are cached.** A promise that failed does not run again in the next pass. Clear it to retry.
+//! - **Do not swallow `Pending`.** `result.ok()` and `unwrap_or` replace every error by a default, including errors
+//!   of settled promises. [`OrPending::or_pending`] replaces only `Pending`.
+//! - **Await inside a promise.** A promise that needs another promise awaits [`resolve`](Promises::resolve).
+//!   `result_or_submit(..)?` in a promise would end it with the error `Pending`. Promises that wait for each other in
+//!   a cycle wait until a timeout.
+//! - **Upgrade in the last pass only.** Request every promise before accepting an upgrade, for example to a
+//!   WebSocket.
+//! - **Large bodies need storage.** By default at most 2 MiB of a body are kept for later passes. Raise
+//!   [`max_body_bytes`](PromiseLayer::max_body_bytes) to keep more in memory, or set a `spool_dir` (feature `spool`).
+//!   The directory should be on a disk; temporary directories are often in memory. See
+//!   [the body](crate::body#temporary-files).
+//! - **Spawned tasks are independent.** The layer drops its promises with the request. It cannot stop a task that a
+//!   discarded pass has passed to `tokio::spawn`.
 //!
 //! # One-time reads
 //!
@@ -150,43 +150,42 @@
 //!
 //! # Order of middleware
 //!
-//! What stands *inside* of the layer, between it and the handler, runs in every pass; what stands *outside*
-//! runs once.
+//! Middleware *inside* the layer, between the layer and the handler, runs in every pass. Middleware *outside* runs
+//! once.
 //!
 //! | outside | inside |
 //! |---|---|
 //! | tracing, request ids, metrics of the client's request | transactions, which roll back for a discarded pass |
 //! | authentication, CSRF protection, rate limits | what the handler's response depends on, such as a session lock |
-//! | compression, response headers, `CatchPanic` | concurrency limits of the handler: no slot is held while promises run |
+//! | compression, response headers, `CatchPanic` | concurrency limits: no slot is held while promises run |
 //! | body limits that answer before the handler runs | extractors and their body limits |
 //!
-//! A timeout outside limits everything together, as [`timeout`](PromiseLayer::timeout) does; one inside
-//! limits each pass.
+//! A timeout outside limits the whole request, as [`timeout`](PromiseLayer::timeout) does. A timeout inside limits
+//! each pass.
 //!
 //! # Cancel safety
 //!
-//! Dropping the response future, which is what a server does when the client goes away, drops the running
-//! pass and every promise, and runs the undo work of the pass. Nothing is left running that could be
-//! stopped.
+//! A server drops the response future when the client disconnects. Dropping it drops the running pass and every
+//! promise, and runs the undo functions of the pass. No promise is left running, except blocking jobs that have
+//! already started.
 //!
 //! # Panics
 //!
 //! With a [`timeout`](PromiseLayer::timeout) or a [`promise_timeout`](PromiseLayer::promise_timeout) the service
 //! must be called within a tokio runtime whose timers are enabled. Like most futures, [`PromiseFuture`]
-//! panics if it is polled after it was ready.
+//! panics if it is polled after completion.
 //!
 //! # Security
 //!
-//! No limit, key, error or panic text reaches the client by default; all of it reaches the log (feature
-//! `tracing`, target `tower_promises`). Promises, passes and the bytes of a body that are kept have limits.
-//! Without a timeout a promise may take as long as the client stays connected.
+//! By default no limit, key, error or panic message reaches the client. All of them go to the log (feature
+//! `tracing`, target `tower_promises`). The numbers of promises and passes and the kept bytes of a body are limited.
+//! Without a timeout a promise may run as long as the client stays connected.
 //!
-//! # Difference from its neighbours
+//! # Difference from similar middleware
 //!
-//! `tower::retry` calls a service again because its answer was bad, with a policy that waits. Here the
-//! handler says what has to happen before it is called again, and the layer makes it happen.
-//! `tower_http::add_extension` gives every request a value that is there from the start; here the handler
-//! asks for values that are not.
+//! `tower::retry` calls a service again because its response was bad, with a policy that may wait. Here the handler
+//! declares what has to happen before the next call, and the layer performs it. `tower_http::add_extension` gives
+//! every request a value that exists from the start. Here the handler requests values that do not exist yet.
 
 #[cfg(feature = "blocking")]
 mod blocking;

@@ -2,20 +2,20 @@ use super::Promises;
 use crate::body::ReplayBody;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 
-/// The request as the client sent it, for the passes after the first.
+/// The request as the client sent it, as a template for later passes.
 pub(super) struct Original<B> {
     method: Method,
     uri: Uri,
     version: Version,
-    /// A list, because most requests have no second pass: it takes one allocation where a map takes two.
+    /// A list instead of a map, because most requests have no second pass: a list takes one allocation, a map two.
     headers: Vec<(HeaderName, HeaderValue)>,
     extensions: Extensions,
-    /// Never read itself. The bodies of the passes are made from it.
+    /// Never read itself. The bodies of all passes are created from it.
     pub(super) body: ReplayBody<B>,
 }
 
 impl<B> Original<B> {
-    /// A copy of the head of this request, with this body.
+    /// Copies the head of `request` and adds `body`.
     pub(super) fn of<T>(request: &Request<T>, body: ReplayBody<B>) -> Self {
         let mut headers = Vec::with_capacity(request.headers().len());
         for (name, value) in request.headers() {
@@ -31,13 +31,14 @@ impl<B> Original<B> {
         }
     }
 
-    /// The request of a later pass.
+    /// Creates the request of a later pass.
     pub(super) fn request(&self, promises: &Promises) -> Request<ReplayBody<B>> {
         let mut request = Request::new(self.next_body());
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
         *request.version_mut() = self.version;
-        // A map can have more values than it can make room for in advance, which is counted in names.
+        // A map may hold more values than it can reserve, because it reserves space for names, of which it allows
+        // fewer.
         let mut headers = HeaderMap::try_with_capacity(self.headers.len()).unwrap_or_default();
         for (name, value) in &self.headers {
             headers.append(name.clone(), value.clone());
@@ -48,10 +49,10 @@ impl<B> Original<B> {
         request
     }
 
-    /// The body of a pass that begins.
+    /// The body of a new pass.
     pub(super) fn next_body(&self) -> ReplayBody<B> {
-        // An error cannot be: nobody has read a frame since there was none. If it could, reading the body
-        // would tell.
+        // This cannot fail: the caller has just created this body, and no frame of it has been read. If it failed
+        // nevertheless, the replayed body would return the error when it is read.
         let body = self.body.for_next_pass();
         body.unwrap_or_else(|_| self.body.replay())
     }

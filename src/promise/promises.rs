@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 /// The promises of the request being handled.
 ///
-/// [`PromiseLayer`](super::PromiseLayer) puts one into the extensions of every request. It is cheap to
-/// clone, and a clone is the same set of promises.
+/// [`PromiseLayer`](super::PromiseLayer) inserts a handle into the extensions of every request. A handle is cheap to
+/// clone, and its clones share one set of promises.
 ///
-/// Where the request is out of reach, deep in a template or a component, [`Promises::current`] finds it.
+/// [`Promises::current`] finds the handle in code without access to the request, for example deep in a template.
 ///
 /// # Reading and asking
 ///
@@ -22,9 +22,9 @@ use std::sync::Arc;
 /// # async fn fetch_name(id: u32) -> String { format!("user {id}") }
 /// fn greeting(promises: &Promises, id: u32) -> Result<String, PromiseError> {
 ///     let name: String = promises
-///         // The first time it is asked for: submitted, and `Err(Pending)`. In the next pass: the name.
+///         // First pass: submits the promise and returns `Err(Pending)`. Next pass: returns the name.
 ///         .result_or_submit(format!("name:{id}"), || fetch_name(id))
-///         // Any other error ends the handler here.
+///         // Any error except `Pending` ends the handler here.
 ///         .or_pending(String::new())?;
 ///     Ok(format!("Hello, {name}!"))
 /// }
@@ -33,10 +33,10 @@ use std::sync::Arc;
 ///
 /// # Lifetime
 ///
-/// A handle belongs to a pass. Once the next pass has begun it can still read what has settled, but not
-/// submit. Once the request has ended, because its response was published for example, all promises
-/// and their values are dropped: reading through a handle that somebody has kept is
-/// [`PromiseError::Ended`], submitting is [`SubmitError::Ended`], and neither panics.
+/// A handle belongs to a pass. Once the next pass has begun, the handle can still read settled promises, but cannot
+/// submit. All promises and their values are dropped when the request ends, for example because its response was
+/// published. From then on reading through a handle returns [`PromiseError::Ended`] and submitting returns
+/// [`SubmitError::Ended`]; neither panics.
 ///
 /// # Testing a handler
 ///
@@ -48,13 +48,13 @@ use std::sync::Arc;
 ///     format!("({unread}) Inbox")
 /// }
 ///
-/// // What it asks for:
+/// // The promises that the handler requests:
 /// let promises = Promises::with_results(PromiseResults::new());
 /// title(&promises);
 /// assert_eq!(promises.keys(), ["unread"]);
 /// assert!(promises.will_discard());
 ///
-/// // What it does with the answer:
+/// // The response that the handler builds from the results:
 /// let promises = Promises::with_results(PromiseResults::new().value("unread", 7_u32));
 /// assert_eq!(title(&promises), "(7) Inbox");
 /// ```
@@ -64,7 +64,7 @@ pub struct Promises {
     pub(super) pass: usize,
 }
 
-/// Where the request and its handles come from.
+/// Creation of handles.
 impl Promises {
     pub(super) fn open(
         settings: registry::Settings,
@@ -78,7 +78,7 @@ impl Promises {
         }
     }
 
-    /// The handle for the next pass, unless a promise is still to start.
+    /// The handle for the next pass. `None` if a promise has yet to start.
     pub(super) fn next_pass(&self) -> Option<Self> {
         Some(Self {
             pass: self.registry.begin_pass()?,
@@ -90,7 +90,7 @@ impl Promises {
         &self.registry
     }
 
-    /// For work that is kept by the registry itself.
+    /// A handle for work that the registry owns, which would otherwise be a reference cycle.
     #[cfg(any(feature = "blocking", feature = "loader"))]
     pub(super) fn downgrade(&self) -> WeakPromises {
         WeakPromises {
@@ -99,17 +99,17 @@ impl Promises {
         }
     }
 
-    /// The promises of the request that this thread is handling right now.
+    /// Returns the promises of the request that the current thread is handling.
     ///
-    /// `Some` wherever [`PromiseLayer`](super::PromiseLayer) is up the call stack: in the inner service,
-    /// in what it calls, and in promises as they run. `None` in other tasks and threads, so not in what
-    /// the handler gives to `tokio::spawn`, `spawn_blocking` or rayon: use [`scope`](Self::scope) there.
+    /// `Some` in every call below [`PromiseLayer`](super::PromiseLayer): in the inner service, in functions that it
+    /// calls, and in running promises. `None` in other tasks and threads, for example in closures and futures that the
+    /// handler passes to `tokio::spawn`, `spawn_blocking` or rayon: use [`scope`](Self::scope) there.
     #[must_use]
     pub fn current() -> Option<Self> {
         current::get()
     }
 
-    /// [`current`](Self::current), with an error that says which layer is missing.
+    /// Like [`current`](Self::current), with an error that names the missing layer.
     ///
     /// ```
     /// use tower_promises::{BoxError, Promises};
@@ -134,9 +134,10 @@ impl Promises {
         f()
     }
 
-    /// A handle for testing a handler without a server. It is not run by anything: what is
-    /// [submitted](Self::submit) to it stays pending, which shows in [`keys`](Self::keys) and
-    /// [`will_discard`](Self::will_discard). Only [`resolve`](Self::resolve) runs promises, where it is awaited.
+    /// Creates a handle for testing a handler without a server.
+    ///
+    /// Nothing runs its promises: a [submitted](Self::submit) promise stays pending, which [`keys`](Self::keys) and
+    /// [`will_discard`](Self::will_discard) show. Only [`resolve`](Self::resolve) runs a promise, while it is awaited.
     #[must_use]
     pub fn with_results(results: PromiseResults) -> Self {
         let settings = Settings::default().registry();
@@ -150,40 +151,41 @@ impl Promises {
 
 /// Cancelling, clearing and publishing.
 impl Promises {
-    /// Cancels a pending promise: its future is dropped, unpolled if it has not started, and its outcome is
-    /// [`PromiseError::Cancelled`]. It asks for no further pass.
+    /// Cancels a pending promise. Its future is dropped, unpolled if it has not started, and its outcome is
+    /// [`PromiseError::Cancelled`]. A cancelled promise causes no further pass.
     ///
-    /// Returns whether there was a pending promise of this name.
+    /// Returns whether there was a pending promise with this name.
     pub fn cancel(&self, key: impl AnyKey) -> bool {
         self.registry.cancel(&key.into_any_key())
     }
 
-    /// Forgets a settled promise, so that its name can be submitted again.
+    /// Removes a settled promise, so that its name can be submitted again.
     ///
-    /// Returns whether there was a settled promise of this name. Clearing and submitting in every pass
-    /// never ends before [`max_passes`](super::PromiseLayer::max_passes).
+    /// Returns whether there was a settled promise with this name. A handler that clears and submits a name in every
+    /// pass runs until [`max_passes`](super::PromiseLayer::max_passes) is reached.
     pub fn clear(&self, key: impl AnyKey) -> bool {
         self.registry.clear(&key.into_any_key())
     }
 
-    /// Forgets a promise whatever its state: [`cancel`](Self::cancel), then [`clear`](Self::clear).
+    /// Removes a promise in any state: [`cancel`](Self::cancel), then [`clear`](Self::clear).
     ///
-    /// Returns whether there was a promise of this name.
+    /// Returns whether there was a promise with this name.
     pub fn reset(&self, key: impl AnyKey) -> bool {
         self.registry.reset(&key.into_any_key())
     }
 
-    /// Publishes the response of this pass, whatever is pending. Promises that have not settled by the
-    /// end of the pass are dropped.
+    /// Publishes the response of this pass even if promises are pending. Promises that have not settled at the end of
+    /// the pass are dropped.
     pub fn publish(&self) {
         self.registry.publish(self.pass);
     }
 
-    /// Runs `undo` if the response of this pass is not published: when it is discarded, when the request is
-    /// rejected, and when the client goes away or the handler panics before there is a response.
+    /// Runs `undo` if the response of this pass is not published: when the response is discarded, when the request is
+    /// rejected, and when the client disconnects or the handler panics before there is a response. If that has already
+    /// happened, `undo` runs at once.
     ///
-    /// Undo work runs where the response future runs, the last registered first. It must not block. One
-    /// that panics is logged and does not keep the others from running.
+    /// Undo functions run where the response future is polled or dropped, the last registered first. They must not
+    /// block. A panic in an undo function is logged and does not prevent the others from running.
     pub fn on_discard(&self, undo: impl FnOnce() + Send + 'static) {
         self.registry.on_discard(self.pass, Box::new(undo));
     }

@@ -2,15 +2,17 @@ use super::registry::{Found, Vacancy};
 use super::slot::Type;
 use super::{IntoKey, Key, PromiseError, Promises};
 
-/// Reading.
+/// Reading results.
 impl Promises {
-    /// The value of the promise of this name, cloned, so that everybody can read it.
+    /// Returns a clone of the value of the promise with this name.
     ///
     /// # Errors
     ///
-    /// [`NotSubmitted`](PromiseError::NotSubmitted) or [`Pending`](PromiseError::Pending) where there is
-    /// no value yet, the promise's own error where it has one, at each read, and
-    /// [`WrongType`](PromiseError::WrongType) where it is not a promise of a `T`.
+    /// - [`NotSubmitted`](PromiseError::NotSubmitted) if there is no promise with this name,
+    /// - [`Pending`](PromiseError::Pending) if the promise has not settled,
+    /// - the promise's own error if it has one, at each read,
+    /// - [`WrongType`](PromiseError::WrongType) if the promise has another type than `T`,
+    /// - [`Ended`](PromiseError::Ended) if the request has ended.
     pub fn result<T>(&self, key: impl IntoKey<T>) -> Result<T, PromiseError>
     where
         T: Clone + Send + Sync + 'static,
@@ -18,23 +20,23 @@ impl Promises {
         self.read(&key.into_key())
     }
 
-    /// The number of the pass this handle belongs to, counted from one.
+    /// The number of the pass that this handle belongs to, starting at 1.
     #[must_use]
     pub fn pass(&self) -> usize {
         self.pass
     }
 
-    /// Whether the response of the present pass would be thrown away if the pass ended now, because
-    /// something it asked for was not there.
+    /// Whether the layer would discard the response of the current pass if the pass ended now, because the pass
+    /// requested a value that was missing or exceeded the limit of promises.
     ///
-    /// A transaction layer between [`PromiseLayer`](super::PromiseLayer) and the handler asks this after
-    /// the inner call, and rolls back if so.
+    /// A transaction layer between [`PromiseLayer`](super::PromiseLayer) and the handler calls this after the inner
+    /// call, and rolls back if it returns `true`.
     #[must_use]
     pub fn will_discard(&self) -> bool {
         self.registry.will_discard()
     }
 
-    /// The names of all promises of the request, settled or not, in the order they were submitted.
+    /// The names of all promises of the request, pending and settled, in the order of submission.
     #[must_use]
     pub fn keys(&self) -> Vec<Key> {
         self.registry.keys()
@@ -48,7 +50,7 @@ impl Promises {
         read.unwrap_or_else(|_| Err(PromiseError::NotSubmitted { key: key.clone() }))
     }
 
-    /// [`read`](Self::read) that tells where nobody has submitted the promise.
+    /// Like [`read`](Self::read), but returns a [`Vacancy`] if there is no promise with this name.
     pub(super) fn find<T>(&self, key: &Key) -> Result<Result<T, PromiseError>, Vacancy>
     where
         T: Clone + Send + Sync + 'static,

@@ -9,48 +9,48 @@ use std::time::Duration;
 #[cfg(feature = "spool")]
 use std::{io, path::Path, sync::Arc};
 
-/// Why the layer answered a request itself.
+/// The reason why the layer answered a request itself.
 ///
-/// It stands in the extensions of the response, whoever built the response, so that a layer outside
-/// can tell such a response from the service's own.
+/// The layer inserts it into the extensions of the response, also of a custom response, so that an outer layer can
+/// distinguish a rejection from a response of the service.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Rejection {
     /// Promises are pending, and more of the body was read than may be kept for the next pass. 413.
     BodyTooLarge {
-        /// How many bytes may be kept.
+        /// The largest number of bytes to keep.
         limit: usize,
     },
-    /// Promises are pending, and the part of the body that does not fit into memory could not be written to
-    /// a temporary file for the next pass. 503, because the fault is the server's, may pass, and another server
-    /// may do better. (507 says it more exactly, but belongs to `WebDAV`.)
+    /// Promises are pending, and the part of the body that exceeds the memory limit could not be written to a temporary
+    /// file for the next pass. 503, because the fault is on the server, may be temporary, and another server may
+    /// succeed. (507 would be more specific, but belongs to `WebDAV`.)
     #[cfg(feature = "spool")]
     SpoolFailed {
-        /// Where the file was to be.
+        /// The directory of the temporary file.
         directory: Arc<Path>,
-        /// What went wrong. It is also the [`source`](Error::source).
+        /// The I/O error, also available as [`source`](Error::source).
         error: Arc<io::Error>,
     },
-    /// The request as a whole took too long. 503.
+    /// The whole request exceeded its timeout. 503.
     TimedOut {
-        /// The time it was given.
+        /// The timeout.
         after: Duration,
     },
-    /// Every pass that the request may have has registered another promise. 500.
+    /// The request used all its passes, and the last pass requested a promise that is pending. 500.
     TooManyPasses {
-        /// How many passes a request may have.
+        /// The largest number of passes.
         limit: usize,
-        /// The promises that were pending in the end.
+        /// The promises that were pending at the end.
         pending: Vec<Key>,
     },
-    /// The request has registered too many promises. 500.
+    /// The request submitted too many promises. 500.
     TooManyPromises {
-        /// How many promises a request may have.
+        /// The largest number of promises.
         limit: usize,
     },
     /// The pool for blocking promises has no room. 503 with `Retry-After`.
     Saturated {
-        /// When the client may try again.
+        /// The delay after which the client may retry.
         retry_after: Duration,
     },
 }
@@ -70,7 +70,7 @@ impl Rejection {
         }
     }
 
-    /// Its name in the labels of metrics.
+    /// The value of the label `kind` in metrics.
     #[cfg(feature = "metrics")]
     pub(super) fn kind(&self) -> &'static str {
         match self {
@@ -146,7 +146,7 @@ impl Error for Rejection {
     }
 }
 
-/// What limits the bytes that are kept.
+/// The settings that limit the kept bytes.
 #[cfg(not(feature = "spool"))]
 const SETTINGS: &str = "`PromiseLayer::max_body_bytes`";
 #[cfg(feature = "spool")]
@@ -158,10 +158,10 @@ const SETTINGS: &str = "`PromiseLayer::max_body_bytes`, or `PromiseLayer::max_sp
 /// Implemented for any `Fn(Rejection) -> Response<B>`, so that a closure can be given to
 /// [`PromiseLayer::on_rejection`](super::PromiseLayer::on_rejection).
 ///
-/// Implement it for a type of your own, for every body `B`, where a closure does not compile. That happens where a
-/// connection is spawned and the error of the response body is a boxed trait object: the compiler cannot show that a
-/// closure, which returns one body type, returns that type for every lifetime of the trait object ("implementation of
-/// `FnOnce` is not general enough", "one type is more general than the other").
+/// Where a closure does not compile, implement the trait for a type of your own, for every body `B`. A closure fails
+/// where a connection is spawned and the error of the response body is a boxed trait object: the compiler cannot show
+/// that a closure, which returns one body type, returns that type for every lifetime of the trait object
+/// ("implementation of `FnOnce` is not general enough", "one type is more general than the other").
 ///
 /// ```
 /// use http::Response;
@@ -205,7 +205,7 @@ where
 /// The default [`ResponseForRejection`]: the rejection's status and a body in the format
 /// `application/problem+json` ([RFC 9457]), for every response body that is `From<Bytes>`.
 ///
-/// The text is the same for all rejections of a kind. Limits, keys and errors go to the log.
+/// The text is the same for all rejections of a kind. Limits, keys and errors go only to the log.
 ///
 /// [RFC 9457]: https://www.rfc-editor.org/rfc/rfc9457
 #[derive(Clone, Copy, Debug, Default)]
@@ -218,7 +218,7 @@ where
     fn response_for_rejection(&self, rejection: Rejection) -> Response<B> {
         let mut response = problem::response(rejection.status(), rejection.detail());
         if let Rejection::Saturated { retry_after } = rejection {
-            // Whole seconds (RFC 9110, section 10.2.3): too late rather than too early.
+            // In whole seconds (RFC 9110, section 10.2.3), rounded up, so that no client retries too early.
             let seconds = retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0);
             let headers = response.headers_mut();
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
@@ -228,7 +228,7 @@ where
 }
 
 /// A [`ResponseForRejection`] with the rejection's status and an empty body, for every response body that is
-/// `Default`, boxed ones for example.
+/// `Default`, for example a boxed body.
 ///
 /// ```
 /// use tower_promises::PromiseLayer;

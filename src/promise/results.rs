@@ -7,7 +7,7 @@ use crate::BoxError;
 use std::fmt;
 use std::sync::Arc;
 
-/// What [`Promises::with_results`] has to offer. Of several results of the same name the last one stands.
+/// Results for [`Promises::with_results`]. If a name is added twice, the last result counts.
 #[derive(Default)]
 pub struct PromiseResults {
     slots: Vec<Arc<dyn AnySlot>>,
@@ -18,13 +18,13 @@ impl PromiseResults {
         self.slots
     }
 
-    /// No results, as in the first pass.
+    /// Creates an empty set of results, as in the first pass.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A promise that was kept.
+    /// Adds a promise with a value.
     #[must_use]
     pub fn value<T>(self, key: impl IntoKey<T>, value: T) -> Self
     where
@@ -33,7 +33,7 @@ impl PromiseResults {
         self.with(Slot::settled(key.into_key(), Ok(value)))
     }
 
-    /// A promise of a `T` that failed with `error`.
+    /// Adds a promise of a `T` that failed with `error`.
     #[must_use]
     pub fn failed<T>(self, key: impl IntoKey<T>, error: impl Into<BoxError>) -> Self
     where
@@ -42,7 +42,7 @@ impl PromiseResults {
         self.with_failure::<T>(key.into_key(), Failure::Failed(error.into().into()))
     }
 
-    /// A promise of a `T` that timed out.
+    /// Adds a promise of a `T` that timed out.
     #[must_use]
     pub fn timed_out<T>(self, key: impl IntoKey<T>) -> Self
     where

@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// How many promises share one waker. All of a group are polled when one of them wakes, which for so
-/// few is cheaper than an allocation for each; any number of groups stays linear.
+/// The number of promises that share one waker. A wake-up polls all promises of the group, which for so few is
+/// cheaper than one allocation for each. With any number of groups the cost stays linear.
 const GROUP: usize = 32;
 
 /// The promises of a request that are running.
@@ -21,7 +21,7 @@ pub(super) struct Running {
     groups: Groups,
 }
 
-/// Made for the usual case: a request that has no promises, or few, which start at the same time.
+/// The state without allocations for the usual case: no promises, or few promises that start together.
 #[derive(Default)]
 enum Groups {
     #[default]
@@ -30,7 +30,7 @@ enum Groups {
     Many(FuturesUnordered<Group>),
 }
 
-/// Promises that were started together, so that they have a deadline in common.
+/// Promises that started together and share a deadline.
 #[derive(Default)]
 struct Group {
     promises: Vec<RunningPromise>,
@@ -43,8 +43,8 @@ struct RunningPromise {
 }
 
 impl Running {
-    /// Starts what is to start and runs it. Ready when nothing is left to run; otherwise the task is woken when there
-    /// is more to do.
+    /// Starts new promises and polls all running promises. Ready when no promise is running; otherwise the task is
+    /// woken when a promise makes progress or is to start.
     pub(super) fn drive(
         &mut self,
         promises: &Promises,
@@ -62,7 +62,7 @@ impl Running {
         }
     }
 
-    /// Starts promises that get so much time.
+    /// Starts promises, each with the given timeout.
     fn start(
         &mut self,
         mut slots: Vec<Arc<dyn AnySlot>>,
@@ -98,12 +98,12 @@ impl Running {
         };
     }
 
-    /// Whether nothing is running.
+    /// Whether no promise is running.
     pub(super) fn is_empty(&self) -> bool {
         matches!(self.groups, Groups::None)
     }
 
-    /// Ready when nothing is running.
+    /// Ready when no promise is running.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.groups {
             Groups::None => {}
@@ -111,7 +111,7 @@ impl Running {
             Groups::Many(groups) => {
                 while let Some(ended) = ready!(Pin::new(&mut *groups).poll_next(cx)) {
                     if let Polled::Exhausted(group) = ended {
-                        // It goes to the end of the queue, so that the next poll begins with another group.
+                        // The group moves to the end of the queue, so that the next poll begins with another group.
                         groups.push(group);
                         cx.waker().wake_by_ref();
                         return Poll::Pending;
@@ -128,11 +128,11 @@ impl Running {
     }
 }
 
-/// How a group of several ends.
+/// The result of polling a group among several.
 enum Polled {
-    /// Its promises have settled.
+    /// All promises of the group have settled.
     Settled,
-    /// Its promises have used up what tokio's cooperative scheduling lets the task do in this poll.
+    /// The promises have used up the budget of tokio's cooperative scheduling for this poll.
     Exhausted(Group),
 }
 
@@ -159,7 +159,7 @@ impl Group {
             return Poll::Ready(());
         }
         if !has_budget_remaining() {
-            // A promise that is always ready leaves nothing to those behind it. So the next poll begins with
+            // A promise that is always ready uses up the budget of the promises behind it, so the next poll begins with
             // another promise.
             self.promises.rotate_left(1);
         }
@@ -187,8 +187,8 @@ impl Drop for RunningPromise {
     }
 }
 
-/// Polls a timer after the work that it limits. Work that is never done with what tokio's cooperative
-/// scheduling lets a task do at a time leaves nothing for the timer, so the clock is asked first.
+/// Polls a timer after the work that the timer limits. Work that uses up the budget of tokio's cooperative
+/// scheduling in every poll would keep the timer from ever completing, so the clock is checked first.
 pub(super) fn poll_deadline(deadline: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
     if Instant::now() >= deadline.deadline() {
         return Poll::Ready(());

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use tower_layer::Layer;
 use tower_service::Service;
 
-/// Middleware that calls a service again once the promises it asked for are kept.
+/// Middleware that calls a service again once the promises that it requested have settled.
 ///
 /// See the [module docs](crate::promise) for an example.
 pub struct PromiseService<S, H = DefaultResponseForRejection> {
@@ -68,8 +68,8 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        // A clone need not be ready, so it is the service that was polled ready that goes with this
-        // request, and the clone that stays behind.
+        // Only the service that was polled ready may be called, and a clone need not be ready. So this request gets
+        // the polled service, and the clone replaces it.
         let clone = self.inner.clone();
         let service = mem::replace(&mut self.inner, clone);
 

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a [`PromiseLayer`] was built with.
+/// The settings of a [`PromiseLayer`].
 #[derive(Clone)]
 pub(super) struct Settings<H> {
     pub(super) max_passes: usize,
@@ -38,10 +38,10 @@ pub(super) struct Settings<H> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Start {
-    /// When the pass that submitted it ends. One that is cancelled before then never starts.
+    /// When the pass that submitted it ends. A promise that is cancelled before then never starts.
     #[default]
     PassEnd,
-    /// At once, while the pass still runs. Worth it for handlers that themselves wait for something.
+    /// At once, while the pass is running. Useful for handlers that themselves await something.
     Eager,
 }
 
@@ -49,16 +49,15 @@ pub enum Start {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnTimeout {
-    /// It is rejected.
+    /// The request is rejected.
     #[default]
     Reject,
-    /// The handler runs once more, and every promise that has not settled reads as
-    /// [`TimedOut`](super::PromiseError::TimedOut), also one that is submitted only then. So the application
-    /// renders a page of its own.
+    /// The handler runs once more, so that the application renders its own page. Every promise that has not settled
+    /// reads as [`TimedOut`](super::PromiseError::TimedOut), including promises that this pass submits.
     ///
-    /// This last pass may be one more than [`PromiseLayer::max_passes`]. It gets the same time again; past that, the
-    /// request is rejected. It is also rejected if it has not asked for a promise at all, or if its body cannot be
-    /// replayed.
+    /// The final pass may exceed [`PromiseLayer::max_passes`] by one. It gets the same timeout again; if it exceeds
+    /// that, the request is rejected. A request that has submitted no promise, or whose body cannot be replayed, is
+    /// rejected without a final pass.
     FinalPass,
 }
 
@@ -103,7 +102,7 @@ impl<H> Settings<H> {
         }
     }
 
-    /// What the registry of a request needs of them.
+    /// The settings that the registry of a request needs.
     pub(super) fn registry(&self) -> registry::Settings {
         registry::Settings {
             start: self.start,
@@ -125,7 +124,7 @@ impl<H> Settings<H> {
         ReplayBody::with_max_bytes(body, self.max_body_bytes)
     }
 
-    /// The answer to a request whose body cannot be replayed.
+    /// The rejection of a request whose body cannot be replayed.
     pub(super) fn rejection_of_body(&self, error: ReplayError) -> Rejection {
         match error {
             #[cfg(feature = "spool")]

@@ -15,20 +15,20 @@ pub(super) type Work<T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send
 
 /// One promise: its work until it settles, then its outcome.
 ///
-/// User code, which is the work and its `Drop`, never runs while a lock is held.
+/// User code, that is the work and its `Drop`, never runs while a lock is held.
 pub(super) struct Slot<T> {
     key: Key,
     outcome: OnceLock<Result<T, Failure>>,
     progress: Mutex<Progress<T>>,
     has_started: AtomicBool,
-    /// Who awaits the outcome.
+    /// The waiters for the outcome.
     waiters: Waiters,
 }
 
-/// Both are `None` while it is being polled, and once it has settled.
+/// Both fields are `None` while the work is being polled, and after the promise has settled.
 struct Progress<T> {
     work: Option<Work<T>>,
-    /// Who polls the work.
+    /// The waker of the task that polls the work.
     driver: Option<Waker>,
 }
 
@@ -62,7 +62,7 @@ where
         }
     }
 
-    /// What a reader gets, once it has settled.
+    /// The outcome for a reader. `None` if the promise is pending.
     pub(super) fn outcome(&self) -> Option<Result<T, PromiseError>>
     where
         T: Clone,
@@ -77,7 +77,7 @@ where
         &self.waiters
     }
 
-    /// The first outcome stands.
+    /// Sets the outcome, unless there is one. Returns whether it was set.
     fn settle(&self, outcome: Result<T, Failure>) -> bool {
         if self.outcome.set(outcome).is_err() {
             return false;
@@ -89,7 +89,7 @@ where
         true
     }
 
-    /// Drops work that is not done. A panic here must not keep others from being settled.
+    /// Drops unfinished work. A panic in its `Drop` must not prevent other promises from settling.
     fn discard(&self, work: Option<Work<T>>) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(work))) {
             observe::drop_panicked(&self.key, &panic_message(&*panic));
@@ -116,7 +116,7 @@ impl Type {
         self.id == other.id
     }
 
-    /// Whether the promise has a value of this type.
+    /// Checks that the promise has a value of this type.
     pub(super) fn check(self, slot: &dyn AnySlot) -> Result<(), PromiseError> {
         match self.matches(slot.value_type()) {
             true => Ok(()),
@@ -141,19 +141,19 @@ pub(super) trait AnySlot: Send + Sync {
 
     fn is_settled(&self) -> bool;
 
-    /// Why it has no value, once it has settled.
+    /// The error of a settled promise. `None` if the promise has a value or is pending.
     #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
     fn failure(&self) -> Option<&Failure>;
 
-    /// Marks the work as started. `false` if it was already, or has settled. Called by the response future only.
+    /// Marks the work as started. `false` if it has already started or settled. Only the response future calls it.
     fn start(&self) -> bool;
 
     fn poll(&self, cx: &mut Context<'_>) -> Poll<()>;
 
-    /// A promise like this one that has timed out before it began.
+    /// Creates a promise with the same name and type that timed out before it started.
     fn timed_out(&self) -> Arc<dyn AnySlot>;
 
-    /// Settles with an error, if it has not settled, and drops the work.
+    /// Settles the promise with an error and drops the work. `false` if it has already settled.
     fn fail(&self, failure: Failure) -> bool;
 
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
@@ -181,7 +181,7 @@ where
     }
 
     fn start(&self) -> bool {
-        // No swap, which costs more: there is one caller.
+        // A load and a store are cheaper than a swap, and suffice because there is only one caller.
         let has_started = self.has_started.load(Ordering::Relaxed);
         self.has_started.store(true, Ordering::Relaxed);
         !has_started && !self.is_settled()
@@ -196,8 +196,8 @@ where
             (progress.work.take(), progress.driver.take())
         };
         let Some(mut work) = work else {
-            // Another thread is polling it this moment. Only undriven promises are polled by several, who
-            // are waiters too and so will learn what comes of it.
+            // Another thread is polling the work. That happens only to promises without a response future. Their
+            // pollers are waiters, so `settle` or the other poller's drop wakes this one.
             return Poll::Pending;
         };
         let polled = catch_unwind(AssertUnwindSafe(|| match work.as_mut().poll(cx) {
@@ -212,7 +212,7 @@ where
             Ok(Err(work)) => {
                 let mut progress = lock(&self.progress);
                 if self.is_settled() {
-                    // Cancelled while it was being polled: dropped once the lock is released.
+                    // The promise was cancelled during the poll. Drop the work after the lock is released.
                     drop(progress);
                     self.discard(Some(work));
                     return Poll::Ready(());

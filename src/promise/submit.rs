@@ -6,21 +6,24 @@ use crate::BoxError;
 use crate::body::RequestBody;
 use futures_util::FutureExt;
 
-/// Submitting.
+/// Submitting promises.
 impl Promises {
-    /// Registers a promise. It starts when the pass ends, or at once with [`Start::Eager`](super::Start::Eager), and
-    /// runs at the same time as the others; then the handler runs again and finds the [`result`](Self::result).
+    /// Registers a promise. The promise starts when the pass ends, or at once with
+    /// [`Start::Eager`](super::Start::Eager), and runs concurrently with the others. Then the handler runs again and
+    /// can read the [`result`](Self::result).
     ///
-    /// A name that is pending already stays the promise it is: `future` is dropped unpolled.
+    /// If the name already has a pending promise, that promise is kept and `future` is dropped unpolled.
     ///
-    /// The future runs within the request, not in a task of its own. It is dropped when the client goes away.
+    /// The future runs within the request, not in a separate task. It is dropped when the client disconnects.
     ///
     /// # Errors
     ///
-    /// [`AlreadyResolved`](SubmitError::AlreadyResolved) where the name has a result,
-    /// [`WrongType`](SubmitError::WrongType) where it is pending with another type,
-    /// [`TooManyPromises`](SubmitError::TooManyPromises), and [`Ended`](SubmitError::Ended) where the handle's pass
-    /// is over. `future` is dropped unpolled.
+    /// - [`AlreadyResolved`](SubmitError::AlreadyResolved) if the name has a result,
+    /// - [`WrongType`](SubmitError::WrongType) if the name has a pending promise of another type,
+    /// - [`TooManyPromises`](SubmitError::TooManyPromises) if the request has reached its limit,
+    /// - [`Ended`](SubmitError::Ended) if the handle's pass is over.
+    ///
+    /// On an error `future` is dropped unpolled.
     pub fn submit<T, F>(&self, key: impl IntoKey<T>, future: F) -> Result<(), SubmitError>
     where
         T: Send + Sync + 'static,
@@ -31,8 +34,8 @@ impl Promises {
             .map(drop)
     }
 
-    /// [`submit`](Self::submit) for a future that can fail. An error becomes
-    /// [`PromiseError::Failed`] at each read.
+    /// Like [`submit`](Self::submit), for a future that can fail. Its error reads as [`PromiseError::Failed`], each
+    /// time.
     ///
     /// # Errors
     ///
@@ -48,11 +51,11 @@ impl Promises {
             .map(drop)
     }
 
-    /// Reads the result, or submits the promise if nobody has.
+    /// Returns the result, or submits the promise if there is none with this name.
     ///
     /// # Errors
     ///
-    /// Those of [`result`](Self::result), where `NotSubmitted` becomes [`Pending`](PromiseError::Pending), or
+    /// Those of [`result`](Self::result), with [`Pending`](PromiseError::Pending) instead of `NotSubmitted`, and
     /// [`Rejected`](PromiseError::Rejected) if the promise could not be submitted.
     pub fn result_or_submit<T, F>(
         &self,
@@ -66,7 +69,7 @@ impl Promises {
         self.read_or_register(key.into_key(), || make().map(Ok))
     }
 
-    /// [`result_or_submit`](Self::result_or_submit) for a future that can fail.
+    /// Like [`result_or_submit`](Self::result_or_submit), for a future that can fail.
     ///
     /// # Errors
     ///
@@ -84,12 +87,12 @@ impl Promises {
         self.read_or_register(key.into_key(), || make().map(failed))
     }
 
-    /// Hands the body of the request to a promise, which reads it as a stream in its own time: an upload,
-    /// a digest. Nothing of it is kept for later passes, which see an empty body.
+    /// Passes the request body to a promise, which reads it as a stream: for an upload or a digest, for example. No
+    /// part of the body is kept for later passes, which get an empty body.
     ///
-    /// The promise gets the whole body, also if this pass has read some of it. Whoever still reads it in
-    /// this pass gets [`ReplayError::Superseded`](crate::body::ReplayError::Superseded). The client is held
-    /// back as the promise reads, and an error of the body is the promise's to handle.
+    /// The promise gets the whole body, including parts that this pass has already read. Other readers of the body in
+    /// this pass get [`ReplayError::Superseded`](crate::body::ReplayError::Superseded). The client can send only as
+    /// fast as the promise reads. The promise handles errors of the body.
     ///
     /// ```
     /// use http_body_util::BodyExt;
@@ -110,8 +113,9 @@ impl Promises {
     ///
     /// # Errors
     ///
-    /// Those of [`submit`](Self::submit), [`BodyTaken`](SubmitError::BodyTaken) where another promise has the body,
-    /// and [`BodyRead`](SubmitError::BodyRead) where more of it was read than is kept for replay.
+    /// - Those of [`submit`](Self::submit),
+    /// - [`BodyTaken`](SubmitError::BodyTaken) if another promise has the body,
+    /// - [`BodyRead`](SubmitError::BodyRead) if more of the body was read than is kept for replay.
     pub fn submit_body<T, F>(
         &self,
         key: impl IntoKey<T>,
@@ -126,7 +130,7 @@ impl Promises {
             .map(drop)
     }
 
-    /// [`submit_body`](Self::submit_body) for a future that can fail.
+    /// Like [`submit_body`](Self::submit_body), for a future that can fail.
     ///
     /// # Errors
     ///
@@ -146,12 +150,12 @@ impl Promises {
             .map(drop)
     }
 
-    /// Reads the result, or [hands the body](Self::submit_body) to a new promise of this name.
+    /// Returns the result, or [passes the body](Self::submit_body) to a new promise with this name.
     ///
     /// # Errors
     ///
-    /// Those of [`result_or_submit`](Self::result_or_submit), where [`Rejected`](PromiseError::Rejected) includes
-    /// those of [`submit_body`](Self::submit_body).
+    /// Those of [`result_or_submit`](Self::result_or_submit). [`Rejected`](PromiseError::Rejected) includes the errors
+    /// of [`submit_body`](Self::submit_body).
     pub fn result_or_submit_body<T, F>(
         &self,
         key: impl IntoKey<T>,
@@ -166,7 +170,7 @@ impl Promises {
         })
     }
 
-    /// [`result_or_submit_body`](Self::result_or_submit_body) for a future that can fail.
+    /// Like [`result_or_submit_body`](Self::result_or_submit_body), for a future that can fail.
     ///
     /// # Errors
     ///
@@ -231,7 +235,7 @@ impl Promises {
         self.registry.submit_body(self.pass, key, demand, work)
     }
 
-    /// Reads the result, or registers the promise if nobody has.
+    /// Returns the result, or registers the promise if there is none with this name.
     fn read_or<T>(
         &self,
         key: Key,
@@ -247,7 +251,7 @@ impl Promises {
         match register(key.clone(), vacancy) {
             Ok(Admission::Pending) => Err(PromiseError::Pending { key }),
             Ok(Admission::TimedOut) => Err(PromiseError::TimedOut { key }),
-            // Another thread was faster.
+            // Another thread submitted the same name, and the promise has already settled.
             Err(SubmitError::AlreadyResolved { .. }) => self.read(&key),
             Err(error) => Err(PromiseError::Rejected { error }),
         }

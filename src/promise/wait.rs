@@ -9,21 +9,23 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-/// Awaiting.
+/// Awaiting results.
 impl Promises {
-    /// Waits for the promise of this name, for code that can wait. It starts at once, whether it is new
-    /// or was submitted before, and costs no further pass. The name is shared: whoever asks second, awaiting
-    /// or not, gets the same promise.
+    /// Waits for the promise with this name, in code that can `await`.
+    ///
+    /// The promise starts at once, whether it is new or already submitted, and causes no further pass. All requests for
+    /// the name, awaiting or not, share one promise.
     ///
     /// # Errors
     ///
-    /// Those of [`result`](Self::result) but `NotSubmitted` and `Pending`. It is
-    /// [`Cancelled`](PromiseError::Cancelled) when the request ends first.
+    /// Those of [`result`](Self::result) except `NotSubmitted` and `Pending`,
+    /// [`Rejected`](PromiseError::Rejected) if a new promise could not be submitted, and
+    /// [`Cancelled`](PromiseError::Cancelled) if the request ends first.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the returned future drops the promise if nobody else has asked for it. Otherwise the promise
-    /// goes on.
+    /// Dropping the returned future drops the promise if no other code has requested it. Otherwise the promise keeps
+    /// running.
     pub async fn resolve<T, F>(
         &self,
         key: impl IntoKey<T>,
@@ -36,7 +38,7 @@ impl Promises {
         self.wait(key.into_key(), || make().map(Ok)).await
     }
 
-    /// [`resolve`](Self::resolve) for a future that can fail.
+    /// Like [`resolve`](Self::resolve), for a future that can fail.
     ///
     /// # Errors
     ///
@@ -68,7 +70,7 @@ impl Promises {
     }
 }
 
-/// One of those who await a promise. Counts as such until it is dropped.
+/// A future that awaits a promise. It counts as a waiter of the promise until it is dropped.
 pub(super) struct Waiter<'a, T>
 where
     T: Send + Sync + 'static,
@@ -109,8 +111,8 @@ where
             if !this.slot.waiters().register(&mut this.number, cx.waker()) {
                 continue;
             }
-            // After the registration: another waiter may be polling the work this moment, and if that one gives
-            // up then, it wakes those who are registered.
+            // Poll only after registering: another waiter may be polling the work at this moment. If that waiter is
+            // dropped, it wakes the registered waiters, and one of them polls the work next.
             if this.registry.is_driven() || this.slot.poll(cx).is_pending() {
                 return Poll::Pending;
             }

@@ -2,9 +2,9 @@ use crate::sync::Mutex;
 use std::collections::BTreeMap;
 use std::task::Waker;
 
-/// Who waits for something that happens once.
+/// The waiters for an event that happens once.
 ///
-/// The wakers are other people's code: they are cloned under the lock, but run and dropped outside.
+/// Wakers are user code. They are cloned under the lock, but woken and dropped outside.
 #[derive(Default)]
 pub(super) struct Waiters {
     state: Mutex<State>,
@@ -12,21 +12,21 @@ pub(super) struct Waiters {
 
 #[derive(Default)]
 struct State {
-    /// It has happened.
+    /// The event has happened.
     is_over: bool,
-    /// `None` until there is one, because most promises are awaited by nobody.
+    /// `None` until there is a waiter, because most promises have none.
     waiting: Option<Box<Waiting>>,
 }
 
 #[derive(Default)]
 struct Waiting {
     wakers: BTreeMap<u64, Waker>,
-    /// How many have waited.
+    /// The number of the last waiter, counted from one.
     last: u64,
 }
 
 impl Waiters {
-    /// Wakes the waiter of this number, or of a new one, when it happens. `false` if it has.
+    /// Registers a waker under `number`, or under a new number. `false` if the event has already happened.
     pub(super) fn register(&self, number: &mut Option<u64>, waker: &Waker) -> bool {
         let former = {
             let mut state = self.state.lock();
@@ -55,7 +55,7 @@ impl Waiters {
         }
     }
 
-    /// It has happened, which must be visible to those who wake.
+    /// Reports the event. The caller must make its result visible before, because the waiters wake at once.
     pub(super) fn finish(&self) {
         let waiting = {
             let mut state = self.state.lock();
@@ -67,7 +67,7 @@ impl Waiters {
         }
     }
 
-    /// Wakes all who wait now, though it has not happened.
+    /// Wakes all current waiters although the event has not happened.
     pub(super) fn wake(&self) {
         let wakers = match &mut self.state.lock().waiting {
             Some(waiting) => std::mem::take(&mut waiting.wakers),

@@ -1,17 +1,17 @@
-//! What a handler may do with its promises, and what is to come of it.
+//! A model of the registry: the steps of a handler and their expected outcomes.
 
 use std::collections::BTreeSet;
 
-/// One thing that a handler does with the promise of a name.
+/// A step of a handler. The number is the name of a promise.
 #[derive(Clone, Copy, Debug)]
 pub enum Step {
     Submit(usize),
     Result(usize),
-    /// A result of a type that no promise has.
+    /// Reads a result with a type that no promise has.
     OtherResult(usize),
     ResultOrSubmit(usize),
     Resolve(usize),
-    /// Begins to wait and gives up.
+    /// Starts to await the promise and drops the waiter.
     GiveUp(usize),
     Cancel(usize),
     Clear(usize),
@@ -19,10 +19,10 @@ pub enum Step {
     Publish,
 }
 
-/// What comes of a step, as far as a handler can see it.
+/// The outcome of a step that the handler observes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Outcome {
-    /// The number of the promise whose value it is.
+    /// The value, which is the number of its promise.
     Value(usize),
     Done,
     Answer(bool),
@@ -34,7 +34,7 @@ pub enum Outcome {
     TooMany,
 }
 
-/// What becomes of a request when a pass ends.
+/// The result of the end of a pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum End {
     Publish,
@@ -53,28 +53,28 @@ struct Entry {
     name: usize,
     number: usize,
     demand: Demand,
-    /// It runs as soon as the handler waits.
+    /// The promise runs as soon as the handler awaits.
     is_starting: bool,
     settled: Option<Outcome>,
 }
 
-/// A request as its promises see it. All of them have their value when they are polled once.
+/// The model of a request. Every promise has its value after one poll.
 pub struct Model {
     pub is_eager: bool,
     pub max_promises: usize,
     pub max_passes: usize,
-    /// What the request that this one is a part of has: the value is the name.
+    /// The settled promises of the outer request. The value of each is its name.
     pub outer: BTreeSet<usize>,
     entries: Vec<Entry>,
     pass: usize,
     count: usize,
     is_overfull: bool,
     publish: bool,
-    /// The promises that have been polled, by number.
+    /// The numbers of the promises that have been polled.
     pub polled: BTreeSet<usize>,
 }
 
-/// The numbers of promises start here, so that no name of an outer one is like them.
+/// The numbers of promises start here, so that they differ from the names of outer promises.
 pub const FIRST_NUMBER: usize = 1000;
 
 impl Model {
@@ -93,7 +93,7 @@ impl Model {
         }
     }
 
-    /// The number of the promise that is submitted next.
+    /// The number of the next submitted promise.
     pub fn next_number(&self) -> usize {
         FIRST_NUMBER + self.count
     }
@@ -246,7 +246,7 @@ impl Model {
     fn give_up(&mut self, name: usize) -> Outcome {
         let in_outer = self.outer.contains(&name);
         match self.find(name) {
-            // There is nothing to wait for.
+            // The promise has settled, so there is no waiting.
             Some(entry) if entry.settled.is_some() => self.read(name),
             Some(entry) => {
                 entry.is_starting = true;
@@ -277,7 +277,7 @@ impl Model {
         })
     }
 
-    /// Runs what is starting.
+    /// Runs the starting promises.
     fn run(&mut self) {
         for entry in self.entries.iter_mut().filter(|entry| entry.is_starting) {
             if entry.settled.is_none() {

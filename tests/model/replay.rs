@@ -1,5 +1,4 @@
-//! What a `ReplayBody` must do, whatever its frames are and however it is read. Shared by the property
-//! tests and the fuzz target.
+//! A model of `ReplayBody` for arbitrary frames and readers. The property tests and the fuzz target share it.
 
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderValue};
@@ -22,14 +21,14 @@ pub enum Step {
 #[derive(Clone, Debug)]
 pub struct Script {
     pub steps: Vec<Step>,
-    /// Whether the body knows how long it is and when it has ended.
+    /// Whether the body has an exact size hint and reports its end.
     pub is_sized: bool,
     pub limit: usize,
-    /// How many frames each reader reads. One more reader, the last, reads all of them.
+    /// The number of frames that each reader reads. One more reader, the last, reads all frames.
     pub reads: Vec<usize>,
 }
 
-/// What a reader has got: bytes, and the two marks below.
+/// The tokens that a reader has got: bytes, and the two markers below.
 type Content = Vec<u16>;
 const TRAILERS: u16 = 256;
 const ERROR: u16 = 257;
@@ -94,7 +93,7 @@ impl Body for ScriptBody {
     }
 }
 
-/// Whether the body says from the start that it is larger than what may be kept.
+/// Whether the size hint of the body exceeds the limits from the start.
 fn is_declared_too_large(script: &Script, spool: Option<usize>) -> bool {
     let body = ScriptBody {
         steps: script.steps.clone().into(),
@@ -104,8 +103,8 @@ fn is_declared_too_large(script: &Script, spool: Option<usize>) -> bool {
     body.size_hint().lower() > limit as u64
 }
 
-/// What the script says, and whether all of it is kept after each token. `spool` is how many bytes may go
-/// to a file.
+/// The tokens of the script, and for each number of read tokens whether all of them are kept. `spool` is the limit of
+/// the file in bytes.
 fn expected(script: &Script, spool: Option<usize>) -> (Content, Vec<bool>) {
     let (mut content, mut kept) = (Vec::new(), vec![true]);
     let (mut memory, mut file, mut fits) = (0_usize, 0_usize, true);
@@ -114,7 +113,7 @@ fn expected(script: &Script, spool: Option<usize>) -> (Content, Vec<bool>) {
             Step::Data(data) if file == 0 && memory + data.len() <= script.limit => {
                 memory += data.len();
             }
-            // Once there is something in the file, more of it goes there too.
+            // After the first data in the file, all further data goes to the file.
             Step::Data(data) => {
                 file += data.len();
                 fits &= data.is_empty() || spool.is_some_and(|spool| file <= spool);
@@ -153,12 +152,12 @@ impl Reader {
             if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(&mut cx) {
                 return frame;
             }
-            // The body may be waiting for another thread.
+            // The body may be waiting for a blocking thread.
             std::thread::yield_now();
         }
     }
 
-    /// Reads one frame and takes it down.
+    /// Reads one frame and records its tokens.
     fn read(&mut self) {
         match self.frame() {
             Some(Ok(frame)) => match frame.into_data() {
@@ -205,7 +204,7 @@ impl Reader {
     }
 }
 
-/// Checks a body that is kept in memory alone.
+/// Checks a body that is kept only in memory.
 pub fn check(script: &Script) {
     check_with(script, None, |body| {
         ReplayBody::with_max_bytes(body, script.limit)
@@ -226,7 +225,7 @@ pub fn check_with(
     });
     let is_empty = script.is_sized && script.steps.is_empty();
     let is_declared_too_large = is_declared_too_large(script, spool);
-    // Whether something has been taken out of the original body, and how much by the reader that went furthest.
+    // Whether the original body was polled, and the largest number of tokens that a reader has got.
     let (mut has_begun, mut furthest) = (false, 0);
     let mut former: Option<Reader> = None;
     let last = usize::MAX;
@@ -247,7 +246,7 @@ pub fn check_with(
             );
             assert!(reader.frame().is_none());
             assert!(reader.body.is_end_stream());
-            // The present reader goes on unharmed.
+            // The present reader still gets the whole body.
             if let Some(mut former) = former.take() {
                 while !former.has_ended {
                     former.read();
@@ -279,8 +278,8 @@ pub fn check_with(
         if frames == last {
             assert_eq!(reader.content, expected);
         }
-        // A reader that has not asked for anything has not taken over, and of nothing there is
-        // enough for everybody.
+        // A reader that has not polled has not taken over, and the readers of an empty body do not supersede each
+        // other.
         if frames > 0 && !is_empty {
             former = Some(reader);
         }

@@ -18,7 +18,7 @@ use tower_promises::{BoxError, PromiseLayer, Promises};
 
 const SIZES: [(&str, usize); 3] = [("1KiB", 1 << 10), ("1MiB", 1 << 20), ("64MiB", 64 << 20)];
 
-/// As much as a server reads from a connection at a time.
+/// The size of a read of a server from a connection.
 const FRAME: usize = 64 << 10;
 
 pub fn print() {
@@ -49,12 +49,12 @@ fn timed(f: impl FnOnce()) -> f64 {
     nanoseconds(start.elapsed())
 }
 
-/// A body that arrives in frames. It is pending before each, as one from a connection is.
+/// A body that arrives in frames. It is pending before each frame, like the body of a connection.
 #[derive(Clone)]
 struct Frames {
     rest: Bytes,
     is_there: bool,
-    /// How many have been taken, of all clones.
+    /// The number of frames that were taken from all clones.
     taken: Arc<AtomicUsize>,
 }
 
@@ -98,7 +98,7 @@ impl Body for Frames {
     }
 }
 
-/// Looks at each byte of a body.
+/// Reads each byte of a body.
 async fn read<B>(mut body: B, on_frame: impl Fn()) -> Result<u64, BoxError>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -121,14 +121,14 @@ fn check(sum: Result<u64, BoxError>, memory: &Bytes) {
     );
 }
 
-/// What replay is measured by.
+/// The baseline for replay.
 fn read_twice(memory: &Bytes) {
     let body = Frames::new(memory);
     check(run(read(body.clone(), || ())), memory);
     check(run(read(body, || ())), memory);
 }
 
-/// What one would do without a body that replays.
+/// The usual way without a body that can be replayed.
 fn collect_then_read(memory: &Bytes) {
     let body = run(Frames::new(memory).collect()).expect("the body has no errors");
     let body = Full::new(body.to_bytes());
@@ -136,7 +136,7 @@ fn collect_then_read(memory: &Bytes) {
     check(run(read(body, || ())), memory);
 }
 
-/// A handler that reads the body in both of its passes.
+/// Serves a body to a handler that reads it in both passes.
 pub fn read_with_layer(memory: &Bytes) {
     serve(Frames::new(memory), memory, || ());
 }
@@ -162,8 +162,7 @@ fn serve(body: Frames, memory: &Bytes, on_frame: impl Fn() + Clone) {
     assert_eq!(passes.load(Ordering::Relaxed), 2);
 }
 
-/// How long it takes until a handler has the first byte of a body, and how many frames the client has sent by
-/// then.
+/// The time until a handler has the first byte of a body, and the number of frames that the client has sent by then.
 fn first_byte(memory: &Bytes, collects: bool) -> (Duration, usize) {
     let body = Frames::new(memory);
     let taken = Arc::clone(&body.taken);

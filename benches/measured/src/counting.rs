@@ -1,4 +1,4 @@
-//! What needs an allocator that counts.
+//! Measurements that need an allocator that counts.
 
 use crate::bodies;
 use crate::stacks::{self, Case, measured};
@@ -36,7 +36,7 @@ pub fn bytes() {
     bodies::read_with_layer(&memory);
     println!("replay\t{}", region.change().bytes_allocated);
 
-    // A service of its own that waits for the same, without the layer.
+    // A service without the layer that waits for the same future.
     let mut bare = service_fn(|request: http::Request<Full<Bytes>>| async move {
         drop(request);
         pending::<u64>().await;
@@ -68,7 +68,7 @@ fn waiting(mut future: Waiting) -> Waiting {
     future
 }
 
-/// Prints how many bytes each of many things holds.
+/// Prints the average number of bytes that a value holds.
 fn in_flight<T>(name: &str, make: impl FnMut() -> T) {
     const COUNT: usize = 10_000;
 

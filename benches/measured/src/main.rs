@@ -1,19 +1,18 @@
-//! What the bench `budgets` measures.
+//! The code that the bench `budgets` measures.
 //!
-//! It is a crate of its own so that it is built with the features that the bench wants to know about, and with
-//! an allocator that counts only where allocations are counted. The bench runs it and reads what it prints:
-//! lines of a name, a tab and a number.
+//! A separate crate, so that the bench can build it with the features to measure, and with an allocator that counts
+//! only for counting allocations. The bench runs the program and reads its output: lines of a name, a tab and a number.
 //!
-//! | first argument | what it prints |
+//! | first argument | output |
 //! |---|---|
 //! | `allocations` | allocations of a request, for each case (with the feature `counting`) |
-//! | `bytes` | bytes that a body and a request in flight take (with the feature `counting`) |
-//! | `instructions` | how many requests it has sent, for each case: callgrind counts, and writes a file for each |
-//! | `times` | nanoseconds that a request takes, for each case |
-//! | `bodies` | nanoseconds that a body takes to be read twice, and to begin |
-//! | `wire` | requests per second that an axum server answers; nothing where there is no `wrk` |
+//! | `bytes` | bytes of a body and of a request in flight (with the feature `counting`) |
+//! | `instructions` | the number of requests, for each case; callgrind counts and writes a file for each case |
+//! | `times` | nanoseconds of a request, for each case |
+//! | `bodies` | nanoseconds to read a body twice, and until its first byte |
+//! | `wire` | requests per second of an axum server; nothing without `wrk` |
 //!
-//! A second argument chooses cases by the beginnings of their names, separated by commas.
+//! A second argument selects cases by prefixes of their names, separated by commas.
 
 mod bodies;
 #[cfg(feature = "counting")]

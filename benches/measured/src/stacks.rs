@@ -1,7 +1,7 @@
-//! The services that are compared, and the requests that they get.
+//! The compared services and their requests.
 //!
-//! Nothing here needs a runtime: every future either is ready or wakes itself, so requests are polled to their
-//! end in place, and what is measured is the services alone.
+//! No code here needs a runtime: every future either is ready or wakes itself, so requests are polled to completion in
+//! place, and only the services are measured.
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
@@ -20,25 +20,25 @@ use tower_http::add_extension::AddExtensionLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_promises::{BoxError, PromiseLayer, Promises};
 
-/// How many promises a request has.
+/// The numbers of promises of a request.
 const COUNTS: [usize; 4] = [1, 10, 100, 10_000];
 
-/// One request to one service, from the call to the drop of the response.
+/// Sends one request to one service, from the call to the drop of the response.
 pub type Client = Box<dyn FnMut(Request<Full<Bytes>>)>;
 
-/// A service with the requests it gets.
+/// A service with its requests.
 pub struct Case {
-    /// `head/bare` for instance: the request, then the service.
+    /// The request, then the service, for example `head/bare`.
     pub id: String,
     pub client: Client,
     pub request: fn() -> Request<Full<Bytes>>,
-    /// How many requests make a sample: fewer of those that take longer.
+    /// The number of requests of a sample. Slower requests need fewer.
     pub requests: usize,
 }
 
 impl Case {
-    /// Sends each request right after it was made, as a server does, so that the allocator is in the state it
-    /// is in there. Callgrind writes what it has counted at the end of this function.
+    /// Sends each request right after creating it, as a server does, so that the allocator is in the same state as in a
+    /// server. Callgrind writes its counts at the end of this function.
     #[inline(never)]
     pub fn sample(&mut self) {
         for _ in 0..self.requests {
@@ -47,24 +47,24 @@ impl Case {
         }
     }
 
-    /// What is made once for a process or a thread is not what a request costs.
+    /// Sends a request before measuring, because state of a process or a thread is not a cost of a request.
     pub fn warm_up(&mut self) {
         (self.client)((self.request)());
     }
 
-    /// The name without the service.
+    /// The name of the case without the service.
     pub fn kind(&self) -> &str {
         self.id.rsplit_once('/').map_or("", |(kind, _)| kind)
     }
 }
 
-/// Sends a request. What callgrind counts begins and ends with this function.
+/// Sends a request. Callgrind counts only inside this function.
 #[inline(never)]
 pub fn measured(client: &mut Client, request: Request<Full<Bytes>>) {
     client(request);
 }
 
-/// Everything that is compared.
+/// All compared cases.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (name, request) in [
@@ -80,7 +80,7 @@ pub fn cases() -> Vec<Case> {
                 requests: 100,
             });
         };
-        // Only a request that has a body is asked for it.
+        // Only a request with a body can have it collected.
         let reads = name == "body";
         add("bare", client(service_fn(move |r| answer(r, reads))));
         add("limit", client(limited(reads)));
@@ -110,7 +110,7 @@ pub fn cases() -> Vec<Case> {
 
 // ---- Requests
 
-/// A request with three headers, each a string of its own.
+/// A request with three headers, each with its own buffer.
 pub fn head() -> Request<Full<Bytes>> {
     Request::builder()
         .uri("/shelves/7/books?page=2")
@@ -121,11 +121,11 @@ pub fn head() -> Request<Full<Bytes>> {
         .expect("the request is well-formed")
 }
 
-/// The same as a server reads it from a connection: all strings are parts of one buffer.
+/// The same request as a server reads it from a connection: all strings are parts of one buffer.
 fn head_of_a_connection() -> Request<Full<Bytes>> {
     static BUFFER: &str = "/shelves/7/books?page=2library.exampletext/html,application/xhtml+xmlMozilla/5.0 (X11; Linux x86_64)";
     let buffer = Bytes::from(Arc::<[u8]>::from(BUFFER.as_bytes()).to_vec());
-    // A second handle makes the buffer one that is shared, as a connection's is.
+    // A second handle makes the buffer shared, like that of a connection.
     let _connection = buffer.clone();
     let value = |from, to| HeaderValue::from_maybe_shared(buffer.slice(from..to)).expect("is text");
     let mut request = Request::new(Full::default());
@@ -145,7 +145,7 @@ fn head_and_body() -> Request<Full<Bytes>> {
     request
 }
 
-// ---- Services that ask for nothing
+// ---- Services without promises
 
 async fn answer<B>(request: Request<B>, reads: bool) -> Result<Response<Full<Bytes>>, BoxError>
 where
@@ -169,7 +169,7 @@ fn limited(
         .service(service_fn(move |r| answer(r, reads)))
 }
 
-/// Clones every request, as one has to who may need it again, and never needs it.
+/// Clones every request, as a retrying client must, and never retries.
 #[derive(Clone)]
 struct CloneRequest;
 
@@ -197,7 +197,7 @@ fn retried(
         .service(service_fn(move |r| answer(r, reads)))
 }
 
-/// What the layer is measured by: the request is cloned, and each call gets an extension.
+/// The baseline for the layer: the request is cloned, and each call gets an extension.
 fn stacked(
     reads: bool,
 ) -> impl Service<Request<Full<Bytes>>, Response: Sized, Error = BoxError> + Clone {
@@ -207,7 +207,7 @@ fn stacked(
         .service(service_fn(move |r| answer(r, reads)))
 }
 
-/// The same for a body that is no `Clone`, as that of a connection: it has to be collected before.
+/// The same for a body that is not `Clone`, like that of a connection, which has to be collected first.
 fn collected() -> impl Service<Request<Full<Bytes>>, Response: Sized, Error = BoxError> + Clone {
     let stack = stacked(true);
     service_fn(move |request: Request<Full<Bytes>>| {
@@ -229,9 +229,9 @@ fn layered(
         .service(service_fn(move |r| answer(r, reads)))
 }
 
-// ---- Services that ask
+// ---- Services with promises
 
-/// The work of a promise: its number, at once or when polled again.
+/// The work of a promise: returns its number at the first or at the second poll.
 struct Work {
     number: u64,
     yields: bool,
@@ -249,7 +249,7 @@ impl Future for Work {
     }
 }
 
-/// The names of promises. They are static, so that they cost neither side anything.
+/// The names of promises. They are static, so that they cost nothing on either side.
 fn names(count: usize) -> &'static [&'static str] {
     static NAMES: OnceLock<Vec<&'static str>> = OnceLock::new();
     let most = COUNTS[COUNTS.len() - 1];
@@ -261,7 +261,7 @@ fn total(count: usize) -> u64 {
     (0..count as u64).sum()
 }
 
-/// A handler that asks for `count` promises by name and adds up their values.
+/// A handler that requests `count` promises by name and adds up their values.
 fn promised(
     count: usize,
     yields: bool,
@@ -284,7 +284,7 @@ fn promised(
 
 type Wish<T> = (&'static str, BoxFuture<'static, T>);
 
-/// What the handler of the service that is written by hand asks for, in its first pass.
+/// The requests of the handler of the hand-written service, in its first pass.
 #[derive(Clone)]
 pub struct Asked<T>(Arc<Mutex<Vec<Wish<T>>>>);
 
@@ -294,12 +294,12 @@ impl<T> Asked<T> {
     }
 }
 
-/// What it finds in the second.
+/// The answers for the handler of the hand-written service, in its second pass.
 #[derive(Clone)]
 pub struct Answers<T>(pub Arc<HashMap<&'static str, T>>);
 
-/// The same without the layer, as one would write it for one handler: all values are of one type, no name
-/// is asked for twice, nothing fails, panics or is limited, and the body is `Clone`.
+/// The same without the layer, hand-written for one handler: all values have one type, no name is requested twice, no
+/// promise fails or panics, there are no limits, and the body is `Clone`.
 fn by_hand(
     count: usize,
     yields: bool,
@@ -325,7 +325,7 @@ fn by_hand(
     })
 }
 
-/// Calls a service, and calls it again with the answers to what it has asked for.
+/// Calls a service, and calls it again with the answers to its requests.
 pub async fn twice<T, S, B>(
     mut inner: S,
     mut first: Request<B>,
@@ -363,7 +363,7 @@ where
     })
 }
 
-/// Polls a future to its end. It needs no waker: what is pending has been woken already.
+/// Polls a future to completion. It needs no waker, because every pending future has already been woken.
 pub fn run<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     let mut context = Context::from_waker(Waker::noop());

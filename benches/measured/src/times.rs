@@ -1,13 +1,13 @@
-//! How long things take, compared with each other.
+//! Times of alternatives, compared with each other.
 
 use crate::stacks::{Case, measured};
 use std::iter::repeat_with;
 use std::time::{Duration, Instant};
 
-/// How long one comparison goes on.
+/// The duration of one comparison.
 const DURATION: Duration = Duration::from_secs(2);
 
-/// Enough for a median, also of those that take long.
+/// The minimum number of rounds, which is enough for a median of slow samples.
 const LEAST_ROUNDS: usize = 51;
 
 pub fn print(mut cases: Vec<Case>) {
@@ -29,7 +29,7 @@ fn compare_counts(cases: &mut [Case]) {
     println!("linear/10000\t{second}");
 }
 
-/// Compares the last two cases of each kind of request: the layer, and what it is measured by.
+/// Compares the last two cases of each kind of request: the layer and its baseline.
 fn compare_services(cases: Vec<Case>) {
     let mut cases = cases.into_iter().peekable();
     while let Some(mut baseline) = cases.next() {
@@ -43,7 +43,8 @@ fn compare_services(cases: Vec<Case>) {
     }
 }
 
-/// The nanoseconds of one request. A clock is too coarse for each, so all are made before.
+/// The nanoseconds of one request. The clock is too coarse for a single request, so all requests are created first and
+/// measured together.
 fn sample(case: &mut Case) -> f64 {
     let make = || (case.request)();
     let requests: Vec<_> = repeat_with(make).take(case.requests).collect();
@@ -54,7 +55,7 @@ fn sample(case: &mut Case) -> f64 {
     nanoseconds(start.elapsed()) / case.requests as f64
 }
 
-/// Takes samples of each in turn, so that what disturbs one disturbs the others too, and returns the medians.
+/// Takes samples in alternation, so that a disturbance affects all of them, and returns the medians.
 pub fn compare<const N: usize>(mut samplers: [&mut dyn FnMut() -> f64; N]) -> [f64; N] {
     // The first round warms up.
     for sample in &mut samplers {

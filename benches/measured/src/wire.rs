@@ -1,4 +1,4 @@
-//! axum with and without the layer, in place, and as a server with `wrk` as its client.
+//! axum with and without the layer, called in place, and as a server with `wrk` as its client.
 
 use crate::stacks::{Answers, Asked, Case, head, run, twice};
 use crate::times::median;
@@ -22,15 +22,15 @@ use tower::{Service, ServiceExt, layer::layer_fn, service_fn};
 use tower_http::add_extension::AddExtensionLayer;
 use tower_promises::{PromiseLayer, Promises};
 
-/// How often each server is asked, for a second each time.
+/// The number of measurements of each server. Each takes a second.
 const ROUNDS: usize = 25;
 
-/// Prints requests per second. Nothing where there is no `wrk`.
+/// Prints requests per second. Prints nothing without `wrk`.
 pub fn print() {
     if Command::new("wrk").arg("-v").output().is_err() {
         return;
     }
-    // One thread for the server, so that the client has a processor too.
+    // One thread for the server, so that the client has a processor, too.
     let runtime = Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -52,8 +52,8 @@ pub fn print() {
     }
 }
 
-/// Clones the head of every request, as one has to who may need it again, and never needs it. The body, which is no
-/// `Clone`, is left out.
+/// Clones the head of every request, as a retrying client must, and never retries. The body is left out, because it is
+/// not `Clone`.
 #[derive(Clone)]
 struct CloneHead;
 
@@ -94,7 +94,7 @@ fn by_hand(
     })
 }
 
-/// What is compared. Those called `promises` have two.
+/// The compared apps. The handlers of the apps named `promises` request two promises.
 fn apps() -> [(&'static str, Router); 7] {
     let layer = PromiseLayer::new();
     let plain = Router::new().route("/", get(hello));
@@ -126,7 +126,7 @@ fn apps() -> [(&'static str, Router); 7] {
     ]
 }
 
-/// The same without a server.
+/// The same apps without a server.
 pub fn cases() -> impl Iterator<Item = Case> {
     apps().into_iter().map(|(name, app)| Case {
         id: format!("axum/{name}"),

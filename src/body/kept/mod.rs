@@ -10,24 +10,24 @@ pub(super) use overflow::Extent;
 use overflow::Overflow;
 use std::collections::VecDeque;
 
-/// Frames below this size are copied together with a small neighbour. A `Bytes` is four words and may
-/// hold on to a far larger buffer, so keeping a small one by reference costs many times its length.
+/// Frames below this size are copied into a buffer with a small neighbour. A `Bytes` is four words and may keep a far
+/// larger buffer alive, so keeping a small frame by reference may cost many times its length.
 const SMALL: usize = 4096;
 
-/// How much the buffer for small frames holds at most before the next one is started.
+/// The largest capacity of a buffer for small frames.
 const MAX_TAIL: usize = 16 * 1024;
 
-/// What has been read from a body, in order.
+/// The kept part of a body, in order.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     parts: VecDeque<Part>,
-    /// Small frames that came last, not yet in `parts`.
+    /// The latest small frames, which are not in `parts` yet.
     tail: BytesMut,
-    /// Index into `parts` of what the present reader gets next.
+    /// The index in `parts` of the next part for the present reader.
     next: usize,
-    /// Bytes of data that the present reader has still to get.
+    /// The number of kept bytes of data that the present reader has not got yet.
     unread: u64,
-    /// Bytes of data and trailers that count against the memory limit.
+    /// The number of bytes of data and trailers that count against the memory limit.
     memory: usize,
     #[cfg(feature = "spool")]
     overflow: Overflow,
@@ -43,7 +43,7 @@ pub(super) enum Part {
 }
 
 impl Kept {
-    /// Bytes of data and trailers that count against the memory limit.
+    /// The number of bytes of data and trailers that count against the memory limit.
     pub(super) fn memory(&self) -> usize {
         self.memory
     }
@@ -52,18 +52,18 @@ impl Kept {
         self.parts.is_empty() && self.tail.is_empty()
     }
 
-    /// Bytes of data.
+    /// The number of kept bytes of data.
     pub(super) fn data_len(&self) -> u64 {
         let sealed: u64 = self.parts.iter().map(Part::data_len).sum();
         sealed + self.tail.len() as u64
     }
 
-    /// Whether the present reader has got everything.
+    /// Whether the present reader has got all kept parts.
     pub(super) fn is_read(&self) -> bool {
         self.next == self.parts.len()
     }
 
-    /// Bytes of data that the present reader has still to get.
+    /// The number of kept bytes of data that the present reader has not got yet.
     pub(super) fn unread(&self) -> u64 {
         self.unread
     }
@@ -111,7 +111,7 @@ impl Kept {
         self.push(Part::Failed(error));
     }
 
-    /// A new reader starts at the beginning.
+    /// Moves to the beginning, for a new reader.
     pub(super) fn rewind(&mut self) {
         self.seal();
         self.next = 0;
@@ -120,8 +120,8 @@ impl Kept {
         self.overflow.rewind();
     }
 
-    /// The next part for the present reader. It stays the next one if it is in the file, until the
-    /// reader has [advanced](Self::advance) beyond it.
+    /// Returns the next part for the present reader. A part in the file remains the next part until the reader has
+    /// [advanced](Self::advance) beyond it.
     pub(super) fn next(&mut self) -> Option<Part> {
         let part = self.parts.get(self.next)?.clone();
         #[cfg(feature = "spool")]
@@ -133,7 +133,7 @@ impl Kept {
         Some(part)
     }
 
-    /// The next part for the present reader, which is the last one: nothing is kept behind it.
+    /// Returns the next part for the present reader, which is the last one, and keeps nothing behind it.
     pub(super) fn next_and_forget(&mut self) -> Option<Part> {
         self.forget_read();
         #[cfg(feature = "spool")]
@@ -145,13 +145,13 @@ impl Kept {
         Some(part)
     }
 
-    /// From now on nothing is kept for a later reader.
+    /// Stops keeping parts for later readers.
     pub(super) fn release(&mut self) {
         self.memory = 0;
         self.forget_read();
     }
 
-    /// Frees what the present reader has already got.
+    /// Frees the parts that the present reader has got.
     pub(super) fn forget_read(&mut self) {
         if self.next > 0 {
             self.parts.drain(..self.next);
@@ -165,7 +165,7 @@ impl Kept {
         self.next += 1;
     }
 
-    /// Moves the tail among the parts. Its spare capacity stays with it.
+    /// Moves the tail into the parts. The spare capacity of the buffer remains in the tail.
     fn seal(&mut self) {
         if !self.tail.is_empty() {
             let part = Part::Data(self.tail.split().freeze());
@@ -174,7 +174,7 @@ impl Kept {
     }
 
     fn take_small_neighbour(&mut self) -> Option<Bytes> {
-        // What stays in memory does not mix with what is to leave it.
+        // Data that stays in memory must not be merged with data that has to leave memory.
         #[cfg(feature = "spool")]
         if self.parts.len() == self.overflow.start() {
             return None;

@@ -1,21 +1,21 @@
 use super::{Kept, Part};
 use bytes::Bytes;
 
-/// What is kept beyond the memory limit. It waits in memory until there is enough of it to be written,
-/// and goes on serving readers from there until it has been.
+/// The kept data beyond the memory limit. It stays in memory until there is enough for a write, and readers get it
+/// from memory until it has been written.
 #[derive(Debug, Default)]
 pub(super) struct Overflow {
-    /// Bytes of data beyond the memory limit, in memory and in the file.
+    /// The number of bytes of data beyond the memory limit, in memory and in the file.
     total: u64,
-    /// Of these, how many are in the file.
+    /// The number of these bytes that are in the file.
     written: u64,
-    /// Index of the first part that may have to leave memory; 0 as long as there is room for all.
+    /// The index of the first part that may have to leave memory. 0 while there is room for all parts.
     start: usize,
-    /// How many bytes of the part that is next the present reader has got from the file.
+    /// The number of bytes of the next part that the present reader has got from the file.
     offset: u64,
 }
 
-/// A piece of the file, in bytes.
+/// A range of the file, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Extent {
     pub(in super::super) at: u64,
@@ -23,17 +23,17 @@ pub(in super::super) struct Extent {
 }
 
 impl Kept {
-    /// Bytes of data beyond the memory limit.
+    /// The number of bytes of data beyond the memory limit.
     pub(in super::super) fn overflowing(&self) -> u64 {
         self.overflow.total
     }
 
-    /// Of these, how many have not been written.
+    /// The number of bytes beyond the memory limit that have not been written.
     pub(in super::super) fn unwritten(&self) -> u64 {
         self.overflow.total - self.overflow.written
     }
 
-    /// Whether a part of it is in the file.
+    /// Whether the file holds a part of the body.
     pub(in super::super) fn is_in_file(&self) -> bool {
         let mut parts = self.parts.iter();
         parts.any(|part| matches!(part, Part::Spooled(_)))
@@ -49,8 +49,8 @@ impl Kept {
         self.append(data);
     }
 
-    /// What has not been written yet, and where in the file it belongs. Nothing may be pushed until it
-    /// [was written](Self::mark_written).
+    /// The data that has not been written, and its offset in the file. Nothing may be pushed until it is
+    /// [marked as written](Self::mark_written).
     pub(in super::super) fn write(&mut self) -> (u64, Vec<Bytes>) {
         self.seal();
         let parts = self.parts.range(self.overflow.start..);
@@ -61,8 +61,8 @@ impl Kept {
         (self.overflow.written, data.collect())
     }
 
-    /// Frees what is in the file now. The present reader has got all of it from memory, or has not come to
-    /// it: it looks for the end of a write nowhere in between.
+    /// Frees the data that is in the file now. The present reader has either got all of that data from memory or has
+    /// not reached it, because a reader waits for the end of a write only at these two positions.
     pub(in super::super) fn mark_written(&mut self) {
         let is_read = self.is_read();
         debug_assert!(is_read || self.next < self.overflow.start);
@@ -87,7 +87,7 @@ impl Kept {
         }
     }
 
-    /// What the present reader has still to get of the part that is next, if that is in the file.
+    /// The rest of the next part for the present reader, if that part is in the file.
     pub(in super::super) fn next_extent(&self) -> Option<Extent> {
         match self.parts.get(self.next)? {
             Part::Spooled(extent) => Some(Extent {
@@ -98,7 +98,7 @@ impl Kept {
         }
     }
 
-    /// The present reader has got this many bytes from the file, no more than were left of the part.
+    /// Records that the present reader has got `len` bytes from the file. `len` must not exceed the rest of the part.
     pub(in super::super) fn advance(&mut self, len: u64) {
         self.unread -= len;
         self.overflow.offset += len;
@@ -112,7 +112,7 @@ impl Kept {
 }
 
 impl Extent {
-    /// Its length, or the limit if it is longer.
+    /// The length, but at most `limit`.
     pub(in super::super) fn at_most(self, limit: usize) -> usize {
         usize::try_from(self.len).map_or(limit, |len| len.min(limit))
     }

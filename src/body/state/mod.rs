@@ -13,19 +13,19 @@ use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
-/// What the readers of a body share.
+/// The state that the readers of a body share.
 pub(super) struct State<B> {
     source: Source<B>,
     kept: Kept,
     retention: Retention,
     limit: usize,
-    /// The reader that frames go to.
+    /// The number of the present reader, which gets the frames.
     reader: u32,
-    /// The number of the reader made last.
+    /// The number of the reader that was created last.
     newest: u32,
-    /// Where the present reader waits, so that it learns that it was superseded.
+    /// The waker of the present reader, which is woken when another reader supersedes it.
     waker: Option<Waker>,
-    /// Shows how much is kept in memory.
+    /// Shows the number of bytes kept in memory.
     gauge: Gauge,
     /// `None` without a spool.
     #[cfg(feature = "spool")]
@@ -33,7 +33,7 @@ pub(super) struct State<B> {
 }
 
 enum Source<B> {
-    /// Nobody has asked for a frame yet, so the body need not be pinned.
+    /// No reader has polled for a frame yet, so the body need not be pinned.
     Unread(B),
     Reading(Pin<Box<B>>),
     Ended,
@@ -41,27 +41,27 @@ enum Source<B> {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Retention {
-    /// Everything read so far is kept.
+    /// All frames so far are kept.
     All,
-    /// The present reader is the last one.
+    /// The present reader is the last one, because the request was answered.
     Released,
-    /// So it is, for it is a promise's.
+    /// The present reader is the last one, because a promise has the body.
     Given,
-    /// More was read than may be kept.
+    /// More bytes were read than may be kept.
     Outgrown,
-    /// It could not be written to the temporary file.
+    /// Data could not be written to the temporary file.
     #[cfg(feature = "spool")]
     SpoolFailed,
 }
 
-/// What a reader gets when it asks for a frame.
+/// The result for a reader that polls for a frame.
 #[derive(Clone, Copy, PartialEq)]
 enum Standing {
-    /// The next frame.
+    /// The reader gets the next frame.
     Present,
-    /// The first frame: it would take over.
+    /// The reader takes over and gets the first frame.
     New,
-    /// An error.
+    /// The reader gets an error.
     Refused,
 }
 
@@ -81,12 +81,12 @@ impl<B> State<B> {
         }
     }
 
-    /// By how much what is kept in memory has changed, to be shown once the lock is released.
+    /// The change of the number of bytes kept in memory. The caller shows it after releasing the lock.
     pub(super) fn difference(&mut self) -> Difference {
         self.gauge.prepare(self.kept.memory())
     }
 
-    /// The number of a new reader.
+    /// Returns the number of a new reader.
     pub(super) fn next_number(&mut self) -> u32 {
         self.newest += 1;
         self.newest
@@ -100,7 +100,7 @@ impl<B> State<B> {
         }
     }
 
-    /// Why a new reader would not get the whole body, if it would not.
+    /// The error for a new reader. `None` if a new reader would get the whole body.
     pub(super) fn refusal(&self) -> Option<ReplayError> {
         if self.is_replayable() {
             return None;
@@ -109,15 +109,15 @@ impl<B> State<B> {
             Retention::All | Retention::Released => ReplayError::Released,
             Retention::Given => ReplayError::Superseded,
             Retention::Outgrown => ReplayError::TooLarge {
-                limit: self.limit_in_all(),
+                limit: self.total_limit(),
             },
             #[cfg(feature = "spool")]
             Retention::SpoolFailed => self.spool_failure(),
         })
     }
 
-    /// Lets a reader read, if no newer one has taken over. Returns the waker of the one it supersedes, to
-    /// be woken once the lock is released.
+    /// Makes this reader the present reader, unless a newer reader has taken over. Returns the waker of the superseded
+    /// reader. The caller wakes it after releasing the lock.
     pub(super) fn admit(&mut self, number: u32) -> Result<Option<Waker>, ReplayError> {
         if number < self.reader {
             return Err(ReplayError::Superseded);
@@ -135,21 +135,19 @@ impl<B> State<B> {
         Ok(None)
     }
 
-    /// Remembers where the present reader waits. Returns where it did before, to be dropped once the lock
-    /// is released.
+    /// Sets the waker of the present reader. Returns the former waker. The caller drops it after releasing the lock.
     pub(super) fn park(&mut self, waker: &Waker) -> Option<Waker> {
         self.waker.replace(waker.clone())
     }
 
-    /// Declares the present reader to be the last one.
+    /// Makes the present reader the last one, unless it already is.
     pub(super) fn release(&mut self) {
         if self.retention == Retention::All {
             self.end_retention(Retention::Released);
         }
     }
 
-    /// Declares the present reader to be the last one, and lets no other take over even if nothing has
-    /// been read.
+    /// Makes the present reader the last one, even if no frame has been read yet.
     pub(super) fn give(&mut self) {
         self.end_retention(Retention::Given);
     }
@@ -159,7 +157,7 @@ impl<B> State<B> {
         self.retention == Retention::Given
     }
 
-    /// What a reader of this number would be.
+    /// The result for a reader with this number.
     fn standing(&self, number: u32) -> Standing {
         if number == self.reader {
             Standing::Present
@@ -178,7 +176,7 @@ impl<B> State<B> {
         self.keep(data.len(), self.limit, |kept| kept.push_data(data));
     }
 
-    /// Takes note of a frame that goes to the present reader, as long as there is room.
+    /// Keeps a frame that the present reader has just got, if there is room.
     fn keep(&mut self, size: usize, limit: usize, push: impl FnOnce(&mut Kept)) {
         if self.retention != Retention::All {
             return;
@@ -191,12 +189,12 @@ impl<B> State<B> {
     }
 
     fn outgrow(&mut self) {
-        // The present reader has got all of it.
+        // Nothing is lost: the present reader has got all of it already.
         self.kept = Kept::default();
         self.end_retention(Retention::Outgrown);
     }
 
-    /// Nothing is kept from now on but for the present reader, which is the last one.
+    /// Keeps nothing from now on, except for the present reader, which is the last one.
     fn end_retention(&mut self, retention: Retention) {
         self.retention = retention;
         self.kept.release();
@@ -211,13 +209,13 @@ impl<B> State<B> {
         }
     }
 
-    /// How many bytes may be kept, wherever.
+    /// The largest number of bytes to keep.
     #[cfg(not(feature = "spool"))]
-    fn limit_in_all(&self) -> usize {
+    fn total_limit(&self) -> usize {
         self.limit
     }
 
-    /// How many bytes trailers may take, with everything else that is in memory.
+    /// The largest number of bytes in memory when trailers are added.
     #[cfg(not(feature = "spool"))]
     fn limit_of_trailers(&self) -> usize {
         self.limit
@@ -229,7 +227,7 @@ where
     B: Body,
     B::Error: Into<BoxError>,
 {
-    /// The next frame for the present reader.
+    /// Polls for the next frame of the present reader.
     pub(super) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -256,8 +254,8 @@ where
             if let Source::Unread(body) = mem::replace(&mut self.source, Source::Ended) {
                 let least = body.size_hint().lower();
                 self.source = Source::Reading(Box::pin(body));
-                if self.retention == Retention::All && least > self.limit_in_all() as u64 {
-                    // Keeping a part of it takes memory and helps no reader.
+                if self.retention == Retention::All && least > self.total_limit() as u64 {
+                    // A part of the body is useless for later readers, so it need not take memory.
                     self.outgrow();
                 }
             }
@@ -323,7 +321,7 @@ where
             Standing::Present if self.has_read_failed() => return true,
             Standing::Present => self.kept.is_read(),
             Standing::New => self.kept.is_empty(),
-            // What awaits this reader is an error, not the end.
+            // This reader gets an error, not the end.
             Standing::Refused => return false,
         };
         is_read && self.source.is_end_stream()
@@ -347,7 +345,7 @@ where
 }
 
 impl<B> State<B> {
-    /// What `Debug` shows of it.
+    /// Adds the fields for `Debug`.
     pub(super) fn describe(&self, debug: &mut std::fmt::DebugStruct<'_, '_>) {
         debug
             .field("present_reader", &self.reader)

@@ -9,13 +9,13 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-/// What a body with a spool has besides.
+/// The additional state of a body with a spool.
 pub(super) struct Spooling {
     spool: Spool,
     disk: Disk,
-    /// Why it could not be written.
+    /// The error of a failed write.
     failure: Option<Arc<io::Error>>,
-    /// The present reader got an error from the file, which ends the body for it.
+    /// The present reader got an error from the file, which ends the body for this reader.
     has_read_failed: bool,
 }
 
@@ -29,15 +29,15 @@ impl<B> State<B> {
         });
     }
 
-    /// How many bytes may be kept, wherever.
-    pub(super) fn limit_in_all(&self) -> usize {
+    /// The largest number of bytes to keep, in memory and in the file.
+    pub(super) fn total_limit(&self) -> usize {
         let in_file = self.spooling.as_ref().map_or(0, |s| s.spool.max_bytes);
         let in_file = usize::try_from(in_file).unwrap_or(usize::MAX);
         self.limit.saturating_add(in_file)
     }
 
-    /// How many bytes trailers may take, with everything else that stays in memory. They never go to the
-    /// file, and one that has room for the data must not fail because of them.
+    /// The largest number of bytes in memory when trailers are added. Trailers never go to the file. The limit exceeds
+    /// the memory limit, so that a body whose data fits into the file does not fail because of its trailers.
     pub(super) fn limit_of_trailers(&self) -> usize {
         let beyond = if self.spooling.is_some() { CHUNK } else { 0 };
         self.limit.saturating_add(beyond)
@@ -64,7 +64,7 @@ impl<B> State<B> {
         }
     }
 
-    /// Frees the file if nobody will read it.
+    /// Closes the file if no reader will need it.
     pub(super) fn close_spool(&mut self) {
         if let Some(spooling) = &mut self.spooling {
             if !self.kept.is_in_file() {
@@ -73,8 +73,8 @@ impl<B> State<B> {
         }
     }
 
-    /// Takes note of data that goes to the present reader, if memory has no room for it. Whether it was
-    /// taken care of.
+    /// Keeps data that the present reader has just got, if memory has no room for it. Returns whether the data was
+    /// handled.
     pub(super) fn spool(&mut self, data: &Bytes) -> bool {
         let Some(spooling) = &mut self.spooling else {
             return false;
@@ -100,7 +100,7 @@ impl<B> State<B> {
         true
     }
 
-    /// Ready when no write is left to wait for, so that the original may be asked for more.
+    /// Ready when no write is running, so that the original body may be polled.
     pub(super) fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.retention == Retention::All {
             let Some(spooling) = &mut self.spooling else {
@@ -114,7 +114,7 @@ impl<B> State<B> {
         Poll::Ready(())
     }
 
-    /// The next piece of the file for the present reader.
+    /// Reads the next piece of the file for the present reader.
     pub(super) fn poll_file(
         &mut self,
         cx: &mut Context<'_>,
@@ -136,7 +136,7 @@ impl<B> State<B> {
                     }
                     Err(error) => error,
                 },
-                // What a former reader has left behind.
+                // An operation that a former reader has started.
                 Some(finished) => {
                     self.settle(finished);
                     continue;
@@ -152,11 +152,11 @@ impl<B> State<B> {
         }
     }
 
-    /// Reads the next chunk while the present reader works on this one.
+    /// Starts to read the next chunk while the present reader handles this one.
     fn read_ahead(&mut self) {
         let next = self.kept.next_extent();
         if let (Some(spooling), Some(next)) = (&mut self.spooling, next) {
-            // The reader finds out that it has failed when it asks for the chunk.
+            // The reader gets the error when it polls for the chunk.
             let _ = spooling.disk.start_read(next.at, next.at_most(CHUNK));
         } else if self.retention != Retention::All {
             self.kept.forget_read();
@@ -166,9 +166,9 @@ impl<B> State<B> {
 
     fn settle(&mut self, finished: Finished) {
         match finished {
-            // What was written has been read from memory, or will be, by the last reader.
+            // The last reader gets the written data from memory.
             _ if self.retention != Retention::All => {}
-            // For a reader that is gone.
+            // A read for a former reader.
             Finished::Read { .. } => {}
             Finished::Write(Ok(())) => self.kept.mark_written(),
             Finished::Write(Err(error)) => {

@@ -14,7 +14,7 @@ pin_project! {
     pub struct ServerTimingFuture<F> {
         #[pin]
         inner: F,
-        // `None` if the client is not to see it.
+        // `None` if the header is not visible to the client.
         limits: Option<Limits>,
     }
 }

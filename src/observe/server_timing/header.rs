@@ -4,25 +4,25 @@ use std::cmp::Reverse;
 use std::fmt::Write;
 use std::time::Duration;
 
-/// How many characters of a name are shown.
+/// The largest number of characters of a name that are shown.
 const MAX_CHARACTERS: usize = 64;
 
-/// What stands between two entries.
+/// Separates two entries.
 const SEPARATOR: &str = ", ";
 
-/// How much is shown.
+/// The limits of the header.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Of the passes, and of the promises.
+    /// For the passes, and again for the promises.
     pub(super) max_entries: usize,
-    /// Of the value.
+    /// For the value of the header.
     pub(super) max_bytes: usize,
 }
 
-/// The value of the header (W3C Server Timing, section 3.1), if it has one.
+/// The value of the header (W3C Server Timing, section 3.1). `None` if there is no entry.
 pub(super) fn value(passes: &Passes, limits: Limits) -> Option<HeaderValue> {
     let mut room = limits.max_bytes.saturating_add(SEPARATOR.len());
-    // The passes are short, and nobody understands the promises without them.
+    // The passes come first, because their entries are short and the promises make no sense without them.
     let mut entries = slowest(
         passes.passes(),
         PassTiming::duration,
@@ -41,12 +41,12 @@ pub(super) fn value(passes: &Passes, limits: Limits) -> Option<HeaderValue> {
             entry(&token(name), Some(&description), promise.duration())
         },
     ));
-    // Nothing but printable ASCII has been put into it.
+    // The value contains only printable ASCII.
     let value = HeaderValue::try_from(entries.join(SEPARATOR)).ok();
     value.filter(|value| !value.is_empty())
 }
 
-/// The entries of the slowest timings, as many as there may be and as there is room for, in the order of the timings.
+/// The entries of the slowest timings that are within the limits, in the order of the timings.
 fn slowest<T>(
     timings: &[T],
     duration: impl Fn(&T) -> Duration,
@@ -87,7 +87,7 @@ fn entry(name: &str, description: Option<&str>, duration: Duration) -> String {
     entry
 }
 
-/// A name of which nothing is left but the characters of a token.
+/// The name with an underscore for each character that is not allowed in a token.
 fn token(name: &str) -> String {
     let token: String = name
         .chars()
@@ -100,7 +100,7 @@ fn token(name: &str) -> String {
     }
 }
 
-/// RFC 9110, section 5.6.2.
+/// Whether a token may contain the character (RFC 9110, section 5.6.2).
 fn is_token(character: char) -> bool {
     character.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(character)
 }

@@ -5,11 +5,11 @@ use std::any::type_name;
 use std::fmt;
 use tower_layer::Layer;
 
-/// Layer that applies the [`ServerTimingService`] middleware: it turns the [`Passes`](crate::promise::Passes) of a
-/// response into a [`Server-Timing`](https://www.w3.org/TR/server-timing/) header, which the developer tools of
-/// browsers draw as bars, and which scripts read as `PerformanceServerTiming`.
+/// Layer that applies the [`ServerTimingService`] middleware. It turns the [`Passes`](crate::promise::Passes) of a
+/// response into a [`Server-Timing`](https://www.w3.org/TR/server-timing/) header. Developer tools of browsers draw the
+/// header as bars, and scripts read it as `PerformanceServerTiming`.
 ///
-/// It stands outside of [`PromiseLayer`](crate::PromiseLayer).
+/// Place the layer outside [`PromiseLayer`](crate::PromiseLayer).
 ///
 /// ```
 /// use tower::ServiceBuilder;
@@ -17,7 +17,7 @@ use tower_layer::Layer;
 /// use tower_promises::observe::ServerTimingLayer;
 ///
 /// let layers = ServiceBuilder::new()
-///     // Who sees it: here, requests that a proxy has marked as coming from the staff.
+///     // Shows the header to requests that a proxy has marked as coming from the staff.
 ///     .layer(ServerTimingLayer::new(|request| request.headers.contains_key("x-staff")))
 ///     .layer(PromiseLayer::new());
 /// # let _ = layers;
@@ -29,22 +29,25 @@ use tower_layer::Layer;
 /// server-timing: pass-1;dur=0.412, pass-2;dur=1.080, user_7;desc="user:7";dur=53.120
 /// ```
 ///
-/// There is an entry for each pass, and one for each promise that has started, in the order in which they settled. A
-/// name is that of the promise where each character that is no token (RFC 9110, section 5.6.2) is an underscore. The
-/// description is the name as it is, with question marks for what is not printable ASCII, followed by what became of
-/// the promise if it has no value. Of a name there are at most 64 characters in both. The header has at most
-/// 2048 bytes, and 32 entries of each kind, by default: the slowest. `dur` is in
-/// milliseconds. A response that has taken a single pass and has no promise gets no header. One that there is already
-/// stays, and ours comes after it.
+/// There is an entry for each pass, and one for each promise that has started, in the order in which they settled. The
+/// entry of a promise has the promise's name, with an underscore for each character that is not allowed in a token
+/// (RFC 9110, section 5.6.2). Its description is the name with question marks for characters that are not printable
+/// ASCII, followed by the outcome if the promise has no value. Both contain at most 64 characters of the name. `dur` is
+/// in milliseconds.
 ///
-/// Browsers show it to scripts of the same origin. Others need `Timing-Allow-Origin`, which is yours to set.
+/// By default the header has at most 2048 bytes, 32 passes and 32 promises. If there are more, it has the slowest. A
+/// response that took a single pass and has no promise gets no header. An existing `Server-Timing` header is kept, and
+/// this one is appended.
+///
+/// Browsers show the header to scripts of the same origin. Other origins need `Timing-Allow-Origin`, which the
+/// application sets.
 ///
 /// # Security
 ///
-/// Names of promises may be secrets, and durations tell what is in a cache. So the layer shows them only to requests
-/// for which the function given to [`new`](Self::new) returns `true`. A header such as that of the example says
-/// something only where a proxy removes it from all other requests. A cache keeps the header with the response: where
-/// one that is shared stands in front, show it only with responses that are `private` or not stored at all.
+/// Names of promises may be secret, and durations reveal what is cached. The layer therefore shows the header only to
+/// requests for which the function passed to [`new`](Self::new) returns `true`. A request header as in the example is
+/// trustworthy only if a proxy removes it from all other requests. A cache stores the header with the response: behind
+/// a shared cache, show the header only with responses that are `private` or not stored.
 #[derive(Clone)]
 #[must_use]
 pub struct ServerTimingLayer<F> {
@@ -53,9 +56,9 @@ pub struct ServerTimingLayer<F> {
 }
 
 impl<F> ServerTimingLayer<F> {
-    /// Shows timings to the requests for which `is_visible` returns `true`.
+    /// Shows the header to requests for which `is_visible` returns `true`.
     ///
-    /// It is asked before the request is handled.
+    /// The function is called before the request is handled.
     pub fn new(is_visible: F) -> Self
     where
         F: Fn(&request::Parts) -> bool,
@@ -69,7 +72,7 @@ impl<F> ServerTimingLayer<F> {
         }
     }
 
-    /// Sets how many promises are shown at most, and how many passes. Default 32.
+    /// Sets the largest number of promises, and the largest number of passes, in the header. Default 32.
     ///
     /// If there are more, the slowest are shown.
     pub fn max_entries(mut self, entries: usize) -> Self {
@@ -77,14 +80,14 @@ impl<F> ServerTimingLayer<F> {
         self
     }
 
-    /// Sets how long the value of the header may be, in bytes. Default 2048.
+    /// Sets the largest length of the header's value in bytes. Default 2048.
     ///
-    /// Proxies refuse responses with large headers: nginx takes 4 KiB for all of them together on most machines. The
-    /// default is half of it.
+    /// Proxies refuse responses with large headers: nginx accepts 4 KiB for all headers together on most machines. The
+    /// default is half of that.
     ///
-    /// If there is more, the slowest promises that fit are shown, and all passes unless they alone are too long. The
-    /// entry of a pass has about 20 bytes, that of a promise about 30 and twice its name, at most 250. Headers of
-    /// others, also another `Server-Timing`, are not counted.
+    /// If there is more, the header has the slowest promises that fit, and all passes unless these alone are too long.
+    /// The entry of a pass has about 20 bytes. The entry of a promise has about 30 bytes and twice its name, at most
+    /// 250. Other headers, including another `Server-Timing`, are not counted.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.limits.max_bytes = bytes;
         self

@@ -6,8 +6,7 @@ use std::fmt;
 use std::task::{Context, Poll};
 use tower_service::Service;
 
-/// Middleware that shows where the time of a request went. See
-/// [`ServerTimingLayer`](super::ServerTimingLayer).
+/// Middleware that adds the `Server-Timing` header. See [`ServerTimingLayer`](super::ServerTimingLayer).
 #[derive(Clone)]
 pub struct ServerTimingService<S, F> {
     inner: S,

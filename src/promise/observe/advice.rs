@@ -1,6 +1,6 @@
-//! Advice to the developer, told in warnings. Without the feature `tracing` all of this is nothing.
+//! Advice to developers, given as warnings. Without the feature `tracing` all of it compiles to nothing.
 
-/// What is remembered of a promise for the sake of advice.
+/// What a promise records for advice.
 pub(in crate::promise) struct Advice {
     #[cfg(feature = "tracing")]
     pub(in crate::promise) memory: Memory,
@@ -8,13 +8,13 @@ pub(in crate::promise) struct Advice {
 
 #[cfg(feature = "tracing")]
 pub(in crate::promise) struct Memory {
-    /// The pass that submitted it.
+    /// The pass that submitted the promise.
     pub(in crate::promise) submitted: usize,
-    /// The last pass that read its value. Zero if none has.
+    /// The last pass that read the value. Zero if no pass has.
     pub(in crate::promise) read: usize,
-    /// Somebody has tried to read it before there was a value.
+    /// The promise was read before it had a value.
     pub(in crate::promise) was_missed: bool,
-    /// The last of them was content with a placeholder.
+    /// The last such read was replaced by a placeholder.
     pub(in crate::promise) has_placeholder: bool,
 }
 
@@ -57,7 +57,7 @@ mod warnings {
     use crate::promise::Key;
     use crate::promise::excerpt::Names;
 
-    /// One of its own, so that advice can be silenced without the rest.
+    /// A separate target, so that advice can be silenced without the other events.
     const TARGET: &str = "tower_promises::advice";
 
     pub(in crate::promise) fn never_read(keys: &[Key]) {

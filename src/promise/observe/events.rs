@@ -1,10 +1,10 @@
-//! Log events. Without the feature `tracing` all of this is nothing.
+//! Log events. Without the feature `tracing` all of them compile to nothing.
 
 #[cfg(feature = "tracing")]
 use crate::promise::excerpt::{Names, excerpt};
 use crate::promise::{Key, PromiseError, Rejection};
 
-/// The crate rather than this private module, so that filters need no knowledge of the latter.
+/// The name of the crate instead of this private module, so that filters do not depend on the module structure.
 #[cfg(feature = "tracing")]
 pub(super) const TARGET: &str = "tower_promises";
 
@@ -61,7 +61,7 @@ pub(in crate::promise) fn response_discarded(pass: usize, parts: &http::Response
     tracing::debug!(target: TARGET,
         pass,
         status = parts.status().as_u16(),
-        // Their values may be secrets.
+        // Names only, because values may be secrets.
         headers = ?parts.headers().keys().collect::<Vec<_>>(),
         "discarded the response of a pass"
     );
@@ -76,7 +76,7 @@ pub(in crate::promise) fn error_discarded(pass: usize, error: &'static str) {
     let _ = (pass, error);
 }
 
-/// Lets another thread run `f` in the span that this one is in.
+/// Makes a closure for another thread that runs in the current span of this thread.
 #[cfg(feature = "blocking")]
 pub(in crate::promise) fn in_present_span<R>(f: impl FnOnce() -> R) -> impl FnOnce() -> R {
     #[cfg(feature = "tracing")]

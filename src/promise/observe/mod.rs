@@ -1,4 +1,4 @@
-//! What the layer tells the operator. What no feature asks for is nothing.
+//! Observation of the layer. Without the features that observe, all of it compiles to nothing.
 
 mod advice;
 mod events;
@@ -31,12 +31,12 @@ pub use outcome::PromiseOutcome;
 #[cfg(feature = "server-timing")]
 pub use passes::{PassTiming, Passes, PromiseTiming};
 
-/// What became of a pass.
+/// How a pass ended.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum PassOutcome {
     /// Its response was published.
     Published,
-    /// Its error was.
+    /// Its error was published.
     Failed,
     /// Its outcome was discarded.
     Discarded,

@@ -1,26 +1,26 @@
 use crate::promise::error::Failure;
 use std::fmt;
 
-/// What became of a promise.
+/// How a promise ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PromiseOutcome {
-    /// It has a value.
+    /// The promise has a value.
     Fulfilled,
-    /// It ended with an error of its own.
+    /// The promise ended with its own error.
     Failed,
-    /// It took too long.
+    /// The promise exceeded a timeout.
     TimedOut,
-    /// It panicked.
+    /// The promise panicked.
     Panicked,
-    /// It was cancelled, or its request ended first.
+    /// The promise was cancelled, or its request ended first.
     Cancelled,
-    /// It could not run.
+    /// The promise could not run, because the pool for blocking promises had no room.
     Rejected,
 }
 
 impl PromiseOutcome {
-    /// Its name in labels and logs: lowercase words with underscores.
+    /// The name of the outcome in labels and logs: lowercase words with underscores.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -3,13 +3,13 @@ use crate::promise::Key;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Where the time of a request went: its passes and its promises.
+/// The timings of a request: its passes and its promises.
 ///
-/// The layer puts it into the extensions of the response that it publishes, also of a
-/// [rejection](crate::promise::Rejection), if the request had a promise that started. A response without it has taken
-/// one pass. [`ServerTimingLayer`](crate::observe::ServerTimingLayer) shows it to the client's developer tools.
+/// The layer inserts it into the extensions of the response if the request had a promise that started, also if the
+/// response is a [rejection](crate::promise::Rejection). A response without it took one pass.
+/// [`ServerTimingLayer`](crate::observe::ServerTimingLayer) shows the timings in the developer tools of the client.
 ///
-/// All times are counted from the moment in which the layer was called. A clone is cheap.
+/// All times are relative to the call of the layer. A clone is cheap.
 ///
 /// ```
 /// use http::Response;
@@ -28,7 +28,7 @@ pub struct Passes {
     timings: Arc<Timings>,
 }
 
-/// What has been timed so far.
+/// The timings so far.
 #[derive(Debug, Default)]
 pub(super) struct Timings {
     pub(super) passes: Vec<PassTiming>,
@@ -59,19 +59,19 @@ impl Passes {
         }
     }
 
-    /// How many passes the request took.
+    /// The number of passes that the request took.
     #[must_use]
     pub fn count(&self) -> usize {
         self.timings.passes.len()
     }
 
-    /// The passes in their order.
+    /// The passes in order.
     #[must_use]
     pub fn passes(&self) -> &[PassTiming] {
         &self.timings.passes
     }
 
-    /// The promises in the order in which they settled. Those that never started are not among them.
+    /// The promises in the order in which they settled. Promises that never started are not included.
     #[must_use]
     pub fn promises(&self) -> &[PromiseTiming] {
         &self.timings.promises
@@ -85,7 +85,7 @@ impl PassTiming {
         self.start
     }
 
-    /// How long it took to answer. The promises that started when it had are not part of it.
+    /// The time until the inner service responded. Promises that started after the response are not included.
     #[must_use]
     pub fn duration(&self) -> Duration {
         self.duration
@@ -93,31 +93,31 @@ impl PassTiming {
 }
 
 impl PromiseTiming {
-    /// The promise's name.
+    /// The name of the promise.
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.key
     }
 
-    /// The pass in which it was started, counted from one.
+    /// The number of the pass in which the promise started, starting at 1.
     #[must_use]
     pub fn pass(&self) -> usize {
         self.pass
     }
 
-    /// When it was started.
+    /// When the promise started.
     #[must_use]
     pub fn start(&self) -> Duration {
         self.start
     }
 
-    /// How long it took from there.
+    /// The time from its start until it settled.
     #[must_use]
     pub fn duration(&self) -> Duration {
         self.duration
     }
 
-    /// What became of it.
+    /// How the promise ended.
     #[must_use]
     pub fn outcome(&self) -> PromiseOutcome {
         self.outcome

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What is observed of a request. Dropped before it has ended, it was abandoned.
+/// The observation of a request. If it is dropped before the request has ended, the request was abandoned.
 pub(in crate::promise) struct ObservedRequest {
     #[cfg(any(feature = "server-timing", feature = "tracing"))]
     stopwatch: Stopwatch,
@@ -30,7 +30,7 @@ pub(in crate::promise) struct ObservedRequest {
     pass: usize,
     promises: usize,
     has_ended: bool,
-    /// `None` until there is something to be seen, and if nobody wants to know.
+    /// `None` until there is more than a single pass to show, and if no subscriber is interested.
     #[cfg(feature = "tracing")]
     spans: Option<Box<Spans>>,
     /// `None` until it is known that there is more than one pass.
@@ -41,7 +41,7 @@ pub(in crate::promise) struct ObservedRequest {
     in_flight: Option<Gauge>,
 }
 
-/// What is observed of a promise that runs. `None` if nobody wants to know.
+/// The observation of a running promise. `None` if no feature or subscriber is interested.
 pub(in crate::promise) struct ObservedPromise(Option<Box<Observed>>);
 
 struct Observed {
@@ -54,17 +54,17 @@ struct Observed {
     _in_flight: Gauge,
 }
 
-/// Where the timing of a promise goes.
+/// The destination of the timing of a promise.
 #[cfg(feature = "server-timing")]
 struct Timed {
     key: Key,
     pass: usize,
-    /// After that of the request.
+    /// Relative to the start of the request.
     start: Duration,
     timings: Arc<Mutex<Timings>>,
 }
 
-/// Reads the clock only if somebody wants to know.
+/// A stopwatch that reads the clock only if a feature or a subscriber is interested.
 #[derive(Clone, Copy)]
 struct Stopwatch(Option<Instant>);
 
@@ -88,7 +88,7 @@ impl ObservedRequest {
         }
     }
 
-    /// The pass after the one that has ended.
+    /// Begins the pass after the one that has ended.
     pub(in crate::promise) fn begin_pass(&mut self) {
         self.pass += 1;
         self.running = Some(Stopwatch::start());
@@ -105,7 +105,7 @@ impl ObservedRequest {
         self.spans.as_ref().map(|spans| spans.pass().enter())
     }
 
-    /// Ends the pass, if one runs.
+    /// Ends the pass, if one is running.
     pub(in crate::promise) fn end_pass(&mut self, outcome: PassOutcome) {
         let Some(stopwatch) = self.running.take() else {
             return;
@@ -128,7 +128,7 @@ impl ObservedRequest {
         }
     }
 
-    /// Ends the request, and the pass if one runs.
+    /// Ends the request, and the pass if one is running.
     #[inline]
     pub(in crate::promise) fn end(&mut self, outcome: PassOutcome) {
         if self.has_ended {
@@ -145,7 +145,7 @@ impl ObservedRequest {
         drop(self.in_flight.take());
     }
 
-    /// Tells those outside what was observed. There must be no [`ObservedPromise`] left.
+    /// Inserts the timings into the response for outer layers. There must be no [`ObservedPromise`] left.
     pub(in crate::promise) fn annotate<R>(&mut self, response: &mut Response<R>) {
         #[cfg(feature = "server-timing")]
         if let Some(timings) = self.timings.take() {
@@ -185,7 +185,7 @@ impl ObservedRequest {
         })))
     }
 
-    /// There is something to be seen.
+    /// Opens the spans and the timings, because there is a promise or a second pass to show.
     fn open(&mut self) {
         #[cfg(feature = "tracing")]
         if self.spans.is_none() && Spans::are_wanted() {
@@ -203,7 +203,7 @@ impl Drop for ObservedRequest {
 }
 
 impl ObservedPromise {
-    /// Runs what belongs to the promise in its span.
+    /// Runs a closure in the span of the promise.
     pub(in crate::promise) fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
         #[cfg(feature = "tracing")]
         if let Some(observed) = &self.0 {
@@ -212,7 +212,7 @@ impl ObservedPromise {
         f()
     }
 
-    /// Takes note of what became of it. If it has not settled, that is the end of it.
+    /// Records the outcome of the promise. Cancels the promise if it has not settled.
     pub(in crate::promise) fn end(&mut self, slot: &dyn AnySlot) {
         if self.0.is_some() {
             self.in_scope(|| slot.fail(Failure::Cancelled));

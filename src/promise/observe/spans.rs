@@ -6,14 +6,14 @@ use std::time::Duration;
 use tracing::field::Empty;
 use tracing::{Level, Span, debug_span, level_enabled};
 
-/// The spans of a request that has a promise that runs.
+/// The spans of a request with at least one promise that started.
 pub(super) struct Spans {
     request: Span,
     pass: Span,
 }
 
 impl Spans {
-    /// Opens the span of the request, as a child of the present one, and that of its pass.
+    /// Opens the span of the request, as a child of the current span, and the span of its pass.
     pub(super) fn open(pass: usize) -> Self {
         let request = debug_span!(
             target: TARGET,
@@ -31,7 +31,7 @@ impl Spans {
         spans
     }
 
-    /// Whether anybody may want to know.
+    /// Whether any subscriber may be interested.
     pub(super) fn are_wanted() -> bool {
         level_enabled!(Level::DEBUG)
     }
@@ -80,15 +80,15 @@ impl Spans {
     }
 }
 
-/// Records how something has ended.
+/// Records the outcome and the duration of a finished span.
 pub(super) fn record(span: &Span, outcome: &'static str, duration: Duration) {
     span.record("outcome", outcome);
-    // Milliseconds because that is what such fields commonly have, to the microsecond, which reads well.
+    // In milliseconds, as is common for such fields, rounded to the microsecond for readability.
     let milliseconds = (duration.as_secs_f64() * 1e6).round() / 1e3;
     span.record("duration_ms", milliseconds);
 }
 
-/// OpenTelemetry has no unsigned numbers, so those would become text.
+/// Converts to a signed number, because OpenTelemetry has no unsigned numbers and would make text of them.
 fn number(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }

@@ -2,10 +2,10 @@ use super::PassOutcome;
 use crate::promise::slot::AnySlot;
 use http::Response;
 
-/// Nothing: no feature observes requests.
+/// An empty stand-in, because no feature observes requests.
 pub(in crate::promise) struct ObservedRequest;
 
-/// Nothing.
+/// An empty stand-in, because no feature observes promises.
 pub(in crate::promise) struct ObservedPromise;
 
 impl ObservedRequest {

@@ -5,9 +5,9 @@ use super::{Demand, Entry, Registry};
 use crate::sync::lock;
 use http::StatusCode;
 
-/// For those who debug a handler.
+/// Advice for developers.
 impl Registry {
-    /// Tells what is odd about a response that is about to be published.
+    /// Warns about suspicious promises when a response is about to be published.
     pub(in crate::promise) fn advise_on_response(&self, status: StatusCode) {
         if !status.is_success() && !status.is_redirection() {
             return;
@@ -30,7 +30,7 @@ impl Registry {
         }
     }
 
-    /// Tells what is odd about a pass that has been discarded. Once is enough.
+    /// Warns about names that change from pass to pass, at most once for a request.
     pub(in crate::promise) fn advise_on_keys(&self) {
         let (pass, unread, asked) = {
             let mut state = lock(&self.state);
@@ -50,7 +50,7 @@ impl Registry {
         observe::keys_change(pass, &unread, &asked);
     }
 
-    /// Somebody has used a placeholder for the value of this promise, which is pending.
+    /// Records that a placeholder was used for the value of this pending promise.
     pub(in crate::promise) fn accept_placeholder(&self, key: &Key) {
         if let Some(entry) = lock(&self.state).entry_mut(key) {
             entry.advice.memory.has_placeholder = true;
@@ -59,7 +59,8 @@ impl Registry {
 }
 
 impl Entry {
-    /// A promise of `()` is there for its effect, or for what it tells others, as a loader's is.
+    /// Whether reading the value makes sense. A promise of `()` exists for its side effect, as a batch of a loader
+    /// does.
     fn is_worth_reading(&self) -> bool {
         !Type::of::<()>().matches(self.slot.value_type())
     }
@@ -75,7 +76,7 @@ impl Entry {
     fn is_settled_in_vain(&self) -> bool {
         let memory = &self.advice.memory;
         let is_unread = memory.read == 0 && !memory.was_missed;
-        // One that was cancelled asks for no pass.
+        // A cancelled promise causes no pass.
         let is_cancelled = matches!(self.slot.failure(), Some(Failure::Cancelled));
         is_unread && self.is_worth_reading() && self.is_settled() && !is_cancelled
     }

@@ -3,31 +3,31 @@ use super::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::BuildHasher;
 
-/// Up to so many names are looked for one by one, and there is room for them from the start: 1 KiB.
-const FEW: usize = 16;
+/// Up to this many names are searched linearly. The list has room for them from the start, which takes 1 KiB.
+const MAX_LINEAR: usize = 16;
 
-/// The promises of a request in the order in which they came.
+/// The promises of a request, in the order of submission.
 pub(super) struct Entries {
-    /// With the places of those that have been removed, so that the others stay where they are.
+    /// Removed promises leave a gap, so that the positions of the others do not change.
     list: Vec<Listed>,
-    /// Where in the list the names are, once that has more than a [`FEW`].
+    /// The positions of the names in the list. Empty while the list has at most [`MAX_LINEAR`] places.
     index: HashTable<usize>,
     hasher: DefaultHashBuilder,
-    /// Where the next one is looked for first: handlers ask for the same things in the same order in each pass.
+    /// The position to check first: handlers request the same names in the same order in each pass.
     next: usize,
 }
 
-/// That a name is missing, and what its look-up has found out.
+/// Proof that a name is missing, with the findings of the look-up.
 #[derive(Clone, Copy, Default)]
 pub(in crate::promise) struct Vacancy {
-    /// How many places the list had.
+    /// The number of places in the list at that time.
     places: usize,
-    /// `None` if the list was empty, and nothing was to be looked for.
+    /// `None` if the list was empty, so that no hash was needed.
     hash: Option<u64>,
 }
 
 impl Vacancy {
-    /// Whether it is one of this list, to which nothing has been added since.
+    /// Whether it belongs to a list that has not grown since.
     pub(super) fn is_of(self, entries: Option<&Entries>) -> bool {
         self.places == entries.map_or(0, |entries| entries.list.len())
     }
@@ -47,7 +47,7 @@ impl Listed {
 impl Default for Entries {
     fn default() -> Self {
         Self {
-            list: Vec::with_capacity(FEW),
+            list: Vec::with_capacity(MAX_LINEAR),
             index: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
             next: 0,
@@ -87,12 +87,12 @@ impl Entries {
         entry.ok_or(Vacancy::default())
     }
 
-    /// The next pass begins, and is expected to ask for the first one first.
+    /// Expects the first name next, because a new pass begins.
     pub(super) fn rewind(&mut self) {
         self.next = 0;
     }
 
-    /// Adds a name that is not there.
+    /// Adds an entry whose name is not in use.
     pub(super) fn insert(&mut self, entry: Entry, vacancy: Vacancy) -> &mut Entry {
         let position = self.list.len();
         let hash = match vacancy.hash {
@@ -100,8 +100,8 @@ impl Entries {
             _ => self.hasher.hash_one(entry.key()),
         };
         self.list.push(Listed { hash, entry: None });
-        if position >= FEW {
-            let first = if position == FEW { 0 } else { position };
+        if position >= MAX_LINEAR {
+            let first = if position == MAX_LINEAR { 0 } else { position };
             let list = &self.list;
             for position in first..=position {
                 let hash_of = |&position: &usize| list[position].hash;
@@ -109,16 +109,16 @@ impl Entries {
                     .insert_unique(list[position].hash, position, hash_of);
             }
         }
-        // What is asked for next is most likely a name that is not there either.
+        // The next name is most likely missing, too.
         self.next = position + 1;
         self.list[position].entry.insert(entry)
     }
 
-    /// Its place stays, so it counts among those that there have been.
+    /// Removes an entry. Its place in the list remains.
     pub(super) fn remove(&mut self, key: &Key) -> Option<Entry> {
         let position = self.position(key).ok()?;
         let hash = self.list[position].hash;
-        // A name that comes and goes must not make all look-ups of it longer.
+        // A name that is removed and added repeatedly must not make each of its look-ups slower.
         if let Ok(indexed) = self.index.find_entry(hash, |&other| other == position) {
             indexed.remove();
         }
@@ -131,7 +131,7 @@ impl Entries {
             return Err(Vacancy::default());
         }
         let hash = self.hasher.hash_one(key);
-        let position = if places <= FEW {
+        let position = if places <= MAX_LINEAR {
             self.list.iter().position(|listed| listed.is(hash, key))
         } else {
             let is_it = |&position: &usize| self.list[position].is(hash, key);

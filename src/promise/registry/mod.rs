@@ -28,26 +28,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
-/// What one request has promised, shared by its handles and its response future.
+/// The promises of one request, shared by its handles and its response future.
 ///
-/// User code never runs while the lock is held: neither a promise's work nor its `Drop`, nor the
-/// `Clone` of a value.
+/// User code never runs while the lock is held: neither the work of a promise, nor its `Drop`, nor the `Clone` of a
+/// value.
 pub(super) struct Registry {
     settings: Settings,
     /// Whether a response future runs the promises. A handle made for a test has none.
     is_driven: bool,
-    /// Tells requests apart that share a pool.
+    /// Distinguishes the requests that share a pool.
     #[cfg(feature = "blocking")]
     number: u64,
-    /// There was no room in the pool, and the request is to be rejected for it.
+    /// The pool had no room, and the request has to be rejected for that.
     #[cfg(feature = "blocking")]
     has_given_up: AtomicBool,
-    /// That of the request that this one is a part of.
+    /// The registry of the outer request, if this request was sent by a handler.
     outer: Option<Arc<Registry>>,
     state: Mutex<State>,
 }
 
-/// What a request may promise, and when it starts.
+/// The settings that a registry needs.
 pub(super) struct Settings {
     pub(super) start: Start,
     pub(super) max_promises: usize,
@@ -57,47 +57,47 @@ pub(super) struct Settings {
 
 struct State {
     phase: Phase,
-    /// Counted from one.
+    /// Starts at 1.
     pass: usize,
-    /// The pass has been discarded and its promises run.
+    /// The pass was discarded and its promises are running.
     is_settling: bool,
-    /// This pass is to be published whatever is pending.
+    /// The response of this pass is published even if promises are pending.
     publish: bool,
-    /// Who is to start what is in [`Ledger::starting`].
+    /// Wakes the response future, which starts the promises in [`Ledger::starting`].
     driver: Option<Waker>,
     body: RequestBodyState,
-    /// `None` until something is promised, which for most requests is never.
+    /// `None` until a promise is submitted. Most requests submit none.
     ledger: Option<Box<Ledger>>,
 }
 
-/// What has been promised.
+/// The promises of a request.
 #[derive(Default)]
 struct Ledger {
     entries: Entries,
-    /// How many promises there have been.
+    /// The number of promises so far, including those that were removed.
     count: usize,
-    /// More promises were submitted than allowed.
+    /// More promises were submitted than the limit allows.
     is_overfull: bool,
-    /// The developer has been told that names seem to change.
+    /// The advice about changing names was given.
     #[cfg(feature = "tracing")]
     has_been_advised: bool,
-    /// Promises that start at once.
+    /// Promises that the response future has to start at once.
     starting: Vec<Arc<dyn AnySlot>>,
-    /// Outer promises that were cleared here.
+    /// Names of outer promises that were cleared in this request.
     hidden: Vec<Key>,
     undo: Vec<Undo>,
     #[cfg(feature = "loader")]
     attachments: Vec<Attachment>,
 }
 
-/// What the request keeps for something outside of it, and the address of that.
+/// The per-request state of an object outside the request, with the address of the object as its key.
 #[cfg(feature = "loader")]
 type Attachment = (usize, Arc<dyn Any + Send + Sync>);
 
 enum RequestBodyState {
-    /// `None` if it is empty.
+    /// `None` if the body is empty.
     Here(Option<Arc<dyn Detach>>),
-    /// A promise has it.
+    /// A promise has the body.
     Taken,
 }
 
@@ -106,7 +106,7 @@ type Undo = Box<dyn FnOnce() + Send>;
 #[derive(Clone, Copy, PartialEq)]
 enum Phase {
     Open,
-    /// The request's time is up: what has not settled has timed out.
+    /// The request has timed out, and its pending promises with it.
     TimedOut,
     Published,
     Abandoned,
@@ -114,47 +114,47 @@ enum Phase {
 
 struct Entry {
     slot: Arc<dyn AnySlot>,
-    /// It starts when the pass ends.
+    /// The promise starts when the pass ends.
     is_queued: bool,
     demand: Demand,
-    /// How many are awaiting it.
+    /// The number of futures that are awaiting the promise.
     waiters: usize,
     advice: Advice,
 }
 
-/// What there is of a promise.
+/// The result of a look-up.
 pub(super) enum Found<T> {
     Settled(Arc<Slot<T>>),
     Pending,
-    /// Nobody has submitted it.
+    /// There is no promise with this name.
     Nothing(Vacancy),
-    /// Nothing any more: the request has ended.
+    /// The request has ended, and its promises were dropped.
     Ended,
     OfAnotherType(Type),
 }
 
-/// Whether this pass has to be run again because of a promise. A later variant outweighs an earlier.
+/// Whether a promise requires another pass. Later variants take precedence.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
 pub(super) enum Demand {
-    /// No: its value was there when it was asked for.
+    /// No: the value was available when it was requested.
     Met,
-    /// Yes, unless its value is read before the pass ends.
+    /// Yes, unless the value is read before the pass ends.
     Submitted,
-    /// Yes: its value was asked for and was not there.
+    /// Yes: the value was requested and was not available.
     Missed,
 }
 
-/// What becomes of a promise that is submitted.
+/// The state of a promise after its submission.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Admission {
     Pending,
     TimedOut,
 }
 
-/// What the end of a pass asks for.
+/// What has to happen at the end of a pass.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Verdict {
-    /// Nothing, and the request has ended: nobody has ever promised anything.
+    /// The request has ended. It never had a promise, so there is nothing to close.
     Nothing,
     Publish,
     Repeat,
@@ -188,7 +188,7 @@ impl Registry {
         }
     }
 
-    /// What a request has promised whose earlier passes asked for these.
+    /// Creates a registry with these settled promises, as if an earlier pass had requested them.
     pub(super) fn with_settled(settings: Settings, slots: Vec<Arc<dyn AnySlot>>) -> Self {
         let registry = Self::new(settings, false, None, None);
         {
@@ -206,15 +206,16 @@ impl Registry {
     }
 }
 
-/// For loaders.
+/// Access for loaders.
 #[cfg(feature = "loader")]
 impl Registry {
-    /// Whether a handle of this pass may submit.
+    /// Whether a handle of this pass may submit promises.
     pub(super) fn is_current(&self, pass: usize) -> bool {
         lock(&self.state).is_current(pass)
     }
 
-    /// What this request keeps for a thing of this address, which the value must hold on to.
+    /// Returns the state that this request keeps for the object with this address, and creates it if necessary. The
+    /// state must keep the object alive, so that its address is not reused.
     pub(super) fn attachment<T: Send + Sync + 'static>(
         &self,
         address: usize,
@@ -234,14 +235,13 @@ impl Registry {
         Some(made)
     }
 
-    /// Whether there is a promise of this name, and if so, whether it has settled. It does not count as
-    /// reading.
+    /// Whether the promise with this name has settled. `None` if there is no such promise. Does not count as reading.
     pub(super) fn peek(&self, key: &Key) -> Option<bool> {
         lock(&self.state).entry(key).map(Entry::is_settled)
     }
 }
 
-/// For blocking promises.
+/// Access for blocking promises.
 #[cfg(feature = "blocking")]
 impl Registry {
     pub(super) fn pool(&self) -> &BlockingPool {
@@ -252,7 +252,7 @@ impl Registry {
         self.number
     }
 
-    /// Asks for the request to be rejected because the pool has no room.
+    /// Requests the rejection of the request because the pool has no room.
     pub(super) fn give_up(&self) {
         self.has_given_up.store(true, Ordering::Relaxed);
         let driver = lock(&self.state).driver.take();
@@ -261,7 +261,7 @@ impl Registry {
         }
     }
 
-    /// Why the request is to be rejected although its promises run.
+    /// The rejection, if the pool had no room. It applies even while promises are running.
     pub(super) fn overload(&self) -> Option<Rejection> {
         let has_given_up = self.has_given_up.load(Ordering::Relaxed);
         has_given_up.then(|| Rejection::Saturated {

@@ -7,15 +7,15 @@ use std::mem;
 use std::sync::Arc;
 use std::task::Waker;
 
-/// For the response future.
+/// Access for the response future.
 impl Registry {
-    /// What a pass that ends now asks for.
+    /// Decides what has to happen at the end of a pass.
     pub(in crate::promise) fn end_pass(&self) -> Verdict {
         let mut state = lock(&self.state);
         if state.ledger.is_some() || state.phase != Phase::Open {
             return state.verdict();
         }
-        // Most requests end here, so there is no more to it than there has to be.
+        // Most requests end here, so this path does only the necessary work.
         state.phase = Phase::Published;
         let body = mem::replace(&mut state.body, RequestBodyState::Taken);
         let driver = state.driver.take();
@@ -24,8 +24,7 @@ impl Registry {
         Verdict::Nothing
     }
 
-    /// Ends a pass whose outcome was discarded: undoes what it has registered undo work for, and makes
-    /// its promises start.
+    /// Ends a pass whose outcome was discarded: runs its undo functions and queues its promises to start.
     pub(in crate::promise) fn discard_pass(&self) {
         let undo = {
             let mut guard = lock(&self.state);
@@ -34,7 +33,7 @@ impl Registry {
             let Some(ledger) = &mut state.ledger else {
                 return;
             };
-            // One allocation, and just as large as is needed.
+            // Reserves exactly the necessary size, in one allocation.
             let is_queued = |entry: &&Entry| entry.is_queued;
             let count = ledger.entries.iter().filter(is_queued).count();
             ledger.starting.reserve_exact(count);
@@ -47,7 +46,7 @@ impl Registry {
         run(undo);
     }
 
-    /// The promises that are to start now.
+    /// Takes the promises that have to start now.
     pub(in crate::promise) fn take_starting(&self) -> Vec<Arc<dyn AnySlot>> {
         match &mut lock(&self.state).ledger {
             Some(ledger) => mem::take(&mut ledger.starting),
@@ -55,7 +54,7 @@ impl Registry {
         }
     }
 
-    /// Asks to be woken when a promise is to start. `false` if there is one already.
+    /// Sets the waker to wake when a promise has to start. `false` if a promise has to start already.
     pub(in crate::promise) fn park(&self, waker: &Waker) -> bool {
         let mut state = lock(&self.state);
         if state.is_starting() {
@@ -63,13 +62,13 @@ impl Registry {
         }
         let former = state.driver.replace(waker.clone());
         drop(state);
-        // Dropped where no lock is held.
+        // A waker is user code, so it is dropped after the lock is released.
         drop(former);
         true
     }
 
-    /// Begins the next pass, unless a promise is still to start. Handles of the former pass cannot
-    /// submit from here on.
+    /// Begins the next pass and returns its number. `None` if a promise has yet to start. Handles of earlier passes
+    /// cannot submit from here on.
     pub(in crate::promise) fn begin_pass(&self) -> Option<usize> {
         let mut state = lock(&self.state);
         if state.is_starting() {
@@ -87,8 +86,8 @@ impl Registry {
         Some(state.pass)
     }
 
-    /// Ends the time of everything that is pending, and of what is submitted from now on. `false` if
-    /// nothing has been submitted at all.
+    /// Times out all pending promises, and all promises that are submitted from now on. `false` if the request has no
+    /// promise.
     pub(in crate::promise) fn time_out(&self) -> bool {
         let pending = {
             let mut state = lock(&self.state);
@@ -105,8 +104,8 @@ impl Registry {
         true
     }
 
-    /// Ends the request. Nothing is left running, and nothing is left to be held by the handles that
-    /// remain, or by a value that holds one of them.
+    /// Ends the request: cancels all pending promises and drops everything that the registry holds. Remaining handles,
+    /// which may be inside a value of a promise, keep only an empty registry alive.
     pub(in crate::promise) fn close(&self, published: bool) {
         let (pending, ledger, _body, _driver) = {
             let mut state = lock(&self.state);

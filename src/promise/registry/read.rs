@@ -5,9 +5,9 @@ use super::{Demand, Found, Registry, State, Verdict};
 use crate::sync::lock;
 use std::sync::Arc;
 
-/// Reading.
+/// Reading results.
 impl Registry {
-    /// What there is of the promise of this name.
+    /// Looks up the promise with this name, and records the outcome of the look-up.
     pub(in crate::promise) fn find<T: Send + Sync + 'static>(
         &self,
         pass: usize,
@@ -52,8 +52,8 @@ impl Registry {
         }
     }
 
-    /// The settled promise of this name in the request that this one is a part of. One that is pending
-    /// there may be waiting for this very request, so it is none of this request's business.
+    /// The settled promise with this name in the outer request. Pending promises of the outer request are not visible,
+    /// because they may be waiting for this very request.
     #[inline]
     pub(super) fn outer_slot(&self, state: &State, key: &Key) -> Option<Arc<dyn AnySlot>> {
         let outer = self.outer.as_ref()?;
@@ -77,7 +77,7 @@ impl Registry {
         !matches!(lock(&self.state).verdict(), Verdict::Publish)
     }
 
-    /// All names, in the order in which they came.
+    /// All names in the order of submission.
     pub(in crate::promise) fn keys(&self) -> Vec<Key> {
         lock(&self.state).keys(|_| true)
     }

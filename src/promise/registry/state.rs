@@ -17,7 +17,7 @@ impl State {
         matches!(self.phase, Phase::Published | Phase::Abandoned)
     }
 
-    /// Whether this pass is under way.
+    /// Whether this pass is running.
     pub(super) fn is_running(&self, pass: usize) -> bool {
         self.is_current(pass) && !self.is_settling
     }
@@ -51,7 +51,7 @@ impl State {
         self.look_up(key).ok()
     }
 
-    /// The promise of this name, or where it is missing.
+    /// Finds the promise with this name, or returns the vacancy for it.
     pub(super) fn look_up(&mut self, key: &Key) -> Result<&mut Entry, Vacancy> {
         match &mut self.ledger {
             Some(ledger) => ledger.entries.get_mut(key),
@@ -59,8 +59,8 @@ impl State {
         }
     }
 
-    /// Whether nothing has been promised since a name was looked up and missing.
-    pub(super) fn is_still(&self, vacancy: Vacancy) -> bool {
+    /// Whether no promise was added since the look-up that returned this vacancy.
+    pub(super) fn is_unchanged_since(&self, vacancy: Vacancy) -> bool {
         let ledger = self.ledger.as_ref();
         vacancy.is_of(ledger.map(|ledger| &ledger.entries))
     }
@@ -69,13 +69,13 @@ impl State {
         self.ledger.as_mut()?.entries.remove(key)
     }
 
-    /// Whether there is a promise that is to start.
+    /// Whether a promise has yet to start.
     pub(super) fn is_starting(&self) -> bool {
         let ledger = self.ledger.as_ref();
         ledger.is_some_and(|ledger| !ledger.starting.is_empty())
     }
 
-    /// Adds a promise whose name is missing there.
+    /// Adds a promise with a name that is not in use.
     pub(super) fn insert(
         &mut self,
         slot: Arc<dyn AnySlot>,
@@ -95,7 +95,7 @@ impl State {
         ledger.entries.insert(entry, vacancy)
     }
 
-    /// Takes everything that has not settled, to be failed outside the lock.
+    /// Takes all pending promises. The caller fails them after releasing the lock.
     pub(super) fn stop(&mut self) -> Vec<Arc<dyn AnySlot>> {
         let Some(ledger) = &mut self.ledger else {
             return Vec::new();
@@ -123,7 +123,7 @@ impl Entry {
         self.slot.is_settled()
     }
 
-    /// Its value has been read.
+    /// Records that the value was read.
     pub(super) fn meet(&mut self, pass: usize) {
         self.advice.read_in(pass);
         if self.demand == Demand::Submitted {
@@ -145,7 +145,7 @@ pub(super) fn is_same<T: Send + Sync + 'static>(
     std::ptr::addr_eq(Arc::as_ptr(any), Arc::as_ptr(slot))
 }
 
-/// Runs undo work, the last registered first. One that panics does not keep the others from running.
+/// Runs undo functions, the last registered first. A panic in one does not prevent the others from running.
 pub(super) fn run(undo: impl IntoIterator<Item = Undo, IntoIter: DoubleEndedIterator>) {
     for undo in undo.into_iter().rev() {
         if catch_unwind(AssertUnwindSafe(undo)).is_err() {

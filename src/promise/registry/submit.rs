@@ -8,9 +8,9 @@ use crate::sync::lock;
 use std::mem;
 use std::sync::Arc;
 
-/// Submitting.
+/// Submitting promises.
 impl Registry {
-    /// Adds a promise, whose name was [missing](Found::Nothing) there.
+    /// Adds a promise whose name was [missing](Found::Nothing) in a look-up.
     pub(in crate::promise) fn submit<T: Send + Sync + 'static>(
         &self,
         pass: usize,
@@ -22,7 +22,7 @@ impl Registry {
         self.add(pass, Arc::new(Slot::new(key, work)), demand, vacancy)
     }
 
-    // What is not added is user code, which is dropped after the lock was released, as all arguments are.
+    // A slot that is not added holds user code. As an argument it is dropped after the guard, that is without the lock.
     fn add(
         &self,
         pass: usize,
@@ -55,7 +55,7 @@ impl Registry {
         Ok(Admission::Pending)
     }
 
-    /// [`submit`](Self::submit) for work that reads the body of the request.
+    /// Like [`submit`](Self::submit), for work that reads the request body.
     pub(in crate::promise) fn submit_body<T: Send + Sync + 'static>(
         &self,
         pass: usize,
@@ -69,7 +69,7 @@ impl Registry {
             let value = Type::of::<T>();
             match self.admit(state, pass, &key, value, demand, Vacancy::default())? {
                 Some(Admission::Pending) => return Ok(Admission::Pending),
-                // The body is taken only for a promise that will run.
+                // The promise has timed out and will not run, so it does not take the body.
                 Some(Admission::TimedOut) => RequestBodyState::Here(None),
                 None => mem::replace(&mut state.body, RequestBodyState::Taken),
             }
@@ -81,7 +81,7 @@ impl Registry {
                 Some(body) => body,
                 None => {
                     let mut state = lock(&self.state);
-                    // A request that has ended meanwhile keeps nothing.
+                    // If the request has ended meanwhile, the registry must not keep the body.
                     if !state.has_ended() {
                         state.body = RequestBodyState::Here(Some(body));
                     }
@@ -89,12 +89,12 @@ impl Registry {
                 }
             },
         };
-        // This is user code, so no lock is held.
+        // `work` is user code, so no lock is held here.
         let work = work(body);
         self.submit(pass, key, demand, Vacancy::default(), work)
     }
 
-    /// What becomes of a promise that is submitted, if not a new one.
+    /// Checks a submission. `None` if a new promise may be added and started.
     fn admit(
         &self,
         state: &mut State,
@@ -107,7 +107,7 @@ impl Registry {
         if !state.is_current(pass) {
             return Err(SubmitError::Ended { key: key.clone() });
         }
-        if !state.is_still(vacancy) {
+        if !state.is_unchanged_since(vacancy) {
             if let Some(entry) = state.entry_mut(key) {
                 return entry.admit_again(wanted, demand);
             }
@@ -134,7 +134,7 @@ impl Registry {
 }
 
 impl Entry {
-    /// Admits one more submission of a promise that there is.
+    /// Checks another submission of an existing promise.
     fn admit_again(
         &mut self,
         wanted: Type,

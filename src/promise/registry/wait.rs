@@ -6,11 +6,11 @@ use super::{Demand, Phase, Registry, Vacancy};
 use crate::sync::lock;
 use std::sync::Arc;
 
-/// Awaiting.
+/// Awaiting results.
 impl Registry {
-    /// Takes part in awaiting the promise of this name, which `make` makes where there is none.
+    /// Adds a waiter to the promise with this name, which `make` creates if necessary.
     ///
-    /// Each success is to be followed by one call of [`leave`](Self::leave).
+    /// Each success must be followed by one call of [`leave`](Self::leave).
     pub(in crate::promise) fn join<T: Send + Sync + 'static>(
         &self,
         pass: usize,
@@ -20,7 +20,7 @@ impl Registry {
         if let Some(slot) = self.join_present(pass, key, Type::of::<T>(), None)? {
             return Ok(downcast(slot));
         }
-        // `make` is user code, so the lock was released, and another thread may be faster.
+        // `make` is user code, so the lock is released meanwhile, and another thread may add the name first.
         let made: Arc<dyn AnySlot> = Arc::new(Slot::new(key.clone(), make()));
         let joined = self.join_present(pass, key, Type::of::<T>(), Some(&made))?;
         Ok(downcast(joined.unwrap_or(made)))
@@ -67,7 +67,7 @@ impl Registry {
         Ok(Some(slot))
     }
 
-    /// Ends what [`join`](Self::join) began. A promise that nobody wants any more is dropped.
+    /// Removes a waiter. A pending promise without waiters and other demand is dropped.
     pub(in crate::promise) fn leave<T: Send + Sync + 'static>(
         &self,
         slot: &Arc<Slot<T>>,
@@ -99,7 +99,7 @@ impl Registry {
             entry.slot.fail(Failure::Cancelled);
         }
         if !self.is_driven {
-            // Another waiter has to poll the work now.
+            // Another waiter has to take over polling the work.
             slot.waiters().wake();
         }
     }

@@ -12,7 +12,7 @@ impl Registry {
             Some(entry) => Arc::clone(&entry.slot),
             None => return false,
         };
-        // User code is dropped here, so no lock is held.
+        // `fail` drops user code, so no lock is held here.
         if !slot.fail(Failure::Cancelled) {
             return false;
         }
@@ -48,7 +48,7 @@ impl Registry {
                 None => return false,
             }
         };
-        // Dropped here, where no lock is held.
+        // `fail` drops user code, so no lock is held here.
         entry
             .map(|entry| entry.slot.fail(Failure::Cancelled))
             .is_some()
