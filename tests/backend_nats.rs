@@ -286,9 +286,9 @@ async fn what_is_over_is_deleted_from_the_server() {
         messages("tower-promises-store").await == 2
     })
     .await;
-    // The record of the one that is leased, and that of the sweep.
+    // The record of the one that is leased, that of the sweep, and that of the clock.
     until("records are swept", async || {
-        messages("tower-promises-leases").await == 2
+        messages("tower-promises-leases").await == 3
     })
     .await;
     for key in ["kept", "long"] {

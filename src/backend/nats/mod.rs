@@ -88,6 +88,7 @@
 
 mod builder;
 mod bus;
+mod clock;
 mod connection;
 mod deliveries;
 mod feed;
@@ -97,6 +98,7 @@ mod observe;
 mod queue;
 mod revisions;
 mod store;
+mod streams;
 mod sweep;
 mod time;
 
@@ -115,13 +117,8 @@ pub use store::NatsStore;
 
 use super::{Backend, BackendError};
 use async_nats::Client;
-use async_nats::jetstream::stream::{
-    Config, DiscardPolicy, Republish, RetentionPolicy, StorageType,
-};
 use builder::Settings;
 use connection::Connection;
-use std::sync::Arc;
-use sweep::Sweep;
 
 /// A server or cluster of NATS, from which the adapters come. Clones are cheap and share its subscriptions.
 #[derive(Clone, Debug)]
@@ -154,17 +151,11 @@ impl NatsBackend {
                 reason: "the prefix is not 1 to 100 letters, digits, `-` and `_`",
             });
         }
-        let connection = Arc::new(Connection::new(client, settings));
-        let create = async |config| connection.in_time(connection.create(config)).await;
-        let [values, envelopes, leases] = streams(connection.settings());
-        let values = create(values).await?;
-        let envelopes = create(envelopes).await?;
-        let leases = create(leases).await?;
-        connection.sweep(Sweep::new(&values, &envelopes, &leases));
+        let connection = Connection::open(client, settings).await?;
         Ok(Self {
-            store: NatsStore::new(connection.clone(), values),
+            store: NatsStore::new(connection.clone()),
             bus: NatsBus::new(connection.clone()),
-            queue: NatsQueue::new(connection, envelopes, leases),
+            queue: NatsQueue::new(connection),
         })
     }
 
@@ -191,50 +182,6 @@ impl NatsBackend {
     pub fn queue(&self) -> NatsQueue {
         self.queue.clone()
     }
-}
-
-/// The streams for values, envelopes and leases.
-fn streams(settings: &Settings) -> [Config; 3] {
-    let prefix = &settings.prefix;
-    let stream = |name: &str, subject: &str| Config {
-        name: format!("{prefix}-{name}"),
-        subjects: vec![format!("{prefix}.{name}.{subject}")],
-        storage: if settings.in_memory {
-            StorageType::Memory
-        } else {
-            StorageType::File
-        },
-        num_replicas: settings.replicas,
-        // What is full refuses the new; it does not forget the old.
-        discard: DiscardPolicy::New,
-        max_bytes: -1,
-        max_messages: -1,
-        ..Default::default()
-    };
-    // The server takes all below one for no limit.
-    let limit = |messages: u64| i64::try_from(messages.max(1)).unwrap_or(-1);
-    let values = Config {
-        max_messages_per_subject: 1,
-        max_messages: settings.max_values.map_or(-1, limit),
-        // What was refused is not heard, unlike with a subscription to the subjects themselves.
-        republish: Some(Republish {
-            source: format!("{prefix}.store.>"),
-            destination: format!("{prefix}.changes.>"),
-            headers_only: false,
-        }),
-        ..stream("store", "*")
-    };
-    let envelopes = Config {
-        retention: RetentionPolicy::WorkQueue,
-        max_messages: limit(settings.max_envelopes),
-        duplicate_window: settings.deduplication_window,
-        ..stream("queue", "*.*")
-    };
-    let leases = Config {
-        max_messages_per_subject: 1,
-        ..stream("leases", "*")
-    };
-    [values, envelopes, leases]
 }
 
 impl Backend {

@@ -1,13 +1,12 @@
 use super::connection::Connection;
 use super::deliveries::Deliveries;
-use super::leases::{Claim, Leases, Record, State, after};
+use super::leases::{Claim, Leases, Number, Record, State, after};
 use super::{names, time};
 use crate::backend::claim::claim;
 use crate::backend::{
     BackendError, Capabilities, Enqueued, Envelope, Outcome, Queue, Receipt, Taken, check_name,
 };
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{AckKind, Message};
 use futures_util::future::{BoxFuture, join_all};
 use std::sync::Arc;
@@ -34,24 +33,21 @@ pub struct NatsQueue {
     connection: Arc<Connection>,
     deliveries: Deliveries,
     leases: Leases,
-    window: Duration,
 }
 
 impl NatsQueue {
-    pub(super) fn new(connection: Arc<Connection>, stream: Stream, leases: Stream) -> Self {
+    pub(super) fn new(connection: Arc<Connection>) -> Self {
         Self {
-            leases: Leases::new(connection.clone(), leases),
-            // Another process may have made the stream, with another one.
-            window: stream.cached_info().config.duplicate_window,
-            deliveries: Deliveries::new(connection.clone(), stream),
+            leases: Leases::new(connection.clone()),
+            deliveries: Deliveries::new(connection.clone()),
             connection,
         }
     }
 
-    async fn add(&self, envelope: Envelope) -> Result<Enqueued, BackendError> {
+    async fn add(&self, envelope: &Envelope) -> Result<Enqueued, BackendError> {
         let (queue, id) = (names::token(&envelope.queue), names::token(&envelope.id));
         let mut message = PublishMessage::build()
-            .payload(envelope.payload)
+            .payload(envelope.payload.clone())
             // Known for the window.
             .message_id(format!("{queue}.{id}"))
             // Known as long as it has not ended.
@@ -61,7 +57,7 @@ impl NatsQueue {
         }
         let prefix = &self.connection.settings().prefix;
         let subject = format!("{prefix}.queue.{queue}.{id}");
-        match self.connection.publish(subject, message).await? {
+        match self.connection.publish(&subject, message).await? {
             Some(stored) if !stored.duplicate => Ok(Enqueued::Added),
             _ => Ok(Enqueued::Duplicate),
         }
@@ -70,12 +66,14 @@ impl NatsQueue {
     /// Takes a message that was delivered, unless it is not for us, or not yet.
     async fn claim(
         &self,
-        message: Message,
+        message: &Message,
         lease: Duration,
     ) -> Result<Option<Taken>, BackendError> {
         let info = message.info().map_err(BackendError::unavailable)?;
-        let (sequence, is_first) = (info.stream_sequence, info.delivered == 1);
+        let clock = self.connection.clock();
+        let is_first = info.delivered == 1;
         let published = SystemTime::from(info.published);
+        let place = Number::of(&info);
         let Some(reply) = message.message.reply.clone() else {
             return Err(BackendError::unavailable("a message has no reply subject"));
         };
@@ -88,7 +86,7 @@ impl NatsQueue {
             // Most have no record by then, and if there is one, the first write finds out.
             None
         } else {
-            self.leases.read(sequence).await?
+            self.leases.read(place).await?
         };
         loop {
             let left = match &known {
@@ -97,11 +95,11 @@ impl NatsQueue {
                     self.deliveries.tell(&reply, AckKind::Ack).await?;
                     return Ok(None);
                 }
-                Some(known) => known.left(),
+                Some(known) => known.left(clock),
                 None => {
                     let headers = message.message.headers.as_ref();
                     let delay = headers.and_then(|headers| time::header(headers, DELAY));
-                    delay.map_or(Duration::ZERO, |delay| time::left(published, delay))
+                    delay.map_or(Duration::ZERO, |delay| clock.left(published, delay))
                 }
             };
             if !left.is_zero() {
@@ -118,10 +116,10 @@ impl NatsQueue {
             };
             let asked = Instant::now();
             let expires = Claim::expires(lease);
-            if let Some(revision) = self.leases.write(sequence, record, revision).await? {
+            if let Some(revision) = self.leases.write(place, record, revision).await? {
                 self.deliveries.tell(&reply, again(lease)).await?;
                 let claim = Claim {
-                    sequence,
+                    message: place,
                     number: record.number,
                     revision,
                     expires,
@@ -129,14 +127,14 @@ impl NatsQueue {
                 };
                 return Ok(Some(Taken {
                     id: id.into(),
-                    payload: message.message.payload,
+                    payload: message.message.payload.clone(),
                     number: record.number,
                     leased_until: asked + lease,
                     receipt: claim.receipt(),
                 }));
             }
             // Another worker was faster.
-            known = self.leases.read(sequence).await?;
+            known = self.leases.read(place).await?;
             if known.is_none() {
                 // It has even ended long ago.
                 return Ok(None);
@@ -151,8 +149,8 @@ impl NatsQueue {
         lease: Duration,
     ) -> Result<Vec<Taken>, BackendError> {
         let claims = messages
-            .into_iter()
-            .map(|message| self.connection.in_time(self.claim(message, lease)));
+            .iter()
+            .map(|message| self.connection.in_time(|| self.claim(message, lease)));
         let (mut taken, mut failed) = (Vec::new(), None);
         for claim in join_all(claims).await {
             match claim {
@@ -177,7 +175,7 @@ impl NatsQueue {
         let Some(claim) = Claim::read(receipt) else {
             return Ok(false);
         };
-        let change = async {
+        let change = || async {
             let is_changed = self.leases.change(&claim, state, time).await?;
             if is_changed {
                 // It is decided, whatever the consumer hears.
@@ -199,7 +197,10 @@ fn again(after: Duration) -> AckKind {
 impl Queue for NatsQueue {
     fn capabilities(&self) -> Capabilities {
         let limit = self.connection.settings().max_envelope_bytes;
-        let mut capabilities = Capabilities::new(self.connection.limit(limit), self.window);
+        let mut capabilities = Capabilities::new(
+            self.connection.limit(limit),
+            self.connection.streams().window(),
+        );
         capabilities.priorities = false;
         capabilities
     }
@@ -207,7 +208,7 @@ impl Queue for NatsQueue {
     fn enqueue(&self, envelope: Envelope) -> BoxFuture<'_, Result<Enqueued, BackendError>> {
         Box::pin(async move {
             self.capabilities().check(&envelope)?;
-            self.connection.in_time(self.add(envelope)).await
+            self.connection.in_time(|| self.add(&envelope)).await
         })
     }
 
