@@ -79,7 +79,22 @@ impl Deliveries {
         limit: usize,
     ) -> Result<Vec<Message>, BackendError> {
         let limit = limit.clamp(1, MAX_REQUESTS);
-        if self.prepare(queue).await? {
+        let (is_new, has_more) = self.prepare(queue).await?;
+        let messages = self.receive(queue, limit, has_more).await;
+        match messages {
+            // The consumer may be gone, and is made before the next request.
+            Err(_) if !is_new => Ok(Vec::new()),
+            messages => messages,
+        }
+    }
+
+    async fn receive(
+        &self,
+        queue: &str,
+        limit: usize,
+        has_more: bool,
+    ) -> Result<Vec<Message>, BackendError> {
+        if has_more {
             let messages = self.pull(queue, limit, None).await?;
             self.remember(queue, messages.len() == limit);
             if !messages.is_empty() {
@@ -112,14 +127,15 @@ impl Deliveries {
         lock(&self.known).remove(queue);
     }
 
-    /// Creates the consumer of a queue if it is not there. Returns whether more seems to be there than one message.
-    async fn prepare(&self, queue: &str) -> Result<bool, BackendError> {
+    /// Creates the consumer of a queue if it is not known to be there. Returns whether it has done so, and whether more
+    /// seems to be there than one message.
+    async fn prepare(&self, queue: &str) -> Result<(bool, bool), BackendError> {
         let connects = self.connection.connects();
         let made = self.connection.streams().made();
         let known = lock(&self.known).get(queue).copied();
         let known = known.filter(|known| known.connects == connects && known.made == made);
         if let Some(known) = known {
-            return Ok(known.has_more);
+            return Ok((false, known.has_more));
         }
         let prefix = &self.connection.settings().prefix;
         let consumer = pull::Config {
@@ -153,7 +169,7 @@ impl Deliveries {
             has_more: true,
         };
         known.insert(queue.into(), seen);
-        Ok(true)
+        Ok((true, seen.has_more))
     }
 
     /// Asks the consumer for messages, one by one: so many that each request has exactly one answer.
