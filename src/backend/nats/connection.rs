@@ -116,6 +116,21 @@ impl Connection {
         &self.clock
     }
 
+    /// How much is left of a time that began at a stamp of the server. Nothing is over by an old sample of its clock, which
+    /// may have been set back since.
+    pub(super) async fn left(
+        &self,
+        began: SystemTime,
+        time: Duration,
+    ) -> Result<Duration, BackendError> {
+        let left = self.clock.left(began, time);
+        if !left.is_zero() || self.clock.is_fresh() {
+            return Ok(left);
+        }
+        self.set_clock().await?;
+        Ok(self.clock.left(began, time))
+    }
+
     /// Asks the server what time it has, by the stamp of a message. Servers of 2.9 say it in no other way.
     async fn set_clock(&self) -> Result<(), BackendError> {
         let subject = format!("{}.leases.clock", self.settings.prefix);

@@ -1,4 +1,3 @@
-use super::clock::Clock;
 use super::connection::{Connection, Stored};
 use super::time::{self, milliseconds_now};
 use crate::backend::{BackendError, Outcome, Receipt};
@@ -82,8 +81,9 @@ pub(super) struct Known {
 
 impl Known {
     /// How long no worker may take it.
-    pub(super) fn left(&self, clock: &Clock) -> Duration {
-        clock.left(self.time, Duration::from_millis(self.record.milliseconds))
+    pub(super) async fn left(&self, connection: &Connection) -> Result<Duration, BackendError> {
+        let time = Duration::from_millis(self.record.milliseconds);
+        connection.left(self.time, time).await
     }
 }
 
@@ -148,7 +148,7 @@ impl Leases {
             };
             let is_held = known.record.number == claim.number
                 && known.record.state == State::Leased
-                && !known.left(self.connection.clock()).is_zero();
+                && !known.left(&self.connection).await?.is_zero();
             if !is_held {
                 return Ok(false);
             }

@@ -22,8 +22,7 @@ const DELAY: &str = "Tower-Promises-Delay";
 /// All queues are one JetStream stream, each with a durable consumer. There are delays but no priorities. A record for
 /// each message that was taken, in a stream of its own, says who has the lease: each change of it is compared and
 /// set, which the consumer's acknowledgements are not. Leases and delays begin when the server has stored the
-/// record, and whoever wants to take the envelope compares that with its own clock: one that is ahead of the
-/// server's ends leases early, which lets a second worker begin, and never lets the first one settle.
+/// record, and end by the [clock of the server](super#clocks).
 ///
 /// An id is known for the [window](super::NatsBuilder::deduplication_window) after it was enqueued, and as long as its
 /// envelope has not ended. A server that was restarted has forgotten the ids of those that have. A message that is
@@ -70,7 +69,6 @@ impl NatsQueue {
         lease: Duration,
     ) -> Result<Option<Taken>, BackendError> {
         let info = message.info().map_err(BackendError::unavailable)?;
-        let clock = self.connection.clock();
         let is_first = info.delivered == 1;
         let published = SystemTime::from(info.published);
         let place = Number::of(&info);
@@ -95,11 +93,14 @@ impl NatsQueue {
                     self.deliveries.tell(&reply, AckKind::Ack).await?;
                     return Ok(None);
                 }
-                Some(known) => known.left(clock),
+                Some(known) => known.left(&self.connection).await?,
                 None => {
                     let headers = message.message.headers.as_ref();
                     let delay = headers.and_then(|headers| time::header(headers, DELAY));
-                    delay.map_or(Duration::ZERO, |delay| clock.left(published, delay))
+                    match delay {
+                        Some(delay) => self.connection.left(published, delay).await?,
+                        None => Duration::ZERO,
+                    }
                 }
             };
             if !left.is_zero() {

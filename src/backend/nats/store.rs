@@ -1,4 +1,3 @@
-use super::clock::Clock;
 use super::connection::{Connection, Stored};
 use super::feed::{Event, Feed};
 use super::revisions::Revisions;
@@ -32,8 +31,7 @@ const TIME_TO_LIVE: &str = "Tower-Promises-Time-To-Live";
 ///
 /// Each key is a subject of a JetStream stream, which keeps the last message of each. Revisions are the sequences of
 /// the stream, so they number the changes of all keys. A time to live counts from the moment at which the server has
-/// stored the value, and whoever reads compares that with its own clock: clocks that differ from that of the
-/// server by more than a second make values live that much longer or shorter. What is over is absent at once, and
+/// stored the value, by the [clock of the server](super#clocks). What is over is absent at once, and
 /// deleted from the server by a [sweep](super::NatsBuilder::sweep_interval).
 ///
 /// The server publishes each change once it has stored it. A watcher knows by the sequences when changes are missing
@@ -77,7 +75,7 @@ impl NatsStore {
             return Ok((0, None));
         };
         let sequence = stored.sequence;
-        if is_over(&stored, Duration::ZERO, self.connection.clock()) {
+        if is_over(&stored, Duration::ZERO, &self.connection).await? {
             return Ok((sequence, None));
         }
         let revision = Revision::new(sequence);
@@ -165,20 +163,25 @@ impl NatsStore {
 }
 
 /// Whether a message says that its key is absent, and has done so for a time.
-pub(super) fn is_over(stored: &Stored, since: Duration, clock: &Clock) -> bool {
+pub(super) async fn is_over(
+    stored: &Stored,
+    since: Duration,
+    connection: &Connection,
+) -> Result<bool, BackendError> {
     let time = if is_deletion(&stored.headers) {
         if since.is_zero() {
             // Whatever time it is.
-            return true;
+            return Ok(true);
         }
         Some(Duration::ZERO)
     } else {
         time::header(&stored.headers, TIME_TO_LIVE)
     };
-    time.is_some_and(|time| {
-        let left = clock.left(stored.time, time.saturating_add(since));
-        left.is_zero()
-    })
+    let Some(time) = time else {
+        return Ok(false);
+    };
+    let left = connection.left(stored.time, time.saturating_add(since));
+    Ok(left.await?.is_zero())
 }
 
 fn is_deletion(headers: &HeaderMap) -> bool {

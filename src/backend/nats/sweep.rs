@@ -76,23 +76,23 @@ impl Turn<'_> {
         subject: &str,
     ) -> Result<bool, BackendError> {
         let grace = self.connection.settings().sweep_interval;
-        let clock = self.connection.clock();
         match kind {
             // Watchers may still look at it for a while.
-            Kind::Values => Ok(store::is_over(stored, grace, clock)),
+            Kind::Values => store::is_over(stored, grace, self.connection).await,
             Kind::Leases => {
                 // A worker that stands still may have yet to find out.
-                let is_young = !clock.left(stored.time, grace).is_zero();
+                let young = self.connection.left(stored.time, grace);
                 let token = subject.rsplit('.').next();
                 let Some(message) = token.and_then(Number::read) else {
                     // It is the record of a turn, or of the clock.
                     return Ok(false);
                 };
-                if is_young {
+                if !young.await?.is_zero() {
                     return Ok(false);
                 }
                 let known = known(stored)?;
-                let is_over = known.record.state == State::Ended || known.left(clock).is_zero();
+                let is_over = known.record.state == State::Ended
+                    || known.left(self.connection).await?.is_zero();
                 // As long as the message is there, it would be delivered again without its record.
                 Ok(is_over && !self.has_envelope(message.sequence).await?)
             }
