@@ -6,14 +6,22 @@
 
 mod nats;
 
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{Method, Request};
+use axum::routing::post;
 use nats::{LONG, SECOND, Server};
 use std::fs;
+use std::future::pending;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use tokio::io::AsyncBufReadExt;
 use tokio::time::timeout;
+use tower::ServiceExt;
+use tower_promises::OperationLayer;
 use tower_promises::backend::nats::NatsBackend;
 use tower_promises::backend::nats::async_nats;
 use tower_promises::backend::{Backend, Envelope, Outcome, Receipt};
@@ -159,12 +167,37 @@ async fn the_other_process() {
         }
         None => Backend::sqlite(place).await.unwrap(),
     };
+    let layer = OperationLayer::builder(backend.clone()).wait(Duration::ZERO);
+    let app = Router::new()
+        .route("/", post(async || pending::<()>().await))
+        .layer(layer.build());
     println!("answer: ready");
-    for line in std::io::stdin().lines() {
-        let line = line.unwrap();
-        let answer = follow(&backend, &line).await;
+    // The runtime goes on meanwhile.
+    let mut lines = tokio::io::BufReader::new(tokio::io::stdin()).lines();
+    while let Some(line) = lines.next_line().await.unwrap() {
+        let answer = match line.split_once(' ') {
+            Some(("post", path)) => operation(&app, Method::POST, path).await,
+            Some(("status", path)) => operation(&app, Method::GET, path).await,
+            _ => follow(&backend, &line).await,
+        };
         println!("answer: {answer}");
     }
+}
+
+/// The path and the state of the operation that a request is about.
+async fn operation(app: &Router, method: Method, path: &str) -> String {
+    let request = Request::builder().method(method).uri(path);
+    let request = request.header("accept", "application/json");
+    let response = app
+        .clone()
+        .oneshot(request.body(Body::empty()).unwrap())
+        .await
+        .unwrap();
+    let location = response.headers().get("location").cloned();
+    let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+    let document: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    let location = location.map_or(path.to_owned(), |it| it.to_str().unwrap().to_owned());
+    format!("{location} {} {}", document["status"], document["error"])
 }
 
 async fn follow(backend: &Backend, line: &str) -> String {
@@ -322,6 +355,44 @@ async fn times_go_on(machine: &Machine) {
         assert!(Instant::now() < end, "a claim lasts for minutes more");
         std::thread::sleep(nats::PAUSE);
     }
+}
+
+/// No other process says that work is lost that goes on.
+async fn work_that_goes_on_is_not_lost(machine: &Machine) {
+    let (mut owner, mut other) = (machine.process(), machine.process());
+    let answer = owner.tell("post /");
+    let (path, state) = taken(&answer);
+    assert!(!state.contains("Failed"), "{answer}");
+    for clock in [FORWARD, BACK, "+0", FORWARD] {
+        machine.set(clock);
+        for process in [&mut other, &mut machine.process()] {
+            let answer = process.tell(&format!("status {path}"));
+            assert!(answer.contains("Running"), "{clock}: {answer}");
+        }
+    }
+    owner.kill();
+    machine.set(BACK);
+    let end = Instant::now() + LONG;
+    loop {
+        let answer = other.tell(&format!("status {path}"));
+        if !answer.contains("Running") {
+            // Where its result would be.
+            assert!(answer.contains("/result 500"), "{answer}");
+            break;
+        }
+        assert!(Instant::now() < end, "it is never lost: {answer}");
+        std::thread::sleep(nats::PAUSE * 10);
+    }
+}
+
+#[tokio::test]
+async fn work_that_goes_on_is_not_lost_in_sqlite() {
+    work_that_goes_on_is_not_lost(&Machine::with_sqlite()).await;
+}
+
+#[tokio::test]
+async fn work_that_goes_on_is_not_lost_in_nats() {
+    work_that_goes_on_is_not_lost(&Machine::with_nats().await).await;
 }
 
 #[tokio::test]

@@ -114,7 +114,7 @@ impl Connections {
         statement: Statement,
     ) -> Result<Vec<SqliteRow>, BackendError> {
         if self.clock.was_set() {
-            // Whoever writes corrects the clock of the database first.
+            // A write corrects the clock of the database first.
             self.write(query("SELECT 1")).await?;
         }
         let asked = Instant::now();

@@ -52,7 +52,8 @@
 //! a second, corrects it before its next call, for all processes. So a clock that is set forward ends no lease and no
 //! value early, and one that is set back delays nothing: an envelope without delay is due, whatever the clock. Where no
 //! process has the file open meanwhile, the clock of the database goes on at the latest time that it has shown, or at a
-//! later one if the machine's says so. Time in which the machine sleeps does not count on systems whose monotonic clock
+//! later one if the machine's says so. A process that opens the file between such a step and the next call of any other
+//! believes the machine until that call. Time in which the machine sleeps does not count on systems whose monotonic clock
 //! stands still then, as that of Linux.
 //!
 //! # Limits
