@@ -423,6 +423,25 @@ async fn a_record_of_before_says_nothing_of_after() {
     assert_eq!((&*after.id, after.number), ("after", 1));
 }
 
+/// Its acknowledgement was lost with the consumer.
+#[tokio::test]
+async fn what_has_ended_is_deleted_all_the_same() {
+    let server = Server::start().await;
+    let builder = server.builder().await.sweep_interval(SECOND / 5);
+    let queue = builder.open().await.unwrap().queue();
+    add(&queue, "id").await;
+    let taken = queue.take("work", 1, NEVER).await.unwrap().remove(0);
+    let name = consumer_name(&server).await.unwrap();
+    let stream = context(&server).await.get_stream(STREAMS[1]).await.unwrap();
+    stream.delete_consumer(&name).await.unwrap();
+    add(&queue, "waiting").await;
+    assert!(queue.settle(&taken.receipt, Outcome::Done).await.unwrap());
+    let messages = async || server.stream(STREAMS[1]).await.state.messages;
+    until("it is deleted", async || messages().await == 1).await;
+    let taken = soon(queue.take("work", 1, NEVER)).await.unwrap().remove(0);
+    assert_eq!(&*taken.id, "waiting", "it is kept");
+}
+
 /// Where the server can start anywhere, from 2.10 on.
 #[tokio::test]
 async fn revisions_go_on_after_a_loss() {

@@ -89,7 +89,8 @@ impl Connection {
             Arc::downgrade(&connection),
             connection.settings.sweep_interval,
         ));
-        let watch = tokio::spawn(watch_clock(Arc::downgrade(&connection)));
+        let number = connection.number();
+        let watch = tokio::spawn(watch_clock(Arc::downgrade(&connection), number));
         let tasks = [sweep, watch].map(|task| AbortOnDrop(task.abort_handle()));
         // They are set once.
         let _ = connection.tasks.set(tasks);
@@ -303,8 +304,8 @@ impl Connection {
 }
 
 /// Asks the server for the time again and again, and when there is a new connection: it may be to another server.
-async fn watch_clock(connection: Weak<Connection>) {
-    let (mut asked, mut connects) = (Instant::now(), None);
+async fn watch_clock(connection: Weak<Connection>, mut connects: Option<u64>) {
+    let mut asked = Instant::now();
     loop {
         sleep(LOOK).await;
         let Some(connection) = connection.upgrade() else {

@@ -1,7 +1,6 @@
 use super::connection::{Connection, Stored};
 use super::time::{self, milliseconds_now};
 use crate::backend::{BackendError, Outcome, Receipt};
-use async_nats::jetstream::message::Info;
 use async_nats::jetstream::message::PublishMessage;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -22,16 +21,17 @@ pub(super) struct Leases {
 pub(super) struct Number {
     pub(super) sequence: u64,
     /// When the server has stored it, in nanoseconds.
-    pub(super) published: i64,
+    pub(super) published: u64,
 }
 
 impl Number {
-    pub(super) fn of(info: &Info<'_>) -> Self {
+    pub(super) fn new(sequence: u64, published: SystemTime) -> Self {
+        let published = published.duration_since(SystemTime::UNIX_EPOCH);
         // Times that do not fit are centuries away.
-        let published = info.published.unix_timestamp_nanos();
+        let published = published.unwrap_or_default().as_nanos();
         Self {
-            sequence: info.stream_sequence,
-            published: i64::try_from(published).unwrap_or(i64::MAX),
+            sequence,
+            published: u64::try_from(published).unwrap_or(u64::MAX),
         }
     }
 

@@ -71,7 +71,7 @@ impl NatsQueue {
         let info = message.info().map_err(BackendError::unavailable)?;
         let is_first = info.delivered == 1;
         let published = SystemTime::from(info.published);
-        let place = Number::of(&info);
+        let place = Number::new(info.stream_sequence, published);
         let Some(reply) = message.message.reply.clone() else {
             return Err(BackendError::unavailable("a message has no reply subject"));
         };

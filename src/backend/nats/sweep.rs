@@ -93,17 +93,32 @@ impl Turn<'_> {
                 let known = known(stored)?;
                 let is_over = known.record.state == State::Ended
                     || known.left(self.connection).await?.is_zero();
+                if !is_over {
+                    return Ok(false);
+                }
+                let is_there = self.has_envelope(message).await?;
+                if is_there && known.record.state == State::Ended {
+                    // A server that was killed may have kept the message of an acknowledgement that it has counted.
+                    let envelopes = &self.connection.streams().envelopes;
+                    let delete = || async {
+                        // The acknowledgement may come after all.
+                        let _ = envelopes.delete_message(message.sequence).await;
+                        Ok(())
+                    };
+                    self.connection.in_time(delete).await?;
+                }
                 // As long as the message is there, it would be delivered again without its record.
-                Ok(is_over && !self.has_envelope(message.sequence).await?)
+                Ok(!is_there)
             }
         }
     }
 
-    async fn has_envelope(&self, sequence: u64) -> Result<bool, BackendError> {
+    /// Whether a message is there, and not another one with its sequence.
+    async fn has_envelope(&self, message: Number) -> Result<bool, BackendError> {
         let read = || async {
             let envelopes = &self.connection.streams().envelopes;
-            match envelopes.get_raw_message(sequence).await {
-                Ok(_) => Ok(true),
+            match envelopes.get_raw_message(message.sequence).await {
+                Ok(found) => Ok(Number::new(found.sequence, found.time.into()) == message),
                 Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(false),
                 Err(error) => Err(BackendError::unavailable(error)),
             }
