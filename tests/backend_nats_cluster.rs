@@ -36,7 +36,7 @@ async fn the_loss_of_each_server_in_turn_loses_nothing() {
                 Outcome::Done
             }
         };
-        let options = WorkOptions::new("work").lease(SECOND * 30);
+        let options = WorkOptions::new("work").lease(SECOND * 45);
         workers.push(tokio::spawn(async move {
             queue
                 .work(options, Arc::new(handler), pending().boxed())

@@ -23,7 +23,7 @@ pub const SECOND: Duration = Duration::from_secs(1);
 pub const PAUSE: Duration = Duration::from_millis(10);
 
 /// Longer than anything takes on a busy machine.
-pub const LONG: Duration = Duration::from_secs(60);
+pub const LONG: Duration = Duration::from_secs(120);
 
 const NEEDED: &str = "nats-server is needed for this test: .ci/install installs it";
 
