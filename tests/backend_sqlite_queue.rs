@@ -425,7 +425,9 @@ async fn a_database_of_before_there_were_queues_gets_one() {
         .unwrap();
     drop(database);
     let mut connection = connect(&place.path).await;
-    let before = "DROP TABLE queue_envelopes; DROP TABLE queue_size; PRAGMA user_version = 1";
+    let before =
+        "DROP TABLE queue_envelopes; DROP TABLE queue_size; DROP VIEW now; DROP TABLE clock;
+        PRAGMA user_version = 1";
     raw_sql(before).execute(&mut connection).await.unwrap();
     drop(connection);
 

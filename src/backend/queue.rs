@@ -56,7 +56,8 @@ use tokio::time::Instant;
 ///    [priorities](Capabilities::priorities) are supported, a higher one that is due is always taken first, so it
 ///    can starve the others. Those that are delivered again come when they are due.
 /// 6. A delay, before the first delivery or before the next one, is never shorter than asked for, and at most one
-///    second longer while a worker has room.
+///    second longer while a worker has room. As for leases, that holds where the clock of a machine is set meanwhile; an
+///    adapter says where it cannot see that. What has no delay is due, whatever the clock.
 /// 7. Queues do not disturb each other, but for limits that they may share, and exist from the first envelope or
 ///    worker on. Their names and the ids follow the rules of [`check_name`](super::check_name). Ids and payloads
 ///    arrive as they were sent. An adapter takes payloads of at least 64 KiB and says what its

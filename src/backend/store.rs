@@ -16,7 +16,8 @@ use std::time::Duration;
 /// 2. The [`Revision`]s of a key rise with each change, also across deletion and expiry, so a revision never
 ///    means two values.
 /// 3. A value whose time to live is over is absent for all calls. The time may be up to one second longer
-///    than asked for, never shorter.
+///    than asked for, never shorter, also where the clock of a machine is set meanwhile: leases are made of it. An adapter
+///    says where it cannot see that.
 /// 4. Keys follow the rules of [`check_name`](super::check_name) and stay as they are, whatever the adapter
 ///    makes of them. A value may be empty. An adapter takes values of at least 64 KiB and says what its
 ///    limit is; a larger one is an error.

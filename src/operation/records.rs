@@ -125,7 +125,10 @@ impl Records {
         found.transpose()
     }
 
-    /// The record, which is ended if nobody works on it any more.
+    /// The record, which is ended as lost if no instance renews its lease any more.
+    ///
+    /// One look at the lease is enough: its end is the word of the store, whose clock is one for all processes and does not
+    /// follow that of a machine that is set.
     pub(super) async fn load(
         &self,
         key: &Key,

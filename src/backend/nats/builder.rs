@@ -33,8 +33,8 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 ///
 /// Settings of streams ([`replicas`](Self::replicas), [`in_memory`](Self::in_memory),
 /// [`deduplication_window`](Self::deduplication_window), [`max_values`](Self::max_values) and
-/// [`max_envelopes`](Self::max_envelopes)) are those of the process that creates them; whoever comes later
-/// takes them as they are. The tools of NATS change them.
+/// [`max_envelopes`](Self::max_envelopes)) are those of the process that creates them, or that makes them again when the
+/// server has lost them. Other processes take them as they are. The tools of NATS change them.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -116,7 +116,7 @@ impl NatsBuilder {
     }
 
     /// Whether streams are kept in the server's memory instead of on its disk, default no. Then nothing survives a
-    /// restart of the server, or of all that have a replica.
+    /// restart of the server, or of all that have a replica; empty streams are made again.
     pub fn in_memory(mut self, in_memory: bool) -> Self {
         self.settings.in_memory = in_memory;
         self
@@ -132,8 +132,8 @@ impl NatsBuilder {
 
     /// How long a worker waits for envelopes before it asks the server again, default
     /// [`DEFAULT_POLL_INTERVAL`]. Envelopes are delivered at once, and a worker that was connected again asks within
-    /// half a second; it is how late it notices at most that a cluster has lost its question in some other way, apart
-    /// from the [timeout](Self::timeout). It is at least a millisecond.
+    /// half a second. While a worker waits, the server says each second that it does, or twice in the interval if that is
+    /// shorter; a worker that hears nothing for two and a half seconds asks again. It is at least a millisecond.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.settings.poll_interval = interval.clamp(SHORTEST, LONGEST);
         self

@@ -58,7 +58,8 @@ impl Bus for NatsBus {
                 self.connection.settings().prefix,
                 names::token(topic)
             );
-            let publish = async {
+            let publish = || async {
+                let (subject, payload) = (subject.clone(), payload.clone());
                 let sent = self.connection.client().publish(subject, payload).await;
                 sent.map_err(BackendError::unavailable)?;
                 self.connection.round_trip().await
@@ -69,7 +70,7 @@ impl Bus for NatsBus {
 
     fn listen(&self) -> BoxFuture<'_, Result<BusStream, BackendError>> {
         Box::pin(async {
-            let listen = async {
+            let listen = || async {
                 let receiver = self.messages.join().await?;
                 self.connection.round_trip().await?;
                 Ok(receiver)

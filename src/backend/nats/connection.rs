@@ -1,31 +1,43 @@
 use super::builder::Settings;
-use super::sweep::Sweep;
+use super::clock::Clock;
+use super::observe;
+use super::streams::{Streams, is_leaderless, is_missing};
+use super::sweep::sweep;
 use crate::backend::BackendError;
 use async_nats::connection::State;
 use async_nats::jetstream::context::{ContextBuilder, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
-use async_nats::jetstream::stream::{Config, LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, Context, ErrorCode};
 use async_nats::{Client, RequestErrorKind, StatusCode};
 use bytes::Bytes;
 use std::error::Error;
 use std::fmt;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 /// How often it is seen whether the connection is still the same.
 pub(super) const LOOK: Duration = Duration::from_millis(500);
 
+/// The pauses before a call is made again whose streams were not there: a cluster may have to choose their leaders.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// How often the server is asked what time it has.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(60);
+
 /// The client, and how it is used.
 pub(super) struct Connection {
     client: Client,
     context: Context,
     settings: Settings,
-    sweeping: OnceLock<AbortOnDrop>,
+    streams: Streams,
+    clock: Clock,
+    tasks: OnceLock<[AbortOnDrop; 2]>,
 }
 
 /// A task that ends with the connection.
@@ -47,25 +59,42 @@ pub(super) struct Stored {
 }
 
 impl Connection {
-    pub(super) fn new(client: Client, settings: Settings) -> Self {
+    /// Connects the adapters, and creates the streams that do not exist.
+    pub(super) async fn open(
+        client: Client,
+        settings: Settings,
+    ) -> Result<Arc<Self>, BackendError> {
         let context = ContextBuilder::new()
             .timeout(settings.timeout)
             .ack_timeout(settings.timeout)
             .build(client.clone());
-        Self {
+        let connection = Arc::new(Self {
+            streams: Streams::new(&context, &settings).await?,
             client,
             context,
             settings,
-            sweeping: OnceLock::new(),
-        }
-    }
-
-    /// Sweeps as long as somebody has the connection.
-    pub(super) fn sweep(self: &Arc<Self>, sweep: Sweep) {
-        let interval = self.settings.sweep_interval;
-        let task = tokio::spawn(sweep.run(Arc::downgrade(self), interval));
-        // There is one for each connection.
-        let _ = self.sweeping.set(AbortOnDrop(task.abort_handle()));
+            clock: Clock::default(),
+            tasks: OnceLock::new(),
+        });
+        let prepare = || async {
+            let made = connection.streams.made();
+            if made == 0 {
+                connection.streams.make(&connection, made).await?;
+            }
+            connection.set_clock().await
+        };
+        connection.in_time(prepare).await?;
+        // As long as an adapter has the connection.
+        let sweep = tokio::spawn(sweep(
+            Arc::downgrade(&connection),
+            connection.settings.sweep_interval,
+        ));
+        let number = connection.number();
+        let watch = tokio::spawn(watch_clock(Arc::downgrade(&connection), number));
+        let tasks = [sweep, watch].map(|task| AbortOnDrop(task.abort_handle()));
+        // They are set once.
+        let _ = connection.tasks.set(tasks);
+        Ok(connection)
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -78,6 +107,45 @@ impl Connection {
 
     pub(super) fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    pub(super) fn streams(&self) -> &Streams {
+        &self.streams
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// How much is left of a time that began at a stamp of the server. Nothing is over by an old sample of its clock, which
+    /// may have been set back since.
+    pub(super) async fn left(
+        &self,
+        began: SystemTime,
+        time: Duration,
+    ) -> Result<Duration, BackendError> {
+        let left = self.clock.left(began, time);
+        if !left.is_zero() || self.clock.is_fresh() {
+            return Ok(left);
+        }
+        self.set_clock().await?;
+        Ok(self.clock.left(began, time))
+    }
+
+    /// Asks the server what time it has, by the stamp of a message. Servers of 2.9 say it in no other way.
+    async fn set_clock(&self) -> Result<(), BackendError> {
+        let subject = format!("{}.leases.clock", self.settings.prefix);
+        let asked = Instant::now();
+        let stored = self.publish(&subject, PublishMessage::build()).await?;
+        let answered = Instant::now();
+        let Some(last) = self.last(&self.streams.leases, &subject).await? else {
+            // It was deleted just now, and the next time comes.
+            return Ok(());
+        };
+        let is_ours = stored.is_some_and(|stored| stored.sequence == last.sequence);
+        let answered = if is_ours { answered } else { Instant::now() };
+        self.clock.sample(last.time, asked, answered);
+        Ok(())
     }
 
     /// Which connection to a server it is, or `None` where there is none at present.
@@ -98,14 +166,34 @@ impl Connection {
         }
     }
 
-    /// What an answer is, in time. While the connection is lost, requests wait for the next one.
-    pub(super) async fn in_time<T>(
-        &self,
-        answer: impl Future<Output = Result<T, BackendError>>,
-    ) -> Result<T, BackendError> {
-        let after = self.settings.timeout;
-        let answer = timeout(after, answer).await;
-        answer.unwrap_or(Err(BackendError::TimedOut { after }))
+    /// What a call answers, in time. While the connection is lost, requests wait for the next one. Where the server has
+    /// lost the streams, they are made again, and then so is the call, which has done nothing. Where a cluster chooses a
+    /// leader, the call waits for it.
+    pub(super) async fn in_time<T, F>(&self, call: impl Fn() -> F) -> Result<T, BackendError>
+    where
+        F: Future<Output = Result<T, BackendError>>,
+    {
+        let answer = async {
+            let mut pause = None;
+            loop {
+                let made = self.streams.made();
+                match call().await {
+                    Err(error) if is_missing(&error) => {}
+                    answer => return answer,
+                }
+                if let Some(pause) = pause {
+                    sleep(pause).await;
+                }
+                match self.streams.make(self, made).await {
+                    Err(error) if !is_leaderless(&error) => return Err(error),
+                    _ => {}
+                }
+                let next = pause.map_or(FIRST_PAUSE, |pause: Duration| pause * 2);
+                pause = Some(next.min(LONGEST_PAUSE));
+            }
+        };
+        let answer = timeout(self.settings.timeout, answer).await;
+        answer.unwrap_or_else(|_| Err(self.timed_out()))
     }
 
     /// Resolves when the server has done what was sent to it before.
@@ -119,19 +207,14 @@ impl Connection {
         }
     }
 
-    pub(super) async fn create(&self, config: Config) -> Result<Stream, BackendError> {
-        let stream = self.context.get_or_create_stream(config).await;
-        stream.map_err(BackendError::unavailable)
-    }
-
     /// Stores a message and returns what the server says about it, or `None` where the subject has not the
     /// expected last sequence.
     pub(super) async fn publish(
         &self,
-        subject: String,
+        subject: &str,
         message: PublishMessage,
     ) -> Result<Option<PublishAck>, BackendError> {
-        let message = message.outbound_message(subject);
+        let message = message.outbound_message(subject.to_owned());
         let sent = match message.headers {
             Some(headers) => {
                 let subject = message.subject;
@@ -156,7 +239,7 @@ impl Connection {
     /// The last message with a subject. The leader of the stream answers: another server may be behind.
     pub(super) async fn last(
         &self,
-        stream: &Stream,
+        stream: &Stream<()>,
         subject: &str,
     ) -> Result<Option<Stored>, BackendError> {
         match stream.get_last_raw_message_by_subject(subject).await {
@@ -217,6 +300,27 @@ impl Connection {
         const HEADERS: usize = 8 * 1024;
         let server = self.client.max_payload();
         asked.min(server.saturating_sub(HEADERS))
+    }
+}
+
+/// Asks the server for the time again and again, and when there is a new connection: it may be to another server.
+async fn watch_clock(connection: Weak<Connection>, mut connects: Option<u64>) {
+    let mut asked = Instant::now();
+    loop {
+        sleep(LOOK).await;
+        let Some(connection) = connection.upgrade() else {
+            return;
+        };
+        let number = connection.number();
+        let is_other = number.is_some() && number != connects;
+        if is_other || asked.elapsed() >= CLOCK_INTERVAL {
+            asked = Instant::now();
+            match connection.in_time(|| connection.set_clock()).await {
+                Ok(()) => connects = number.or(connects),
+                // The clock goes on as it did.
+                Err(error) => observe::clock_not_set(&error),
+            }
+        }
     }
 }
 

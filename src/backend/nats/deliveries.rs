@@ -1,11 +1,10 @@
 //! What the consumers of queues deliver, to those who ask for it.
 
 use super::connection::{Connection, refused};
-use super::{names, time};
+use super::names;
 use crate::backend::BackendError;
 use crate::sync::lock;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
-use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{AckKind, Context, Message};
 use async_nats::{Client, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
@@ -36,6 +35,10 @@ const UNANSWERED: Duration = Duration::from_millis(500);
 /// How long the other answers may take when the first one is there.
 const MORE: Duration = Duration::from_millis(50);
 
+/// How often the server says that a request is still waiting. Without a word for more than twice that, the request, its
+/// consumer or the server is gone.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
 /// How many are asked for at once.
 const MAX_REQUESTS: usize = 64;
 
@@ -46,16 +49,24 @@ const MAX_REMEMBERED: usize = 1024;
 #[derive(Clone, Debug)]
 pub(super) struct Deliveries {
     connection: Arc<Connection>,
-    stream: Stream,
-    /// The queues that have a consumer, as far as is known, and whether more seems to be there than was asked for.
-    known: Arc<Mutex<HashMap<Arc<str>, bool>>>,
+    /// The queues that have a consumer, as far as is known.
+    known: Arc<Mutex<HashMap<Arc<str>, Known>>>,
+}
+
+/// What is known of a consumer that was there.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    /// The connection and the streams it was seen with. With others, it may have been lost.
+    connects: u64,
+    made: u64,
+    /// Whether more seems to be there than was asked for.
+    has_more: bool,
 }
 
 impl Deliveries {
-    pub(super) fn new(connection: Arc<Connection>, stream: Stream) -> Self {
+    pub(super) fn new(connection: Arc<Connection>) -> Self {
         Self {
             connection,
-            stream,
             known: Arc::default(),
         }
     }
@@ -68,9 +79,22 @@ impl Deliveries {
         limit: usize,
     ) -> Result<Vec<Message>, BackendError> {
         let limit = limit.clamp(1, MAX_REQUESTS);
-        self.prepare(queue).await?;
-        let has_more = lock(&self.known).get(queue).copied();
-        if has_more == Some(true) {
+        let (is_new, has_more) = self.prepare(queue).await?;
+        let messages = self.receive(queue, limit, has_more).await;
+        match messages {
+            // The consumer may be gone, and is made before the next request.
+            Err(_) if !is_new => Ok(Vec::new()),
+            messages => messages,
+        }
+    }
+
+    async fn receive(
+        &self,
+        queue: &str,
+        limit: usize,
+        has_more: bool,
+    ) -> Result<Vec<Message>, BackendError> {
+        if has_more {
             let messages = self.pull(queue, limit, None).await?;
             self.remember(queue, messages.len() == limit);
             if !messages.is_empty() {
@@ -94,14 +118,24 @@ impl Deliveries {
 
     fn remember(&self, queue: &str, has_more: bool) {
         if let Some(known) = lock(&self.known).get_mut(queue) {
-            *known = has_more;
+            known.has_more = has_more;
         }
     }
 
-    /// Creates the consumer of a queue if it is not there.
-    async fn prepare(&self, queue: &str) -> Result<(), BackendError> {
-        if lock(&self.known).contains_key(queue) {
-            return Ok(());
+    /// Lets the next call see to the consumer of a queue.
+    fn forget(&self, queue: &str) {
+        lock(&self.known).remove(queue);
+    }
+
+    /// Creates the consumer of a queue if it is not known to be there. Returns whether it has done so, and whether more
+    /// seems to be there than one message.
+    async fn prepare(&self, queue: &str) -> Result<(bool, bool), BackendError> {
+        let connects = self.connection.connects();
+        let made = self.connection.streams().made();
+        let known = lock(&self.known).get(queue).copied();
+        let known = known.filter(|known| known.connects == connects && known.made == made);
+        if let Some(known) = known {
+            return Ok((false, known.has_more));
         }
         let prefix = &self.connection.settings().prefix;
         let consumer = pull::Config {
@@ -116,18 +150,26 @@ impl Deliveries {
             inactive_threshold: CONSUMER_LIFE,
             ..Default::default()
         };
-        let create = async {
-            let created = self.stream.create_consumer(consumer).await;
-            created.map_err(BackendError::unavailable)
+        let create = || async {
+            let made = self.connection.streams().made();
+            let stream = &self.connection.streams().envelopes;
+            let created = stream.create_consumer(consumer.clone()).await;
+            created.map_err(BackendError::unavailable)?;
+            Ok(made)
         };
-        self.connection.in_time(create).await?;
+        let made = self.connection.in_time(create).await?;
         let mut known = lock(&self.known);
         if known.len() >= MAX_REMEMBERED {
             known.clear();
         }
         // Whoever works on it for the first time finds what has gathered.
-        known.insert(queue.into(), true);
-        Ok(())
+        let seen = Known {
+            connects,
+            made,
+            has_more: true,
+        };
+        known.insert(queue.into(), seen);
+        Ok((true, seen.has_more))
     }
 
     /// Asks the consumer for messages, one by one: so many that each request has exactly one answer.
@@ -138,15 +180,14 @@ impl Deliveries {
         wait: Option<Duration>,
     ) -> Result<Vec<Message>, BackendError> {
         let connects = self.connection.connects();
-        let answers = self.connection.in_time(self.ask(queue, requests, wait));
+        let answers = self.connection.in_time(|| self.ask(queue, requests, wait));
         let mut answers = answers.await?;
-        let after = self.connection.settings().timeout;
         let patience = match wait {
-            Some(wait) => wait.saturating_add(after).min(time::LONGEST),
+            Some(wait) => heartbeat(wait) * 2 + UNANSWERED,
             None => UNANSWERED,
         };
         let received = {
-            let received = answers.receive(Instant::now() + patience);
+            let received = answers.receive(patience);
             let reconnected = self.connection.reconnected(connects);
             match select(pin!(received), pin!(reconnected)).await {
                 Either::Left((received, _)) => received,
@@ -156,12 +197,17 @@ impl Deliveries {
         };
         match received {
             Ok(true) => Ok(mem::take(&mut answers.messages)),
-            // The request that waits finds out whether the server is there.
-            Ok(false) if wait.is_none() => Ok(Vec::new()),
-            Ok(false) => Err(BackendError::TimedOut { after }),
+            Ok(false) => {
+                // That another worker got the last message is no reason. That nothing says that the request waits is one:
+                // to a consumer that is gone, the server does not answer.
+                if wait.is_some() {
+                    self.forget(queue);
+                }
+                Ok(Vec::new())
+            }
             Err(error) => {
                 // It may be that the consumer is not there any more.
-                lock(&self.known).remove(queue);
+                self.forget(queue);
                 Err(error)
             }
         }
@@ -177,11 +223,15 @@ impl Deliveries {
         let inbox = client.new_inbox();
         let subject = format!(
             "$JS.API.CONSUMER.MSG.NEXT.{}.{}",
-            self.stream.cached_info().config.name,
+            self.connection.streams().envelopes_name(),
             names::consumer(queue)
         );
         let request = match wait {
-            Some(wait) => format!(r#"{{"batch":1,"expires":{}}}"#, wait.as_nanos()),
+            Some(wait) => format!(
+                r#"{{"batch":1,"expires":{},"idle_heartbeat":{}}}"#,
+                wait.as_nanos(),
+                heartbeat(wait).as_nanos()
+            ),
             None => r#"{"batch":1,"no_wait":true}"#.to_owned(),
         };
         let request = Bytes::from(request);
@@ -206,6 +256,11 @@ impl Deliveries {
     }
 }
 
+/// How often the server speaks while a request waits. It allows for at most half of the time.
+fn heartbeat(wait: Duration) -> Duration {
+    HEARTBEAT.min(wait / 2)
+}
+
 /// Whether a message shows that there may be more: not all were delivered yet, or this one not for the first time, as
 /// all those that a worker has left behind.
 fn is_one_of_many(message: &Message) -> bool {
@@ -224,9 +279,9 @@ struct Answers {
 }
 
 impl Answers {
-    /// Waits for all answers. Returns whether there is one in time.
-    async fn receive(&mut self, until: Instant) -> Result<bool, BackendError> {
-        let (mut until, mut is_first) = (until, true);
+    /// Waits for all answers. Returns whether the server says something in time, again and again.
+    async fn receive(&mut self, patience: Duration) -> Result<bool, BackendError> {
+        let (mut until, mut is_first) = (Instant::now() + patience, true);
         while self.open > 0 {
             let Some(subscriber) = &mut self.subscriber else {
                 break;
@@ -237,6 +292,12 @@ impl Answers {
                 Err(_) if is_first => return Ok(false),
                 Err(_) => break,
             };
+            if answer.status == Some(StatusCode::IDLE_HEARTBEAT) {
+                if is_first {
+                    until = Instant::now() + patience;
+                }
+                continue;
+            }
             (self.open, is_first) = (self.open - 1, false);
             match answer.status {
                 None | Some(StatusCode::OK) => self.messages.push(Message {

@@ -1,9 +1,9 @@
 use super::connection::{Connection, Stored};
-use super::time;
+use super::time::{self, milliseconds_now};
 use crate::backend::{BackendError, Outcome, Receipt};
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::Stream;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +13,42 @@ use std::time::{Duration, SystemTime};
 #[derive(Clone, Debug)]
 pub(super) struct Leases {
     connection: Arc<Connection>,
-    stream: Stream,
+}
+
+/// Which message of the stream of envelopes it is. A server that has lost the stream begins to count anew, so the
+/// sequence alone could be that of two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Number {
+    pub(super) sequence: u64,
+    /// When the server has stored it, in nanoseconds.
+    pub(super) published: u64,
+}
+
+impl Number {
+    pub(super) fn new(sequence: u64, published: SystemTime) -> Self {
+        let published = published.duration_since(SystemTime::UNIX_EPOCH);
+        // Times that do not fit are centuries away.
+        let published = published.unwrap_or_default().as_nanos();
+        Self {
+            sequence,
+            published: u64::try_from(published).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Reads the token that [`Display`](fmt::Display) writes.
+    pub(super) fn read(token: &str) -> Option<Self> {
+        let (sequence, published) = token.split_once('-')?;
+        Some(Self {
+            sequence: sequence.parse().ok()?,
+            published: published.parse().ok()?,
+        })
+    }
+}
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.sequence, self.published)
+    }
 }
 
 /// What is known of an envelope that has been taken.
@@ -45,25 +80,27 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// How long nobody may take it.
-    pub(super) fn left(&self) -> Duration {
-        time::left(self.time, Duration::from_millis(self.record.milliseconds))
+    /// How long no worker may take it.
+    pub(super) async fn left(&self, connection: &Connection) -> Result<Duration, BackendError> {
+        let time = Duration::from_millis(self.record.milliseconds);
+        connection.left(self.time, time).await
     }
 }
 
 impl Leases {
-    pub(super) fn new(connection: Arc<Connection>, stream: Stream) -> Self {
-        Self { connection, stream }
+    pub(super) fn new(connection: Arc<Connection>) -> Self {
+        Self { connection }
     }
 
-    fn subject(&self, sequence: u64) -> String {
-        format!("{}.leases.{sequence}", self.connection.settings().prefix)
+    fn subject(&self, message: Number) -> String {
+        format!("{}.leases.{message}", self.connection.settings().prefix)
     }
 
-    /// The record of the message with a sequence.
-    pub(super) async fn read(&self, sequence: u64) -> Result<Option<Known>, BackendError> {
-        let subject = self.subject(sequence);
-        let stored = self.connection.last(&self.stream, &subject).await?;
+    /// The record of a message.
+    pub(super) async fn read(&self, message: Number) -> Result<Option<Known>, BackendError> {
+        let subject = self.subject(message);
+        let stream = &self.connection.streams().leases;
+        let stored = self.connection.last(stream, &subject).await?;
         stored.as_ref().map(known).transpose()
     }
 
@@ -71,18 +108,16 @@ impl Leases {
     /// is another one by now.
     pub(super) async fn write(
         &self,
-        sequence: u64,
+        message: Number,
         record: Record,
         expected: u64,
     ) -> Result<Option<u64>, BackendError> {
         let record = serde_json::to_vec(&record).map_err(BackendError::unavailable)?;
-        let message = PublishMessage::build()
+        let subject = self.subject(message);
+        let record = PublishMessage::build()
             .payload(record.into())
             .expected_last_subject_sequence(expected);
-        let stored = self
-            .connection
-            .publish(self.subject(sequence), message)
-            .await?;
+        let stored = self.connection.publish(&subject, record).await?;
         Ok(stored.map(|stored| stored.sequence))
     }
 
@@ -101,24 +136,24 @@ impl Leases {
         // Most leases are never renewed, so it is not even read.
         if milliseconds_now() < claim.expires
             && self
-                .write(claim.sequence, record, claim.revision)
+                .write(claim.message, record, claim.revision)
                 .await?
                 .is_some()
         {
             return Ok(true);
         }
         loop {
-            let Some(known) = self.read(claim.sequence).await? else {
+            let Some(known) = self.read(claim.message).await? else {
                 return Ok(false);
             };
             let is_held = known.record.number == claim.number
                 && known.record.state == State::Leased
-                && !known.left().is_zero();
+                && !known.left(&self.connection).await?.is_zero();
             if !is_held {
                 return Ok(false);
             }
             if self
-                .write(claim.sequence, record, known.revision)
+                .write(claim.message, record, known.revision)
                 .await?
                 .is_some()
             {
@@ -140,13 +175,12 @@ pub(super) fn known(stored: &Stored) -> Result<Known, BackendError> {
 
 /// What the receipt of a lease says.
 pub(super) struct Claim<'a> {
-    /// That of the message.
-    pub(super) sequence: u64,
+    pub(super) message: Number,
     /// That of the delivery.
     pub(super) number: u32,
     /// That of the record when the lease began.
     pub(super) revision: u64,
-    /// When it ends if it is not renewed: by the clock of the machine that has taken it.
+    /// When it ends if it is not renewed: by the monotonic clock of the process that has taken it.
     pub(super) expires: u64,
     /// Where the consumer wants to hear about the message.
     pub(super) reply: &'a str,
@@ -159,30 +193,25 @@ impl<'a> Claim<'a> {
 
     pub(super) fn receipt(&self) -> Receipt {
         let Self {
-            sequence,
+            message,
             number,
             revision,
             expires,
             reply,
         } = self;
-        Receipt::new(format!("{sequence} {number} {revision} {expires} {reply}"))
+        Receipt::new(format!("{message} {number} {revision} {expires} {reply}"))
     }
 
     pub(super) fn read(receipt: &'a Receipt) -> Option<Self> {
         let mut parts = receipt.as_str().split(' ');
         Some(Self {
-            sequence: parts.next()?.parse().ok()?,
+            message: Number::read(parts.next()?)?,
             number: parts.next()?.parse().ok()?,
             revision: parts.next()?.parse().ok()?,
             expires: parts.next()?.parse().ok()?,
             reply: parts.next()?,
         })
     }
-}
-
-fn milliseconds_now() -> u64 {
-    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The state in which an outcome leaves an envelope, and for how long.

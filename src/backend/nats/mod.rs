@@ -22,14 +22,23 @@
 //!
 //! # What it needs
 //!
-//! 1. A server from 2.9 on, with JetStream (`nats-server -js -sd directory`). It is tested with 2.9.10.
+//! 1. A server from 2.9 on, with JetStream (`nats-server -js -sd directory`). It is tested with 2.9.10
+//!    and with 2.15.1.
 //! 2. A client of [`async_nats`], made by the application: addresses, credentials, TLS and the features of
 //!    that crate are its own. The options `no_echo` and an inbox prefix of which the user may not publish do
 //!    not work.
 //! 3. A runtime of tokio with time and I/O enabled. New messages and changes are read by a task in the runtime of the
 //!    first who listens; when that runtime ends, so do the streams of all listeners.
-//! 4. Clocks that agree with that of the server, within a fraction of a second. Times to live, leases and delays begin
-//!    at a time that the server stamps, and end by the clock of whoever asks.
+//!
+//! # Clocks
+//!
+//! Times to live, leases and delays begin at a time that the server stamps, and end by the clock of the server. A process
+//! asks for it when it opens the backend, then each minute, after each new connection, and before it finds something to be
+//! over if the last answer is older than a second; in between its own monotonic clock counts on. So the clocks of the
+//! machines need not agree with that of the server, and may be set. Where the clock of the server is set, processes that
+//! have the backend open see that and count on. A process that opens the backend afterwards does not know of it: for it,
+//! what began before a step forward is over that much earlier, and what began before a step back that much later, until it
+//! is renewed. The servers of a cluster should agree within a second.
 //!
 //! # What it makes
 //!
@@ -40,6 +49,13 @@
 //! the server republishes, and to the bus. The streams belong to this crate alone: the tools of NATS may look at them
 //! and change their limits, not their messages.
 //!
+//! What is gone is made again: the call that finds a stream missing makes all streams, once for all calls that need them,
+//! and is made again. A worker whose consumer is gone, because it was deleted, expired, or was lost with its server, notices
+//! that within three seconds and makes it anew. What was in a stream is lost with it: values are absent, and receipts and
+//! revisions of before fit nothing. A watch says that changes are missing and goes on. Streams are made with the settings of
+//! the process that makes them again. Servers before 2.10 count the revisions of a new stream from one, so with them a
+//! revision of before may be that of a later value.
+//!
 //! # What survives what
 //!
 //! | | values, envelopes | messages and changes |
@@ -47,7 +63,7 @@
 //! | a restart or crash of a process | all | those that it had yet to hear are not heard |
 //! | a restart, a crash or `kill -9` of the server | all that were acknowledged, and the ids of envelopes that have not ended | listeners and watchers get an error and listen again |
 //! | a crash of the server's machine, loss of power | all but those of the last `sync_interval` of the server, by default two minutes; with [replicas](NatsBuilder::replicas) all | the same |
-//! | the loss of a server's disk | none, or with replicas all | the same |
+//! | the loss of a server's disk, or of its memory with [in-memory](NatsBuilder::in_memory) streams | none, or with replicas all | the same |
 //!
 //! The client reconnects by itself. Meanwhile calls wait, and are [`TimedOut`](super::BackendError::TimedOut) after the
 //! [timeout](NatsBuilder::timeout); what they wanted may still happen when the connection is back. Workers go on.
@@ -88,6 +104,7 @@
 
 mod builder;
 mod bus;
+mod clock;
 mod connection;
 mod deliveries;
 mod feed;
@@ -97,6 +114,7 @@ mod observe;
 mod queue;
 mod revisions;
 mod store;
+mod streams;
 mod sweep;
 mod time;
 
@@ -115,13 +133,8 @@ pub use store::NatsStore;
 
 use super::{Backend, BackendError};
 use async_nats::Client;
-use async_nats::jetstream::stream::{
-    Config, DiscardPolicy, Republish, RetentionPolicy, StorageType,
-};
 use builder::Settings;
 use connection::Connection;
-use std::sync::Arc;
-use sweep::Sweep;
 
 /// A server or cluster of NATS, from which the adapters come. Clones are cheap and share its subscriptions.
 #[derive(Clone, Debug)]
@@ -154,17 +167,11 @@ impl NatsBackend {
                 reason: "the prefix is not 1 to 100 letters, digits, `-` and `_`",
             });
         }
-        let connection = Arc::new(Connection::new(client, settings));
-        let create = async |config| connection.in_time(connection.create(config)).await;
-        let [values, envelopes, leases] = streams(connection.settings());
-        let values = create(values).await?;
-        let envelopes = create(envelopes).await?;
-        let leases = create(leases).await?;
-        connection.sweep(Sweep::new(&values, &envelopes, &leases));
+        let connection = Connection::open(client, settings).await?;
         Ok(Self {
-            store: NatsStore::new(connection.clone(), values),
+            store: NatsStore::new(connection.clone()),
             bus: NatsBus::new(connection.clone()),
-            queue: NatsQueue::new(connection, envelopes, leases),
+            queue: NatsQueue::new(connection),
         })
     }
 
@@ -191,50 +198,6 @@ impl NatsBackend {
     pub fn queue(&self) -> NatsQueue {
         self.queue.clone()
     }
-}
-
-/// The streams for values, envelopes and leases.
-fn streams(settings: &Settings) -> [Config; 3] {
-    let prefix = &settings.prefix;
-    let stream = |name: &str, subject: &str| Config {
-        name: format!("{prefix}-{name}"),
-        subjects: vec![format!("{prefix}.{name}.{subject}")],
-        storage: if settings.in_memory {
-            StorageType::Memory
-        } else {
-            StorageType::File
-        },
-        num_replicas: settings.replicas,
-        // What is full refuses the new; it does not forget the old.
-        discard: DiscardPolicy::New,
-        max_bytes: -1,
-        max_messages: -1,
-        ..Default::default()
-    };
-    // The server takes all below one for no limit.
-    let limit = |messages: u64| i64::try_from(messages.max(1)).unwrap_or(-1);
-    let values = Config {
-        max_messages_per_subject: 1,
-        max_messages: settings.max_values.map_or(-1, limit),
-        // What was refused is not heard, unlike with a subscription to the subjects themselves.
-        republish: Some(Republish {
-            source: format!("{prefix}.store.>"),
-            destination: format!("{prefix}.changes.>"),
-            headers_only: false,
-        }),
-        ..stream("store", "*")
-    };
-    let envelopes = Config {
-        retention: RetentionPolicy::WorkQueue,
-        max_messages: limit(settings.max_envelopes),
-        duplicate_window: settings.deduplication_window,
-        ..stream("queue", "*.*")
-    };
-    let leases = Config {
-        max_messages_per_subject: 1,
-        ..stream("leases", "*")
-    };
-    [values, envelopes, leases]
 }
 
 impl Backend {

@@ -1,13 +1,12 @@
 use super::connection::Connection;
 use super::deliveries::Deliveries;
-use super::leases::{Claim, Leases, Record, State, after};
+use super::leases::{Claim, Leases, Number, Record, State, after};
 use super::{names, time};
 use crate::backend::claim::claim;
 use crate::backend::{
     BackendError, Capabilities, Enqueued, Envelope, Outcome, Queue, Receipt, Taken, check_name,
 };
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{AckKind, Message};
 use futures_util::future::{BoxFuture, join_all};
 use std::sync::Arc;
@@ -23,8 +22,7 @@ const DELAY: &str = "Tower-Promises-Delay";
 /// All queues are one JetStream stream, each with a durable consumer. There are delays but no priorities. A record for
 /// each message that was taken, in a stream of its own, says who has the lease: each change of it is compared and
 /// set, which the consumer's acknowledgements are not. Leases and delays begin when the server has stored the
-/// record, and whoever wants to take the envelope compares that with its own clock: one that is ahead of the
-/// server's ends leases early, which lets a second worker begin, and never lets the first one settle.
+/// record, and end by the [clock of the server](super#clocks).
 ///
 /// An id is known for the [window](super::NatsBuilder::deduplication_window) after it was enqueued, and as long as its
 /// envelope has not ended. A server that was restarted has forgotten the ids of those that have. A message that is
@@ -34,24 +32,21 @@ pub struct NatsQueue {
     connection: Arc<Connection>,
     deliveries: Deliveries,
     leases: Leases,
-    window: Duration,
 }
 
 impl NatsQueue {
-    pub(super) fn new(connection: Arc<Connection>, stream: Stream, leases: Stream) -> Self {
+    pub(super) fn new(connection: Arc<Connection>) -> Self {
         Self {
-            leases: Leases::new(connection.clone(), leases),
-            // Another process may have made the stream, with another one.
-            window: stream.cached_info().config.duplicate_window,
-            deliveries: Deliveries::new(connection.clone(), stream),
+            leases: Leases::new(connection.clone()),
+            deliveries: Deliveries::new(connection.clone()),
             connection,
         }
     }
 
-    async fn add(&self, envelope: Envelope) -> Result<Enqueued, BackendError> {
+    async fn add(&self, envelope: &Envelope) -> Result<Enqueued, BackendError> {
         let (queue, id) = (names::token(&envelope.queue), names::token(&envelope.id));
         let mut message = PublishMessage::build()
-            .payload(envelope.payload)
+            .payload(envelope.payload.clone())
             // Known for the window.
             .message_id(format!("{queue}.{id}"))
             // Known as long as it has not ended.
@@ -61,7 +56,7 @@ impl NatsQueue {
         }
         let prefix = &self.connection.settings().prefix;
         let subject = format!("{prefix}.queue.{queue}.{id}");
-        match self.connection.publish(subject, message).await? {
+        match self.connection.publish(&subject, message).await? {
             Some(stored) if !stored.duplicate => Ok(Enqueued::Added),
             _ => Ok(Enqueued::Duplicate),
         }
@@ -70,12 +65,13 @@ impl NatsQueue {
     /// Takes a message that was delivered, unless it is not for us, or not yet.
     async fn claim(
         &self,
-        message: Message,
+        message: &Message,
         lease: Duration,
     ) -> Result<Option<Taken>, BackendError> {
         let info = message.info().map_err(BackendError::unavailable)?;
-        let (sequence, is_first) = (info.stream_sequence, info.delivered == 1);
+        let is_first = info.delivered == 1;
         let published = SystemTime::from(info.published);
+        let place = Number::new(info.stream_sequence, published);
         let Some(reply) = message.message.reply.clone() else {
             return Err(BackendError::unavailable("a message has no reply subject"));
         };
@@ -88,7 +84,7 @@ impl NatsQueue {
             // Most have no record by then, and if there is one, the first write finds out.
             None
         } else {
-            self.leases.read(sequence).await?
+            self.leases.read(place).await?
         };
         loop {
             let left = match &known {
@@ -97,11 +93,14 @@ impl NatsQueue {
                     self.deliveries.tell(&reply, AckKind::Ack).await?;
                     return Ok(None);
                 }
-                Some(known) => known.left(),
+                Some(known) => known.left(&self.connection).await?,
                 None => {
                     let headers = message.message.headers.as_ref();
                     let delay = headers.and_then(|headers| time::header(headers, DELAY));
-                    delay.map_or(Duration::ZERO, |delay| time::left(published, delay))
+                    match delay {
+                        Some(delay) => self.connection.left(published, delay).await?,
+                        None => Duration::ZERO,
+                    }
                 }
             };
             if !left.is_zero() {
@@ -118,10 +117,10 @@ impl NatsQueue {
             };
             let asked = Instant::now();
             let expires = Claim::expires(lease);
-            if let Some(revision) = self.leases.write(sequence, record, revision).await? {
+            if let Some(revision) = self.leases.write(place, record, revision).await? {
                 self.deliveries.tell(&reply, again(lease)).await?;
                 let claim = Claim {
-                    sequence,
+                    message: place,
                     number: record.number,
                     revision,
                     expires,
@@ -129,14 +128,14 @@ impl NatsQueue {
                 };
                 return Ok(Some(Taken {
                     id: id.into(),
-                    payload: message.message.payload,
+                    payload: message.message.payload.clone(),
                     number: record.number,
                     leased_until: asked + lease,
                     receipt: claim.receipt(),
                 }));
             }
             // Another worker was faster.
-            known = self.leases.read(sequence).await?;
+            known = self.leases.read(place).await?;
             if known.is_none() {
                 // It has even ended long ago.
                 return Ok(None);
@@ -151,8 +150,8 @@ impl NatsQueue {
         lease: Duration,
     ) -> Result<Vec<Taken>, BackendError> {
         let claims = messages
-            .into_iter()
-            .map(|message| self.connection.in_time(self.claim(message, lease)));
+            .iter()
+            .map(|message| self.connection.in_time(|| self.claim(message, lease)));
         let (mut taken, mut failed) = (Vec::new(), None);
         for claim in join_all(claims).await {
             match claim {
@@ -177,7 +176,7 @@ impl NatsQueue {
         let Some(claim) = Claim::read(receipt) else {
             return Ok(false);
         };
-        let change = async {
+        let change = || async {
             let is_changed = self.leases.change(&claim, state, time).await?;
             if is_changed {
                 // It is decided, whatever the consumer hears.
@@ -199,7 +198,10 @@ fn again(after: Duration) -> AckKind {
 impl Queue for NatsQueue {
     fn capabilities(&self) -> Capabilities {
         let limit = self.connection.settings().max_envelope_bytes;
-        let mut capabilities = Capabilities::new(self.connection.limit(limit), self.window);
+        let mut capabilities = Capabilities::new(
+            self.connection.limit(limit),
+            self.connection.streams().window(),
+        );
         capabilities.priorities = false;
         capabilities
     }
@@ -207,7 +209,7 @@ impl Queue for NatsQueue {
     fn enqueue(&self, envelope: Envelope) -> BoxFuture<'_, Result<Enqueued, BackendError>> {
         Box::pin(async move {
             self.capabilities().check(&envelope)?;
-            self.connection.in_time(self.add(envelope)).await
+            self.connection.in_time(|| self.add(&envelope)).await
         })
     }
 

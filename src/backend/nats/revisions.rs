@@ -1,6 +1,6 @@
 //! Until when values are there, as far as this process has seen them.
 
-use super::time;
+use super::clock::Clock;
 use crate::backend::Revision;
 use crate::sync::lock;
 use std::collections::HashMap;
@@ -37,10 +37,10 @@ impl Revisions {
     }
 
     /// Whether the time to live of a revision is certainly not over. It may have been replaced.
-    pub(super) fn is_alive(&self, revision: Revision) -> bool {
+    pub(super) fn is_alive(&self, revision: Revision, clock: &Clock) -> bool {
         let seen = lock(&self.seen).get(&revision).copied();
         seen.is_some_and(|(began, time_to_live)| {
-            time_to_live.is_none_or(|time| time::left(began, time) > MARGIN)
+            time_to_live.is_none_or(|time| clock.left(began, time) > MARGIN)
         })
     }
 }

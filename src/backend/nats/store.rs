@@ -1,6 +1,7 @@
 use super::connection::{Connection, Stored};
 use super::feed::{Event, Feed};
 use super::revisions::Revisions;
+use super::streams::{incarnation, incarnation_of};
 use super::{names, time};
 use crate::backend::limits::check_size;
 use crate::backend::{
@@ -8,7 +9,6 @@ use crate::backend::{
     check_prefix,
 };
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::Stream;
 use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -31,8 +31,7 @@ const TIME_TO_LIVE: &str = "Tower-Promises-Time-To-Live";
 ///
 /// Each key is a subject of a JetStream stream, which keeps the last message of each. Revisions are the sequences of
 /// the stream, so they number the changes of all keys. A time to live counts from the moment at which the server has
-/// stored the value, and whoever reads compares that with its own clock: clocks that differ from that of the
-/// server by more than a second make values live that much longer or shorter. What is over is absent at once, and
+/// stored the value, by the [clock of the server](super#clocks). What is over is absent at once, and
 /// deleted from the server by a [sweep](super::NatsBuilder::sweep_interval).
 ///
 /// The server publishes each change once it has stored it. A watcher knows by the sequences when changes are missing
@@ -40,19 +39,25 @@ const TIME_TO_LIVE: &str = "Tower-Promises-Time-To-Live";
 #[derive(Clone, Debug)]
 pub struct NatsStore {
     connection: Arc<Connection>,
-    stream: Stream,
     revisions: Arc<Revisions>,
-    changes: Arc<Feed<(u64, Change)>>,
+    changes: Arc<Feed<(Place, Change)>>,
+}
+
+/// Where a change stands among all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    /// Which stream it is that has this name: one that was lost and made again is another.
+    incarnation: u64,
+    sequence: u64,
 }
 
 impl NatsStore {
-    pub(super) fn new(connection: Arc<Connection>, stream: Stream) -> Self {
-        let subject = format!("{}.changes.*", connection.settings().prefix);
+    pub(super) fn new(connection: Arc<Connection>) -> Self {
+        let subject = format!("{}.changes.>", connection.settings().prefix);
         let capacity = connection.settings().watch_capacity;
         Self {
             changes: Feed::new(connection.clone(), subject, capacity, read_change),
             connection,
-            stream,
             revisions: Arc::default(),
         }
     }
@@ -65,11 +70,12 @@ impl NatsStore {
 
     /// The last sequence of a key, zero if it has none, and its value.
     async fn read(&self, subject: &str) -> Result<(u64, Option<Entry>), BackendError> {
-        let Some(stored) = self.connection.last(&self.stream, subject).await? else {
+        let stream = &self.connection.streams().values;
+        let Some(stored) = self.connection.last(stream, subject).await? else {
             return Ok((0, None));
         };
         let sequence = stored.sequence;
-        if is_over(&stored, Duration::ZERO) {
+        if is_over(&stored, Duration::ZERO, &self.connection).await? {
             return Ok((sequence, None));
         }
         let revision = Revision::new(sequence);
@@ -98,21 +104,24 @@ impl NatsStore {
 
     async fn compare(
         &self,
-        subject: String,
+        subject: &str,
         expected: Option<Revision>,
-        message: PublishMessage,
+        message: &PublishMessage,
     ) -> Result<CompareAndSet, BackendError> {
         // Most of the time the server need not be asked first: what is to be absent was never there, and what is to be
         // present was read just now.
         let mut guess = match expected {
             None => Some(0),
-            Some(revision) => self.revisions.is_alive(revision).then(|| revision.get()),
+            Some(revision) => self
+                .revisions
+                .is_alive(revision, self.connection.clock())
+                .then(|| revision.get()),
         };
         loop {
             let last = match guess.take() {
                 Some(last) => last,
                 None => {
-                    let (last, entry) = self.read(&subject).await?;
+                    let (last, entry) = self.read(subject).await?;
                     if entry.map(|entry| entry.revision) != expected {
                         return Ok(CompareAndSet::Conflict);
                     }
@@ -120,47 +129,59 @@ impl NatsStore {
                 }
             };
             let message = message.clone().expected_last_subject_sequence(last);
-            if let Some(stored) = self.connection.publish(subject.clone(), message).await? {
+            if let Some(stored) = self.connection.publish(subject, message).await? {
                 return Ok(CompareAndSet::Set(Revision::new(stored.sequence)));
             }
             // Another change came before. It may be a sweep, after which the key is still absent.
         }
     }
 
-    async fn remove(&self, subject: String) -> Result<bool, BackendError> {
+    async fn remove(&self, subject: &str) -> Result<bool, BackendError> {
         loop {
-            let (last, entry) = self.read(&subject).await?;
+            let (last, entry) = self.read(subject).await?;
             if entry.is_none() {
                 return Ok(false);
             }
             let message = PublishMessage::build()
                 .header(OPERATION, DELETED)
                 .expected_last_subject_sequence(last);
-            if self
-                .connection
-                .publish(subject.clone(), message)
-                .await?
-                .is_some()
-            {
+            if self.connection.publish(subject, message).await?.is_some() {
                 return Ok(true);
             }
         }
     }
 
-    async fn last_sequence(&self) -> Result<u64, BackendError> {
-        let info = self.stream.get_info().await;
-        Ok(info.map_err(BackendError::unavailable)?.state.last_sequence)
+    /// The place of the last change there was.
+    async fn last_place(&self) -> Result<Place, BackendError> {
+        let info = self.connection.streams().values.get_info().await;
+        let info = info.map_err(BackendError::unavailable)?;
+        Ok(Place {
+            incarnation: incarnation_of(&info),
+            sequence: info.state.last_sequence,
+        })
     }
 }
 
 /// Whether a message says that its key is absent, and has done so for a time.
-pub(super) fn is_over(stored: &Stored, since: Duration) -> bool {
+pub(super) async fn is_over(
+    stored: &Stored,
+    since: Duration,
+    connection: &Connection,
+) -> Result<bool, BackendError> {
     let time = if is_deletion(&stored.headers) {
+        if since.is_zero() {
+            // Whatever time it is.
+            return Ok(true);
+        }
         Some(Duration::ZERO)
     } else {
         time::header(&stored.headers, TIME_TO_LIVE)
     };
-    time.is_some_and(|time| time::left(stored.time, time.saturating_add(since)).is_zero())
+    let Some(time) = time else {
+        return Ok(false);
+    };
+    let left = connection.left(stored.time, time.saturating_add(since));
+    Ok(left.await?.is_zero())
 }
 
 fn is_deletion(headers: &HeaderMap) -> bool {
@@ -169,9 +190,10 @@ fn is_deletion(headers: &HeaderMap) -> bool {
         .is_some_and(|operation| operation.as_str() == DELETED)
 }
 
-/// A change, as the server publishes it once it has stored it, and its sequence.
-fn read_change(message: Message) -> Option<(u64, Change)> {
+/// A change, as the server publishes it once it has stored it, and its place.
+fn read_change(message: Message) -> Option<(Place, Change)> {
     let key = names::last_name(&message.subject)?.into();
+    let incarnation = incarnation(&message.subject);
     let headers = message.headers?;
     let sequence = headers.get("Nats-Sequence")?.as_str().parse().ok()?;
     let revision = Revision::new(sequence);
@@ -184,14 +206,18 @@ fn read_change(message: Message) -> Option<(u64, Change)> {
         };
         Change::Put { key, entry }
     };
-    Some((sequence, change))
+    let place = Place {
+        incarnation,
+        sequence,
+    };
+    Some((place, change))
 }
 
 impl Store for NatsStore {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, BackendError>> {
         Box::pin(async move {
             let subject = self.subject(key)?;
-            let (_, entry) = self.connection.in_time(self.read(&subject)).await?;
+            let (_, entry) = self.connection.in_time(|| self.read(&subject)).await?;
             Ok(entry)
         })
     }
@@ -204,7 +230,7 @@ impl Store for NatsStore {
     ) -> BoxFuture<'a, Result<Revision, BackendError>> {
         Box::pin(async move {
             let (subject, message) = (self.subject(key)?, self.value(value, time_to_live)?);
-            let put = self.connection.publish(subject, message);
+            let put = || self.connection.publish(&subject, message.clone());
             match self.connection.in_time(put).await? {
                 Some(stored) => Ok(Revision::new(stored.sequence)),
                 None => Err(BackendError::unavailable(
@@ -223,7 +249,7 @@ impl Store for NatsStore {
     ) -> BoxFuture<'a, Result<CompareAndSet, BackendError>> {
         Box::pin(async move {
             let (subject, message) = (self.subject(key)?, self.value(value, time_to_live)?);
-            let compare = self.compare(subject, expected, message);
+            let compare = || self.compare(&subject, expected, &message);
             self.connection.in_time(compare).await
         })
     }
@@ -231,17 +257,17 @@ impl Store for NatsStore {
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool, BackendError>> {
         Box::pin(async move {
             let subject = self.subject(key)?;
-            self.connection.in_time(self.remove(subject)).await
+            self.connection.in_time(|| self.remove(&subject)).await
         })
     }
 
     fn watch<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<WatchStream, BackendError>> {
         Box::pin(async move {
             check_prefix(prefix)?;
-            let join = async {
+            let join = || async {
                 let changes = self.changes.join().await?;
                 // The answer is the round trip too.
-                let last = self.last_sequence().await?;
+                let last = self.last_place().await?;
                 Ok((changes, last))
             };
             let (changes, last) = self.connection.in_time(join).await?;
@@ -264,9 +290,9 @@ impl Store for NatsStore {
 
 /// Sees all changes, since only of all it can tell whether some are missing.
 struct Watcher {
-    changes: Receiver<Event<(u64, Change)>>,
-    /// The sequence of the last change that was seen.
-    last: u64,
+    changes: Receiver<Event<(Place, Change)>>,
+    /// The place of the last change that was seen.
+    last: Place,
     /// A change that comes after the word that some are missing.
     next: Option<Change>,
     prefix: Arc<str>,
@@ -278,19 +304,23 @@ impl Watcher {
             return Some(Ok(change));
         }
         loop {
-            let (sequence, change) = match self.changes.recv().await {
+            let (place, change) = match self.changes.recv().await {
                 Ok(Ok(change)) => change,
                 Ok(Err(error)) => return Some(Err(error)),
                 // The sequence of the next change says how many are missing, here or on the way.
                 Err(RecvError::Lagged(_)) => continue,
                 Err(RecvError::Closed) => return None,
             };
-            if sequence <= self.last {
+            let missing = if place.incarnation != self.last.incarnation {
+                // The values are gone with the stream, and how many changes there were meanwhile is not known.
+                1
+            } else if place.sequence <= self.last.sequence {
                 // Older than the watch.
                 continue;
-            }
-            let missing = sequence - self.last - 1;
-            self.last = sequence;
+            } else {
+                place.sequence - self.last.sequence - 1
+            };
+            self.last = place;
             let concerns = match &change {
                 Change::Put { key, .. } | Change::Deleted { key, .. } => {
                     key.starts_with(&*self.prefix)

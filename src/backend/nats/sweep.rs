@@ -1,45 +1,28 @@
 use super::connection::{Connection, Stored};
-use super::leases::{State, known};
-use super::{observe, store, time};
+use super::leases::{Number, State, known};
+use super::{observe, store};
 use crate::backend::BackendError;
 use async_nats::jetstream::consumer::push::OrderedConfig;
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use futures_util::StreamExt;
 use std::sync::Weak;
 use std::time::{Duration, SystemTime};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-/// Deletes what is over from the streams, in turns with the other processes.
-pub(super) struct Sweep {
-    values: Stream,
-    envelopes: Stream,
-    leases: Stream,
-}
-
-impl Sweep {
-    pub(super) fn new(values: &Stream, envelopes: &Stream, leases: &Stream) -> Self {
-        Self {
-            values: values.clone(),
-            envelopes: envelopes.clone(),
-            leases: leases.clone(),
-        }
-    }
-
-    /// Sweeps again and again, until nobody has the connection any more.
-    pub(super) async fn run(self, connection: Weak<Connection>, interval: Duration) {
-        loop {
-            sleep(interval).await;
-            let Some(connection) = connection.upgrade() else {
-                return;
-            };
-            let turn = Turn {
-                sweep: &self,
-                connection: &connection,
-            };
-            if let Err(error) = turn.take().await {
-                observe::sweep_failed(&error);
-            }
+/// Deletes what is over from the streams, in turns with the other processes, until no adapter has the connection any
+/// more.
+pub(super) async fn sweep(connection: Weak<Connection>, interval: Duration) {
+    loop {
+        sleep(interval).await;
+        let Some(connection) = connection.upgrade() else {
+            return;
+        };
+        let turn = Turn {
+            connection: &connection,
+        };
+        if let Err(error) = turn.take().await {
+            observe::sweep_failed(&error);
         }
     }
 }
@@ -53,13 +36,12 @@ enum Kind {
 }
 
 struct Turn<'a> {
-    sweep: &'a Sweep,
     connection: &'a Connection,
 }
 
 impl Turn<'_> {
     async fn take(&self) -> Result<(), BackendError> {
-        if self.connection.in_time(self.is_our_turn()).await? {
+        if self.connection.in_time(|| self.is_our_turn()).await? {
             self.delete(Kind::Values).await?;
             self.delete(Kind::Leases).await?;
         }
@@ -69,16 +51,18 @@ impl Turn<'_> {
     /// Whether nobody else has swept in this interval. A record of the last time says so.
     async fn is_our_turn(&self) -> Result<bool, BackendError> {
         let subject = self.turns();
-        let last = self.connection.last(&self.sweep.leases, &subject).await?;
+        let leases = &self.connection.streams().leases;
+        let last = self.connection.last(leases, &subject).await?;
+        let clock = self.connection.clock();
         let interval = self.connection.settings().sweep_interval;
         // Somewhat less: the others wait as long as this one.
-        let is_early = |last: &Stored| !time::left(last.time, interval / 2).is_zero();
+        let is_early = |last: &Stored| !clock.left(last.time, interval / 2).is_zero();
         if last.as_ref().is_some_and(is_early) {
             return Ok(false);
         }
         let last = last.map_or(0, |last| last.sequence);
         let message = PublishMessage::build().expected_last_subject_sequence(last);
-        Ok(self.connection.publish(subject, message).await?.is_some())
+        Ok(self.connection.publish(&subject, message).await?.is_some())
     }
 
     fn turns(&self) -> String {
@@ -93,29 +77,48 @@ impl Turn<'_> {
     ) -> Result<bool, BackendError> {
         let grace = self.connection.settings().sweep_interval;
         match kind {
-            // Watchers, and machines whose clocks are behind, may still look at it for a while.
-            Kind::Values => Ok(store::is_over(stored, grace)),
+            // Watchers may still look at it for a while.
+            Kind::Values => store::is_over(stored, grace, self.connection).await,
             Kind::Leases => {
                 // A worker that stands still may have yet to find out.
-                let is_young = !time::left(stored.time, grace).is_zero();
-                if is_young || subject == self.turns() {
+                let young = self.connection.left(stored.time, grace);
+                let token = subject.rsplit('.').next();
+                let Some(message) = token.and_then(Number::read) else {
+                    // It is the record of a turn, or of the clock.
+                    return Ok(false);
+                };
+                if !young.await?.is_zero() {
                     return Ok(false);
                 }
-                let ended = known(stored)?.record.state == State::Ended;
-                let sequence = subject.rsplit('.').next().and_then(|it| it.parse().ok());
-                match sequence {
-                    // As long as the message is there, it would be delivered again without its record.
-                    Some(sequence) if ended => Ok(!self.has_envelope(sequence).await?),
-                    _ => Ok(false),
+                let known = known(stored)?;
+                let is_over = known.record.state == State::Ended
+                    || known.left(self.connection).await?.is_zero();
+                if !is_over {
+                    return Ok(false);
                 }
+                let is_there = self.has_envelope(message).await?;
+                if is_there && known.record.state == State::Ended {
+                    // A server that was killed may have kept the message of an acknowledgement that it has counted.
+                    let envelopes = &self.connection.streams().envelopes;
+                    let delete = || async {
+                        // The acknowledgement may come after all.
+                        let _ = envelopes.delete_message(message.sequence).await;
+                        Ok(())
+                    };
+                    self.connection.in_time(delete).await?;
+                }
+                // As long as the message is there, it would be delivered again without its record.
+                Ok(!is_there)
             }
         }
     }
 
-    async fn has_envelope(&self, sequence: u64) -> Result<bool, BackendError> {
-        let read = async {
-            match self.sweep.envelopes.get_raw_message(sequence).await {
-                Ok(_) => Ok(true),
+    /// Whether a message is there, and not another one with its sequence.
+    async fn has_envelope(&self, message: Number) -> Result<bool, BackendError> {
+        let read = || async {
+            let envelopes = &self.connection.streams().envelopes;
+            match envelopes.get_raw_message(message.sequence).await {
+                Ok(found) => Ok(Number::new(found.sequence, found.time.into()) == message),
                 Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(false),
                 Err(error) => Err(BackendError::unavailable(error)),
             }
@@ -127,10 +130,10 @@ impl Turn<'_> {
     /// them at the same time stays.
     async fn delete(&self, kind: Kind) -> Result<(), BackendError> {
         let (stream, headers_only) = match kind {
-            Kind::Values => (&self.sweep.values, true),
-            Kind::Leases => (&self.sweep.leases, false),
+            Kind::Values => (&self.connection.streams().values, true),
+            Kind::Leases => (&self.connection.streams().leases, false),
         };
-        let open = async {
+        let open = || async {
             let info = stream.get_info().await.map_err(BackendError::unavailable)?;
             if info.state.messages == 0 {
                 return Ok(None);
@@ -148,9 +151,10 @@ impl Turn<'_> {
         let Some(mut messages) = self.connection.in_time(open).await? else {
             return Ok(());
         };
+        let after = self.connection.settings().timeout;
         loop {
-            let next = async { Ok(messages.next().await) };
-            let Some(message) = self.connection.in_time(next).await? else {
+            let next = timeout(after, messages.next()).await;
+            let Some(message) = next.map_err(|_| BackendError::TimedOut { after })? else {
                 return Ok(());
             };
             let message = message.map_err(BackendError::unavailable)?;
@@ -166,7 +170,7 @@ impl Turn<'_> {
                 .is_over(kind, &stored, &message.message.subject)
                 .await?
             {
-                let delete = async {
+                let delete = || async {
                     // Another one may have deleted or replaced it.
                     let _ = stream.delete_message(sequence).await;
                     Ok(())

@@ -1,7 +1,8 @@
-//! Times as milliseconds, and what is left of them.
+//! Times as milliseconds.
 
 use async_nats::HeaderMap;
-use std::time::{Duration, SystemTime};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 /// A time that no server counts to the end. What comes too early is told the rest.
 pub(super) const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -17,11 +18,8 @@ pub(super) fn header(headers: &HeaderMap, name: &str) -> Option<Duration> {
     Some(Duration::from_millis(milliseconds))
 }
 
-/// How much is left of a time that began then: by the clock of this machine, of one that the server has stamped.
-pub(super) fn left(began: SystemTime, time: Duration) -> Duration {
-    let Some(end) = began.checked_add(time) else {
-        // No clock gets there.
-        return Duration::MAX;
-    };
-    end.duration_since(SystemTime::now()).unwrap_or_default()
+/// The milliseconds since a moment in the life of this process, by a clock that is never set.
+pub(super) fn milliseconds_now() -> u64 {
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(BEGAN.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

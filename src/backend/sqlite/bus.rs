@@ -48,6 +48,9 @@ impl Table for Messages {
     }
 }
 
+const PUBLISH: &str = "INSERT INTO bus_messages (topic, payload, published)
+    SELECT ?1, ?2, milliseconds FROM now";
+
 impl Bus for SqliteBus {
     fn publish<'a>(
         &'a self,
@@ -57,7 +60,7 @@ impl Bus for SqliteBus {
         Box::pin(async move {
             check_name(topic)?;
             check_size(payload.len(), self.connections.settings().max_message_bytes)?;
-            let insert = query("INSERT INTO bus_messages (topic, payload) VALUES (?1, ?2)")
+            let insert = query(PUBLISH)
                 .bind(topic.to_owned())
                 .bind(Vec::from(payload));
             self.connections.write(insert).await?;

@@ -1,6 +1,7 @@
 //! The connections to one file: one that writes, a few that read.
 
 use super::builder::Settings;
+use super::clock::Clock;
 use super::file::File;
 use super::refused::{OpenError, Refused};
 use super::schema;
@@ -39,6 +40,7 @@ pub(super) struct Connections {
     options: SqliteConnectOptions,
     settings: Settings,
     writer: Writer,
+    clock: Clock,
     idle_readers: Mutex<Vec<SqliteConnection>>,
     readers: Semaphore,
     /// Changes with each write of this process, for those who need not wait for the next poll.
@@ -59,9 +61,9 @@ impl Connections {
             .busy_timeout(settings.busy_timeout)
             .disable_statement_logging();
         let started = Instant::now();
-        let writer = loop {
+        let (writer, clock) = loop {
             match prepare(&options, &settings).await {
-                Ok(connection) => break connection,
+                Ok(prepared) => break prepared,
                 // The switch to WAL does not wait for locks, and another process may be at it just now.
                 Err(Refused::Sql(error))
                     if is_busy(&error) && started.elapsed() < settings.busy_timeout =>
@@ -76,6 +78,7 @@ impl Connections {
             options,
             settings,
             writer: Writer::new(writer),
+            clock,
             idle_readers: Mutex::default(),
             readers: Semaphore::new(READERS),
             written: watch::Sender::new(()),
@@ -101,8 +104,19 @@ impl Connections {
         &self.writer
     }
 
+    pub(super) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
     /// Reads the rows of a statement.
-    pub(super) async fn read(&self, statement: Statement) -> Result<Vec<SqliteRow>, BackendError> {
+    pub(super) async fn read(
+        self: &Arc<Self>,
+        statement: Statement,
+    ) -> Result<Vec<SqliteRow>, BackendError> {
+        if self.clock.was_set() {
+            // A write corrects the clock of the database first.
+            self.write(query("SELECT 1")).await?;
+        }
         let asked = Instant::now();
         let turn = self.readers.acquire().await;
         let _turn = turn.map_err(BackendError::unavailable)?;
@@ -128,7 +142,10 @@ impl Connections {
     }
 
     /// Reads the one number that a statement yields.
-    pub(super) async fn read_number(&self, sql: &'static str) -> Result<i64, BackendError> {
+    pub(super) async fn read_number(
+        self: &Arc<Self>,
+        sql: &'static str,
+    ) -> Result<i64, BackendError> {
         let rows = self.read(query(sql)).await?;
         let row = rows.first().ok_or_else(|| {
             // Its table is not that of the schema.
@@ -223,7 +240,7 @@ fn is_busy(error: &sqlx::Error) -> bool {
 async fn prepare(
     options: &SqliteConnectOptions,
     settings: &Settings,
-) -> Result<SqliteConnection, Refused> {
+) -> Result<(SqliteConnection, Clock), Refused> {
     let mut connection = options.connect().await?;
     schema::check(&mut connection).await?;
     let mode: String = query_scalar("PRAGMA journal_mode = WAL")
@@ -244,5 +261,6 @@ async fn prepare(
         .execute(&mut connection)
         .await?;
     schema::migrate(&mut connection).await?;
-    Ok(connection)
+    let clock = Clock::open(&mut connection).await?;
+    Ok((connection, clock))
 }

@@ -45,6 +45,17 @@
 //!    messages and changes are looked for by a task in the runtime of the first who listens. It ends with the last
 //!    listener, or with that runtime, and then the streams of all listeners end.
 //!
+//! # Clocks
+//!
+//! Leases, delays, times to live and all ages go by a clock of the database: that of the machine, corrected by what is in
+//! the file. A process that sees the machine's clock run otherwise than its own monotonic clock, by more than a tenth of
+//! a second, corrects it before its next call, for all processes. So a clock that is set forward ends no lease and no
+//! value early, and one that is set back delays nothing: an envelope without delay is due, whatever the clock. Where no
+//! process has the file open meanwhile, the clock of the database goes on at the latest time that it has shown, or at a
+//! later one if the machine's says so. A process that opens the file between such a step and the next call of any other
+//! believes the machine until that call. Time in which the machine sleeps does not count on systems whose monotonic clock
+//! stands still then, as that of Linux.
+//!
 //! # Limits
 //!
 //! [`SqliteBuilder`] has the settings: values and messages have a largest size, and the messages and changes that are
@@ -79,6 +90,7 @@
 
 mod builder;
 mod bus;
+mod clock;
 mod connections;
 mod feed;
 mod file;

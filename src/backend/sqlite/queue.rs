@@ -19,8 +19,7 @@ use tokio::time::{Instant, timeout};
 ///
 /// What is in it survives them. Workers look with every
 /// [poll interval](super::SqliteBuilder::poll_interval), and at once when their own process enqueues. Times go by
-/// the clock of the machine, to the millisecond: where it is set back, leases and delays last longer, and where
-/// it is set forward, they end earlier. Ids of envelopes that have ended are known for the
+/// the [clock of the database](super#clocks), to the millisecond. Ids of envelopes that have ended are known for the
 /// [window](super::SqliteBuilder::deduplication_window) from then on; their payloads are forgotten at once.
 #[derive(Clone, Debug)]
 pub struct SqliteQueue {
@@ -32,20 +31,20 @@ pub struct SqliteQueue {
 /// A time that no machine sees the end of.
 const FOREVER: i64 = i64::MAX / 4;
 
-// SQLite's clock, not that of the caller: a statement may wait for a lock before it runs.
+// The clock of the database, not that of the caller: a statement may wait for a lock before it runs.
 const ENQUEUE: &str = "INSERT OR REPLACE INTO queue_envelopes (queue, id, payload, priority, due)
-    SELECT ?1, ?2, ?3, ?4, round(unixepoch('subsec') * 1000) + ?5
+    SELECT ?1, ?2, ?3, ?4, (SELECT milliseconds FROM now) + ?5
     WHERE (SELECT envelopes FROM queue_size) < ?6 AND NOT EXISTS (
         SELECT 1 FROM queue_envelopes WHERE queue = ?1 AND id = ?2
-            AND (ended IS NULL OR ended > round(unixepoch('subsec') * 1000) - ?7)
+            AND (ended IS NULL OR ended > (SELECT milliseconds FROM now) - ?7)
     )
     RETURNING place";
 
 const IS_KNOWN: &str = "SELECT 1 FROM queue_envelopes WHERE queue = ?1 AND id = ?2
-    AND (ended IS NULL OR ended > round(unixepoch('subsec') * 1000) - ?3)";
+    AND (ended IS NULL OR ended > (SELECT milliseconds FROM now) - ?3)";
 
 /// In how many milliseconds the next one is due. One look into the index for each priority.
-const NEXT: &str = "SELECT CAST(min(due) - round(unixepoch('subsec') * 1000) AS INTEGER) FROM (
+const NEXT: &str = "SELECT CAST(min(due) - (SELECT milliseconds FROM now) AS INTEGER) FROM (
         SELECT min(due) AS due FROM queue_envelopes
             WHERE queue = ?1 AND priority = 0 AND ended IS NULL
         UNION ALL SELECT min(due) FROM queue_envelopes
@@ -55,25 +54,25 @@ const NEXT: &str = "SELECT CAST(min(due) - round(unixepoch('subsec') * 1000) AS 
     )";
 
 const TAKE: &str = "UPDATE queue_envelopes
-    SET leased = 1, number = number + 1, due = round(unixepoch('subsec') * 1000) + ?3
+    SET leased = 1, number = number + 1, due = (SELECT milliseconds FROM now) + ?3
     WHERE place IN (
         SELECT place FROM (
             SELECT * FROM (
                 SELECT place, due, priority FROM queue_envelopes
                 WHERE queue = ?1 AND priority = 0 AND ended IS NULL
-                    AND due <= round(unixepoch('subsec') * 1000)
+                    AND due <= (SELECT milliseconds FROM now)
                 ORDER BY due, place LIMIT ?2
             )
             UNION ALL SELECT * FROM (
                 SELECT place, due, priority FROM queue_envelopes
                 WHERE queue = ?1 AND priority = 1 AND ended IS NULL
-                    AND due <= round(unixepoch('subsec') * 1000)
+                    AND due <= (SELECT milliseconds FROM now)
                 ORDER BY due, place LIMIT ?2
             )
             UNION ALL SELECT * FROM (
                 SELECT place, due, priority FROM queue_envelopes
                 WHERE queue = ?1 AND priority = 2 AND ended IS NULL
-                    AND due <= round(unixepoch('subsec') * 1000)
+                    AND due <= (SELECT milliseconds FROM now)
                 ORDER BY due, place LIMIT ?2
             )
         )
@@ -83,18 +82,18 @@ const TAKE: &str = "UPDATE queue_envelopes
 
 // The number of a delivery is what fences: it rises with each, so those of lost leases fit no more.
 const RENEW: &str = "UPDATE queue_envelopes
-    SET due = round(unixepoch('subsec') * 1000) + ?3
-    WHERE place = ?1 AND number = ?2 AND leased AND due > round(unixepoch('subsec') * 1000)
+    SET due = (SELECT milliseconds FROM now) + ?3
+    WHERE place = ?1 AND number = ?2 AND leased AND due > (SELECT milliseconds FROM now)
     RETURNING place";
 
 const RETRY: &str = "UPDATE queue_envelopes
-    SET leased = 0, due = round(unixepoch('subsec') * 1000) + ?3
-    WHERE place = ?1 AND number = ?2 AND leased AND due > round(unixepoch('subsec') * 1000)
+    SET leased = 0, due = (SELECT milliseconds FROM now) + ?3
+    WHERE place = ?1 AND number = ?2 AND leased AND due > (SELECT milliseconds FROM now)
     RETURNING place";
 
 const END: &str = "UPDATE queue_envelopes
-    SET leased = 0, ended = round(unixepoch('subsec') * 1000), payload = x''
-    WHERE place = ?1 AND number = ?2 AND leased AND due > round(unixepoch('subsec') * 1000)
+    SET leased = 0, ended = (SELECT milliseconds FROM now), payload = x''
+    WHERE place = ?1 AND number = ?2 AND leased AND due > (SELECT milliseconds FROM now)
     RETURNING place";
 
 impl SqliteQueue {

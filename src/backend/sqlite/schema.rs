@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection, query_scalar, raw_sql};
 const APPLICATION_ID: i64 = 0x746f_7072;
 
 /// Each brings a file to the next version. What is released is not changed: a new version is a new step.
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 3] = [
     // Triggers number the changes and write them down, so that a change is one statement. It is SQLite that
     // makes it atomic, whether or not others are committed with it.
     "CREATE TABLE store_revision (last INTEGER NOT NULL);
@@ -75,6 +75,32 @@ const STEPS: [&str; 2] = [
     CREATE TRIGGER queue_ends AFTER UPDATE OF ended ON queue_envelopes
     WHEN OLD.ended IS NULL AND NEW.ended IS NOT NULL BEGIN
         UPDATE queue_size SET envelopes = envelopes - 1;
+    END;",
+    // A clock that goes on when that of the machine is set: `shift` is what is between them. `latest` is a time that it
+    // has shown, and does not go back behind when no process was there to see that the machine's was set.
+    "CREATE TABLE clock (shift INTEGER NOT NULL, latest INTEGER NOT NULL);
+    INSERT INTO clock (shift, latest) VALUES (0, 0);
+    CREATE VIEW now (milliseconds) AS
+        SELECT shift + CAST(round(unixepoch('subsec') * 1000) AS INTEGER) FROM clock;
+    DROP TRIGGER store_inserts;
+    DROP TRIGGER store_updates;
+    DROP TRIGGER store_deletes;
+    CREATE TRIGGER store_inserts AFTER INSERT ON store_entries BEGIN
+        UPDATE store_revision SET last = NEW.revision;
+        INSERT INTO store_changes (revision, changed, key, value)
+            SELECT NEW.revision, milliseconds, NEW.key, NEW.value FROM now;
+    END;
+    CREATE TRIGGER store_updates AFTER UPDATE ON store_entries BEGIN
+        UPDATE store_revision SET last = NEW.revision;
+        INSERT INTO store_changes (revision, changed, key, value)
+            SELECT NEW.revision, milliseconds, NEW.key, NEW.value FROM now;
+    END;
+    -- The end of a time to live is not a change.
+    CREATE TRIGGER store_deletes AFTER DELETE ON store_entries
+    WHEN OLD.expires IS NULL OR OLD.expires > (SELECT milliseconds FROM now) BEGIN
+        UPDATE store_revision SET last = last + 1;
+        INSERT INTO store_changes (revision, changed, key)
+            SELECT last, milliseconds, OLD.key FROM store_revision, now;
     END;",
 ];
 

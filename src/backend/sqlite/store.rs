@@ -15,8 +15,7 @@ use std::time::Duration;
 
 /// A [`Store`] that the processes that open one file share. A [`SqliteDatabase`](super::SqliteDatabase) has it.
 ///
-/// Times to live go by the clock of the machine, to the millisecond: where it is set back, values live
-/// longer. A value whose time is over is absent at once, and deleted from the file with a later write.
+/// Times to live go by the [clock of the database](super#clocks), to the millisecond. A value whose time is over is absent at once, and deleted from the file with a later write.
 /// Watchers of this process see its own changes at once, those of other processes with the next
 /// [look](super::SqliteBuilder::poll_interval). Revisions number the changes of all keys.
 #[derive(Clone, Debug)]
@@ -25,33 +24,33 @@ pub struct SqliteStore {
     changes: Arc<Feed<Changes>>,
 }
 
-// SQLite's clock, not that of the caller: a statement may wait for a lock before it runs.
+// The clock of the database, not that of the caller: a statement may wait for a lock before it runs.
 const GET: &str = "SELECT revision, value FROM store_entries
-    WHERE key = ?1 AND (expires IS NULL OR expires > round(unixepoch('subsec') * 1000))";
+    WHERE key = ?1 AND (expires IS NULL OR expires > (SELECT milliseconds FROM now))";
 
 const PUT: &str = "INSERT INTO store_entries (key, value, revision, expires)
-    SELECT ?1, ?2, last + 1, round(unixepoch('subsec') * 1000) + ?3 FROM store_revision WHERE true
+    SELECT ?1, ?2, last + 1, (SELECT milliseconds FROM now) + ?3 FROM store_revision WHERE true
     ON CONFLICT (key) DO UPDATE
     SET value = excluded.value, revision = excluded.revision, expires = excluded.expires
     RETURNING revision";
 
 const SET_ABSENT: &str = "INSERT INTO store_entries (key, value, revision, expires)
-    SELECT ?1, ?2, last + 1, round(unixepoch('subsec') * 1000) + ?3 FROM store_revision WHERE true
+    SELECT ?1, ?2, last + 1, (SELECT milliseconds FROM now) + ?3 FROM store_revision WHERE true
     ON CONFLICT (key) DO UPDATE
     SET value = excluded.value, revision = excluded.revision, expires = excluded.expires
-    WHERE store_entries.expires <= round(unixepoch('subsec') * 1000)
+    WHERE store_entries.expires <= (SELECT milliseconds FROM now)
     RETURNING revision";
 
 const SET_PRESENT: &str = "UPDATE store_entries
     SET value = ?2,
         revision = (SELECT last + 1 FROM store_revision),
-        expires = round(unixepoch('subsec') * 1000) + ?3
+        expires = (SELECT milliseconds FROM now) + ?3
     WHERE key = ?1 AND revision = ?4
-        AND (expires IS NULL OR expires > round(unixepoch('subsec') * 1000))
+        AND (expires IS NULL OR expires > (SELECT milliseconds FROM now))
     RETURNING revision";
 
 const DELETE: &str = "DELETE FROM store_entries
-    WHERE key = ?1 AND (expires IS NULL OR expires > round(unixepoch('subsec') * 1000))
+    WHERE key = ?1 AND (expires IS NULL OR expires > (SELECT milliseconds FROM now))
     RETURNING revision";
 
 impl SqliteStore {

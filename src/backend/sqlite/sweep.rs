@@ -49,7 +49,7 @@ pub(super) async fn sweep(
     query(
         "DELETE FROM store_entries WHERE rowid IN (
             SELECT rowid FROM store_entries
-            WHERE expires <= round(unixepoch('subsec') * 1000) LIMIT ?1
+            WHERE expires <= (SELECT milliseconds FROM now) LIMIT ?1
         )",
     )
     .bind(SWEEP_ENTRIES)
@@ -58,7 +58,7 @@ pub(super) async fn sweep(
     query(
         "DELETE FROM queue_envelopes WHERE place IN (
             SELECT place FROM queue_envelopes
-            WHERE ended <= round(unixepoch('subsec') * 1000) - ?2 LIMIT ?1
+            WHERE ended <= (SELECT milliseconds FROM now) - ?2 LIMIT ?1
         )",
     )
     .bind(SWEEP_ENTRIES)
@@ -70,7 +70,7 @@ pub(super) async fn sweep(
             last - ?1 + 1,
             coalesce((
                 SELECT revision FROM store_changes
-                WHERE changed > round(unixepoch('subsec') * 1000) - ?2
+                WHERE changed > (SELECT milliseconds FROM now) - ?2
                 ORDER BY revision LIMIT 1
             ), last)
         ) FROM store_revision
@@ -80,7 +80,7 @@ pub(super) async fn sweep(
             seq - ?1 + 1,
             coalesce((
                 SELECT id FROM bus_messages
-                WHERE published > round(unixepoch('subsec') * 1000) - ?2
+                WHERE published > (SELECT milliseconds FROM now) - ?2
                 ORDER BY id LIMIT 1
             ), seq)
         ) FROM sqlite_sequence WHERE name = 'bus_messages'

@@ -148,7 +148,11 @@ async fn run(mut turn: Turn) {
     let Some(connection) = &mut turn.connection else {
         return;
     };
-    let written = execute(connection, statements).await;
+    let written = match connections.clock().keep(connection).await {
+        Ok(()) => execute(connection, statements).await,
+        // By a clock that has been set, a lease could end early.
+        Err(error) => Err(error),
+    };
     if written.is_ok() {
         connections.mark_active();
         connections.wake();
