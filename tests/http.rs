@@ -53,7 +53,7 @@ where
 
 /// A wait that fails the test rather than hang it.
 async fn soon<F: Future>(future: F) -> F::Output {
-    let waited = tokio::time::timeout(Duration::from_secs(20), future).await;
+    let waited = tokio::time::timeout(Duration::from_secs(120), future).await;
     waited.expect("it takes too long")
 }
 

@@ -1,16 +1,21 @@
 //! A server of NATS with JetStream, for tests: on a free port, with a directory of its own.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, unused_imports, clippy::unwrap_used)]
 
+#[path = "../support/eventually.rs"]
+mod eventually;
+
+use eventually::BOUND;
 use futures_util::StreamExt;
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
-use tokio::time::timeout;
+use tokio::net::TcpSocket;
 use tower_promises::backend::nats::async_nats::jetstream::{self, stream::Info};
 use tower_promises::backend::nats::async_nats::{self, Client, ConnectOptions};
 use tower_promises::backend::nats::{NatsBackend, NatsBuilder};
 use tower_promises::backend::{BackendError, BusEvent, BusStream};
+
+pub use eventually::{eventually, line_after, soon, until};
 
 pub const SECOND: Duration = Duration::from_secs(1);
 
@@ -18,25 +23,33 @@ pub struct Server {
     process: Option<Child>,
     directory: TempDir,
     port: u16,
+    /// Keeps the port from others, also while the server is away.
+    _reserved: Option<TcpSocket>,
+}
+
+/// A free port that no connection and no other socket gets until the socket is dropped. A server can listen on it
+/// meanwhile.
+fn reserve() -> (u16, Option<TcpSocket>) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    // Other systems let no server listen where this socket is.
+    (port, cfg!(target_os = "linux").then_some(socket))
 }
 
 impl Server {
     /// Starts a server and waits until it answers.
     pub async fn start() -> Self {
-        // Of the ports that are free now, one may be taken by the time the server has it.
-        for _ in 0..5 {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
-            let mut server = Self {
-                process: None,
-                directory: tempfile::tempdir().unwrap(),
-                port: port.unwrap().port(),
-            };
-            server.run();
-            if server.answers().await {
-                return server;
-            }
-        }
-        panic!("nats-server does not start");
+        let (port, reserved) = reserve();
+        let mut server = Self {
+            process: None,
+            directory: tempfile::tempdir().unwrap(),
+            port,
+            _reserved: reserved,
+        };
+        server.start_again().await;
+        server
     }
 
     fn run(&mut self) {
@@ -61,21 +74,16 @@ impl Server {
         self.process = Some(process);
     }
 
-    async fn answers(&mut self) -> bool {
-        let started = timeout(SECOND * 20, async {
-            loop {
-                if self.process.as_mut().unwrap().try_wait().unwrap().is_some() {
-                    return false;
-                }
-                if let Ok(client) = async_nats::connect(self.address()).await {
-                    if client.request("$JS.API.INFO", "".into()).await.is_ok() {
-                        return true;
-                    }
-                }
-                tokio::task::yield_now().await;
-            }
-        });
-        started.await.unwrap_or(false)
+    async fn answers(&mut self) {
+        let address = self.address();
+        eventually("an answer of nats-server", async || {
+            let ended = self.process.as_mut().unwrap().try_wait().unwrap();
+            assert_eq!(ended, None, "nats-server ends before it answers");
+            let client = async_nats::connect(&address).await.ok()?;
+            let answer = client.request("$JS.API.INFO", "".into()).await;
+            answer.ok().map(drop)
+        })
+        .await;
     }
 
     pub fn address(&self) -> String {
@@ -93,12 +101,14 @@ impl Server {
     /// Starts it again, with what it has stored.
     pub async fn start_again(&mut self) {
         self.run();
-        assert!(self.answers().await, "the server starts again");
+        self.answers().await;
     }
 
     pub async fn client(&self) -> Client {
         // Tests of a restart do not wait for longer and longer pauses.
-        let options = ConnectOptions::new().reconnect_delay_callback(|_| SECOND / 20);
+        let options = ConnectOptions::new()
+            .connection_timeout(BOUND)
+            .reconnect_delay_callback(|_| SECOND / 20);
         options.connect(self.address()).await.unwrap()
     }
 
@@ -122,21 +132,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// What an event of another process or thread leads to, or a failure.
-pub async fn soon<F: Future>(future: F) -> F::Output {
-    timeout(SECOND * 30, future).await.expect("it happens")
-}
-
-pub async fn until(what: &str, condition: impl AsyncFn() -> bool) {
-    let wait = async {
-        while !condition().await {
-            tokio::task::yield_now().await;
-        }
-    };
-    let wait = timeout(SECOND * 30, wait).await;
-    assert!(wait.is_ok(), "{what} never happens");
 }
 
 /// The next message.

@@ -1,17 +1,16 @@
 //! An example, started as a process.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, unused_imports, clippy::unwrap_used)]
 
 #[path = "eventually.rs"]
 mod eventually;
 
-use eventually::BOUND;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, Once, mpsc};
 use std::thread::JoinHandle;
 
-pub use eventually::{eventually, soon, until};
+pub use eventually::{BOUND, eventually, soon, until};
 
 /// A running example. Killed, as by `kill -9`, when it is dropped.
 pub struct Example {
