@@ -62,10 +62,11 @@ impl Example {
             eprintln!("{line}");
             append(&shared, &line);
         });
+        let client = reqwest::Client::builder().timeout(BOUND).build();
         let mut example = Self {
             process,
             url: String::new(),
-            client: reqwest::Client::new(),
+            client: client.unwrap(),
             output,
             log,
             readers: [read_output, read_log],
