@@ -73,7 +73,7 @@ impl Chat {
         let page = template.and_then(|template| template.render(context));
         page.map(Html).map_err(|error| {
             // A pass that is discarded ends here as well, for the template has nothing to show yet.
-            if !Promises::current().is_some_and(|promises| promises.is_pending()) {
+            if !Promises::current().is_some_and(|promises| promises.will_discard()) {
                 eprintln!("{error:#}");
             }
             StatusCode::INTERNAL_SERVER_ERROR

@@ -33,7 +33,7 @@ async fn transaction(
     let response = next.run(request).await;
 
     if let Some(transaction) = pass.lock().await.take() {
-        if promises.is_pending() || response.status().is_server_error() {
+        if promises.will_discard() || response.status().is_server_error() {
             println!("pass {}: rolled back", promises.pass());
             transaction.rollback().await?;
         } else {

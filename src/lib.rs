@@ -115,6 +115,13 @@ pub mod axum;
 pub mod backend;
 #[cfg(feature = "util")]
 mod builder;
+#[cfg(any(
+    feature = "operations",
+    feature = "process",
+    feature = "signal",
+    feature = "tasks"
+))]
+mod json;
 #[cfg(feature = "loader")]
 pub mod loader;
 #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]

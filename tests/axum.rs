@@ -6,7 +6,8 @@ mod support;
 use axum::body::Body;
 use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::extract::{DefaultBodyLimit, Path};
-use axum::response::Response;
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Extension, Router};
 use futures_util::{SinkExt, StreamExt};
@@ -14,15 +15,16 @@ use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use std::convert::Infallible;
 use support::{Answer, Log, answer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tower::{ServiceBuilder, ServiceExt};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::trace::TraceLayer;
-use tower_promises::axum::MissingPromiseLayer;
+use tower_promises::promise::MissingPromiseLayer;
 use tower_promises::{
     OnTimeout, OperationLayer, Operations, OrPending, Progress, PromiseError, PromiseLayer,
-    Promises, ServiceBuilderExt, Start, SubmitError,
+    Promises, Rejection, ServiceBuilderExt, Start, SubmitError,
 };
 
 async fn hello(Path(name): Path<String>, promises: Promises) -> Result<String, PromiseError> {
@@ -78,7 +80,7 @@ async fn every_setting_fits_a_router() {
         .promise_timeout(second)
         .timeout(second)
         .on_timeout(OnTimeout::FinalPass)
-        .on_rejection(|rejection| {
+        .on_rejection(|rejection: Rejection| {
             Response::builder()
                 .status(rejection.status())
                 .body(Body::from("custom"))
@@ -173,11 +175,11 @@ async fn a_pending_error_is_a_503_inside_of_the_layer() {
         let response = next.run(request).await;
         match promises.pass() {
             1 => assert_eq!(
-                (response.status().as_u16(), promises.is_pending()),
+                (response.status().as_u16(), promises.will_discard()),
                 (503, true)
             ),
             _ => assert_eq!(
-                (response.status().as_u16(), promises.is_pending()),
+                (response.status().as_u16(), promises.will_discard()),
                 (200, false)
             ),
         }
@@ -215,6 +217,75 @@ async fn body_limits_answer_413_as_without_the_layer() {
         );
         let request = Request::post("/").body(Body::from("abc")).unwrap();
         assert_eq!(ask(app, request).await.body, "abc");
+    }
+}
+
+/// Sends what is no whole request, closes its half of the connection, and returns the body of the response.
+async fn exchange_broken(app: Router, request: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    let (_, body) = response.split_once("\r\n\r\n").unwrap();
+    body.to_owned()
+}
+
+#[tokio::test]
+async fn a_broken_body_prints_as_without_the_layer() {
+    async fn raw(body: Body) -> String {
+        match axum::body::to_bytes(body, 1024).await {
+            Ok(_) => "read".to_owned(),
+            Err(error) => error.to_string(),
+        }
+    }
+    let app = Router::new()
+        .route("/raw", post(raw))
+        .route("/text", post(async |text: String| text))
+        .route(
+            "/json",
+            post(async |json: axum::Json<u8>| json.0.to_string()),
+        );
+    async fn ask_for(promises: Promises, request: Request<Body>, next: Next) -> Response {
+        let response = next.run(request).await;
+        // The first pass has read the error, the second reads it again.
+        match promises.result_or_submit("x", async || ()) {
+            Ok(()) => response,
+            Err(error) => error.into_response(),
+        }
+    }
+    let one_pass = app.clone().layer(PromiseLayer::new());
+    let two_passes = app
+        .clone()
+        .layer(from_fn(ask_for))
+        .layer(PromiseLayer::new());
+    let broken = [
+        "content-length: 10\r\n\r\nabc",
+        "transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n",
+        "transfer-encoding: chunked\r\n\r\n3\r\nabc\r\nno length\r\nabc\r\n0\r\n\r\n",
+    ];
+    for path in ["/raw", "/text", "/json"] {
+        for rest in broken {
+            let request = format!(
+                "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+                 content-type: application/json\r\n{rest}"
+            );
+            let without = exchange_broken(app.clone(), &request).await;
+            assert!(
+                without.contains("error reading a body from connection"),
+                "{without}"
+            );
+            for app in [&one_pass, &two_passes] {
+                assert_eq!(
+                    exchange_broken(app.clone(), &request).await,
+                    without,
+                    "{request}"
+                );
+            }
+        }
     }
 }
 

@@ -11,11 +11,12 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited, StreamBody};
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Mutex;
-use support::{Counter, Log, answer, post, promises, text, text_response};
+use support::{Counter, Log, NoRejection, answer, post, promises, text, text_response};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::body::{ReplayBody, ReplayError};
+use tower_promises::promise::EmptyResponseForRejection;
 use tower_promises::{BoxError, PromiseLayer, Rejection};
 
 fn frames<E>(
@@ -177,9 +178,9 @@ async fn a_body_that_outlives_its_pass_gets_an_error_and_pass_2_reads_all() {
                         // It is woken, though no frame has come.
                         let error = next.await.unwrap().unwrap_err();
                         errors.send(error).await.unwrap();
-                        assert!(body.frame().await.unwrap().is_err());
-                        assert!(!body.is_end_stream());
-                        assert!(body.size_hint().upper().is_none());
+                        assert!(body.frame().await.is_none());
+                        assert!(body.is_end_stream());
+                        assert_eq!(body.size_hint().exact(), Some(0));
                     });
                     waiting.await?;
                     promises.result_or_submit("x", async || ())?;
@@ -217,6 +218,8 @@ async fn an_error_of_the_body_replays_as_the_same_error() {
         assert_eq!(body.frame().await.unwrap()?.into_data().unwrap(), "one");
         let error = body.frame().await.unwrap().unwrap_err();
         assert!(body.frame().await.is_none());
+        // It prints as it does without the layer.
+        assert_eq!(error.to_string(), "connection reset");
         errors
             .lock()
             .unwrap()
@@ -233,6 +236,98 @@ async fn an_error_of_the_body_replays_as_the_same_error() {
         *errors.lock().unwrap(),
         ["connection reset", "connection reset"]
     );
+}
+
+/// Reads to the end as a reader does that skips errors. Returns the errors.
+async fn errors_of<B>(mut body: ReplayBody<B>) -> Vec<BoxError>
+where
+    B: Body<Error: Into<BoxError>>,
+{
+    let mut errors = Vec::new();
+    while let Some(frame) = body.frame().await {
+        errors.extend(frame.err());
+        assert!(errors.len() < 3, "the error comes again and again");
+    }
+    assert!(body.is_end_stream());
+    assert_eq!(body.size_hint().exact(), Some(0));
+    errors
+}
+
+#[tokio::test]
+async fn a_refused_reader_gets_one_error_and_then_the_end() {
+    let superseded = ReplayBody::new(Full::new(Bytes::from("data")));
+    let newer = superseded.replay();
+    newer.collect().await.unwrap();
+    let errors = errors_of(superseded).await;
+    assert!(matches!(
+        errors[0].downcast_ref(),
+        Some(ReplayError::Superseded)
+    ));
+
+    let present = ReplayBody::with_max_bytes(frames::<Infallible>([data("too large")]), 3);
+    let too_large = present.replay();
+    present.collect().await.unwrap();
+    let errors = errors_of(too_large).await;
+    assert!(matches!(
+        errors[0].downcast_ref(),
+        Some(ReplayError::TooLarge { limit: 3 })
+    ));
+
+    // A replay that was made before the request was answered.
+    let layer = PromiseLayer::new().on_rejection(EmptyResponseForRejection);
+    let service = layer.layer(service_fn(async |request: support::TestRequest| {
+        let replay = request.body().replay();
+        request.into_body().collect().await?;
+        Ok::<_, BoxError>(http::Response::new(replay))
+    }));
+    let released = service.oneshot(post("data")).await.unwrap().into_body();
+    let errors = errors_of(released).await;
+    assert!(matches!(
+        errors[0].downcast_ref(),
+        Some(ReplayError::Released)
+    ));
+}
+
+/// It is about the memory that the part would take, which the tests of the gauge and of memory see.
+#[tokio::test]
+async fn a_body_that_says_that_it_is_too_large_is_not_kept_up_to_the_limit() {
+    for (length, is_kept) in [(100, true), (101, false)] {
+        let sized = Sized {
+            body: frames::<Infallible>([(); 10].map(|()| data("ten bytes "))),
+            length,
+        };
+        let mut first = ReplayBody::with_max_bytes(sized, 100);
+        let (unread, second) = (first.replay(), first.replay());
+        assert!(unread.is_replayable());
+        first.frame().await.unwrap().unwrap();
+        assert_eq!(second.is_replayable(), is_kept, "of {length}");
+        let kept = format!("{first:?}");
+        assert_eq!(kept.contains("kept_bytes: 0"), !is_kept, "{kept}");
+        // The reader goes on unharmed.
+        assert_eq!(first.collect().await.unwrap().to_bytes().len(), 90);
+    }
+}
+
+/// A body that says how long it is.
+struct Sized<B> {
+    body: B,
+    length: u64,
+}
+
+impl<B: Body + Unpin> Body for Sized<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        pin!(&mut self.body).poll_frame(cx)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.length)
+    }
 }
 
 #[tokio::test]
@@ -452,7 +547,7 @@ async fn a_replay_set_aside_serves_a_retry() {
 async fn a_published_response_may_go_on_reading_and_nothing_is_kept() {
     let (sender, receiver) = mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
     let alive = Counter::default();
-    let layer = PromiseLayer::new().on_rejection(|rejection| panic!("{rejection}"));
+    let layer = PromiseLayer::new().on_rejection(NoRejection);
     let service = layer.layer(service_fn(async |request: Request<_>| {
         promises(&request).result_or_submit("x", async || ())?;
         let mut body: ReplayBody<_> = request.into_body();

@@ -17,8 +17,8 @@ const PAGE: &str = r#"<!doctype html><title>test</title><link rel="icon" href="/
 <noscript><p id="without">no scripts</p></noscript>
 <script src="/script"></script>"#;
 
-const SCRIPT: &str =
-    "document.body.append('scripted'); setTimeout(() => { document.title = 'later' }, 100);";
+const SCRIPT: &str = "document.body.append('scripted'); setTimeout(() => { document.title = 'later' }, 100);
+document.addEventListener('visibilitychange', () => { document.title = document.visibilityState });";
 
 async fn serve() -> String {
     let app = Router::new()
@@ -122,4 +122,35 @@ async fn does_without_the_network() {
     assert!(!browser.evaluate::<bool>(fetch).await);
     browser.online(true).await;
     assert!(browser.evaluate::<bool>(fetch).await);
+}
+
+#[tokio::test]
+async fn shows_one_tab_and_hides_the_others() {
+    let url = serve().await;
+    let browser = Browser::start().await;
+    let mut tabs = Vec::new();
+    for is_kept_visible in [true, false, false] {
+        let tab = browser.open_tab().await;
+        if is_kept_visible {
+            browser.keep_visible().await;
+        }
+        browser.open(&url).await;
+        browser.until("document.title === 'later'").await;
+        tabs.push(tab);
+    }
+    browser.until_title(&tabs[1], "hidden").await;
+    browser.show(&tabs[1]).await;
+    browser.until_title(&tabs[2], "hidden").await;
+    browser.until_title(&tabs[1], "visible").await;
+    assert_eq!(browser.title(&tabs[0]).await, "later");
+}
+
+#[tokio::test]
+async fn takes_other_hosts_for_insecure() {
+    let url = serve().await;
+    let browser = Browser::start().await;
+    for (host, is_secure) in [("127.0.0.1", true), ("site.test", false)] {
+        browser.open(&url.replace("127.0.0.1", host)).await;
+        assert_eq!(browser.evaluate::<bool>("isSecureContext").await, is_secure);
+    }
 }

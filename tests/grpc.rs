@@ -65,7 +65,7 @@ async fn connect() -> Channel {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     // A rejection in the terms of gRPC.
-    let layer = PromiseLayer::new().on_rejection(|rejection| {
+    let layer = PromiseLayer::new().on_rejection(|rejection: Rejection| {
         let status = match rejection {
             Rejection::BodyTooLarge { .. } => Status::resource_exhausted("message too large"),
             Rejection::TimedOut { .. } => Status::deadline_exceeded("took too long"),

@@ -190,10 +190,10 @@ async fn a_cancelled_promise_is_never_polled_and_the_placeholder_published() {
             polled.add();
         };
         promises.result_or_submit("x", work).or_pending(())?;
-        assert!(promises.is_pending());
+        assert!(promises.will_discard());
         assert!(promises.cancel("x"));
         assert_eq!(dropped.get(), 1);
-        assert!(!promises.is_pending());
+        assert!(!promises.will_discard());
         assert!(!promises.cancel("x"), "there is nothing left to cancel");
         assert!(matches!(
             promises.result::<()>("x"),
@@ -218,7 +218,7 @@ async fn a_published_pass_drops_what_is_pending_unpolled() {
             })?;
             promises.publish();
         }
-        assert!(!promises.is_pending(), "a transaction is to be committed");
+        assert!(!promises.will_discard(), "a transaction is to be committed");
         Ok("placeholder".to_owned())
     });
     let answer = answer.await.unwrap();
@@ -436,7 +436,7 @@ fn a_handle_with_results_stands_for_the_second_pass() {
     let error = promises.result::<u32>("weather").unwrap_err();
     assert!(matches!(error, PromiseError::TimedOut { .. }));
     assert_eq!(error.status(), 504);
-    assert!(!promises.is_pending());
+    assert!(!promises.will_discard());
 }
 
 #[test]
@@ -454,4 +454,29 @@ fn of_two_results_of_the_same_name_the_last_stands() {
             "{error:?}"
         );
     }
+}
+
+#[test]
+fn a_typed_key_names_its_promise_everywhere() {
+    const ANSWER: PromiseKey<u32> = PromiseKey::new("answer");
+    let other = PromiseKey::<String>::named(String::from("other"));
+    let promises = Promises::with_results(PromiseResults::new().value(ANSWER, 7));
+    assert!(promises.clear(ANSWER));
+    promises.submit(ANSWER, async { 8 }).unwrap();
+    promises.submit(&other, async { String::new() }).unwrap();
+    assert!(promises.cancel(&other));
+    assert!(promises.reset(ANSWER));
+    assert!(promises.reset(other));
+    assert!(!promises.reset("answer"));
+}
+
+#[tokio::test]
+async fn the_current_promises_or_which_layer_is_missing() {
+    let error = Promises::try_current().unwrap_err();
+    assert!(error.to_string().contains("`PromiseLayer`"), "{error}");
+    let answer = ask(PromiseLayer::new(), |_| {
+        let promises = Promises::try_current()?;
+        Ok(promises.result_or_submit("x", async || "kept".to_owned())?)
+    });
+    assert_eq!(answer.await.unwrap().body, "kept");
 }

@@ -16,7 +16,7 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
-use support::{Counter, promises};
+use support::{Counter, NoRejection, promises};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -300,7 +300,7 @@ async fn content_length_and_trailers_of_a_request() {
 
 #[tokio::test]
 async fn trailers_of_a_response() {
-    let layer = PromiseLayer::new().on_rejection(|rejection| panic!("{rejection}"));
+    let layer = PromiseLayer::new().on_rejection(NoRejection);
     let address = serve(layer.layer(service_fn(async |request: ServerRequest| {
         promises(&request).result_or_submit("x", async || ())?;
         let mut trailers = HeaderMap::new();
@@ -326,7 +326,7 @@ async fn trailers_of_a_response() {
 async fn a_request_body_streams_through_both_ways() {
     let address = serve(
         PromiseLayer::new()
-            .on_rejection(|rejection| panic!("{rejection}"))
+            .on_rejection(NoRejection)
             .layer(service_fn(async |request: ServerRequest| {
                 promises(&request).result_or_submit("x", async || ())?;
                 Ok::<_, BoxError>(Response::new(request.into_body()))

@@ -8,6 +8,8 @@ mod browser;
 mod example;
 #[path = "support/site.rs"]
 mod site;
+#[path = "operation_browser/tabs.rs"]
+mod tabs;
 
 use browser::Browser;
 use example::Example;

@@ -7,6 +7,8 @@ mod support;
 
 use axum::body::Body;
 use axum::extract::Request;
+use axum::middleware::map_response;
+use axum::response::Response;
 use http::HeaderMap;
 use http_body_util::BodyExt;
 use operation::{App, SECOND, memory, number, progress, request, two_machines};
@@ -15,6 +17,9 @@ use std::time::Duration;
 use support::soon;
 use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt;
+use tower_http::compression::predicate::{Predicate, SizeAbove};
+use tower_http::compression::{CompressionLayer, DefaultPredicate};
+use tower_http::decompression::DecompressionLayer;
 
 /// A block of an event stream, as a browser reads it.
 #[derive(Clone, Debug, Default)]
@@ -100,6 +105,9 @@ async fn section_5_events_come_as_it_happens_and_end_with_done() {
     let mut events = Events::open(&app, &path, None).await;
     assert_eq!(events.headers["content-type"], "text/event-stream");
     assert_eq!(events.headers["cache-control"], "no-store");
+    // What asks proxies to pass on each event as it comes.
+    assert_eq!(events.headers["incremental"], "?1");
+    assert_eq!(events.headers["x-accel-buffering"], "no");
     let mut seen = Vec::new();
     while let Some(event) = soon(events.next()).await {
         assert_eq!(
@@ -272,7 +280,7 @@ async fn section_5_ids_agree_between_machines() {
         "{far:?}"
     );
     let half = near[near.len() / 2].id;
-    // Whoever reconnects to the other machine goes on where it was.
+    // A client that reconnects to the other machine goes on where it was.
     let rest = Events::open(&there, &path, Some(half)).await.rest().await;
     assert_eq!(rest.len(), 1);
     assert_eq!(rest[0].id, near.last().unwrap().id);
@@ -310,4 +318,50 @@ async fn section_5_an_id_that_was_never_given_out_says_nothing() {
         let answer = app.ask(&line, &[("last-event-id", id)]).await;
         assert!(answer.body.contains("event: done\n"), "{id:?} {answer:?}");
     }
+}
+
+/// Work behind a compression layer, for clients that decompress. `x-encoding` says how a response was sent.
+fn compressed(predicate: impl Predicate + Send + Sync + 'static) -> App {
+    let mut app = App::working(memory().heartbeat(SECOND * 15));
+    app.router = app
+        .router
+        .layer(CompressionLayer::new().compress_when(predicate))
+        .layer(map_response(async |mut response: Response| {
+            if let Some(encoding) = response.headers().get("content-encoding").cloned() {
+                response.headers_mut().insert("x-encoding", encoding);
+            }
+            response
+        }))
+        .layer(DecompressionLayer::new());
+    app
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_5_events_come_as_it_happens_through_compression() {
+    let app = compressed(SizeAbove::default());
+    let start = Instant::now();
+    let path = app.start("POST /?ms=100000&steps=2", &[]).await;
+    let mut events = Events::open(&app, &path, None).await;
+    assert_eq!(events.headers["x-encoding"], "gzip");
+    // An encoder that keeps back what it has would hand it on with the next heartbeat, or at the end.
+    let mut seen = Vec::new();
+    while let Some(event) = soon(events.next()).await {
+        seen.push((event.data["progress"].as_u64(), start.elapsed().as_secs()));
+    }
+    seen.dedup();
+    assert_eq!(seen, [(None, 2), (Some(50), 50), (Some(100), 100)]);
+    assert_eq!(events.comments, 6, "heartbeats come through as well");
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_5_compression_leaves_events_alone_by_default() {
+    let app = compressed(DefaultPredicate::new());
+    let path = app.start("POST /?ms=10000&steps=1", &[]).await;
+    let document = app.get(&path).await;
+    assert_eq!(document.header("x-encoding"), "gzip");
+    let mut events = Events::open(&app, &path, None).await;
+    assert!(!events.headers.contains_key("x-encoding"));
+    let start = Instant::now();
+    assert_eq!(soon(events.next()).await.unwrap().name, "status");
+    assert_eq!(start.elapsed(), Duration::ZERO);
 }

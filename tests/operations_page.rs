@@ -29,7 +29,7 @@ async fn browse(app: &App, path: &str) -> Answer {
     app.ask(&format!("GET {path}"), &[HTML]).await
 }
 
-/// Checks that a page works where a site allows no inline code, and tells nobody its address.
+/// Checks that a page works where a site allows no inline code, and does not send its address to other sites.
 fn assert_harmless(page: &Answer) {
     let content_type = page.header("content-type");
     assert_eq!(content_type, "text/html; charset=utf-8");
@@ -236,7 +236,7 @@ async fn section_6_the_page_can_be_replaced() {
     assert_eq!(answer.header("content-type"), "text/html; charset=utf-8");
     assert_eq!(answer.header("referrer-policy"), "no-referrer");
     assert_eq!(answer.header("cache-control"), "no-store");
-    // Nobody knows what a page of somebody else needs.
+    // The layer does not know what a page of the application needs.
     assert_eq!(answer.header("content-security-policy"), "");
     // What has ended leads to the result all the same.
     app.ended(&path).await;

@@ -49,7 +49,7 @@ async fn a_handle_whose_request_has_ended_is_harmless() {
         let text = "promise `x` was asked for through the handle of a pass that is over";
         assert_eq!(error.to_string(), text);
         promises.publish();
-        assert!(!promises.is_pending());
+        assert!(!promises.will_discard());
         assert!(!promises.cancel("x"));
     }
 }
@@ -191,7 +191,7 @@ fn a_cancel_that_comes_too_late_changes_nothing() {
             start.wait();
             promises.cancel("x")
         });
-        let is_wanted = promises.is_pending();
+        let is_wanted = promises.will_discard();
         assert_ne!(is_cancelled, is_wanted);
     }
 }

@@ -24,7 +24,7 @@ async fn resolve_waits_in_place_and_costs_no_pass() {
             Ok::<_, std::io::Error>(2)
         });
         let (a, b) = join(a, b).await;
-        assert!(!promises.is_pending());
+        assert!(!promises.will_discard());
         Ok(format!("{}", a? + b?))
     });
     let answer = answer.await.unwrap();

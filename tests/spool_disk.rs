@@ -15,7 +15,7 @@ use std::io;
 use std::path::Path;
 use std::pin::pin;
 use std::task::{Context, Waker};
-use support::{Log, promises, text, text_response};
+use support::{Log, NoRejection, promises, text, text_response};
 use tempfile::TempDir;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::body::{ReplayBody, ReplayError, Spool};
@@ -292,7 +292,7 @@ fn a_published_response_may_go_on_reading_and_the_file_is_closed_behind_it() {
         let layer = PromiseLayer::new()
             .max_body_bytes(CHUNK)
             .spool_dir(directory.path())
-            .on_rejection(|rejection| panic!("{rejection}"));
+            .on_rejection(NoRejection);
         let service = layer.layer(service_fn(async |request: Request<_>| {
             let promises = promises(&request);
             let mut body: ReplayBody<_> = request.into_body();

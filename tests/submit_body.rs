@@ -281,3 +281,15 @@ async fn a_body_that_was_given_away_is_not_taken_back() {
     );
     assert_eq!(answer.await.body, "5");
 }
+
+#[tokio::test]
+async fn a_promise_that_reads_the_body_is_asked_for_and_read_in_one_call() {
+    let answer = send(PromiseLayer::new(), post("hello"), async |promises, _| {
+        let size = promises.result_or_submit_body("size", async |body: RequestBody| {
+            body.collect().await.map_or(0, |body| body.to_bytes().len())
+        })?;
+        Ok(size.to_string())
+    });
+    let answer = answer.await;
+    assert_eq!((answer.body.as_str(), answer.passes), ("5", 2));
+}

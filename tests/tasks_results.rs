@@ -233,7 +233,7 @@ async fn an_id_is_submitted_once() {
     let again = process
         .tasks
         .service("main")
-        .call(act("other"))
+        .call(act("x"))
         .with_id("order/7");
     assert_eq!(soon(again).await.unwrap(), "x");
     assert_eq!(process.begun.get(), 1);
@@ -445,7 +445,7 @@ async fn a_task_or_output_of_another_type_is_an_error() {
         .service(TaskService::builder("main").task::<Count>())
         .build();
     let error = soon(other.service("main").call(Count)).await.unwrap_err();
-    assert!(matches!(error, TaskError::Failed { .. }), "{error:?}");
+    assert!(matches!(error, TaskError::Dead { .. }), "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -305,7 +305,7 @@ async fn an_unknown_type_of_task_is_a_dead_letter_in_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_envelope_that_is_no_task_is_dropped() {
+async fn an_envelope_that_is_no_task_keeps_none_from_running() {
     let log = Log::start();
     let backend = Backend::memory();
     let envelope = Envelope::new("task/main", "x", "no task".into());

@@ -123,7 +123,7 @@ async fn the_final_pass_renders_what_there_is() {
                     matches!(more, Err(PromiseError::TimedOut { .. })),
                     "{more:?}"
                 );
-                assert!(!promises.is_pending());
+                assert!(!promises.will_discard());
                 "timed out"
             }
             Err(error) => return Err(error.into()),

@@ -30,32 +30,12 @@ pub use operation::MissingOperationLayer;
 pub use task::MissingTaskLayer;
 
 use crate::problem;
-use crate::promise::{PromiseError, Promises, SubmitError};
+use crate::promise::{MissingPromiseLayer, PromiseError, Promises, SubmitError};
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
 use http::{StatusCode, request::Parts};
 use std::convert::Infallible;
 use std::error::Error;
-use std::fmt;
-
-/// Rejection of the extractor [`Promises`] where no [`PromiseLayer`](crate::PromiseLayer) wraps the
-/// handler.
-///
-/// The client gets a 500 which says that the server is misconfigured; the log says what is missing.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct MissingPromiseLayer;
-
-impl fmt::Display for MissingPromiseLayer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "the extractor `Promises` needs `PromiseLayer` around the handler: add \
-             `.layer(PromiseLayer::new())` to the router, after its routes",
-        )
-    }
-}
-
-impl Error for MissingPromiseLayer {}
 
 impl IntoResponse for MissingPromiseLayer {
     fn into_response(self) -> Response {

@@ -38,12 +38,25 @@ pub enum BackendError {
         /// What the adapter has to say about it.
         error: Arc<dyn Error + Send + Sync>,
     },
+    /// What is stored is not what this version of the program reads: another version has stored it. It stays as it is,
+    /// and a version that knows it can read it.
+    Unreadable {
+        /// What serde says.
+        error: Arc<dyn Error + Send + Sync>,
+    },
 }
 
 impl BackendError {
     /// The error of an adapter whose backend cannot be reached, or has failed.
     pub fn unavailable(error: impl Into<BoxError>) -> Self {
         Self::Unavailable {
+            error: error.into().into(),
+        }
+    }
+
+    /// The error of stored data that this version of the program cannot read.
+    pub fn unreadable(error: impl Into<BoxError>) -> Self {
+        Self::Unreadable {
             error: error.into().into(),
         }
     }
@@ -60,6 +73,7 @@ impl fmt::Display for BackendError {
             Self::Full => f.write_str("the backend is full"),
             Self::TimedOut { after } => write!(f, "the backend did not answer within {after:?}"),
             Self::Unavailable { .. } => f.write_str("the backend is not available"),
+            Self::Unreadable { .. } => f.write_str("this version cannot read what is stored"),
         }
     }
 }
@@ -67,7 +81,7 @@ impl fmt::Display for BackendError {
 impl Error for BackendError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Unavailable { error } => Some(&**error),
+            Self::Unavailable { error } | Self::Unreadable { error } => Some(&**error),
             _ => None,
         }
     }

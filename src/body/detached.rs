@@ -27,8 +27,11 @@ impl RequestBody {
             body: body.boxed_unsync(),
         }
     }
+}
 
-    pub(crate) fn empty() -> Self {
+/// A body that is empty from the start.
+impl Default for RequestBody {
+    fn default() -> Self {
         Self {
             body: UnsyncBoxBody::default(),
         }

@@ -14,8 +14,8 @@ use std::{io, path::Path};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ReplayError {
-    /// The original body failed. Its error is the [`source`](Error::source), the same one for every
-    /// reader.
+    /// The original body failed. This prints as the body's own error, which is the
+    /// [`source`](Error::source) and the same one for every reader.
     Body(Arc<dyn Error + Send + Sync>),
     /// A newer reader of the same body has taken over.
     Superseded,
@@ -40,7 +40,8 @@ pub enum ReplayError {
 impl fmt::Display for ReplayError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Body(_) => f.write_str("the request body could not be read"),
+            // What handlers show is the text that they would show without the wrapper.
+            Self::Body(error) => error.fmt(f),
             Self::Superseded => {
                 f.write_str("the request body is being read again by a newer reader")
             }

@@ -31,13 +31,15 @@
 //!    Trailers and errors replay too. Neighbouring small frames may come back as one.
 //! 3. Large frames are kept by reference count and not copied. Small ones are copied together, so
 //!    that a body of many tiny frames costs about as much memory as it has bytes.
-//! 4. At most a set number of bytes is kept, [`DEFAULT_MAX_BYTES`] unless you say otherwise. What goes
+//! 4. At most a set number of bytes is kept, by default 2 MiB. What goes
 //!    beyond it can go on in a [temporary file](#temporary-files), with a limit of its own. A body that
 //!    outgrows the limits is handed through unharmed to its present reader; only replay ends:
 //!    what was kept is freed, [`ReplayBody::is_replayable`] turns false and later readers get an
 //!    error of the kind [`ReplayError::TooLarge`].
+//!    A body whose size hint already exceeds the limits when the first frame is asked for is not kept at all.
 //! 5. There is one reader at a time, the newest that has asked for a frame. An older one gets
-//!    [`ReplayError::Superseded`] from then on; it takes no frame away from the newer one.
+//!    [`ReplayError::Superseded`]; it takes no frame away from the newer one. Every error ends the body for the
+//!    reader that gets it: what follows is the end.
 //! 6. [`size_hint`] and [`is_end_stream`] are exact wherever the original's are. A body that is empty
 //!    from the start is dropped at once, and wrapping it allocates nothing.
 //!
@@ -74,7 +76,8 @@
 //! # Errors
 //!
 //! A reader's error is a [`BoxError`](crate::BoxError) that holds a [`ReplayError`], whose source is the original
-//! body's error, or that of the file. There is one exception: where the original's error is, or is caused by, a
+//! body's error, or that of the file. The original body's error prints as it does without the wrapper; to find its
+//! type, look through the sources. There is one exception: where the original's error is, or is caused by, a
 //! [`LengthLimitError`], every reader gets a [`LengthLimitError`], because servers such as axum
 //! recognise it by its type and answer 413.
 //!
@@ -106,7 +109,9 @@ mod state;
 
 pub use detached::RequestBody;
 pub use error::ReplayError;
-pub(crate) use replay::Detach;
-pub use replay::{DEFAULT_MAX_BYTES, ReplayBody};
+pub use replay::ReplayBody;
+pub(crate) use replay::{DEFAULT_MAX_BYTES, Detach};
 #[cfg(feature = "spool")]
-pub use spool::{DEFAULT_MAX_SPOOL_BYTES, Spool};
+pub(crate) use spool::DEFAULT_MAX_SPOOL_BYTES;
+#[cfg(feature = "spool")]
+pub use spool::Spool;

@@ -12,9 +12,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-/// How many bytes of a body are kept for replay unless you say otherwise: 2 MiB, which is also what
-/// axum's extractors accept by default.
-pub const DEFAULT_MAX_BYTES: usize = 2 * 1024 * 1024;
+/// How many bytes of a body are kept for replay by default.
+pub(crate) const DEFAULT_MAX_BYTES: usize = 2 * 1024 * 1024;
 
 /// A body that can be read again. See the [module docs](crate::body).
 ///
@@ -28,13 +27,15 @@ struct Reader<B> {
     state: Arc<Mutex<State<B>>>,
     /// Readers are numbered as they are made. A higher number supersedes a lower one.
     number: u32,
+    /// The reader was refused with an error, which ends the body for it.
+    is_refused: bool,
 }
 
 impl<B> ReplayBody<B>
 where
     B: Body,
 {
-    /// Wraps `body` and keeps at most [`DEFAULT_MAX_BYTES`] of it for replay.
+    /// Wraps `body` and keeps at most 2 MiB of it for replay, which is what axum's extractors accept by default.
     #[must_use]
     pub fn new(body: B) -> Self {
         Self::with_max_bytes(body, DEFAULT_MAX_BYTES)
@@ -46,12 +47,13 @@ where
     #[must_use]
     pub fn with_max_bytes(body: B, limit: usize) -> Self {
         if body.is_end_stream() {
-            return Self::empty();
+            return Self::default();
         }
         Self {
             shared: Some(Reader {
                 state: Arc::new(Mutex::new(State::new(body, limit))),
                 number: 0,
+                is_refused: false,
             }),
         }
     }
@@ -99,7 +101,11 @@ impl<B> Reader<B> {
     fn new(state: &Arc<Mutex<State<B>>>) -> Self {
         let state = Arc::clone(state);
         let number = lock(&state).next_number();
-        Self { state, number }
+        Self {
+            state,
+            number,
+            is_refused: false,
+        }
     }
 }
 
@@ -143,11 +149,6 @@ where
 }
 
 impl<B> ReplayBody<B> {
-    /// A body that is empty from the start.
-    pub(crate) fn empty() -> Self {
-        Self { shared: None }
-    }
-
     /// Makes another reader of the same body, which starts at the beginning.
     ///
     /// The new reader takes over when it asks for its first frame; until then the present one goes
@@ -193,6 +194,7 @@ impl<B> ReplayBody<B> {
         let shared = self.shared.as_ref().map(|reader| Reader {
             state: Arc::clone(&reader.state),
             number: reader.number,
+            is_refused: false,
         });
         Self { shared }
     }
@@ -201,7 +203,7 @@ impl<B> ReplayBody<B> {
     /// the body, and an error if it cannot be replayed.
     pub(crate) fn for_next_pass(&self) -> Result<Self, ReplayError> {
         if self.shared.is_none() || self.is_given() {
-            return Ok(Self::empty());
+            return Ok(Self::default());
         }
         let body = self.replay();
         body.take_over()?;
@@ -253,16 +255,19 @@ where
     type Error = BoxError;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Some(reader) = &self.shared else {
+        let Some(reader) = self.shared.as_mut().filter(|reader| !reader.is_refused) else {
             return Poll::Ready(None);
         };
         let mut state = lock(&reader.state);
         let superseded = match state.admit(reader.number) {
             Ok(superseded) => superseded,
-            Err(error) => return Poll::Ready(Some(Err(error.into()))),
+            Err(error) => {
+                reader.is_refused = true;
+                return Poll::Ready(Some(Err(error.into())));
+            }
         };
         let frame = state.poll_frame(cx);
         let former = frame.is_pending().then(|| state.park(cx.waker())).flatten();
@@ -278,16 +283,23 @@ where
 
     fn is_end_stream(&self) -> bool {
         match &self.shared {
-            Some(reader) => lock(&reader.state).is_end_stream(reader.number),
-            None => true,
+            Some(reader) if !reader.is_refused => lock(&reader.state).is_end_stream(reader.number),
+            _ => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.shared {
-            Some(reader) => lock(&reader.state).size_hint(reader.number),
-            None => SizeHint::with_exact(0),
+            Some(reader) if !reader.is_refused => lock(&reader.state).size_hint(reader.number),
+            _ => SizeHint::with_exact(0),
         }
+    }
+}
+
+/// A body that is empty from the start.
+impl<B> Default for ReplayBody<B> {
+    fn default() -> Self {
+        Self { shared: None }
     }
 }
 

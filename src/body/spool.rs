@@ -1,8 +1,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// How many bytes of a body may go to its temporary file unless you say otherwise: 64 MiB.
-pub const DEFAULT_MAX_SPOOL_BYTES: u64 = 64 * 1024 * 1024;
+/// How many bytes of a body may go to its temporary file by default.
+pub(crate) const DEFAULT_MAX_SPOOL_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Where a [`ReplayBody`](super::ReplayBody) goes on once it has outgrown memory, and how far.
 ///
@@ -16,7 +16,7 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// Temporary files in `directory`, each of at most [`DEFAULT_MAX_SPOOL_BYTES`].
+    /// Temporary files in `directory`, each of at most 64 MiB.
     ///
     /// The directory must exist and be writable. Mind that it is memory where the file system is a
     /// `tmpfs`, as the system's temporary directory often is.
@@ -27,8 +27,7 @@ impl Spool {
         }
     }
 
-    /// Sets how many bytes of one body may go to its file. Default [`DEFAULT_MAX_SPOOL_BYTES`],
-    /// 64 MiB.
+    /// Sets how many bytes of one body may go to its file. Default 64 MiB.
     ///
     /// Each body has a file of its own: a server needs this much for every request it handles at the
     /// same time.

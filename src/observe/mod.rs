@@ -85,7 +85,4 @@ pub mod metrics;
 mod server_timing;
 
 #[cfg(feature = "server-timing")]
-pub use server_timing::{
-    DEFAULT_MAX_BYTES, DEFAULT_MAX_ENTRIES, ServerTimingFuture, ServerTimingLayer,
-    ServerTimingService,
-};
+pub use server_timing::{ServerTimingFuture, ServerTimingLayer, ServerTimingService};

@@ -75,6 +75,15 @@ impl<R> From<Bytes> for OperationBody<R> {
     }
 }
 
+/// An empty body.
+///
+/// Middleware that answers in place of the inner service needs it, for example the CORS and timeout layers of tower-http.
+impl<R> Default for OperationBody<R> {
+    fn default() -> Self {
+        Self::from(Bytes::new())
+    }
+}
+
 impl<R> Body for OperationBody<R>
 where
     R: Body<Data = Bytes>,
@@ -159,14 +168,24 @@ pin_project! {
     }
 }
 
+/// An empty body.
+impl<B: Body> Default for OperationRequestBody<B> {
+    fn default() -> Self {
+        Self {
+            read: Bytes::new(),
+            rest: None,
+            trailers: None,
+            error: None,
+        }
+    }
+}
+
 impl<B: Body> OperationRequestBody<B> {
     /// The body as it comes from the client.
     pub(super) fn streaming(body: B) -> Self {
         Self {
-            read: Bytes::new(),
             rest: Some(Box::pin(body)),
-            trailers: None,
-            error: None,
+            ..Self::default()
         }
     }
 

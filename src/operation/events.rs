@@ -8,7 +8,7 @@ use super::record::{Key, Record};
 use super::reply::{Reply, no_store};
 use super::status::document;
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, Method, Response, StatusCode, request};
 use std::sync::Arc;
@@ -16,7 +16,9 @@ use tokio::select;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+const INCREMENTAL: HeaderName = HeaderName::from_static("incremental");
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// When a client whose stream broke is to connect again.
 const RETRY_MILLISECONDS: u32 = 2000;
@@ -56,13 +58,14 @@ pub(super) fn answer<R>(
             let event = events.next().await?;
             Some((event, events))
         });
-        OperationBody::stream(Box::pin(events))
+        // A compression layer polls a body again after its end.
+        OperationBody::stream(Box::pin(events.fuse()))
     });
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    // Asks a proxy of the nginx kind to hand each event on at once.
-    let buffering = HeaderName::from_static("x-accel-buffering");
-    headers.insert(buffering, HeaderValue::from_static("no"));
+    // Both ask proxies to forward each event at once: RFC 10036, and what nginx and its relatives know.
+    headers.insert(INCREMENTAL, HeaderValue::from_static("?1"));
+    headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
     no_store(headers);
     response
 }
@@ -79,7 +82,7 @@ struct Events {
 }
 
 impl Events {
-    /// The next event or comment. It has the newest state, however long nobody has asked for it.
+    /// The next event or comment. An event has the newest state, however long the client has not read.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             if self.is_over {
@@ -92,7 +95,7 @@ impl Events {
                         return Some(self.event(&record));
                     }
                 }
-                // It was removed, or its time is over: who connects again is told so.
+                // It was removed or has expired. A client that connects again gets 404 or 410.
                 Ok(None) => return None,
                 // The stream goes on: the next news or heartbeat may fare better.
                 Err(error) => observe::backend_failed(&self.key, &error),
@@ -103,11 +106,11 @@ impl Events {
             let settings = &self.core.settings;
             select! {
                 () = self.news.changed() => {}
-                // Nobody tells of the end of a lease.
+                // The end of a lease is not announced.
                 () = sleep(settings.heartbeat.min(settings.lease)) => {
                     return Some(Bytes::from_static(b":\n\n"));
                 }
-                // Another process answers who connects again.
+                // A client that connects again reaches another process.
                 () = Phase::given_up(&mut self.phase) => return None,
             }
         }

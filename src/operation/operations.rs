@@ -1,4 +1,5 @@
 use super::core::{Core, Phase};
+use super::observe;
 use super::record::{Key, Record};
 use super::records::Changed;
 use super::status::Status;
@@ -60,7 +61,7 @@ impl Operations {
     }
 
     /// The operations of a principal, newest first. Of more than 256, the oldest are left out; those of nobody in
-    /// particular are not listed at all.
+    /// particular are not listed at all, nor are those that another version has stored and this one cannot read.
     ///
     /// # Errors
     ///
@@ -69,8 +70,14 @@ impl Operations {
         let principal = Core::principal_digest(principal);
         let mut operations = Vec::new();
         for id in self.core.records.list(&principal).await?.iter().rev() {
-            // Those that are gone stay in the list until it is full.
-            operations.extend(self.get(id).await?);
+            match self.get(id).await {
+                // It hides no others.
+                Err(error @ BackendError::Unreadable { .. }) => {
+                    observe::backend_failed(&Key::of(id), &error);
+                }
+                // Those that are gone stay in the list until it is full.
+                found => operations.extend(found?),
+            }
         }
         Ok(operations)
     }

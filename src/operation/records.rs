@@ -3,6 +3,7 @@
 use super::record::{Failure, Key, Record};
 use super::status::Status;
 use crate::backend::{Backend, BackendError, CompareAndSet, Entry, Revision};
+use crate::json;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -238,10 +239,10 @@ fn list_key(principal: &str) -> String {
 }
 
 pub(super) fn encode(value: &impl Serialize) -> Result<Bytes, BackendError> {
-    let json = serde_json::to_vec(value).map_err(BackendError::unavailable)?;
-    Ok(json.into())
+    let value = json::to_vec(value).map_err(BackendError::unavailable)?;
+    Ok(value.into())
 }
 
 pub(super) fn decode<T: DeserializeOwned>(value: &Bytes) -> Result<T, BackendError> {
-    serde_json::from_slice(value).map_err(BackendError::unavailable)
+    serde_json::from_slice(value).map_err(BackendError::unreadable)
 }

@@ -92,6 +92,7 @@ impl Outcome {
         }
     }
 
+    /// The outcome with this head, unless it has what no response can have.
     fn of(head: Head, body: Bytes) -> Option<Self> {
         let mut headers = HeaderMap::new();
         for (name, value) in head.headers {
@@ -139,6 +140,7 @@ impl Records {
             return Ok(None);
         };
         let head: Head = decode(&head.value)?;
+        let unreadable = || BackendError::unreadable("it is no head of a response");
         let mut body = Bytes::new();
         if stored.chunks == 1 {
             let Some(chunk) = self.get(&key.chunk(0)).await? else {
@@ -155,7 +157,7 @@ impl Records {
             }
             body = whole.freeze();
         }
-        Ok(Outcome::of(head, body))
+        Outcome::of(head, body).map(Some).ok_or_else(unreadable)
     }
 
     pub(super) async fn delete_result(

@@ -1,7 +1,7 @@
 use super::job::{Call, Reply, answer};
 use super::pool::POLL_INTERVAL;
 use super::{ProcessError, ProcessJob};
-use crate::panic;
+use crate::{json, panic};
 use procspawn::{JoinHandle, SpawnError};
 use std::any::type_name;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,7 +36,7 @@ pub(super) fn start<J: ProcessJob>(
 }
 
 fn call<J: ProcessJob>(job: &J, max_bytes: usize) -> Result<Call, ProcessError> {
-    let call = serde_json::to_string(job).map_err(|error| ProcessError::Serialize {
+    let call = json::to_string(job).map_err(|error| ProcessError::Serialize {
         job: type_name::<J>(),
         type_name: type_name::<J>(),
         error: Arc::new(error),

@@ -1,4 +1,5 @@
 use super::watch;
+use crate::json;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +24,8 @@ use serde::{Deserialize, Serialize};
 /// }
 /// ```
 ///
-/// It travels as JSON, and so does its output.
+/// It travels as JSON, and so does its output. JSON has no NaN and no infinities: in either they are
+/// [`ProcessError::Serialize`](super::ProcessError::Serialize). `Some(())` and `Some(None)` arrive as `None`.
 pub trait ProcessJob: Serialize + DeserializeOwned + Send + 'static {
     /// What it makes.
     type Output: Serialize + DeserializeOwned + Send + 'static;
@@ -55,7 +57,7 @@ pub(super) fn answer<J: ProcessJob>((job, max_bytes, server): Call) -> Reply {
         Ok(job) => job,
         Err(error) => return Reply::WrongJob(error.to_string()),
     };
-    match serde_json::to_string(&job.run()) {
+    match json::to_string(&job.run()) {
         Ok(output) if output.len() as u64 > max_bytes => Reply::TooLarge(output.len() as u64),
         Ok(output) => Reply::Output(output),
         Err(error) => Reply::WrongOutput(error.to_string()),

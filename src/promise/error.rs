@@ -331,3 +331,23 @@ impl Failure {
         }
     }
 }
+
+/// Why there are no [`Promises`](super::Promises): no [`PromiseLayer`](super::PromiseLayer) is around this code, or the
+/// code runs in a task or thread of its own.
+///
+/// As an axum response (feature `axum`) it is a 500 that says that the server is misconfigured. The log says what is
+/// missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MissingPromiseLayer;
+
+impl fmt::Display for MissingPromiseLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "`Promises` need `PromiseLayer` around the handler: add `.layer(PromiseLayer::new())` to the router, after \
+             its routes; on another thread, and in a task of its own, code needs `Promises::scope` besides",
+        )
+    }
+}
+
+impl Error for MissingPromiseLayer {}

@@ -1,8 +1,8 @@
-use super::layer::Settings;
 use super::observe::{self, ObservedRequest, PassOutcome};
 use super::original::Original;
 use super::registry::Verdict;
 use super::running::{self, Running};
+use super::settings::Settings;
 use super::{OnTimeout, Promises, Rejection, ResponseForRejection, current};
 use crate::BoxError;
 use crate::body::ReplayBody;
@@ -11,10 +11,11 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use std::any::type_name;
 use std::fmt;
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
@@ -22,6 +23,7 @@ pin_project! {
     /// Response future for [`PromiseService`](super::PromiseService).
     ///
     /// It holds all there is of a request: dropping it drops the running pass and every promise.
+    #[must_use = "futures do nothing unless polled"]
     pub struct PromiseFuture<S, B, H>
     where
         S: Service<Request<ReplayBody<B>>>,
@@ -37,6 +39,8 @@ pin_project! {
         #[pin]
         deadline: Option<Sleep>,
         is_final_pass: bool,
+        // The next poll begins with the promises, not with the inner service.
+        promises_first: bool,
         settings: Arc<Settings<H>>,
     }
 }
@@ -76,7 +80,7 @@ where
         let (parts, body) = request.into_parts();
         let body = settings.wrap_body(body);
         let mut request = Request::from_parts(parts, body.for_first_pass());
-        let promises = Promises::open(&settings, outer, body.to_detach());
+        let promises = Promises::open(settings.registry(), outer, body.to_detach());
         let original = Original::of(&request, body);
         request.extensions_mut().insert(promises.clone());
         // Made before the service is called, so that the request ends if that panics.
@@ -97,6 +101,7 @@ where
             observed,
             deadline: settings.timeout.map(sleep),
             is_final_pass: false,
+            promises_first: false,
             settings,
         }
     }
@@ -116,6 +121,10 @@ where
             let timeout = this.settings.promise_timeout;
             match this.state.as_mut().project() {
                 StateProj::Calling { future } => {
+                    let promises_first = mem::take(this.promises_first);
+                    if promises_first {
+                        let _ = this.running.drive(promises, timeout, this.observed, cx);
+                    }
                     let polled = {
                         let _span = this.observed.enter_pass();
                         let _scope = current::enter(promises.clone());
@@ -127,12 +136,17 @@ where
                             None => continue,
                         }
                     }
-                    // Those that start early.
-                    let _ = promises.drive(this.running, timeout, this.observed, cx);
+                    // Promises that start early.
+                    let _ = this.running.drive(promises, timeout, this.observed, cx);
+                    // An inner service that is always ready leaves nothing to the promises, nor they to it. So
+                    // they take turns.
+                    *this.promises_first =
+                        !promises_first && !this.running.is_empty() && !has_budget_remaining();
                 }
                 StateProj::Settling => {
-                    if promises
-                        .drive(this.running, timeout, this.observed, cx)
+                    if this
+                        .running
+                        .drive(promises, timeout, this.observed, cx)
                         .is_ready()
                     {
                         if let Some(rejected) = self.as_mut().prepare_pass() {
@@ -357,26 +371,6 @@ impl Session {
         if !self.has_ended {
             self.has_ended = true;
             self.promises.registry().close(published);
-        }
-    }
-}
-
-impl Promises {
-    /// Runs what is running and what is to start. Ready when nothing is left to run; otherwise the task
-    /// is woken when there is more to do.
-    fn drive(
-        &self,
-        running: &mut Running,
-        timeout: Option<Duration>,
-        observed: &mut ObservedRequest,
-        cx: &mut Context<'_>,
-    ) -> Poll<()> {
-        loop {
-            running.start(self.registry().take_starting(), timeout, observed);
-            let done = self.scope(|| running.poll(cx));
-            if self.registry().park(cx.waker()) {
-                return done;
-            }
         }
     }
 }

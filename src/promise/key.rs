@@ -209,10 +209,48 @@ impl<T> fmt::Debug for PromiseKey<T> {
     }
 }
 
-/// What names a promise of a `T`: anything [`Into<Key>`], for any `T`, or a [`PromiseKey<T>`].
-pub trait IntoKey<T> {
+/// The name of a promise of a `T`: anything [`Into<Key>`], for any `T`, or a [`PromiseKey<T>`].
+///
+/// This trait is sealed.
+pub trait IntoKey<T>: AnyKey {
     /// The key.
     fn into_key(self) -> Key;
+}
+
+/// The name of a promise whose type does not matter: anything [`Into<Key>`], or a [`PromiseKey`].
+///
+/// This trait is sealed.
+pub trait AnyKey: sealed::Sealed {
+    /// The key.
+    fn into_any_key(self) -> Key;
+}
+
+mod sealed {
+    use super::{Key, PromiseKey};
+
+    pub trait Sealed {}
+
+    impl<K: Into<Key>> Sealed for K {}
+    impl<T> Sealed for PromiseKey<T> {}
+    impl<T> Sealed for &PromiseKey<T> {}
+}
+
+impl<K: Into<Key>> AnyKey for K {
+    fn into_any_key(self) -> Key {
+        self.into()
+    }
+}
+
+impl<T> AnyKey for PromiseKey<T> {
+    fn into_any_key(self) -> Key {
+        self.key
+    }
+}
+
+impl<T> AnyKey for &PromiseKey<T> {
+    fn into_any_key(self) -> Key {
+        self.key.clone()
+    }
 }
 
 impl<T, K> IntoKey<T> for K
@@ -226,12 +264,12 @@ where
 
 impl<T> IntoKey<T> for PromiseKey<T> {
     fn into_key(self) -> Key {
-        self.key
+        self.into_any_key()
     }
 }
 
 impl<T> IntoKey<T> for &PromiseKey<T> {
     fn into_key(self) -> Key {
-        self.key.clone()
+        self.into_any_key()
     }
 }

@@ -1,24 +1,15 @@
-use super::{DefaultResponseForRejection, PromiseService, Rejection};
+#[cfg(doc)]
+use super::Rejection;
+use super::settings::Settings;
+use super::{DefaultResponseForRejection, OnTimeout, PromiseService, Start};
 #[cfg(feature = "blocking")]
 use crate::blocking::BlockingPool;
-use crate::body::{DEFAULT_MAX_BYTES, ReplayBody, ReplayError};
-#[cfg(feature = "spool")]
-use crate::body::{DEFAULT_MAX_SPOOL_BYTES, Spool};
-use http::Response;
-use http_body::Body;
-use std::any::type_name;
 use std::fmt;
 #[cfg(feature = "spool")]
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tower_layer::Layer;
-
-/// How many passes a request may have unless you say otherwise.
-pub const DEFAULT_MAX_PASSES: usize = 16;
-
-/// How many promises a request may have unless you say otherwise.
-pub const DEFAULT_MAX_PROMISES: usize = 1024;
 
 /// Layer that applies the [`PromiseService`] middleware.
 ///
@@ -27,52 +18,6 @@ pub const DEFAULT_MAX_PROMISES: usize = 1024;
 #[must_use]
 pub struct PromiseLayer<H = DefaultResponseForRejection> {
     settings: Settings<H>,
-}
-
-#[derive(Clone)]
-pub(super) struct Settings<H> {
-    pub(super) max_passes: usize,
-    pub(super) max_promises: usize,
-    pub(super) max_body_bytes: usize,
-    #[cfg(feature = "spool")]
-    pub(super) spool_dir: Option<Arc<Path>>,
-    #[cfg(feature = "spool")]
-    pub(super) max_spool_bytes: u64,
-    pub(super) start: Start,
-    pub(super) promise_timeout: Option<Duration>,
-    pub(super) timeout: Option<Duration>,
-    pub(super) on_timeout: OnTimeout,
-    #[cfg(feature = "blocking")]
-    pub(super) pool: BlockingPool,
-    pub(super) on_rejection: H,
-}
-
-/// When a submitted promise starts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Start {
-    /// When the pass that submitted it ends. One that is cancelled before then never starts.
-    #[default]
-    PassEnd,
-    /// At once, while the pass still runs. Worth it for handlers that themselves wait for something.
-    Eager,
-}
-
-/// What happens when a request takes longer than [`PromiseLayer::timeout`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum OnTimeout {
-    /// It is rejected.
-    #[default]
-    Reject,
-    /// The handler runs once more, and every promise that has not settled reads as
-    /// [`TimedOut`](super::PromiseError::TimedOut), also one that is submitted only then. So the application
-    /// renders a page of its own.
-    ///
-    /// This last pass may be one more than [`PromiseLayer::max_passes`]. It gets the same time again; past that, the
-    /// request is rejected. It is also rejected if it has not asked for a promise at all, or if its body cannot be
-    /// replayed.
-    FinalPass,
 }
 
 impl PromiseLayer {
@@ -91,29 +36,8 @@ impl Default for PromiseLayer {
     }
 }
 
-impl Default for Settings<DefaultResponseForRejection> {
-    fn default() -> Self {
-        Self {
-            max_passes: DEFAULT_MAX_PASSES,
-            max_promises: DEFAULT_MAX_PROMISES,
-            max_body_bytes: DEFAULT_MAX_BYTES,
-            #[cfg(feature = "spool")]
-            spool_dir: None,
-            #[cfg(feature = "spool")]
-            max_spool_bytes: DEFAULT_MAX_SPOOL_BYTES,
-            start: Start::default(),
-            promise_timeout: None,
-            timeout: None,
-            on_timeout: OnTimeout::default(),
-            #[cfg(feature = "blocking")]
-            pool: BlockingPool::new(),
-            on_rejection: DefaultResponseForRejection,
-        }
-    }
-}
-
 impl<H> PromiseLayer<H> {
-    /// Sets how many passes a request may have. Default [`DEFAULT_MAX_PASSES`].
+    /// Sets how many passes a request may have. Default 16.
     ///
     /// A request whose last pass asks for yet another promise is
     /// [rejected](super::Rejection::TooManyPasses). 2 gives strictly two passes. Values below 1 count as 1.
@@ -122,8 +46,7 @@ impl<H> PromiseLayer<H> {
         self
     }
 
-    /// Sets how many promises a request may have, in all its passes together. Default
-    /// [`DEFAULT_MAX_PROMISES`].
+    /// Sets how many promises a request may have, in all its passes together. Default 1024.
     ///
     /// One more is not submitted, and the request is [rejected](super::Rejection::TooManyPromises) when the
     /// pass ends.
@@ -132,8 +55,8 @@ impl<H> PromiseLayer<H> {
         self
     }
 
-    /// Sets how many bytes of the request body are kept for later passes. Default
-    /// [`DEFAULT_MAX_BYTES`], 2 MiB.
+    /// Sets how many bytes of the request body are kept for later passes. Default 2 MiB, which is
+    /// what axum's extractors accept by default.
     ///
     /// It bounds memory, not what a handler may read. With a `spool_dir` (feature `spool`) the body goes on in
     /// a file; otherwise a request of which more was read when promises are
@@ -167,8 +90,7 @@ impl<H> PromiseLayer<H> {
         self
     }
 
-    /// Sets how many bytes of one body may go to its temporary file. Default
-    /// [`DEFAULT_MAX_SPOOL_BYTES`], 64 MiB. Without a [`spool_dir`](Self::spool_dir) it means nothing.
+    /// Sets how many bytes of one body may go to its temporary file. Default 64 MiB. Without a [`spool_dir`](Self::spool_dir) it means nothing.
     ///
     /// They come on top of [`max_body_bytes`](Self::max_body_bytes), and the disk needs room for as many
     /// files as there are requests at the same time. A request of which more was read when promises are
@@ -220,44 +142,27 @@ impl<H> PromiseLayer<H> {
 
     /// Sets how a request is answered that the layer rejects.
     ///
-    /// The default answers `application/problem+json` if the response body is `From<Bytes>`. For a body that
-    /// is only `Default` there is [`empty_response`](super::empty_response). In any case the layer adds the
-    /// [`Rejection`] to the extensions of the response.
+    /// It takes any [`ResponseForRejection`](super::ResponseForRejection), closures among them. The
+    /// [default](DefaultResponseForRejection) answers `application/problem+json` if the response body is
+    /// `From<Bytes>`. For a body that is only `Default` there is
+    /// [`EmptyResponseForRejection`](super::EmptyResponseForRejection). For a body that is neither, as those of some
+    /// layers inside are, put tower-http's `MapResponseBodyLayer::new(Body::new)` between. In any case the layer adds
+    /// the [`Rejection`] to the extensions of the response.
     ///
     /// ```
     /// use http::Response;
-    /// use tower_promises::PromiseLayer;
+    /// use tower_promises::{PromiseLayer, Rejection};
     ///
-    /// let layer = PromiseLayer::new().on_rejection(|rejection| {
+    /// let layer = PromiseLayer::new().on_rejection(|rejection: Rejection| {
     ///     let mut response = Response::new(format!("sorry: {}", rejection.status()));
     ///     *response.status_mut() = rejection.status();
     ///     response
     /// });
     /// # let _ = layer;
     /// ```
-    // The bound is there so that a closure need not spell out the type of its argument.
-    pub fn on_rejection<F, B>(self, on_rejection: F) -> PromiseLayer<F>
-    where
-        F: Fn(Rejection) -> Response<B>,
-    {
-        let settings = self.settings;
+    pub fn on_rejection<T>(self, on_rejection: T) -> PromiseLayer<T> {
         PromiseLayer {
-            settings: Settings {
-                max_passes: settings.max_passes,
-                max_promises: settings.max_promises,
-                max_body_bytes: settings.max_body_bytes,
-                #[cfg(feature = "spool")]
-                spool_dir: settings.spool_dir,
-                #[cfg(feature = "spool")]
-                max_spool_bytes: settings.max_spool_bytes,
-                start: settings.start,
-                promise_timeout: settings.promise_timeout,
-                timeout: settings.timeout,
-                on_timeout: settings.on_timeout,
-                #[cfg(feature = "blocking")]
-                pool: settings.pool,
-                on_rejection,
-            },
+            settings: self.settings.with_on_rejection(on_rejection),
         }
     }
 }
@@ -276,63 +181,5 @@ where
 impl<H> fmt::Debug for PromiseLayer<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.settings.fmt_as("PromiseLayer", None, f)
-    }
-}
-
-impl<H> Settings<H> {
-    pub(super) fn wrap_body<B: Body>(&self, body: B) -> ReplayBody<B> {
-        #[cfg(feature = "spool")]
-        if let Some(directory) = &self.spool_dir {
-            let spool = Spool {
-                directory: Arc::clone(directory),
-                max_bytes: self.max_spool_bytes,
-            };
-            return ReplayBody::with_spool(body, self.max_body_bytes, spool);
-        }
-        ReplayBody::with_max_bytes(body, self.max_body_bytes)
-    }
-
-    /// The answer to a request whose body cannot be replayed.
-    pub(super) fn rejection_of_body(&self, error: ReplayError) -> Rejection {
-        match error {
-            #[cfg(feature = "spool")]
-            ReplayError::SpoolFailed { directory, error } => {
-                Rejection::SpoolFailed { directory, error }
-            }
-            ReplayError::TooLarge { limit } => Rejection::BodyTooLarge { limit },
-            _ => Rejection::BodyTooLarge {
-                limit: self.max_body_bytes,
-            },
-        }
-    }
-
-    pub(super) fn fmt_as(
-        &self,
-        name: &str,
-        inner: Option<&dyn fmt::Debug>,
-        f: &mut fmt::Formatter<'_>,
-    ) -> fmt::Result {
-        let mut debug = f.debug_struct(name);
-        if let Some(inner) = inner {
-            debug.field("inner", inner);
-        }
-        debug
-            .field("max_passes", &self.max_passes)
-            .field("max_promises", &self.max_promises)
-            .field("max_body_bytes", &self.max_body_bytes);
-        #[cfg(feature = "spool")]
-        debug
-            .field("spool_dir", &self.spool_dir)
-            .field("max_spool_bytes", &self.max_spool_bytes);
-        debug
-            .field("start", &self.start)
-            .field("promise_timeout", &self.promise_timeout)
-            .field("timeout", &self.timeout)
-            .field("on_timeout", &self.on_timeout);
-        #[cfg(feature = "blocking")]
-        debug.field("blocking", &self.pool);
-        debug
-            .field("on_rejection", &format_args!("{}", type_name::<H>()))
-            .finish()
     }
 }

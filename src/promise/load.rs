@@ -1,5 +1,5 @@
 use super::error::{Failure, PromiseError};
-use super::handle::WeakPromises;
+use super::promises::WeakPromises;
 use super::registry::Demand;
 use super::{Key, Promises, SubmitError};
 use crate::loader::Loader;

@@ -71,8 +71,10 @@
 //! # Pitfalls
 //!
 //! - **The handler runs twice.** What stands before a promise runs in every pass. Reading is fine; writing
-//!   belongs after the last promise, into a transaction (see [`Promises::is_pending`]), or is undone by
+//!   belongs after the last promise, into a transaction (see [`Promises::will_discard`]), or is undone by
 //!   [`Promises::on_discard`].
+//! - **A read that removes is a write.** A flash message, a one-time token or the head of a queue is gone after the
+//!   first pass. See [one-time reads](self#one-time-reads).
 //! - **Names must not differ from pass to pass.** Derive them from the request and from results, never from
 //!   the time, a counter or a random number: the handler would ask for something new forever, and the
 //!   request be [rejected](Rejection::TooManyPasses).
@@ -91,6 +93,60 @@
 //!   which should not be: temporary directories often are. See [the body](crate::body#temporary-files).
 //! - **What a handler spawns is its own.** The layer drops its promises with the request; it cannot stop a
 //!   task that a discarded pass has given to `tokio::spawn`.
+//!
+//! # One-time reads
+//!
+//! A read that takes a value away, such as a session's `take` or `remove`, gives the value to the first pass, and
+//! nothing to the pass whose response is published. Read it as a promise: it is taken once, and every pass gets it.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::{BodyExt, Full};
+//! use std::sync::{Arc, Mutex};
+//! use tower::{ServiceBuilder, ServiceExt};
+//! use tower_promises::body::ReplayBody;
+//! use tower_promises::{BoxError, PromiseLayer, Promises};
+//!
+//! # async fn fetch_name() -> String { "Ferris".into() }
+//! /// The part of a session that shows a message on the next page, once.
+//! #[derive(Clone)]
+//! struct Session(Arc<Mutex<Option<String>>>);
+//!
+//! impl Session {
+//!     async fn take_flash(&self) -> Option<String> {
+//!         self.0.lock().unwrap().take()
+//!     }
+//! }
+//!
+//! async fn handle(request: Request<ReplayBody<Full<Bytes>>>) -> Result<Response<Full<Bytes>>, BoxError> {
+//!     let promises = request.extensions().get::<Promises>().ok_or("PromiseLayer is missing")?;
+//!     let session = request.extensions().get::<Session>().cloned().ok_or("no session")?;
+//!     // Not `session.take_flash().await`: the first pass would take the message and be discarded.
+//!     let flash = async move || session.take_flash().await;
+//!     let flash: Option<String> = promises.result_or_submit("flash", flash)?;
+//!     let name: String = promises.result_or_submit("name", fetch_name)?;
+//!     let page = format!("{} Hello, {name}!", flash.unwrap_or_default());
+//!     Ok(Response::new(Full::from(page)))
+//! }
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), BoxError> {
+//! let service = ServiceBuilder::new()
+//!     .layer(PromiseLayer::new())
+//!     .service_fn(handle);
+//!
+//! let mut request = Request::new(Full::default());
+//! request.extensions_mut().insert(Session(Arc::new(Mutex::new(Some("Saved.".into())))));
+//! let response = service.oneshot(request).await?;
+//! assert_eq!(response.into_body().collect().await?.to_bytes(), "Saved. Hello, Ferris!");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Two other places are as good: in the handler after its last promise, where `?` has ended every earlier pass, and in
+//! a middleware outside of the layer that puts the value into the request's extensions. What a promise has taken is
+//! gone when the request fails afterwards, as it is without the layer.
 //!
 //! # Order of middleware
 //!
@@ -132,38 +188,43 @@
 //! `tower_http::add_extension` gives every request a value that is there from the start; here the handler
 //! asks for values that are not.
 
-mod asking;
 #[cfg(feature = "blocking")]
 mod blocking;
 mod current;
 mod error;
 mod excerpt;
 mod future;
-mod handle;
 mod key;
 mod layer;
 #[cfg(feature = "loader")]
 mod load;
 mod observe;
 mod original;
+mod promises;
+mod read;
 mod registry;
 mod rejection;
-mod resolve;
 mod results;
 mod running;
 mod service;
+mod settings;
 mod slot;
+mod submit;
+mod wait;
 mod waiters;
 
-pub use error::{OrPending, PromiseError, SubmitError};
+pub use error::{MissingPromiseLayer, OrPending, PromiseError, SubmitError};
 pub use future::PromiseFuture;
-pub use handle::Promises;
-pub use key::{IntoKey, Key, PromiseKey};
-pub use layer::{DEFAULT_MAX_PASSES, DEFAULT_MAX_PROMISES, OnTimeout, PromiseLayer, Start};
+pub use key::{AnyKey, IntoKey, Key, PromiseKey};
+pub use layer::PromiseLayer;
 #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
 pub use observe::PromiseOutcome;
 #[cfg(feature = "server-timing")]
 pub use observe::{PassTiming, Passes, PromiseTiming};
-pub use rejection::{DefaultResponseForRejection, Rejection, ResponseForRejection, empty_response};
+pub use promises::Promises;
+pub use rejection::{
+    DefaultResponseForRejection, EmptyResponseForRejection, Rejection, ResponseForRejection,
+};
 pub use results::PromiseResults;
 pub use service::PromiseService;
+pub use settings::{OnTimeout, Start};

@@ -157,11 +157,36 @@ const SETTINGS: &str = "`PromiseLayer::max_body_bytes`, or `PromiseLayer::max_sp
 ///
 /// Implemented for any `Fn(Rejection) -> Response<B>`, so that a closure can be given to
 /// [`PromiseLayer::on_rejection`](super::PromiseLayer::on_rejection).
+///
+/// Implement it for a type of your own, for every body `B`, where a closure does not compile. That happens where a
+/// connection is spawned and the error of the response body is a boxed trait object: the compiler cannot show that a
+/// closure, which returns one body type, returns that type for every lifetime of the trait object ("implementation of
+/// `FnOnce` is not general enough", "one type is more general than the other").
+///
+/// ```
+/// use http::Response;
+/// use tower_promises::promise::ResponseForRejection;
+/// use tower_promises::{PromiseLayer, Rejection};
+///
+/// #[derive(Clone)]
+/// struct StatusOnly;
+///
+/// impl<B: Default> ResponseForRejection<B> for StatusOnly {
+///     fn response_for_rejection(&self, rejection: Rejection) -> Response<B> {
+///         let mut response = Response::new(B::default());
+///         *response.status_mut() = rejection.status();
+///         response
+///     }
+/// }
+///
+/// let layer = PromiseLayer::new().on_rejection(StatusOnly);
+/// # let _ = layer;
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot build a rejection with the response body `{B}`",
     label = "the default response needs a body that is `From<Bytes>`",
     note = "call `PromiseLayer::on_rejection` with a closure that builds the response, \
-            or with `empty_response` if the body is `Default`"
+            or with `EmptyResponseForRejection` if the body is `Default`"
 )]
 pub trait ResponseForRejection<B> {
     /// Builds the response.
@@ -202,25 +227,26 @@ where
     }
 }
 
-/// A response with the rejection's status and an empty body, for response bodies that are `Default` but
-/// not `From<Bytes>`, boxed ones for example.
+/// A [`ResponseForRejection`] with the rejection's status and an empty body, for every response body that is
+/// `Default`, boxed ones for example.
 ///
 /// ```
 /// use tower_promises::PromiseLayer;
-/// use tower_promises::promise::empty_response;
+/// use tower_promises::promise::EmptyResponseForRejection;
 ///
-/// type Body = http_body_util::combinators::BoxBody<bytes::Bytes, std::io::Error>;
-///
-/// let layer = PromiseLayer::new().on_rejection(empty_response::<Body>);
+/// let layer = PromiseLayer::new().on_rejection(EmptyResponseForRejection);
 /// # let _ = layer;
 /// ```
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "it is to be given to `PromiseLayer::on_rejection`"
-)]
-#[must_use]
-pub fn empty_response<B: Default>(rejection: Rejection) -> Response<B> {
-    let mut response = Response::new(B::default());
-    *response.status_mut() = rejection.status();
-    response
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EmptyResponseForRejection;
+
+impl<B> ResponseForRejection<B> for EmptyResponseForRejection
+where
+    B: Default,
+{
+    fn response_for_rejection(&self, rejection: Rejection) -> Response<B> {
+        let mut response = Response::new(B::default());
+        *response.status_mut() = rejection.status();
+        response
+    }
 }

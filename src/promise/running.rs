@@ -1,3 +1,4 @@
+use super::Promises;
 use super::error::Failure;
 use super::observe::{ObservedPromise, ObservedRequest};
 use super::slot::AnySlot;
@@ -7,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep, sleep};
 
 /// How many promises share one waker. All of a group are polled when one of them wakes, which for so
@@ -29,6 +31,7 @@ enum Groups {
 }
 
 /// Promises that were started together, so that they have a deadline in common.
+#[derive(Default)]
 struct Group {
     promises: Vec<RunningPromise>,
     deadline: Option<Pin<Box<Sleep>>>,
@@ -40,8 +43,27 @@ struct RunningPromise {
 }
 
 impl Running {
+    /// Starts what is to start and runs it. Ready when nothing is left to run; otherwise the task is woken when there
+    /// is more to do.
+    pub(super) fn drive(
+        &mut self,
+        promises: &Promises,
+        timeout: Option<Duration>,
+        observed: &mut ObservedRequest,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        let registry = promises.registry();
+        loop {
+            self.start(registry.take_starting(), timeout, observed);
+            let done = promises.scope(|| self.poll(cx));
+            if registry.park(cx.waker()) {
+                return done;
+            }
+        }
+    }
+
     /// Starts promises that get so much time.
-    pub(super) fn start(
+    fn start(
         &mut self,
         mut slots: Vec<Arc<dyn AnySlot>>,
         timeout: Option<Duration>,
@@ -76,13 +98,25 @@ impl Running {
         };
     }
 
+    /// Whether nothing is running.
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self.groups, Groups::None)
+    }
+
     /// Ready when nothing is running.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.groups {
             Groups::None => {}
-            Groups::One(group) => ready!(Pin::new(group).poll(cx)),
+            Groups::One(group) => ready!(group.poll_promises(cx)),
             Groups::Many(groups) => {
-                while let Some(()) = ready!(Pin::new(&mut *groups).poll_next(cx)) {}
+                while let Some(ended) = ready!(Pin::new(&mut *groups).poll_next(cx)) {
+                    if let Polled::Exhausted(group) = ended {
+                        // It goes to the end of the queue, so that the next poll begins with another group.
+                        groups.push(group);
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                }
             }
         }
         self.clear();
@@ -94,14 +128,40 @@ impl Running {
     }
 }
 
-impl Future for Group {
-    type Output = ();
+/// How a group of several ends.
+enum Polled {
+    /// Its promises have settled.
+    Settled,
+    /// Its promises have used up what tokio's cooperative scheduling lets the task do in this poll.
+    Exhausted(Group),
+}
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+impl Future for Group {
+    type Output = Polled;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Polled> {
+        let has_budget = has_budget_remaining();
+        match self.poll_promises(cx) {
+            Poll::Ready(()) => Poll::Ready(Polled::Settled),
+            Poll::Pending if has_budget && !has_budget_remaining() => {
+                Poll::Ready(Polled::Exhausted(mem::take(&mut *self)))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Group {
+    fn poll_promises(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.promises
             .retain(|promise| promise.poll(cx).is_pending());
         if self.promises.is_empty() {
             return Poll::Ready(());
+        }
+        if !has_budget_remaining() {
+            // A promise that is always ready leaves nothing to those behind it. So the next poll begins with
+            // another promise.
+            self.promises.rotate_left(1);
         }
         if let Some(deadline) = &mut self.deadline {
             ready!(poll_deadline(deadline.as_mut(), cx));

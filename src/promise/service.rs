@@ -1,4 +1,4 @@
-use super::layer::Settings;
+use super::settings::Settings;
 use super::{DefaultResponseForRejection, PromiseFuture, PromiseLayer, ResponseForRejection};
 use crate::BoxError;
 use crate::body::ReplayBody;

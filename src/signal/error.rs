@@ -39,7 +39,8 @@ pub enum SignalError {
         /// How many bytes it may have.
         limit: usize,
     },
-    /// The value that was to be sent cannot be serialised. serde's error is the [`source`](Error::source).
+    /// The value that was to be sent cannot be serialised: it has a NaN or an infinity, say, or is nested more
+    /// than 127 levels deep. serde's error is the [`source`](Error::source).
     Serialize {
         /// The name of the signal.
         name: Arc<str>,
@@ -48,8 +49,9 @@ pub enum SignalError {
         /// What serde says.
         error: Arc<dyn Error + Send + Sync>,
     },
-    /// The value that was received is not of the type that the waiter wants. serde's error is the
-    /// [`source`](Error::source).
+    /// The value that was received is not of the type that the waiter wants, or of another version of it. That
+    /// ends this wait alone: other waiters get the value, and a latch stays. serde's error is the
+    /// [`source`](Error::source), which may quote the value.
     WrongType {
         /// The name of the signal.
         name: Arc<str>,

@@ -180,7 +180,7 @@ impl Signals {
     /// `false` says that nobody waited here and that the value was offered to the other processes. Whether
     /// one of them took it, this process cannot know; have the waiter answer with a signal of its own where
     /// that matters. Processes agree through the store who delivers, so never do two. A waiter that is dropped
-    /// with the value unread hands it to the next one of its process, else it is lost.
+    /// with the value unread, or cannot read it, hands it to the next one of its process, else it is lost.
     ///
     /// Nothing happens before the future is polled, and it borrows nothing.
     ///

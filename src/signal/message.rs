@@ -1,4 +1,5 @@
 use super::SignalError;
+use crate::json;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -73,7 +74,7 @@ pub(super) fn serialize<T>(name: &Arc<str>, value: &T, limit: usize) -> Result<B
 where
     T: Serialize + ?Sized,
 {
-    let value = serde_json::to_vec(value).map_err(|error| SignalError::Serialize {
+    let value = json::to_vec(value).map_err(|error| SignalError::Serialize {
         name: name.clone(),
         type_name: type_name::<T>(),
         error: Arc::new(error),
@@ -86,15 +87,4 @@ where
         });
     }
     Ok(value.into())
-}
-
-pub(super) fn deserialize<T>(name: &Arc<str>, value: &[u8]) -> Result<T, SignalError>
-where
-    T: for<'de> Deserialize<'de>,
-{
-    serde_json::from_slice(value).map_err(|error| SignalError::WrongType {
-        name: name.clone(),
-        expected: type_name::<T>(),
-        error: Arc::new(error),
-    })
 }

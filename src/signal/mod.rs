@@ -57,7 +57,9 @@
 //!    because they are read again after every interruption and, in case nobody noticed one, every
 //!    [`poll_interval`](SignalsBuilder::poll_interval).
 //! 5. Values are serde values, JSON between two processes and within one: sender and waiter need not have the
-//!    same type, but one that serialises alike. What is not a `T` is an error of the wait that names both.
+//!    same type, but one that serialises alike. What is not a `T` is an error of that wait, with a warning in
+//!    the log; other waiters get the value, and a latch stays. A NaN, an infinity and what is nested more than
+//!    127 levels deep are errors of the sender. `Some(())` and `Some(None)` arrive as `None`.
 //! 6. [Namespaces](Signals::namespace) keep names apart, whatever characters they have.
 //! 7. One task for each [`Signals::new`] listens to the bus, from the first wait on. After an error it listens
 //!    again, first after 0.1 seconds, then after twice as long each time, up to 10 seconds. It ends with the

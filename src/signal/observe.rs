@@ -33,6 +33,20 @@ pub(super) fn bad_message(signal: &str, error: &serde_json::Error) {
     let _ = (signal, error);
 }
 
+/// The error may quote the value, so the log has only its place.
+pub(super) fn wrong_type(signal: &str, expected: &str, error: &serde_json::Error) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        target: TARGET,
+        signal,
+        expected,
+        column = error.column(),
+        "a waiter cannot read the value of a signal, which may be that of another version"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = (signal, expected, error);
+}
+
 pub(super) fn backend_failed(signal: &str, error: &BackendError) {
     #[cfg(feature = "tracing")]
     tracing::warn!(

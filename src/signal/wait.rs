@@ -1,6 +1,6 @@
 use super::SignalError;
 use super::family::Family;
-use super::message;
+use super::observe;
 use super::waiters::Parcel;
 use pin_project_lite::pin_project;
 use serde::de::DeserializeOwned;
@@ -21,7 +21,8 @@ pin_project! {
     /// # Cancel safety
     ///
     /// Dropping it ends the subscription at once. A value of [`send_one`](super::Signals::send_one) that it
-    /// has got and not returned goes to the next waiter of this process, if there is one.
+    /// has got and not returned goes to the next waiter of this process, if there is one, and so does one
+    /// that is not a `T`.
     ///
     /// # Panics
     ///
@@ -129,7 +130,7 @@ impl<T: DeserializeOwned> Future for Wait<T> {
 
         let result = if let Poll::Ready(received) = Pin::new(&mut subscription.receiver).poll(cx) {
             let parcel = received.expect("a waiter is served before it is forgotten");
-            message::deserialize(&subscription.name, &parcel.value)
+            subscription.open(parcel)
         } else {
             let Some(timeout) = this.timeout else {
                 return Poll::Pending;
@@ -147,7 +148,7 @@ impl<T: DeserializeOwned> Future for Wait<T> {
             // From here on a sender sees that nobody waits; what came before counts.
             subscription.receiver.close();
             match subscription.receiver.try_recv() {
-                Ok(parcel) => message::deserialize(&subscription.name, &parcel.value),
+                Ok(parcel) => subscription.open(parcel),
                 Err(_) => Err(SignalError::TimedOut {
                     name: subscription.name.clone(),
                     after: timeout.after,
@@ -171,6 +172,25 @@ impl<T> fmt::Debug for Wait<T> {
             .field("type", &type_name::<T>())
             .field("timeout", &self.timeout.map(|timeout| timeout.after))
             .finish_non_exhaustive()
+    }
+}
+
+impl Subscription {
+    /// Reads the value. One that was for this waiter only, and that it cannot read, goes to the next waiter.
+    fn open<T: DeserializeOwned>(&self, parcel: Parcel) -> Result<T, SignalError> {
+        serde_json::from_slice(&parcel.value).map_err(|error| {
+            let expected = type_name::<T>();
+            observe::wrong_type(&self.name, expected, &error);
+            if parcel.only_one {
+                let waiters = &self.family.core.waiters;
+                waiters.deliver_to_one(&self.name, parcel.value);
+            }
+            SignalError::WrongType {
+                name: self.name.clone(),
+                expected,
+                error: Arc::new(error),
+            }
+        })
     }
 }
 

@@ -6,6 +6,7 @@ use super::observe::MakeSpan;
 use super::record::Record;
 use super::records::Records;
 use super::{TaskError, TaskFailure, TaskId, observe};
+use crate::backend::BackendError;
 use crate::sync::lock;
 use http::Extensions;
 use serde_json::value::RawValue;
@@ -98,6 +99,7 @@ impl Core {
                     }
                 }
                 Ok(None) => return Err(TaskError::NotFound { id: id.clone() }),
+                Err(error @ BackendError::Unreadable { .. }) => return Err(error.into()),
                 Err(error) => observe::backend_failed(id, &error),
             }
             // In case nobody has told.

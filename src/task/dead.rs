@@ -84,7 +84,15 @@ impl Core {
         let ids = self.records.update(&list_key(service), none).await?;
         let mut letters = Vec::new();
         for id in ids {
-            match self.records.find(&id).await? {
+            let found = match self.records.find(&id).await {
+                // It hides no others, and stays listed for a version that can read it.
+                Err(error @ BackendError::Unreadable { .. }) => {
+                    observe::backend_failed(&id, &error);
+                    continue;
+                }
+                found => found?,
+            };
+            match found {
                 // One that is being sent again is listed until it is in the queue.
                 Some(record) if record.letter.is_some() => {
                     letters.push(TaskStatus::new(id, record));

@@ -1,9 +1,9 @@
 use super::{TaskContext, TaskFailure};
-use crate::panic;
+use crate::{json, panic};
 use futures_util::future::BoxFuture;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
-use serde_json::value::{RawValue, to_raw_value};
+use serde::de::{DeserializeOwned, Error as _};
+use serde_json::value::RawValue;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
@@ -30,8 +30,14 @@ use std::task::Poll;
 /// }
 /// ```
 ///
-/// It travels as JSON, and so does its output. Old and new versions of a program share the queue while one
-/// replaces the other, so add fields with `#[serde(default)]`, and give a type that has become another one a new name.
+/// It travels as JSON, and so does its output. JSON has no NaN and no infinities: in the arguments they are an error
+/// where the task is submitted, in the output they are an error of the task. `Some(())` and `Some(None)` arrive as
+/// `None`.
+///
+/// Old and new versions of a program share the queue while one replaces the other, so add fields with
+/// `#[serde(default)]`, and give a type that has become another one a new name. A worker that cannot read the arguments
+/// leaves the task to others, half a minute later. When its attempts are used up it is a dead letter, with its
+/// arguments, and can be [sent again](super::TaskService::send_again) after the next deploy.
 pub trait Task: Serialize + DeserializeOwned + Send + 'static {
     /// What the type is known by in its services.
     const NAME: &'static str;
@@ -56,14 +62,13 @@ pub trait Task: Serialize + DeserializeOwned + Send + 'static {
 /// A [`Task::run`] of any type. It may panic.
 pub(super) type Run = fn(Box<RawValue>, TaskContext) -> BoxFuture<'static, Ran>;
 
-/// The output of a task as JSON, or why it has none.
-type Ran = Result<Box<RawValue>, TaskFailure>;
-
-/// How a run has ended, if it was not dropped.
-pub(super) type Ended = Result<Box<RawValue>, RunError>;
+/// How a run has ended, if it was not dropped: with the output as JSON, or with the reason why there is none.
+pub(super) type Ran = Result<Box<RawValue>, RunError>;
 
 #[derive(Debug)]
 pub(super) enum RunError {
+    /// The arguments are not those of the type, so it has not begun.
+    Unreadable(serde_json::Error),
     Failed(TaskFailure),
     Panicked(String),
 }
@@ -73,18 +78,29 @@ pub(super) fn run<T: Task>(
     context: TaskContext,
 ) -> BoxFuture<'static, Ran> {
     Box::pin(async move {
-        let task: T = serde_json::from_str(arguments.get())?;
-        let output = task.run(context).await?;
-        Ok(to_raw_value(&output)?)
+        let task: T = read(&arguments).map_err(RunError::Unreadable)?;
+        let output = task.run(context).await.map_err(RunError::Failed)?;
+        json::to_raw_value(&output).map_err(|error| RunError::Failed(error.into()))
+    })
+}
+
+/// Reads arguments. A panic of `Deserialize` is an error like others: the task has not begun.
+pub(super) fn read<T: Task>(arguments: &RawValue) -> serde_json::Result<T> {
+    let read = || serde_json::from_str(arguments.get());
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
+        let text = panic::text(&*panic).unwrap_or_default();
+        Err(serde_json::Error::custom(format_args!(
+            "it panicked: {text}"
+        )))
     })
 }
 
 /// A panic ends the task, not the worker.
-pub(super) async fn catch(work: impl Future<Output = Ran> + Send) -> Ended {
+pub(super) async fn catch(work: impl Future<Output = Ran> + Send) -> Ran {
     let mut work = pin!(work);
     let polled = std::future::poll_fn(|cx| {
         match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
-            Ok(poll) => poll.map(|result| result.map_err(RunError::Failed)),
+            Ok(poll) => poll,
             // It is not polled again.
             Err(panic) => {
                 let text = panic::text(&*panic).unwrap_or_default();

@@ -10,7 +10,8 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum TaskError {
-    /// The task cannot be serialised. It was not submitted. serde's error is the [`source`](Error::source).
+    /// The task cannot be serialised, or not so that it can be read again: it has a NaN or an infinity, say, or is
+    /// nested more than 127 levels deep. It was not submitted. serde's error is the [`source`](Error::source).
     Serialize {
         /// The name of the task's type.
         task: &'static str,
@@ -35,6 +36,11 @@ pub enum TaskError {
     },
     /// The id that was given belongs to a task of another type, service or principal. It was not submitted.
     IdInUse {
+        /// The id.
+        id: TaskId,
+    },
+    /// The id that was given belongs to a task with other arguments. It was not submitted.
+    OtherArguments {
         /// The id.
         id: TaskId,
     },
@@ -79,7 +85,8 @@ pub enum TaskError {
         /// The time it was given.
         after: Duration,
     },
-    /// The output of the task is not of the type asked for. serde's error is the [`source`](Error::source).
+    /// The output of the task is not of the type asked for, or of another version of it. It stays stored for its time.
+    /// serde's error is the [`source`](Error::source).
     WrongType {
         /// Its id.
         id: TaskId,
@@ -111,12 +118,13 @@ impl TaskError {
         )
     }
 
-    /// The status of a response that stands for this error: 404 for a task of which nothing is known, 503 where the
-    /// backend fails, 504 for a call that has timed out, else 500.
+    /// The status of a response that stands for this error: 404 for a task of which nothing is known, 409 for an id that
+    /// belongs to another task or to other arguments, 503 where the backend fails, 504 for a call that has timed out, else 500.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
             Self::NotFound { .. } => StatusCode::NOT_FOUND,
+            Self::IdInUse { .. } | Self::OtherArguments { .. } => StatusCode::CONFLICT,
             Self::Backend { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
@@ -142,6 +150,9 @@ impl fmt::Display for TaskError {
                 write!(f, "task service `{service}` does not know tasks `{task}`")
             }
             Self::IdInUse { id } => write!(f, "the id `{id}` belongs to another task"),
+            Self::OtherArguments { id } => {
+                write!(f, "the id `{id}` belongs to a task with other arguments")
+            }
             Self::NotFound { id } => write!(f, "nothing is known of a task `{id}`"),
             Self::Failed { id, task, .. } => write!(f, "task `{task}` failed (id `{id}`)"),
             Self::Dead {

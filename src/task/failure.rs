@@ -110,6 +110,13 @@ impl Reported {
         }
     }
 
+    pub(super) fn because(message: impl Into<String>, source: &(dyn Error + 'static)) -> Self {
+        Self {
+            message: message.into(),
+            source: Some(Box::new(Self::of(source))),
+        }
+    }
+
     pub(super) fn of(error: &(dyn Error + 'static)) -> Self {
         let mut messages = Vec::new();
         let mut room = MAX_TEXT_BYTES;

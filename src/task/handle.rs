@@ -7,7 +7,7 @@ use super::{
     Principal, Task, TaskError, TaskId, TaskService, TaskStatus, TraceContext, Worker, observe,
     scope,
 };
-use crate::backend::Backend;
+use crate::backend::{Backend, BackendError};
 use std::fmt;
 use std::sync::Arc;
 use tokio::time::timeout;
@@ -126,7 +126,10 @@ impl Tasks {
     /// # Errors
     ///
     /// What became of the task instead: [`TaskError::Failed`], [`TaskError::Dead`], [`TaskError::Cancelled`],
-    /// [`TaskError::NotFound`]; [`TaskError::WrongType`] where it is a task of another type.
+    /// [`TaskError::NotFound`]; [`TaskError::WrongType`] where the output is not that of this type, or of another
+    /// version of it: it stays stored for its time, and a version that knows it can read it. The same holds for
+    /// [`TaskError::Backend`] with [`BackendError::Unreadable`], which says that another version of this crate has
+    /// stored the task.
     pub async fn output<T: Task>(&self, id: &TaskId) -> Result<T::Output, TaskError> {
         let output = self.core.output(id).await?;
         decode::<T>(id, &output)
@@ -175,7 +178,8 @@ impl TaskWatch {
     ///
     /// # Errors
     ///
-    /// [`TaskError::NotFound`].
+    /// [`TaskError::NotFound`], and [`TaskError::Backend`] with [`BackendError::Unreadable`] where another version of
+    /// this crate has stored what this one cannot read.
     pub async fn changed(&mut self) -> Result<TaskStatus, TaskError> {
         loop {
             if !self.is_new {
@@ -191,6 +195,7 @@ impl TaskWatch {
                         id: self.id.clone(),
                     });
                 }
+                Err(error @ BackendError::Unreadable { .. }) => return Err(error.into()),
                 Err(error) => observe::backend_failed(&self.id, &error),
             }
         }

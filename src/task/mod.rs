@@ -85,12 +85,16 @@
 //!    Who has lost a worker has its last attempt alone: beside no other task of its service in that worker, and no
 //!    other such task in that process. So what ran beside a task that kills its workers does not die with it. An
 //!    attempt that is given back by a worker that [shuts down](Worker::drain) does not count.
-//! 7. [Dead letters](TaskService::dead_letters) are kept, listed and [sent again](TaskService::send_again).
+//! 7. [Dead letters](TaskService::dead_letters) are kept, listed and [sent again](TaskService::send_again). A task
+//!    whose type a worker does not know, or whose arguments it cannot read, is left to other workers, half a minute
+//!    later each time, and is one when its attempts are used up.
 //! 8. Exactly one end of a task is recorded. Each attempt has a token of its own, and only that which the store knows
 //!    may record. What a worker has made that has lost its lease is dropped.
 //! 9. The output is stored before the queue is told, and kept for a
 //!    [time to live](TasksBuilder::result_time_to_live).
-//! 10. A task that cannot be serialised, is too large or is not known to its service fails where it is submitted.
+//! 10. A task that cannot be serialised, or not so that it can be read again, that is too large or is not known to its
+//!     service fails where it is submitted. An output that cannot be read is an error of the call that reads it, and
+//!     stays stored for others.
 //! 11. The truth is in the store. The bus makes it fast; what it loses is found by a
 //!     [poll](TasksBuilder::poll_interval).
 //!
@@ -108,8 +112,7 @@
 //!
 //! # Pitfalls
 //!
-//! - **Processes must agree.** All that submit to a service and all that work for it add it with the same types. A
-//!   worker that does not know a type leaves the task to others, half a minute later, until its attempts are used up.
+//! - **Processes must agree.** All that submit to a service and all that work for it add it with the same types.
 //! - **Tasks and outputs are small**, [48 KiB](DEFAULT_MAX_TASK_BYTES) each: pass keys and paths, not files.
 //! - **A handler with promises runs more than once**, and submits in each pass what stands before them. Make the
 //!   [`Submit`] a promise, or give it an [id](Submit::with_id).
@@ -138,7 +141,7 @@
 //! secrets out of arguments. Ids of tasks are random; still, a handler that shows a [status](Tasks::status) or an
 //! output compares the [principal](TaskStatus::principal). An id that a client may choose needs the client's principal
 //! in it. Errors of tasks reach [`TaskError`] and the log, not clients. The log has names, ids, principals and errors
-//! of tasks, never arguments or outputs.
+//! of tasks, never arguments or outputs, but for what serde quotes of arguments that a worker cannot read.
 //!
 //! # Difference from its neighbours
 //!
@@ -157,6 +160,7 @@ mod dead;
 mod definition;
 mod error;
 mod failure;
+mod fingerprint;
 mod follow;
 #[doc = include_str!("guide.md")]
 pub mod guide {}

@@ -122,11 +122,17 @@ pub(super) fn superseded(letter: &Letter) {
     let _ = letter;
 }
 
-pub(super) fn bad_letter(service: &str, error: &serde_json::Error) {
+pub(super) fn bad_letter(service: &str, envelope: &str, error: &serde_json::Error) {
     #[cfg(feature = "tracing")]
-    tracing::error!(target: TARGET, service, %error, "an envelope in the queue is no task");
+    tracing::error!(
+        target: TARGET,
+        service,
+        envelope,
+        %error,
+        "an envelope in the queue is no task that this version knows"
+    );
     #[cfg(not(feature = "tracing"))]
-    let _ = (service, error);
+    let _ = (service, envelope, error);
 }
 
 pub(super) fn dead_letters_dropped(service: &str, dropped: usize) {

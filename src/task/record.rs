@@ -1,6 +1,7 @@
 //! What the queue and the store keep of a task.
 
 use super::failure::Reported;
+use super::fingerprint::fingerprint;
 use super::scope::Caller;
 use super::{Principal, TaskError, TaskId, TaskState, TraceContext};
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,9 @@ pub(super) struct Record {
     pub(super) principal: Option<Principal>,
     pub(super) state: TaskState,
     pub(super) submission: String,
+    /// What its arguments are compared by when it is submitted again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) fingerprint: Option<String>,
     /// How often it was begun.
     pub(super) attempt: u32,
     /// Whether an attempt has ended with its worker. It may have been the task that has ended it, or one beside it.
@@ -88,6 +92,7 @@ impl Record {
             principal: letter.principal.clone(),
             state: TaskState::Queued,
             submission: letter.submission.clone(),
+            fingerprint: Some(fingerprint(letter)),
             attempt: 0,
             is_suspect: false,
             token: None,

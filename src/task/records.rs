@@ -3,6 +3,7 @@
 use super::TaskId;
 use super::record::Record;
 use crate::backend::{Backend, BackendError, CompareAndSet, Entry, Revision};
+use crate::json;
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -130,10 +131,10 @@ pub(super) enum Update<V, T> {
 }
 
 pub(super) fn encode(value: &impl Serialize) -> Result<Bytes, BackendError> {
-    let value = serde_json::to_vec(value).map_err(BackendError::unavailable)?;
+    let value = json::to_vec(value).map_err(BackendError::unavailable)?;
     Ok(value.into())
 }
 
 pub(super) fn decode<V: DeserializeOwned>(value: &[u8]) -> Result<V, BackendError> {
-    serde_json::from_slice(value).map_err(BackendError::unavailable)
+    serde_json::from_slice(value).map_err(BackendError::unreadable)
 }

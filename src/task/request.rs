@@ -3,14 +3,16 @@
 use super::cancel::CancelOnDrop;
 use super::context::{Shared, StopOnDrop};
 use super::core::Core;
-use super::definition::{Run, RunError, catch, run};
+use super::definition::{Run, RunError, catch, read, run};
 use super::failure::Reported;
 use super::follow::{OnReport, follow_here};
 use super::record::{Failure, Letter, Record, milliseconds, now};
 use super::scope::{Caller, Scope, Scoped};
 use super::{Task, TaskContext, TaskError, TaskId, TaskState, Tasks, observe, scope};
 use crate::backend::{BackendError, Envelope, Priority};
-use serde_json::value::{RawValue, to_raw_value};
+use crate::json;
+use serde::ser::Error as _;
+use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::select;
@@ -53,10 +55,11 @@ impl Request {
         };
         let caller = tasks.caller();
         let id = TaskId::random();
-        let arguments = to_raw_value(task).map_err(|error| TaskError::Serialize {
+        let serialize = |error| TaskError::Serialize {
             task: T::NAME,
             error: Arc::new(error),
-        });
+        };
+        let arguments = json::to_raw_value(task).map_err(serialize);
         let limit = core.settings.max_task_bytes;
         let letter = arguments.and_then(|arguments| {
             let size = arguments.get().len();
@@ -74,6 +77,7 @@ impl Request {
                     task: T::NAME,
                 });
             }
+            check_readable::<T>(&arguments).map_err(serialize)?;
             let created = now();
             Ok(Letter {
                 id: id.clone(),
@@ -193,6 +197,14 @@ impl Request {
     }
 }
 
+/// Checks that the type reads what it has written: no worker could read it otherwise.
+fn check_readable<T: Task>(arguments: &RawValue) -> serde_json::Result<()> {
+    let unreadable = |error| format!("it cannot be read again: {error}");
+    let read: serde_json::Result<T> = read(arguments);
+    read.map(drop)
+        .map_err(|error| serde_json::Error::custom(unreadable(error)))
+}
+
 /// Stores the task, then enqueues it: a worker that has it finds it in the store.
 async fn submit(
     tasks: &Tasks,
@@ -202,7 +214,8 @@ async fn submit(
 ) -> Result<(), TaskError> {
     let core = tasks.core();
     let id = &letter.id;
-    if core.records.create(id, &Record::new(letter)).await? {
+    let record = Record::new(letter);
+    if core.records.create(id, &record).await? {
         let enqueued = core.enqueue(letter, delay, priority).await;
         if let Err(error) = enqueued {
             // Otherwise it may be in the queue, and whoever submits it again finds it.
@@ -221,6 +234,10 @@ async fn submit(
         && found.principal == letter.principal;
     if !is_same {
         return Err(TaskError::IdInUse { id: id.clone() });
+    }
+    // Earlier versions of this crate have stored none.
+    if found.fingerprint.is_some() && found.fingerprint != record.fingerprint {
+        return Err(TaskError::OtherArguments { id: id.clone() });
     }
     if found.state == TaskState::Queued && found.attempt == 0 {
         // Who has stored it may not have come to enqueue it. If so, the queue knows it.
@@ -314,6 +331,7 @@ async fn here(
                 let is_conflict = failure.is_conflict();
                 (failure.into_error(), is_conflict)
             }
+            RunError::Unreadable(error) => (Arc::new(error), false),
             RunError::Panicked(message) => (Arc::new(panicked(&message)), false),
         };
         TaskError::Failed {

@@ -36,7 +36,8 @@ impl TaskService {
     /// and its error is that of the future.
     ///
     /// The task is serialised here and now. The future's errors are [`TaskError::Serialize`], [`TaskError::TooLarge`],
-    /// [`TaskError::NotRegistered`], [`TaskError::IdInUse`] and [`TaskError::NoRuntime`]: it was not submitted.
+    /// [`TaskError::NotRegistered`], [`TaskError::IdInUse`], [`TaskError::OtherArguments`] and [`TaskError::NoRuntime`]:
+    /// it was not submitted.
     /// [`TaskError::Backend`]: it was not where the backend [says so](crate::backend::Queue::enqueue), otherwise it may
     /// have been.
     // By value, as a function takes its arguments; it is used up.

@@ -111,6 +111,11 @@ impl Submit {
     /// principal, it is [`TaskError::IdInUse`]. An id that a client chooses should have its principal in it, or clients
     /// can keep ids from each other.
     ///
+    /// If it belongs to a task with other arguments, it is [`TaskError::OtherArguments`], for as long as the id is
+    /// known. Arguments are the same if their JSON is, whatever the order of the keys of maps. The order of sequences
+    /// counts, and a `HashSet` has another one each time: use a `BTreeSet`. A version of the program that adds a field
+    /// submits other arguments, unless it skips the field where that has its default (`skip_serializing_if`).
+    ///
     /// What runs in place is a part of the code that submits it: it runs each time, whatever is known of the id.
     pub fn with_id(mut self, id: impl Into<TaskId>) -> Self {
         self.id = id.into();

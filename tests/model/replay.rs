@@ -97,6 +97,16 @@ impl Body for ScriptBody {
     }
 }
 
+/// Whether the body says from the start that it is larger than what may be kept.
+fn is_declared_too_large(script: &Script, spool: Option<usize>) -> bool {
+    let body = ScriptBody {
+        steps: script.steps.clone().into(),
+        is_sized: script.is_sized,
+    };
+    let limit = script.limit.saturating_add(spool.unwrap_or(0));
+    body.size_hint().lower() > limit as u64
+}
+
 /// What the script says, and whether all of it is kept after each token. `spool` is how many bytes may go
 /// to a file.
 fn expected(script: &Script, spool: Option<usize>) -> (Content, Vec<bool>) {
@@ -233,8 +243,9 @@ pub fn check_with(
         is_sized: script.is_sized,
     });
     let is_empty = script.is_sized && script.steps.is_empty();
-    // What has been taken out of the original body: by the reader that went furthest.
-    let mut furthest = 0;
+    let is_declared_too_large = is_declared_too_large(script, spool);
+    // Whether something has been taken out of the original body, and how much by the reader that went furthest.
+    let (mut has_begun, mut furthest) = (false, 0);
     let mut former: Option<Reader> = None;
     let last = usize::MAX;
     for frames in script.reads.iter().copied().chain([last]) {
@@ -243,7 +254,7 @@ pub fn check_with(
             content: Vec::new(),
             has_ended: false,
         };
-        let is_replayable = kept[furthest];
+        let is_replayable = kept[furthest] && !(has_begun && is_declared_too_large);
         assert_eq!(reader.body.is_replayable(), is_replayable);
         if !is_replayable {
             let error = reader.frame().expect("an error").expect_err("an error");
@@ -252,7 +263,9 @@ pub fn check_with(
                 matches!(error, Some(ReplayError::TooLarge { .. })),
                 "{error:?}"
             );
-            // Whoever reads the body goes on unharmed.
+            assert!(reader.frame().is_none());
+            assert!(reader.body.is_end_stream());
+            // The present reader goes on unharmed.
             if let Some(mut former) = former.take() {
                 while !former.has_ended {
                     former.read();
@@ -267,15 +280,18 @@ pub fn check_with(
                 break;
             }
             reader.read();
+            has_begun = true;
             furthest = furthest.max(reader.content.len());
             if kept[furthest] {
                 reader.check(&expected, script);
             }
-            if let Some(former) = &mut former {
+            if let Some(mut former) = former.take() {
+                assert!(!former.body.is_end_stream());
                 let error = former.frame().expect("an error").expect_err("an error");
                 let error = error.downcast_ref::<ReplayError>();
                 assert!(matches!(error, Some(ReplayError::Superseded)), "{error:?}");
-                assert!(!former.body.is_end_stream());
+                assert!(former.frame().is_none());
+                assert!(former.body.is_end_stream());
             }
         }
         if frames == last {

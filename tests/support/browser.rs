@@ -11,6 +11,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use thirtyfour::{
     ChromiumLikeCapabilities, DesiredCapabilities, LoggingPrefsLogLevel, TypingData, WebDriver,
+    WindowHandle,
 };
 use tokio::time::{Instant, sleep};
 
@@ -50,6 +51,8 @@ impl Browser {
             "--disable-background-networking",
             "--disable-component-update",
             "--disable-sync",
+            // Sites with a name that is not the machine's own: what a browser takes for insecure over HTTP.
+            "--host-resolver-rules=MAP *.test 127.0.0.1",
             // The browser ends with its driver.
             "--remote-debugging-pipe",
             &user_data,
@@ -82,6 +85,47 @@ impl Browser {
     /// Opens a page and waits until it is loaded.
     pub async fn open(&self, url: &str) {
         self.driver.goto(url).await.unwrap();
+    }
+
+    /// Opens another tab and shows it.
+    pub async fn open_tab(&self) -> WindowHandle {
+        let tab = self.driver.new_tab().await.unwrap();
+        self.show(&tab).await;
+        tab
+    }
+
+    /// Shows a tab, which hides the others. What is done from now on is done there.
+    pub async fn show(&self, tab: &WindowHandle) {
+        self.driver.switch_to_window(tab.clone()).await.unwrap();
+    }
+
+    /// Lets the tab be visible also while others are shown, as windows side by side are.
+    pub async fn keep_visible(&self) {
+        let enabled = json!({ "enabled": true });
+        self.devtools("Emulation.setFocusEmulationEnabled", enabled)
+            .await;
+    }
+
+    /// The title of a tab, which stays as hidden as it is.
+    pub async fn title(&self, tab: &WindowHandle) -> String {
+        let targets = self.devtools("Target.getTargets", json!({})).await;
+        let id = tab.to_string();
+        let target = targets["targetInfos"].as_array().unwrap().iter();
+        let target = target.clone().find(|target| id == target["targetId"]);
+        target.unwrap()["title"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits for a title of a tab, which stays as hidden as it is.
+    pub async fn until_title(&self, tab: &WindowHandle, title: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let last = self.title(tab).await;
+            if last == title {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{last} never becomes {title}");
+            sleep(INTERVAL).await;
+        }
     }
 
     /// Where the browser is now.
@@ -189,9 +233,9 @@ impl Browser {
     }
 
     /// Sends a command of the protocol that the developer tools use.
-    async fn devtools(&self, command: &str, parameters: Value) {
+    async fn devtools(&self, command: &str, parameters: Value) -> Value {
         let devtools = self.driver.cdp();
-        devtools.send_raw(command, parameters).await.unwrap();
+        devtools.send_raw(command, parameters).await.unwrap()
     }
 }
 

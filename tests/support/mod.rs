@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::backend::Backend;
 use tower_promises::body::ReplayBody;
+use tower_promises::promise::ResponseForRejection;
 use tower_promises::{BoxError, PromiseLayer, Promises, Rejection, Signals};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -67,6 +68,16 @@ pub async fn ask_async(
     let mut answer = answer(response).await;
     answer.passes = passes.get();
     Ok(answer)
+}
+
+/// For requests that the layer does not reject.
+#[derive(Clone)]
+pub struct NoRejection;
+
+impl<B> ResponseForRejection<B> for NoRejection {
+    fn response_for_rejection(&self, rejection: Rejection) -> Response<B> {
+        panic!("{rejection}")
+    }
 }
 
 pub async fn answer<B>(response: Response<B>) -> Answer

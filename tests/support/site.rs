@@ -3,16 +3,18 @@
 
 use crate::browser::{Browser, PATIENCE};
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Extension, RawQuery, Request, State};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
+use futures_util::StreamExt;
 use http::{HeaderValue, StatusCode, header};
 use std::future::pending;
 use std::time::Duration;
 use thirtyfour::By;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tower_promises::backend::Backend;
 use tower_promises::operation::OperationLayerBuilder;
@@ -49,10 +51,19 @@ pub enum Proxy {
     KeepsEvents,
 }
 
+/// The event streams that the server has.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Streams {
+    pub open: usize,
+    /// The largest number that were open at the same time.
+    pub most: usize,
+}
+
 /// A server with an operation, and a browser.
 pub struct Site {
     pub url: String,
     pub works: mpsc::UnboundedReceiver<Work>,
+    pub streams: watch::Receiver<Streams>,
     pub browser: Browser,
 }
 
@@ -67,6 +78,7 @@ impl Site {
     ) -> Self {
         let builder = OperationLayer::builder(Backend::memory()).wait(Duration::ZERO);
         let (sender, works) = mpsc::unbounded_channel();
+        let (count, streams) = watch::channel(Streams::default());
         let app = Router::new()
             .route("/", get(start))
             // What the browser wants for pages that are not of the layer.
@@ -75,6 +87,7 @@ impl Site {
             .with_state(sender)
             .layer(configure(builder).build())
             .layer(from_fn_with_state(proxy, pass_on))
+            .layer(from_fn_with_state(count, count_streams))
             .layer(from_fn(restrict));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -83,6 +96,7 @@ impl Site {
         Self {
             url,
             works,
+            streams,
             browser,
         }
     }
@@ -97,6 +111,15 @@ impl Site {
             .until("document.title === 'Working on it'")
             .await;
         work
+    }
+
+    /// Waits until the server has so many event streams.
+    pub async fn until_streams(&mut self, open: usize) {
+        let change = self.streams.wait_for(|streams| streams.open == open);
+        let change = timeout(Duration::from_secs(30), change).await;
+        let is_reached = change.is_ok();
+        drop(change);
+        assert!(is_reached, "not {open}, but {:?}", *self.streams.borrow());
     }
 
     pub async fn click(&self, selector: &'static str) {
@@ -145,6 +168,43 @@ async fn pass_on(State(proxy): State<Proxy>, request: Request, next: Next) -> Re
         Proxy::KeepsEvents if request.uri().path().ends_with("/events") => pending().await,
         _ => next.run(request).await,
     }
+}
+
+/// An event stream that is open until this is dropped.
+struct Open(watch::Sender<Streams>);
+
+impl Open {
+    fn new(count: watch::Sender<Streams>) -> Self {
+        count.send_modify(|streams| {
+            streams.open += 1;
+            streams.most = streams.most.max(streams.open);
+        });
+        Self(count)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.send_modify(|streams| streams.open -= 1);
+    }
+}
+
+async fn count_streams(
+    State(count): State<watch::Sender<Streams>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if !request.uri().path().ends_with("/events") {
+        return next.run(request).await;
+    }
+    // Also while a proxy keeps it: the browser's connection is taken.
+    let open = Open::new(count);
+    let response = next.run(request).await;
+    response.map(|body| {
+        Body::from_stream(body.into_data_stream().inspect(move |_| {
+            let _ = &open;
+        }))
+    })
 }
 
 /// What careful sites send.

@@ -254,7 +254,12 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if let Source::Unread(_) = self.source {
             if let Source::Unread(body) = mem::replace(&mut self.source, Source::Ended) {
+                let least = body.size_hint().lower();
                 self.source = Source::Reading(Box::pin(body));
+                if self.retention == Retention::All && least > self.limit_in_all() as u64 {
+                    // Keeping a part of it takes memory and helps no reader.
+                    self.outgrow();
+                }
             }
         }
         let Source::Reading(body) = &mut self.source else {

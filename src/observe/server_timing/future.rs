@@ -10,6 +10,7 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 pin_project! {
     /// Response future for [`ServerTimingService`](super::ServerTimingService).
     #[derive(Debug)]
+    #[must_use = "futures do nothing unless polled"]
     pub struct ServerTimingFuture<F> {
         #[pin]
         inner: F,

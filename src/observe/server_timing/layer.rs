@@ -5,15 +5,6 @@ use std::any::type_name;
 use std::fmt;
 use tower_layer::Layer;
 
-/// How many promises [`ServerTimingLayer`] shows, and how many passes, unless you say otherwise.
-pub const DEFAULT_MAX_ENTRIES: usize = 32;
-
-/// How long the header of [`ServerTimingLayer`] is at most, in bytes, unless you say otherwise.
-///
-/// Proxies refuse responses with large headers: nginx takes 4 KiB for all of them together on most machines. This is
-/// half of it.
-pub const DEFAULT_MAX_BYTES: usize = 2048;
-
 /// Layer that applies the [`ServerTimingService`] middleware: it turns the [`Passes`](crate::promise::Passes) of a
 /// response into a [`Server-Timing`](https://www.w3.org/TR/server-timing/) header, which the developer tools of
 /// browsers draw as bars, and which scripts read as `PerformanceServerTiming`.
@@ -42,7 +33,7 @@ pub const DEFAULT_MAX_BYTES: usize = 2048;
 /// name is that of the promise where each character that is no token (RFC 9110, section 5.6.2) is an underscore. The
 /// description is the name as it is, with question marks for what is not printable ASCII, followed by what became of
 /// the promise if it has no value. Of a name there are at most 64 characters in both. The header has at most
-/// [`DEFAULT_MAX_BYTES`], and [`DEFAULT_MAX_ENTRIES`] of each kind, unless you say otherwise: the slowest. `dur` is in
+/// 2048 bytes, and 32 entries of each kind, by default: the slowest. `dur` is in
 /// milliseconds. A response that has taken a single pass and has no promise gets no header. One that there is already
 /// stays, and ours comes after it.
 ///
@@ -72,13 +63,13 @@ impl<F> ServerTimingLayer<F> {
         Self {
             is_visible,
             limits: Limits {
-                max_entries: DEFAULT_MAX_ENTRIES,
-                max_bytes: DEFAULT_MAX_BYTES,
+                max_entries: 32,
+                max_bytes: 2048,
             },
         }
     }
 
-    /// Sets how many promises are shown at most, and how many passes. Default [`DEFAULT_MAX_ENTRIES`].
+    /// Sets how many promises are shown at most, and how many passes. Default 32.
     ///
     /// If there are more, the slowest are shown.
     pub fn max_entries(mut self, entries: usize) -> Self {
@@ -86,7 +77,10 @@ impl<F> ServerTimingLayer<F> {
         self
     }
 
-    /// Sets how long the value of the header may be, in bytes. Default [`DEFAULT_MAX_BYTES`].
+    /// Sets how long the value of the header may be, in bytes. Default 2048.
+    ///
+    /// Proxies refuse responses with large headers: nginx takes 4 KiB for all of them together on most machines. The
+    /// default is half of it.
     ///
     /// If there is more, the slowest promises that fit are shown, and all passes unless they alone are too long. The
     /// entry of a pass has about 20 bytes, that of a promise about 30 and twice its name, at most 250. Headers of

@@ -4,5 +4,5 @@ mod layer;
 mod service;
 
 pub use future::ServerTimingFuture;
-pub use layer::{DEFAULT_MAX_BYTES, DEFAULT_MAX_ENTRIES, ServerTimingLayer};
+pub use layer::ServerTimingLayer;
 pub use service::ServerTimingService;

@@ -4,6 +4,15 @@
 //! Nothing in them is inline, so they work under `Content-Security-Policy: default-src 'self'`. [`Strings`] has all
 //! of their texts. To show a page of one's own instead, take what a [`PageContext`] or an [`ErrorContext`] has.
 //!
+//! # Event streams
+//!
+//! Over HTTP/1.1 a browser opens six connections to a site, and an event stream takes one of them for as long as it
+//! lasts: seven pages that follow one each would leave none for the rest of the site. Therefore at most two visible
+//! pages of an origin have a stream at the same time. They agree on this by the browser's Web Locks, which insecure
+//! origins other than `localhost` do not have. All other pages poll: visible pages at the interval of
+//! [`PageContext::refresh`], hidden pages at that interval or every 5 s, whichever is longer. A page that is shown
+//! again catches up at once. A page of one's own that opens [`PageLinks::events`] needs a bound too.
+//!
 //! # Security
 //!
 //! Every text is escaped. The form that cancels an operation has [`PageContext::cancel_token`] in a hidden field
@@ -55,7 +64,7 @@ pub struct PageContext<'a> {
 pub struct PageLinks<'a> {
     /// The operation itself: its page, and for `Accept: application/json` its status.
     pub own: &'a str,
-    /// The stream of its events.
+    /// The stream of its events. Close it while the page is hidden: see [event streams](self#event-streams).
     pub events: &'a str,
     /// Its result.
     pub result: &'a str,
@@ -71,7 +80,7 @@ pub struct PageLinks<'a> {
 pub struct ErrorContext<'a> {
     /// The status of the response.
     pub status: StatusCode,
-    /// Whether the operation was cancelled, which is no error to who has done so. The status is 410 then.
+    /// Whether the operation was cancelled, which is no error to the user. The status is 410 then.
     pub is_canceled: bool,
     /// How long to wait before it makes sense to try again.
     pub retry_after: Option<Duration>,

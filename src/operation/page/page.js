@@ -1,5 +1,6 @@
-// Keeps the page of an operation up to date: follows the event stream, or asks now and then where a proxy does not
-// let one through, and goes on to the result. Without this script the page reloads itself.
+// Keeps the page of an operation up to date and goes on to the result. The page follows the event stream while it is
+// visible and few other pages do. It polls while it is hidden, while other pages have the streams, and where a proxy
+// lets none through. Without this script the page reloads itself.
 
 const operation = document.getElementById("operation");
 const heading = document.getElementById("heading");
@@ -23,8 +24,13 @@ const refresh = Number(settings.refresh) * 1000;
 // How long the stream may take for its first event: some proxies keep back what they should pass on.
 const firstEventTimeout = 10_000;
 const maxStreamFailures = 3;
-// A stream that is silent for longer is opened anew: its connection may have died without a word.
+// A stream that is silent for longer is opened anew: a broken connection is not always reported.
 const maxSilence = 60_000;
+// Pages of this origin that may have a stream at the same time. Over HTTP/1.1 a browser has six connections to a site,
+// and each stream takes one of them.
+const maxStreams = 2;
+// How often a hidden page polls, for its title and to go on to the result.
+const hiddenRefresh = 5_000;
 const requestTimeout = 30_000;
 const maxRetryDelay = 30_000;
 // At most one change of the message in this time is read out by a screen reader.
@@ -32,6 +38,8 @@ const announcementInterval = 10_000;
 
 const loaded = Date.now();
 let ended = false;
+let streamsComeThrough = true;
+let failedQuestions = 0;
 
 // What {name} stands for in a translated pattern.
 function fill(pattern, values) {
@@ -87,92 +95,145 @@ function end(state) {
   location.replace(settings.own);
 }
 
-// The server says what is the matter: nothing is here any more, or somebody else is logged in.
+// The server answers with what is the matter: the operation is gone, or the session is another user's.
 function reload() {
   ended = true;
   location.replace(settings.own);
 }
 
-function follow() {
-  const events = new EventSource(settings.events);
-  let failures = 0;
-  let timer;
-
-  function giveUp() {
-    clearTimeout(timer);
-    events.close();
-    poll();
+// Runs `work` while fewer than `maxStreams` pages of this origin do, and resolves to whether it did. The browser gives
+// the place of a page that is closed or has crashed to another page.
+async function inStreamPlace(work) {
+  for (let place = 1; place <= maxStreams; place += 1) {
+    const name = `tower-promises event stream ${place}`;
+    const isFree = await navigator.locks.request(name, { ifAvailable: true }, async (lock) => {
+      if (lock) await work();
+      return lock !== null;
+    });
+    if (isFree) return true;
   }
-
-  function startAnew() {
-    events.close();
-    follow();
-  }
-
-  function expectEvent(timeout, otherwise) {
-    clearTimeout(timer);
-    timer = setTimeout(otherwise, timeout);
-  }
-
-  function receive(event) {
-    expectEvent(maxSilence, startAnew);
-    failures = 0;
-    connection.textContent = "";
-    return JSON.parse(event.data);
-  }
-
-  events.addEventListener("status", (event) => {
-    const state = receive(event);
-    if (!ended) show(state);
-  });
-  events.addEventListener("done", (event) => {
-    const state = receive(event);
-    clearTimeout(timer);
-    events.close();
-    end(state);
-  });
-  events.addEventListener("error", () => {
-    failures += 1;
-    // The browser tries again by itself unless the server has refused.
-    if (events.readyState === EventSource.CLOSED || failures >= maxStreamFailures) giveUp();
-    else expectEvent(firstEventTimeout, giveUp);
-  });
-  expectEvent(firstEventTimeout, giveUp);
+  return false;
 }
 
-async function poll() {
-  let failures = 0;
-  while (!ended) {
-    let delay = refresh;
-    try {
-      const response = await fetch(settings.own, {
-        headers: { Accept: "application/json" },
-        cache: "no-store",
-        signal: AbortSignal.timeout(requestTimeout),
-      });
-      delay = Number(response.headers.get("Retry-After")) * 1000 || refresh;
-      if (response.status === 429 || response.status >= 500) throw new Error(`status ${response.status}`);
-      if (!response.ok || response.redirected) return reload();
-      const state = await response.json();
-      if (isTerminal(state)) return end(state);
+// Follows the event stream if this page may have one, and resolves to whether it had one.
+async function tryToFollow() {
+  if (document.hidden || !streamsComeThrough) return false;
+  try {
+    return await inStreamPlace(follow);
+  } catch {
+    // Insecure origins and sandboxed documents have no locks. A stream that is not counted could be one too many.
+    return false;
+  }
+}
+
+// Resolves when the stream has ended, does not come through, or the page is hidden.
+function follow() {
+  return new Promise((resolve) => {
+    // It may have been hidden while it waited for its place.
+    if (document.hidden) return resolve();
+    const events = new EventSource(settings.events);
+    const listening = new AbortController();
+    let failures = 0;
+    let timer;
+
+    function stop() {
+      clearTimeout(timer);
+      listening.abort();
+      events.close();
+      resolve();
+    }
+
+    function giveUp() {
+      streamsComeThrough = false;
+      stop();
+    }
+
+    function expectEvent(timeout, otherwise) {
+      clearTimeout(timer);
+      timer = setTimeout(otherwise, timeout);
+    }
+
+    function receive(event) {
+      // The loop in `keepUpToDate` opens another stream.
+      expectEvent(maxSilence, stop);
       failures = 0;
       connection.textContent = "";
-      show(state);
-    } catch {
-      failures += 1;
-      connection.textContent = settings.connectionLost;
-      delay = Math.max(delay, Math.min(refresh * 2 ** failures, maxRetryDelay));
+      return JSON.parse(event.data);
     }
-    await pause(delay);
-  }
+
+    document.addEventListener("visibilitychange", () => {
+      if (document.hidden) stop();
+    }, { signal: listening.signal });
+    events.addEventListener("status", (event) => {
+      const state = receive(event);
+      if (!ended) show(state);
+    });
+    events.addEventListener("done", (event) => {
+      const state = receive(event);
+      stop();
+      end(state);
+    });
+    events.addEventListener("error", () => {
+      failures += 1;
+      // The browser tries again by itself unless the server has refused.
+      if (events.readyState === EventSource.CLOSED || failures >= maxStreamFailures) giveUp();
+      else expectEvent(firstEventTimeout, giveUp);
+    });
+    expectEvent(firstEventTimeout, giveUp);
+  });
 }
 
-// Waits, but not for longer than the device is offline.
+// Asks for the status once, and resolves to the delay before the next question.
+async function ask() {
+  let delay = refresh;
+  try {
+    const response = await fetch(settings.own, {
+      headers: { Accept: "application/json" },
+      cache: "no-store",
+      signal: AbortSignal.timeout(requestTimeout),
+    });
+    delay = Number(response.headers.get("Retry-After")) * 1000 || refresh;
+    if (response.status === 429 || response.status >= 500) throw new Error(`status ${response.status}`);
+    if (!response.ok || response.redirected) {
+      reload();
+      return delay;
+    }
+    const state = await response.json();
+    failedQuestions = 0;
+    connection.textContent = "";
+    if (isTerminal(state)) end(state);
+    else show(state);
+  } catch {
+    failedQuestions += 1;
+    connection.textContent = settings.connectionLost;
+    delay = Math.max(delay, Math.min(refresh * 2 ** failedQuestions, maxRetryDelay));
+  }
+  return delay;
+}
+
+// Waits, but not for longer than the device is offline or the page is hidden.
 function pause(delay) {
   return new Promise((resolve) => {
-    const timer = setTimeout(resolve, delay);
-    addEventListener("online", () => { clearTimeout(timer); resolve(); }, { once: true });
+    const listening = new AbortController();
+    const timer = setTimeout(stop, delay);
+    function stop() {
+      clearTimeout(timer);
+      listening.abort();
+      resolve();
+    }
+    addEventListener("online", stop, { signal: listening.signal });
+    document.addEventListener("visibilitychange", () => {
+      if (!document.hidden) stop();
+    }, { signal: listening.signal });
   });
+}
+
+async function keepUpToDate() {
+  while (!ended) {
+    if (await tryToFollow()) continue;
+    const delay = await ask();
+    if (!ended) await pause(document.hidden ? Math.max(delay, hiddenRefresh) : delay);
+  }
 }
 
 form?.addEventListener("submit", (event) => {
@@ -188,4 +249,4 @@ addEventListener("pageshow", (event) => { if (event.persisted) location.reload()
 
 const ticking = setInterval(tick, 1000);
 tick();
-follow();
+keepUpToDate();

@@ -182,7 +182,7 @@ fn actions(context: &PageContext<'_>, running: bool) -> String {
     actions + &link
 }
 
-/// The number, for who asks for help. Who has cancelled needs none.
+/// The number of the status, for a request for help. A page for a cancelled operation has none.
 fn status(context: &ErrorContext<'_>) -> String {
     if context.is_canceled {
         return String::new();
@@ -209,7 +209,7 @@ fn retry(context: &ErrorContext<'_>) -> String {
     format!("<p>{}</p>\n", Escaped(&text))
 }
 
-/// Rounded up: nobody shall come back too early.
+/// Rounded up: a client must not come back too early.
 fn whole_seconds(duration: Duration) -> u64 {
     duration
         .as_secs()

@@ -1,9 +1,12 @@
 #[cfg(feature = "tracing")]
 mod advising;
 mod entries;
-mod handles;
-mod session;
+mod passes;
+mod read;
 mod state;
+mod submit;
+mod wait;
+mod withdraw;
 
 pub(super) use entries::Vacancy;
 
@@ -11,10 +14,9 @@ use entries::Entries;
 
 #[cfg(feature = "blocking")]
 use super::Rejection;
-use super::layer::Settings;
 use super::observe::Advice;
 use super::slot::{AnySlot, Slot, Type};
-use super::{Key, Promises, Start};
+use super::{Key, Start};
 #[cfg(feature = "blocking")]
 use crate::blocking::BlockingPool;
 use crate::body::Detach;
@@ -31,21 +33,26 @@ use std::task::Waker;
 /// User code never runs while the lock is held: neither a promise's work nor its `Drop`, nor the
 /// `Clone` of a value.
 pub(super) struct Registry {
-    start: Start,
-    max_promises: usize,
+    settings: Settings,
     /// Whether a response future runs the promises. A handle made for a test has none.
     is_driven: bool,
-    #[cfg(feature = "blocking")]
-    pool: BlockingPool,
     /// Tells requests apart that share a pool.
     #[cfg(feature = "blocking")]
     number: u64,
     /// There was no room in the pool, and the request is to be rejected for it.
     #[cfg(feature = "blocking")]
     has_given_up: AtomicBool,
-    /// The promises of the request that this one is a part of.
-    outer: Option<Promises>,
+    /// That of the request that this one is a part of.
+    outer: Option<Arc<Registry>>,
     state: Mutex<State>,
+}
+
+/// What a request may promise, and when it starts.
+pub(super) struct Settings {
+    pub(super) start: Start,
+    pub(super) max_promises: usize,
+    #[cfg(feature = "blocking")]
+    pub(super) pool: BlockingPool,
 }
 
 struct State {
@@ -155,20 +162,17 @@ pub(super) enum Verdict {
 }
 
 impl Registry {
-    pub(super) fn new<H>(
-        settings: &Settings<H>,
+    pub(super) fn new(
+        settings: Settings,
         is_driven: bool,
-        outer: Option<Promises>,
+        outer: Option<Arc<Self>>,
         body: Option<Arc<dyn Detach>>,
     ) -> Self {
         Self {
-            start: settings.start,
-            max_promises: settings.max_promises,
             is_driven,
             #[cfg(feature = "blocking")]
-            pool: settings.pool.clone(),
-            #[cfg(feature = "blocking")]
             number: settings.pool.next_request(),
+            settings,
             #[cfg(feature = "blocking")]
             has_given_up: AtomicBool::new(false),
             outer,
@@ -185,8 +189,8 @@ impl Registry {
     }
 
     /// What a request has promised whose earlier passes asked for these.
-    pub(super) fn with_settled(slots: Vec<Arc<dyn AnySlot>>) -> Self {
-        let registry = Self::new(&Settings::default(), false, None, None);
+    pub(super) fn with_settled(settings: Settings, slots: Vec<Arc<dyn AnySlot>>) -> Self {
+        let registry = Self::new(settings, false, None, None);
         {
             let mut state = lock(&registry.state);
             state.pass = if slots.is_empty() { 1 } else { 2 };
@@ -241,7 +245,7 @@ impl Registry {
 #[cfg(feature = "blocking")]
 impl Registry {
     pub(super) fn pool(&self) -> &BlockingPool {
-        &self.pool
+        &self.settings.pool
     }
 
     pub(super) fn number(&self) -> u64 {
@@ -261,7 +265,7 @@ impl Registry {
     pub(super) fn overload(&self) -> Option<Rejection> {
         let has_given_up = self.has_given_up.load(Ordering::Relaxed);
         has_given_up.then(|| Rejection::Saturated {
-            retry_after: self.pool.retry_delay(),
+            retry_after: self.settings.pool.retry_delay(),
         })
     }
 }

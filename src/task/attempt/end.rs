@@ -1,6 +1,6 @@
 //! How an attempt ends.
 
-use super::{Attempt, BACKEND_PAUSE, End};
+use super::{Attempt, BACKEND_PAUSE, End, OTHER_VERSION_PAUSE};
 use crate::backend::{BackendError, Outcome};
 use crate::task::context::Report;
 use crate::task::definition::RunError;
@@ -64,6 +64,15 @@ impl Attempt<'_> {
                     error: Reported::of(failure.error()),
                     is_conflict: failure.is_conflict(),
                 }
+            }
+            End::Ended(Err(RunError::Unreadable(error))) => {
+                let task = &self.letter.task;
+                let text = format!("this worker cannot read the arguments of task `{task}`");
+                let failure = Failure {
+                    error: Reported::because(text, &error),
+                    is_conflict: true,
+                };
+                return self.again(failure, OTHER_VERSION_PAUSE, report).await;
             }
             End::Ended(Err(RunError::Panicked(message))) => failed(panicked(&message)),
             End::TimedOut => failed(Reported::new(format!("the task took more than {limit:?}"))),

@@ -6,14 +6,14 @@ mod turn;
 
 use super::context::{Report, Shared, StopOnDrop};
 use super::core::{Core, Service};
-use super::definition::{Ended, catch};
+use super::definition::{Ran, catch};
 use super::failure::Reported;
 use super::hub::{News, Subscription};
 use super::record::{Failure, Letter};
 use super::scope::{Scope, Scoped};
 use super::worker::Phase;
 use super::{TaskContext, TaskState, Tasks, observe};
-use crate::backend::{Delivery, Outcome};
+use crate::backend::{BackendError, Delivery, Outcome};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use std::future::pending;
@@ -28,9 +28,9 @@ use uuid::Uuid;
 /// The pause before a task is delivered again that could not be begun because the store has failed.
 const BACKEND_PAUSE: Duration = Duration::from_secs(1);
 
-/// The pause before another worker may get a task whose type this one does not know: long enough for a roll-out to go
-/// on.
-const UNKNOWN_PAUSE: Duration = Duration::from_secs(30);
+/// The pause before another worker may get what this one cannot read, or a task whose type it does not know: long enough
+/// for a roll-out to go on.
+const OTHER_VERSION_PAUSE: Duration = Duration::from_secs(30);
 
 /// What the attempts at the tasks of a service have in common.
 pub(super) struct Attempts {
@@ -70,7 +70,7 @@ enum Begin {
 
 /// Why an attempt is over.
 enum End {
-    Ended(Ended),
+    Ended(Ran),
     TimedOut,
     /// Somebody wants it to be cancelled.
     Cancelled,
@@ -85,10 +85,7 @@ impl Attempts {
     pub(super) async fn attend(self: Arc<Self>, delivery: Delivery) -> Outcome {
         let letter: Letter = match serde_json::from_slice(&delivery.payload) {
             Ok(letter) => letter,
-            Err(error) => {
-                observe::bad_letter(&self.name, &error);
-                return Outcome::GiveUp;
-            }
+            Err(error) => return self.unreadable(&delivery, &error),
         };
         let core = self.tasks.core();
         let mut attempt = Attempt {
@@ -131,6 +128,18 @@ impl Attempts {
         self.run(&attempt, news).await
     }
 
+    /// Leaves an envelope that this version cannot read to others, for as long as a task may wait.
+    fn unreadable(&self, delivery: &Delivery, error: &serde_json::Error) -> Outcome {
+        observe::bad_letter(&self.name, &delivery.id, error);
+        let lifetime = self.tasks.core().settings.lifetime;
+        if OTHER_VERSION_PAUSE.saturating_mul(delivery.number) > lifetime {
+            return Outcome::GiveUp;
+        }
+        Outcome::Retry {
+            after: OTHER_VERSION_PAUSE,
+        }
+    }
+
     /// Waits until the task may run, and claims it, or says when it is to be delivered again.
     async fn begin(
         &self,
@@ -141,7 +150,10 @@ impl Attempts {
         let limit = self.service.timeout;
         let failed = |error| {
             observe::backend_failed(id, &error);
-            let after = BACKEND_PAUSE;
+            let after = match error {
+                BackendError::Unreadable { .. } => OTHER_VERSION_PAUSE,
+                _ => BACKEND_PAUSE,
+            };
             Outcome::Retry { after }
         };
         let mut turn = self.shared().await?;
@@ -170,7 +182,7 @@ impl Attempts {
                 is_conflict: true,
             };
             return attempt
-                .again(failure, UNKNOWN_PAUSE, &Report::default())
+                .again(failure, OTHER_VERSION_PAUSE, &Report::default())
                 .await;
         };
         let stop = Arc::default();
@@ -208,7 +220,7 @@ impl Attempts {
         attempt: &Attempt<'_>,
         context: &TaskContext,
         news: Subscription,
-        work: BoxFuture<'_, Ended>,
+        work: BoxFuture<'_, Ran>,
     ) -> End {
         // Too long to be added is forever.
         let deadline = Instant::now().checked_add(self.service.timeout);

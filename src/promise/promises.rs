@@ -1,10 +1,8 @@
+use super::registry::{self, Registry};
+use super::settings::Settings;
+use super::{AnyKey, MissingPromiseLayer, PromiseResults, current};
 #[cfg(doc)]
-use super::SubmitError;
-use super::error::PromiseError;
-use super::layer::Settings;
-use super::registry::{Found, Registry, Vacancy};
-use super::slot::Type;
-use super::{IntoKey, Key, PromiseResults, current};
+use super::{PromiseError, SubmitError};
 use crate::body::Detach;
 use std::fmt;
 use std::sync::Arc;
@@ -54,7 +52,7 @@ use std::sync::Arc;
 /// let promises = Promises::with_results(PromiseResults::new());
 /// title(&promises);
 /// assert_eq!(promises.keys(), ["unread"]);
-/// assert!(promises.is_pending());
+/// assert!(promises.will_discard());
 ///
 /// // What it does with the answer:
 /// let promises = Promises::with_results(PromiseResults::new().value("unread", 7_u32));
@@ -68,11 +66,12 @@ pub struct Promises {
 
 /// Where the request and its handles come from.
 impl Promises {
-    pub(super) fn open<H>(
-        settings: &Settings<H>,
+    pub(super) fn open(
+        settings: registry::Settings,
         outer: Option<Self>,
         body: Option<Arc<dyn Detach>>,
     ) -> Self {
+        let outer = outer.map(|outer| outer.registry);
         Self {
             registry: Arc::new(Registry::new(settings, true, outer, body)),
             pass: 1,
@@ -110,6 +109,25 @@ impl Promises {
         current::get()
     }
 
+    /// [`current`](Self::current), with an error that says which layer is missing.
+    ///
+    /// ```
+    /// use tower_promises::{BoxError, Promises};
+    ///
+    /// fn greeting() -> Result<String, BoxError> {
+    ///     let promises = Promises::try_current()?;
+    ///     Ok(promises.result_or_submit("name", async || "Ferris".to_owned())?)
+    /// }
+    /// # assert!(greeting().unwrap_err().to_string().contains("`PromiseLayer`"));
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`MissingPromiseLayer`] where [`current`](Self::current) is `None`.
+    pub fn try_current() -> Result<Self, MissingPromiseLayer> {
+        Self::current().ok_or(MissingPromiseLayer)
+    }
+
     /// Runs `f` with this handle as [`Promises::current`].
     pub fn scope<R>(&self, f: impl FnOnce() -> R) -> R {
         let _scope = current::enter(self.clone());
@@ -118,10 +136,11 @@ impl Promises {
 
     /// A handle for testing a handler without a server. It is not run by anything: what is
     /// [submitted](Self::submit) to it stays pending, which shows in [`keys`](Self::keys) and
-    /// [`is_pending`](Self::is_pending). Only [`resolve`](Self::resolve) runs promises, where it is awaited.
+    /// [`will_discard`](Self::will_discard). Only [`resolve`](Self::resolve) runs promises, where it is awaited.
     #[must_use]
     pub fn with_results(results: PromiseResults) -> Self {
-        let registry = Registry::with_settled(results.into_slots());
+        let settings = Settings::default().registry();
+        let registry = Registry::with_settled(settings, results.into_slots());
         Self {
             pass: registry.pass(),
             registry: Arc::new(registry),
@@ -129,96 +148,29 @@ impl Promises {
     }
 }
 
-/// Reading.
-impl Promises {
-    /// The value of the promise of this name, cloned, so that everybody can read it.
-    ///
-    /// # Errors
-    ///
-    /// [`NotSubmitted`](PromiseError::NotSubmitted) or [`Pending`](PromiseError::Pending) where there is
-    /// no value yet, the promise's own error where it has one, at each read, and
-    /// [`WrongType`](PromiseError::WrongType) where it is not a promise of a `T`.
-    pub fn result<T>(&self, key: impl IntoKey<T>) -> Result<T, PromiseError>
-    where
-        T: Clone + Send + Sync + 'static,
-    {
-        self.read(&key.into_key())
-    }
-
-    /// The number of the pass this handle belongs to, counted from one.
-    #[must_use]
-    pub fn pass(&self) -> usize {
-        self.pass
-    }
-
-    /// Whether the response of the present pass would be thrown away if the pass ended now, because
-    /// something it asked for was not there.
-    ///
-    /// A transaction layer between [`PromiseLayer`](super::PromiseLayer) and the handler asks this after
-    /// the inner call, and rolls back if so.
-    #[must_use]
-    pub fn is_pending(&self) -> bool {
-        self.registry.is_pending()
-    }
-
-    /// The names of all promises of the request, settled or not, in the order they were submitted.
-    #[must_use]
-    pub fn keys(&self) -> Vec<Key> {
-        self.registry.keys()
-    }
-
-    pub(super) fn read<T>(&self, key: &Key) -> Result<T, PromiseError>
-    where
-        T: Clone + Send + Sync + 'static,
-    {
-        let read = self.find(key);
-        read.unwrap_or_else(|_| Err(PromiseError::NotSubmitted { key: key.clone() }))
-    }
-
-    /// [`read`](Self::read) that tells where nobody has submitted the promise.
-    pub(super) fn find<T>(&self, key: &Key) -> Result<Result<T, PromiseError>, Vacancy>
-    where
-        T: Clone + Send + Sync + 'static,
-    {
-        let found = self.registry.find::<T>(self.pass, key);
-        let key = || key.clone();
-        let error = match found {
-            Found::Settled(slot) => match slot.outcome() {
-                Some(outcome) => return Ok(outcome),
-                None => PromiseError::Pending { key: key() },
-            },
-            Found::Nothing(vacancy) => return Err(vacancy),
-            Found::Pending => PromiseError::Pending { key: key() },
-            Found::Ended => PromiseError::Ended { key: key() },
-            Found::OfAnotherType(found) => Type::of::<T>().mismatch(key(), found),
-        };
-        Ok(Err(error))
-    }
-}
-
-/// Changing one's mind.
+/// Cancelling, clearing and publishing.
 impl Promises {
     /// Cancels a pending promise: its future is dropped, unpolled if it has not started, and its outcome is
     /// [`PromiseError::Cancelled`]. It asks for no further pass.
     ///
     /// Returns whether there was a pending promise of this name.
-    pub fn cancel(&self, key: impl Into<Key>) -> bool {
-        self.registry.cancel(&key.into())
+    pub fn cancel(&self, key: impl AnyKey) -> bool {
+        self.registry.cancel(&key.into_any_key())
     }
 
     /// Forgets a settled promise, so that its name can be submitted again.
     ///
     /// Returns whether there was a settled promise of this name. Clearing and submitting in every pass
     /// never ends before [`max_passes`](super::PromiseLayer::max_passes).
-    pub fn clear(&self, key: impl Into<Key>) -> bool {
-        self.registry.clear(&key.into())
+    pub fn clear(&self, key: impl AnyKey) -> bool {
+        self.registry.clear(&key.into_any_key())
     }
 
     /// Forgets a promise whatever its state: [`cancel`](Self::cancel), then [`clear`](Self::clear).
     ///
     /// Returns whether there was a promise of this name.
-    pub fn reset(&self, key: impl Into<Key>) -> bool {
-        self.registry.reset(&key.into())
+    pub fn reset(&self, key: impl AnyKey) -> bool {
+        self.registry.reset(&key.into_any_key())
     }
 
     /// Publishes the response of this pass, whatever is pending. Promises that have not settled by the

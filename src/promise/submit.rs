@@ -1,13 +1,12 @@
 use super::error::{Failure, PromiseError, SubmitError};
 use super::registry::{Admission, Demand, Vacancy};
-use super::resolve::Waiter;
 use super::slot::Work;
 use super::{IntoKey, Key, Promises};
 use crate::BoxError;
 use crate::body::RequestBody;
 use futures_util::FutureExt;
 
-/// Asking.
+/// Submitting.
 impl Promises {
     /// Registers a promise. It starts when the pass ends, or at once with [`Start::Eager`](super::Start::Eager), and
     /// runs at the same time as the others; then the handler runs again and finds the [`result`](Self::result).
@@ -147,12 +146,31 @@ impl Promises {
             .map(drop)
     }
 
-    /// Reads the result, or [hands the body](Self::submit_body) to the promise if nobody has.
+    /// Reads the result, or [hands the body](Self::submit_body) to a new promise of this name.
     ///
     /// # Errors
     ///
     /// Those of [`result_or_submit`](Self::result_or_submit), where [`Rejected`](PromiseError::Rejected) includes
     /// those of [`submit_body`](Self::submit_body).
+    pub fn result_or_submit_body<T, F>(
+        &self,
+        key: impl IntoKey<T>,
+        make: impl FnOnce(RequestBody) -> F,
+    ) -> Result<T, PromiseError>
+    where
+        T: Clone + Send + Sync + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.read_or(key.into_key(), |key, _| {
+            self.register_body(key, Demand::Missed, |body| make(body).map(Ok))
+        })
+    }
+
+    /// [`result_or_submit_body`](Self::result_or_submit_body) for a future that can fail.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`result_or_submit_body`](Self::result_or_submit_body).
     pub fn result_or_try_submit_body<T, E, F>(
         &self,
         key: impl IntoKey<T>,
@@ -166,49 +184,6 @@ impl Promises {
         self.read_or(key.into_key(), |key, _| {
             self.register_body(key, Demand::Missed, |body| make(body).map(failed))
         })
-    }
-
-    /// Waits for the promise of this name, for code that can wait. It starts at once, whether it is new
-    /// or was submitted before, and costs no further pass. The name is shared: whoever asks second, awaiting
-    /// or not, gets the same promise.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`result`](Self::result) but `NotSubmitted` and `Pending`. It is
-    /// [`Cancelled`](PromiseError::Cancelled) when the request ends first.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the returned future drops the promise if nobody else has asked for it. Otherwise the promise
-    /// goes on.
-    pub async fn resolve<T, F>(
-        &self,
-        key: impl IntoKey<T>,
-        make: impl FnOnce() -> F,
-    ) -> Result<T, PromiseError>
-    where
-        T: Clone + Send + Sync + 'static,
-        F: Future<Output = T> + Send + 'static,
-    {
-        self.wait(key.into_key(), || make().map(Ok)).await
-    }
-
-    /// [`resolve`](Self::resolve) for a future that can fail.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`resolve`](Self::resolve).
-    pub async fn try_resolve<T, E, F>(
-        &self,
-        key: impl IntoKey<T>,
-        make: impl FnOnce() -> F,
-    ) -> Result<T, PromiseError>
-    where
-        T: Clone + Send + Sync + 'static,
-        E: Into<BoxError> + 'static,
-        F: Future<Output = Result<T, E>> + Send + 'static,
-    {
-        self.wait(key.into_key(), || make().map(failed)).await
     }
 
     pub(super) fn register<T, F>(
@@ -277,21 +252,8 @@ impl Promises {
             Err(error) => Err(PromiseError::Rejected { error }),
         }
     }
-
-    pub(super) async fn wait<T, F>(
-        &self,
-        key: Key,
-        make: impl FnOnce() -> F,
-    ) -> Result<T, PromiseError>
-    where
-        T: Clone + Send + Sync + 'static,
-        F: Future<Output = Result<T, Failure>> + Send + 'static,
-    {
-        let slot = self.registry.join(self.pass, &key, || Box::pin(make()))?;
-        Waiter::new(&self.registry, slot).await
-    }
 }
 
-fn failed<T, E: Into<BoxError>>(result: Result<T, E>) -> Result<T, Failure> {
+pub(super) fn failed<T, E: Into<BoxError>>(result: Result<T, E>) -> Result<T, Failure> {
     result.map_err(|error| Failure::Failed(error.into().into()))
 }

@@ -1,0 +1,76 @@
+use super::super::Key;
+use super::super::error::Failure;
+use super::state::run;
+use super::{Demand, Entry, Phase, Registry, Undo};
+use crate::sync::lock;
+use std::sync::Arc;
+
+/// Cancelling, clearing and publishing.
+impl Registry {
+    pub(in crate::promise) fn cancel(&self, key: &Key) -> bool {
+        let slot = match lock(&self.state).entry(key) {
+            Some(entry) => Arc::clone(&entry.slot),
+            None => return false,
+        };
+        // User code is dropped here, so no lock is held.
+        if !slot.fail(Failure::Cancelled) {
+            return false;
+        }
+        let mut state = lock(&self.state);
+        if let Some(entry) = state.entry_mut(key) {
+            if Arc::ptr_eq(&entry.slot, &slot) {
+                entry.demand = Demand::Met;
+            }
+        }
+        true
+    }
+
+    pub(in crate::promise) fn clear(&self, key: &Key) -> bool {
+        self.remove(key, Entry::is_settled)
+    }
+
+    pub(in crate::promise) fn reset(&self, key: &Key) -> bool {
+        self.remove(key, |_| true)
+    }
+
+    fn remove(&self, key: &Key, condition: impl Fn(&Entry) -> bool) -> bool {
+        let entry = {
+            let mut guard = lock(&self.state);
+            let state = &mut *guard;
+            match state.entry(key) {
+                Some(entry) if condition(entry) => state.remove(key),
+                Some(_) => return false,
+                None if state.has_ended() => return false,
+                None if self.outer_slot(state, key).is_some() => {
+                    state.ledger().hidden.push(key.clone());
+                    return true;
+                }
+                None => return false,
+            }
+        };
+        // Dropped here, where no lock is held.
+        entry
+            .map(|entry| entry.slot.fail(Failure::Cancelled))
+            .is_some()
+    }
+
+    pub(in crate::promise) fn publish(&self, pass: usize) {
+        let mut state = lock(&self.state);
+        if state.is_running(pass) {
+            state.publish = true;
+        }
+    }
+
+    pub(in crate::promise) fn on_discard(&self, pass: usize, undo: Undo) {
+        let mut state = lock(&self.state);
+        if state.is_running(pass) {
+            state.ledger().undo.push(undo);
+            return;
+        }
+        let was_published = pass == state.pass && state.phase == Phase::Published;
+        drop(state);
+        if !was_published {
+            run([undo]);
+        }
+    }
+}

@@ -1,0 +1,171 @@
+use super::{DefaultResponseForRejection, Rejection, registry};
+#[cfg(doc)]
+use super::{PromiseLayer, PromiseService};
+#[cfg(feature = "blocking")]
+use crate::blocking::BlockingPool;
+use crate::body::{DEFAULT_MAX_BYTES, ReplayBody, ReplayError};
+#[cfg(feature = "spool")]
+use crate::body::{DEFAULT_MAX_SPOOL_BYTES, Spool};
+use http_body::Body;
+use std::any::type_name;
+use std::fmt;
+#[cfg(feature = "spool")]
+use std::path::Path;
+#[cfg(feature = "spool")]
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a [`PromiseLayer`] was built with.
+#[derive(Clone)]
+pub(super) struct Settings<H> {
+    pub(super) max_passes: usize,
+    pub(super) max_promises: usize,
+    pub(super) max_body_bytes: usize,
+    #[cfg(feature = "spool")]
+    pub(super) spool_dir: Option<Arc<Path>>,
+    #[cfg(feature = "spool")]
+    pub(super) max_spool_bytes: u64,
+    pub(super) start: Start,
+    pub(super) promise_timeout: Option<Duration>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) on_timeout: OnTimeout,
+    #[cfg(feature = "blocking")]
+    pub(super) pool: BlockingPool,
+    pub(super) on_rejection: H,
+}
+
+/// When a submitted promise starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Start {
+    /// When the pass that submitted it ends. One that is cancelled before then never starts.
+    #[default]
+    PassEnd,
+    /// At once, while the pass still runs. Worth it for handlers that themselves wait for something.
+    Eager,
+}
+
+/// What happens when a request takes longer than [`PromiseLayer::timeout`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnTimeout {
+    /// It is rejected.
+    #[default]
+    Reject,
+    /// The handler runs once more, and every promise that has not settled reads as
+    /// [`TimedOut`](super::PromiseError::TimedOut), also one that is submitted only then. So the application
+    /// renders a page of its own.
+    ///
+    /// This last pass may be one more than [`PromiseLayer::max_passes`]. It gets the same time again; past that, the
+    /// request is rejected. It is also rejected if it has not asked for a promise at all, or if its body cannot be
+    /// replayed.
+    FinalPass,
+}
+
+impl Default for Settings<DefaultResponseForRejection> {
+    fn default() -> Self {
+        Self {
+            max_passes: 16,
+            max_promises: 1024,
+            max_body_bytes: DEFAULT_MAX_BYTES,
+            #[cfg(feature = "spool")]
+            spool_dir: None,
+            #[cfg(feature = "spool")]
+            max_spool_bytes: DEFAULT_MAX_SPOOL_BYTES,
+            start: Start::default(),
+            promise_timeout: None,
+            timeout: None,
+            on_timeout: OnTimeout::default(),
+            #[cfg(feature = "blocking")]
+            pool: BlockingPool::new(),
+            on_rejection: DefaultResponseForRejection,
+        }
+    }
+}
+
+impl<H> Settings<H> {
+    pub(super) fn with_on_rejection<T>(self, on_rejection: T) -> Settings<T> {
+        Settings {
+            max_passes: self.max_passes,
+            max_promises: self.max_promises,
+            max_body_bytes: self.max_body_bytes,
+            #[cfg(feature = "spool")]
+            spool_dir: self.spool_dir,
+            #[cfg(feature = "spool")]
+            max_spool_bytes: self.max_spool_bytes,
+            start: self.start,
+            promise_timeout: self.promise_timeout,
+            timeout: self.timeout,
+            on_timeout: self.on_timeout,
+            #[cfg(feature = "blocking")]
+            pool: self.pool,
+            on_rejection,
+        }
+    }
+
+    /// What the registry of a request needs of them.
+    pub(super) fn registry(&self) -> registry::Settings {
+        registry::Settings {
+            start: self.start,
+            max_promises: self.max_promises,
+            #[cfg(feature = "blocking")]
+            pool: self.pool.clone(),
+        }
+    }
+
+    pub(super) fn wrap_body<B: Body>(&self, body: B) -> ReplayBody<B> {
+        #[cfg(feature = "spool")]
+        if let Some(directory) = &self.spool_dir {
+            let spool = Spool {
+                directory: Arc::clone(directory),
+                max_bytes: self.max_spool_bytes,
+            };
+            return ReplayBody::with_spool(body, self.max_body_bytes, spool);
+        }
+        ReplayBody::with_max_bytes(body, self.max_body_bytes)
+    }
+
+    /// The answer to a request whose body cannot be replayed.
+    pub(super) fn rejection_of_body(&self, error: ReplayError) -> Rejection {
+        match error {
+            #[cfg(feature = "spool")]
+            ReplayError::SpoolFailed { directory, error } => {
+                Rejection::SpoolFailed { directory, error }
+            }
+            ReplayError::TooLarge { limit } => Rejection::BodyTooLarge { limit },
+            _ => Rejection::BodyTooLarge {
+                limit: self.max_body_bytes,
+            },
+        }
+    }
+
+    pub(super) fn fmt_as(
+        &self,
+        name: &str,
+        inner: Option<&dyn fmt::Debug>,
+        f: &mut fmt::Formatter<'_>,
+    ) -> fmt::Result {
+        let mut debug = f.debug_struct(name);
+        if let Some(inner) = inner {
+            debug.field("inner", inner);
+        }
+        debug
+            .field("max_passes", &self.max_passes)
+            .field("max_promises", &self.max_promises)
+            .field("max_body_bytes", &self.max_body_bytes);
+        #[cfg(feature = "spool")]
+        debug
+            .field("spool_dir", &self.spool_dir)
+            .field("max_spool_bytes", &self.max_spool_bytes);
+        debug
+            .field("start", &self.start)
+            .field("promise_timeout", &self.promise_timeout)
+            .field("timeout", &self.timeout)
+            .field("on_timeout", &self.on_timeout);
+        #[cfg(feature = "blocking")]
+        debug.field("blocking", &self.pool);
+        debug
+            .field("on_rejection", &format_args!("{}", type_name::<H>()))
+            .finish()
+    }
+}

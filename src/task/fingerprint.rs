@@ -1,0 +1,94 @@
+//! Whether two submissions are the same task.
+
+use super::record::Letter;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+use std::fmt::{self, Write};
+
+/// What is nested more deeply is compared as text.
+const MAX_DEPTH: usize = 128;
+
+/// A digest of the service, the type and the arguments of a task. The order of the keys of maps makes no difference to
+/// it, because hash maps have another one each time.
+pub(super) fn fingerprint(letter: &Letter) -> String {
+    let mut hash = Sha256::new();
+    for name in [&letter.service, &letter.task] {
+        add(&mut hash, b's', name);
+    }
+    add_json(&mut hash, letter.arguments.get(), MAX_DEPTH);
+    let mut text = String::with_capacity(64);
+    for byte in hash.finalize() {
+        // A string takes everything.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+/// Adds a text, so that it cannot be taken for the end of the one before.
+fn add(hash: &mut Sha256, kind: u8, text: &str) {
+    begin(hash, kind, text.len());
+    hash.update(text);
+}
+
+fn begin(hash: &mut Sha256, kind: u8, length: usize) {
+    hash.update([kind]);
+    hash.update((length as u64).to_be_bytes());
+}
+
+/// Adds JSON. Numbers stay text, so those that are too large for their types elsewhere are told apart.
+fn add_json(hash: &mut Sha256, json: &str, depth: usize) {
+    let json = json.trim();
+    match json.as_bytes().first() {
+        Some(b'{') if depth > 0 => {
+            if let Ok(Members(mut members)) = serde_json::from_str(json) {
+                // Stable: those of the same name stay as they are.
+                members.sort_by(|a, b| a.0.cmp(&b.0));
+                begin(hash, b'{', members.len());
+                for (name, value) in members {
+                    add(hash, b's', &name);
+                    add_json(hash, value.get(), depth - 1);
+                }
+                return;
+            }
+        }
+        Some(b'[') if depth > 0 => {
+            if let Ok(elements) = serde_json::from_str::<Vec<&RawValue>>(json) {
+                begin(hash, b'[', elements.len());
+                for element in elements {
+                    add_json(hash, element.get(), depth - 1);
+                }
+                return;
+            }
+        }
+        _ => {}
+    }
+    add(hash, b'v', json);
+}
+
+/// The members of an object.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect;
+
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(Collect)
+    }
+}

@@ -1,0 +1,20 @@
+//! Values that travel: what JSON would alter, what another version cannot read, and ids that belong to other arguments.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../nats/mod.rs"]
+mod nats;
+#[path = "../support/operation.rs"]
+mod operation;
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../task/mod.rs"]
+mod task;
+
+mod encoding;
+mod ids;
+mod numbers;
+mod unreadable;
+mod unreadable_signals;
+mod unreadable_store;
+
+procspawn::enable_test_support!();
