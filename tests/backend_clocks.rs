@@ -10,7 +10,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Method, Request};
 use axum::routing::post;
-use nats::{LONG, SECOND, Server};
+use nats::{BOUND, SECOND, Server};
 use std::fs;
 use std::future::pending;
 use std::io::{BufRead, BufReader, Write};
@@ -254,7 +254,7 @@ const MINUTE: &str = "60000";
 
 /// Longer than anything takes, in milliseconds.
 fn long() -> String {
-    LONG.as_millis().to_string()
+    BOUND.as_millis().to_string()
 }
 
 /// An envelope and the receipt of its lease.
@@ -350,7 +350,7 @@ async fn times_go_on(machine: &Machine) {
     }
     found.sort();
     assert_eq!(found, ["crashed", "soon"]);
-    let end = Instant::now() + LONG;
+    let end = Instant::now() + BOUND;
     while other.tell("get lease") == "present" {
         assert!(Instant::now() < end, "a claim lasts for minutes more");
         std::thread::sleep(nats::PAUSE);
@@ -372,7 +372,7 @@ async fn work_that_goes_on_is_not_lost(machine: &Machine) {
     }
     owner.kill();
     machine.set(BACK);
-    let end = Instant::now() + LONG;
+    let end = Instant::now() + BOUND;
     loop {
         let answer = other.tell(&format!("status {path}"));
         if !answer.contains("Running") {
@@ -422,7 +422,7 @@ async fn machines_need_not_agree_with_the_server() {
     assert_eq!(ahead.tell(&format!("put claim {MINUTE}")), "done");
     assert_eq!(behind.tell("get claim"), "present");
     assert_eq!(machine.process().tell("get claim"), "present");
-    let end = Instant::now() + LONG;
+    let end = Instant::now() + BOUND;
     while behind.tell("get key") == "present" {
         assert!(Instant::now() < end, "a value lives for minutes more");
         std::thread::sleep(nats::PAUSE);

@@ -150,7 +150,7 @@ async fn a_worker_survives_restarts() {
     let mut server = Server::start().await;
     let builder = server.builder().await.poll_interval(SECOND / 2);
     // A server that is killed may have counted an acknowledgement whose message it still has.
-    let builder = builder.timeout(SECOND).sweep_interval(SECOND * 5);
+    let builder = builder.timeout(SECOND * 5).sweep_interval(SECOND * 5);
     let queue = builder.open().await.unwrap().queue();
     let (sender, mut handled) = mpsc::unbounded_channel();
     let handler = move |delivery: Delivery| {
@@ -198,7 +198,7 @@ async fn a_worker_survives_restarts() {
 
 #[tokio::test]
 async fn calls_while_the_server_is_away_end_in_time() {
-    const TIMEOUT: Duration = Duration::from_millis(300);
+    const TIMEOUT: Duration = Duration::from_secs(1);
     let mut server = Server::start().await;
     let backend = server.builder().await.timeout(TIMEOUT).open().await;
     let backend = backend.unwrap();
@@ -207,25 +207,21 @@ async fn calls_while_the_server_is_away_end_in_time() {
     let taken = queue.take("work", 1, SECOND * 60).await.unwrap().remove(0);
     server.kill();
 
-    let started = Instant::now();
+    let second = Envelope::new("work", "2", "x".into());
     let errors = [
-        store.get("key").await.unwrap_err(),
-        store.put("key", "x".into(), None).await.unwrap_err(),
-        store.delete("key").await.unwrap_err(),
-        store.watch("").await.err().unwrap(),
-        bus.publish("topic", "x".into()).await.unwrap_err(),
-        bus.listen().await.err().unwrap(),
-        queue
-            .enqueue(Envelope::new("work", "2", "x".into()))
+        soon(store.get("key")).await.unwrap_err(),
+        soon(store.put("key", "x".into(), None)).await.unwrap_err(),
+        soon(store.delete("key")).await.unwrap_err(),
+        soon(store.watch("")).await.err().unwrap(),
+        soon(bus.publish("topic", "x".into())).await.unwrap_err(),
+        soon(bus.listen()).await.err().unwrap(),
+        soon(queue.enqueue(second)).await.unwrap_err(),
+        soon(queue.renew(&taken.receipt, SECOND)).await.unwrap_err(),
+        soon(queue.settle(&taken.receipt, Outcome::Done))
             .await
             .unwrap_err(),
-        queue.renew(&taken.receipt, SECOND).await.unwrap_err(),
-        queue
-            .settle(&taken.receipt, Outcome::Done)
-            .await
-            .unwrap_err(),
-        queue.take("work", 1, SECOND).await.unwrap_err(),
-        queue.take("new", 1, SECOND).await.unwrap_err(),
+        soon(queue.take("work", 1, SECOND)).await.unwrap_err(),
+        soon(queue.take("new", 1, SECOND)).await.unwrap_err(),
     ];
     for error in errors {
         let is_clear = matches!(
@@ -234,7 +230,6 @@ async fn calls_while_the_server_is_away_end_in_time() {
         );
         assert!(is_clear, "{error:?}");
     }
-    assert!(started.elapsed() < TIMEOUT * 30, "{:?}", started.elapsed());
 }
 
 /// The consumer would take the acknowledgement of a worker whose time is over for that of its successor.

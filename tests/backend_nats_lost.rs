@@ -6,7 +6,7 @@ mod nats;
 
 use futures_util::future::{join_all, pending};
 use futures_util::{FutureExt, StreamExt};
-use nats::{LONG, PAUSE, SECOND, Server, soon, until};
+use nats::{BOUND, PAUSE, SECOND, Server, soon, until};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -291,7 +291,7 @@ async fn lose(server: &mut Server, round: usize) {
 /// What a call returns once the client is connected again. While it is not, calls may time out; it succeeds at the
 /// first time otherwise.
 async fn once<T>(call: impl AsyncFn() -> Result<T, BackendError>) -> T {
-    let end = Instant::now() + LONG;
+    let end = Instant::now() + BOUND;
     loop {
         match call().await {
             Ok(answer) => return answer,
@@ -300,6 +300,7 @@ async fn once<T>(call: impl AsyncFn() -> Result<T, BackendError>) -> T {
                 let is_away = matches!(error, BackendError::TimedOut { .. });
                 let is_away = is_away || format!("{error:?}").contains("Broken pipe");
                 assert!(is_away, "{error:?}");
+                sleep(PAUSE).await;
             }
         }
     }

@@ -176,8 +176,8 @@ async fn a_lock_of_another_process_is_waited_for_and_then_an_error() {
 
     let lock = process.lock().await;
     let started = Instant::now();
-    // They do not wait one after the other.
-    let puts = future::join_all((0..100).map(|_| store.put("key", "locked".into(), None)));
+    // They do not wait one after the other: that would take longer than `soon` waits.
+    let puts = future::join_all((0..500).map(|_| store.put("key", "locked".into(), None)));
     let publish = bus.publish("topic", "locked".into());
     let (puts, published) = soon(future::join(puts, publish)).await;
     for error in puts.into_iter().map(Result::unwrap_err) {
@@ -189,7 +189,6 @@ async fn a_lock_of_another_process_is_waited_for_and_then_an_error() {
     published.unwrap_err();
     let elapsed = started.elapsed();
     assert!(elapsed >= BUSY_TIMEOUT, "{elapsed:?}");
-    assert!(elapsed < BUSY_TIMEOUT * 10, "{elapsed:?}");
 
     let entry = store.get("key").await.unwrap().unwrap();
     assert_eq!(entry.value, "before", "readers do not wait");
@@ -216,17 +215,16 @@ async fn dropped_calls_that_wait_for_a_lock_do_not_add_up() {
     let store = database.store();
     let process = Process::start(&place.path);
     let lock = process.lock().await;
-    for _ in 0..100 {
+    // One after the other, they would wait for longer than `soon` does.
+    for _ in 0..500 {
         let mut put = store.put("dropped", "x".into(), None);
         for _ in 0..3 {
             assert!((&mut put).now_or_never().is_none(), "it waits");
             tokio::task::yield_now().await;
         }
     }
-    let started = Instant::now();
     let put = soon(store.put("key", "x".into(), None)).await;
     assert!(matches!(put, Err(BackendError::TimedOut { .. })), "{put:?}");
-    assert!(started.elapsed() < BUSY_TIMEOUT * 10);
     drop(lock);
     until("the lock is free", async || {
         store.put("key", "x".into(), None).await.is_ok()

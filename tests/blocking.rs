@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
+use support::eventually::{eventually, until};
 use support::{Answer, Counter, ask, get, promises, text, text_response};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::blocking::{self, BlockingPool, OnSaturation};
@@ -30,12 +31,15 @@ fn gate() -> (Gate, impl FnOnce() + Send + 'static) {
     (Gate { started, release }, job)
 }
 
+/// Waits until a job says that it runs, while the runtime goes on.
+async fn started(started: &Receiver<()>) {
+    eventually("the job runs", async || started.try_recv().ok()).await;
+}
+
 impl Gate {
     /// Waits until the job runs, without blocking the runtime.
     async fn started(&self) {
-        while self.started.try_recv().is_err() {
-            tokio::task::yield_now().await;
-        }
+        started(&self.started).await;
     }
 }
 
@@ -124,9 +128,7 @@ async fn other_requests_are_served_while_the_pool_is_full() {
     let busy = tokio::spawn(one_job(layer.clone(), first));
     let waiting = tokio::spawn(one_job(layer.clone(), second));
     first_gate.started().await;
-    while pool.waiting() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until("a job waits", async || pool.waiting() > 0).await;
     assert_eq!((pool.running(), pool.waiting()), (1, 1));
     for _ in 0..100 {
         let answer = ask(layer.clone(), |promises| {
@@ -203,18 +205,14 @@ async fn a_job_whose_request_was_dropped_never_starts() {
         let _guard = guard;
         counter.add();
     }));
-    while pool.waiting() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until("a job waits", async || pool.waiting() > 0).await;
     gone.abort();
     assert!(gone.await.unwrap_err().is_cancelled());
     assert_eq!((pool.waiting(), dropped.get()), (0, 1));
 
     // The dropped job no longer occupies a place in the queue.
     let next = tokio::spawn(one_job(layer, || ()));
-    while pool.waiting() == 0 {
-        tokio::task::yield_now().await;
-    }
+    until("a job waits", async || pool.waiting() > 0).await;
     drop(gate.release);
     assert_eq!(busy.await.unwrap().unwrap().body, "done");
     assert_eq!(next.await.unwrap().unwrap().body, "done");
@@ -228,13 +226,11 @@ async fn a_running_job_sees_its_cancellation() {
     let request = tokio::spawn(one_job(PromiseLayer::new(), move || {
         started_sender.send(()).unwrap();
         while !blocking::is_cancelled() {
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(1));
         }
         ended_sender.send("gave up").unwrap();
     }));
-    while started.try_recv().is_err() {
-        tokio::task::yield_now().await;
-    }
+    self::started(&started).await;
     request.abort();
     assert_eq!(ended.await.unwrap(), "gave up");
 }
@@ -247,13 +243,11 @@ async fn a_job_that_takes_too_long_is_cancelled() {
     let request = tokio::spawn(one_job(layer, move || {
         started_sender.send(()).unwrap();
         while !blocking::is_cancelled() {
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(1));
         }
         let _ = ended_sender.send(());
     }));
-    while started.try_recv().is_err() {
-        tokio::task::yield_now().await;
-    }
+    self::started(&started).await;
     tokio::time::advance(Duration::from_secs(1)).await;
     let error = request
         .await
@@ -287,9 +281,7 @@ async fn requests_take_turns() {
             });
             answer.await.map(drop)
         }));
-        while pool.waiting() < before + jobs {
-            tokio::task::yield_now().await;
-        }
+        until("its jobs wait", async || pool.waiting() == before + jobs).await;
     }
     drop(gate.release);
     busy.await.unwrap().unwrap();
@@ -350,9 +342,11 @@ async fn cancelled_jobs() {
             }),
         ));
         // Does not call `waiting()`, because that would remove the cancelled jobs.
-        while !format!("{pool:?}").contains(&format!("waiting: {}", before + 10)) {
-            tokio::task::yield_now().await;
-        }
+        let waiting = format!("waiting: {}", before + 10);
+        until("its jobs wait", async || {
+            format!("{pool:?}").contains(&waiting)
+        })
+        .await;
     }
     let requests: Vec<_> = requests
         .into_iter()

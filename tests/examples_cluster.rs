@@ -3,12 +3,14 @@
 
 #[path = "support/example.rs"]
 mod example;
+#[path = "examples_cluster/proxy.rs"]
+mod proxy;
 
-use example::{Example, binary, until};
+use example::{Example, binary, eventually, soon, until};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use tokio::net::{TcpListener, TcpSocket};
 
 /// The processes of the cluster, by name, and what they do. `None` for one that is not there.
 async fn members(example: &Example) -> Vec<(String, Option<String>)> {
@@ -25,20 +27,13 @@ async fn members(example: &Example) -> Vec<(String, Option<String>)> {
 
 /// Waits until all processes of the cluster are there, except for an old one.
 async fn complete(example: &Example, without: Option<&str>) -> Vec<String> {
-    let all = async {
-        loop {
-            let members = members(example).await;
-            let processes: Vec<_> = members.into_iter().filter_map(|it| it.1).collect();
-            let is_old = |process: &String| without.is_some_and(|old| old == process);
-            if processes.len() == 4 && !processes.iter().any(is_old) {
-                return processes;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), all)
-        .await
-        .unwrap()
+    eventually("a cluster with all processes", async || {
+        let members = members(example).await;
+        let processes: Vec<_> = members.into_iter().filter_map(|it| it.1).collect();
+        let is_old = |process: &String| without.is_some_and(|old| old == process);
+        (processes.len() == 4 && !processes.iter().any(is_old)).then_some(processes)
+    })
+    .await
 }
 
 #[tokio::test]
@@ -52,7 +47,7 @@ async fn cluster() {
     assert_eq!(response.status().as_u16(), 202);
     let path = response.headers()["operation-location"].to_str().unwrap();
     let mut instances = BTreeSet::new();
-    loop {
+    eventually("the end of the report", async || {
         let document = example.client.get(format!("{}{path}", example.url));
         let document = document.send().await.unwrap();
         let instance = &document.headers()["x-served-by"];
@@ -60,11 +55,12 @@ async fn cluster() {
         let document: serde_json::Value = document.json().await.unwrap();
         if document["status"] == "Succeeded" {
             assert!(document["progress"].as_f64().unwrap() > 50.0);
-            break;
+            return Some(());
         }
         assert_eq!(document["status"], "Running");
-        tokio::task::yield_now().await;
-    }
+        None
+    })
+    .await;
     assert_eq!(instances.len(), 2, "{instances:?}");
     let report = example.get(&format!("{path}/result")).await;
     assert!(
@@ -74,11 +70,10 @@ async fn cluster() {
     assert!(report.ends_with("in attempt 1\n"), "{report}");
 
     // The one rings at an instance until the other has heard it, wherever that is.
-    let ring = async {
-        loop {
-            assert_eq!(example.post("/ring", "").await.0, 200);
-        }
-    };
+    let ring = eventually("silence", async || {
+        assert_eq!(example.post("/ring", "").await.0, 200);
+        None::<()>
+    });
     let heard = tokio::select! {
         heard = example.get("/wait") => heard,
         () = ring => unreachable!(),
@@ -104,23 +99,76 @@ async fn cluster() {
         example.post(order, "")
     );
     assert_eq!((submitted.0, killed.0), (200, 200));
-    let all = async {
-        loop {
-            let page = example.get("/").await;
-            let row = page.split("<tr><td>1<td>square<td>").nth(1).unwrap();
-            if row.starts_with("300 succeeded, ") {
-                return row.lines().next().unwrap().to_owned();
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    let row = tokio::time::timeout(Duration::from_secs(60), all).await;
-    let row = row.expect("all have ended");
+    let row = eventually("the end of all tasks", async || {
+        let page = example.get("/").await;
+        let row = page.split("<tr><td>1<td>square<td>").nth(1).unwrap();
+        let have_ended = row.starts_with("300 succeeded, ");
+        have_ended.then(|| row.lines().next().unwrap().to_owned())
+    })
+    .await;
     let attempts = row.split(", ").nth(1).unwrap().split(' ').next();
     assert!(attempts.unwrap().parse::<u32>().unwrap() >= 300, "{row}");
 
     let (status, text) = example.post("/control?member=worker-3&how=kill", "").await;
     assert_eq!((status, &*text), (404, "there is no worker-3\n"));
+}
+
+/// Sends a signal to a process.
+fn send(signal: &str, process: &str) {
+    let kill = Command::new("kill").args([signal, process]).status();
+    assert!(kill.unwrap().success());
+}
+
+/// The pauses that the supervisor has announced for a member, in seconds.
+fn pauses(log: &str, member: &str) -> Vec<f32> {
+    let start = format!("{member} starts again in ");
+    let pauses = log.lines().filter_map(|line| line.strip_prefix(&start));
+    let seconds = pauses.map(|pause| pause.strip_suffix(" s").unwrap());
+    seconds.map(|seconds| seconds.parse().unwrap()).collect()
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_member_that_does_not_start_is_tried_again_with_growing_pauses() {
+    let example = Example::start_with("cluster", &[("BACKEND", "sqlite")]);
+    let processes = complete(&example, None).await;
+    let address = eventually("the address of web-2", async || {
+        let output = example.output();
+        let address = output
+            .lines()
+            .find_map(|line| line.strip_prefix("web-2 is at "));
+        address.map(str::to_owned)
+    })
+    .await;
+
+    // The test has the address of the instance before the supervisor can start it again.
+    let supervisor = example.process.id().to_string();
+    send("-STOP", &supervisor);
+    send("-KILL", &processes[1]);
+    let listener = eventually("the address is free", async || {
+        TcpListener::bind(&address).await.ok()
+    })
+    .await;
+    send("-CONT", &supervisor);
+    // As an instance that ends: it closes what the proxy sends it.
+    let closing = tokio::spawn(async move {
+        loop {
+            drop(listener.accept().await);
+        }
+    });
+
+    until("two attempts fail", async || {
+        example.log().matches("web-2 does not start: ").count() >= 2
+    })
+    .await;
+    closing.abort();
+    complete(&example, Some(&processes[1])).await;
+    let pauses = pauses(&example.log(), "web-2");
+    assert!(pauses.len() >= 3 && pauses.is_sorted(), "{pauses:?}");
+    // Each is up to twice as long as its part without chance, which doubles.
+    for (pause, shortest) in pauses.iter().zip([1.0, 2.0, 4.0]) {
+        assert!((shortest..=shortest * 2.0).contains(pause), "{pauses:?}");
+    }
 }
 
 /// The processes that have this on their command line or in their environment.
@@ -142,7 +190,10 @@ fn processes_with(text: &str) -> Vec<PathBuf> {
 #[cfg(target_os = "linux")]
 async fn assert_nothing_is_left(directory: &Path) {
     let name = directory.to_str().unwrap();
-    until(|| processes_with(name).is_empty()).await;
+    until("the end of all processes", async || {
+        processes_with(name).is_empty()
+    })
+    .await;
     let left: Vec<_> = directory.read_dir().unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
 }
@@ -162,11 +213,9 @@ async fn a_cluster_leaves_nothing_behind() {
         assert_eq!(example.post("/burst?count=100", "").await.0, 200);
         // The supervisor, two for a server, two instances, two workers and the proxy.
         assert_eq!(processes_with(name).len(), processes);
-        let id = example.process.id().to_string();
-        let signal_option = format!("-{signal}");
-        let sent = Command::new("kill").args([&signal_option, &id]).status();
-        assert!(sent.unwrap().success());
-        let ended = example.process.wait().unwrap();
+        send(&format!("-{signal}"), &example.process.id().to_string());
+        let ended = async || example.process.try_wait().unwrap();
+        let ended = eventually("the end of the supervisor", ended).await;
         assert_eq!(ended.success(), signal != "KILL", "{ended}");
         assert_nothing_is_left(directory.path()).await;
     }
@@ -177,9 +226,10 @@ async fn a_cluster_leaves_nothing_behind() {
 async fn a_cluster_that_cannot_start_says_why_and_leaves_nothing_behind() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("nats://{}", nobody.local_addr().unwrap());
-    drop(nobody);
+    // Nothing listens there.
+    let bound = TcpSocket::new_v4().unwrap();
+    bound.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let url = format!("nats://{}", bound.local_addr().unwrap());
     for (variable, value, reason) in [
         (
             "ADDR",
@@ -199,12 +249,13 @@ async fn a_cluster_that_cannot_start_says_why_and_leaves_nothing_behind() {
         ),
     ] {
         let directory = tempfile::tempdir().unwrap();
-        let ended = Command::new(binary("cluster"))
+        let ended = tokio::process::Command::new(binary("cluster"))
             .env("ADDR", "127.0.0.1:0")
             .env("TMPDIR", directory.path())
             .env(variable, value)
-            .output()
-            .unwrap();
+            .kill_on_drop(true)
+            .output();
+        let ended = soon(ended).await.unwrap();
         assert!(!ended.status.success());
         let text = String::from_utf8(ended.stderr).unwrap();
         assert!(text.contains(reason), "{text}");

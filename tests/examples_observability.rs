@@ -202,10 +202,13 @@ async fn observability() {
     }
 
     // The span of a request ends last, and a batch is exported soon.
-    until(|| !traces(&Span::all(&example.output())).is_empty()).await;
+    until("the first batch of spans", async || {
+        !traces(&Span::all(&example.output())).is_empty()
+    })
+    .await;
     example.get("/").await;
     // The last batch is exported before the process ends.
-    let output = example.interrupt();
+    let output = example.interrupt().await;
     let spans = Span::all(&output);
     let traces = traces(&spans);
     assert_eq!(traces.len(), 2, "{output}");

@@ -53,7 +53,7 @@ where
 
 /// Waits with a timeout, so that a test fails instead of hanging.
 async fn soon<F: Future>(future: F) -> F::Output {
-    let waited = tokio::time::timeout(Duration::from_secs(20), future).await;
+    let waited = tokio::time::timeout(Duration::from_secs(120), future).await;
     waited.expect("it takes too long")
 }
 

@@ -6,20 +6,17 @@
 mod example;
 
 use bytes::Bytes;
-use example::Example;
+use example::{BOUND, Example, soon, until};
 use futures_util::future::join_all;
 use http::header::{DATE, ETAG, RETRY_AFTER};
 use http::{HeaderMap, Method};
 use serde_json::Value;
 use std::time::Duration;
 use tempfile::TempDir;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::sleep;
 
-/// Short, for those who wait for its end.
-const LEASE: Duration = Duration::from_secs(2);
-
-/// The lease, a second until the next question, and what a busy machine takes. Less than the default lease.
-const SOON_AFTER_LEASE: Duration = Duration::from_secs(12);
+/// Short, because tests wait for its end. Long enough that a busy machine can renew it.
+const LEASE: Duration = Duration::from_secs(4);
 
 const LONG: &str = "ms=600000&steps=6000";
 
@@ -66,9 +63,8 @@ struct Process(Example);
 
 impl Process {
     /// Ends it without any farewell.
-    fn kill(self) -> Instant {
+    fn kill(self) {
         drop(self.0);
-        Instant::now()
     }
 
     async fn ask(&self, method: Method, path: &str) -> Answer {
@@ -77,7 +73,7 @@ impl Process {
 
     async fn ask_with(&self, method: Method, path: &str, headers: HeaderMap) -> Answer {
         let request = self.0.client.request(method, self.0.url.clone() + path);
-        let request = request.headers(headers).timeout(Duration::from_secs(60));
+        let request = request.headers(headers).timeout(BOUND);
         let response = request.send().await.unwrap();
         let status = response.status().as_u16();
         let mut headers = response.headers().clone();
@@ -126,12 +122,10 @@ impl Process {
 
     /// Waits until the work says how far it is.
     async fn until_progress(&self, path: &str) {
-        let progress = async {
-            while self.status(path).await["progress"].is_null() {
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(Duration::from_secs(60), progress).await.unwrap();
+        until("there is progress", async || {
+            !self.status(path).await["progress"].is_null()
+        })
+        .await;
     }
 
     /// Asks a resource as often as it says, until the answer is final.
@@ -146,7 +140,7 @@ impl Process {
                 sleep(Duration::from_secs(delay)).await;
             }
         };
-        timeout(Duration::from_secs(60), answer).await.unwrap()
+        soon(answer).await
     }
 
     /// All events until the stream ends, each with its name.
@@ -251,7 +245,7 @@ async fn what_was_running_is_lost_after_the_lease() {
     for path in [&status, &result, &events] {
         process.until_progress(path).await;
     }
-    let killed = process.kill();
+    process.kill();
 
     let process = folder.start_with_short_lease();
     // Whoever asks first brings it to light, whatever that is.
@@ -260,11 +254,6 @@ async fn what_was_running_is_lost_after_the_lease() {
         process.until_final(&status),
         process.until_final(&path_of_result),
         process.events(&events),
-    );
-    assert!(
-        killed.elapsed() < SOON_AFTER_LEASE,
-        "{:?}",
-        killed.elapsed()
     );
     assert_eq!(document.json()["error"]["code"], "Lost");
     assert_eq!(answer.status, 500);
@@ -346,7 +335,7 @@ async fn a_kill_in_the_middle_leaves_nothing_half_done() {
 async fn each_of_two_processes_answers_for_the_other() {
     let folder = Folder::new();
     let [worker, other] = [folder.start(), folder.start()];
-    let path = worker.begin("ms=1000&steps=10&code=201").await;
+    let path = worker.begin("ms=4000&steps=10&code=201").await;
     let document = other.status(&path).await;
     assert_eq!(document["status"], "Running");
     assert_eq!(other.get(&format!("{path}/result")).await.status, 202);
@@ -386,14 +375,9 @@ async fn a_cancel_reaches_the_process_that_works() {
         events.last().unwrap(),
         &("done".to_owned(), cancelled.json())
     );
-    // The work is no more: what still ran would keep it for 10 seconds.
-    let start = Instant::now();
-    worker.0.interrupt();
-    assert!(
-        start.elapsed() < Duration::from_secs(9),
-        "{:?}",
-        start.elapsed()
-    );
+    // The work is no more: the process counts what it gives up when it ends.
+    let output = worker.0.interrupt().await;
+    assert!(output.ends_with("0 operations were given up\n"), "{output}");
     assert_eq!(other.get(&format!("{path}/result")).await.status, 410);
 }
 
@@ -409,14 +393,9 @@ async fn one_of_two_processes_is_killed() {
     // Longer than a lease, which is therefore renewed.
     let query = format!("ms={}", 2 * LEASE.as_millis());
     let kept = survivor.begin(&query).await;
-    let killed = victim.kill();
+    victim.kill();
 
     let events = survivor.events(&lost).await;
-    assert!(
-        killed.elapsed() < SOON_AFTER_LEASE,
-        "{:?}",
-        killed.elapsed()
-    );
     assert_eq!(events.last().unwrap().1["error"]["code"], "Lost");
     assert_lost(&survivor, &lost).await;
 

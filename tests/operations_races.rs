@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 use stepping::{At, Gate, KEY, Stepping, counting};
+use support::eventually::{self, soon};
 use support::until;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tower::ServiceExt;
 use tower_promises::OperationLayer;
 use tower_promises::backend::BackendError;
@@ -221,27 +222,23 @@ async fn work_that_blocks_its_thread_does_not_keep_the_process_from_ending() {
     let (app, release) = blocking(operation::memory());
     let path = app.start("POST /", &[("prefer", "respond-async")]).await;
     let drain = app.operations.drain(Duration::ZERO);
-    assert_eq!(timeout(SECOND * 20, drain).await.unwrap(), 1);
+    assert_eq!(soon(drain).await, 1);
     assert_eq!(app.document(&path).await["error"]["code"], "ShuttingDown");
     drop(release);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn section_7_work_that_blocks_its_thread_has_a_lifetime_too() {
-    let builder = operation::memory()
-        .lifetime(Duration::from_millis(10))
-        .max_running(1);
+    let builder = operation::memory().lifetime(SECOND).max_running(1);
     let (app, release) = blocking(builder);
     let path = app.start("POST /", &[("prefer", "respond-async")]).await;
-    let ended = timeout(SECOND * 20, app.ended(&path)).await.unwrap();
+    let ended = soon(app.ended(&path)).await;
     assert_eq!(ended["error"]["code"], "LifetimeExceeded");
     // It is still there, and others must not come on top of it.
     assert_eq!(app.ask("POST /", &[]).await.status, 503);
     drop(release);
-    let again = async {
-        while app.ask("POST /", &[]).await.status == 503 {
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(SECOND * 20, again).await.unwrap();
+    eventually::until("there is room again", async || {
+        app.ask("POST /", &[]).await.status != 503
+    })
+    .await;
 }

@@ -11,10 +11,10 @@ use operation::{App, SECOND, memory, progress};
 use std::sync::Arc;
 use std::time::Duration;
 use support::Counter;
+use support::eventually::{eventually, soon as in_time, until};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, watch};
-use tokio::time::timeout;
 use tower_promises::operation::OperationLayerBuilder;
 
 /// What the test and the work tell each other.
@@ -56,12 +56,6 @@ async fn serve(builder: OperationLayerBuilder) -> (std::net::SocketAddr, App, St
     (address, app, stage)
 }
 
-async fn in_time<F: Future>(future: F) -> F::Output {
-    timeout(SECOND * 60, future)
-        .await
-        .expect("it comes before long")
-}
-
 /// The head of a response, up to the empty line.
 async fn head(stream: &mut BufReader<TcpStream>) -> String {
     let mut head = String::new();
@@ -73,12 +67,7 @@ async fn head(stream: &mut BufReader<TcpStream>) -> String {
 }
 
 async fn dropped(stage: &Stage) {
-    in_time(async {
-        while stage.dropped.get() == 0 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until("the work is dropped", async || stage.dropped.get() > 0).await;
 }
 
 #[tokio::test]
@@ -88,12 +77,15 @@ async fn section_1_an_upload_is_complete_when_the_first_reply_is_given() {
     let request = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n";
     stream.write_all(request.as_bytes()).await.unwrap();
     // The wait is over at once, yet nothing comes before the body has.
-    for _ in 0..1000 {
-        tokio::task::yield_now().await;
-    }
-    let early = stream.get_ref().try_read(&mut [0; 1]).unwrap_err();
-    assert_eq!(early.kind(), std::io::ErrorKind::WouldBlock);
-    assert_eq!(stage.calls.get(), 0);
+    let mut looks = 0;
+    eventually("ten looks", async || {
+        let early = stream.get_ref().try_read(&mut [0; 1]).unwrap_err();
+        assert_eq!(early.kind(), std::io::ErrorKind::WouldBlock);
+        assert_eq!(stage.calls.get(), 0);
+        looks += 1;
+        (looks == 10).then_some(())
+    })
+    .await;
     stream.write_all(&[b'x'; 100_000]).await.unwrap();
     assert!(head(&mut stream).await.starts_with("HTTP/1.1 202"));
     stage.may_end.send_replace(true);
@@ -102,21 +94,18 @@ async fn section_1_an_upload_is_complete_when_the_first_reply_is_given() {
 #[tokio::test]
 async fn section_7_a_client_that_vanishes_during_its_upload_starts_nothing() {
     let (address, app, stage) = serve(memory().max_running(1)).await;
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\nbegin";
+    stage.may_end.send_replace(true);
+    let mut stream = BufReader::new(TcpStream::connect(address).await.unwrap());
+    let request = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\
+                   expect: 100-continue\r\n\r\n";
     stream.write_all(request.as_bytes()).await.unwrap();
-    // It holds the only place until it is gone.
-    in_time(async {
-        while app.ask("POST /", &[("prefer", "wait=0")]).await.status != 503 {
-            stage.may_end.send_replace(true);
-        }
-    })
-    .await;
+    // It is being read, and holds the only place until it is gone.
+    assert!(head(&mut stream).await.starts_with("HTTP/1.1 100"));
+    stream.write_all(b"begin").await.unwrap();
+    assert_eq!(app.ask("POST /", &[]).await.status, 503);
     drop(stream);
-    in_time(async {
-        while app.ask("POST /", &[]).await.status != 200 {
-            tokio::task::yield_now().await;
-        }
+    until("the place is free", async || {
+        app.ask("POST /", &[]).await.status == 200
     })
     .await;
 }
@@ -215,12 +204,7 @@ async fn section_3_a_result_to_be_read_once_outlives_a_broken_connection() {
         in_time(stream.read_exact(&mut [0; 1000])).await.unwrap();
     }
     assert_eq!(app.get(&result).await.body.len(), BYTES);
-    in_time(async {
-        while app.get(&result).await.status != 410 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until("it is gone", async || app.get(&result).await.status == 410).await;
 }
 
 /// The status and the body of the response to a request without a body.

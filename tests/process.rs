@@ -9,6 +9,7 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use support::ask;
+use support::eventually::{eventually, until};
 use tower::{Service, ServiceExt};
 use tower_promises::backend::Backend;
 use tower_promises::process::{ProcessError, ProcessFuture, ProcessJob, ProcessPool};
@@ -104,17 +105,6 @@ fn pool() -> ProcessPool {
         .build()
 }
 
-/// Lets other tasks run until the condition holds. Children take real time.
-async fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let waiting = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;
-    assert!(waited.is_ok(), "{what}");
-}
-
 fn is_alive(process: u32) -> bool {
     Path::new("/proc").join(process.to_string()).exists()
 }
@@ -138,13 +128,17 @@ impl Endless {
     /// The process of the job, which is polled until it has begun.
     async fn begun<T: std::fmt::Debug>(&self, job: &mut ProcessFuture<T>) -> u32 {
         let file = self.directory.path().join("pid");
-        let begun = eventually("the job begins", || file.exists());
         tokio::select! {
-            () = begun => {}
+            process = written(&file) => process,
             result = job => panic!("the job has ended: {result:?}"),
         }
-        std::fs::read_to_string(file).unwrap().parse().unwrap()
     }
+}
+
+/// The process that a job writes down when it begins.
+async fn written(file: &Path) -> u32 {
+    let read = async || std::fs::read_to_string(file).ok()?.parse().ok();
+    eventually("the beginning of the job", read).await
 }
 
 #[tokio::test]
@@ -207,7 +201,7 @@ async fn a_process_that_is_killed_ends_its_job() {
 #[tokio::test]
 async fn a_job_that_takes_too_long_is_killed() {
     let endless = Endless::new();
-    let after = Duration::from_secs(2);
+    let after = Duration::from_secs(5);
     let pool = ProcessPool::builder()
         .max_processes(1)
         .timeout(after)
@@ -219,7 +213,7 @@ async fn a_job_that_takes_too_long_is_killed() {
         matches!(error, ProcessError::TimedOut { after: time, .. } if time == after),
         "{error:?}"
     );
-    eventually("the process ends", || !is_alive(process)).await;
+    until("the process ends", async || !is_alive(process)).await;
     assert_eq!(pool.run(Act::Double(1)).await.unwrap(), "2");
 }
 
@@ -232,8 +226,8 @@ async fn dropping_the_future_kills_the_process() {
     assert!(is_alive(process));
     assert_eq!(pool.running(), 1);
     drop(job);
-    eventually("the process ends", || !is_alive(process)).await;
-    eventually("its place is free", || pool.running() == 0).await;
+    until("the process ends", async || !is_alive(process)).await;
+    until("its place is free", async || pool.running() == 0).await;
 }
 
 #[tokio::test]
@@ -246,7 +240,7 @@ async fn a_job_dropped_while_it_starts_gives_its_place_back() {
         assert!(polled.is_pending());
         drop(job);
     }
-    eventually("all places are free", || pool.running() == 0).await;
+    until("all places are free", async || pool.running() == 0).await;
     assert_eq!(pool.run(Act::Double(1)).await.unwrap(), "2");
 }
 
@@ -385,17 +379,16 @@ async fn a_job_can_be_a_promise() {
 async fn the_job_of_a_client_that_goes_away_is_killed() {
     let (pool, endless) = (pool(), Endless::new());
     let file = endless.directory.path().join("pid");
-    {
+    let process = {
         let request = ask(PromiseLayer::new(), |promises| {
             Ok(promises.result_or_try_submit("job", || pool.run(endless.job()))?)
         });
         tokio::select! {
-            () = eventually("the job begins", || file.exists()) => {}
+            process = written(&file) => process,
             _ = request => panic!("the request has ended"),
         }
-    }
-    let process = std::fs::read_to_string(&file).unwrap().parse().unwrap();
-    eventually("the process ends", || !is_alive(process)).await;
+    };
+    until("the process ends", async || !is_alive(process)).await;
 }
 
 #[derive(Serialize, Deserialize)]

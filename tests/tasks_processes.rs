@@ -1,15 +1,17 @@
 //! Tasks whose worker is another process, over a file of SQLite.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/eventually.rs"]
+mod eventually;
+
 use bytes::Bytes;
+use eventually::{line_after, soon};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use serde::{Deserialize, Serialize};
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use tokio::time::timeout;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::backend::sqlite::SqliteDatabase;
 use tower_promises::body::ReplayBody;
@@ -55,11 +57,6 @@ async fn tasks(path: &Path) -> Tasks {
         .build()
 }
 
-async fn soon<F: Future>(future: F) -> F::Output {
-    let future = timeout(Duration::from_secs(60), future);
-    future.await.expect("it happens")
-}
-
 /// A process that works. Killed when it is dropped.
 struct Process(Child);
 
@@ -72,14 +69,10 @@ impl Process {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut output = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        while !line.contains("it works") {
-            line.clear();
-            let read = output.read_line(&mut line).unwrap();
-            assert!(read > 0, "the other process ends before it works");
-        }
-        Self(child)
+        let output = child.stdout.take().unwrap();
+        let process = Self(child);
+        line_after("it works", output);
+        process
     }
 }
 

@@ -9,6 +9,7 @@
 mod control;
 mod jobs;
 mod nats;
+mod pauses;
 mod proxy;
 mod submitted;
 mod supervisor;

@@ -1,22 +1,112 @@
-//! A proxy that gives each request to the next instance, and to another one if that does not answer.
+//! A proxy that gives each request to the next instance.
+//!
+//! Where an instance closes the connection without an answer, as it does when it ends, the request goes to the next
+//! instance, if that is safe: where nothing of the request was sent, or where the method is idempotent (RFC 9110,
+//! section 9.2.2) and the body is small enough to be kept.
 
 use crate::parent_gone;
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{self, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 use tower_promises::BoxError;
 
 type Body = BoxBody<Bytes, hyper::Error>;
+
+/// The largest body that is kept to be sent again.
+const MAX_KEPT_BYTES: u64 = 64 * 1024;
+
+/// How long an instance may take to accept a connection.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
+
+/// A request on its way to an instance.
+struct Outgoing {
+    next: Request<Body>,
+    /// What the same request is made of once more.
+    kept: Option<(Parts, Bytes)>,
+}
+
+impl Outgoing {
+    /// Reads the body, if the request may be sent again.
+    async fn new(request: Request<Incoming>) -> Result<Self, hyper::Error> {
+        let (parts, body) = request.into_parts();
+        // Of a body of unknown length the proxy keeps nothing.
+        let is_small = body
+            .size_hint()
+            .upper()
+            .is_some_and(|size| size <= MAX_KEPT_BYTES);
+        if !parts.method.is_idempotent() || !is_small {
+            return Ok(Self {
+                next: Request::from_parts(parts, body.boxed()),
+                kept: None,
+            });
+        }
+        let bytes = body.collect().await?.to_bytes();
+        Ok(Self {
+            next: request_of(&parts, &bytes),
+            kept: Some((parts, bytes)),
+        })
+    }
+}
+
+fn request_of(parts: &Parts, bytes: &Bytes) -> Request<Body> {
+    Request::from_parts(parts.clone(), full(bytes.clone()))
+}
+
+fn full(bytes: Bytes) -> Body {
+    Full::from(bytes).map_err(|never| match never {}).boxed()
+}
+
+/// Why there is no answer.
+struct Failed {
+    error: BoxError,
+    /// The request, where sending it again is safe.
+    again: Option<Request<Body>>,
+}
+
+/// Sends a request on a connection of its own.
+async fn send(
+    address: &str,
+    request: Request<Body>,
+    kept: Option<&(Parts, Bytes)>,
+) -> Result<Response<Body>, Failed> {
+    let connected = async {
+        let stream = timeout(CONNECT_TIME, TcpStream::connect(address)).await??;
+        let connected = http1::handshake(TokioIo::new(stream)).await?;
+        Ok::<_, BoxError>(connected)
+    };
+    let (mut sender, connection) = match connected.await {
+        Ok(connected) => connected,
+        Err(error) => {
+            let again = Some(request);
+            return Err(Failed { error, again });
+        }
+    };
+    // It ends with the response, or when the client goes away.
+    tokio::spawn(connection);
+    match sender.try_send_request(request).await {
+        Ok(response) => Ok(response.map(BodyExt::boxed)),
+        Err(mut error) => {
+            // A request that comes back was not sent.
+            let unsent = error.take_message();
+            let again = unsent.or_else(|| kept.map(|(parts, bytes)| request_of(parts, bytes)));
+            let error = error.into_error().into();
+            Err(Failed { error, again })
+        }
+    }
+}
 
 struct Instances {
     addresses: Vec<String>,
@@ -24,33 +114,33 @@ struct Instances {
 }
 
 impl Instances {
-    /// Connects to the next instance that is there.
-    async fn connect(&self) -> Result<TcpStream, BoxError> {
-        let next = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut last = None;
-        for turn in 0..self.addresses.len() {
-            let address = &self.addresses[(next + turn) % self.addresses.len()];
-            match TcpStream::connect(address).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = Some(error),
-            }
+    /// The answer of the first instance that gives one. Each instance is asked at most once.
+    async fn forward(&self, request: Request<Incoming>) -> Result<Response<Body>, BoxError> {
+        let Outgoing { mut next, kept } = Outgoing::new(request).await?;
+        let mut last = BoxError::from("there are no instances");
+        for address in self.addresses_from_next() {
+            let Failed { error, again } = match send(address, next, kept.as_ref()).await {
+                Ok(response) => return Ok(response),
+                Err(failed) => failed,
+            };
+            eprintln!("proxy: no answer from {address}: {error}");
+            last = error;
+            let Some(again) = again else { break };
+            next = again;
         }
-        Err(last.map_or("there are no instances".into(), BoxError::from))
+        Err(last)
     }
 
-    /// A request that an instance has seen is not sent again: it may not be safe to do so.
-    async fn forward(&self, request: Request<Incoming>) -> Result<Response<Body>, BoxError> {
-        let stream = TokioIo::new(self.connect().await?);
-        let (mut sender, connection) = http1::handshake(stream).await?;
-        // It ends with the response, or when the client goes away.
-        tokio::spawn(connection);
-        Ok(sender.send_request(request).await?.map(BodyExt::boxed))
+    /// All instances, beginning with the one whose turn it is.
+    fn addresses_from_next(&self) -> impl Iterator<Item = &String> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.addresses.len().max(1);
+        let (before, from) = self.addresses.split_at(turn);
+        from.iter().chain(before)
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-        Ok(self.forward(request).await.unwrap_or_else(|error| {
-            let text = Full::from(format!("no instance has answered: {error}\n"));
-            let mut response = Response::new(text.map_err(|never| match never {}).boxed());
+        Ok(self.forward(request).await.unwrap_or_else(|_| {
+            let mut response = Response::new(full("no instance has answered\n".into()));
             *response.status_mut() = StatusCode::BAD_GATEWAY;
             // So that a browser does not get stuck here.
             let home = HeaderValue::from_static("2; url=/");

@@ -2,6 +2,7 @@
 
 use crate::control::{self, How};
 use crate::nats;
+use crate::pauses::Pauses;
 use crate::web::{MEMBERS, WEB};
 use std::env;
 use std::future::pending;
@@ -10,17 +11,21 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpSocket;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tower_promises::{BoxError, Signals};
 
-/// A process that ends takes this long to come back.
+/// Between two attempts to hear orders.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a member may take to end in an orderly way.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a process may take until it listens. One that takes longer is killed, and started again.
+const START_TIME: Duration = Duration::from_secs(60);
 
 /// A process that runs. To wait for a [`Child`] closes its standard input, so that is kept apart.
 struct Running {
@@ -60,9 +65,40 @@ struct Start {
     name: &'static str,
     role: &'static str,
     arguments: Vec<String>,
-    address: Option<String>,
+    address: Option<Address>,
     backend: String,
     nats_url: String,
+}
+
+/// Where a process listens.
+struct Address {
+    name: String,
+    /// Keeps the port from other sockets and connections while the process is away.
+    _reserved: Option<TcpSocket>,
+}
+
+impl Address {
+    fn given(name: String) -> Self {
+        Self {
+            name,
+            _reserved: None,
+        }
+    }
+
+    /// A free port of this machine.
+    fn free() -> io::Result<Self> {
+        // Other systems let no process listen where another socket is bound.
+        if !cfg!(target_os = "linux") {
+            return Ok(Self::given("127.0.0.1:0".into()));
+        }
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(([127, 0, 0, 1], 0).into())?;
+        Ok(Self {
+            name: socket.local_addr()?.to_string(),
+            _reserved: Some(socket),
+        })
+    }
 }
 
 impl Start {
@@ -84,24 +120,37 @@ impl Start {
             return Ok(command.spawn()?.into());
         };
         let mut child = command
-            .env("ADDR", &*address)
+            .env("ADDR", &address.name)
             .stdout(Stdio::piped())
             .spawn()?;
         let output = child.stdout.take().ok_or("its output is not a pipe")?;
-        let line = BufReader::new(output).lines().next_line().await?;
-        let line = line.unwrap_or_default();
+        let mut lines = BufReader::new(output).lines();
+        let Ok(line) = timeout(START_TIME, lines.next_line()).await else {
+            child.kill().await?;
+            let seconds = START_TIME.as_secs();
+            return Err(format!("{} does not listen within {seconds} seconds", self.name).into());
+        };
+        let line = line?.unwrap_or_default();
         let bound = line.strip_prefix("listening on ");
-        // The next time it has the same address, or nobody would find it.
-        *address = bound
+        // The next time it has the same address, which the proxy knows.
+        address.name = bound
             .ok_or_else(|| format!("{} does not listen", self.name))?
             .into();
         Ok(child.into())
     }
 
-    /// Starts it again whenever it has ended or somebody wants to, until all are to end.
+    /// Where it listens. Empty if it does not.
+    fn listens_at(&self) -> String {
+        let address = self.address.as_ref();
+        address.map_or_else(String::new, |address| address.name.clone())
+    }
+
+    /// Starts it again whenever it has ended or is to be restarted, until all are to end.
     async fn keep_alive(mut self, mut running: Running, signals: Option<Signals>, mut end: End) {
         let name = self.name;
+        let mut pauses = Pauses::new();
         loop {
+            pauses.has_started();
             let ordered = tokio::select! {
                 ended = running.child.wait() => {
                     match ended {
@@ -113,6 +162,9 @@ impl Start {
                 how = order(name, signals.as_ref()) => Some(how),
                 _ = end.changed() => return running.end().await,
             };
+            if ordered.is_some() {
+                pauses.reset();
+            }
             match ordered {
                 Some(How::Restart) => {
                     eprintln!("{name} is restarted");
@@ -127,18 +179,32 @@ impl Start {
                 None => {}
             }
             running = tokio::select! {
-                running = self.start_again() => running,
+                running = self.start_again(&mut pauses) => running,
                 _ = end.changed() => return,
             };
         }
     }
 
-    async fn start_again(&mut self) -> Running {
+    /// Tries until it has started, with pauses that grow.
+    async fn start_again(&mut self, pauses: &mut Pauses) -> Running {
         loop {
-            sleep(PAUSE).await;
+            let pause = pauses.next();
+            eprintln!("{} starts again in {:.1} s", self.name, pause.as_secs_f32());
+            sleep(pause).await;
             match self.start().await {
                 Ok(running) => return running,
                 Err(error) => eprintln!("{} does not start: {error}", self.name),
+            }
+        }
+    }
+
+    /// As [`start_again`](Self::start_again), but without a pause before the first attempt.
+    async fn start_first(&mut self) -> Running {
+        match self.start().await {
+            Ok(running) => running,
+            Err(error) => {
+                eprintln!("{} does not start: {error}", self.name);
+                self.start_again(&mut Pauses::new()).await
             }
         }
     }
@@ -226,11 +292,11 @@ async fn serve(directory: &Path, server: &mut Kept, members: &mut Kept) -> Resul
         backend = format!("sqlite:{}", directory.join("cluster.db").display());
     }
     let mut url = given.clone().unwrap_or_default();
-    let start = |name, role, arguments, address: Option<&str>, url: &str| Start {
+    let start = |name, role, arguments, address: Option<Address>, url: &str| Start {
         name,
         role,
         arguments,
-        address: address.map(str::to_owned),
+        address,
         backend: backend.clone(),
         nats_url: url.to_owned(),
     };
@@ -239,9 +305,10 @@ async fn serve(directory: &Path, server: &mut Kept, members: &mut Kept) -> Resul
             return Err(nats::MISSING.into());
         }
         let store = vec![directory.display().to_string()];
-        let mut start = start("nats-server", "nats", store, Some("127.0.0.1:0"), "");
+        let address = Some(Address::free()?);
+        let mut start = start("nats-server", "nats", store, address, "");
         let running = start.start().await?;
-        url = start.address.clone().unwrap_or_default();
+        url = start.listens_at();
         // It is not for others to end it.
         server.keep(start, running, None);
     }
@@ -256,18 +323,25 @@ async fn serve(directory: &Path, server: &mut Kept, members: &mut Kept) -> Resul
     let mut addresses = Vec::new();
     for name in MEMBERS {
         let mut member = if WEB.contains(&name) {
-            start(name, "web", Vec::new(), Some("127.0.0.1:0"), &url)
+            start(name, "web", Vec::new(), Some(Address::free()?), &url)
         } else {
             start(name, "worker", Vec::new(), None, &url)
         };
-        let running = member.start().await?;
-        addresses.extend(member.address.clone());
+        let running = member.start_first().await;
+        if member.address.is_some() {
+            addresses.push(member.listens_at());
+        }
         members.keep(member, running, Some(signals.clone()));
     }
     let address = env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:3000".into());
-    let mut proxy = start("proxy", "proxy", addresses, Some(&address), &url);
+    let instances = WEB.iter().zip(addresses.clone());
+    let address = Some(Address::given(address));
+    let mut proxy = start("proxy", "proxy", addresses, address, &url);
     let mut running = proxy.start().await?;
-    greet(&proxy.address.unwrap_or_default());
+    greet(&proxy.listens_at());
+    for (name, address) in instances {
+        println!("{name} is at {address}");
+    }
     match &*backend {
         "nats" => println!("the processes share the NATS server at {url}"),
         file if has_nats => println!("the processes share {file}"),

@@ -142,7 +142,8 @@ async fn main() -> Result<(), BoxError> {
     axum::serve(listener, app)
         .with_graceful_shutdown(async move {
             if tokio::signal::ctrl_c().await.is_ok() {
-                stopping.drain(Duration::from_secs(10)).await;
+                let given_up = stopping.drain(Duration::from_secs(10)).await;
+                println!("{given_up} operations were given up");
             }
         })
         .await?;

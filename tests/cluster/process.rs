@@ -2,17 +2,17 @@
 
 #![allow(unreachable_pub)]
 
-use crate::nats::SECOND;
+use crate::nats::{SECOND, line_after};
 use axum::extract::Query;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use serde::{Deserialize, Serialize};
 use std::fs::OpenOptions;
 use std::future::pending;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::time::sleep;
 use tower_promises::backend::Backend;
 use tower_promises::backend::nats::NatsBackend;
@@ -22,7 +22,7 @@ use tower_promises::task::{Task, TaskContext, TaskError, TaskFailure, TaskServic
 use tower_promises::{OperationLayer, Progress, Signals};
 
 /// Short, so that the tests are. Long enough that a busy machine can renew it.
-pub const LEASE: Duration = Duration::from_secs(2);
+pub const LEASE: Duration = Duration::from_secs(4);
 
 const ROLE: &str = "TEST_ROLE";
 const SERVER: &str = "TEST_SERVER";
@@ -47,21 +47,13 @@ impl Process {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut output = BufReader::new(child.stdout.take().unwrap());
-        let address = loop {
-            let mut line = String::new();
-            let read = output.read_line(&mut line).unwrap();
-            assert!(read > 0, "the other process ends before it is ready");
-            if let Some((_, address)) = line.split_once("listening on ") {
-                break address.trim().to_owned();
-            }
-        };
-        // Nobody reads the rest, but the process must be able to write it.
-        std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
-        Self {
+        let output = child.stdout.take().unwrap();
+        let mut process = Self {
             child,
-            url: format!("http://{address}"),
-        }
+            url: String::new(),
+        };
+        process.url = format!("http://{}", line_after("listening on ", output));
+        process
     }
 
     pub fn id(&self) -> u32 {
@@ -285,7 +277,7 @@ async fn serve(backend: Backend, journal: &Journal) {
         Ok::<_, String>(())
     };
     let wait = async |Extension(signals): Extension<Signals>, Query(Name { name }): Query<Name>| {
-        let value = signals.wait::<String>(&name).timeout(SECOND * 30).await;
+        let value = signals.wait::<String>(&name).timeout(SECOND * 120).await;
         value.map_err(|error| error.to_string())
     };
     let app = Router::new()
@@ -299,17 +291,4 @@ async fn serve(backend: Backend, journal: &Journal) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("listening on {}", listener.local_addr().unwrap());
     axum::serve(listener, app).await.unwrap();
-}
-
-/// Waits for what other processes do, and fails rather than wait for ever.
-pub async fn until<T>(what: &str, mut found: impl AsyncFnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(found) = found().await {
-            return found;
-        }
-        assert!(start.elapsed() < SECOND * 60, "{what} never happens");
-        // The processors are for the others.
-        sleep(Duration::from_millis(20)).await;
-    }
 }

@@ -6,7 +6,10 @@ use http_body::{Body, Frame, SizeHint};
 use std::collections::VecDeque;
 use std::error::Error;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 use tower_promises::BoxError;
 use tower_promises::body::{ReplayBody, ReplayError};
 
@@ -145,15 +148,30 @@ struct Reader {
     has_ended: bool,
 }
 
+/// Wakes the thread that reads.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// How long another thread may take before it wakes the reader.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 impl Reader {
     fn frame(&mut self) -> Option<Result<Frame<Bytes>, BoxError>> {
-        let mut cx = Context::from_waker(Waker::noop());
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        let mut cx = Context::from_waker(&waker);
         loop {
             if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(&mut cx) {
                 return frame;
             }
             // The body may be waiting for a blocking thread.
-            std::thread::yield_now();
+            let start = Instant::now();
+            thread::park_timeout(PATIENCE);
+            assert!(start.elapsed() < PATIENCE, "the body wakes its reader");
         }
     }
 

@@ -2,28 +2,29 @@
 //!
 //! The tests need a `nats-server`. They run the one that the environment variable `NATS_SERVER` names, or else the first
 //! on the path. `.ci/install` installs Debian's, and puts the newest into `target/nats-server/nats-server`.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, unused_imports, clippy::unwrap_used)]
 
+#[allow(
+    clippy::duplicate_mod,
+    reason = "binaries combine the modules that need it"
+)]
+#[path = "../support/eventually.rs"]
+mod eventually;
 pub mod servers;
 
 use futures_util::StreamExt;
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
-use tokio::time::{sleep, timeout};
+use tokio::net::TcpSocket;
 use tower_promises::backend::nats::async_nats::jetstream::{self, stream::Info};
 use tower_promises::backend::nats::async_nats::{self, Client, ConnectOptions};
 use tower_promises::backend::nats::{NatsBackend, NatsBuilder};
 use tower_promises::backend::{BackendError, BusEvent, BusStream};
 
+pub use eventually::{BOUND, PAUSE, eventually, line_after, soon, until};
+
 pub const SECOND: Duration = Duration::from_secs(1);
-
-/// The pause between two looks at another process.
-pub const PAUSE: Duration = Duration::from_millis(10);
-
-/// Longer than anything takes on a busy machine.
-pub const LONG: Duration = Duration::from_secs(120);
 
 const NEEDED: &str = "nats-server is needed for this test: .ci/install installs it";
 
@@ -37,39 +38,43 @@ pub fn command() -> Command {
     command
 }
 
-/// A port that is free now. It may be taken by the time a server has it.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
 pub struct Server {
     process: Option<Child>,
     directory: TempDir,
     port: u16,
-    /// What it is told beside that.
+    /// Keeps the port from others, also while the server is away.
+    _reserved: Option<TcpSocket>,
+    /// Further arguments of the server.
     arguments: Vec<String>,
+}
+
+/// A free port that no connection and no other socket gets until the socket is dropped. A server can listen on it
+/// meanwhile.
+fn reserve() -> (u16, Option<TcpSocket>) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    // Other systems let no server listen where this socket is.
+    (port, cfg!(target_os = "linux").then_some(socket))
 }
 
 impl Server {
     /// Starts a server and waits until it answers.
     pub async fn start() -> Self {
-        // Of the ports that are free now, one may be taken by the time the server has it.
-        for _ in 0..5 {
-            let mut server = Self::with(free_port(), Vec::new());
-            if server.answers().await {
-                return server;
-            }
-        }
-        panic!("nats-server does not start");
+        let mut server = Self::with(Vec::new());
+        server.answers().await;
+        server
     }
 
     /// Starts a server.
-    fn with(port: u16, arguments: Vec<String>) -> Self {
+    fn with(arguments: Vec<String>) -> Self {
+        let (port, reserved) = reserve();
         let mut server = Self {
             process: None,
             directory: tempfile::tempdir().unwrap(),
             port,
+            _reserved: reserved,
             arguments,
         };
         server.run();
@@ -94,21 +99,16 @@ impl Server {
         self.process = Some(process.expect(NEEDED));
     }
 
-    async fn answers(&mut self) -> bool {
-        let started = timeout(LONG, async {
-            loop {
-                if self.process.as_mut().unwrap().try_wait().unwrap().is_some() {
-                    return false;
-                }
-                if let Ok(client) = async_nats::connect(self.address()).await {
-                    if client.request("$JS.API.INFO", "".into()).await.is_ok() {
-                        return true;
-                    }
-                }
-                sleep(PAUSE).await;
-            }
-        });
-        started.await.unwrap_or(false)
+    async fn answers(&mut self) {
+        let address = self.address();
+        eventually("an answer of nats-server", async || {
+            let ended = self.process.as_mut().unwrap().try_wait().unwrap();
+            assert_eq!(ended, None, "nats-server ends before it answers");
+            let client = async_nats::connect(&address).await.ok()?;
+            let answer = client.request("$JS.API.INFO", "".into()).await;
+            answer.ok().map(drop)
+        })
+        .await;
     }
 
     pub fn address(&self) -> String {
@@ -126,7 +126,7 @@ impl Server {
     /// Starts it again, with what it has stored.
     pub async fn start_again(&mut self) {
         self.run();
-        assert!(self.answers().await, "the server starts again");
+        self.answers().await;
     }
 
     /// Starts it again with nothing of what it has stored, as on a new disk.
@@ -138,7 +138,9 @@ impl Server {
 
     pub async fn client(&self) -> Client {
         // Tests of a restart do not wait for longer and longer pauses.
-        let options = ConnectOptions::new().reconnect_delay_callback(|_| SECOND / 20);
+        let options = ConnectOptions::new()
+            .connection_timeout(BOUND)
+            .reconnect_delay_callback(|_| SECOND / 20);
         options.connect(self.address()).await.unwrap()
     }
 
@@ -169,21 +171,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// What an event of another process or thread leads to, or a failure.
-pub async fn soon<F: Future>(future: F) -> F::Output {
-    timeout(LONG, future).await.expect("it happens")
-}
-
-pub async fn until(what: &str, condition: impl AsyncFn() -> bool) {
-    let wait = async {
-        while !condition().await {
-            sleep(PAUSE).await;
-        }
-    };
-    let wait = timeout(LONG, wait).await;
-    assert!(wait.is_ok(), "{what} never happens");
 }
 
 /// The next message.

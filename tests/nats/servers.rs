@@ -1,37 +1,37 @@
 //! Three servers of NATS that are one cluster.
 
-use super::{PAUSE, SECOND, Server, free_port, until};
+use super::{SECOND, Server, eventually, reserve, until};
 use std::ops::{Index, IndexMut};
-use tokio::time::sleep;
+use tokio::net::TcpSocket;
 use tower_promises::backend::nats::async_nats::jetstream;
 use tower_promises::backend::nats::async_nats::{Client, ConnectOptions, ServerAddr};
 use tower_promises::backend::nats::{NatsBackend, NatsBuilder};
 
 pub const SERVERS: usize = 3;
 
-pub struct Servers([Server; SERVERS]);
+pub struct Servers {
+    servers: [Server; SERVERS],
+    /// Keep the ports of their routes from others.
+    _routes: [Option<TcpSocket>; SERVERS],
+}
 
 impl Servers {
-    /// Starts the servers, and waits until the cluster makes streams.
+    /// Starts the servers, and waits until each of them answers.
     pub async fn start() -> Self {
-        for _ in 0..5 {
-            let mut servers = Self::run();
-            let mut answer = true;
-            for server in &mut servers.0 {
-                answer &= server.answers().await;
-            }
-            if answer {
-                return servers;
-            }
+        let mut servers = Self::run();
+        for server in &mut servers.servers {
+            server.answers().await;
         }
-        panic!("the cluster does not start");
+        servers
     }
 
     fn run() -> Self {
-        let routes: [u16; SERVERS] = std::array::from_fn(|_| free_port());
-        let all = routes.map(|port| format!("nats://127.0.0.1:{port}"));
+        let reserved: [_; SERVERS] = std::array::from_fn(|_| reserve());
+        let all = reserved
+            .each_ref()
+            .map(|(port, _)| format!("nats://127.0.0.1:{port}"));
         let list = all.join(",");
-        Self(std::array::from_fn(|number| {
+        let servers = std::array::from_fn(|number| {
             let name = format!("server-{number}");
             let arguments = [
                 "--name",
@@ -43,13 +43,17 @@ impl Servers {
                 "--routes",
                 &list,
             ];
-            Server::with(free_port(), arguments.map(str::to_owned).to_vec())
-        }))
+            Server::with(arguments.map(str::to_owned).to_vec())
+        });
+        Self {
+            servers,
+            _routes: reserved.map(|(_, socket)| socket),
+        }
     }
 
     /// A client that goes to another server when its own is gone.
     pub async fn client(&self) -> Client {
-        let addresses = self.0.iter().map(Server::address);
+        let addresses = self.servers.iter().map(Server::address);
         let addresses: Vec<ServerAddr> = addresses.map(|it| it.parse().unwrap()).collect();
         let options = ConnectOptions::new()
             .reconnect_delay_callback(|_| SECOND / 20)
@@ -67,13 +71,10 @@ impl Servers {
     /// Opens a backend, as soon as the servers have found each other.
     pub async fn open(&self) -> NatsBackend {
         let builder = self.builder().await;
-        for _ in 0..600 {
-            if let Ok(backend) = builder.clone().open().await {
-                return backend;
-            }
-            sleep(PAUSE * 10).await;
-        }
-        panic!("the cluster makes no streams");
+        eventually("streams in the cluster", async || {
+            builder.clone().open().await.ok()
+        })
+        .await
     }
 
     /// Waits until each server has all of the streams, so that the next one may be lost.
@@ -99,12 +100,12 @@ impl Index<usize> for Servers {
     type Output = Server;
 
     fn index(&self, number: usize) -> &Server {
-        &self.0[number]
+        &self.servers[number]
     }
 }
 
 impl IndexMut<usize> for Servers {
     fn index_mut(&mut self, number: usize) -> &mut Server {
-        &mut self.0[number]
+        &mut self.servers[number]
     }
 }

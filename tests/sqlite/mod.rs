@@ -1,6 +1,12 @@
 //! What the tests of the SQLite adapters share. Each test file uses a part of it.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, unused_imports, clippy::unwrap_used)]
 
+#[allow(
+    clippy::duplicate_mod,
+    reason = "binaries combine the modules that need it"
+)]
+#[path = "../support/eventually.rs"]
+mod eventually;
 pub mod process;
 
 use futures_util::StreamExt;
@@ -10,8 +16,9 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
-use tokio::time::timeout;
 use tower_promises::backend::{BackendError, BusEvent, BusStream, Change, WatchStream};
+
+pub use eventually::{soon, until};
 
 pub const SECOND: Duration = Duration::from_secs(1);
 
@@ -39,21 +46,6 @@ pub async fn connect(path: &Path) -> SqliteConnection {
 pub async fn number(path: &Path, sql: &'static str) -> i64 {
     let mut connection = connect(path).await;
     query_scalar(sql).fetch_one(&mut connection).await.unwrap()
-}
-
-/// What an event of another process or thread leads to, or a failure.
-pub async fn soon<F: Future>(future: F) -> F::Output {
-    timeout(SECOND * 60, future).await.expect("it happens")
-}
-
-pub async fn until(what: &str, condition: impl AsyncFn() -> bool) {
-    let wait = async {
-        while !condition().await {
-            tokio::task::yield_now().await;
-        }
-    };
-    let wait = timeout(SECOND * 60, wait).await;
-    assert!(wait.is_ok(), "{what} never happens");
 }
 
 pub async fn hear(listener: &mut BusStream) -> BusEvent {

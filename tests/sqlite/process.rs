@@ -2,12 +2,12 @@
 
 mod queue;
 
+use super::eventually::line_after;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sqlx::{ConnectOptions, Connection, sqlite::SqliteConnectOptions};
-use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -41,18 +41,13 @@ impl Process {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut output = BufReader::new(child.stdout.take().unwrap());
-        let address = loop {
-            let mut line = String::new();
-            let read = output.read_line(&mut line).unwrap();
-            assert!(read > 0, "the other process ends before it listens");
-            if let Some((_, address)) = line.split_once("listening on ") {
-                break address.trim().parse().unwrap();
-            }
+        let output = child.stdout.take().unwrap();
+        let mut process = Self {
+            child,
+            address: SocketAddr::from(([0; 4], 0)),
         };
-        // Nobody reads the rest, but the process must be able to write it.
-        std::thread::spawn(move || std::io::copy(&mut output.by_ref(), &mut std::io::sink()));
-        Self { child, address }
+        process.address = line_after("listening on ", output).parse().unwrap();
+        process
     }
 
     /// Ends it as `kill -9` does.

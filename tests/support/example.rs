@@ -1,12 +1,20 @@
 //! An example, started as a process.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, unused_imports, clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader};
+#[allow(
+    clippy::duplicate_mod,
+    reason = "binaries combine the modules that need it"
+)]
+#[path = "eventually.rs"]
+mod eventually;
+
+use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, Once};
+use std::sync::{Arc, Mutex, Once, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+
+pub use eventually::{BOUND, eventually, soon, until};
 
 /// A running example. Killed, as by `kill -9`, when it is dropped.
 pub struct Example {
@@ -15,7 +23,9 @@ pub struct Example {
     pub client: reqwest::Client,
     /// What it has written to stdout after where it listens.
     output: Arc<Mutex<String>>,
-    reader: Option<JoinHandle<()>>,
+    /// What it has written to stderr.
+    log: Arc<Mutex<String>>,
+    readers: [JoinHandle<()>; 2],
 }
 
 impl Example {
@@ -26,47 +36,75 @@ impl Example {
 
     /// With variables of the environment, too.
     pub fn start_with(name: &str, environment: &[(&str, &str)]) -> Self {
-        let mut process = Command::new(binary(name))
-            .env("ADDR", "127.0.0.1:0")
-            .envs(environment.iter().copied())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut output = BufReader::new(process.stdout.take().unwrap());
-        let mut line = String::new();
-        output.read_line(&mut line).unwrap();
-        let url = line.trim().split_once("listening on ").unwrap().1;
-        let url = url.split(',').next().unwrap().to_owned();
-        // To the end, or the process could not write.
-        let rest = Arc::new(Mutex::new(String::new()));
-        let shared = rest.clone();
-        let reader = std::thread::spawn(move || {
-            for line in output.lines().map_while(Result::ok) {
-                let mut rest = shared.lock().unwrap();
-                rest.push_str(&line);
-                rest.push('\n');
+        let mut command = command(name);
+        command.envs(environment.iter().copied());
+        Self::start_command(command)
+    }
+
+    /// Starts one of the roles of an example. It ends with this process at the latest.
+    pub fn start_role(name: &str, arguments: &[&str]) -> Self {
+        let mut command = command(name);
+        command.args(arguments).stdin(Stdio::piped());
+        Self::start_command(command)
+    }
+
+    fn start_command(mut command: Command) -> Self {
+        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let (output, log) = <(Arc<Mutex<String>>, Arc<Mutex<String>>)>::default();
+        let (first, first_line) = mpsc::channel();
+        let (shared, mut first) = (output.clone(), Some(first));
+        // Both are read to their ends, or the process could not write.
+        let read_output = read_lines(process.stdout.take().unwrap(), move |line| {
+            if let Some(first) = first.take() {
+                return first.send(line).unwrap();
             }
+            append(&shared, &line);
         });
-        Self {
+        let shared = log.clone();
+        let read_log = read_lines(process.stderr.take().unwrap(), move |line| {
+            eprintln!("{line}");
+            append(&shared, &line);
+        });
+        let client = reqwest::Client::builder().timeout(BOUND).build();
+        let mut example = Self {
             process,
-            url,
-            client: reqwest::Client::new(),
-            output: rest,
-            reader: Some(reader),
-        }
+            url: String::new(),
+            client: client.unwrap(),
+            output,
+            log,
+            readers: [read_output, read_log],
+        };
+        let line = first_line.recv_timeout(BOUND);
+        let line = line.unwrap_or_else(|error| panic!("it does not listen: {error}"));
+        let (_, url) = line.trim().split_once("listening on ").unwrap();
+        let url = url.split(',').next().unwrap();
+        example.url = match url.starts_with("http") {
+            true => url.to_owned(),
+            false => format!("http://{url}"),
+        };
+        example
     }
 
     pub fn output(&self) -> String {
         self.output.lock().unwrap().clone()
     }
 
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
     /// Lets it end as Ctrl-C does, and returns all that it has written.
-    pub fn interrupt(mut self) -> String {
+    pub async fn interrupt(mut self) -> String {
         let id = self.process.id().to_string();
         let kill = Command::new("kill").args(["-INT", &id]).status();
         assert!(kill.unwrap().success());
-        assert!(self.process.wait().unwrap().success());
-        self.reader.take().unwrap().join().unwrap();
+        let ended = async || self.process.try_wait().unwrap();
+        assert!(eventually("its end", ended).await.success());
+        until("all is read", async || {
+            self.readers.iter().all(JoinHandle::is_finished)
+        })
+        .await;
         self.output()
     }
 
@@ -95,28 +133,47 @@ impl Drop for Example {
     }
 }
 
+fn command(name: &str) -> Command {
+    let mut command = Command::new(binary(name));
+    command.env("ADDR", "127.0.0.1:0");
+    command
+}
+
+/// Calls a function with each line, in a thread of its own.
+fn read_lines(
+    from: impl Read + Send + 'static,
+    mut read: impl FnMut(String) + Send + 'static,
+) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            read(line);
+        }
+    })
+}
+
+fn append(text: &Mutex<String>, line: &str) {
+    let mut text = text.lock().unwrap();
+    text.push_str(line);
+    text.push('\n');
+}
+
 /// Builds the examples, which is no work where `cargo test` has done it, and says where one is.
 pub fn binary(name: &str) -> PathBuf {
     static BUILD: Once = Once::new();
     BUILD.call_once(|| {
-        let build = Command::new(env!("CARGO"))
-            .args(["build", "--examples", "--quiet"])
-            .status();
-        assert!(build.unwrap().success());
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--examples", "--quiet"]);
+        // What cargo tells a test of its package would make build scripts run again, and all that depends on them be
+        // built again.
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy();
+            if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+                build.env_remove(&*name);
+            }
+        }
+        assert!(build.status().unwrap().success());
     });
     // This test is in `target/debug/deps`, the examples are in `target/debug/examples`.
     let test = std::env::current_exe().unwrap();
     test.ancestors().nth(2).unwrap().join("examples").join(name)
-}
-
-/// Waits for something that another process does, and fails rather than wait for ever.
-pub async fn until(condition: impl Fn() -> bool) {
-    let wait = async {
-        while !condition() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), wait)
-        .await
-        .unwrap();
 }

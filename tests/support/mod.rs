@@ -1,6 +1,11 @@
 //! What the tests share. Each test file uses a part of it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+#[allow(
+    clippy::duplicate_mod,
+    reason = "binaries combine the modules that need it"
+)]
+pub mod eventually;
 pub mod spans;
 
 use bytes::Bytes;
@@ -210,7 +215,8 @@ impl io::Write for LogWriter {
     }
 }
 
-/// Lets other tasks run until something holds.
+/// Lets other tasks of this thread run until something holds. What other threads and processes do is waited for with
+/// [`eventually`](eventually::eventually).
 pub async fn until(what: &str, condition: impl Fn() -> bool) {
     for _ in 0..100_000 {
         if condition() {

@@ -2,11 +2,11 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use crate::support::ask;
+use crate::support::eventually::until;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, OnceLock};
-use std::time::Duration;
 use tokio::sync::MutexGuard;
 use tower_promises::{PromiseLayer, Promises};
 
@@ -64,12 +64,8 @@ impl Recorded {
 
     /// Waits until a gauge shows this.
     pub async fn shows(&self, gauge: &str, value: f64) {
-        // Threads take their time, even where that of the test stands still.
-        let start = std::time::Instant::now();
-        while self.gauge(gauge) != value {
-            assert!(start.elapsed() < PATIENCE, "{gauge} is never {value}");
-            tokio::task::yield_now().await;
-        }
+        let what = format!("{gauge} is {value}:");
+        until(&what, async || self.gauge(gauge) == value).await;
     }
 
     /// Waits until no gauge shows anything.
@@ -79,9 +75,6 @@ impl Recorded {
         }
     }
 }
-
-/// How long another thread may take.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 pub const GAUGES: [&str; 5] = [
     "requests_in_flight",

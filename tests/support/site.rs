@@ -1,7 +1,7 @@
 //! A site with operations, seen in a browser.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
-use crate::browser::Browser;
+use crate::browser::{Browser, PATIENCE};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, RawQuery, Request, State};
@@ -38,7 +38,7 @@ impl Work {
 
     /// Waits until the request is no longer being handled.
     pub async fn until_dropped(mut self) {
-        let dropped = timeout(Duration::from_secs(10), self.finish.closed());
+        let dropped = timeout(PATIENCE, self.finish.closed());
         dropped.await.expect("the work is dropped");
     }
 }
@@ -105,7 +105,7 @@ impl Site {
     pub async fn begin(&mut self) -> Work {
         self.browser.open(&self.url).await;
         self.click("button").await;
-        let work = timeout(Duration::from_secs(10), self.works.recv());
+        let work = timeout(PATIENCE, self.works.recv());
         let work = work.await.expect("the work begins").unwrap();
         self.browser
             .until("document.title === 'Working on it'")

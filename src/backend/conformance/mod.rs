@@ -55,8 +55,8 @@ use std::fmt::Debug;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// How long a suite waits for one thing to happen.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a suite waits for one thing to happen. A busy machine must not reach it.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What an adapter answers to `what`, which must be in time and no error.
 async fn answer<T>(what: &str, future: impl Future<Output = Result<T, BackendError>>) -> T {

@@ -1,6 +1,6 @@
 use super::{
-    EARLY, LEASE, LONG_LEASE, PATIENCE, TOLERANCE, add, add_id, answer, envelope, fresh, is_quiet,
-    settle, take,
+    EARLY, LATE, LEASE, LONG_LEASE, PATIENCE, TOLERANCE, add, add_id, answer, envelope, fresh,
+    is_quiet, settle, take,
 };
 use crate::backend::{Outcome, Queue, Receipt, Taken};
 use futures_util::FutureExt;
@@ -39,7 +39,7 @@ pub async fn queue_leases<Q: Queue>(make: impl AsyncFn() -> Q) {
         "nobody gets it while it is leased"
     );
     assert!(
-        answered.elapsed() < LEASE + TOLERANCE,
+        answered.elapsed() < LEASE + LATE,
         "it is delivered again when the lease ends"
     );
     assert_eq!((second.id, second.payload), (first.id, first.payload));
@@ -76,10 +76,7 @@ pub async fn queue_leases<Q: Queue>(make: impl AsyncFn() -> Q) {
         elapsed + EARLY * 10 >= LEASE,
         "a renewed lease is as long as asked for"
     );
-    assert!(
-        elapsed < LEASE + TOLERANCE,
-        "a lease that is not renewed ends"
-    );
+    assert!(elapsed < LEASE + LATE, "a lease that is not renewed ends");
     assert!(third.number > second.number, "deliveries are counted");
 
     // A lease that has ended is lost, even if nobody has taken the envelope yet.
@@ -96,7 +93,7 @@ pub async fn queue_leases<Q: Queue>(make: impl AsyncFn() -> Q) {
     let fifth = take(&here, &name, LONG_LEASE).await;
     let elapsed = asked.elapsed();
     assert!(
-        elapsed + EARLY * 10 >= LEASE && elapsed < LEASE + TOLERANCE,
+        elapsed + EARLY * 10 >= LEASE && elapsed < LEASE + LATE,
         "a lease lasts as long as it was renewed for, not {elapsed:?}"
     );
     settle(&here, &fifth, Outcome::Done).await;
@@ -140,7 +137,7 @@ pub async fn queue_retries<Q: Queue>(make: impl AsyncFn() -> Q) {
             "{elapsed:?} is not before {after:?}"
         );
         assert!(
-            elapsed < after + TOLERANCE,
+            elapsed < after + LATE,
             "{elapsed:?} is long after {after:?}"
         );
         assert!(taken.number > number, "deliveries are counted");

@@ -1,6 +1,6 @@
 use super::super::{awkward_names, invalid_names, refusal};
 use super::{
-    LEASE, LONG_LEASE, PATIENCE, RIVALS, TOLERANCE, add, add_id, answer, envelope, fresh, is_quiet,
+    LATE, LEASE, LONG_LEASE, PATIENCE, RIVALS, add, add_id, answer, envelope, fresh, is_quiet,
     settle, take,
 };
 use crate::backend::{BackendError, Enqueued, Envelope, Outcome, Priority, Queue};
@@ -211,7 +211,7 @@ pub async fn queue_order<Q: Queue>(make: impl AsyncFn() -> Q) {
             let elapsed = started.elapsed() + super::EARLY;
             assert!(elapsed >= delay, "a delay is not shorter than asked for");
             assert!(
-                elapsed < delay + TOLERANCE,
+                elapsed < delay + LATE,
                 "a delay is about as long as asked for"
             );
             settle(&there, &taken, Outcome::Done).await;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use std::time::Duration;
 use tokio::time::sleep;
 
-const TIME_TO_LIVE: Duration = Duration::from_secs(2);
+const TIME_TO_LIVE: Duration = Duration::from_secs(3);
 
 /// More than the second by which a time to live may be too long, and what two clocks may differ.
 const TOLERANCE: Duration = Duration::from_millis(1200);
