@@ -9,7 +9,7 @@ use super::observe;
 use super::progress::Report;
 use super::record::{Key, Record, digest};
 use super::records::{Changed, Records, decode, encode};
-use super::reply::{Reply, add_vary};
+use super::reply::{Reply, varying};
 use super::runner::{Runner, repeat};
 use super::status::Status;
 use super::work::{Call, Work, to_its_end};
@@ -370,9 +370,4 @@ async fn ended<R>(core: &Core, key: &Key, record: &Record, headers: &HeaderMap) 
             core.unavailable(headers)
         }
     }
-}
-
-fn varying<R>(mut response: Reply<R>) -> Reply<R> {
-    add_vary(response.headers_mut());
-    response
 }

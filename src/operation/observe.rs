@@ -49,12 +49,23 @@ pub(super) fn refused(refusal: Refusal) {
         Refusal::PrincipalStored => {
             tracing::warn!(target: TARGET, "refused a request, too much of its principal is stored");
         }
+        Refusal::PrincipalReceiving => {
+            tracing::warn!(target: TARGET, "refused a request, its principal sends too many at once");
+        }
+        Refusal::TotalReceiving => {
+            tracing::warn!(target: TARGET, "refused a request, too many are being received");
+        }
         Refusal::Total => {
             tracing::warn!(target: TARGET, "refused a request, too many run or too much is stored");
         }
     }
     #[cfg(not(feature = "tracing"))]
     let _ = refusal;
+}
+
+pub(super) fn too_slow() {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(target: TARGET, "refused a request, its body took too long to arrive");
 }
 
 pub(super) fn stays_on_connection(error: &BackendError) {
