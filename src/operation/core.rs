@@ -1,7 +1,7 @@
 //! What the layer, its services, its handles and the operations of one process share.
 
+use super::claim;
 use super::hub::{CONSUMED, ENDED, Hub, REMOVED};
-use super::idempotency;
 use super::limits::Limits;
 use super::observe;
 use super::progress::Report;
@@ -299,7 +299,7 @@ impl Core {
                 deleted.unwrap_or_else(log);
             }
             if let Some(claim) = &record.claim {
-                let released = idempotency::release(&self.records, claim, &record.id).await;
+                let released = claim::release(&self.records, claim, &record.id).await;
                 released.unwrap_or_else(log);
             }
         }

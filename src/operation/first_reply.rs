@@ -1,6 +1,7 @@
 //! The first reply: the inner response if it comes in time, else one that names the operation.
 
 use super::body::{OperationBody, OperationRequestBody};
+use super::claim::{Claim, IDEMPOTENCY_KEY};
 use super::core::{Core, Requester};
 use super::limits::Admission;
 use super::observe;
@@ -52,7 +53,7 @@ where
     };
     let has_key = core.settings.idempotency_keys
         && escalate != Escalate::Never
-        && parts.headers.contains_key(idempotency::IDEMPOTENCY_KEY);
+        && parts.headers.contains_key(IDEMPOTENCY_KEY);
     if has_key && core.is_draining() {
         // Another instance can see to it that it runs once.
         return Ok(idempotency::draining(&core, &parts.headers));
@@ -130,7 +131,7 @@ where
         requester,
     };
     if has_key {
-        match idempotency::Claim::of(
+        match Claim::of(
             &parts,
             asked.requester.principal.as_deref(),
             body.read_bytes(),
@@ -138,7 +139,7 @@ where
             Ok(None) => {}
             Ok(Some(claim)) => {
                 let call = start(service, parts, body, progress);
-                return Ok(idempotency::answer(core, claim, asked, admission, call).await);
+                return idempotency::answer(core, claim, asked, admission, call).await;
             }
             Err(()) => return Ok(idempotency::malformed(&core, &asked.headers)),
         }
@@ -189,6 +190,7 @@ where
     move || {
         condition::remove(&mut parts);
         parts.extensions.insert(progress.clone());
+        let body = body.watched_by(progress.clone());
         let request = Request::from_parts(parts, body);
         let reports = progress.clone();
         Task::spawn(progress, async move {
@@ -262,7 +264,7 @@ where
     if let Some((call, admission)) = waiting.running.take() {
         creating.keep();
         let work = Work::Calling(call);
-        tokio::spawn(Runner::new(registration, work, admission).run());
+        tokio::spawn(Runner::new(registration, work, admission, None).run());
     }
     Ok(core.accepted(&record, asked.preferences, &asked.headers))
 }
@@ -356,7 +358,7 @@ where
                 Ok((key, _)) => {
                     let work = Work::Calling(call);
                     let registration = core.register(&key);
-                    Runner::new(registration, work, admission).run().await;
+                    Runner::new(registration, work, admission, None).run().await;
                 }
                 Err(error) => {
                     // It goes on all the same, and nobody can ask for it.

@@ -155,6 +155,7 @@ mod accept;
 mod body;
 mod builder;
 mod cancel;
+mod claim;
 mod condition;
 mod core;
 mod events;

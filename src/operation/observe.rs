@@ -26,6 +26,13 @@ pub(super) fn ended(key: &Key, status: Status, code: Option<&str>) {
     let _ = (key, status, code);
 }
 
+pub(super) fn not_remembered(key: &Key) {
+    #[cfg(feature = "tracing")]
+    tracing::info!(target: TARGET, operation = %key, "an operation was refused, its idempotency key is free");
+    #[cfg(not(feature = "tracing"))]
+    let _ = key;
+}
+
 pub(super) fn panicked(key: &Key, message: &str) {
     #[cfg(feature = "tracing")]
     tracing::error!(target: TARGET, operation = %key, panic = message, "the work of an operation panicked");

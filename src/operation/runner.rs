@@ -1,5 +1,6 @@
 //! The task that sees an operation through to its end.
 
+use super::claim;
 use super::core::{Core, DROP_PATIENCE, Phase, Registration};
 use super::hub::{CHANGED, ENDED, Subscription};
 use super::limits::Admission;
@@ -9,15 +10,17 @@ use super::record::{Failure, Key, Stored};
 use super::records::Changed;
 use super::result::Outcome;
 use super::status::Status;
-use super::work::{Work, failed, too_large};
+use super::work::{Unanswered, Work, failed, panicked, too_large};
 use crate::BoxError;
 use crate::backend::BackendError;
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::Body;
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::select;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
 
 /// How often the end of an operation is tried to be stored, with pauses that double from the first one. Whoever asks
@@ -39,10 +42,31 @@ pub(super) struct Runner<R, E> {
     admission: Admission,
     news: Subscription,
     phase: watch::Receiver<Phase>,
+    /// What is there of an idempotency key.
+    keyed: Option<Keyed<E>>,
+}
+
+/// The key of an operation, and the client that has sent it first.
+pub(super) struct Keyed<E> {
+    /// The name of the key in the store.
+    pub(super) name: String,
+    /// The id of the operation.
+    pub(super) id: String,
+    /// Open while that client waits for its first reply.
+    pub(super) first: oneshot::Sender<Told<E>>,
+}
+
+/// What the first client of a key is told in place of what is stored.
+pub(super) enum Told<E> {
+    /// A refusal that is not remembered.
+    Response(Outcome),
+    Error(E),
+    Panic(Box<dyn Any + Send>),
 }
 
 /// Why the work is over.
-enum End {
+enum End<E> {
+    Unanswered(Unanswered<E>),
     Answered(Outcome),
     Failed(Failure),
     TooLong,
@@ -55,7 +79,12 @@ where
     R: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     E: Into<BoxError> + Send + 'static,
 {
-    pub(super) fn new(registration: Registration, work: Work<R, E>, admission: Admission) -> Self {
+    pub(super) fn new(
+        registration: Registration,
+        work: Work<R, E>,
+        admission: Admission,
+        keyed: Option<Keyed<E>>,
+    ) -> Self {
         let (core, key) = (registration.core.clone(), registration.key.clone());
         Self {
             registration,
@@ -65,6 +94,7 @@ where
             core,
             key,
             work,
+            keyed,
         }
     }
 
@@ -87,12 +117,34 @@ where
     }
 
     /// Stops the work and stores how it has ended.
-    async fn finish(&mut self, end: End, report: &Report) {
+    async fn finish(&mut self, end: End<E>, report: &Report) {
         // One that blocks its thread cannot be dropped, and must not keep the end from being told.
         let _ = timeout(DROP_PATIENCE, self.work.stop()).await;
+        // It is dropped at the end of this, so that the client waits no longer.
+        let keyed = self.keyed.take();
         match end {
+            End::Answered(outcome) if is_refusal(outcome.status) => {
+                if let Some(keyed) = keyed {
+                    if !self.forget(&keyed).await {
+                        self.answered(outcome.clone(), report).await;
+                        self.release(&keyed).await;
+                    }
+                    // A client that has its reply does not hear it.
+                    let _ = keyed.first.send(Told::Response(outcome));
+                } else {
+                    self.answered(outcome, report).await;
+                }
+            }
             End::Answered(outcome) => self.answered(outcome, report).await,
-            End::Failed(failure) => self.end(Status::Failed, Some(failure), None, report).await,
+            End::Unanswered(Unanswered::Failed(failure)) | End::Failed(failure) => {
+                self.end(Status::Failed, Some(failure), None, report).await;
+            }
+            End::Unanswered(Unanswered::Error(error)) => {
+                self.raised(Told::Error(error), keyed, report).await;
+            }
+            End::Unanswered(Unanswered::Panic(panic)) => {
+                self.raised(Told::Panic(panic), keyed, report).await;
+            }
             End::TooLong => {
                 let failure = Failure::new("LifetimeExceeded", "The operation took too long.");
                 self.end(Status::Canceled, Some(failure), None, report)
@@ -109,8 +161,80 @@ where
         }
     }
 
+    /// Stores an error or a panic as the end, and hands it to the client that waits, so that layers outside see it as
+    /// they do without a key.
+    async fn raised(&self, told: Told<E>, keyed: Option<Keyed<E>>, report: &Report) {
+        let has_begun = self.work.progress().has_begun();
+        let Some(keyed) = keyed else {
+            let failure = self.log(told);
+            return self.end(Status::Failed, Some(failure), None, report).await;
+        };
+        if !has_begun && self.forget(&keyed).await {
+            if let Err(told) = keyed.first.send(told) {
+                self.log(told);
+            }
+            return;
+        }
+        let failure = failed(match told {
+            Told::Panic(_) => "Panicked",
+            _ => "ServiceError",
+        });
+        self.end(Status::Failed, Some(failure), None, report).await;
+        if !has_begun {
+            self.release(&keyed).await;
+        }
+        if let Err(told) = keyed.first.send(told) {
+            self.log(told);
+        }
+    }
+
+    /// Tells the log of what no layer outside sees.
+    fn log(&self, told: Told<E>) -> Failure {
+        match told {
+            Told::Panic(panic) => panicked(&self.key, &*panic),
+            Told::Error(error) => {
+                observe::service_failed(&self.key, &*error.into());
+                failed("ServiceError")
+            }
+            Told::Response(_) => failed("ServiceError"),
+        }
+    }
+
+    /// Removes an operation of which no client was told, and frees its key. Returns whether its first client still waits
+    /// for its reply.
+    async fn forget(&self, keyed: &Keyed<E>) -> bool {
+        if keyed.first.is_closed() {
+            return false;
+        }
+        let (core, key) = (&self.core, &self.key);
+        let retention = core.settings.retention;
+        // The end takes it away from the client that is about to be told of the operation, or the other way round.
+        let end = || {
+            core.records.change(key, |record| {
+                if record.status.is_terminal() || !record.in_flight {
+                    return false;
+                }
+                record.end(Status::Failed, Some(failed("Refused")), retention);
+                true
+            })
+        };
+        let Ok(Changed::Yes(_)) = repeat(key, end).await else {
+            return false;
+        };
+        core.discard(key).await;
+        self.release(keyed).await;
+        observe::not_remembered(key);
+        true
+    }
+
+    async fn release(&self, keyed: &Keyed<E>) {
+        let (core, key) = (&self.core, &self.key);
+        let release = || claim::release(&core.records, &keyed.name, &keyed.id);
+        let _ = repeat(key, release).await;
+    }
+
     /// Waits for the end, and meanwhile keeps the store up to date.
-    async fn wait(&mut self) -> (End, Report) {
+    async fn wait(&mut self) -> (End<E>, Report) {
         let settings = &self.core.settings;
         let limit = settings.max_result_bytes;
         let third = settings.lease / 3;
@@ -127,7 +251,7 @@ where
             select! {
                 biased;
                 end = self.work.end(&self.key, limit) => {
-                    break end.map_or_else(End::Failed, End::Answered);
+                    break end.map_or_else(End::Unanswered, End::Answered);
                 }
                 () = self.news.ended() => if self.has_ended().await {
                     break End::Elsewhere;
@@ -291,6 +415,11 @@ where
             Err(_) => self.admission.count(key, RECORD_BYTES, retention),
         }
     }
+}
+
+/// Whether a status says that the request may be sent again later, and that nothing has come of it.
+fn is_refusal(status: StatusCode) -> bool {
+    status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::SERVICE_UNAVAILABLE
 }
 
 /// Renews the lease until this is dropped.
