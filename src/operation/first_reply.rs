@@ -46,11 +46,15 @@ where
     let escalate = core.settings.escalate(&parts);
     let varies = core.settings.varies(&mut parts);
     let preferences = Preferences::of(&parts.headers);
-    let can_escalate = match escalate {
+    let mut can_escalate = match escalate {
         Escalate::Never => false,
         Escalate::WhenPreferred => preferences.respond_async,
         Escalate::Always => true,
     };
+    if can_escalate && core.mount.is_unreachable() {
+        observe::stays_because_unreachable();
+        can_escalate = false;
+    }
     let has_key = core.settings.idempotency_keys
         && escalate != Escalate::Never
         && parts.headers.contains_key(IDEMPOTENCY_KEY);

@@ -3,6 +3,7 @@
 //! An id is a capability, so the log has eight characters of its digest instead, which is how [`Key`] displays.
 
 use super::limits::Refusal;
+use super::mount::UnreachableMount;
 use super::record::Key;
 use super::status::Status;
 use crate::backend::BackendError;
@@ -68,6 +69,28 @@ pub(super) fn refused(refusal: Refusal) {
     }
     #[cfg(not(feature = "tracing"))]
     let _ = refusal;
+}
+
+pub(super) fn unreachable(error: &UnreachableMount) {
+    #[cfg(feature = "tracing")]
+    tracing::error!(target: TARGET, "{error}");
+    #[cfg(not(feature = "tracing"))]
+    let _ = error;
+}
+
+pub(super) fn suspicious(error: &UnreachableMount) {
+    #[cfg(feature = "tracing")]
+    tracing::error!(target: TARGET, "no operation was ever asked for, perhaps because {error}");
+    #[cfg(not(feature = "tracing"))]
+    let _ = error;
+}
+
+pub(super) fn stays_because_unreachable() {
+    #[cfg(feature = "tracing")]
+    tracing::error!(
+        target: TARGET,
+        "a request cannot become an operation, because requests for operations do not reach `OperationLayer`"
+    );
 }
 
 pub(super) fn too_slow() {

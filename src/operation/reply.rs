@@ -4,11 +4,12 @@ use super::body::OperationBody;
 use super::condition;
 use super::core::Core;
 use super::limits::Refusal;
+use super::mount::UnreachableMount;
 use super::page::{self, ErrorContext, PageContext, PageLinks};
 use super::record::Record;
 use super::result::Outcome;
 use super::status::{Links, document, now};
-use super::{accept, prefer::Preferences};
+use super::{accept, observe, prefer::Preferences};
 use crate::problem;
 use bytes::Bytes;
 use http::header::{
@@ -38,6 +39,9 @@ impl Core {
         preferences: Preferences,
         headers: &HeaderMap,
     ) -> Reply<R> {
+        if self.mount.gives() {
+            observe::suspicious(&UnreachableMount::at(&self.settings.mount));
+        }
         let links = self.links(&record.id);
         let mut response = if accept::names_html(headers) {
             see_other(&links.own)
