@@ -134,7 +134,7 @@ impl OperationLayerBuilder {
     /// The path under which operations are, default [`DEFAULT_MOUNT`]. All requests below it are answered by the layer
     /// and never reach the inner service. A slash is added at its beginning and removed at its end. An empty
     /// path is the default. It stands in addresses as it is, so it must not need an encoding. The layer has to see the
-    /// paths that clients send: put it around the whole application, not around a router that is nested in another.
+    /// paths that clients send: see [how to mount it](super::guide#mounting-the-layer).
     pub fn mount(mut self, path: &str) -> Self {
         self.settings.mount = match path.trim_matches('/') {
             "" => DEFAULT_MOUNT.into(),

@@ -166,8 +166,11 @@ fn boundary(content_type: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
         let space = value.len() - value.trim_start_matches(is_around).len();
         let begin = begin + name.len() + 1 + space;
         let end = begin + boundary.len();
-        let around = (&content_type[..begin], &content_type[end..]);
-        return (!boundary.is_empty()).then(|| (around.0, boundary.as_bytes(), around.1));
+        if boundary.is_empty() {
+            return None;
+        }
+        let (before, after) = (&content_type[..begin], &content_type[end..]);
+        return Some((before, boundary.as_bytes(), after));
     }
     None
 }

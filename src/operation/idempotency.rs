@@ -3,6 +3,7 @@
 use super::body::OperationBody;
 use super::claim::{Claim, Claimed};
 use super::core::{Core, Requester};
+use super::first_client::{Keyed, Told};
 use super::first_reply::Asked;
 use super::hub::Subscription;
 use super::limits::{Admission, Refusal};
@@ -12,7 +13,7 @@ use super::record::{Key, Record};
 use super::records::{Changed, decode, encode};
 use super::reply::{Reply, varying};
 use super::result::Outcome;
-use super::runner::{Keyed, Runner, Told, repeat};
+use super::runner::{Runner, repeat};
 use super::status::Status;
 use super::work::{Call, Work, to_its_end};
 use crate::BoxError;

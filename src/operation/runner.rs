@@ -1,7 +1,7 @@
 //! The task that sees an operation through to its end.
 
-use super::claim;
 use super::core::{Core, DROP_PATIENCE, Phase, Registration};
+use super::first_client::{Keyed, Told, is_refusal};
 use super::hub::{CHANGED, ENDED, Subscription};
 use super::limits::Admission;
 use super::observe;
@@ -10,17 +10,15 @@ use super::record::{Failure, Key, Stored};
 use super::records::Changed;
 use super::result::Outcome;
 use super::status::Status;
-use super::work::{Unanswered, Work, failed, panicked, too_large};
+use super::work::{Unanswered, Work, failed, too_large};
 use crate::BoxError;
 use crate::backend::BackendError;
 use bytes::Bytes;
-use http::StatusCode;
 use http_body::Body;
-use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::select;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
 
 /// How often the end of an operation is tried to be stored, with pauses that double from the first one. Whoever asks
@@ -33,9 +31,9 @@ pub(super) const RECORD_BYTES: usize = 1024;
 
 /// Runs one operation.
 pub(super) struct Runner<R, E> {
-    core: Arc<Core>,
-    key: Key,
-    work: Work<R, E>,
+    pub(super) core: Arc<Core>,
+    pub(super) key: Key,
+    pub(super) work: Work<R, E>,
     /// Taken back when the work has been dropped and its end is told.
     registration: Registration,
     /// Given back when there is nothing left to do.
@@ -44,24 +42,6 @@ pub(super) struct Runner<R, E> {
     phase: watch::Receiver<Phase>,
     /// What is there of an idempotency key.
     keyed: Option<Keyed<E>>,
-}
-
-/// The key of an operation, and the client that has sent it first.
-pub(super) struct Keyed<E> {
-    /// The name of the key in the store.
-    pub(super) name: String,
-    /// The id of the operation.
-    pub(super) id: String,
-    /// Open while that client waits for its first reply.
-    pub(super) first: oneshot::Sender<Told<E>>,
-}
-
-/// What the first client of a key is told in place of what is stored.
-pub(super) enum Told<E> {
-    /// A refusal that is not remembered.
-    Response(Outcome),
-    Error(E),
-    Panic(Box<dyn Any + Send>),
 }
 
 /// Why the work is over.
@@ -159,78 +139,6 @@ where
                 observe::ended(&self.key, Status::Canceled, None);
             }
         }
-    }
-
-    /// Stores an error or a panic as the end, and hands it to the client that waits, so that layers outside see it as
-    /// they do without a key.
-    async fn raised(&self, told: Told<E>, keyed: Option<Keyed<E>>, report: &Report) {
-        let has_begun = self.work.progress().has_begun();
-        let Some(keyed) = keyed else {
-            let failure = self.log(told);
-            return self.end(Status::Failed, Some(failure), None, report).await;
-        };
-        if !has_begun && self.forget(&keyed).await {
-            if let Err(told) = keyed.first.send(told) {
-                self.log(told);
-            }
-            return;
-        }
-        let failure = failed(match told {
-            Told::Panic(_) => "Panicked",
-            _ => "ServiceError",
-        });
-        self.end(Status::Failed, Some(failure), None, report).await;
-        if !has_begun {
-            self.release(&keyed).await;
-        }
-        if let Err(told) = keyed.first.send(told) {
-            self.log(told);
-        }
-    }
-
-    /// Tells the log of what no layer outside sees.
-    fn log(&self, told: Told<E>) -> Failure {
-        match told {
-            Told::Panic(panic) => panicked(&self.key, &*panic),
-            Told::Error(error) => {
-                observe::service_failed(&self.key, &*error.into());
-                failed("ServiceError")
-            }
-            Told::Response(_) => failed("ServiceError"),
-        }
-    }
-
-    /// Removes an operation of which no client was told, and frees its key. Returns whether its first client still waits
-    /// for its reply.
-    async fn forget(&self, keyed: &Keyed<E>) -> bool {
-        if keyed.first.is_closed() {
-            return false;
-        }
-        let (core, key) = (&self.core, &self.key);
-        let retention = core.settings.retention;
-        // The end takes it away from the client that is about to be told of the operation, or the other way round.
-        let end = || {
-            core.records.change(key, |record| {
-                if record.status.is_terminal() || !record.in_flight {
-                    return false;
-                }
-                record.end(Status::Failed, Some(failed("Refused")), retention);
-                true
-            })
-        };
-        let Ok(Changed::Yes(_)) = repeat(key, end).await else {
-            return false;
-        };
-        core.discard(key).await;
-        self.release(keyed).await;
-        observe::not_remembered(key);
-        true
-    }
-
-    async fn release(&self, keyed: &Keyed<E>) {
-        let (core, key) = (&self.core, &self.key);
-        let release = || claim::release(&core.records, &keyed.name, &keyed.id);
-        let _ = repeat(key, release).await;
     }
 
     /// Waits for the end, and meanwhile keeps the store up to date.
@@ -371,7 +279,7 @@ where
     }
 
     /// Stores the end, unless there is one already.
-    async fn end(
+    pub(super) async fn end(
         &self,
         status: Status,
         failure: Option<Failure>,
@@ -415,11 +323,6 @@ where
             Err(_) => self.admission.count(key, RECORD_BYTES, retention),
         }
     }
-}
-
-/// Whether a status says that the request may be sent again later, and that nothing has come of it.
-fn is_refusal(status: StatusCode) -> bool {
-    status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::SERVICE_UNAVAILABLE
 }
 
 /// Renews the lease until this is dropped.
