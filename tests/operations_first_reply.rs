@@ -68,11 +68,26 @@ async fn section_1_vary_is_appended_on_every_route_that_can_escalate() {
         ("POST /?*", "*"),
         // It can with `Prefer: respond-async`, so its response depends on that.
         ("GET /", "Prefer, Accept"),
-        ("HEAD /", ""),
+        // It says what `GET` says, although it never becomes an operation itself.
+        ("HEAD /", "Prefer, Accept"),
+        ("HEAD /?accept", "accept, Prefer"),
         ("OPTIONS /?Origin", "Origin"),
     ] {
         assert_eq!(app.ask(line, &[]).await.header("vary"), expected, "{line}");
     }
+    let upgrade = [("connection", "upgrade")];
+    assert_eq!(app.ask("HEAD /", &upgrade).await.header("vary"), "");
+    let never = App::working(memory().predicate(|_| Escalate::Never));
+    assert_eq!(never.ask("HEAD /", &[]).await.header("vary"), "");
+    let reports = memory().predicate(|request| match request.method {
+        http::Method::GET => Escalate::Always,
+        _ => Escalate::Never,
+    });
+    let answer = App::working(reports).ask("HEAD /?ms=9000", &[]).await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.header("vary")),
+        (200, "Prefer, Accept")
+    );
     let slow = App::working(memory());
     let answer = slow.ask("POST /?ms=9000", &[]).await;
     assert_eq!(
@@ -389,6 +404,29 @@ async fn section_1_upgrades_and_connect_never_escalate() {
     }
     let answer = app.ask("CONNECT /?ms=9000", &[]).await;
     assert_eq!((answer.status.as_u16(), answer.header("vary")), (200, ""));
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_1_grpc_never_escalates_by_default() {
+    let app = App::working(memory());
+    for content_type in [
+        "application/grpc",
+        "application/grpc+proto",
+        "application/grpc-web-text; charset=utf-8",
+        "Application/GRPC",
+    ] {
+        // A client that sends only after it has read something.
+        let body = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
+        let headers = [("content-type", content_type), ("prefer", "respond-async")];
+        let asked = app.send(request_with("POST /?ms=9000", &headers, body));
+        let answer = timeout(SECOND * 600, asked).await.unwrap();
+        assert_eq!((answer.status.as_u16(), answer.header("vary")), (200, ""));
+    }
+    for content_type in ["application/json", "application/x-grpc", "text/plain"] {
+        let headers = [("content-type", content_type)];
+        let answer = app.ask("POST /?ms=9000", &headers).await;
+        assert_eq!(answer.status, 202, "{content_type}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

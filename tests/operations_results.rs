@@ -10,9 +10,9 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use http::{HeaderValue, header};
+use http::{HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
-use operation::{App, SECOND, memory, number, request};
+use operation::{App, SECOND, memory, number, request, request_with};
 use std::convert::Infallible;
 use support::until;
 use tokio::time::sleep;
@@ -374,7 +374,7 @@ async fn trailers_of_a_request_reach_the_service() {
         http_body::Frame::trailers(trailers),
     ];
     let body = http_body_util::StreamBody::new(stream::iter(frames.map(Ok::<_, Infallible>)));
-    let request = operation::request_with("POST /", &[], Body::new(body));
+    let request = request_with("POST /", &[], Body::new(body));
     assert_eq!(app.send(request).await.body, "here");
 }
 
@@ -387,5 +387,87 @@ async fn a_status_that_ends_nothing_is_a_failure() {
         assert_eq!(document["error"]["code"], "ServiceError", "{code}");
         let result = app.get(&format!("{path}/result")).await;
         assert_eq!(result.status, 500);
+    }
+}
+
+/// A handler that honours conditions and ranges, as one that serves files does.
+async fn conditional(request: Request) -> Response {
+    let headers = request.headers();
+    let is_conditional = headers.contains_key(header::IF_NONE_MATCH)
+        || headers.contains_key(header::IF_MODIFIED_SINCE);
+    let status = if is_conditional {
+        StatusCode::NOT_MODIFIED
+    } else if headers.contains_key(header::RANGE) {
+        StatusCode::PARTIAL_CONTENT
+    } else {
+        StatusCode::OK
+    };
+    let ms = number(&request, "ms").unwrap_or(0);
+    drop(request);
+    sleep(std::time::Duration::from_millis(ms)).await;
+    let whole = if status == StatusCode::OK {
+        "whole"
+    } else {
+        ""
+    };
+    (status, whole).into_response()
+}
+
+const CONDITIONS: [&[(&str, &str)]; 4] = [
+    &[("if-none-match", "\"v1\"")],
+    &[("if-modified-since", "Sat, 01 Jan 2000 00:00:00 GMT")],
+    &[("range", "bytes=0-1")],
+    &[("range", "bytes=0-1"), ("if-range", "\"v1\"")],
+];
+
+#[tokio::test(start_paused = true)]
+async fn section_3_the_result_answers_no_condition_and_no_range() {
+    let app = App::new(memory().idempotency_keys(true), conditional);
+    let prefer = ("prefer", "respond-async");
+    for condition in CONDITIONS {
+        for line in ["GET /?ms=9000", "POST /?ms=9000"] {
+            let path = app.start(line, &[condition, &[prefer]].concat()).await;
+            app.ended(&path).await;
+            let result = app.get(&format!("{path}/result")).await;
+            let result = (result.status.as_u16(), &*result.body);
+            assert_eq!(result, (200, "whole"), "{line} {condition:?}");
+        }
+        // What is answered in time is remembered for the key.
+        let key = ("idempotency-key", condition[0].0);
+        for headers in [&[condition, &[key]].concat(), &vec![key]] {
+            let answer = app.ask("POST /", headers).await;
+            let answer = (answer.status.as_u16(), &*answer.body);
+            assert_eq!(answer, (200, "whole"), "{condition:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_3_what_stays_on_its_connection_keeps_its_conditions() {
+    let app = App::new(memory().max_body_bytes(3), conditional);
+    for (condition, status) in CONDITIONS.into_iter().zip([304, 304, 206, 206]) {
+        assert_eq!(app.ask("GET /", condition).await.status, status);
+        let large = request_with("POST /", condition, Body::from("1234"));
+        assert_eq!(app.send(large).await.status, status);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_3_conditions_that_protect_from_lost_updates_reach_the_service() {
+    let app = App::new(memory(), async |request: Request| {
+        let names = ["if-match", "if-unmodified-since", "if-none-match"];
+        names
+            .map(|name| request.headers().contains_key(name).to_string())
+            .join(" ")
+    });
+    let headers = [
+        ("if-match", "\"v1\""),
+        ("if-unmodified-since", "Sat, 01 Jan 2000 00:00:00 GMT"),
+        // Creates, and never replaces.
+        ("if-none-match", "*"),
+    ];
+    for method in ["PUT", "POST", "PATCH", "DELETE"] {
+        let answer = app.ask(&format!("{method} /"), &headers).await;
+        assert_eq!(answer.body, "true true true", "{method}");
     }
 }

@@ -7,6 +7,7 @@
 
 mod report;
 
+use axum::body::Body;
 use axum::extract::Query;
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
@@ -125,6 +126,10 @@ async fn main() -> Result<(), BoxError> {
         .route("/work", post(work).put(work))
         .route("/report", get(report::report).layer(PromiseLayer::new()))
         .layer(operations.clone());
+
+    // A layer on a part of the router would give addresses that lead nowhere.
+    let mounted = operations.operations();
+    mounted.check_mount::<_, Body>(app.clone()).await?;
 
     let address = std::env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:3000".into());
     let listener = tokio::net::TcpListener::bind(address).await?;

@@ -1,3 +1,4 @@
+use super::progress::Progress;
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::stream::BoxStream;
 use http::HeaderMap;
@@ -165,6 +166,8 @@ pin_project! {
         rest: Option<Pin<Box<B>>>,
         trailers: Option<HeaderMap>,
         error: Option<B::Error>,
+        // Hears that the inner service reads.
+        progress: Option<Progress>,
     }
 }
 
@@ -176,6 +179,7 @@ impl<B: Body> Default for OperationRequestBody<B> {
             rest: None,
             trailers: None,
             error: None,
+            progress: None,
         }
     }
 }
@@ -217,6 +221,14 @@ impl<B: Body> OperationRequestBody<B> {
         this
     }
 
+    /// Lets the progress know when the inner service begins to read.
+    pub(super) fn watched_by(self, progress: Progress) -> Self {
+        Self {
+            progress: Some(progress),
+            ..self
+        }
+    }
+
     /// Whether all of it has been read.
     pub(super) fn is_whole(&self) -> bool {
         self.rest.is_none() && self.error.is_none()
@@ -241,6 +253,9 @@ impl<B: Body> Body for OperationRequestBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
+        if let Some(progress) = this.progress.take() {
+            progress.begin();
+        }
         if !this.read.is_empty() {
             return Poll::Ready(Some(Ok(Frame::data(std::mem::take(this.read)))));
         }

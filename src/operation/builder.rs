@@ -42,11 +42,14 @@ impl OperationLayerBuilder {
 
     /// Which requests can become operations. By default `POST`, `PUT`, `PATCH` and `DELETE` do
     /// [always](Escalate::Always), `HEAD`, `OPTIONS` and `TRACE` [never](Escalate::Never), and others, such as
-    /// `GET`, [when preferred](Escalate::WhenPreferred).
+    /// `GET`, [when preferred](Escalate::WhenPreferred). Requests whose media type begins with `application/grpc` never
+    /// do.
     ///
-    /// Upgrades and `CONNECT` never do, whatever the predicate says. The body of what can become an operation is read
-    /// to its end first, so the predicate has to except requests whose client sends while it reads, gRPC calls for
-    /// example. It should look at nothing that `Vary` does not name, or caches mix up responses.
+    /// Upgrades and `CONNECT` never do, whatever the predicate says. The body of a request that can become an operation
+    /// is read to its end first, so a predicate returns [`Escalate::Never`] for requests whose client sends while it
+    /// reads, such as gRPC calls. It should look at nothing that `Vary` does not name, or caches mix up responses. For
+    /// a `HEAD` request that never becomes an operation it is called again with the method `GET`, because the response
+    /// has the `Vary` of the response to `GET`.
     ///
     /// ```
     /// use tower_promises::OperationLayer;
@@ -131,7 +134,7 @@ impl OperationLayerBuilder {
     /// The path under which operations are, default [`DEFAULT_MOUNT`]. All requests below it are answered by the layer
     /// and never reach the inner service. A slash is added at its beginning and removed at its end. An empty
     /// path is the default. It stands in addresses as it is, so it must not need an encoding. The layer has to see the
-    /// paths that clients send: put it around the whole application, not around a router that is nested in another.
+    /// paths that clients send: see [how to mount it](super::guide#mounting-the-layer).
     pub fn mount(mut self, path: &str) -> Self {
         self.settings.mount = match path.trim_matches('/') {
             "" => DEFAULT_MOUNT.into(),
@@ -194,6 +197,30 @@ impl OperationLayerBuilder {
     /// and the inner service not called. It does not hold for nobody in particular.
     pub fn max_running_per_principal(mut self, requests: usize) -> Self {
         self.settings.max_running_per_principal = requests;
+        self
+    }
+
+    /// How many request bodies this process receives at the same time, default 256. Requests whose body has not arrived
+    /// yet count here, and not as [running](Self::max_running). One more is answered with 503 and the inner service
+    /// not called. Requests without a body are not counted.
+    ///
+    /// Each of them takes up to [`max_body_bytes`](Self::max_body_bytes) of memory.
+    pub fn max_receiving(mut self, requests: usize) -> Self {
+        self.settings.max_receiving = requests;
+        self
+    }
+
+    /// How many of these bodies one [principal](Self::principal) may send, default 20. One more is answered with 429 and
+    /// the inner service not called. Requests without a principal are not limited by this.
+    pub fn max_receiving_per_principal(mut self, requests: usize) -> Self {
+        self.settings.max_receiving_per_principal = requests;
+        self
+    }
+
+    /// How long the body of a request that can become an operation may take to arrive, default 60 seconds. Then the
+    /// request is answered with 408 and the inner service not called. It holds for the form of the cancel button, too.
+    pub fn receive_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.receive_timeout = timeout;
         self
     }
 

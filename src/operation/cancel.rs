@@ -5,12 +5,14 @@ use super::core::Core;
 use super::record::{Key, Record};
 use super::records::Changed;
 use super::reply::{Reply, see_other};
-use super::{OperationRequestBody, accept};
+use super::{OperationRequestBody, accept, observe};
 use crate::backend::BackendError;
 use http::header::{CONTENT_TYPE, HOST, HeaderName, ORIGIN};
 use http::{HeaderMap, StatusCode, request};
 use http_body::Body;
 use std::sync::Arc;
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
@@ -36,7 +38,11 @@ where
     B: Body,
 {
     let headers = &request.headers;
-    if !is_allowed(core, record, request, body).await {
+    let Ok(is_allowed) = is_allowed(core, record, request, body).await else {
+        observe::too_slow();
+        return Ok(core.too_slow(headers));
+    };
+    if !is_allowed {
         let detail = "The request does not come from the page of this operation.";
         return Ok(core.problem(StatusCode::FORBIDDEN, detail, headers));
     }
@@ -51,23 +57,24 @@ where
     })
 }
 
-/// Whether the request comes from the page of this operation, or from a client that is no browser.
+/// Whether the request comes from the page of this operation, or from a client that is no browser. An error where its
+/// form takes too long to arrive.
 async fn is_allowed<B: Body>(
     core: &Core,
     record: &Record,
     request: &request::Parts,
     body: B,
-) -> bool {
+) -> Result<bool, Elapsed> {
     let headers = &request.headers;
     match headers.get(SEC_FETCH_SITE).map(|site| site.as_bytes()) {
         Some(b"same-origin" | b"none") => {}
-        Some(_) => return false,
+        Some(_) => return Ok(false),
         None => {
             // The page asks browsers to send no referrer, which makes of its origin `null`.
             let origin = headers.get(ORIGIN).map(|origin| origin.as_bytes());
             let origin = origin.filter(|origin| *origin != b"null");
             if origin.is_some_and(|origin| !is_own(core, origin, request)) {
-                return false;
+                return Ok(false);
             }
         }
     }
@@ -76,10 +83,11 @@ async fn is_allowed<B: Body>(
     let says_nothing = !headers.contains_key(SEC_FETCH_SITE)
         && headers.get(ORIGIN).is_some_and(|origin| origin == "null");
     if !is_form(headers) && !says_nothing {
-        return true;
+        return Ok(true);
     }
-    let body = OperationRequestBody::read(body, MAX_FORM_BYTES).await;
-    body.is_whole() && has_token(body.read_bytes(), &record.token)
+    let body = OperationRequestBody::read(body, MAX_FORM_BYTES);
+    let body = timeout(core.settings.receive_timeout, body).await?;
+    Ok(body.is_whole() && has_token(body.read_bytes(), &record.token))
 }
 
 fn is_form(headers: &HeaderMap) -> bool {

@@ -2,11 +2,28 @@
 
 use super::record::Record;
 use http::HeaderMap;
-use http::header::{HeaderName, IF_MATCH, IF_NONE_MATCH};
+use http::header::{HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE};
+use http::request;
 
 /// The tag of the status document.
 pub(super) fn tag(record: &Record) -> String {
     format!("\"{}\"", record.version)
+}
+
+/// Takes the conditions and the range out of a request whose response is to be kept.
+///
+/// They describe what the client of this request has already. The result is for every client that asks for it, and must
+/// not be an empty 304 or a part. Conditions that protect from lost updates stay: `If-Match`, `If-Unmodified-Since`, and
+/// `If-None-Match: *` where it means "create, never replace".
+pub(super) fn remove(request: &mut request::Parts) {
+    let headers = &mut request.headers;
+    for name in [IF_MODIFIED_SINCE, IF_RANGE, RANGE] {
+        headers.remove(name);
+    }
+    let creates = !request.method.is_safe() && tags(headers, IF_NONE_MATCH).any(|tag| tag == b"*");
+    if !creates {
+        headers.remove(IF_NONE_MATCH);
+    }
 }
 
 /// Whether a request that changes an operation may do so, as far as its conditions go.

@@ -1,8 +1,9 @@
 //! What the layer, its services, its handles and the operations of one process share.
 
+use super::claim;
 use super::hub::{CONSUMED, ENDED, Hub, REMOVED};
-use super::idempotency;
 use super::limits::Limits;
+use super::mount::Mount;
 use super::observe;
 use super::progress::Report;
 use super::record::{Failure, Key, Record, digest, random};
@@ -31,6 +32,7 @@ pub(super) struct Core {
     pub(super) records: Records,
     pub(super) hub: Arc<Hub>,
     pub(super) limits: Arc<Limits>,
+    pub(super) mount: Mount,
     /// The operations that this process works on. Their channels close when the work has been dropped.
     running: Mutex<HashMap<Key, watch::Receiver<()>>>,
     /// How many they are.
@@ -130,6 +132,7 @@ impl Core {
             settings,
             hub: Arc::default(),
             limits: Arc::new(limits),
+            mount: Mount::default(),
             running: Mutex::default(),
             running_count: watch::Sender::new(0),
             phase: watch::Sender::new(Phase::Serving),
@@ -299,7 +302,7 @@ impl Core {
                 deleted.unwrap_or_else(log);
             }
             if let Some(claim) = &record.claim {
-                let released = idempotency::release(&self.records, claim, &record.id).await;
+                let released = claim::release(&self.records, claim, &record.id).await;
                 released.unwrap_or_else(log);
             }
         }

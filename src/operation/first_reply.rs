@@ -1,6 +1,7 @@
 //! The first reply: the inner response if it comes in time, else one that names the operation.
 
 use super::body::{OperationBody, OperationRequestBody};
+use super::claim::{Claim, IDEMPOTENCY_KEY};
 use super::core::{Core, Requester};
 use super::limits::Admission;
 use super::observe;
@@ -8,12 +9,12 @@ use super::operations::Operations;
 use super::prefer::Preferences;
 use super::progress::{Progress, Report};
 use super::record::{Key, Record};
-use super::reply::{Reply, add_vary};
+use super::reply::{Reply, add_vary, varying};
 use super::runner::Runner;
 use super::settings::{Escalate, OnDisconnect};
 use super::status::now;
 use super::work::{Call, Task, Work, call, unwrapped};
-use super::{idempotency, work};
+use super::{condition, idempotency, work};
 use crate::BoxError;
 use crate::backend::BackendError;
 use bytes::Bytes;
@@ -24,7 +25,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::select;
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tower_service::Service;
 
 /// Answers a request that is not below the mount path.
@@ -43,15 +44,20 @@ where
     let (mut parts, body) = request.into_parts();
     parts.extensions.insert(Operations::of(core.clone()));
     let escalate = core.settings.escalate(&parts);
+    let varies = core.settings.varies(&mut parts);
     let preferences = Preferences::of(&parts.headers);
-    let can_escalate = match escalate {
+    let mut can_escalate = match escalate {
         Escalate::Never => false,
         Escalate::WhenPreferred => preferences.respond_async,
         Escalate::Always => true,
     };
+    if can_escalate && core.mount.is_unreachable() {
+        observe::stays_because_unreachable();
+        can_escalate = false;
+    }
     let has_key = core.settings.idempotency_keys
         && escalate != Escalate::Never
-        && parts.headers.contains_key(idempotency::IDEMPOTENCY_KEY);
+        && parts.headers.contains_key(IDEMPOTENCY_KEY);
     if has_key && core.is_draining() {
         // Another instance can see to it that it runs once.
         return Ok(idempotency::draining(&core, &parts.headers));
@@ -59,29 +65,53 @@ where
     if !(can_escalate || has_key) || core.is_draining() {
         let body = OperationRequestBody::streaming(body);
         let response = on_connection(service, parts, body).await?;
-        return Ok(published(response, escalate != Escalate::Never));
+        return Ok(published(response, varies));
     }
     let principal = (core.settings.principal)(&parts);
     let requester = Requester {
         principal: principal.map(|principal| Core::principal_digest(&principal)),
         received: now(),
     };
-    let admission = core.limits.admit(requester.principal.as_deref());
-    let admission = admission.and_then(|admission| {
-        // One with a key needs no room if it was sent before.
-        if !has_key {
+    let principal = requester.principal.as_deref();
+    let settings = &core.settings;
+    let refuse = |refusal| {
+        observe::refused(refusal);
+        core.refusal(refusal, &parts.headers)
+    };
+    // A request with a key needs no room for a result if it was sent before.
+    let needs_room = !has_key;
+    let body = if body.is_end_stream() {
+        OperationRequestBody::default()
+    } else {
+        let receiving = core.limits.receive(principal).and_then(|receiving| {
+            if needs_room {
+                receiving.check_room()?;
+            }
+            Ok(receiving)
+        });
+        let _receiving = match receiving {
+            Ok(receiving) => receiving,
+            Err(refusal) => return Ok(refuse(refusal)),
+        };
+        let body = OperationRequestBody::read(body, settings.max_body_bytes);
+        match timeout(settings.receive_timeout, body).await {
+            Ok(body) => body,
+            Err(_) => {
+                observe::too_slow();
+                return Ok(varying(core.too_slow(&parts.headers)));
+            }
+        }
+    };
+    let admission = core.limits.admit(principal).and_then(|admission| {
+        if needs_room {
             admission.check_room()?;
         }
         Ok(admission)
     });
     let admission = match admission {
         Ok(admission) => admission,
-        Err(refusal) => {
-            observe::refused(refusal);
-            return Ok(core.refusal(refusal, &parts.headers));
-        }
+        Err(refusal) => return Ok(refuse(refusal)),
     };
-    let body = OperationRequestBody::read(body, core.settings.max_body_bytes).await;
     if has_key && body.is_too_large() {
         return Ok(idempotency::too_large(&core, &parts.headers));
     }
@@ -93,7 +123,6 @@ where
     core.listen();
 
     let (progress, headers) = (Progress::new(), parts.headers.clone());
-    let settings = &core.settings;
     let patience = if can_escalate {
         preferences.wait(settings.wait, settings.max_wait)
     } else {
@@ -106,7 +135,7 @@ where
         requester,
     };
     if has_key {
-        match idempotency::Claim::of(
+        match Claim::of(
             &parts,
             asked.requester.principal.as_deref(),
             body.read_bytes(),
@@ -114,7 +143,7 @@ where
             Ok(None) => {}
             Ok(Some(claim)) => {
                 let call = start(service, parts, body, progress);
-                return Ok(idempotency::answer(core, claim, asked, admission, call).await);
+                return idempotency::answer(core, claim, asked, admission, call).await;
             }
             Err(()) => return Ok(idempotency::malformed(&core, &asked.headers)),
         }
@@ -163,7 +192,9 @@ where
     R: Send + 'static,
 {
     move || {
+        condition::remove(&mut parts);
         parts.extensions.insert(progress.clone());
+        let body = body.watched_by(progress.clone());
         let request = Request::from_parts(parts, body);
         let reports = progress.clone();
         Task::spawn(progress, async move {
@@ -237,7 +268,7 @@ where
     if let Some((call, admission)) = waiting.running.take() {
         creating.keep();
         let work = Work::Calling(call);
-        tokio::spawn(Runner::new(registration, work, admission).run());
+        tokio::spawn(Runner::new(registration, work, admission, None).run());
     }
     Ok(core.accepted(&record, asked.preferences, &asked.headers))
 }
@@ -331,7 +362,7 @@ where
                 Ok((key, _)) => {
                     let work = Work::Calling(call);
                     let registration = core.register(&key);
-                    Runner::new(registration, work, admission).run().await;
+                    Runner::new(registration, work, admission, None).run().await;
                 }
                 Err(error) => {
                     // It goes on all the same, and nobody can ask for it.

@@ -1,86 +1,33 @@
 //! Requests with an `Idempotency-Key`: the same key, the same operation.
 
 use super::body::OperationBody;
+use super::claim::{Claim, Claimed};
 use super::core::{Core, Requester};
+use super::first_client::{Keyed, Told};
 use super::first_reply::Asked;
 use super::hub::Subscription;
 use super::limits::{Admission, Refusal};
 use super::observe;
 use super::progress::Report;
-use super::record::{Key, Record, digest};
-use super::records::{Changed, Records, decode, encode};
-use super::reply::{Reply, add_vary};
+use super::record::{Key, Record};
+use super::records::{Changed, decode, encode};
+use super::reply::{Reply, varying};
+use super::result::Outcome;
 use super::runner::{Runner, repeat};
 use super::status::Status;
 use super::work::{Call, Work, to_its_end};
 use crate::BoxError;
 use crate::backend::{BackendError, CompareAndSet, Revision};
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST, HeaderName};
-use http::uri::{Authority, PathAndQuery};
-use http::{HeaderMap, Response, StatusCode, request};
+use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
-use serde::{Deserialize, Serialize};
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::select;
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
-
-pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-
-/// How many bytes a key may have.
-const MAX_KEY_BYTES: usize = 255;
-
-/// What a client claims by sending a key.
-pub(super) struct Claim {
-    /// Where the store has it. The principal is a part of it.
-    key: String,
-    /// What the key was sent with. Another request must not get the answer to this one.
-    fingerprint: String,
-}
-
-/// What the store knows of a key.
-#[derive(Serialize, Deserialize)]
-struct Claimed {
-    fingerprint: String,
-    id: String,
-}
-
-impl Claim {
-    /// `None` for a request without a key, an error for one whose key is not one.
-    pub(super) fn of(
-        request: &request::Parts,
-        principal: Option<&str>,
-        body: &Bytes,
-    ) -> Result<Option<Self>, ()> {
-        let mut keys = request.headers.get_all(IDEMPOTENCY_KEY).iter();
-        let Some(key) = keys.next() else {
-            return Ok(None);
-        };
-        let key = key.as_bytes();
-        if key.is_empty() || key.len() > MAX_KEY_BYTES || keys.next().is_some() {
-            return Err(());
-        }
-        let content_type = request.headers.get(CONTENT_TYPE);
-        // HTTP/2 has the host in the address, and HTTP/1 in a header.
-        let authority = request.uri.authority().map(Authority::as_str);
-        let host = authority.map(str::as_bytes);
-        let host = host.or_else(|| Some(request.headers.get(HOST)?.as_bytes()));
-        let path = request.uri.path_and_query().map(PathAndQuery::as_str);
-        let principal = principal.unwrap_or_default().as_bytes();
-        Ok(Some(Self {
-            key: format!("operation/key/{}", digest(&[principal, key])),
-            fingerprint: digest(&[
-                request.method.as_str().as_bytes(),
-                &host.unwrap_or_default().to_ascii_lowercase(),
-                path.unwrap_or_default().as_bytes(),
-                content_type.map_or(b"", |content_type| content_type.as_bytes()),
-                body,
-            ]),
-        }))
-    }
-}
 
 /// Says that a key is not one.
 pub(super) fn malformed<R>(core: &Core, headers: &HeaderMap) -> Reply<R> {
@@ -99,14 +46,15 @@ pub(super) fn too_large<R>(core: &Core, headers: &HeaderMap) -> Reply<R> {
     varying(core.problem(StatusCode::PAYLOAD_TOO_LARGE, detail, headers))
 }
 
-/// Answers a request with a key. `start` is called if nobody has sent the key before.
+/// Answers a request with a key. `start` is called if the key was not sent before. An error or a panic of the work is
+/// that of this while the client waits.
 pub(super) async fn answer<R, E>(
     core: Arc<Core>,
     claim: Claim,
     asked: Asked,
     admission: Admission,
     start: impl FnOnce() -> Call<R, E> + Send + 'static,
-) -> Reply<R>
+) -> Result<Reply<R>, E>
 where
     R: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     E: Into<BoxError> + Send + 'static,
@@ -119,28 +67,39 @@ where
         start,
     );
     // A client that goes away in between must not leave a key behind for work that nobody does.
-    let (first, record, mut news) = match to_its_end(begin).await {
-        Ok(Taken::First(first, record, news)) => (first, record, news),
+    let (first, record, mut news, mut told) = match to_its_end(begin).await {
+        Ok(Taken::First(first, record, news, told)) => (first, record, news, told),
         Ok(Taken::Again(key, record, mut news, _admission)) => {
-            return varying(again(&core, &key, *record, &mut news, &asked).await);
+            return Ok(varying(
+                again(&core, &key, *record, &mut news, &asked).await,
+            ));
         }
         Ok(Taken::ByOther) => {
             let detail = "The idempotency key was sent with another request.";
             let status = StatusCode::UNPROCESSABLE_ENTITY;
-            return varying(core.problem(status, detail, &asked.headers));
+            return Ok(varying(core.problem(status, detail, &asked.headers)));
         }
-        Ok(Taken::Draining) => return draining(&core, &asked.headers),
+        Ok(Taken::Draining) => return Ok(draining(&core, &asked.headers)),
         Ok(Taken::Refused(refusal)) => {
             observe::refused(refusal);
-            return core.refusal(refusal, &asked.headers);
+            return Ok(core.refusal(refusal, &asked.headers));
         }
         // Without the store it might run twice.
         Err(error) => {
             observe::stays_on_connection(&error);
-            return varying(core.unavailable(&asked.headers));
+            return Ok(varying(core.unavailable(&asked.headers)));
         }
     };
-    end(&core, &first.key, &mut news, asked.patience).await;
+    let heard = select! {
+        biased;
+        told = &mut told => Some(told),
+        () = end(&core, &first.key, &mut news, asked.patience) => None,
+    };
+    let can_hear = heard.is_none();
+    if let Some(Ok(told)) = heard {
+        first.has_landed();
+        return published(told).map(varying);
+    }
     // The client is told the id now.
     let key = first.key.clone();
     let landed = match land(&core, &key).await {
@@ -155,7 +114,35 @@ where
             Some(*record)
         }
     };
-    varying(reply(&core, &key, landed, &asked).await)
+    // An operation that is gone, or that has ended without a result, leaves the last word to its work.
+    let is_over = landed
+        .as_ref()
+        .is_none_or(|record| record.status == Status::Failed && record.result.is_none());
+    if can_hear && !is_over {
+        told.close();
+    }
+    if can_hear {
+        if let Ok(told) = told.await {
+            return published(told).map(varying);
+        }
+    }
+    Ok(varying(reply(&core, &key, landed, &asked).await))
+}
+
+/// What the work has ended with, as it is without a key.
+fn published<R, E>(told: Told<E>) -> Result<Reply<R>, E> {
+    match told {
+        Told::Response(outcome) => Ok(answered(outcome)),
+        Told::Error(error) => Err(error),
+        Told::Panic(panic) => resume_unwind(panic),
+    }
+}
+
+fn answered<R>(outcome: Outcome) -> Reply<R> {
+    let mut response = Response::new(OperationBody::from(outcome.body));
+    *response.status_mut() = outcome.status;
+    *response.headers_mut() = outcome.headers;
+    response
 }
 
 /// Waits until an operation has ended that had not when it was subscribed to, and no longer than the client does.
@@ -213,9 +200,14 @@ impl Drop for InFlight {
 }
 
 /// Whose a key is.
-enum Taken {
+enum Taken<E> {
     /// This request's, whose work has begun.
-    First(InFlight, Box<Record>, Subscription),
+    First(
+        InFlight,
+        Box<Record>,
+        Subscription,
+        oneshot::Receiver<Told<E>>,
+    ),
     /// That of the same request, sent before.
     Again(Key, Box<Record>, Subscription, Admission),
     /// That of another request.
@@ -234,14 +226,14 @@ async fn begin<R, E>(
     requester: Requester,
     admission: Admission,
     start: impl FnOnce() -> Call<R, E> + Send,
-) -> Result<Taken, BackendError>
+) -> Result<Taken<E>, BackendError>
 where
     R: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     E: Into<BoxError> + Send + 'static,
 {
     loop {
         let mut expected: Option<Revision> = None;
-        if let Some(entry) = core.records.get(&claim.key).await? {
+        if let Some(entry) = core.records.get(&claim.name).await? {
             let claimed: Claimed = decode(&entry.value)?;
             let key = Key::of(&claimed.id);
             // Before it is known whether it has ended, so that its end is heard.
@@ -260,7 +252,7 @@ where
             return Ok(Taken::Refused(refusal));
         }
         // The operation first: a key without one is free.
-        let name = Some(claim.key.clone());
+        let name = Some(claim.name.clone());
         let created = core
             .clone()
             .create(requester.clone(), Report::default(), name);
@@ -271,7 +263,10 @@ where
         };
         let longest = core.settings.longest();
         let value = encode(&claimed)?;
-        let set = core.records.set(&claim.key, expected, value, longest).await;
+        let set = core
+            .records
+            .set(&claim.name, expected, value, longest)
+            .await;
         if let Ok(CompareAndSet::Set(_)) = set {
             // Before it is asked whether the process drains, so that who drains waits for it.
             let registration = core.register(&key);
@@ -282,34 +277,25 @@ where
             }
             let news = core.hub.subscribe(&key);
             let work = Work::Calling(start());
-            tokio::spawn(Runner::new(registration, work, admission).run());
+            let (sender, told) = oneshot::channel();
+            let keyed = Keyed {
+                name: claim.name,
+                id: record.id.clone(),
+                first: sender,
+            };
+            tokio::spawn(Runner::new(registration, work, admission, Some(keyed)).run());
             let first = InFlight {
                 core,
                 key,
                 is_waiting: true,
             };
-            return Ok(Taken::First(first, record.into(), news));
+            return Ok(Taken::First(first, record.into(), news, told));
         }
         // Another request with this key was faster, or the store has not answered. It may have set the key even so,
         // which is free without the operation.
         core.discard(&key).await;
         let _ = set?;
     }
-}
-
-/// Frees the key of an operation that was removed, unless it has another one by now.
-pub(super) async fn release(records: &Records, name: &str, id: &str) -> Result<(), BackendError> {
-    let Some(entry) = records.get(name).await? else {
-        return Ok(());
-    };
-    let claimed: Claimed = decode(&entry.value)?;
-    if claimed.id == id {
-        // A key without an operation is free, so this only sees to it that it does not stay for long.
-        let moment = Duration::from_secs(1);
-        let set = records.set(name, Some(entry.revision), entry.value, moment);
-        let _ = set.await?;
-    }
-    Ok(())
 }
 
 /// The answer to a request that was sent before.
@@ -358,21 +344,11 @@ async fn ended<R>(core: &Core, key: &Key, record: &Record, headers: &HeaderMap) 
         return core.no_result(headers);
     };
     match core.records.get_result(key, stored).await {
-        Ok(Some(outcome)) if !record.consumed => {
-            let mut response = Response::new(OperationBody::from(outcome.body));
-            *response.status_mut() = outcome.status;
-            *response.headers_mut() = outcome.headers;
-            response
-        }
+        Ok(Some(outcome)) if !record.consumed => answered(outcome),
         Ok(_) => core.gone("The result has been read.", headers),
         Err(error) => {
             observe::backend_failed(key, &error);
             core.unavailable(headers)
         }
     }
-}
-
-fn varying<R>(mut response: Reply<R>) -> Reply<R> {
-    add_vary(response.headers_mut());
-    response
 }

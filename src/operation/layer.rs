@@ -1,5 +1,6 @@
 use super::builder::OperationLayerBuilder;
 use super::core::Core;
+use super::mount::OperationRoutes;
 use super::operations::Operations;
 use super::service::OperationService;
 use crate::backend::Backend;
@@ -31,6 +32,25 @@ impl OperationLayer {
     /// Builds a layer that keeps operations in this backend and has other settings.
     pub fn builder(backend: Backend) -> OperationLayerBuilder {
         OperationLayerBuilder::new(backend)
+    }
+
+    /// A service that answers requests for operations, to be mounted in a router that has the layer on some of its
+    /// routes only: with `Router::route_layer` or on a method router of axum, the layer never sees such requests.
+    ///
+    /// ```
+    /// use axum::{Router, routing::post};
+    /// use tower_promises::OperationLayer;
+    ///
+    /// let operations = OperationLayer::memory();
+    /// let app: Router = Router::new()
+    ///     .route("/import", post(async || "imported"))
+    ///     .route_layer(operations.clone())
+    ///     .route_service("/.operations/{*rest}", operations.routes());
+    /// # let _ = app;
+    /// ```
+    #[must_use]
+    pub fn routes(&self) -> OperationRoutes {
+        OperationRoutes::of(self.core.clone())
     }
 
     pub(super) fn of(core: Arc<Core>) -> Self {

@@ -20,6 +20,8 @@ pub(super) struct Limits {
 pub(super) struct Share {
     /// Requests at work.
     pub(super) running: usize,
+    /// Requests whose body has not arrived yet.
+    pub(super) receiving: usize,
     pub(super) stored_bytes: usize,
 }
 
@@ -48,10 +50,21 @@ struct Kept {
 pub(super) enum Refusal {
     /// Its principal has too many others. 429.
     Principal,
+    /// Its principal sends too many others. 429.
+    PrincipalReceiving,
     /// Too much is stored of what its principal has asked for. 429.
     PrincipalStored,
     /// The process has too many, or has stored too much. 503.
     Total,
+    /// The process receives too many. 503.
+    TotalReceiving,
+}
+
+/// One of the requests whose body has not arrived yet, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Receiving {
+    limits: Arc<Limits>,
+    principal: Option<Arc<str>>,
 }
 
 /// One of the requests that are counted, until it is dropped.
@@ -70,13 +83,58 @@ impl Limits {
         }
     }
 
+    /// Begins to receive a request. Refuses it where it could not be [taken on](Self::admit) now, so that nothing is
+    /// received in vain.
+    pub(super) fn receive(self: &Arc<Self>, principal: Option<&str>) -> Result<Receiving, Refusal> {
+        let mut state = lock(&self.state);
+        state.forget_expired();
+        let principal = principal.map(Arc::<str>::from);
+        self.check_running(&state, principal.as_ref())?;
+        if let Some(principal) = &principal {
+            if state.share(principal).receiving >= self.per_principal.receiving {
+                return Err(Refusal::PrincipalReceiving);
+            }
+        }
+        if state.total.receiving >= self.total.receiving {
+            return Err(Refusal::TotalReceiving);
+        }
+        state.change(principal.as_ref(), |share| share.receiving += 1);
+        Ok(Receiving {
+            limits: self.clone(),
+            principal,
+        })
+    }
+
     /// Takes a request on, for which there must be a place. Whether anything can be stored of it is to be asked
     /// [then](Admission::check_room).
     pub(super) fn admit(self: &Arc<Self>, principal: Option<&str>) -> Result<Admission, Refusal> {
         let mut state = lock(&self.state);
         state.forget_expired();
         let principal = principal.map(Arc::<str>::from);
-        if let Some(principal) = &principal {
+        self.check_running(&state, principal.as_ref())?;
+        state.change(principal.as_ref(), |share| share.running += 1);
+        Ok(Admission {
+            limits: self.clone(),
+            principal,
+        })
+    }
+
+    fn check_room(&self, principal: Option<&Arc<str>>) -> Result<(), Refusal> {
+        let mut state = lock(&self.state);
+        state.forget_expired();
+        if let Some(principal) = principal {
+            if state.share(principal).stored_bytes >= self.per_principal.stored_bytes {
+                return Err(Refusal::PrincipalStored);
+            }
+        }
+        if state.total.stored_bytes >= self.total.stored_bytes {
+            return Err(Refusal::Total);
+        }
+        Ok(())
+    }
+
+    fn check_running(&self, state: &State, principal: Option<&Arc<str>>) -> Result<(), Refusal> {
+        if let Some(principal) = principal {
             if state.share(principal).running >= self.per_principal.running {
                 return Err(Refusal::Principal);
             }
@@ -84,11 +142,7 @@ impl Limits {
         if state.total.running >= self.total.running {
             return Err(Refusal::Total);
         }
-        state.change(principal.as_ref(), |share| share.running += 1);
-        Ok(Admission {
-            limits: self.clone(),
-            principal,
-        })
+        Ok(())
     }
 
     /// Counts no more than this of what is stored any longer.
@@ -102,21 +156,17 @@ impl Limits {
     }
 }
 
+impl Receiving {
+    /// Refuses a request of which something is to be stored where there is no room for anything.
+    pub(super) fn check_room(&self) -> Result<(), Refusal> {
+        self.limits.check_room(self.principal.as_ref())
+    }
+}
+
 impl Admission {
     /// Refuses a request of which something is to be stored where there is no room for anything.
     pub(super) fn check_room(&self) -> Result<(), Refusal> {
-        let limits = &self.limits;
-        let mut state = lock(&limits.state);
-        state.forget_expired();
-        if let Some(principal) = &self.principal {
-            if state.share(principal).stored_bytes >= limits.per_principal.stored_bytes {
-                return Err(Refusal::PrincipalStored);
-            }
-        }
-        if state.total.stored_bytes >= limits.total.stored_bytes {
-            return Err(Refusal::Total);
-        }
-        Ok(())
+        self.limits.check_room(self.principal.as_ref())
     }
 
     /// Takes room for the result of this request, which the store keeps for this long. Returns whether there was any.
@@ -231,6 +281,13 @@ impl Drop for Admission {
     }
 }
 
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        let mut state = lock(&self.limits.state);
+        state.change(self.principal.as_ref(), |share| share.receiving -= 1);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Limits, Share};
@@ -243,6 +300,7 @@ mod tests {
     async fn what_is_removed_or_has_expired_takes_no_memory() {
         let share = |stored_bytes| Share {
             running: 1,
+            receiving: 1,
             stored_bytes,
         };
         let limits = Arc::new(Limits::new(share(100), share(200)));

@@ -60,9 +60,13 @@
 //! # Rules
 //!
 //! 1. A [predicate](OperationLayerBuilder::predicate) says which requests can become operations. Their responses
-//!    have `Vary: Prefer, Accept`. All others pass through; upgrades and `CONNECT` always do.
+//!    have `Vary: Prefer, Accept`, and so have those to `HEAD` where `GET` can. All others pass through; upgrades and
+//!    `CONNECT` always do, and gRPC calls unless a predicate says otherwise.
 //! 2. The request body is read, up to [`max_body_bytes`](OperationLayerBuilder::max_body_bytes), before the inner
-//!    service is called. With a larger one the request streams through and stays on its connection.
+//!    service is called. With a larger one the request streams through and stays on its connection. Until it has been
+//!    read the request does not count as running. Bodies that are being received have a
+//!    [limit](OperationLayerBuilder::max_receiving) (503, or 429 for one principal) and a
+//!    [time](OperationLayerBuilder::receive_timeout) (408) of their own.
 //! 3. The inner call runs in its own task. If its response begins within the wait, that is the reply, and its body
 //!    streams on. The wait is [`wait`](OperationLayerBuilder::wait), or what `Prefer` asks for.
 //! 4. Otherwise the request becomes an operation. The reply is `303` to the page where `Accept` names `text/html`,
@@ -70,7 +74,10 @@
 //!    the request stays on its connection.
 //! 5. The response is then read to its end, up to [`max_result_bytes`](OperationLayerBuilder::max_result_bytes), and
 //!    stored without the headers that belong to a connection. It is the [result](Status): a status of 400 or more is
-//!    `Failed`. Trailers are not kept.
+//!    `Failed`. Trailers are not kept. It never answers a condition or a range of the request: the inner service does
+//!    not see `If-Modified-Since`, `If-Range`, `Range` and `If-None-Match` of a request that can become an operation.
+//!    Conditions that protect from lost updates stay: `If-Match`, `If-Unmodified-Since`, and `If-None-Match: *` of a
+//!    method that is not safe.
 //! 6. An operation ends once. Cancel, completion and loss decide by compare-and-set in the store; what comes later
 //!    changes nothing. The inner request is never run a second time. A `DELETE` that arrives while another one of the
 //!    same process cancels is told so (409): it does not remove what it was to cancel. `If-Match` with the `ETag` of
@@ -83,7 +90,8 @@
 //!    extractors.
 //! 9. The service is always ready, so that status requests do not wait for the inner service. A request waits for it
 //!    in its own task, and is `NotStarted` until it is ready.
-//! 10. [`Operations::drain`] ends the operations of a process before the process ends.
+//! 10. The layer has to see the requests for operations. See [how to mount it](guide#mounting-the-layer).
+//! 11. [`Operations::drain`] ends the operations of a process before the process ends.
 //!
 //! # Error codes
 //!
@@ -105,11 +113,19 @@
 //! 1. A request that was sent before gets the reply for the same operation, or its result, and waits for it as it
 //!    prefers to. While the client of the first one waits for its reply, it is answered with 409. It needs no room
 //!    for another result, so it is answered also where new requests are refused because too much is stored.
-//! 2. Another method, URI, content type or body with the same key is answered with 422.
+//! 2. Another method, URI, content type or body with the same key is answered with 422. A multipart body is compared
+//!    part by part, so it may have another boundary.
 //! 3. A response that comes in time is stored too, for the next one who asks, so it does not stream and is bounded.
 //! 4. The work goes on when the client goes away. Where running once cannot be promised, the request is refused: 503
 //!    where the store does not answer or the process drains, 413 where the body is too large to be read first.
 //! 5. The key is free again when the operation is removed or has expired.
+//! 6. What was refused is not remembered, so the key is free: a response with the status 429 or 503, and an error or a
+//!    panic before the work has begun. It has begun when the inner service has waited for something, has read the body or
+//!    has reported progress.
+//! 7. While the first client waits, errors and panics of the inner service reach the layers outside, as they do without
+//!    a key. Those of work that has begun are remembered: the request is `Failed`, and does not run again.
+//! 8. The value of the header is a string of structured fields (RFC 9651), such as `"8e03978e"`. For compatibility the
+//!    quotes may be missing. A key has up to 255 bytes. A value that is malformed is answered with 400.
 //!
 //! All clients without a principal share one set of keys, so these should be unguessable.
 //!
@@ -140,7 +156,7 @@
 //!   [once](OperationLayerBuilder::result_once) only, it has `no-store` too: at its own address it is the response to a
 //!   `GET`, which shared caches may keep and give to others unless they are told.
 //! - **Addresses** are never made from `Host` or forwarded headers.
-//! - **Limits**, all per process: requests at work, per principal and in all; bytes of a body, of a result, of the
+//! - **Limits**, all per process: requests at work and requests that are received, per principal and in all; bytes of a body, of a result, of the
 //!   results of a principal and of all results; lifetime and retention; the length of messages. Event streams are not
 //!   limited: put a limit on connections outside. One event at a time is made for each, when its client takes it.
 //! - **Nothing internal** reaches the client: no panic or error text, no key, no limit.
@@ -155,9 +171,11 @@ mod accept;
 mod body;
 mod builder;
 mod cancel;
+mod claim;
 mod condition;
 mod core;
 mod events;
+mod first_client;
 mod first_reply;
 mod future;
 #[doc = include_str!("guide.md")]
@@ -166,6 +184,7 @@ mod hub;
 mod idempotency;
 mod layer;
 mod limits;
+mod mount;
 mod observe;
 mod operations;
 pub mod page;
@@ -186,6 +205,7 @@ pub use body::{OperationBody, OperationRequestBody};
 pub use builder::OperationLayerBuilder;
 pub use future::OperationFuture;
 pub use layer::OperationLayer;
+pub use mount::{OperationRoutes, UnreachableMount};
 pub use operations::{Operation, Operations};
 pub use progress::{MAX_MESSAGE_BYTES, Progress};
 pub use service::OperationService;

@@ -3,6 +3,7 @@
 //! An id is a capability, so the log has eight characters of its digest instead, which is how [`Key`] displays.
 
 use super::limits::Refusal;
+use super::mount::UnreachableMount;
 use super::record::Key;
 use super::status::Status;
 use crate::backend::BackendError;
@@ -24,6 +25,13 @@ pub(super) fn ended(key: &Key, status: Status, code: Option<&str>) {
     tracing::info!(target: TARGET, operation = %key, %status, code, "an operation has ended");
     #[cfg(not(feature = "tracing"))]
     let _ = (key, status, code);
+}
+
+pub(super) fn not_remembered(key: &Key) {
+    #[cfg(feature = "tracing")]
+    tracing::info!(target: TARGET, operation = %key, "an operation was refused, its idempotency key is free");
+    #[cfg(not(feature = "tracing"))]
+    let _ = key;
 }
 
 pub(super) fn panicked(key: &Key, message: &str) {
@@ -49,12 +57,45 @@ pub(super) fn refused(refusal: Refusal) {
         Refusal::PrincipalStored => {
             tracing::warn!(target: TARGET, "refused a request, too much of its principal is stored");
         }
+        Refusal::PrincipalReceiving => {
+            tracing::warn!(target: TARGET, "refused a request, its principal sends too many at once");
+        }
+        Refusal::TotalReceiving => {
+            tracing::warn!(target: TARGET, "refused a request, too many are being received");
+        }
         Refusal::Total => {
             tracing::warn!(target: TARGET, "refused a request, too many run or too much is stored");
         }
     }
     #[cfg(not(feature = "tracing"))]
     let _ = refusal;
+}
+
+pub(super) fn unreachable(error: &UnreachableMount) {
+    #[cfg(feature = "tracing")]
+    tracing::error!(target: TARGET, "{error}");
+    #[cfg(not(feature = "tracing"))]
+    let _ = error;
+}
+
+pub(super) fn suspicious(error: &UnreachableMount) {
+    #[cfg(feature = "tracing")]
+    tracing::error!(target: TARGET, "no operation was ever asked for, perhaps because {error}");
+    #[cfg(not(feature = "tracing"))]
+    let _ = error;
+}
+
+pub(super) fn stays_because_unreachable() {
+    #[cfg(feature = "tracing")]
+    tracing::error!(
+        target: TARGET,
+        "a request cannot become an operation, because requests for operations do not reach `OperationLayer`"
+    );
+}
+
+pub(super) fn too_slow() {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(target: TARGET, "refused a request, its body took too long to arrive");
 }
 
 pub(super) fn stays_on_connection(error: &BackendError) {

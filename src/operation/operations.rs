@@ -1,13 +1,16 @@
 use super::core::{Core, Phase};
+use super::mount::UnreachableMount;
 use super::observe;
 use super::record::{Key, Record};
 use super::records::Changed;
 use super::status::Status;
 use crate::backend::BackendError;
+use http::Request;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::timeout;
+use tower_service::Service;
 
 /// A handle to the operations of a layer, for application code and for other handlers.
 ///
@@ -97,6 +100,41 @@ impl Operations {
     pub async fn cancel(&self, id: &str) -> Result<bool, BackendError> {
         let changed = self.core.cancel(&Key::of(id), |_| true).await?;
         Ok(matches!(changed, Changed::Yes(_)))
+    }
+
+    /// Checks that requests for operations reach the layer when they are sent to this application, which is the whole of
+    /// it as the server gets it. Where they do not, that is logged as an error, and from then on requests stay on their
+    /// connection instead of getting an address that leads nowhere, until a request for an operation does arrive.
+    ///
+    /// It sends one `GET` below the mount path. Layers outside that refuse it, such as authentication, look like a
+    /// wrong mount. Call it before the server starts, and in a test.
+    ///
+    /// ```
+    /// use axum::body::Body;
+    /// use axum::{Router, routing::post};
+    /// use tower_promises::OperationLayer;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let layer = OperationLayer::memory();
+    /// let operations = layer.operations();
+    /// let right = Router::new().route("/import", post(async || "")).layer(layer.clone());
+    /// let wrong = Router::new().route("/import", post(async || "")).route_layer(layer);
+    ///
+    /// assert!(operations.check_mount::<_, Body>(right).await.is_ok());
+    /// assert!(operations.check_mount::<_, Body>(wrong).await.is_err());
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Where the request does not arrive. The text says how to mount the layer.
+    pub async fn check_mount<S, B>(&self, app: S) -> Result<(), UnreachableMount>
+    where
+        S: Service<Request<B>>,
+        B: Default,
+    {
+        self.core.check_mount(app).await
     }
 
     /// How many operations this process works on. Requests whose client still waits for the first reply are not

@@ -1,6 +1,7 @@
 use super::status::now;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 
 /// How many bytes a progress message may have. What is longer is cut.
@@ -47,6 +48,7 @@ pub struct Progress {
 struct Shared {
     report: watch::Sender<Report>,
     cancelled: watch::Sender<bool>,
+    has_begun: AtomicBool,
 }
 
 /// What is known of a work that has not ended.
@@ -70,6 +72,7 @@ impl Progress {
             shared: Arc::new(Shared {
                 report: watch::Sender::new(Report::default()),
                 cancelled: watch::Sender::new(false),
+                has_begun: AtomicBool::new(false),
             }),
         }
     }
@@ -98,6 +101,7 @@ impl Progress {
         }
         // Adding zero makes of a negative zero a positive one.
         let percent = Some(percent.clamp(0.0, 100.0) + 0.0);
+        self.begin();
         self.report(|report| std::mem::replace(&mut report.percent, percent) != percent);
     }
 
@@ -109,6 +113,7 @@ impl Progress {
         let end = end.into_iter().find(|end| text.is_char_boundary(*end));
         text.truncate(end.unwrap_or_default());
         let message = Some(Arc::<str>::from(text));
+        self.begin();
         self.report(|report| {
             let changed = report.message != message;
             report.message = message;
@@ -144,6 +149,17 @@ impl Progress {
             report.started = Some(now());
             true
         });
+    }
+
+    /// The inner service does something with the request: it waits, reads the body or reports.
+    pub(super) fn begin(&self) {
+        self.shared.has_begun.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a failure may leave something behind. Layers that refuse a request do that at once, before they do
+    /// anything with it.
+    pub(super) fn has_begun(&self) -> bool {
+        self.shared.has_begun.load(Ordering::Relaxed)
     }
 
     pub(super) fn latest(&self) -> Report {

@@ -4,11 +4,12 @@ use super::body::OperationBody;
 use super::condition;
 use super::core::Core;
 use super::limits::Refusal;
+use super::mount::UnreachableMount;
 use super::page::{self, ErrorContext, PageContext, PageLinks};
 use super::record::Record;
 use super::result::Outcome;
 use super::status::{Links, document, now};
-use super::{accept, prefer::Preferences};
+use super::{accept, observe, prefer::Preferences};
 use crate::problem;
 use bytes::Bytes;
 use http::header::{
@@ -38,6 +39,9 @@ impl Core {
         preferences: Preferences,
         headers: &HeaderMap,
     ) -> Reply<R> {
+        if self.mount.gives() {
+            observe::suspicious(&UnreachableMount::at(&self.settings.mount));
+        }
         let links = self.links(&record.id);
         let mut response = if accept::names_html(headers) {
             see_other(&links.own)
@@ -166,11 +170,15 @@ impl Core {
                 StatusCode::TOO_MANY_REQUESTS,
                 "Too many of your requests are running. Try again later.",
             ),
+            Refusal::PrincipalReceiving => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "Too many of your requests are being received. Try again later.",
+            ),
             Refusal::PrincipalStored => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "Too many of your results are kept. Remove some, or try again later.",
             ),
-            Refusal::Total => (
+            Refusal::Total | Refusal::TotalReceiving => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "The server is busy. Try again later.",
             ),
@@ -220,6 +228,12 @@ impl Core {
             headers.insert(RETRY_AFTER, seconds(delay));
         }
         response
+    }
+
+    /// Says that the body of a request has taken too long to arrive.
+    pub(super) fn too_slow<R>(&self, request: &HeaderMap) -> Reply<R> {
+        let detail = "The request body took too long to arrive.";
+        self.problem(StatusCode::REQUEST_TIMEOUT, detail, request)
     }
 
     pub(super) fn not_found<R>(&self, request: &HeaderMap) -> Reply<R> {
@@ -285,6 +299,12 @@ pub(super) fn add_vary(headers: &mut HeaderMap) {
         }
     }
     headers.insert(VARY, value(&names.join(", ")));
+}
+
+/// A response to a request that can become an operation.
+pub(super) fn varying<R>(mut response: Reply<R>) -> Reply<R> {
+    add_vary(response.headers_mut());
+    response
 }
 
 pub(super) fn json<R>(status: StatusCode, document: String) -> Reply<R> {

@@ -51,13 +51,18 @@ impl<'a> Route<'a> {
     }
 }
 
-/// Answers a request below the mount path.
+/// Answers a request below the mount path, and listens for changes of its operation.
 pub(super) async fn answer<B, R>(core: Arc<Core>, parts: request::Parts, body: B) -> Reply<R>
 where
     B: Body,
 {
+    core.mount.arrived(&parts.extensions);
     let headers = &parts.headers;
-    let route = Route::of(parts.uri.path(), &core.settings.mount).unwrap_or(Route::Unknown);
+    let path = parts.uri.path();
+    // A router that mounts the routes may have removed the mount path.
+    let route = Route::of(path, &core.settings.mount).or_else(|| Route::of(path, ""));
+    let route = route.unwrap_or(Route::Unknown);
+    core.listen();
     let id = match route {
         Route::Asset(file) => return asset(&core, file, &parts),
         Route::Unknown => return core.not_found(headers),

@@ -1,6 +1,7 @@
 //! The task that sees an operation through to its end.
 
 use super::core::{Core, DROP_PATIENCE, Phase, Registration};
+use super::first_client::{Keyed, Told, is_refusal};
 use super::hub::{CHANGED, ENDED, Subscription};
 use super::limits::Admission;
 use super::observe;
@@ -9,7 +10,7 @@ use super::record::{Failure, Key, Stored};
 use super::records::Changed;
 use super::result::Outcome;
 use super::status::Status;
-use super::work::{Work, failed, too_large};
+use super::work::{Unanswered, Work, failed, too_large};
 use crate::BoxError;
 use crate::backend::BackendError;
 use bytes::Bytes;
@@ -30,19 +31,22 @@ pub(super) const RECORD_BYTES: usize = 1024;
 
 /// Runs one operation.
 pub(super) struct Runner<R, E> {
-    core: Arc<Core>,
-    key: Key,
-    work: Work<R, E>,
+    pub(super) core: Arc<Core>,
+    pub(super) key: Key,
+    pub(super) work: Work<R, E>,
     /// Taken back when the work has been dropped and its end is told.
     registration: Registration,
     /// Given back when there is nothing left to do.
     admission: Admission,
     news: Subscription,
     phase: watch::Receiver<Phase>,
+    /// What is there of an idempotency key.
+    keyed: Option<Keyed<E>>,
 }
 
 /// Why the work is over.
-enum End {
+enum End<E> {
+    Unanswered(Unanswered<E>),
     Answered(Outcome),
     Failed(Failure),
     TooLong,
@@ -55,7 +59,12 @@ where
     R: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     E: Into<BoxError> + Send + 'static,
 {
-    pub(super) fn new(registration: Registration, work: Work<R, E>, admission: Admission) -> Self {
+    pub(super) fn new(
+        registration: Registration,
+        work: Work<R, E>,
+        admission: Admission,
+        keyed: Option<Keyed<E>>,
+    ) -> Self {
         let (core, key) = (registration.core.clone(), registration.key.clone());
         Self {
             registration,
@@ -65,6 +74,7 @@ where
             core,
             key,
             work,
+            keyed,
         }
     }
 
@@ -87,12 +97,34 @@ where
     }
 
     /// Stops the work and stores how it has ended.
-    async fn finish(&mut self, end: End, report: &Report) {
+    async fn finish(&mut self, end: End<E>, report: &Report) {
         // One that blocks its thread cannot be dropped, and must not keep the end from being told.
         let _ = timeout(DROP_PATIENCE, self.work.stop()).await;
+        // It is dropped at the end of this, so that the client waits no longer.
+        let keyed = self.keyed.take();
         match end {
+            End::Answered(outcome) if is_refusal(outcome.status) => {
+                if let Some(keyed) = keyed {
+                    if !self.forget(&keyed).await {
+                        self.answered(outcome.clone(), report).await;
+                        self.release(&keyed).await;
+                    }
+                    // A client that has its reply does not hear it.
+                    let _ = keyed.first.send(Told::Response(outcome));
+                } else {
+                    self.answered(outcome, report).await;
+                }
+            }
             End::Answered(outcome) => self.answered(outcome, report).await,
-            End::Failed(failure) => self.end(Status::Failed, Some(failure), None, report).await,
+            End::Unanswered(Unanswered::Failed(failure)) | End::Failed(failure) => {
+                self.end(Status::Failed, Some(failure), None, report).await;
+            }
+            End::Unanswered(Unanswered::Error(error)) => {
+                self.raised(Told::Error(error), keyed, report).await;
+            }
+            End::Unanswered(Unanswered::Panic(panic)) => {
+                self.raised(Told::Panic(panic), keyed, report).await;
+            }
             End::TooLong => {
                 let failure = Failure::new("LifetimeExceeded", "The operation took too long.");
                 self.end(Status::Canceled, Some(failure), None, report)
@@ -110,7 +142,7 @@ where
     }
 
     /// Waits for the end, and meanwhile keeps the store up to date.
-    async fn wait(&mut self) -> (End, Report) {
+    async fn wait(&mut self) -> (End<E>, Report) {
         let settings = &self.core.settings;
         let limit = settings.max_result_bytes;
         let third = settings.lease / 3;
@@ -127,7 +159,7 @@ where
             select! {
                 biased;
                 end = self.work.end(&self.key, limit) => {
-                    break end.map_or_else(End::Failed, End::Answered);
+                    break end.map_or_else(End::Unanswered, End::Answered);
                 }
                 () = self.news.ended() => if self.has_ended().await {
                     break End::Elsewhere;
@@ -247,7 +279,7 @@ where
     }
 
     /// Stores the end, unless there is one already.
-    async fn end(
+    pub(super) async fn end(
         &self,
         status: Status,
         failure: Option<Failure>,

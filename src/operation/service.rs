@@ -71,7 +71,6 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let core = self.core.clone();
         if Route::of(request.uri().path(), &core.settings.mount).is_some() {
-            core.listen();
             let (parts, body) = request.into_parts();
             return OperationFuture::new(
                 async move { Ok(routes::answer(core, parts, body).await) },

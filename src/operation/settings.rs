@@ -1,7 +1,7 @@
 use super::limits::Share;
 use super::page::{PageContext, Strings};
 use super::runner::RECORD_BYTES;
-use http::header::{CONNECTION, UPGRADE};
+use http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
 use http::{Method, request};
 use std::fmt;
 use std::sync::Arc;
@@ -52,6 +52,15 @@ pub const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(15);
 /// How long the backend may take for one answer.
 pub const DEFAULT_BACKEND_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How many request bodies a process receives at the same time.
+pub(super) const RECEIVING: usize = 256;
+
+/// How many of them one principal may send.
+pub(super) const RECEIVING_PER_PRINCIPAL: usize = 20;
+
+/// How long the body of a request may take to arrive.
+pub(super) const RECEIVE_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// More than anybody waits for. Times that are added to others are no longer, so that none of them overflows.
 pub(super) const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
@@ -95,6 +104,9 @@ pub(super) struct Settings {
     pub(super) result_once: bool,
     pub(super) max_running: usize,
     pub(super) max_running_per_principal: usize,
+    pub(super) max_receiving: usize,
+    pub(super) max_receiving_per_principal: usize,
+    pub(super) receive_timeout: Duration,
     pub(super) max_body_bytes: usize,
     pub(super) max_result_bytes: usize,
     pub(super) max_stored_bytes: usize,
@@ -129,6 +141,9 @@ impl Default for Settings {
             result_once: false,
             max_running: DEFAULT_MAX_RUNNING,
             max_running_per_principal: DEFAULT_MAX_RUNNING_PER_PRINCIPAL,
+            max_receiving: RECEIVING,
+            max_receiving_per_principal: RECEIVING_PER_PRINCIPAL,
+            receive_timeout: RECEIVE_TIMEOUT,
             max_body_bytes: DEFAULT_MAX_BODY_BYTES,
             max_result_bytes: DEFAULT_MAX_RESULT_BYTES,
             max_stored_bytes: DEFAULT_MAX_STORED_BYTES,
@@ -146,16 +161,42 @@ impl Default for Settings {
     }
 }
 
-/// The default predicate: what changes something becomes an operation, what reads does when the client asks for it.
+/// The default predicate. Requests that change something become operations, requests that read do when their client
+/// prefers that.
 fn by_method(request: &request::Parts) -> Escalate {
     match request.method {
+        // The client of a call may wait for a message before it sends the next one, so the body cannot be read first.
+        _ if is_grpc(request) => Escalate::Never,
         Method::POST | Method::PUT | Method::PATCH | Method::DELETE => Escalate::Always,
         Method::HEAD | Method::OPTIONS | Method::TRACE => Escalate::Never,
         _ => Escalate::WhenPreferred,
     }
 }
 
+/// Whether the media type is `application/grpc` or one that begins with it.
+fn is_grpc(request: &request::Parts) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    let content_type = request.headers.get(CONTENT_TYPE);
+    let begin = content_type.and_then(|value| value.as_bytes().get(..GRPC.len()));
+    begin.is_some_and(|begin| begin.eq_ignore_ascii_case(GRPC))
+}
+
 impl Settings {
+    /// Whether responses to such requests depend on what `Vary` names. Those to `HEAD` have the headers of those to
+    /// `GET`, so they depend on it also where only `GET` can become an operation.
+    pub(super) fn varies(&self, request: &mut request::Parts) -> bool {
+        if self.escalate(request) != Escalate::Never {
+            return true;
+        }
+        if request.method != Method::HEAD {
+            return false;
+        }
+        request.method = Method::GET;
+        let as_get = self.escalate(request);
+        request.method = Method::HEAD;
+        as_get != Escalate::Never
+    }
+
     /// What the predicate says, except for requests that need their connection.
     pub(super) fn escalate(&self, request: &request::Parts) -> Escalate {
         let upgrades = request.headers.contains_key(UPGRADE)
@@ -177,10 +218,12 @@ impl Settings {
         let stored_bytes = self.max_stored_bytes_per_principal;
         let total = Share {
             running: self.max_running,
+            receiving: self.max_receiving,
             stored_bytes: self.max_stored_bytes,
         };
         let per_principal = Share {
             running: self.max_running_per_principal,
+            receiving: self.max_receiving_per_principal,
             stored_bytes: stored_bytes.unwrap_or((self.max_stored_bytes / 4).max(one)),
         };
         (total, per_principal)

@@ -9,6 +9,7 @@ use crate::{BoxError, panic};
 use bytes::{Bytes, BytesMut};
 use http::Response;
 use http_body::Body;
+use std::any::Any;
 use std::future::poll_fn;
 use std::panic::resume_unwind;
 use std::pin::{Pin, pin};
@@ -100,7 +101,15 @@ where
     // It may be a clone, which need not be ready.
     poll_fn(|cx| service.poll_ready(cx)).await?;
     progress.start();
-    service.call(request).await
+    let mut response = pin!(service.call(request));
+    poll_fn(|cx| {
+        let polled = response.as_mut().poll(cx);
+        if polled.is_pending() {
+            progress.begin();
+        }
+        polled
+    })
+    .await
 }
 
 /// The outcome of a call, as if it had run in the task of whoever waits for it.
@@ -136,13 +145,23 @@ pub(super) enum Uncollected {
     Failed(BoxError),
 }
 
+/// How the inner service has ended without a result.
+pub(super) enum Unanswered<E> {
+    /// It has returned an error instead of a response.
+    Error(E),
+    /// It has panicked before it had a response.
+    Panic(Box<dyn Any + Send>),
+    /// Its response cannot be the result.
+    Failed(Failure),
+}
+
 impl<R, E> Work<R, E>
 where
     R: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     E: Into<BoxError> + Send + 'static,
 {
     /// The result, or why there is none. Cancel safe.
-    pub(super) async fn end(&mut self, key: &Key, limit: usize) -> Result<Outcome, Failure> {
+    pub(super) async fn end(&mut self, key: &Key, limit: usize) -> Result<Outcome, Unanswered<E>> {
         loop {
             match self {
                 Self::Calling(call) => match (&mut *call).await {
@@ -151,21 +170,26 @@ where
                         let collecting = Task::spawn(progress, collect(response, limit));
                         *self = Self::Collecting(collecting);
                     }
-                    Ok(Err(error)) => {
-                        observe::service_failed(key, &*error.into());
-                        return Err(failed("ServiceError"));
+                    Ok(Err(error)) => return Err(Unanswered::Error(error)),
+                    Err(error) => {
+                        return Err(match error.try_into_panic() {
+                            Ok(panic) => Unanswered::Panic(panic),
+                            Err(_) => Unanswered::Failed(shutting_down()),
+                        });
                     }
-                    Err(error) => return Err(unfinished(key, error)),
                 },
                 Self::Collecting(collecting) => {
                     return match collecting.await {
                         Ok(Ok(outcome)) => Ok(outcome),
-                        Ok(Err(Uncollected::TooLarge)) => Err(too_large()),
+                        Ok(Err(Uncollected::TooLarge)) => Err(Unanswered::Failed(too_large())),
                         Ok(Err(Uncollected::Failed(error))) => {
                             observe::service_failed(key, &*error);
-                            Err(failed("ServiceError"))
+                            Err(Unanswered::Failed(failed("ServiceError")))
                         }
-                        Err(error) => Err(unfinished(key, error)),
+                        Err(error) => Err(Unanswered::Failed(match error.try_into_panic() {
+                            Ok(panic) => panicked(key, &*panic),
+                            Err(_) => shutting_down(),
+                        })),
                     };
                 }
             }
@@ -196,18 +220,15 @@ pub(super) fn too_large() -> Failure {
     Failure::new("ResultTooLarge", "The result is too large to be kept.")
 }
 
-fn unfinished(key: &Key, error: JoinError) -> Failure {
-    match error.try_into_panic() {
-        Ok(panic) => {
-            observe::panicked(
-                key,
-                panic::text(&*panic).unwrap_or("a panic without a text"),
-            );
-            failed("Panicked")
-        }
-        // Only the runtime stops it unasked.
-        Err(_) => Failure::new("ShuttingDown", "The server is shutting down."),
-    }
+/// Tells the log of a panic.
+pub(super) fn panicked(key: &Key, panic: &(dyn Any + Send)) -> Failure {
+    observe::panicked(key, panic::text(panic).unwrap_or("a panic without a text"));
+    failed("Panicked")
+}
+
+/// Only a runtime that shuts down stops a task unasked.
+fn shutting_down() -> Failure {
+    Failure::new("ShuttingDown", "The server is shutting down.")
 }
 
 /// Reads the body of a response, within a bound.
