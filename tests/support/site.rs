@@ -116,7 +116,7 @@ impl Site {
     /// Waits until the server has so many event streams.
     pub async fn until_streams(&mut self, open: usize) {
         let change = self.streams.wait_for(|streams| streams.open == open);
-        let change = timeout(Duration::from_secs(30), change).await;
+        let change = timeout(PATIENCE, change).await;
         let is_reached = change.is_ok();
         drop(change);
         assert!(is_reached, "not {open}, but {:?}", *self.streams.borrow());
