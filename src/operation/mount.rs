@@ -32,6 +32,8 @@ pub(super) struct Mount {
     is_unreachable: AtomicBool,
     /// A request for an operation has arrived at some time.
     has_arrived: AtomicBool,
+    /// The log says that no operation was asked for.
+    has_warned: AtomicBool,
     /// How many addresses were given to clients, and since when.
     given: Mutex<(u32, Option<Instant>)>,
 }
@@ -63,7 +65,7 @@ impl Mount {
         given.0 = given.0.saturating_add(1);
         let is_suspicious = given.0 > number && since.elapsed() >= patience;
         // Once is enough.
-        is_suspicious && !self.has_arrived.swap(true, Ordering::Relaxed)
+        is_suspicious && !self.has_warned.swap(true, Ordering::Relaxed)
     }
 
     pub(super) fn is_unreachable(&self) -> bool {

@@ -73,21 +73,21 @@ pub(super) fn refused(refusal: Refusal) {
 
 pub(super) fn unreachable(error: &UnreachableMount) {
     #[cfg(feature = "tracing")]
-    tracing::error!(target: TARGET, "{error}");
+    tracing::error!(target: TARGET, "operations are not reachable: {error}");
     #[cfg(not(feature = "tracing"))]
     let _ = error;
 }
 
 pub(super) fn suspicious(error: &UnreachableMount) {
     #[cfg(feature = "tracing")]
-    tracing::error!(target: TARGET, "no operation was ever asked for, perhaps because {error}");
+    tracing::error!(target: TARGET, "no client has asked for an operation so far, perhaps because {error}");
     #[cfg(not(feature = "tracing"))]
     let _ = error;
 }
 
 pub(super) fn stays_because_unreachable() {
     #[cfg(feature = "tracing")]
-    tracing::error!(
+    tracing::debug!(
         target: TARGET,
         "a request cannot become an operation, because requests for operations do not reach `OperationLayer`"
     );

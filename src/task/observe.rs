@@ -60,7 +60,7 @@ pub(super) fn unknown_service(service: &str, task: &str) {
         target: TARGET,
         service,
         task,
-        "nobody provides this task service: the task runs at once, in place"
+        "no service of this name is provided: the task runs at once, in place"
     );
     #[cfg(not(feature = "tracing"))]
     let _ = (service, task);
@@ -116,7 +116,7 @@ pub(super) fn superseded(letter: &Letter) {
     event!(
         warn,
         letter,
-        "another worker has the task, what this one has made of it is dropped"
+        "another worker has the task: the outcome of this attempt is dropped"
     );
     #[cfg(not(feature = "tracing"))]
     let _ = letter;

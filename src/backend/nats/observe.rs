@@ -6,7 +6,7 @@ use crate::backend::BackendError;
 #[cfg(feature = "tracing")]
 pub(super) fn sweep_failed(error: &BackendError) {
     let error: &dyn std::error::Error = error;
-    tracing::warn!(target: "tower_promises", error, "what is over could not be deleted from the server");
+    tracing::warn!(target: "tower_promises", error, "expired entries could not be deleted from the server");
 }
 
 /// What time the server has could not be asked.

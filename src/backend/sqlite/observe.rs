@@ -4,7 +4,7 @@
 #[cfg(feature = "tracing")]
 pub(super) fn sweep_failed(error: &sqlx::Error) {
     let error: &dyn std::error::Error = error;
-    tracing::warn!(target: "tower_promises", error, "what is over could not be deleted from the database");
+    tracing::warn!(target: "tower_promises", error, "expired entries could not be deleted from the database");
 }
 
 #[cfg(not(feature = "tracing"))]

@@ -61,7 +61,7 @@ pub(in crate::promise) fn response_discarded(pass: usize, parts: &http::Response
     tracing::debug!(target: TARGET,
         pass,
         status = parts.status().as_u16(),
-        // Names only, because values may be secrets.
+        // Names only: values may be secrets.
         headers = ?parts.headers().keys().collect::<Vec<_>>(),
         "discarded the response of a pass"
     );
