@@ -1,7 +1,10 @@
 //! A server of NATS with JetStream, for tests: on a free port, with a directory of its own.
 #![allow(dead_code, unreachable_pub, unused_imports, clippy::unwrap_used)]
 
-#[allow(clippy::duplicate_mod, reason = "binaries combine the modules that need it")]
+#[allow(
+    clippy::duplicate_mod,
+    reason = "binaries combine the modules that need it"
+)]
 #[path = "../support/eventually.rs"]
 mod eventually;
 

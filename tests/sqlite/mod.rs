@@ -1,7 +1,10 @@
 //! What the tests of the SQLite adapters share. Each test file uses a part of it.
 #![allow(dead_code, unreachable_pub, unused_imports, clippy::unwrap_used)]
 
-#[allow(clippy::duplicate_mod, reason = "binaries combine the modules that need it")]
+#[allow(
+    clippy::duplicate_mod,
+    reason = "binaries combine the modules that need it"
+)]
 #[path = "../support/eventually.rs"]
 mod eventually;
 pub mod process;

@@ -1,7 +1,10 @@
 //! An example, started as a process.
 #![allow(dead_code, unreachable_pub, unused_imports, clippy::unwrap_used)]
 
-#[allow(clippy::duplicate_mod, reason = "binaries combine the modules that need it")]
+#[allow(
+    clippy::duplicate_mod,
+    reason = "binaries combine the modules that need it"
+)]
 #[path = "eventually.rs"]
 mod eventually;
 

@@ -1,7 +1,10 @@
 //! What the tests share. Each test file uses a part of it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
-#[allow(clippy::duplicate_mod, reason = "binaries combine the modules that need it")]
+#[allow(
+    clippy::duplicate_mod,
+    reason = "binaries combine the modules that need it"
+)]
 pub mod eventually;
 pub mod spans;
 
