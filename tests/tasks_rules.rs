@@ -179,7 +179,11 @@ async fn a_service_that_nobody_provides_runs_the_task_at_once_and_warns() {
     assert_eq!(as_ada(act("x")).await.unwrap(), "x ada");
     let warning = log.text();
     let warning = warning.lines().find(|line| line.contains("WARN")).unwrap();
-    for part in ["no service of this name", "service=\"nowhere\"", "task=\"act\""] {
+    for part in [
+        "no service of this name",
+        "service=\"nowhere\"",
+        "task=\"act\"",
+    ] {
         assert!(warning.contains(part), "{warning}");
     }
 

@@ -214,7 +214,7 @@ where
             }
             Verdict::Repeat => {
                 let refusal = this.original.body.refusal();
-                refusal.map(|error| settings.rejection_of_body(error))
+                refusal.map(|error| settings.rejection_of_body(&error))
             }
             Verdict::Publish | Verdict::Nothing => None,
         };
@@ -254,7 +254,7 @@ where
         match this.original.body.for_next_pass() {
             Ok(body) => this.original.body = body,
             Err(error) => {
-                let rejection = this.settings.rejection_of_body(error);
+                let rejection = this.settings.rejection_of_body(&error);
                 return Some(self.reject(rejection));
             }
         }

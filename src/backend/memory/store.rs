@@ -1,3 +1,4 @@
+use crate::backend::observe;
 use crate::backend::limits::{
     DEFAULT_MAX_VALUE_BYTES, DEFAULT_WATCH_CAPACITY, capacity, check_size,
 };
@@ -133,7 +134,7 @@ impl Shared {
             .expire_after(FreeAfterTimeToLive)
             .eviction_listener(|key, _, cause| {
                 if cause == RemovalCause::Size {
-                    report_dropped(&key);
+                    observe::entry_dropped(&key);
                 }
             })
             .build();
@@ -183,14 +184,6 @@ impl Shared {
         Some(revision)
     }
 }
-
-#[cfg(feature = "tracing")]
-fn report_dropped(key: &str) {
-    tracing::warn!(target: "tower_promises", key, "the memory store is full and has dropped an entry");
-}
-
-#[cfg(not(feature = "tracing"))]
-fn report_dropped(_: &str) {}
 
 impl Default for MemoryStore {
     fn default() -> Self {
