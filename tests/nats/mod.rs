@@ -17,6 +17,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
+use tokio::time::sleep;
 use tower_promises::backend::nats::async_nats::jetstream::{self, stream::Info};
 use tower_promises::backend::nats::async_nats::{self, Client, ConnectOptions};
 use tower_promises::backend::nats::{NatsBackend, NatsBuilder};
@@ -100,15 +101,23 @@ impl Server {
     }
 
     async fn answers(&mut self) {
-        let address = self.address();
-        eventually("an answer of nats-server", async || {
-            let ended = self.process.as_mut().unwrap().try_wait().unwrap();
-            assert_eq!(ended, None, "nats-server ends before it answers");
-            let client = async_nats::connect(&address).await.ok()?;
-            let answer = client.request("$JS.API.INFO", "".into()).await;
-            answer.ok().map(drop)
-        })
-        .await;
+        // Not `eventually`: a benchmark needs a future that is `Send`, which those of async closures are not in general.
+        let answer = async {
+            while !self.has_answered().await {
+                sleep(PAUSE).await;
+            }
+        };
+        soon(answer).await;
+    }
+
+    async fn has_answered(&mut self) -> bool {
+        let ended = self.process.as_mut().unwrap().try_wait().unwrap();
+        assert_eq!(ended, None, "nats-server ends before it answers");
+        let Ok(client) = async_nats::connect(self.address()).await else {
+            return false;
+        };
+        let answer = client.request("$JS.API.INFO", "".into()).await;
+        answer.is_ok()
     }
 
     pub fn address(&self) -> String {
