@@ -1,4 +1,3 @@
-use crate::backend::observe;
 use crate::backend::limits::{
     DEFAULT_MAX_VALUE_BYTES, DEFAULT_WATCH_CAPACITY, capacity, check_size,
 };
@@ -6,6 +5,7 @@ use crate::backend::{
     BackendError, Change, CompareAndSet, Entry, Revision, Store, WatchStream, check_name,
     check_prefix,
 };
+use crate::backend::{clock, observe};
 use crate::sync::lock;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -30,9 +30,6 @@ const ENTRY_BYTES: usize = 256;
 /// How much longer the cache keeps a value than its time to live. The store decides by tokio's clock,
 /// which tests can stop, and the cache, which frees the memory, by its own: it must not be ahead.
 const GRACE: Duration = Duration::from_secs(30);
-
-/// Longer times to live are kept by the store and of no interest to the cache.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// A [`Store`] within one process.
 ///
@@ -205,7 +202,7 @@ struct FreeAfterTimeToLive;
 
 impl FreeAfterTimeToLive {
     fn after(stored: &Stored) -> Option<Duration> {
-        let time_to_live = stored.time_to_live.filter(|time| *time < LONGEST)?;
+        let time_to_live = stored.time_to_live.filter(|time| *time < clock::LONGEST)?;
         Some(time_to_live + GRACE)
     }
 }
