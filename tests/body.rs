@@ -288,24 +288,48 @@ async fn a_refused_reader_gets_one_error_and_then_the_end() {
     ));
 }
 
-/// The kept part would take memory without use. The tests of the gauge and of memory measure this memory.
+const KIB: usize = 1024;
+
+/// A limit of 1 MiB, and a body with this size hint that comes in frames of 32 KiB.
+fn sized(length: usize) -> ReplayBody<impl Body<Data = Bytes, Error = Infallible>> {
+    let frame = |()| Ok::<_, Infallible>(Frame::data(Bytes::from(vec![7; 32 * KIB])));
+    let sized = Sized {
+        body: frames([(); 33].map(frame)),
+        length: length as u64,
+    };
+    ReplayBody::with_max_bytes(sized, KIB * KIB)
+}
+
+/// Keeping more would take memory without use.
 #[tokio::test]
-async fn a_body_whose_size_hint_exceeds_the_limit_is_not_kept() {
-    for (length, is_kept) in [(100, true), (101, false)] {
-        let sized = Sized {
-            body: frames::<Infallible>([(); 10].map(|()| data("ten bytes "))),
-            length,
-        };
-        let mut first = ReplayBody::with_max_bytes(sized, 100);
-        let (unread, second) = (first.replay(), first.replay());
-        assert!(unread.is_replayable());
-        first.frame().await.unwrap().unwrap();
-        assert_eq!(second.is_replayable(), is_kept, "of {length}");
-        let kept = format!("{first:?}");
-        assert_eq!(kept.contains("kept_bytes: 0"), !is_kept, "{kept}");
+async fn of_a_body_whose_size_hint_exceeds_the_limit_the_beginning_is_kept() {
+    for (length, frames_kept) in [(KIB * KIB, 32), (KIB * KIB + 1, 2)] {
+        let mut first = sized(length);
+        let second = first.replay();
+        for read in 1..=33 {
+            first.frame().await.unwrap().unwrap();
+            let is_kept = read <= frames_kept;
+            assert_eq!(second.is_replayable(), is_kept, "{read} of {length}");
+            let kept = format!("{first:?}");
+            assert_eq!(kept.contains("kept_bytes: 0"), !is_kept, "{kept}");
+        }
         // The present reader is not affected.
-        assert_eq!(first.collect().await.unwrap().to_bytes().len(), 90);
+        assert!(first.frame().await.is_none());
+        let error = errors_of(second).await.remove(0);
+        let limit = KIB * KIB;
+        assert!(
+            matches!(error.downcast_ref(), Some(ReplayError::TooLarge { limit: it }) if *it == limit)
+        );
     }
+}
+
+#[tokio::test]
+async fn the_beginning_of_a_large_body_is_read_again() {
+    let mut first = sized(33 * 32 * KIB);
+    let second = first.replay();
+    first.frame().await.unwrap().unwrap();
+    let whole = second.collect().await.unwrap().to_bytes();
+    assert_eq!(whole.len(), 33 * 32 * KIB);
 }
 
 /// A body with an exact size hint.

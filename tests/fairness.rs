@@ -5,6 +5,7 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use support::{Counter, ask, ask_async};
 use tokio::sync::mpsc;
 use tokio::task::consume_budget;
@@ -165,4 +166,42 @@ async fn a_handler_and_an_eager_promise_that_are_both_always_ready() {
         Ok(String::new())
     });
     answer.await.unwrap();
+}
+
+/// A timer is a neighbour too: it fires in time, and its promise does not read as timed out.
+#[tokio::test(start_paused = true)]
+async fn a_timer_beside_a_promise_that_is_always_ready() {
+    for neighbours in [1, 40] {
+        let layer = PromiseLayer::new().promise_timeout(Duration::from_secs(1));
+        let waiting = Waiting::default();
+        let answer = ask(layer, |promises| {
+            let sleep = || {
+                waiting.0.fetch_add(1, Ordering::SeqCst);
+                let waiting = waiting.clone();
+                async move {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    waiting.0.fetch_sub(1, Ordering::SeqCst);
+                }
+            };
+            // The clock is moved by hand, because a runtime that is never idle does not move it.
+            let greedy = || {
+                let waiting = waiting.clone();
+                async move {
+                    // The sleeps begin at their first poll.
+                    tokio::task::yield_now().await;
+                    tokio::time::advance(Duration::from_millis(20)).await;
+                    waiting.greedy().await
+                }
+            };
+            let greedy = promises.result_or_submit("greedy", greedy);
+            let sleeps: Vec<_> = (0..neighbours)
+                .map(|number| promises.result_or_submit(format!("sleep {number}"), sleep))
+                .collect();
+            for sleep in sleeps {
+                sleep?;
+            }
+            Ok(greedy?.to_owned())
+        });
+        assert_eq!(answer.await.unwrap().body, "fair", "beside {neighbours}");
+    }
 }

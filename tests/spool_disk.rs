@@ -144,11 +144,16 @@ fn without_a_runtime_only_replay_ends() {
     let frame = pin!(body.frame()).poll_unpin(&mut cx);
     assert!(matches!(frame, std::task::Poll::Ready(Some(Ok(_)))));
     assert!(!replay.is_replayable());
-    let error = replay.collect().now_or_never().unwrap().unwrap_err();
+    // One error, then the end.
+    let mut replay = replay;
+    let frame = replay.frame().now_or_never().unwrap();
+    let error = frame.unwrap().unwrap_err();
     assert!(matches!(
         error.downcast_ref(),
         Some(ReplayError::SpoolFailed { .. })
     ));
+    assert!(replay.frame().now_or_never().unwrap().is_none());
+    assert!(replay.is_end_stream());
 }
 
 #[test]

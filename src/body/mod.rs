@@ -34,7 +34,7 @@
 //!    [temporary file](#temporary-files) with its own limit. If a body exceeds the limits, its present reader still
 //!    gets the whole body. Only replay ends: the kept bytes are freed, [`ReplayBody::is_replayable`] returns `false`,
 //!    and later readers get [`ReplayError::TooLarge`]. If the size hint already exceeds the limits at the first frame,
-//!    no part of the body is kept.
+//!    only the first 64 KiB are kept, so that a reader can look at the beginning.
 //! 5. A body has one reader at a time: the newest reader that has polled for a frame. Older readers get
 //!    [`ReplayError::Superseded`] and take no frame from the newer reader. Every error ends the body for the reader
 //!    that gets it: the next poll returns the end.

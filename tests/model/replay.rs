@@ -38,6 +38,8 @@ const ERROR: u16 = 257;
 const TRAILERS_SIZE: usize = "checksumabc".len();
 /// With a spool, trailers may take this much memory beyond the limit.
 const TRAILERS_BEYOND_MEMORY: usize = 64 * 1024;
+/// How much is kept of a body whose size hint exceeds the limits.
+const BEGINNING: usize = 64 * 1024;
 
 #[derive(Debug)]
 pub struct ScriptError;
@@ -109,17 +111,23 @@ fn is_declared_too_large(script: &Script, spool: Option<usize>) -> bool {
 /// The tokens of the script, and for each number of read tokens whether all of them are kept. `spool` is the limit of
 /// the file in bytes.
 fn expected(script: &Script, spool: Option<usize>) -> (Content, Vec<bool>) {
+    // Only the beginning of such a body is kept, and none of it in the file.
+    let is_declared_too_large = is_declared_too_large(script, spool);
+    let (limit_of_data, spool_of_data) = match is_declared_too_large {
+        true => (script.limit.min(BEGINNING), None),
+        false => (script.limit, spool),
+    };
     let (mut content, mut kept) = (Vec::new(), vec![true]);
     let (mut memory, mut file, mut fits) = (0_usize, 0_usize, true);
     for step in &script.steps {
         match step {
-            Step::Data(data) if file == 0 && memory + data.len() <= script.limit => {
+            Step::Data(data) if file == 0 && memory + data.len() <= limit_of_data => {
                 memory += data.len();
             }
             // After the first data in the file, all further data goes to the file.
             Step::Data(data) => {
                 file += data.len();
-                fits &= data.is_empty() || spool.is_some_and(|spool| file <= spool);
+                fits &= data.is_empty() || spool_of_data.is_some_and(|spool| file <= spool);
             }
             Step::Trailers => {
                 memory += TRAILERS_SIZE;
@@ -242,9 +250,8 @@ pub fn check_with(
         is_sized: script.is_sized,
     });
     let is_empty = script.is_sized && script.steps.is_empty();
-    let is_declared_too_large = is_declared_too_large(script, spool);
-    // Whether the original body was polled, and the largest number of tokens that a reader has got.
-    let (mut has_begun, mut furthest) = (false, 0);
+    // What the reader that went furthest has taken out of the original body.
+    let mut furthest = 0;
     let mut former: Option<Reader> = None;
     let last = usize::MAX;
     for frames in script.reads.iter().copied().chain([last]) {
@@ -253,7 +260,7 @@ pub fn check_with(
             content: Vec::new(),
             has_ended: false,
         };
-        let is_replayable = kept[furthest] && !(has_begun && is_declared_too_large);
+        let is_replayable = kept[furthest];
         assert_eq!(reader.body.is_replayable(), is_replayable);
         if !is_replayable {
             let error = reader.frame().expect("an error").expect_err("an error");
@@ -279,7 +286,6 @@ pub fn check_with(
                 break;
             }
             reader.read();
-            has_begun = true;
             furthest = furthest.max(reader.content.len());
             if kept[furthest] {
                 reader.check(&expected, script);

@@ -13,12 +13,19 @@ use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
+/// How much is kept of a body that is too large to be kept as a whole: enough to look at its beginning in one pass and
+/// read it in the next.
+const BEGINNING: usize = 64 * 1024;
+
 /// The state that the readers of a body share.
 pub(super) struct State<B> {
     source: Source<B>,
     kept: Kept,
     retention: Retention,
+    /// Bytes that may be kept in memory.
     limit: usize,
+    /// The size hint exceeds what may be kept.
+    is_declared_too_large: bool,
     /// The number of the present reader, which gets the frames.
     reader: u32,
     /// The number of the reader that was created last.
@@ -72,6 +79,7 @@ impl<B> State<B> {
             kept: Kept::default(),
             retention: Retention::All,
             limit,
+            is_declared_too_large: false,
             reader: 0,
             newest: 0,
             waker: None,
@@ -169,11 +177,16 @@ impl<B> State<B> {
     }
 
     fn keep_data(&mut self, data: &Bytes) {
-        #[cfg(feature = "spool")]
-        if self.spool(data) {
-            return;
-        }
-        self.keep(data.len(), self.limit, |kept| kept.push_data(data));
+        let limit = if self.is_declared_too_large {
+            self.limit.min(BEGINNING)
+        } else {
+            #[cfg(feature = "spool")]
+            if self.spool(data) {
+                return;
+            }
+            self.limit
+        };
+        self.keep(data.len(), limit, |kept| kept.push_data(data));
     }
 
     /// Keeps a frame that the present reader has just got, if there is room.
@@ -254,10 +267,7 @@ where
             if let Source::Unread(body) = mem::replace(&mut self.source, Source::Ended) {
                 let least = body.size_hint().lower();
                 self.source = Source::Reading(Box::pin(body));
-                if self.retention == Retention::All && least > self.total_limit() as u64 {
-                    // A part of the body is useless for later readers, so it need not take memory.
-                    self.outgrow();
-                }
+                self.is_declared_too_large = least > self.total_limit() as u64;
             }
         }
         let Source::Reading(body) = &mut self.source else {
