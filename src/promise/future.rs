@@ -79,7 +79,7 @@ where
         let outer = request.extensions().get::<Promises>().cloned();
         let (parts, body) = request.into_parts();
         let body = settings.wrap_body(body);
-        let mut request = Request::from_parts(parts, body.for_first_pass());
+        let mut request = Request::from_parts(parts, body.for_pass());
         let promises = Promises::open(settings.registry(), outer, body.to_detach());
         let original = Original::of(&request, body);
         request.extensions_mut().insert(promises.clone());
