@@ -124,6 +124,7 @@ mod builder;
 mod json;
 #[cfg(feature = "loader")]
 pub mod loader;
+mod log;
 #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
 pub mod observe;
 #[cfg(not(any(feature = "metrics", feature = "server-timing", feature = "tracing")))]

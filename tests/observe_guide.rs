@@ -75,23 +75,27 @@ fn uncommented(argument: &str) -> String {
     lines.join("\n").trim().to_owned()
 }
 
-/// What a macro of `tracing` makes, or `event!`, which adds the fields of a task.
-fn row(name: &str, target: Option<&str>, mut arguments: Vec<String>) -> Row {
+/// What a macro of `tracing` or `log` makes, or `event!` of tasks, which adds the fields of a task.
+fn row(name: &str, mut arguments: Vec<String>) -> Row {
     let mut level = name.to_owned();
-    let (mut own_target, mut fields) = (None, Vec::new());
+    let mut target = "tower_promises".to_owned();
+    let (mut fields, mut message) = (Vec::new(), String::new());
+    if let Some(given) = arguments[0].strip_prefix("target: ") {
+        // The other target is a constant with the name of the crate.
+        if given.starts_with('"') {
+            target = given.trim_matches('"').to_owned();
+        }
+        arguments.remove(0);
+    }
     if name == "event" {
         level = arguments.remove(0);
-        arguments.remove(0);
-        own_target = target.map(str::to_owned);
-        fields.extend(["service", "task", "id"].map(str::to_owned));
+        if arguments[0] == "letter" {
+            arguments.remove(0);
+            fields.extend(["service", "task", "id"].map(str::to_owned));
+        }
     }
-    let mut message = String::new();
     for argument in arguments {
-        if let Some(target_of) = argument.strip_prefix("target: ") {
-            let literal = target_of.trim_matches('"');
-            let is_literal = literal != target_of;
-            own_target = Some(if is_literal { literal } else { target.unwrap() }.to_owned());
-        } else if argument.starts_with('"') {
+        if argument.starts_with('"') {
             let text = argument.trim_matches('"').replace("\\\n", "");
             message = text;
         } else if !argument.starts_with("parent: ") {
@@ -104,25 +108,22 @@ fn row(name: &str, target: Option<&str>, mut arguments: Vec<String>) -> Row {
             "the text of `MissingPromiseLayer`, `MissingOperationLayer` or `MissingTaskLayer`"
                 .into();
     }
-    let level = level.trim_end_matches("_span").to_uppercase();
-    // Without a target it would be that of a private module.
-    [level, own_target.unwrap(), fields.join(", "), message]
+    let level = match level.trim_end_matches("_span") {
+        "warning" => "WARN".to_owned(),
+        level => level.to_uppercase(),
+    };
+    [level, target, fields.join(", "), message]
 }
 
 /// What the code has: events, and spans.
 fn in_the_code() -> (BTreeSet<Row>, BTreeSet<Row>) {
     let (mut events, mut spans) = (BTreeSet::new(), BTreeSet::new());
     for text in files(&source()) {
-        let constant = text.split_once("const TARGET: &str = \"");
-        let target = constant.map(|(_, rest)| rest.split('"').next().unwrap());
-        let shared = text.contains("use super::events::TARGET;");
-        let target = target.or(shared.then_some("tower_promises"));
         for name in [
             "error",
-            "warn",
+            "warning",
             "info",
             "debug",
-            "trace",
             "event",
             "error_span",
             "warn_span",
@@ -133,10 +134,14 @@ fn in_the_code() -> (BTreeSet<Row>, BTreeSet<Row>) {
             for (place, found) in text.match_indices(&format!("{name}!(")) {
                 let line = text[..place].rsplit('\n').next().unwrap();
                 let is_other = line.ends_with(|last: char| last.is_alphanumeric() || last == '_');
-                if is_other || line.contains("//") {
+                if is_other || line.contains("//") || line.contains("macro_rules!") {
                     continue;
                 }
-                let row = row(name, target, arguments(&text[place + found.len()..]));
+                let row = row(name, arguments(&text[place + found.len()..]));
+                // A macro that makes others.
+                if row.iter().any(|cell| cell.contains('$')) {
+                    continue;
+                }
                 match name.ends_with("_span") {
                     true => spans.insert(row),
                     false => events.insert(row),

@@ -160,10 +160,8 @@ type Boxed = BoxBody<Bytes, Box<dyn Error + Send + Sync>>;
 
 async fn boxed<B>(request: Request<B>) -> Result<Response<Boxed>, Infallible> {
     let promises = support::promises(&request);
-    let text = match promises.result_or_submit("x", async || "kept") {
-        Ok(text) => text,
-        Err(_) => "pending",
-    };
+    let text = promises.result_or_submit("x", async || "kept");
+    let text = text.unwrap_or("pending");
     let body = Full::from(text).map_err(|never| match never {});
     Ok(Response::new(body.boxed()))
 }

@@ -29,6 +29,7 @@ pub use operation::MissingOperationLayer;
 #[cfg(feature = "tasks")]
 pub use task::MissingTaskLayer;
 
+use crate::log;
 use crate::problem;
 use crate::promise::{MissingPromiseLayer, PromiseError, Promises, SubmitError};
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
@@ -39,7 +40,7 @@ use std::error::Error;
 
 impl IntoResponse for MissingPromiseLayer {
     fn into_response(self) -> Response {
-        tracing::error!(target: "tower_promises", "{self}");
+        log::error!("{self}");
         problem::response(
             StatusCode::INTERNAL_SERVER_ERROR,
             "The server is misconfigured.",
@@ -72,7 +73,7 @@ where
 impl IntoResponse for PromiseError {
     fn into_response(self) -> Response {
         if !self.is_pending() {
-            tracing::error!(target: "tower_promises", error = &self as &(dyn Error + 'static), "handler failed");
+            log::error!(error = &self as &(dyn Error + 'static), "handler failed");
         }
         problem::response(self.status(), "The request could not be completed.")
     }

@@ -1,3 +1,4 @@
+use crate::log;
 use crate::operation::{Operations, Progress};
 use crate::problem;
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
@@ -28,7 +29,7 @@ impl Error for MissingOperationLayer {}
 
 impl IntoResponse for MissingOperationLayer {
     fn into_response(self) -> Response {
-        tracing::error!(target: "tower_promises", "{self}");
+        log::error!("{self}");
         problem::response(
             StatusCode::INTERNAL_SERVER_ERROR,
             "The server is misconfigured.",

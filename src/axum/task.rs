@@ -1,3 +1,4 @@
+use crate::log;
 use crate::problem;
 use crate::task::{TaskError, Tasks};
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
@@ -27,7 +28,7 @@ impl Error for MissingTaskLayer {}
 
 impl IntoResponse for MissingTaskLayer {
     fn into_response(self) -> Response {
-        tracing::error!(target: "tower_promises", "{self}");
+        log::error!("{self}");
         problem::response(
             StatusCode::INTERNAL_SERVER_ERROR,
             "The server is misconfigured.",
@@ -56,7 +57,7 @@ impl IntoResponse for TaskError {
         let status = self.status();
         // Any client can ask for what does not exist.
         if status != StatusCode::NOT_FOUND {
-            tracing::error!(target: "tower_promises", error = &self as &(dyn Error + 'static), "handler failed");
+            log::error!(error = &self as &(dyn Error + 'static), "handler failed");
         }
         problem::response(status, "The request could not be completed.")
     }

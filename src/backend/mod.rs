@@ -60,14 +60,18 @@ pub mod nats;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
+#[allow(dead_code, reason = "the features decide which parts are used")]
+pub(crate) mod backoff;
 mod bus;
 #[cfg(any(feature = "nats", feature = "sqlite"))]
 mod claim;
+#[allow(dead_code, reason = "the features decide which parts are used")]
+pub(crate) mod clock;
+#[allow(dead_code, reason = "the features decide which parts are used")]
+pub(crate) mod deadline;
 mod error;
 mod limits;
 mod observe;
-#[cfg(any(feature = "operations", feature = "signal", feature = "tasks"))]
-mod pauses;
 mod queue;
 mod store;
 mod work;
@@ -76,8 +80,6 @@ pub use bus::{Bus, BusEvent, BusStream};
 pub use error::BackendError;
 pub use futures_util::future::BoxFuture;
 pub use futures_util::stream::BoxStream;
-#[cfg(any(feature = "operations", feature = "signal", feature = "tasks"))]
-pub(crate) use pauses::Pauses;
 pub use queue::{Capabilities, Enqueued, Envelope, Priority, Queue, Receipt, Taken};
 pub use store::{Change, CompareAndSet, Entry, Revision, Store, WatchStream};
 pub use work::{

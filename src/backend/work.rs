@@ -1,6 +1,7 @@
 //! What a worker does, over the steps that an adapter for a queue has.
 
-use super::{Queue, Receipt, Taken, observe};
+use super::backoff::Backoff;
+use super::{Queue, Receipt, Taken, clock, observe};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, Either, Fuse, FusedFuture, poll_fn, select};
 use futures_util::stream::FuturesUnordered;
@@ -25,9 +26,6 @@ const SHORTEST_LEASE: Duration = Duration::from_millis(10);
 /// The pauses after errors of the backend.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-
-/// A time that no process sees the end of.
-pub(super) const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// How [`Queue::work`] works.
 ///
@@ -71,7 +69,7 @@ impl WorkOptions {
     #[must_use]
     pub fn lease(self, time: Duration) -> Self {
         Self {
-            lease: time.clamp(SHORTEST_LEASE, FOREVER),
+            lease: time.clamp(SHORTEST_LEASE, clock::LONGEST),
             ..self
         }
     }
@@ -208,14 +206,13 @@ pub(super) async fn work<Q: Queue + ?Sized>(
 
 /// Takes envelopes, after errors too.
 async fn take<Q: Queue + ?Sized>(queue: &Q, options: &WorkOptions, room: usize) -> Vec<Taken> {
-    let mut pause = FIRST_PAUSE;
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         match queue.take(&options.queue, room, options.lease).await {
             Ok(taken) => return taken,
             Err(error) => observe::take_failed(&options.queue, &error),
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        sleep(backoff.pause()).await;
     }
 }
 
@@ -315,7 +312,7 @@ impl<Q: Queue + ?Sized> Kept<'_, Q> {
 
     /// Settles the envelope, unless the lease ends before.
     async fn settle(&self, outcome: Outcome, id: &str) {
-        let mut pause = FIRST_PAUSE.min(self.options.lease / 10);
+        let mut backoff = Backoff::new(FIRST_PAUSE.min(self.options.lease / 10), LONGEST_PAUSE);
         let mut has_failed = false;
         // One that has stood still for too long does not even try: a backend may not be able to refuse it.
         while !self.is_over() {
@@ -328,8 +325,7 @@ impl<Q: Queue + ?Sized> Kept<'_, Q> {
                 Ok(Err(error)) => observe::settle_failed(&self.options.queue, &error),
             }
             has_failed = true;
-            sleep_until(self.until().min(Instant::now() + pause)).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            sleep_until(self.until().min(Instant::now() + backoff.pause())).await;
         }
         observe::lease_lost(&self.options.queue, id);
     }

@@ -96,11 +96,11 @@
 //! [`is_end_stream`]: http_body::Body::is_end_stream
 //! [`LengthLimitError`]: http_body_util::LengthLimitError
 
+mod buffer;
 mod detached;
 #[cfg(feature = "spool")]
 mod disk;
 mod error;
-mod kept;
 mod replay;
 #[cfg(feature = "spool")]
 mod spool;

@@ -188,8 +188,8 @@ impl<B> ReplayBody<B> {
         }
     }
 
-    /// Creates the body for the first pass. It shares the number of this reader, from which nothing reads.
-    pub(crate) fn for_first_pass(&self) -> Self {
+    /// Creates the body that a pass gets. It shares the number of this reader, from which nothing reads.
+    pub(crate) fn for_pass(&self) -> Self {
         let shared = self.shared.as_ref().map(|reader| Reader {
             state: Arc::clone(&reader.state),
             number: reader.number,

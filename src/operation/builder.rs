@@ -1,8 +1,9 @@
 use super::core::Core;
 use super::layer::OperationLayer;
 use super::page::{PageContext, Strings};
-use super::settings::{DEFAULT_MOUNT, Escalate, FOREVER, OnDisconnect, Settings};
+use super::settings::{DEFAULT_MOUNT, Escalate, OnDisconnect, Settings};
 use crate::backend::Backend;
+use crate::backend::clock::LONGEST;
 use http::request;
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,14 +99,14 @@ impl OperationLayerBuilder {
 
     /// How long an operation may take, default [`DEFAULT_LIFETIME`](super::DEFAULT_LIFETIME). Then it is cancelled.
     pub fn lifetime(mut self, lifetime: Duration) -> Self {
-        self.settings.lifetime = lifetime.min(FOREVER);
+        self.settings.lifetime = lifetime.min(LONGEST);
         self
     }
 
     /// How long status and result are kept after the end, default [`DEFAULT_RETENTION`](super::DEFAULT_RETENTION). For
     /// as long again, the owner is told that the operation is gone (410), then it is unknown (404).
     pub fn retention(mut self, retention: Duration) -> Self {
-        self.settings.retention = retention.min(FOREVER);
+        self.settings.retention = retention.min(LONGEST);
         self
     }
 
@@ -263,7 +264,7 @@ impl OperationLayerBuilder {
     /// [`DEFAULT_PROGRESS_INTERVAL`](super::DEFAULT_PROGRESS_INTERVAL). The first change goes there at once, and the
     /// last with the end.
     pub fn progress_interval(mut self, interval: Duration) -> Self {
-        self.settings.progress_interval = interval.min(FOREVER);
+        self.settings.progress_interval = interval.min(LONGEST);
         self
     }
 
@@ -271,14 +272,14 @@ impl OperationLayerBuilder {
     /// [`DEFAULT_LEASE`](super::DEFAULT_LEASE). A sign is given three times in that time. Whoever asks after its end is
     /// told that the operation has failed with the code `Lost`. It is at least three milliseconds.
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.settings.lease = lease.clamp(Duration::from_millis(3), FOREVER);
+        self.settings.lease = lease.clamp(Duration::from_millis(3), LONGEST);
         self
     }
 
     /// When a client is told to ask again, default [`DEFAULT_RETRY_AFTER`](super::DEFAULT_RETRY_AFTER). Whole seconds,
     /// rounded up, at least one, go into `Retry-After`. The page reloads itself as often where no script runs.
     pub fn retry_after(mut self, delay: Duration) -> Self {
-        self.settings.retry_after = delay.min(FOREVER);
+        self.settings.retry_after = delay.min(LONGEST);
         self
     }
 

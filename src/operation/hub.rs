@@ -4,7 +4,8 @@ use super::limits::Limits;
 use super::observe;
 use super::record::{Key, TOPIC_PREFIX};
 use super::runner::RECORD_BYTES;
-use crate::backend::{Backend, BackendError, BusEvent, Pauses};
+use crate::backend::backoff::Backoff;
+use crate::backend::{Backend, BackendError, BusEvent};
 use crate::sync::lock;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -12,7 +13,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 /// What has happened to an operation, as numbers that rise.
 #[derive(Clone, Copy, Debug, Default)]
@@ -86,11 +87,11 @@ impl Hub {
         patience: Duration,
         limits: Arc<Limits>,
     ) {
-        let mut pauses = Pauses::new();
+        let mut backoff = Backoff::of_listener();
         loop {
             let started = Instant::now();
             let error = self.listen_once(&backend, patience, &limits).await;
-            let pause = pauses.after(started.elapsed());
+            let pause = backoff.pause_after(started.elapsed());
             observe::bus_lost(error.as_ref(), pause);
             sleep(pause).await;
         }
@@ -103,10 +104,9 @@ impl Hub {
         patience: Duration,
         limits: &Limits,
     ) -> Option<BackendError> {
-        let mut events = match timeout(patience, backend.bus().listen()).await {
-            Ok(Ok(events)) => events,
-            Ok(Err(error)) => return Some(error),
-            Err(_) => return Some(BackendError::TimedOut { after: patience }),
+        let mut events = match backend.listen(patience).await {
+            Ok(events) => events,
+            Err(error) => return Some(error),
         };
         self.tell_all();
         while let Some(event) = events.next().await {

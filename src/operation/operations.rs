@@ -4,11 +4,11 @@ use super::observe;
 use super::record::{Key, Record};
 use super::records::Changed;
 use super::status::Status;
-use crate::backend::BackendError;
+use crate::backend::{BackendError, clock};
 use http::Request;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 use tokio::time::timeout;
 use tower_service::Service;
 
@@ -206,14 +206,14 @@ impl Operation {
     /// When it was made.
     #[must_use]
     pub fn created(&self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_millis(self.record.created)
+        clock::time(self.record.created)
     }
 
     /// When it has ended.
     #[must_use]
     pub fn finished(&self) -> Option<SystemTime> {
         let finished = self.record.finished?;
-        Some(UNIX_EPOCH + Duration::from_millis(finished))
+        Some(clock::time(finished))
     }
 }
 

@@ -1,4 +1,4 @@
-use super::status::now;
+use crate::backend::clock::now;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

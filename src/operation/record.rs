@@ -1,8 +1,9 @@
 //! What the store keeps of an operation.
 
 use super::progress::Report;
-use super::status::{Status, milliseconds, now};
+use super::status::Status;
 use crate::backend::BackendError;
+use crate::backend::clock::{milliseconds, now};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fmt::{self, Write};

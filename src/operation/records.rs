@@ -2,13 +2,12 @@
 
 use super::record::{Failure, Key, Record};
 use super::status::Status;
-use crate::backend::{Backend, BackendError, CompareAndSet, Entry, Revision};
+use crate::backend::{Backend, BackendError, CompareAndSet, Entry, Revision, deadline};
 use crate::json;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-use tokio::time::timeout;
 
 /// How many of a principal's operations are listed.
 pub(super) const MAX_LISTED: usize = 256;
@@ -54,9 +53,7 @@ impl Records {
         &self,
         answer: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
-        let after = self.timeout;
-        let answer = timeout(after, answer).await;
-        answer.unwrap_or(Err(BackendError::TimedOut { after }))
+        deadline::in_time(self.timeout, answer).await
     }
 
     pub(super) async fn get(&self, key: &str) -> Result<Option<Entry>, BackendError> {

@@ -8,8 +8,9 @@ use super::mount::UnreachableMount;
 use super::page::{self, ErrorContext, PageContext, PageLinks};
 use super::record::Record;
 use super::result::Outcome;
-use super::status::{Links, document, now};
+use super::status::{Links, document};
 use super::{accept, observe, prefer::Preferences};
+use crate::backend::clock::now;
 use crate::problem;
 use bytes::Bytes;
 use http::header::{

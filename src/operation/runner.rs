@@ -13,18 +13,14 @@ use super::status::Status;
 use super::work::{Unanswered, Work, failed, too_large};
 use crate::BoxError;
 use crate::backend::BackendError;
+use crate::backend::backoff::retry;
 use bytes::Bytes;
 use http_body::Body;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::select;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
-
-/// How often the end of an operation is tried to be stored, with pauses that double from the first one. Whoever asks
-/// after that is told that it is lost.
-const ATTEMPTS: u32 = 7;
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 
 /// What an operation costs the store beyond its result, roughly.
 pub(super) const RECORD_BYTES: usize = 1024;
@@ -338,26 +334,10 @@ async fn keep_lease(core: &Core, key: &Key) {
     }
 }
 
-/// Asks the backend until it answers, within reason.
-pub(super) async fn repeat<T, F>(key: &Key, mut ask: impl FnMut() -> F) -> Result<T, BackendError>
+/// Repeats a call for an operation until the backend answers, within reason.
+pub(super) async fn repeat<T, F>(key: &Key, call: impl FnMut() -> F) -> Result<T, BackendError>
 where
     F: Future<Output = Result<T, BackendError>>,
 {
-    let mut pause = FIRST_PAUSE;
-    let mut attempt = 1;
-    loop {
-        match ask().await {
-            Ok(answer) => return Ok(answer),
-            Err(error) => {
-                observe::backend_failed(key, &error);
-                let can_help = !matches!(error, BackendError::TooLarge { .. });
-                if attempt == ATTEMPTS || !can_help {
-                    return Err(error);
-                }
-            }
-        }
-        sleep(pause).await;
-        pause *= 2;
-        attempt += 1;
-    }
+    retry(call, |error| observe::backend_failed(key, error)).await
 }

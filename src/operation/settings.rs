@@ -61,9 +61,6 @@ pub(super) const RECEIVING_PER_PRINCIPAL: usize = 20;
 /// How long the body of a request may take to arrive.
 pub(super) const RECEIVE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// More than anybody waits for. Times that are added to others are no longer, so that none of them overflows.
-pub(super) const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-
 /// Whether a request becomes an operation when it takes longer than the wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -3,7 +3,7 @@
 use super::record::Record;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 /// Where an operation stands. Their names are those of the wire contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -156,14 +156,4 @@ fn timestamp(milliseconds: u64) -> String {
     let last = 253_402_300_799_999;
     let time = UNIX_EPOCH + Duration::from_millis(milliseconds.min(last));
     humantime::format_rfc3339_millis(time).to_string()
-}
-
-/// Milliseconds since the epoch.
-pub(super) fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    milliseconds(since.unwrap_or_default())
-}
-
-pub(super) fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

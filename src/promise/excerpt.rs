@@ -2,7 +2,6 @@
 //! new line in a log, and a name of a megabyte must not be repeated in every log line.
 
 use super::Key;
-#[cfg(feature = "tracing")]
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 
@@ -10,7 +9,6 @@ use std::fmt::{self, Write};
 const MAX_BYTES: usize = 256;
 
 /// The shown part of a name.
-#[cfg(feature = "tracing")]
 pub(super) fn excerpt(key: &Key) -> Cow<'_, str> {
     match cut(key.as_str()) {
         (name, false) => Cow::Borrowed(name),
@@ -72,14 +70,11 @@ fn changes_direction(character: char) -> bool {
 }
 
 /// The largest number of names of a list that are shown.
-#[cfg(feature = "tracing")]
 const MAX_NAMES: usize = 8;
 
 /// A list of names in the log, with at most [`MAX_NAMES`] names.
-#[cfg(feature = "tracing")]
 pub(super) struct Names<'a>(pub(super) &'a [Key]);
 
-#[cfg(feature = "tracing")]
 impl fmt::Debug for Names<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = &self.0[..self.0.len().min(MAX_NAMES)];

@@ -79,7 +79,7 @@ where
         let outer = request.extensions().get::<Promises>().cloned();
         let (parts, body) = request.into_parts();
         let body = settings.wrap_body(body);
-        let mut request = Request::from_parts(parts, body.for_first_pass());
+        let mut request = Request::from_parts(parts, body.for_pass());
         let promises = Promises::open(settings.registry(), outer, body.to_detach());
         let original = Original::of(&request, body);
         request.extensions_mut().insert(promises.clone());
@@ -214,7 +214,7 @@ where
             }
             Verdict::Repeat => {
                 let refusal = this.original.body.refusal();
-                refusal.map(|error| settings.rejection_of_body(error))
+                refusal.map(|error| settings.rejection_of_body(&error))
             }
             Verdict::Publish | Verdict::Nothing => None,
         };
@@ -254,7 +254,7 @@ where
         match this.original.body.for_next_pass() {
             Ok(body) => this.original.body = body,
             Err(error) => {
-                let rejection = this.settings.rejection_of_body(error);
+                let rejection = this.settings.rejection_of_body(&error);
                 return Some(self.reject(rejection));
             }
         }

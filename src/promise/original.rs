@@ -33,7 +33,7 @@ impl<B> Original<B> {
 
     /// Creates the request of a later pass.
     pub(super) fn request(&self, promises: &Promises) -> Request<ReplayBody<B>> {
-        let mut request = Request::new(self.next_body());
+        let mut request = Request::new(self.body.for_pass());
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
         *request.version_mut() = self.version;
@@ -47,13 +47,5 @@ impl<B> Original<B> {
         *request.extensions_mut() = self.extensions.clone();
         request.extensions_mut().insert(promises.clone());
         request
-    }
-
-    /// The body of a new pass.
-    pub(super) fn next_body(&self) -> ReplayBody<B> {
-        // This cannot fail: the caller has just created this body, and no frame of it has been read. If it failed
-        // nevertheless, the replayed body would return the error when it is read.
-        let body = self.body.for_next_pass();
-        body.unwrap_or_else(|_| self.body.replay())
     }
 }

@@ -125,13 +125,14 @@ impl<H> Settings<H> {
     }
 
     /// The rejection of a request whose body cannot be replayed.
-    pub(super) fn rejection_of_body(&self, error: ReplayError) -> Rejection {
+    pub(super) fn rejection_of_body(&self, error: &ReplayError) -> Rejection {
         match error {
             #[cfg(feature = "spool")]
-            ReplayError::SpoolFailed { directory, error } => {
-                Rejection::SpoolFailed { directory, error }
-            }
-            ReplayError::TooLarge { limit } => Rejection::BodyTooLarge { limit },
+            ReplayError::SpoolFailed { directory, error } => Rejection::SpoolFailed {
+                directory: Arc::clone(directory),
+                error: Arc::clone(error),
+            },
+            ReplayError::TooLarge { limit } => Rejection::BodyTooLarge { limit: *limit },
             _ => Rejection::BodyTooLarge {
                 limit: self.max_body_bytes,
             },

@@ -2,7 +2,7 @@ use super::builder::Settings;
 use super::listener;
 use super::message::{self, Message};
 use super::waiters::Waiters;
-use crate::backend::{Backend, BackendError};
+use crate::backend::{Backend, BackendError, deadline};
 use crate::sync::lock;
 use bytes::Bytes;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 use uuid::Uuid;
 
 /// What the handles and waits of one process share. When the last of them goes, the listening task does.
@@ -77,9 +76,7 @@ impl Core {
         &self,
         answer: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
-        let after = self.settings.backend_timeout;
-        let answer = timeout(after, answer).await;
-        answer.unwrap_or(Err(BackendError::TimedOut { after }))
+        deadline::in_time(self.settings.backend_timeout, answer).await
     }
 
     /// Sends a value to the other processes.

@@ -3,7 +3,8 @@
 use super::family::Core;
 use super::message::{self, Message};
 use super::observe;
-use crate::backend::{BackendError, BusEvent, CompareAndSet, Pauses};
+use crate::backend::backoff::Backoff;
+use crate::backend::{BackendError, BusEvent, CompareAndSet};
 use bytes::Bytes;
 use futures_util::{StreamExt, future, stream};
 use std::sync::Arc;
@@ -36,14 +37,14 @@ pub(super) async fn run(core: Arc<Core>) {
 }
 
 async fn listen(core: &Arc<Core>) {
-    let mut pauses = Pauses::new();
+    let mut backoff = Backoff::of_listener();
     // Outlives a subscription: a claim that was granted is to be delivered.
     let mut claims = JoinSet::new();
     loop {
         let started = Instant::now();
         let error = subscription(core, &mut claims).await;
         core.listening.send_replace(false);
-        let pause = pauses.after(started.elapsed());
+        let pause = backoff.pause_after(started.elapsed());
         observe::bus_lost(error.as_ref(), pause);
         sleep(pause).await;
     }

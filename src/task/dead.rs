@@ -1,9 +1,10 @@
 //! Dead letters: tasks that were given up, listed by service.
 
 use super::core::Core;
-use super::record::{Letter, Record, milliseconds, now};
+use super::record::{Letter, Record};
 use super::records::{Changed, Update};
 use super::{TaskError, TaskId, TaskState, TaskStatus, observe};
+use crate::backend::clock::{milliseconds, now};
 use crate::backend::{BackendError, Priority};
 use std::time::Duration;
 use uuid::Uuid;

@@ -1,14 +1,15 @@
 //! Who wants to know of changes, and the task that hears of those in other processes.
 
 use super::{TaskId, observe};
-use crate::backend::{Backend, BackendError, BusEvent, Pauses};
+use crate::backend::backoff::Backoff;
+use crate::backend::{Backend, BackendError, BusEvent};
 use crate::sync::lock;
 use futures_util::StreamExt;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 /// What has happened to a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,11 +98,11 @@ impl Hub {
 
     /// Listens to all processes until the task is aborted.
     pub(super) async fn listen(self: Arc<Self>, backend: Backend, patience: Duration) {
-        let mut pauses = Pauses::new();
+        let mut backoff = Backoff::of_listener();
         loop {
             let started = Instant::now();
             let error = self.listen_once(&backend, patience).await;
-            let pause = pauses.after(started.elapsed());
+            let pause = backoff.pause_after(started.elapsed());
             observe::bus_lost(error.as_ref(), pause);
             sleep(pause).await;
         }
@@ -109,10 +110,9 @@ impl Hub {
 
     /// Listens until the bus fails.
     async fn listen_once(&self, backend: &Backend, patience: Duration) -> Option<BackendError> {
-        let mut events = match timeout(patience, backend.bus().listen()).await {
-            Ok(Ok(events)) => events,
-            Ok(Err(error)) => return Some(error),
-            Err(_) => return Some(BackendError::TimedOut { after: patience }),
+        let mut events = match backend.listen(patience).await {
+            Ok(events) => events,
+            Err(error) => return Some(error),
         };
         self.tell_all();
         while let Some(event) = events.next().await {

@@ -4,10 +4,11 @@ use super::failure::Reported;
 use super::fingerprint::fingerprint;
 use super::scope::Caller;
 use super::{Principal, TaskError, TaskId, TaskState, TraceContext};
+use crate::backend::clock::{milliseconds, now};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// What travels through the queue: all that a worker needs, also when the store has forgotten the task.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -161,19 +162,4 @@ impl Record {
         };
         Some(Err(error))
     }
-}
-
-pub(super) fn now() -> u64 {
-    // A clock before 1970 is at the epoch.
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    milliseconds(since.unwrap_or_default())
-}
-
-pub(super) fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-pub(super) fn time(milliseconds: u64) -> SystemTime {
-    let since = Duration::from_millis(milliseconds);
-    UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH)
 }

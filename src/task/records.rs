@@ -2,13 +2,12 @@
 
 use super::TaskId;
 use super::record::Record;
-use crate::backend::{Backend, BackendError, CompareAndSet, Entry, Revision};
+use crate::backend::{Backend, BackendError, CompareAndSet, Entry, Revision, deadline};
 use crate::json;
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
-use tokio::time::timeout;
 
 /// How often a change is tried while others change the same record.
 const ATTEMPTS: usize = 100;
@@ -36,9 +35,7 @@ impl Records {
         &self,
         answer: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, BackendError> {
-        let after = self.timeout;
-        let answer = timeout(after, answer).await;
-        answer.unwrap_or(Err(BackendError::TimedOut { after }))
+        deadline::in_time(self.timeout, answer).await
     }
 
     async fn set(

@@ -1,5 +1,6 @@
-use super::record::{Record, time};
+use super::record::Record;
 use super::{Principal, TaskId};
+use crate::backend::clock::time;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::SystemTime;

@@ -2,6 +2,7 @@ use super::attempt::Attempts;
 use super::core::{Core, Service};
 use super::request::queue_of;
 use super::{TaskError, Tasks, observe};
+use crate::backend::backoff::Backoff;
 use crate::backend::{BackendError, Delivery, Handler, Outcome, WorkOptions};
 use futures_util::future::BoxFuture;
 use std::fmt;
@@ -124,7 +125,7 @@ impl Handler for Arc<Attempts> {
 /// Works for a service until the worker is drained, whatever the backend does.
 async fn work(attempts: Arc<Attempts>) {
     let core = attempts.tasks.core();
-    let mut pause = FIRST_PAUSE;
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         let started = Instant::now();
         let mut phase = attempts.phase.clone();
@@ -139,15 +140,12 @@ async fn work(attempts: Arc<Attempts>) {
         if *attempts.phase.borrow() >= Phase::Draining {
             return;
         }
-        if started.elapsed() >= LONGEST_PAUSE {
-            pause = FIRST_PAUSE;
-        }
+        let pause = backoff.pause_after(started.elapsed());
         observe::worker_lost(&attempts.name, ended.as_ref().err(), pause);
         let mut phase = attempts.phase.clone();
         let shutdown = Phase::draining(&mut phase);
         if timeout(pause, shutdown).await.is_ok() {
             return;
         }
-        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }

@@ -1,6 +1,6 @@
 //! The envelopes of one queue.
 
-use crate::backend::{Outcome, Priority};
+use crate::backend::{Outcome, Priority, clock};
 use bytes::Bytes;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -8,9 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
-
-/// Longer than any process runs, and short enough to be added to the present time.
-const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 /// An envelope in a line.
 pub(super) struct Stored {
@@ -156,5 +153,5 @@ pub(super) fn delay(outcome: Outcome) -> Option<Duration> {
 }
 
 pub(super) fn after(time: Instant, duration: Duration) -> Instant {
-    time.checked_add(duration).unwrap_or(time + FOREVER)
+    time.checked_add(duration).unwrap_or(time + clock::LONGEST)
 }

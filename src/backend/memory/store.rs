@@ -5,6 +5,7 @@ use crate::backend::{
     BackendError, Change, CompareAndSet, Entry, Revision, Store, WatchStream, check_name,
     check_prefix,
 };
+use crate::backend::{clock, observe};
 use crate::sync::lock;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -29,9 +30,6 @@ const ENTRY_BYTES: usize = 256;
 /// How much longer the cache keeps a value than its time to live. The store decides by tokio's clock,
 /// which tests can stop, and the cache, which frees the memory, by its own: it must not be ahead.
 const GRACE: Duration = Duration::from_secs(30);
-
-/// Longer times to live are kept by the store and of no interest to the cache.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// A [`Store`] within one process.
 ///
@@ -133,7 +131,7 @@ impl Shared {
             .expire_after(FreeAfterTimeToLive)
             .eviction_listener(|key, _, cause| {
                 if cause == RemovalCause::Size {
-                    report_dropped(&key);
+                    observe::entry_dropped(&key);
                 }
             })
             .build();
@@ -184,14 +182,6 @@ impl Shared {
     }
 }
 
-#[cfg(feature = "tracing")]
-fn report_dropped(key: &str) {
-    tracing::warn!(target: "tower_promises", key, "the memory store is full and has dropped an entry");
-}
-
-#[cfg(not(feature = "tracing"))]
-fn report_dropped(_: &str) {}
-
 impl Default for MemoryStore {
     fn default() -> Self {
         Self::new()
@@ -212,7 +202,7 @@ struct FreeAfterTimeToLive;
 
 impl FreeAfterTimeToLive {
     fn after(stored: &Stored) -> Option<Duration> {
-        let time_to_live = stored.time_to_live.filter(|time| *time < LONGEST)?;
+        let time_to_live = stored.time_to_live.filter(|time| *time < clock::LONGEST)?;
         Some(time_to_live + GRACE)
     }
 }

@@ -1,5 +1,6 @@
 use super::NatsBackend;
 use crate::backend::BackendError;
+use crate::backend::clock::LONGEST;
 use crate::backend::limits::{
     DEFAULT_BUS_CAPACITY, DEFAULT_DEDUPLICATION_WINDOW, DEFAULT_MAX_ENVELOPE_BYTES,
     DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_MAX_VALUE_BYTES, DEFAULT_WATCH_CAPACITY, capacity,
@@ -26,8 +27,6 @@ const SHORTEST: Duration = Duration::from_millis(1);
 
 /// The server's own least window.
 const SHORTEST_WINDOW: Duration = Duration::from_millis(100);
-
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Opens a [`NatsBackend`] with other than the default settings.
 ///

@@ -3,7 +3,8 @@ use super::clock::Clock;
 use super::observe;
 use super::streams::{Streams, is_leaderless, is_missing};
 use super::sweep::sweep;
-use crate::backend::BackendError;
+use crate::backend::backoff::Backoff;
+use crate::backend::{BackendError, deadline};
 use async_nats::connection::State;
 use async_nats::jetstream::context::{ContextBuilder, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
@@ -18,7 +19,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::task::AbortHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 /// How often it is seen whether the connection is still the same.
 pub(super) const LOOK: Duration = Duration::from_millis(500);
@@ -174,6 +175,7 @@ impl Connection {
         F: Future<Output = Result<T, BackendError>>,
     {
         let answer = async {
+            let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
             let mut pause = None;
             loop {
                 let made = self.streams.made();
@@ -188,12 +190,10 @@ impl Connection {
                     Err(error) if !is_leaderless(&error) => return Err(error),
                     _ => {}
                 }
-                let next = pause.map_or(FIRST_PAUSE, |pause: Duration| pause * 2);
-                pause = Some(next.min(LONGEST_PAUSE));
+                pause = Some(backoff.pause());
             }
         };
-        let answer = timeout(self.settings.timeout, answer).await;
-        answer.unwrap_or_else(|_| Err(self.timed_out()))
+        deadline::in_time(self.settings.timeout, answer).await
     }
 
     /// Resolves when the server has done what was sent to it before.

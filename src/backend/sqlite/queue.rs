@@ -1,7 +1,7 @@
 use super::connections::Connections;
 use super::store::milliseconds;
 use crate::backend::claim::claim;
-use crate::backend::work;
+use crate::backend::clock;
 use crate::backend::{
     BackendError, Capabilities, Enqueued, Envelope, Outcome, Priority, Queue, Receipt, Taken,
     check_name,
@@ -210,7 +210,7 @@ fn read(rows: &[SqliteRow], asked: Instant, lease: Duration) -> sqlx::Result<Vec
             id: id.into(),
             payload: payload.into(),
             number: u32::try_from(number).unwrap_or(u32::MAX),
-            leased_until: asked + lease.min(work::FOREVER),
+            leased_until: asked + lease.min(clock::LONGEST),
             receipt: Receipt::new(format!("{place} {number}")),
         };
         taken.push(((Reverse(priority), place), envelope));

@@ -1,8 +1,8 @@
 #[cfg(feature = "spool")]
 mod spooling;
 
+use super::buffer::{Buffer, Part, size_of_trailers};
 use super::error::{BodyError, ReplayError};
-use super::kept::{Kept, Part, size_of_trailers};
 use crate::BoxError;
 use crate::observe::gauge::{Difference, Gauge, REPLAY_BYTES};
 use bytes::{Buf, Bytes};
@@ -20,7 +20,7 @@ const BEGINNING: usize = 64 * 1024;
 /// The state that the readers of a body share.
 pub(super) struct State<B> {
     source: Source<B>,
-    kept: Kept,
+    buffer: Buffer,
     retention: Retention,
     /// Bytes that may be kept in memory.
     limit: usize,
@@ -76,7 +76,7 @@ impl<B> State<B> {
     pub(super) fn new(body: B, limit: usize) -> Self {
         Self {
             source: Source::Unread(body),
-            kept: Kept::default(),
+            buffer: Buffer::default(),
             retention: Retention::All,
             limit,
             is_declared_too_large: false,
@@ -91,7 +91,7 @@ impl<B> State<B> {
 
     /// The change of the number of bytes kept in memory. The caller shows it after releasing the lock.
     pub(super) fn difference(&mut self) -> Difference {
-        self.gauge.prepare(self.kept.memory())
+        self.gauge.prepare(self.buffer.memory())
     }
 
     /// Returns the number of a new reader.
@@ -135,7 +135,7 @@ impl<B> State<B> {
                 return Err(error);
             }
             self.reader = number;
-            self.kept.rewind();
+            self.buffer.rewind();
             #[cfg(feature = "spool")]
             self.rewind_spool();
             return Ok(self.waker.take());
@@ -186,39 +186,39 @@ impl<B> State<B> {
             }
             self.limit
         };
-        self.keep(data.len(), limit, |kept| kept.push_data(data));
+        self.keep(data.len(), limit, |buffer| buffer.push_data(data));
     }
 
     /// Keeps a frame that the present reader has just got, if there is room.
-    fn keep(&mut self, size: usize, limit: usize, push: impl FnOnce(&mut Kept)) {
+    fn keep(&mut self, size: usize, limit: usize, push: impl FnOnce(&mut Buffer)) {
         if self.retention != Retention::All {
             return;
         }
-        if size > limit.saturating_sub(self.kept.memory()) {
+        if size > limit.saturating_sub(self.buffer.memory()) {
             self.outgrow();
         } else {
-            push(&mut self.kept);
+            push(&mut self.buffer);
         }
     }
 
     fn outgrow(&mut self) {
         // Nothing is lost: the present reader has got all of it already.
-        self.kept = Kept::default();
+        self.buffer = Buffer::default();
         self.end_retention(Retention::Outgrown);
     }
 
     /// Keeps nothing from now on, except for the present reader, which is the last one.
     fn end_retention(&mut self, retention: Retention) {
         self.retention = retention;
-        self.kept.release();
+        self.buffer.release();
         #[cfg(feature = "spool")]
         self.close_spool();
     }
 
     fn next_kept(&mut self) -> Option<Part> {
         match self.retention {
-            Retention::All => self.kept.next(),
-            _ => self.kept.next_and_forget(),
+            Retention::All => self.buffer.next(),
+            _ => self.buffer.next_and_forget(),
         }
     }
 
@@ -280,8 +280,8 @@ where
                     self.keep_data(data);
                 } else if let Some(trailers) = frame.trailers_ref() {
                     let limit = self.limit_of_trailers();
-                    self.keep(size_of_trailers(trailers), limit, |kept| {
-                        kept.push_trailers(trailers);
+                    self.keep(size_of_trailers(trailers), limit, |buffer| {
+                        buffer.push_trailers(trailers);
                     });
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -289,7 +289,7 @@ where
             Some(Err(error)) => {
                 self.source = Source::Ended;
                 let error = BodyError::new(error.into());
-                self.keep(0, self.limit, |kept| kept.push_error(error.clone()));
+                self.keep(0, self.limit, |buffer| buffer.push_error(error.clone()));
                 Poll::Ready(Some(Err(error.to_box_error())))
             }
             None => {
@@ -329,8 +329,8 @@ where
         let is_read = match self.standing(number) {
             #[cfg(feature = "spool")]
             Standing::Present if self.has_read_failed() => return true,
-            Standing::Present => self.kept.is_read(),
-            Standing::New => self.kept.is_empty(),
+            Standing::Present => self.buffer.is_read(),
+            Standing::New => self.buffer.is_empty(),
             // This reader gets an error, not the end.
             Standing::Refused => return false,
         };
@@ -341,8 +341,8 @@ where
         let kept = match self.standing(number) {
             #[cfg(feature = "spool")]
             Standing::Present if self.has_read_failed() => return SizeHint::with_exact(0),
-            Standing::Present => self.kept.unread(),
-            Standing::New => self.kept.data_len(),
+            Standing::Present => self.buffer.unread(),
+            Standing::New => self.buffer.data_len(),
             Standing::Refused => return SizeHint::default(),
         };
         let mut hint = self.source.size_hint();
@@ -359,9 +359,9 @@ impl<B> State<B> {
     pub(super) fn describe(&self, debug: &mut std::fmt::DebugStruct<'_, '_>) {
         debug
             .field("present_reader", &self.reader)
-            .field("kept_bytes", &self.kept.memory());
+            .field("kept_bytes", &self.buffer.memory());
         #[cfg(feature = "spool")]
-        debug.field("spooled_bytes", &self.kept.overflowing());
+        debug.field("spooled_bytes", &self.buffer.overflowing());
         debug.field("retention", &self.retention);
     }
 }

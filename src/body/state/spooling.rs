@@ -67,7 +67,7 @@ impl<B> State<B> {
     /// Closes the file if no reader will need it.
     pub(super) fn close_spool(&mut self) {
         if let Some(spooling) = &mut self.spooling {
-            if !self.kept.is_in_file() {
+            if !self.buffer.is_in_file() {
                 spooling.disk = Disk::default();
             }
         }
@@ -79,8 +79,8 @@ impl<B> State<B> {
         let Some(spooling) = &mut self.spooling else {
             return false;
         };
-        let overflowing = self.kept.overflowing();
-        let room = self.limit.saturating_sub(self.kept.memory());
+        let overflowing = self.buffer.overflowing();
+        let room = self.limit.saturating_sub(self.buffer.memory());
         let fits_memory = data.is_empty() || (overflowing == 0 && data.len() <= room);
         if fits_memory || self.retention != Retention::All {
             return false;
@@ -89,9 +89,9 @@ impl<B> State<B> {
             self.outgrow();
             return true;
         }
-        self.kept.push_overflow(data);
-        if self.kept.unwritten() >= CHUNK as u64 {
-            let (at, data) = self.kept.write();
+        self.buffer.push_overflow(data);
+        if self.buffer.unwritten() >= CHUNK as u64 {
+            let (at, data) = self.buffer.write();
             let directory = &spooling.spool.directory;
             if let Err(error) = spooling.disk.start_write(directory, at, data) {
                 self.settle(Finished::Write(Err(error)));
@@ -120,7 +120,7 @@ impl<B> State<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         loop {
-            let (Some(spooling), Some(wanted)) = (&mut self.spooling, self.kept.next_extent())
+            let (Some(spooling), Some(wanted)) = (&mut self.spooling, self.buffer.next_extent())
             else {
                 return Poll::Ready(None);
             };
@@ -130,7 +130,7 @@ impl<B> State<B> {
             let failed = match ready!(spooling.disk.poll(cx)) {
                 Some(Finished::Read { at, result }) if at == wanted.at => match result {
                     Ok(data) => {
-                        self.kept.advance(data.len() as u64);
+                        self.buffer.advance(data.len() as u64);
                         self.read_ahead();
                         return Poll::Ready(Some(Ok(Frame::data(data))));
                     }
@@ -154,12 +154,12 @@ impl<B> State<B> {
 
     /// Starts to read the next chunk while the present reader handles this one.
     fn read_ahead(&mut self) {
-        let next = self.kept.next_extent();
+        let next = self.buffer.next_extent();
         if let (Some(spooling), Some(next)) = (&mut self.spooling, next) {
             // The reader gets the error when it polls for the chunk.
             let _ = spooling.disk.start_read(next.at, next.at_most(CHUNK));
         } else if self.retention != Retention::All {
-            self.kept.forget_read();
+            self.buffer.forget_read();
             self.close_spool();
         }
     }
@@ -170,7 +170,7 @@ impl<B> State<B> {
             _ if self.retention != Retention::All => {}
             // A read for a former reader.
             Finished::Read { .. } => {}
-            Finished::Write(Ok(())) => self.kept.mark_written(),
+            Finished::Write(Ok(())) => self.buffer.mark_written(),
             Finished::Write(Err(error)) => {
                 if let Some(spooling) = &mut self.spooling {
                     spooling.failure = Some(Arc::new(error));

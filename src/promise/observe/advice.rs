@@ -54,15 +54,15 @@ impl Advice {
 
 #[cfg(feature = "tracing")]
 mod warnings {
+    // The events have a target of their own, so that filters can silence advice alone.
+    use crate::log;
     use crate::promise::Key;
     use crate::promise::excerpt::Names;
 
-    /// A separate target, so that advice can be silenced without the other events.
-    const TARGET: &str = "tower_promises::advice";
-
     pub(in crate::promise) fn never_read(keys: &[Key]) {
-        tracing::warn!(
-            target: TARGET,
+        log::event!(
+            target: "tower_promises::advice",
+            warn,
             keys = ?Names(keys),
             "promises were submitted and their values never read, so that the request has waited for nothing: \
              read them with `result`, or do not submit them"
@@ -70,8 +70,9 @@ mod warnings {
     }
 
     pub(in crate::promise) fn keys_change(pass: usize, unread: &[Key], asked: &[Key]) {
-        tracing::warn!(
-            target: TARGET,
+        log::event!(
+            target: "tower_promises::advice",
+            warn,
             pass,
             unread = ?Names(unread),
             asked = ?Names(asked),
@@ -82,8 +83,9 @@ mod warnings {
     }
 
     pub(in crate::promise) fn pending_swallowed(keys: &[Key]) {
-        tracing::warn!(
-            target: TARGET,
+        log::event!(
+            target: "tower_promises::advice",
+            warn,
             keys = ?Names(keys),
             "a success was published although promises were pending when they were read, so that the \
              client sees what the handler made of the error `Pending`: return the error, or use \

@@ -1,5 +1,5 @@
 use super::PassOutcome;
-use super::events::TARGET;
+use crate::log::TARGET;
 use crate::promise::Key;
 use crate::promise::excerpt::excerpt;
 use std::time::Duration;

@@ -3,9 +3,10 @@
 use super::turn::Turn;
 use super::{Attempt, Begin, End, crashed, expired};
 use crate::backend::BackendError;
+use crate::backend::clock::{milliseconds, now};
 use crate::task::context::Report;
 use crate::task::hub::{News, Subscription};
-use crate::task::record::{Failure, Record, milliseconds, now};
+use crate::task::record::{Failure, Record};
 use crate::task::records::{Changed, Update};
 use crate::task::{TaskState, observe};
 use std::convert::Infallible;

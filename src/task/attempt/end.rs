@@ -1,53 +1,35 @@
 //! How an attempt ends.
 
 use super::{Attempt, BACKEND_PAUSE, End, OTHER_VERSION_PAUSE};
-use crate::backend::{BackendError, Outcome};
+use crate::backend::clock::milliseconds;
+use crate::backend::{BackendError, Outcome, backoff};
 use crate::task::context::Report;
 use crate::task::definition::RunError;
 use crate::task::failure::Reported;
 use crate::task::hub::News;
-use crate::task::record::{Failure, Record, milliseconds};
+use crate::task::record::{Failure, Record};
 use crate::task::request::panicked;
 use crate::task::{TaskState, observe};
 use serde_json::value::RawValue;
 use std::time::Duration;
-use tokio::time::sleep;
 use uuid::Uuid;
 
-/// How often the end of an attempt is tried to be stored, with pauses that double from the first one. After that the
-/// task is tried again.
-const END_ATTEMPTS: u32 = 7;
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-
 impl Attempt<'_> {
-    /// Changes the record, and tries to until the store answers, within reason.
+    /// Changes the record, and repeats that until the store answers, within reason.
     async fn settle(
         &self,
         report: &Report,
-        mut change: impl FnMut(&mut Record),
+        change: impl Fn(&mut Record),
     ) -> Result<Option<Record>, BackendError> {
-        let mut pause = FIRST_PAUSE;
-        let mut tried = 1;
-        loop {
-            let changed = self.change(|record| {
+        let call = || {
+            self.change(|record| {
                 record.progress = report.progress;
                 record.message.clone_from(&report.message);
                 change(record);
-            });
-            match changed.await {
-                Err(error) => {
-                    observe::backend_failed(&self.letter.id, &error);
-                    let can_help = !matches!(error, BackendError::TooLarge { .. });
-                    if tried == END_ATTEMPTS || !can_help {
-                        return Err(error);
-                    }
-                }
-                changed => return changed,
-            }
-            sleep(pause).await;
-            pause *= 2;
-            tried += 1;
-        }
+            })
+        };
+        let report = |error: &BackendError| observe::backend_failed(&self.letter.id, error);
+        backoff::retry(call, report).await
     }
 
     /// Stores how the attempt has ended. The first to store an end has ended the task.
@@ -163,7 +145,7 @@ impl Attempt<'_> {
     /// Lets the task be delivered again after a pause. Who has asked for its cancel meanwhile need not wait for that.
     async fn queue_again(
         &self,
-        mut change: impl FnMut(&mut Record),
+        change: impl Fn(&mut Record),
         pause: Duration,
         report: &Report,
     ) -> Outcome {

@@ -19,7 +19,7 @@ const MAX_TAIL: usize = 16 * 1024;
 
 /// The kept part of a body, in order.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(super) struct Buffer {
     parts: VecDeque<Part>,
     /// The latest small frames, which are not in `parts` yet.
     tail: BytesMut,
@@ -42,7 +42,7 @@ pub(super) enum Part {
     Failed(BodyError),
 }
 
-impl Kept {
+impl Buffer {
     /// The number of bytes of data and trailers that count against the memory limit.
     pub(super) fn memory(&self) -> usize {
         self.memory

@@ -1,4 +1,4 @@
-use super::{Kept, Part};
+use super::{Buffer, Part};
 use bytes::Bytes;
 
 /// The kept data beyond the memory limit. It stays in memory until there is enough for a write, and readers get it
@@ -22,7 +22,7 @@ pub(in super::super) struct Extent {
     pub(in super::super) len: u64,
 }
 
-impl Kept {
+impl Buffer {
     /// The number of bytes of data beyond the memory limit.
     pub(in super::super) fn overflowing(&self) -> u64 {
         self.overflow.total

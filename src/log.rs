@@ -1,0 +1,81 @@
+//! Macros for log events, with the syntax of those of `tracing`. Without the feature `tracing` they evaluate nothing.
+//!
+//! The target of all events is the crate, so that filters need no knowledge of its modules.
+
+/// The target of spans, too.
+#[cfg(feature = "tracing")]
+pub(crate) const TARGET: &str = "tower_promises";
+
+#[cfg(feature = "tracing")]
+macro_rules! event {
+    (target: $target:literal, $level:ident, $($tokens:tt)*) => {
+        tracing::$level!(target: $target, $($tokens)*)
+    };
+    ($level:ident, $($tokens:tt)*) => {
+        tracing::$level!(target: "tower_promises", $($tokens)*)
+    };
+}
+
+#[cfg(not(feature = "tracing"))]
+macro_rules! event {
+    (target: $target:literal, $level:ident, $($tokens:tt)*) => {
+        $crate::log::unused!($($tokens)*)
+    };
+    ($level:ident, $($tokens:tt)*) => {
+        $crate::log::unused!($($tokens)*)
+    };
+}
+
+/// Uses the values of an event, so that the compiler does not warn of them, and evaluates none.
+#[cfg(not(feature = "tracing"))]
+macro_rules! unused {
+    ($message:literal) => {{
+        if false {
+            let _ = format_args!($message);
+        }
+    }};
+    ($name:ident = % $value:expr, $($rest:tt)*) => {
+        $crate::log::unused!($name = $value, $($rest)*)
+    };
+    ($name:ident = ? $value:expr, $($rest:tt)*) => {
+        $crate::log::unused!($name = $value, $($rest)*)
+    };
+    ($name:ident = $value:expr, $($rest:tt)*) => {{
+        if false {
+            let _ = &$value;
+        }
+        $crate::log::unused!($($rest)*);
+    }};
+    (% $name:ident, $($rest:tt)*) => {
+        $crate::log::unused!($name = $name, $($rest)*)
+    };
+    (? $name:ident, $($rest:tt)*) => {
+        $crate::log::unused!($name = $name, $($rest)*)
+    };
+    ($name:ident, $($rest:tt)*) => {
+        $crate::log::unused!($name = $name, $($rest)*)
+    };
+}
+
+macro_rules! error {
+    ($($tokens:tt)*) => { $crate::log::event!(error, $($tokens)*) };
+}
+
+macro_rules! warning {
+    ($($tokens:tt)*) => { $crate::log::event!(warn, $($tokens)*) };
+}
+
+#[cfg(feature = "operations")]
+macro_rules! info {
+    ($($tokens:tt)*) => { $crate::log::event!(info, $($tokens)*) };
+}
+
+macro_rules! debug {
+    ($($tokens:tt)*) => { $crate::log::event!(debug, $($tokens)*) };
+}
+
+#[cfg(feature = "operations")]
+pub(crate) use info;
+#[cfg(not(feature = "tracing"))]
+pub(crate) use unused;
+pub(crate) use {debug, error, event, warning};
