@@ -82,7 +82,7 @@ async fn a_timeout_is_a_value() {
     assert_eq!(start.elapsed(), SECOND);
     assert_eq!(
         error.to_string(),
-        "nobody has sent signal `chat/room` within 1s"
+        "signal `chat/room` was not sent within 1s"
     );
     assert_eq!(error.name(), "chat/room");
     assert_eq!(signals.all_waiters(), 0);

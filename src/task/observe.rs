@@ -84,7 +84,7 @@ pub(super) fn waits_to_be_alone(letter: &Letter) {
     event!(
         warn,
         letter,
-        "task may have ended its workers, its last attempt waits until it is alone"
+        "task may have crashed its workers, its last attempt waits to run alone"
     );
 }
 
@@ -100,7 +100,7 @@ pub(super) fn bad_letter(service: &str, envelope: &str, error: &serde_json::Erro
     log::error!(service,
         envelope,
         %error,
-        "an envelope in the queue is no task that this version knows"
+        "an envelope in the queue is not a task that this version can read"
     );
 }
 

@@ -364,7 +364,7 @@ async fn an_envelope_of_another_version_is_left_to_it_for_the_lifetime_of_a_task
 
     enqueue("second").await;
     let worker = process.work().unwrap();
-    let text = "an envelope in the queue is no task that this version knows";
+    let text = "an envelope in the queue is not a task that this version can read";
     until("it is seen", || log.text().contains("envelope=\"second\"")).await;
     assert!(log.text().contains(text));
     tokio::time::sleep(minutes(15)).await;
