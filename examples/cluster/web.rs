@@ -148,7 +148,8 @@ struct BurstQuery {
     count: u32,
 }
 
-/// Submits up to 1000 tasks, at most `AT_A_TIME` concurrently. The limit exists because the status page queries each task.
+/// Submits up to 1000 tasks, at most `AT_A_TIME` concurrently. The limit exists because the status page queries each
+/// task.
 async fn burst(
     web: State<Web>,
     Query(query): Query<BurstQuery>,
