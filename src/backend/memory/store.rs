@@ -28,7 +28,7 @@ pub const DEFAULT_MAX_BYTES: u64 = 64 * 1024 * 1024;
 const ENTRY_BYTES: usize = 256;
 
 /// How much longer than its time to live the cache keeps a value. The store checks expiry by tokio's clock, which tests
-/// can pause. The cache frees memory by the system clock, and must not be early.
+/// can pause. The cache frees memory by a clock of its own, and must not be early.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// A [`Store`] within one process.
