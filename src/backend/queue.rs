@@ -111,7 +111,8 @@ pub trait Queue: Send + Sync + 'static {
         lease: Duration,
     ) -> BoxFuture<'a, Result<Vec<Taken>, BackendError>>;
 
-    /// Sets the end of a lease to `lease` from now. Returns whether the lease was still active; an ended one stays lost.
+    /// Sets the end of a lease to `lease` from now. Returns whether the lease was still active.
+    /// A lease that has ended stays lost.
     ///
     /// If another machine takes the envelope at the same time, because the lease is about to end, either the lease is
     /// renewed, or the other machine gets the envelope and this method returns `false`.
