@@ -1,5 +1,4 @@
-//! A chat without a socket: a page waits for what somebody else says, and is rendered when they have, by a
-//! template that cannot wait.
+//! A chat without a socket: a page waits for the next message and is then rendered, by a template that cannot wait.
 //!
 //! Start it with `cargo run --example chat`.
 
@@ -48,7 +47,7 @@ const HOME: &str = r#"<!doctype html>
 
 #[derive(Clone)]
 struct Chat {
-    /// Of rooms alone: other parts of a server may have signals of the same names.
+    /// In a namespace, because other parts of a server may use signals with the same names.
     rooms: Signals,
     templates: Arc<Environment<'static>>,
 }
@@ -57,7 +56,7 @@ impl Chat {
     fn new(signals: &Signals) -> Result<Self, minijinja::Error> {
         let rooms = signals.namespace("rooms");
         let mut templates = Environment::new();
-        // The ending says that what is put in is escaped.
+        // Templates with the extension `.html` escape their values.
         templates.add_template("room.html", ROOM)?;
         templates.add_template("said.html", SAID)?;
         let signals = rooms.clone();
@@ -72,7 +71,7 @@ impl Chat {
         let template = self.templates.get_template(template);
         let page = template.and_then(|template| template.render(context));
         page.map(Html).map_err(|error| {
-            // A pass that is discarded ends here as well, for the template has nothing to show yet.
+            // Not logged for a pass that is discarded: its template fails because the message is still pending.
             if !Promises::current().is_some_and(|promises| promises.will_discard()) {
                 eprintln!("{error:#}");
             }
@@ -81,7 +80,7 @@ impl Chat {
     }
 }
 
-/// What the template calls. `None` is that nobody said anything.
+/// The function that the template calls. Returns `None` if no message arrived in time.
 fn next_message(
     rooms: &Signals,
     room: &str,
@@ -154,7 +153,7 @@ async fn say(
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let chat = Chat::new(&Signals::memory())?;
     let app = Router::new()
-        // Whoever speaks does not wait, so only the reader's side has the layer.
+        // Sending does not wait, so only the reading handler has the layer.
         .route(
             "/rooms/{room}",
             get(room).layer(PromiseLayer::new()).post(say),

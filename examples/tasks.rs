@@ -1,5 +1,5 @@
-//! A page that waits for what another process makes: the same program serves with `ROLE=web` and works with
-//! `ROLE=worker`, and does both without. They share a file.
+//! A page that waits for the result of a task in another process. The program serves requests with `ROLE=web`, runs
+//! tasks with `ROLE=worker`, and does both without `ROLE`. The processes share a SQLite file.
 //!
 //! Start it with `cargo run --example tasks`, or, in two terminals,
 //! `ROLE=web cargo run --example tasks` and `ROLE=worker cargo run --example tasks`.
@@ -18,7 +18,7 @@ use tower_promises::{
     TaskService, Tasks,
 };
 
-/// The arguments of the function that the worker runs.
+/// The arguments of the task.
 #[derive(Serialize, Deserialize)]
 struct Render {
     year: u32,
@@ -29,9 +29,11 @@ impl Task for Render {
     type Output = String;
 
     async fn run(self, context: TaskContext) -> Result<String, TaskFailure> {
-        let reader = context.principal().ok_or("nobody may read reports")?;
+        let reader = context
+            .principal()
+            .ok_or("reading a report needs a principal")?;
         if self.year < 1970 && context.attempt() < 3 {
-            // Old reports are in high demand.
+            // A conflict that disappears at the third attempt.
             return Err(TaskFailure::conflict("the archive is in use"));
         }
         let process = std::process::id();
@@ -85,7 +87,7 @@ async fn main() -> Result<(), BoxError> {
         let worker = tasks.work()?;
         println!("process {} works, Ctrl-C ends it", std::process::id());
         tokio::signal::ctrl_c().await?;
-        // What does not end in time goes to another worker.
+        // Another worker takes over tasks that do not end in time.
         worker.drain(Duration::from_secs(10)).await;
         return Ok(());
     }

@@ -1,8 +1,8 @@
-//! Macros for log events, with the syntax of those of `tracing`. Without the feature `tracing` they evaluate nothing.
+//! Macros for log events, with the syntax of the `tracing` macros. Without the feature `tracing` they evaluate nothing.
 //!
-//! The target of all events is the crate, so that filters need no knowledge of its modules.
+//! All events have the crate as their target, so that filters do not depend on its modules.
 
-/// The target of spans, too.
+/// The target of spans.
 #[cfg(feature = "tracing")]
 pub(crate) const TARGET: &str = "tower_promises";
 
@@ -26,7 +26,7 @@ macro_rules! event {
     };
 }
 
-/// Uses the values of an event, so that the compiler does not warn of them, and evaluates none.
+/// Uses the values of an event without evaluating them, to avoid compiler warnings.
 #[cfg(not(feature = "tracing"))]
 macro_rules! unused {
     ($message:literal) => {{

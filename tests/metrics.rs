@@ -1,5 +1,4 @@
-//! What a recorder of `metrics` is told of what has ended: passes, promises, durations, rejections, units and help
-//! texts.
+//! Metrics of events that have ended: passes, promises, durations and rejections, with their units and help texts.
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/recorded.rs"]
@@ -27,7 +26,7 @@ use tower_promises::body::ReplayBody;
 use tower_promises::{BoxError, OrPending, PromiseLayer, Promises, Rejection, Start};
 use uploads::temporary_directory;
 #[tokio::test]
-async fn passes_are_counted_by_what_became_of_them() {
+async fn passes_are_counted_by_outcome() {
     let mut recorded = Recorded::start().await;
     ask(PromiseLayer::new(), |_| Ok(String::new()))
         .await
@@ -97,7 +96,7 @@ async fn a_pass_that_panics_is_abandoned_and_leaves_no_gauge_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn promises_are_counted_by_what_became_of_them() {
+async fn promises_are_counted_by_outcome() {
     let recorded = Recorded::start().await;
     let pool = BlockingPool::new().max_running(1).max_waiting(0);
     let layer = PromiseLayer::new()
@@ -109,7 +108,7 @@ async fn promises_are_counted_by_what_became_of_them() {
             promises.try_submit("broken", async { Err::<(), _>("no luck") })?;
             promises.submit("late", pending::<()>())?;
             promises.submit("bad", async { panic!("no tea") })?;
-            // It never starts, and so is not counted.
+            // Never starts, and is therefore not counted.
             promises.submit("recalled", async {})?;
             promises.cancel("recalled");
 
@@ -172,7 +171,7 @@ async fn durations_are_those_of_passes_and_promises_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_client_has_abandoned_took_until_then() {
+async fn abandoned_passes_and_promises_are_timed_until_the_client_leaves() {
     let recorded = Recorded::start().await;
     let layer = PromiseLayer::new().start(Start::Eager);
     let request = ask_async(layer, async |promises| {
@@ -191,7 +190,7 @@ async fn what_a_client_has_abandoned_took_until_then() {
     );
     recorded.is_idle().await;
 }
-/// Rejects a request of 200,000 bytes, of which the handler reads all before it asks for `count` promises.
+/// Rejects a request of 200,000 bytes. The handler reads the whole body, then submits `count` promises.
 async fn reject(layer: PromiseLayer, count: usize) -> Rejection {
     let service = layer.layer(service_fn(async |request: TestRequest| {
         let promises = promises(&request);
@@ -279,7 +278,7 @@ async fn labels_have_nothing_that_a_client_chooses() {
 }
 
 #[tokio::test]
-async fn every_metric_has_a_kind_that_its_name_tells_a_unit_and_a_help_text() {
+async fn every_metric_has_a_matching_kind_a_unit_and_a_help_text() {
     let recorded = Recorded::start().await;
     let described = Described::default();
     metrics::with_local_recorder(&described, tower_promises::observe::metrics::describe);
@@ -315,7 +314,7 @@ async fn every_metric_has_a_kind_that_its_name_tells_a_unit_and_a_help_text() {
         ]
     );
 
-    // All that is used is described, and in the way in which it is used.
+    // Every metric that is used has a description of the matching kind.
     tower_promises::observe::metrics::describe();
     ask_for_job(PromiseLayer::new().max_passes(1), || ()).await;
     let one_at_a_time = PromiseLayer::new().blocking(BlockingPool::new().max_running(1));
@@ -330,7 +329,7 @@ async fn every_metric_has_a_kind_that_its_name_tells_a_unit_and_a_help_text() {
     read_again.replay().collect().await.unwrap();
     let text = recorded.handle.render();
     for (name, (kind, _, help)) in &described {
-        // A histogram without buckets is a summary to Prometheus.
+        // Prometheus exports a histogram without buckets as a summary.
         let kind = kind.replace("histogram", "summary");
         for line in [
             format!("# HELP {name} {help}\n"),
@@ -346,7 +345,7 @@ async fn every_metric_has_a_kind_that_its_name_tells_a_unit_and_a_help_text() {
 }
 
 #[test]
-fn what_is_described_is_there_before_anything_happens() {
+fn described_metrics_exist_before_the_first_request() {
     let recorder = PrometheusBuilder::new().build_recorder();
     metrics::with_local_recorder(&recorder, tower_promises::observe::metrics::describe);
     let text = recorder.handle().render();
@@ -381,7 +380,7 @@ fn what_is_described_is_there_before_anything_happens() {
     assert_eq!(series, wanted);
 }
 
-/// A recorder that takes note of what metrics mean: their kinds, units and help texts.
+/// A recorder that stores the descriptions of metrics: their kinds, units and help texts.
 #[derive(Default)]
 struct Described(Mutex<BTreeMap<String, (&'static str, Unit, String)>>);
 

@@ -1,4 +1,4 @@
-//! What gauges of `metrics` show: requests, promises and jobs in flight, and the bytes of bodies.
+//! Gauges: requests, promises and jobs in flight, and the bytes of bodies.
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/recorded.rs"]
@@ -77,7 +77,7 @@ async fn gauges_show_the_jobs_that_run_and_those_that_wait() {
     let gone = tokio::spawn(ask_for_job(layer, || ()));
     recorded.shows("blocking_queue_depth", 2.0).await;
 
-    // Whose client goes away waits no longer, whether or not anything else happens.
+    // A job leaves the queue when its client disconnects, without any other event.
     gone.abort();
     assert!(gone.await.unwrap_err().is_cancelled());
     assert_eq!(recorded.gauge("blocking_queue_depth"), 1.0);
@@ -114,7 +114,7 @@ async fn replay_bytes_are_those_of_bodies_that_can_be_read_again() {
     let body = |len| ReplayBody::with_max_bytes(TestBody::from(vec![b'x'; len]), 1000);
     let (first, second, large) = (body(600), body(1000), body(1001));
     assert_eq!(recorded.gauge("replay_bytes"), 0.0);
-    // What reads it does not have it to itself.
+    // The body is shared: reading it does not change the number of bytes.
     first.replay().collect().await.unwrap();
     second.replay().collect().await.unwrap();
     assert_eq!(recorded.gauge("replay_bytes"), 1600.0);
@@ -136,7 +136,7 @@ async fn replay_bytes_go_with_the_last_pass_and_with_the_client() {
         .max_body_bytes(1000)
         .spool_dir(directory.path());
     for (layer, kept) in [
-        // 11 bytes of trailers.
+        // The trailers have 11 bytes.
         (PromiseLayer::new(), 200_011.0),
         // A frame of 700 bytes and the trailers stay in memory.
         (spooling, 711.0),

@@ -1,4 +1,4 @@
-//! Warnings with advice, which a subscriber of `tracing` sees: when they are given, and when they are not.
+//! Warnings with advice: the conditions under which they are logged.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -20,7 +20,7 @@ async fn a_value_that_is_never_read_is_warned_of() {
         if promises.pass() == 1 {
             promises.submit("wasted", async { 1_u8 })?;
             promises.submit("used", async { 1_u8 })?;
-            // Done for its effect.
+            // Submitted for its side effect.
             promises.submit("sent", async {})?;
         }
         promises.result::<u8>("used")?;
@@ -54,7 +54,7 @@ async fn a_value_that_a_part_of_the_request_reads_is_not_warned_of() {
 }
 
 #[tokio::test]
-async fn what_an_error_keeps_from_being_read_is_not_warned_of() {
+async fn values_unread_because_of_an_error_cause_no_warning() {
     let log = Log::start();
     let service = PromiseLayer::new().layer(service_fn(async |request: TestRequest| {
         let promises = promises(&request);
@@ -70,7 +70,7 @@ async fn what_an_error_keeps_from_being_read_is_not_warned_of() {
 }
 
 #[tokio::test]
-async fn what_is_cancelled_or_dropped_with_the_request_is_not_warned_of() {
+async fn cancelled_and_dropped_promises_cause_no_warning() {
     let log = Log::start();
     ask_async(PromiseLayer::new().start(Start::Eager), async |promises| {
         promises.submit("cancelled", async { 1_u8 })?;
@@ -132,7 +132,7 @@ async fn a_chain_of_promises_is_no_reason_to_warn() {
 }
 
 #[tokio::test]
-async fn what_is_read_late_or_in_another_way_is_no_reason_to_warn() {
+async fn values_read_late_or_by_other_methods_cause_no_warning() {
     let log = Log::start();
     let answer = ask_async(PromiseLayer::new(), async |promises| {
         let first: Result<u8, _> = promises.result_or_submit("first", async || 1);
@@ -149,7 +149,7 @@ async fn what_is_read_late_or_in_another_way_is_no_reason_to_warn() {
         let next: Result<u8, _> =
             promises.result_or_submit(format!("after {}", first?), async || 5);
         let again: u8 = promises.result_or_submit(format!("after {}", next?), async || 6)?;
-        // Not before the last pass, and not with `result`.
+        // Read in the last pass only, and without `result`.
         assert!(promises.result::<u8>("broken").is_err());
         let late: u8 = promises.result("late")?;
         let awaited = promises.resolve("awaited", async || 0_u8).await?;
@@ -163,11 +163,11 @@ async fn what_is_read_late_or_in_another_way_is_no_reason_to_warn() {
 }
 
 #[tokio::test]
-async fn what_is_asked_for_again_is_no_reason_to_warn() {
+async fn keys_that_are_submitted_again_cause_no_warning() {
     let log = Log::start();
     let answer = ask(PromiseLayer::new(), |promises| {
         if promises.pass() < 4 {
-            // Tried again, in each pass, by the same name.
+            // Submitted again under the same name in each pass.
             promises.reset("call");
         }
         let pass = promises.pass();
@@ -210,11 +210,11 @@ async fn loading_row_after_row_is_no_reason_to_warn() {
 }
 
 #[tokio::test]
-async fn what_was_asked_for_in_vain_is_no_reason_to_warn() {
+async fn speculative_promises_cause_no_warning() {
     let log = Log::start();
     ask(PromiseLayer::new(), |promises| {
         let is_sale = promises.result_or_submit("is sale", async || false);
-        // Needed if there is a sale, which nobody knows in the first pass.
+        // Only needed if there is a sale, which is unknown in the first pass.
         if is_sale.or_pending(true)? {
             let discount = promises.result_or_submit("discount", async || 10_u8);
             return Ok(discount.or_pending(0)?.to_string());
@@ -227,7 +227,7 @@ async fn what_was_asked_for_in_vain_is_no_reason_to_warn() {
 }
 
 #[tokio::test]
-async fn what_is_done_for_its_effect_is_no_reason_to_warn_of_keys() {
+async fn promises_for_their_effect_cause_no_warning_about_keys() {
     let log = Log::start();
     ask(PromiseLayer::new(), |promises| {
         if promises.pass() == 1 {
@@ -255,7 +255,7 @@ async fn what_is_done_for_its_effect_is_no_reason_to_warn_of_keys() {
     assert_eq!(log.text().matches("WARN").count(), 1, "{}", log.text());
 }
 
-/// Publishes a redirect while a promise is pending, and with a value that is never read.
+/// Publishes a redirect while a promise is pending, and leaves a value unread.
 #[tokio::test]
 async fn a_redirect_is_a_success_to_warnings() {
     let log = Log::start();
@@ -341,7 +341,7 @@ async fn a_promise_that_reads_a_pending_one_is_warned_of() {
     assert!(warning.contains("outer"), "{warning}");
 }
 
-/// The one warning there is, which must contain `text`.
+/// Returns the only warning of the log, which must contain `text`.
 fn warning(log: &Log, text: &str) -> String {
     let log = log.text();
     let warnings: Vec<_> = log

@@ -1,4 +1,4 @@
-//! What the log says of failures and rejections, and what names cannot make of it.
+//! Log events about failures and rejections, and names that try to forge log lines.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -10,7 +10,7 @@ use support::{Log, TestRequest, ask, ask_async, get, post, promises, text_respon
 use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::{BoxError, OrPending, PromiseError, PromiseLayer, Start};
 
-/// The only line of the log with this.
+/// Returns the only line of the log that contains `text`.
 fn line(log: &Log, text: &str) -> String {
     let log = log.text();
     let lines: Vec<_> = log.lines().filter(|line| line.contains(text)).collect();
@@ -18,7 +18,7 @@ fn line(log: &Log, text: &str) -> String {
     lines[0].to_owned()
 }
 
-/// Reads all of a body of 2000 bytes, of which 1000 may be kept, and asks for so many promises.
+/// Reads a body of 2000 bytes, of which at most 1000 may be kept, and submits `count` promises.
 async fn outgrow(count: usize) -> u16 {
     let layer = PromiseLayer::new().max_body_bytes(1000);
     let service = layer.layer(service_fn(async |request: TestRequest| {
@@ -50,18 +50,18 @@ async fn a_body_that_outgrew_replay_is_warned_of_with_advice() {
 }
 
 #[tokio::test]
-async fn a_body_that_nobody_needs_again_may_outgrow_replay() {
+async fn a_body_that_is_not_read_again_may_outgrow_replay() {
     let log = Log::start();
     assert_eq!(outgrow(0).await, 200);
     assert_eq!(log.text(), "");
 }
 
-/// A line that looks like one of the log's own, a sequence that terminals obey, one byte of it, and characters that
-/// turn around what is shown after them.
+/// Contains a forged log line, an escape sequence for terminals, the same in its one-byte form, and characters that
+/// reverse the text direction.
 const FORGED: &str = "x\n2026-01-01 ERROR forged\r\n\u{1b}[2J\u{9b}31m\u{202e}\u{2067}";
 
 #[tokio::test]
-async fn names_and_panics_make_no_lines_of_their_own() {
+async fn names_and_panics_cannot_forge_log_lines() {
     let log = Log::start();
     let error = ask(PromiseLayer::new(), |promises| {
         let value = promises.result_or_submit(FORGED, async || -> u8 { panic!("{FORGED}") });
@@ -79,7 +79,7 @@ async fn names_and_panics_make_no_lines_of_their_own() {
         "{text}"
     );
 
-    // Applications log the error that they get.
+    // Applications log the error that they receive.
     let error = error.downcast_ref::<PromiseError>().unwrap();
     let text = error.to_string();
     assert!(
@@ -92,7 +92,7 @@ async fn names_and_panics_make_no_lines_of_their_own() {
 }
 
 #[tokio::test]
-async fn a_panic_is_told_with_its_message() {
+async fn a_panic_is_logged_with_its_message() {
     let log = Log::start();
     ask(PromiseLayer::new(), |promises| {
         let value = promises.result_or_submit("bad", async || -> u8 { panic!("no tea") });
@@ -108,7 +108,7 @@ async fn a_panic_is_told_with_its_message() {
 }
 
 #[tokio::test]
-async fn a_panic_of_what_a_promise_drops_is_told_with_its_message() {
+async fn a_panic_while_a_promise_is_dropped_is_logged_with_its_message() {
     struct Bomb;
 
     impl Drop for Bomb {
@@ -157,7 +157,7 @@ async fn a_request_cannot_fill_the_log_with_names() {
 }
 
 #[tokio::test]
-async fn long_names_are_told_as_far_as_they_go() {
+async fn long_names_are_truncated_in_the_log() {
     let log = Log::start();
     let error = ask(PromiseLayer::new(), |promises| {
         let key = format!("a{}", "ü".repeat(1_000_000));
@@ -175,7 +175,7 @@ async fn long_names_are_told_as_far_as_they_go() {
 }
 
 #[tokio::test]
-async fn passes_that_never_end_are_told_with_some_of_their_names() {
+async fn too_many_passes_are_logged_with_some_of_their_names() {
     let log = Log::start();
     ask(PromiseLayer::new().max_passes(1), |promises| {
         for index in 0..100 {
@@ -192,7 +192,7 @@ async fn passes_that_never_end_are_told_with_some_of_their_names() {
 }
 
 #[tokio::test]
-async fn a_response_that_is_discarded_is_told_without_the_values_of_its_headers() {
+async fn a_discarded_response_is_logged_without_header_values() {
     let log = Log::start();
     let service = PromiseLayer::new().layer(service_fn(async |request: TestRequest| {
         let value = promises(&request).result_or_submit("a", async || ());
@@ -214,7 +214,7 @@ async fn a_response_that_is_discarded_is_told_without_the_values_of_its_headers(
 }
 
 #[tokio::test]
-async fn what_is_told_of_a_request_is_told_in_its_span() {
+async fn events_of_a_request_are_in_its_span() {
     let log = Log::start();
     // Advice on names at the end of pass 2, and the rejection of pass 3.
     ask(PromiseLayer::new().max_passes(3), |promises| {

@@ -1,4 +1,4 @@
-//! The guide to observability has all spans, events and metrics that the code has, and no others.
+//! The guide to observability lists exactly the spans, events and metrics of the code.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use support::ask;
 use tower_promises::PromiseLayer;
 
-/// A span or an event: its level, its target, its fields, and its name or message.
+/// A span or an event: its level, target and fields, and its name or message.
 type Row = [String; 4];
 
 fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
-/// All files of the crate's code.
+/// Returns the contents of all source files.
 fn files(folder: &Path) -> Vec<String> {
     let mut files = Vec::new();
     for entry in read_dir(folder).unwrap() {
@@ -38,7 +38,7 @@ fn files_of(path: &Path) -> Vec<String> {
     }
 }
 
-/// The arguments of a macro, of which `text` begins after the parenthesis.
+/// Splits the arguments of a macro. `text` starts after the opening parenthesis.
 fn arguments(text: &str) -> Vec<String> {
     let (mut arguments, mut depth, mut in_string) = (vec![String::new()], 1, false);
     let mut characters = text.chars();
@@ -75,13 +75,13 @@ fn uncommented(argument: &str) -> String {
     lines.join("\n").trim().to_owned()
 }
 
-/// What a macro of `tracing` or `log` makes, or `event!` of tasks, which adds the fields of a task.
+/// Parses a call of a macro of `tracing` or `log`, or of `event!` in the task module, which adds the fields of a task.
 fn row(name: &str, mut arguments: Vec<String>) -> Row {
     let mut level = name.to_owned();
     let mut target = "tower_promises".to_owned();
     let (mut fields, mut message) = (Vec::new(), String::new());
     if let Some(given) = arguments[0].strip_prefix("target: ") {
-        // The other target is a constant with the name of the crate.
+        // The only other target is a constant with the name of the crate.
         if given.starts_with('"') {
             target = given.trim_matches('"').to_owned();
         }
@@ -115,7 +115,7 @@ fn row(name: &str, mut arguments: Vec<String>) -> Row {
     [level, target, fields.join(", "), message]
 }
 
-/// What the code has: events, and spans.
+/// Returns the events and the spans of the code.
 fn in_the_code() -> (BTreeSet<Row>, BTreeSet<Row>) {
     let (mut events, mut spans) = (BTreeSet::new(), BTreeSet::new());
     for text in files(&source()) {
@@ -138,7 +138,7 @@ fn in_the_code() -> (BTreeSet<Row>, BTreeSet<Row>) {
                     continue;
                 }
                 let row = row(name, arguments(&text[place + found.len()..]));
-                // A macro that makes others.
+                // Skips macros that expand to other macros.
                 if row.iter().any(|cell| cell.contains('$')) {
                     continue;
                 }
@@ -152,7 +152,7 @@ fn in_the_code() -> (BTreeSet<Row>, BTreeSet<Row>) {
     (events, spans)
 }
 
-/// The cells of the rows of tables after this heading.
+/// Returns the cells of the tables below a heading.
 fn table<'a>(guide: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
     let (_, part) = guide.split_once(&format!("\n# {heading}\n")).unwrap();
     let part = part.split("\n# ").next().unwrap();
@@ -235,7 +235,7 @@ fn the_documentation_has_all_metrics_with_their_kinds_and_labels() {
     for line in text.lines() {
         if let Some(family) = line.strip_prefix("# TYPE ") {
             let (name, kind) = family.split_once(' ').unwrap();
-            // A histogram without buckets is a summary to Prometheus.
+            // Prometheus exports a histogram without buckets as a summary.
             kinds.insert(name, kind.replace("summary", "histogram"));
         } else if let Some((series, _)) = line.split_once("\"} ") {
             let (name, label) = series.split_once('{').unwrap();

@@ -1,4 +1,4 @@
-//! What a subscriber of `tracing` sees: spans of requests, passes and promises.
+//! Spans of requests, passes and promises, as a subscriber of `tracing` receives them.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -12,7 +12,7 @@ use tower_promises::{BoxError, OrPending, PromiseError, PromiseLayer, Start};
 use tracing::{Instrument, info_span};
 
 #[tokio::test]
-async fn each_pass_and_each_promise_has_a_span_with_its_fate() {
+async fn each_pass_and_each_promise_has_a_span_with_its_outcome() {
     let spans = SpanTree::record();
     ask(PromiseLayer::new(), |promises| {
         let name: Result<String, _> = promises.result_or_submit("name", async || "Ferris".into());
@@ -123,7 +123,7 @@ async fn a_blocking_promise_runs_in_its_span_too() {
 }
 
 #[tokio::test]
-async fn a_promise_that_starts_early_opens_the_spans_in_the_midst_of_a_pass() {
+async fn a_promise_that_starts_early_opens_the_spans_during_a_pass() {
     let spans = SpanTree::record();
     ask_async(PromiseLayer::new().start(Start::Eager), async |promises| {
         let value = promises.resolve("early", async || 1_u8).await?;
@@ -143,7 +143,7 @@ async fn a_promise_that_starts_early_opens_the_spans_in_the_midst_of_a_pass() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_times_out_panics_or_is_dropped_says_so() {
+async fn spans_record_timeouts_panics_and_drops() {
     let spans = SpanTree::record();
     let layer = PromiseLayer::new().promise_timeout(Duration::from_millis(1500));
     ask(layer.clone(), |promises| {
@@ -179,7 +179,7 @@ async fn what_times_out_panics_or_is_dropped_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_promise_drops_is_dropped_in_its_span() {
+async fn values_of_a_promise_are_dropped_in_its_span() {
     struct Noisy(&'static str);
 
     impl Drop for Noisy {
@@ -222,7 +222,7 @@ async fn what_a_promise_drops_is_dropped_in_its_span() {
 }
 
 #[tokio::test]
-async fn a_rejected_request_says_so() {
+async fn the_span_of_a_rejected_request_records_the_rejection() {
     let spans = SpanTree::record();
     ask(PromiseLayer::new().max_passes(1), |promises| {
         Ok(promises.result_or_submit("a", async || 1_u8)?.to_string())

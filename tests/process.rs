@@ -18,7 +18,7 @@ use tower_promises::{PromiseLayer, TaskService, Tasks};
 
 procspawn::enable_test_support!();
 
-/// What a child does.
+/// The behaviour of a child.
 #[derive(Serialize, Deserialize)]
 enum Act {
     Double(u64),
@@ -28,7 +28,7 @@ enum Act {
     Panic,
     Abort,
     Exit,
-    /// Writes its process id into the file, and computes for ever.
+    /// Writes its process id into the file, and computes forever.
     Forever(PathBuf),
 }
 
@@ -49,7 +49,7 @@ impl ProcessJob for Act {
             Self::Abort => std::process::abort(),
             Self::Exit => std::process::exit(0),
             Self::Forever(file) => {
-                // Whoever reads it finds nothing or all of it.
+                // The rename makes the content appear at once.
                 let unfinished = file.with_extension("unfinished");
                 std::fs::write(&unfinished, std::process::id().to_string()).unwrap();
                 std::fs::rename(unfinished, file).unwrap();
@@ -61,7 +61,7 @@ impl ProcessJob for Act {
     }
 }
 
-/// Its output does not serialise.
+/// A job with an output that cannot be serialised.
 #[derive(Serialize, Deserialize)]
 struct Odd;
 
@@ -82,7 +82,7 @@ impl ProcessJob for Odd {
     }
 }
 
-/// It cannot be read again.
+/// A job that cannot be deserialised.
 #[derive(Serialize, Deserialize)]
 struct Lost {
     #[serde(skip_serializing)]
@@ -97,7 +97,7 @@ impl ProcessJob for Lost {
     }
 }
 
-/// Tests run at the same time; a pool for each keeps them apart.
+/// A pool for each test, because tests run concurrently.
 fn pool() -> ProcessPool {
     ProcessPool::builder()
         .max_processes(2)
@@ -109,7 +109,7 @@ fn is_alive(process: u32) -> bool {
     Path::new("/proc").join(process.to_string()).exists()
 }
 
-/// A job that runs for ever, once it does.
+/// A job that runs forever once it has started.
 struct Endless {
     directory: tempfile::TempDir,
 }
@@ -125,7 +125,7 @@ impl Endless {
         Act::Forever(self.directory.path().join("pid"))
     }
 
-    /// The process of the job, which is polled until it has begun.
+    /// Polls the job until it has started. Returns its process id.
     async fn begun<T: std::fmt::Debug>(&self, job: &mut ProcessFuture<T>) -> u32 {
         let file = self.directory.path().join("pid");
         tokio::select! {
@@ -135,7 +135,7 @@ impl Endless {
     }
 }
 
-/// The process that a job writes down when it begins.
+/// Returns the process id that a job writes when it starts.
 async fn written(file: &Path) -> u32 {
     let read = async || std::fs::read_to_string(file).ok()?.parse().ok();
     eventually("the beginning of the job", read).await
@@ -234,7 +234,7 @@ async fn dropping_the_future_kills_the_process() {
 async fn a_job_dropped_while_it_starts_gives_its_place_back() {
     let (pool, endless) = (pool(), Endless::new());
     for _ in 0..10 {
-        // It cannot have ended when it is polled, however slow this thread is.
+        // A job that runs forever, so that it is still running when it is polled, however slow this thread is.
         let mut job = pool.run(endless.job());
         let polled = futures_util::poll!(&mut job);
         assert!(polled.is_pending());
@@ -289,7 +289,7 @@ async fn too_many_jobs_are_refused() {
         "{error:?}"
     );
 
-    // One that gives up makes room.
+    // Dropping a waiting job makes room.
     drop(second);
     assert_eq!(pool.waiting(), 0);
     let mut second = pool.run(Act::Double(2));

@@ -1,4 +1,4 @@
-//! Jobs that do their worst: in children that crash, linger, or are left alone, nothing stays behind.
+//! Misbehaving jobs: children that crash, linger or lose their server leave nothing behind.
 #![allow(clippy::unwrap_used)]
 #![cfg(target_os = "linux")]
 
@@ -13,24 +13,24 @@ use tower_promises::process::{ProcessError, ProcessJob, ProcessPool};
 
 procspawn::enable_test_support!();
 
-/// What a child does.
+/// The behaviour of a child.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Act {
     Answer,
-    /// Panics with something that is no text.
+    /// Panics with a payload that is not a string.
     PanicWithNumber,
-    /// Panics in the middle of a panic.
+    /// Panics during a panic.
     PanicTwice,
     Overflow,
-    /// Has answered, and does not end.
+    /// Returns an answer, but does not end.
     Linger(PathBuf),
-    /// Starts a program that goes on, and aborts.
+    /// Starts another program, then aborts.
     StartAndAbort(PathBuf),
-    /// Writes its process id into the file, and computes for ever.
+    /// Writes its process id into the file, and computes forever.
     Forever(PathBuf),
-    /// Runs another one in a pool of its own.
+    /// Runs another job in a pool of its own.
     Nested(Box<Act>),
-    /// Runs many in a pool of its own, and says what they have left.
+    /// Runs many jobs in a pool of its own, and reports leaked resources.
     ManyJobs(u32),
 }
 
@@ -65,7 +65,7 @@ fn overflow(depth: u64) -> u64 {
     overflow(depth + 1) + numbers[0]
 }
 
-/// Whoever reads it finds nothing or all of it.
+/// Writes the file at once, so that a reader sees no partial content.
 fn write_id(file: &Path, id: u32) {
     let unfinished = file.with_extension("unfinished");
     std::fs::write(&unfinished, id.to_string()).unwrap();
@@ -118,7 +118,7 @@ impl ProcessJob for Act {
 
 fn is_alive(process: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // One that has ended may wait for somebody who wants to know how.
+    // A process that has ended stays a zombie until its parent reads its exit status.
     !stat.is_empty() && !stat.contains(") Z ")
 }
 
@@ -126,12 +126,12 @@ fn pool() -> ProcessPool {
     ProcessPool::builder().max_processes(1).build()
 }
 
-/// Threads, open files, and children, those included that nobody has asked how they ended.
+/// Counts the threads, the open files, and the children including zombies.
 fn resources() -> [usize; 3] {
     let count = |directory| std::fs::read_dir(directory).unwrap().count();
     let threads = std::fs::read_dir("/proc/self/task").unwrap();
     let children = threads.map(|thread| {
-        // One that ends meanwhile leaves its children to another.
+        // The children of a thread that ends meanwhile move to another thread.
         let children = std::fs::read_to_string(thread.unwrap().path().join("children"));
         children.unwrap_or_default().split_whitespace().count()
     });
@@ -158,7 +158,7 @@ async fn many_jobs(times: u32) -> String {
 }
 
 fn read_id(file: &Path) -> Option<u32> {
-    // It is empty before it is written.
+    // The file is empty before the id is written.
     std::fs::read_to_string(file).ok()?.parse().ok()
 }
 
@@ -178,7 +178,7 @@ async fn crashes_of_all_kinds_are_errors() {
     let error = pool.run(Act::PanicWithNumber).await.unwrap_err();
     assert!(matches!(error, ProcessError::Panicked { .. }), "{error:?}");
     assert_eq!(pool.run(Act::Answer).await.unwrap(), "answer");
-    // What a job has started is its own affair.
+    // A program that a job has started is not killed with the job.
     let started = read_id(&file).unwrap();
     assert!(is_alive(started));
     let killed = std::process::Command::new("kill")
@@ -204,7 +204,7 @@ async fn a_job_does_not_outlive_its_server() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("id");
     let pool = pool();
-    // The server is a process, too, and is killed, as the out-of-memory killer does it.
+    // The server is a child process of this test, and is killed like a victim of the out-of-memory killer.
     let mut server = pool.run(Act::Nested(Box::new(Act::Forever(file.clone()))));
     let begun = eventually("the job begins", async || read_id(&file));
     let id = tokio::select! {
@@ -242,7 +242,7 @@ fn the_end_of_the_runtime_ends_its_jobs() {
 
 #[tokio::test]
 async fn many_jobs_leave_nothing_behind() {
-    // In a process of their own: other tests have children and files, too.
+    // In a process of their own, because other tests have children and open files, too.
     let left = pool().run(Act::ManyJobs(20)).await.unwrap();
     assert_eq!(left, "nothing is left");
 }

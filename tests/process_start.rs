@@ -1,4 +1,4 @@
-//! A program whose children end before they call `init`: this one, in which they find no test to run.
+//! A program with children that end before they call `init`: in this test binary, they find no matching test and exit.
 #![allow(clippy::unwrap_used)]
 
 use serde::{Deserialize, Serialize};

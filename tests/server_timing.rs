@@ -1,4 +1,4 @@
-//! `Passes` in the extensions of responses, and the `Server-Timing` header made from it.
+//! `Passes` in the extensions of responses, and the `Server-Timing` header derived from them.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -15,7 +15,7 @@ use tower_promises::promise::{Passes, PromiseOutcome};
 use tower_promises::{BoxError, OnTimeout, OrPending, PromiseLayer, Promises, Rejection};
 
 #[tokio::test(start_paused = true)]
-async fn passes_tell_what_took_how_long() {
+async fn passes_contain_names_and_durations() {
     let response = send(PromiseLayer::new(), |promises| {
         let fast = promises.result_or_try_submit("fast", async || {
             sleep(Duration::from_secs(1)).await;
@@ -81,7 +81,7 @@ async fn a_response_of_a_single_pass_without_promises_is_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejection_has_them_too_and_what_was_stopped_is_cancelled() {
+async fn a_rejection_has_passes_and_its_stopped_promises_are_cancelled() {
     let layer = PromiseLayer::new().timeout(Duration::from_secs(4));
     let response = send(layer, |promises| {
         promises.result_or_submit("never", pending::<()>)?;
@@ -127,7 +127,7 @@ async fn the_header_has_the_passes_and_the_promises() {
         Ok(())
     })
     .await;
-    // Virtual time has milliseconds.
+    // The paused clock has a resolution of milliseconds.
     assert_eq!(
         headers["server-timing"].to_str().unwrap(),
         "pass-1;dur=0.000, pass-2;dur=0.000, \
@@ -137,7 +137,7 @@ async fn the_header_has_the_passes_and_the_promises() {
 }
 
 #[tokio::test]
-async fn nobody_sees_the_header_unless_the_filter_says_so() {
+async fn the_header_is_added_only_if_the_filter_allows_it() {
     let layer = ServerTimingLayer::new(|request| request.headers.contains_key("x-staff"));
     let headers = headers(layer, |promises| {
         Ok(promises.result_or_submit("a", async || ())?)
@@ -167,7 +167,7 @@ async fn of_many_promises_the_slowest_are_shown() {
     let layer = ServerTimingLayer::new(|_| true).max_entries(3);
     let headers = headers(layer, |promises| {
         for n in 0..100_u64 {
-            // The order of the names is not that of the durations.
+            // The order of the names differs from the order of the durations.
             let duration = Duration::from_millis((n * 37) % 100);
             let promise = promises.result_or_submit(format!("p{n}"), move || sleep(duration));
             promise.or_pending(())?;
@@ -216,7 +216,7 @@ async fn of_many_passes_the_slowest_are_shown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_entry_is_no_longer_than_promised() {
+async fn an_entry_has_a_maximum_length() {
     let layer = ServerTimingLayer::new(|_| true).max_entries(1);
     let headers = headers(layer, |promises| {
         let key = "\"".repeat(1000);
@@ -237,7 +237,7 @@ async fn an_entry_is_no_longer_than_promised() {
     assert!((220..=250).contains(&entry.len()), "{}", entry.len());
 }
 
-/// As many promises as a request may have, with names of which each character takes two, and many passes.
+/// Creates the maximum number of promises, with names in which each character is escaped to two, and many passes.
 async fn largest(timing: ServerTimingLayer<fn(&Parts) -> bool>) -> String {
     let service = ServiceBuilder::new()
         .layer(timing)
@@ -263,14 +263,14 @@ async fn largest(timing: ServerTimingLayer<fn(&Parts) -> bool>) -> String {
 
 #[tokio::test(start_paused = true)]
 async fn the_header_is_no_longer_than_proxies_take() {
-    // Half of what nginx takes for all headers together.
+    // Half of the limit of nginx for all response headers together.
     const MAX_BYTES: usize = 2048;
     let header = largest(ServerTimingLayer::new(|_| true)).await;
     assert!(header.len() <= MAX_BYTES, "{}", header.len());
-    // There is no room for another one.
+    // There is no room for another entry.
     assert!(header.len() + 250 > MAX_BYTES, "{}", header.len());
 
-    // All passes, then the slowest promises, in their order.
+    // All passes, followed by the slowest promises, in their order.
     let entries = header.split(", ");
     let names: Vec<_> = entries.map(|it| it.split(';').next().unwrap()).collect();
     let passes: Vec<_> = (1..=20).map(|pass| format!("pass-{pass}")).collect();
@@ -300,7 +300,7 @@ async fn the_size_of_the_header_can_be_set() {
 }
 
 #[tokio::test]
-async fn long_and_empty_names_are_shown_as_far_as_they_go() {
+async fn long_names_are_truncated_and_empty_names_are_shown() {
     let headers = headers(ServerTimingLayer::new(|_| true), |promises| {
         let long = promises.result_or_submit("x".repeat(10_000), async || ());
         let empty = promises.result_or_submit("", async || ());

@@ -1,4 +1,4 @@
-//! The `Server-Timing` header as a real browser reads it: `PerformanceServerTiming` has what was sent.
+//! The `Server-Timing` header in a real browser: `PerformanceServerTiming` contains the values that were sent.
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/browser.rs"]
@@ -19,7 +19,7 @@ use tower_promises::observe::ServerTimingLayer;
 use tower_promises::promise::Passes;
 use tower_promises::{OrPending, PromiseError, PromiseLayer, Promises};
 
-/// What JavaScript sees of an entry.
+/// An entry, as JavaScript sees it.
 #[derive(Debug, Deserialize, PartialEq)]
 struct Entry {
     name: String,
@@ -28,7 +28,7 @@ struct Entry {
     duration: f64,
 }
 
-/// Names that are no tokens, and one of which the quotes and the backslash have to be escaped.
+/// Names that are not tokens, including one with quotes and a backslash that must be escaped.
 const KEYS: [&str; 5] = [
     "user:7",
     "say \"hi\", \\o/; dur=9",
@@ -54,7 +54,7 @@ async fn page(promises: Promises) -> Result<Html<&'static str>, StatusCode> {
     Ok(Html("<!doctype html><title>timed</title>"))
 }
 
-/// Serves the page, and tells what its `Passes` and its header were.
+/// Serves the page. The channel receives its `Passes` and its header.
 async fn serve() -> (String, mpsc::Receiver<(Passes, String)>) {
     let (sender, sent) = mpsc::channel(1);
     let layers = ServiceBuilder::new()
@@ -86,11 +86,11 @@ async fn a_browser_reads_what_was_sent() {
     let entries: Vec<Entry> = browser.evaluate(entries).await;
     let (passes, header) = sent.recv().await.unwrap();
 
-    // The browser has understood each entry as it was meant, in its order.
+    // The browser has parsed each entry correctly and kept the order.
     let entry = |name: &str, description: &str, duration: Duration| Entry {
         name: name.to_owned(),
         description: description.to_owned(),
-        // As it was rounded.
+        // Rounded like the header.
         duration: format!("{:.3}", duration.as_secs_f64() * 1000.0)
             .parse()
             .unwrap(),
@@ -113,7 +113,7 @@ async fn a_browser_reads_what_was_sent() {
     assert_eq!(wanted.len(), 2 + KEYS.len());
     assert_eq!(entries, wanted, "{header}");
 
-    // What was slow is seen to have been slow.
+    // The slow promise is shown with its duration.
     let slowest = entries.iter().find(|entry| entry.name == "user_7");
     assert!(slowest.unwrap().duration >= 12.0, "{entries:?}");
 }

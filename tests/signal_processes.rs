@@ -1,4 +1,4 @@
-//! Signals between processes: over a bus that loses messages, a store that is slow, and one task.
+//! Signals between processes: over a bus that loses messages, with a slow store, and with a single listening task.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -27,7 +27,7 @@ async fn signals_cross_processes_once() {
     let mine = here.wait::<u32>("x");
     let theirs = there.wait::<u32>("x");
     assert_eq!(here.send("x", &1).await.unwrap(), 1);
-    // A second delivery, to the sender or to the other process, would end these.
+    // A second delivery, to the sender or to the other process, would resolve these waits.
     assert_eq!(soon(mine).await.unwrap(), 1);
     let again = here.wait::<u32>("x").timeout(SECOND);
     assert_eq!(soon(theirs).await.unwrap(), 1);
@@ -44,7 +44,10 @@ async fn a_latch_crosses_processes() {
     assert_eq!(here.latch("x", &1, SECOND * 100).await.unwrap(), 0);
     assert_eq!(soon(early).await.unwrap(), 1);
     assert_eq!(there.wait::<u32>("x").await.unwrap(), 1);
-    assert!(start.elapsed() < SECOND, "nobody waits for the slow poll");
+    assert!(
+        start.elapsed() < SECOND,
+        "the bus is faster than the slow poll"
+    );
     there.unlatch("x").await.unwrap();
     let late = here.wait::<u32>("x").timeout(SECOND).await;
     late.unwrap_err();
@@ -70,7 +73,7 @@ async fn send_one_serves_the_longest_waiting_first() {
     for (number, wait) in waits.into_iter().enumerate() {
         assert_eq!(soon(wait).await.unwrap() as usize, number);
     }
-    // Nobody is left here, so one of another process gets it.
+    // No waiter is left in this process, so one in another process gets the value.
     assert!(!here.send_one("x", &3).await.unwrap());
     assert_eq!(elsewhere.await.unwrap(), 3);
 }
@@ -100,13 +103,13 @@ async fn send_one_reaches_one_waiter_of_all_processes() {
     assert_eq!(received, (0..VALUES).collect::<Vec<_>>());
 }
 
-/// A store that answers when the test lets it.
+/// A store that answers when the test allows it.
 #[derive(Clone)]
 struct SlowStore {
     store: MemoryStore,
-    /// Answers to `get` and `compare_and_set` are known, and given while it is true.
+    /// While `false`, the answers of `get` and `compare_and_set` are computed but held back.
     answers: watch::Sender<bool>,
-    /// How many questions have been asked.
+    /// The number of calls so far.
     asked: Arc<AtomicUsize>,
 }
 
@@ -169,7 +172,7 @@ impl Store for SlowStore {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_after_the_end_of_a_latch_does_not_get_it() {
+async fn a_wait_after_the_end_of_a_latch_does_not_get_its_value() {
     let store = SlowStore::new();
     let signals = Signals::new(Backend::new(
         store.clone(),
@@ -213,13 +216,13 @@ async fn send_one_goes_to_another_process_when_its_waiter_is_dropped() {
 #[derive(Clone)]
 struct TestBus {
     bus: MemoryBus,
-    /// How many subscriptions there are.
+    /// The number of subscriptions.
     listeners: Arc<AtomicUsize>,
-    /// How often `listen` was called.
+    /// The number of calls of `listen`.
     attempts: Arc<AtomicUsize>,
-    /// Ends all subscriptions when it changes. While it is false, `listen` fails.
+    /// A change ends all subscriptions. While `false`, `listen` fails.
     up: watch::Sender<bool>,
-    /// Messages are silently dropped.
+    /// Whether messages are silently dropped.
     deaf: Arc<AtomicBool>,
 }
 
@@ -292,13 +295,13 @@ async fn a_latch_that_the_bus_lost_is_found_by_the_slow_poll() {
         .build();
     there.listen().await.unwrap();
     let wait = there.wait::<u32>("x");
-    // The first look at the latch finds nothing.
+    // The first read of the latch finds nothing.
     advance(SECOND).await;
 
     bus.deaf.store(true, Ordering::SeqCst);
     let start = Instant::now();
     here.latch("x", &1, SECOND * 100).await.unwrap();
-    // New waits ask for latches all the time, which must not keep the slow poll from its turn.
+    // New waits request latches all the time, which must not delay the slow poll.
     let busy = async {
         loop {
             drop(there.wait::<u32>("other"));
@@ -323,7 +326,7 @@ async fn after_lag_latches_are_read_again() {
     advance(SECOND).await;
 
     let start = Instant::now();
-    // Never ready to wait, so the other process does not run in between.
+    // Sending is always ready, so the other process does not run in between.
     let send = async {
         here.latch("latched", &1, SECOND * 100).await.unwrap();
         here.send("lost", &2).await.unwrap();
@@ -334,7 +337,7 @@ async fn after_lag_latches_are_read_again() {
     send.now_or_never().unwrap();
     assert_eq!(soon(latched).await.unwrap(), 1);
     assert!(start.elapsed() < SECOND, "{:?}", start.elapsed());
-    // One that is not latched is lost, and the next one is heard.
+    // A signal without a latch is lost, and the next one arrives.
     here.send("lost", &3).await.unwrap();
     assert_eq!(soon(lost).await.unwrap(), 3);
 }
@@ -356,9 +359,9 @@ async fn a_lost_bus_is_listened_to_again_and_latches_are_read() {
 
     bus.up.send_replace(false);
     until("the subscription ends", || bus.listeners() == 0).await;
-    // Into the store, while the other process hears nothing.
+    // Stored while the other process is not listening.
     here.latch("latched", &1, SECOND * 1000).await.unwrap();
-    // Within the process nothing depends on the bus.
+    // Within the process, delivery does not depend on the bus.
     let local = there.wait::<u32>("local");
     let error = there.send("local", &2).await.unwrap_err();
     assert!(matches!(error, SignalError::Backend { .. }), "{error}");
@@ -383,7 +386,7 @@ async fn a_lost_bus_is_listened_to_again_and_latches_are_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn to_listen_is_bounded() {
+async fn listening_has_a_timeout() {
     let bus = TestBus::new(MemoryBus::new());
     bus.up.send_replace(false);
     let signals = Signals::builder(Backend::new(
@@ -403,7 +406,7 @@ async fn to_listen_is_bounded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_signal_is_ignored() {
+async fn messages_that_are_not_signals_are_ignored() {
     let backend = Backend::memory();
     let signals = Signals::new(backend.clone());
     signals.listen().await.unwrap();
@@ -437,7 +440,7 @@ async fn no_task_outlives_the_last_handle_and_wait() {
         MemoryQueue::new(),
     ));
     signals.send("x", &1).await.unwrap();
-    assert_eq!(tasks(), 0, "who only sends needs no task");
+    assert_eq!(tasks(), 0, "sending needs no task");
 
     let waits: Vec<_> = (0..10).map(|_| signals.wait::<u32>("x")).collect();
     let other = signals.namespace("other");
@@ -453,7 +456,7 @@ async fn no_task_outlives_the_last_handle_and_wait() {
     assert_eq!(bus.listeners(), 0);
 }
 
-/// As in a thread pool that renders templates.
+/// Like in a thread pool that renders templates.
 #[test]
 fn a_wait_can_be_made_outside_of_a_runtime() {
     let [here, there] = {
@@ -462,7 +465,7 @@ fn a_wait_can_be_made_outside_of_a_runtime() {
     };
     let wait = there.wait::<u32>("x");
     for _ in 0..2 {
-        // The second runtime takes over when the first has ended.
+        // The second runtime takes over after the end of the first.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .start_paused(true)
@@ -486,7 +489,7 @@ fn a_wait_can_be_made_outside_of_a_runtime() {
     });
 }
 
-/// Real threads, two processes: every value reaches its waiter, latched or sent to one or all.
+/// Real threads and two processes: every value reaches its waiter, whether it is latched, sent to one or sent to all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nothing_is_lost_between_threads() {
     const PAIRS: usize = 3000;
@@ -501,7 +504,7 @@ async fn nothing_is_lost_between_threads() {
         let (sender, waiter) = (here.clone(), [&here, &there][number % 2].clone());
         let name = format!("{}", number / 3);
         let name = format!("{name}/{}", number % 3);
-        // A latch may come first. For the others the wait does.
+        // A latch may be set before the wait. For the other kinds, the wait is created first.
         let kind = number % 3;
         let early = (kind != 0).then(|| waiter.wait::<usize>(&name));
         let waiting = name.clone();

@@ -1,4 +1,4 @@
-//! What signals reach whom, when, how often, and what is left afterwards.
+//! Signals within a process: delivery, order, limits and cleanup.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -20,7 +20,7 @@ use tower_promises::{BoxError, PromiseError, PromiseLayer, SignalError};
 
 assert_impl_all!(Signals: Clone, Send, Sync, std::fmt::Debug);
 assert_impl_all!(Wait<String>: Send, Sync, std::fmt::Debug);
-// Whatever the value is.
+// For every type of value.
 assert_impl_all!(Wait<std::rc::Rc<u8>>: Send, Sync);
 assert_impl_all!(SignalError: Clone, Error, Send, Sync);
 
@@ -42,7 +42,7 @@ async fn a_send_reaches_all_waiters_and_tells_how_many() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_send_that_nobody_waits_for_is_lost() {
+async fn a_send_without_waiters_is_lost() {
     let signals = Signals::memory();
     assert_eq!(signals.send("x", &1).await.unwrap(), 0);
     assert!(!signals.send_one("x", &2).await.unwrap());
@@ -76,13 +76,13 @@ async fn a_timeout_is_a_value() {
     let signals = Signals::memory().namespace("chat");
     let start = Instant::now();
     let wait = signals.wait::<u32>("room").timeout(SECOND);
-    // It counts from here, not from the first poll.
+    // The timeout starts now, not at the first poll.
     advance(SECOND / 2).await;
     let error = soon(wait).await.unwrap_err();
     assert_eq!(start.elapsed(), SECOND);
     assert_eq!(
         error.to_string(),
-        "nobody has sent signal `chat/room` within 1s"
+        "signal `chat/room` was not sent within 1s"
     );
     assert_eq!(error.name(), "chat/room");
     assert_eq!(signals.all_waiters(), 0);
@@ -92,7 +92,7 @@ async fn a_timeout_is_a_value() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_value_that_is_there_is_better_than_a_timeout() {
+async fn a_value_that_has_arrived_wins_over_a_timeout() {
     let signals = Signals::memory();
     let wait = signals.wait::<u32>("x").timeout(SECOND);
     signals.send("x", &1).await.unwrap();
@@ -146,7 +146,7 @@ async fn send_one_goes_on_to_the_next_when_its_waiter_is_dropped() {
     assert!(signals.send_one("x", &1).await.unwrap());
     drop(first);
     assert_eq!(soon(second).await.unwrap(), 1);
-    // A value for all is for each of them only.
+    // A value for all waiters is not passed on.
     let (first, second) = (signals.wait::<u32>("x"), signals.wait::<u32>("x"));
     assert_eq!(signals.send("x", &2).await.unwrap(), 2);
     let third = signals.wait::<u32>("x").timeout(SECOND);
@@ -155,7 +155,7 @@ async fn send_one_goes_on_to_the_next_when_its_waiter_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn namespaces_do_not_meet() {
+async fn names_in_different_namespaces_do_not_collide() {
     let signals = Signals::memory();
     let names = [
         (signals.clone(), "a/b"),
@@ -223,7 +223,7 @@ async fn waiters_are_limited() {
         error,
         SignalError::TooManyWaiters { limit: 3, .. }
     ));
-    // A place is free again once its wait is over, be it dropped or served.
+    // A wait that was dropped or has resolved makes room for another one.
     drop(waits.remove(0));
     let wait = signals.wait::<u32>("x");
     assert_eq!(signals.send("x", &1).await.unwrap(), 2);
@@ -276,7 +276,7 @@ fn without_a_runtime_there_is_an_error_value() {
     assert!(matches!(listen, Err(SignalError::NoRuntime { .. })));
 }
 
-/// A page that shows what another request says, rendered without waiting.
+/// A page that shows a value from another request, rendered without waiting.
 fn page(
     signals: &Signals,
 ) -> impl Fn(&tower_promises::Promises) -> Result<String, BoxError> + Clone {
@@ -302,7 +302,7 @@ async fn a_page_shows_what_another_request_says() {
     let signals = Signals::memory();
     let asked = ask(PromiseLayer::new(), page(&signals));
     let said = async {
-        until("somebody waits", || signals.waiters("message") == 1).await;
+        until("the page waits", || signals.waiters("message") == 1).await;
         signals.send("message", "hello").await.unwrap()
     };
     let (answer, heard) = future::join(asked, said).await;
@@ -325,7 +325,7 @@ async fn a_send_between_submit_and_first_poll_is_not_lost() {
         let promises = promises(&request);
         let value = promises.result_or_try_submit("x", || signals.wait::<u32>("x"));
         if promises.pass() == 1 {
-            // Promises start when the pass ends.
+            // Promises start at the end of the pass.
             assert_eq!(signals.send("x", &7).await.unwrap(), 1);
         }
         Ok::<_, PromiseError>(text_response(value?.to_string()))
@@ -349,7 +349,7 @@ async fn a_waiter_goes_with_its_request() {
     assert_eq!(signals.send("message", "hello").await.unwrap(), 0);
 }
 
-/// Waiters come and go while values are sent, each of which reaches one that stays.
+/// Waiters come and go while values are sent. Each value must reach a waiter that stays.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn values_for_one_survive_waiters_that_come_and_go() {
     const VALUES: usize = 3000;

@@ -1,4 +1,4 @@
-//! What becomes of tasks when the queue, the bus or the store is slow or fails, and in which order they are asked.
+//! Tasks with a slow or failing queue, bus or store, and the order of backend calls.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -18,12 +18,12 @@ use tower_promises::backend::{
 };
 use tower_promises::task::{TaskError, TaskState};
 
-/// What is wrong with a [`Faulty`] queue.
+/// The fault of a [`Faulty`] queue.
 #[derive(Clone, Copy, PartialEq)]
 enum Fault {
-    /// The first envelope is lost, and who enqueues is told so.
+    /// The first envelope is lost, and the caller gets an error that says so.
     LosesTheFirst,
-    /// The first envelope is added, and who enqueues is told that it may not have been.
+    /// The first envelope is added, but the caller gets an error that leaves this open.
     LosesTheFirstAnswer,
     HasNoPriorities,
     Nothing,
@@ -34,12 +34,12 @@ struct Faulty {
     fault: Fault,
     queue: MemoryQueue,
     store: MemoryStore,
-    /// What `enqueue` has come to.
+    /// The results of `enqueue`.
     enqueued: Arc<Mutex<Vec<Enqueued>>>,
     calls: Arc<AtomicUsize>,
-    /// What the store knew of a task when the queue was told of its end.
+    /// The states of tasks in the store when their envelopes were settled.
     known: Arc<Mutex<Vec<String>>>,
-    /// After which times tasks are to be delivered again.
+    /// The requested pauses before the next deliveries.
     retried: Arc<Mutex<Vec<Duration>>>,
 }
 
@@ -124,13 +124,13 @@ impl Queue for Faulty {
     }
 }
 
-/// A queue whose first workers end with an error after a while.
+/// A queue in which the first workers end with an error after a while.
 #[derive(Clone)]
 struct Ending {
     queue: MemoryQueue,
-    /// How long each of them lives.
+    /// The lifetimes of these workers.
     lives: Vec<Duration>,
-    /// When a worker has started.
+    /// The times at which workers started.
     started: Arc<Mutex<Vec<Instant>>>,
 }
 
@@ -271,7 +271,7 @@ async fn a_result_is_in_the_store_before_the_queue_is_told() {
     );
 }
 
-/// Submits a task again after an error. Returns what the queue has made of both, and how often the task has run.
+/// Submits a task again after an error. Returns the results of `enqueue`, and the number of runs.
 async fn submitted_again(fault: Fault) -> (Vec<Enqueued>, usize) {
     let queue = Faulty::new(fault);
     let ran = Counter::default();
@@ -297,13 +297,13 @@ async fn submitted_again(fault: Fault) -> (Vec<Enqueued>, usize) {
 #[tokio::test(start_paused = true)]
 async fn a_task_that_may_have_been_enqueued_runs_once_when_it_is_submitted_again() {
     let (enqueued, ran) = submitted_again(Fault::LosesTheFirstAnswer).await;
-    // The queue knows the task by the same id.
+    // Both submissions use the same envelope id.
     assert_eq!(enqueued, [Enqueued::Added, Enqueued::Duplicate]);
     assert_eq!(ran, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_that_was_stored_and_not_enqueued_is_when_it_is_submitted_again() {
+async fn a_task_that_was_stored_but_not_enqueued_is_enqueued_by_the_next_submission() {
     let (enqueued, ran) = submitted_again(Fault::LosesTheFirst).await;
     assert_eq!((enqueued, ran), (vec![Enqueued::Added], 1));
 }
@@ -332,7 +332,7 @@ async fn a_call_that_is_refused_leaves_nothing() {
     let id = call.id().clone();
     let error = call.await.unwrap_err();
     assert!(chain(&error).ends_with("the backend is full"));
-    // What it does when it is dropped, it does elsewhere.
+    // The cleanup after a drop runs in another task.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
@@ -342,7 +342,7 @@ async fn a_call_that_is_refused_leaves_nothing() {
     ));
 }
 
-/// A bus that accepts nothing, and never says so.
+/// A bus that never answers.
 struct Silent(MemoryBus);
 
 impl Bus for Silent {
@@ -374,13 +374,13 @@ async fn a_task_does_not_wait_for_the_bus_before_it_begins() {
     let id = process.service("main").submit(act("x")).await.unwrap();
     until("it begins", || begun.get() == 1).await;
     assert_eq!(start.elapsed(), Duration::ZERO);
-    // Whoever waits for it in the same process does not wait either.
+    // A waiter in the same process does not wait for the bus either.
     assert_eq!(soon(process.output::<Act>(&id)).await.unwrap(), "x");
     assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_backend_may_have_all_the_time_there_is() {
+async fn all_times_may_be_the_longest_duration() {
     let backend = Backend::memory();
     let begun = Counter::default();
     let count = begun.clone();
@@ -409,7 +409,7 @@ async fn a_backend_may_have_all_the_time_there_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_a_task_that_is_alone_is_given_to_other_workers_in_the_end() {
+async fn a_task_that_waits_for_a_lone_one_goes_to_other_workers_eventually() {
     let queue = Faulty::new(Fault::Nothing);
     let begun = Arc::new(Mutex::new(Vec::new()));
     let names = begun.clone();
@@ -427,7 +427,7 @@ async fn who_waits_for_a_task_that_is_alone_is_given_to_other_workers_in_the_end
     };
     let service = process.service("main");
     service.submit(act("suspect")).await.unwrap();
-    // It may be the task that has ended these two.
+    // The task may have crashed these two workers.
     for crash in 1..=2 {
         let worker = process.work().unwrap();
         begins(crash).await;
@@ -443,7 +443,7 @@ async fn who_waits_for_a_task_that_is_alone_is_given_to_other_workers_in_the_end
     assert_eq!(begun.lock().unwrap().len(), 3, "it does not begin here");
 }
 
-/// A store that takes its time, and does what it was asked for even where nobody waits for the answer any more.
+/// A slow store that completes calls even after their futures were dropped.
 #[derive(Clone)]
 struct Remote(MemoryStore);
 
@@ -471,7 +471,7 @@ impl Store for Remote {
         let (store, key) = (self.0.clone(), key.to_owned());
         Box::pin(async move {
             let set = tokio::spawn(async move {
-                // What is asked for later arrives earlier.
+                // The first call takes effect after the later one.
                 let is_first = expected.is_none() && !is_cancelled(&value);
                 sleep(SECOND * u32::from(is_first)).await;
                 let set = store.compare_and_set(&key, expected, value, time_to_live);
@@ -501,7 +501,7 @@ async fn a_call_that_is_dropped_before_its_task_is_stored_leaves_none_that_waits
     let client = client(&backend);
     let call = client.service("main").call(act("x"));
     let id = call.id().clone();
-    // The store has been asked, and takes a second.
+    // The store has received the call, and takes a second.
     assert!(timeout(SECOND / 2, call).await.is_err());
     sleep(SECOND * 10).await;
     let status = client.status(&id).await.unwrap();

@@ -1,4 +1,4 @@
-//! What tasks hear of each other when the bus loses messages: it costs time, and nothing else.
+//! Tasks with a bus that loses messages: each loss only causes a delay.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -13,7 +13,7 @@ use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises::backend::{Backend, BackendError, BoxFuture, Bus, BusStream};
 use tower_promises::task::{TaskError, TaskState};
 
-/// A bus that loses all messages, or needs its time to listen.
+/// A bus that loses all messages, or is slow to listen.
 struct Faulty {
     bus: MemoryBus,
     is_deaf: bool,
@@ -46,7 +46,7 @@ fn backend(bus: impl Bus) -> Backend {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_said_before_the_bus_is_listened_to_is_not_missed() {
+async fn changes_before_the_subscription_are_not_missed() {
     let bus = MemoryBus::new();
     let backend = backend(Faulty {
         bus,
@@ -68,7 +68,7 @@ async fn what_was_said_before_the_bus_is_listened_to_is_not_missed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_cannot_keep_up_with_the_bus_looks_at_the_store() {
+async fn a_worker_that_lags_behind_the_bus_reads_the_store() {
     let backend = backend(MemoryBus::new().capacity(16));
     let waiter = builder(&backend, async |argument, _| Ok(argument));
     let waiter = waiter.poll_interval(SECOND * 10_000).build();
@@ -77,12 +77,12 @@ async fn who_cannot_keep_up_with_the_bus_looks_at_the_store() {
         let (waiter, id) = (waiter.clone(), id.clone());
         async move { waiter.output::<Act>(&id).await }
     });
-    // It listens by then.
+    // The task is subscribed by then.
     sleep(SECOND).await;
     let start = Instant::now();
     let other = client(&backend);
     assert!(other.cancel(&id).await.unwrap());
-    // Nobody hears the message about the cancel any more.
+    // The message about the cancel is displaced by later ones.
     for _ in 0..100 {
         let noise = backend.bus().publish("noise", Bytes::new());
         noise.now_or_never().unwrap().unwrap();
@@ -93,13 +93,13 @@ async fn who_cannot_keep_up_with_the_bus_looks_at_the_store() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_watches_a_task_hears_of_it_without_the_bus() {
+async fn a_watch_sees_changes_without_the_bus() {
     let bus = MemoryBus::new();
     let backend = backend(Faulty { bus, is_deaf: true });
     let client = client(&backend);
     let id = client.service("main").submit(act("x")).await.unwrap();
     let mut watch = client.watch(&id).unwrap();
-    // What there was to hear has been heard.
+    // Reads all changes so far.
     while let Ok(status) = timeout(SECOND, watch.changed()).await {
         assert_eq!(status.unwrap().state(), TaskState::Queued);
     }

@@ -1,4 +1,4 @@
-//! Tasks that kill their workers, and what becomes of those that run beside them.
+//! Tasks that crash their workers, and the tasks that run beside them.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -12,19 +12,19 @@ use tokio::time::{Instant, sleep, timeout};
 use tower_promises::backend::Backend;
 use tower_promises::task::{TaskContext, TaskError, TaskId, TaskService, TaskState, Tasks, Worker};
 
-/// A process with two services. Tasks with the argument `poison` end it after a while, and `endless` ones do not end.
-/// The others take a minute.
+/// A process with two services. Tasks with the argument `poison` crash it after a while, and `endless` ones do not end.
+/// All other tasks take a minute.
 #[derive(Clone, Default)]
 struct Site {
-    /// The process has to end now.
+    /// Notified when the process has to end.
     dies: Arc<Notify>,
-    /// Those that run.
+    /// The running tasks.
     running: Arc<Mutex<Vec<String>>>,
-    /// Those that ran at the deaths of the process.
+    /// The tasks that were running at each crash of the process.
     beside: Arc<Mutex<Vec<Vec<String>>>>,
 }
 
-/// Says who runs, until it is dropped.
+/// Lists a task as running until it is dropped.
 struct Running(Site, String);
 
 impl Drop for Running {
@@ -43,7 +43,7 @@ impl Site {
         builder(backend, script)
             .service(service("main"))
             .service(service("other"))
-            // Nothing is forgotten before the test looks.
+            // Long enough for the results to exist when the test reads them.
             .result_time_to_live(SECOND * 1_000_000)
             .build()
     }
@@ -52,7 +52,7 @@ impl Site {
         self.running.lock().unwrap().push(name.clone());
         let running = Running(self.clone(), name.clone());
         if name == "poison" {
-            // The others have begun by then.
+            // All other tasks have started by then.
             sleep(SECOND * 10).await;
             let mut beside = self.running.lock().unwrap().clone();
             beside.retain(|other| *other != name);
@@ -68,7 +68,7 @@ impl Site {
         Ok(format!("{name} {}", context.attempt()))
     }
 
-    /// Lets a process work again and again, until it lives through half a day.
+    /// Restarts the process after each crash, until it runs for half a day without one.
     async fn until_it_lives(&self, backend: &Backend) -> (Tasks, Worker) {
         loop {
             let process = self.process(backend);
@@ -79,7 +79,7 @@ impl Site {
             {
                 return (process, worker);
             }
-            // As if the process ended.
+            // Like the end of the process.
             drop(worker);
         }
     }
@@ -110,7 +110,7 @@ async fn a_task_that_kills_its_workers_does_not_take_others_along() {
     }
     let letters = process.service("main").dead_letters().await.unwrap();
     assert_eq!(letters.len(), 1);
-    // It had its last attempt alone.
+    // The last attempt ran alone.
     let beside = site.beside.lock().unwrap();
     let beside: Vec<_> = beside.iter().map(Vec::len).collect();
     assert_eq!(beside, [15, 15, 0]);
@@ -149,7 +149,7 @@ async fn a_task_that_kills_its_workers_spares_those_of_other_services() {
     assert_eq!(process.output::<Act>(&bystander).await.unwrap(), "x 3");
 }
 
-/// A worker of a task that has lost two workers, and of another one that runs.
+/// Starts a worker with a task that has lost two workers, and with another task that runs.
 async fn waiting_for_its_last_attempt(
     site: &Site,
     backend: &Backend,
@@ -165,14 +165,14 @@ async fn waiting_for_its_last_attempt(
     let process = site.process(backend);
     let worker = process.work().unwrap();
     process.service("main").submit(act(other)).await.unwrap();
-    // The other one begins at once, and this one as soon as its lease has ended, if it did not wait.
+    // The other task starts at once. The suspect task would start at the end of its lease if it did not have to wait.
     let mut watch = process.watch(&id).unwrap();
     while soon(watch.changed()).await.unwrap().state() != TaskState::Queued {}
     (process, worker, id)
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_attempt_waits_for_those_that_run_and_the_next_wait_for_it() {
+async fn the_last_attempt_waits_for_running_tasks_and_later_tasks_wait_for_it() {
     let backend = Backend::memory();
     let site = Site::default();
     let (process, _worker, id) = waiting_for_its_last_attempt(&site, &backend, "long").await;
@@ -198,11 +198,11 @@ async fn a_task_that_waits_for_its_last_attempt_lets_others_begin_in_the_end() {
     let start = Instant::now();
     let late = process.service("main").submit(act("late")).await.unwrap();
     assert_eq!(soon(process.output::<Act>(&late)).await.unwrap(), "late 1");
-    // Five minutes, and what it takes.
+    // Five minutes, plus the times of other steps.
     assert!(start.elapsed() >= SECOND * 60 * 5);
     assert!(start.elapsed() <= SECOND * 60 * 7, "{:?}", start.elapsed());
     assert_eq!(process.status(&id).await.unwrap().attempt(), 2);
-    // Another worker has it, sooner or later.
+    // Another worker gets the task eventually.
     let _other = site.process(&backend).work().unwrap();
     soon(site.dies.notified()).await;
     assert_eq!(process.status(&id).await.unwrap().attempt(), 3);
@@ -218,7 +218,7 @@ async fn a_task_that_waits_for_its_last_attempt_is_cancelled_at_once() {
     let error = process.output::<Act>(&id).await.unwrap_err();
     assert!(matches!(error, TaskError::Cancelled { .. }));
     assert!(start.elapsed() < SECOND);
-    // It keeps nobody away any more, and does not begin when it could.
+    // The cancelled task no longer blocks other tasks, and does not start when the worker is free.
     let late = process.service("main").submit(act("late")).await.unwrap();
     assert_eq!(soon(process.output::<Act>(&late)).await.unwrap(), "late 1");
     assert!(start.elapsed() < SECOND * 70, "{:?}", start.elapsed());
@@ -235,14 +235,14 @@ async fn draining_gives_a_task_back_that_waits_for_its_last_attempt() {
     assert_eq!(site.beside.lock().unwrap().len(), 2, "it has not begun");
     let status = process.status(&id).await.unwrap();
     assert_eq!((status.state(), status.attempt()), (TaskState::Queued, 2));
-    // Another worker has it at once.
+    // Another worker gets the task at once.
     let _worker = process.work().unwrap();
     let start = Instant::now();
     soon(site.dies.notified()).await;
     assert!(start.elapsed() < SECOND * 12);
 }
 
-/// Waits until an attempt has begun.
+/// Waits until an attempt has started.
 async fn begins(process: &Tasks, id: &TaskId, attempt: u32) {
     let mut watch = process.watch(id).unwrap();
     loop {
@@ -254,7 +254,7 @@ async fn begins(process: &Tasks, id: &TaskId, attempt: u32) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_that_waits_for_one_of_another_service_keeps_nobody_away() {
+async fn a_task_that_waits_for_another_service_blocks_no_other_task() {
     let backend = Backend::memory();
     let process = || {
         let script = async |name: String, _: TaskContext| {
@@ -279,7 +279,7 @@ async fn a_task_that_waits_for_one_of_another_service_keeps_nobody_away() {
     }
     let _main = main.work().unwrap();
     begins(&here, &first, 3).await;
-    // The second one has to wait for the first one, in the only place there is.
+    // The second task waits for the first one, in the only slot.
     let _other = other.work().unwrap();
     let mut watch = here.watch(&second).unwrap();
     while soon(watch.changed()).await.unwrap().state() != TaskState::Queued {}
@@ -288,7 +288,7 @@ async fn a_task_that_waits_for_one_of_another_service_keeps_nobody_away() {
         assert_eq!(soon(other.call(act(late))).await.unwrap(), late);
     }
     assert!(start.elapsed() < SECOND, "{:?}", start.elapsed());
-    // When it can be alone, it is.
+    // The second task starts once it can run alone.
     assert!(here.cancel(&first).await.unwrap());
     begins(&here, &second, 3).await;
 }
@@ -320,7 +320,7 @@ async fn the_last_attempt_has_all_its_time_and_submits_tasks_as_any_other() {
             begins(&there, &id, attempt).await;
             drop(worker);
         }
-        // It waits for this one, most of its time.
+        // Waits for most of the time of the suspect task.
         client.service("main").submit(act("other")).await.unwrap();
         let _worker = client.work().unwrap();
         let output = soon(client.output::<Act>(&id)).await.unwrap();
@@ -337,12 +337,12 @@ async fn a_task_that_was_told_to_stop_is_not_given_back_by_a_worker_that_shuts_d
         count.add();
         std::future::pending()
     });
-    // Nobody looks.
+    // No poll happens during the test.
     let process = process.poll_interval(SECOND * 10_000).build();
     let worker = process.work().unwrap();
     let id = process.service("main").submit(act("x")).await.unwrap();
     support::until("it begins", || begun.get() == 1).await;
-    // As if the message were lost: the tombstone is all there is.
+    // Simulates a lost message: only the record is changed.
     let key = format!("task/record/{id}");
     let entry = backend.store().get(&key).await.unwrap().unwrap();
     let record = String::from_utf8(entry.value.to_vec()).unwrap();

@@ -1,4 +1,4 @@
-//! Dead letters: what is listed, what is sent again, and what is thrown away.
+//! Dead letters: listing, sending again and discarding.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -55,7 +55,7 @@ async fn a_dead_letter_is_listed_and_sent_again() {
     assert_eq!(letters[0].principal().unwrap().as_str(), "ada");
     assert_eq!((letters[0].task(), letters[0].attempt()), ("act", 3));
 
-    // It dies again, with all its attempts.
+    // The task becomes a dead letter again, after all its attempts.
     service.send_again(&first).await.unwrap();
     let error = soon(process.output::<Act>(&first)).await.unwrap_err();
     assert!(matches!(error, TaskError::Dead { .. }));
@@ -125,7 +125,7 @@ async fn the_list_of_dead_letters_has_a_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_letter_that_is_too_large_for_the_store_is_no_loop() {
+async fn a_dead_letter_that_is_too_large_for_the_store_is_not_retried_forever() {
     let store = MemoryStore::new().max_value_bytes(2000);
     let backend = Backend::new(store, MemoryBus::new(), MemoryQueue::new());
     let attempts = Counter::default();
@@ -169,7 +169,7 @@ async fn a_dead_letter_that_is_too_large_for_the_store_is_no_loop() {
     assert!(service.dead_letters().await.unwrap().is_empty());
 }
 
-/// A process whose tasks die at their first conflict, and always have one.
+/// Returns a process in which each task has a conflict and becomes a dead letter at once.
 fn deadly(backend: &Backend) -> (Tasks, Counter) {
     let attempts = Counter::default();
     let count = attempts.clone();
@@ -181,8 +181,8 @@ fn deadly(backend: &Backend) -> (Tasks, Counter) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_list_of_dead_letters_has_room_whatever_the_ids_look_like() {
-    // What each adapter takes.
+async fn the_list_of_dead_letters_fits_into_the_store_for_all_ids() {
+    // The minimum that each adapter accepts.
     let store = MemoryStore::new().max_value_bytes(64 * 1024);
     let backend = Backend::new(store, MemoryBus::new(), MemoryQueue::new());
     let (process, _) = deadly(&backend);
@@ -199,7 +199,7 @@ async fn the_list_of_dead_letters_has_room_whatever_the_ids_look_like() {
     assert_eq!(letters.last().unwrap().id().as_str(), name(59));
 }
 
-/// A bus that can keep whoever publishes waiting, once.
+/// A bus that can block one call of `publish`.
 struct Holding {
     bus: MemoryBus,
     holds: Arc<AtomicBool>,
@@ -244,7 +244,7 @@ async fn a_letter_that_dies_while_it_is_sent_again_is_listed() {
     let _ = soon(process.output::<Act>(&id)).await;
     assert_eq!(service.dead_letters().await.unwrap().len(), 1);
 
-    // It is in the queue, and is not off the list yet.
+    // The task is in the queue, and still on the list.
     holds.store(true, Ordering::SeqCst);
     let sent = tokio::spawn({
         let (service, id) = (service.clone(), id.clone());
@@ -262,7 +262,7 @@ async fn a_letter_that_dies_while_it_is_sent_again_is_listed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_letter_that_is_cancelled_after_it_was_sent_again_is_none_any_more() {
+async fn a_task_that_is_cancelled_after_it_was_sent_again_is_no_dead_letter() {
     let backend = Backend::memory();
     let (process, _) = deadly(&backend);
     let worker = process.work().unwrap();
@@ -271,7 +271,7 @@ async fn a_letter_that_is_cancelled_after_it_was_sent_again_is_none_any_more() {
     let _ = soon(process.output::<Act>(&id)).await;
     assert!(worker.drain(SECOND).await);
     service.send_again(&id).await.unwrap();
-    // Again, as long as nobody has begun it.
+    // Sending again is possible until an attempt has started.
     service.send_again(&id).await.unwrap();
     assert!(process.cancel(&id).await.unwrap());
     assert!(service.dead_letters().await.unwrap().is_empty());
@@ -281,7 +281,7 @@ async fn a_letter_that_is_cancelled_after_it_was_sent_again_is_none_any_more() {
     ));
 }
 
-/// A store that fails where dead letters are listed, when the test says so.
+/// A store that fails to update the list of dead letters while the test says so.
 struct NoList {
     store: MemoryStore,
     fails: Arc<AtomicBool>,
@@ -337,7 +337,7 @@ impl Store for NoList {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_left_of_a_letter_that_was_sent_again_means_nothing() {
+async fn late_deliveries_of_an_earlier_submission_are_ignored() {
     let backend = Backend::memory();
     let attempts = Counter::default();
     let count = attempts.clone();
@@ -354,7 +354,7 @@ async fn what_is_left_of_a_letter_that_was_sent_again_means_nothing() {
     let process = process.max_attempts(1).build();
     let service = process.service("main");
     let id = service.submit(act("")).await.unwrap();
-    // A queue may deliver it a second time, and late.
+    // A queue may deliver an envelope a second time, and late.
     let queue = backend.queue();
     let taken = queue.take("task/main", 1, SECOND).await.unwrap();
     let late = Envelope::new("task/main", "late", taken[0].payload.clone());

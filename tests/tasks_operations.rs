@@ -1,4 +1,4 @@
-//! A request that waits for a task, as an operation: its progress is that of the task, and its cancel cancels the task.
+//! Requests that wait for tasks, as operations: progress and cancellation are connected.
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/operation.rs"]
@@ -22,7 +22,7 @@ use tower_promises::operation::Escalate;
 use tower_promises::task::{TaskContext, TaskService, Tasks};
 use tower_promises::{OperationLayer, Progress, PromiseLayer, Promises};
 
-/// Says that it is halfway, and ends a minute later.
+/// Sets its progress to 50 percent, and ends a minute later.
 async fn halfway(context: TaskContext) -> String {
     context.set_progress(50);
     context.set_message("halfway");
@@ -51,7 +51,7 @@ fn app(backend: &Backend, tasks: &Tasks) -> App {
     }
 }
 
-/// Asks until the task has said something.
+/// Polls the operation until the task has set its progress. Returns the status document.
 async fn told(app: &App, path: &str) -> serde_json::Value {
     loop {
         let document = app.document(path).await;
@@ -94,7 +94,7 @@ async fn the_progress_of_a_promised_task_needs_no_bus() {
     let bus = Deaf(MemoryBus::new());
     let backend = Backend::new(MemoryStore::new(), bus, MemoryQueue::new());
     let worker = builder(&backend, async |_, context| {
-        // Whoever waits has looked by then.
+        // The waiting call has read the record by then.
         sleep(SECOND * 2).await;
         Ok(halfway(context).await)
     });
@@ -143,8 +143,8 @@ async fn a_task_that_runs_in_place_reports_too() {
     let app = App::new(
         OperationLayer::builder(Backend::memory()).wait(SECOND),
         move |request: Request| {
-            let nobody = tasks.service("nobody provides it");
-            let call = nobody.call(act("x")).report_to(progress(&request));
+            let unknown = tasks.service("unknown");
+            let call = unknown.call(act("x")).report_to(progress(&request));
             async move { call.await.map_err(|_| StatusCode::BAD_GATEWAY) }
         },
     );
@@ -156,7 +156,7 @@ async fn a_task_that_runs_in_place_reports_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_that_says_nothing_leaves_the_progress_alone() {
+async fn a_task_without_progress_leaves_the_progress_unchanged() {
     let backend = Backend::memory();
     let tasks = Tasks::builder(backend.clone()).service(TaskService::builder("main").task::<Act>());
     let tasks = tasks.build();

@@ -1,4 +1,4 @@
-//! Tasks whose worker is another process, over a file of SQLite.
+//! Tasks that run in another process, over a SQLite file.
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/eventually.rs"]
@@ -20,14 +20,14 @@ use tower_promises::task::{
 };
 use tower_promises::{BoxError, PromiseLayer, Promises};
 
-/// Names the file for the other process.
+/// The environment variable with the path of the database, for the other process.
 const DATABASE: &str = "TEST_TASK_DATABASE";
 
 #[derive(Serialize, Deserialize)]
 enum Errand {
-    /// Says who runs it, as whom.
+    /// Returns the process id and the principal.
     Tell,
-    /// Ends the process that runs it.
+    /// Ends the process that runs the task.
     Crash,
     /// Never ends.
     Wait,
@@ -57,7 +57,7 @@ async fn tasks(path: &Path) -> Tasks {
         .build()
 }
 
-/// A process that works. Killed when it is dropped.
+/// A worker process. It is killed on drop.
 struct Process(Child);
 
 impl Process {
@@ -87,7 +87,7 @@ impl Drop for Process {
 #[ignore = "other tests start it as a process of its own"]
 async fn the_other_process() {
     let path = std::env::var_os(DATABASE).expect("other tests start this one with a database");
-    // It ends with the one that has started it.
+    // Ends when the process that started it ends.
     std::thread::spawn(|| {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         std::process::exit(0);
@@ -147,7 +147,7 @@ async fn a_task_that_kills_its_workers_ends_as_a_dead_letter() {
     let id = errands.submit(Errand::Crash).await.unwrap();
     for _ in 0..3 {
         let mut process = Process::start(&path);
-        // To wait would close it, and so end the process.
+        // Waiting would close the standard input, which would end the process.
         let stdin = process.0.stdin.take();
         let ended = tokio::task::spawn_blocking(move || process.0.wait().unwrap());
         assert!(!soon(ended).await.unwrap().success());
@@ -161,7 +161,7 @@ async fn a_task_that_kills_its_workers_ends_as_a_dead_letter() {
         "{error:?}"
     );
     assert_eq!(errands.dead_letters().await.unwrap()[0].id(), &id);
-    // It goes on with others.
+    // The worker continues with other tasks.
     let told = soon(errands.call(Errand::Tell)).await.unwrap();
     assert_eq!(told.0, process.0.id());
 }

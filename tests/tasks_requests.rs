@@ -1,4 +1,4 @@
-//! Requests that submit tasks: as whom, in which trace, through a promise, in an axum router.
+//! Requests that submit tasks: principal, trace context, promises, and axum routers.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -40,7 +40,7 @@ fn layer(tasks: &Tasks) -> TaskLayer {
     })
 }
 
-/// A page that shows what a task of another process has made, or a blank while it has not.
+/// A page that shows the result of a task in another process, and is blank until then.
 async fn page(promises: Promises, tasks: Tasks) -> Result<String, PromiseError> {
     promises.result_or_try_submit("report", || tasks.service("main").call(act("report")))
 }
@@ -93,9 +93,9 @@ async fn a_request_that_goes_away_takes_its_task_along() {
 
 #[tokio::test(start_paused = true)]
 async fn the_principal_is_that_of_the_request_also_in_what_it_spawns() {
-    async fn who(tasks: Tasks) -> String {
+    async fn principals(tasks: Tasks) -> String {
         let direct = Principal::current().map(String::from);
-        // The handle of a request knows whose it is.
+        // The handle of a request keeps its principal.
         let spawned = tokio::spawn(async move {
             assert_eq!(Principal::current(), None);
             tasks.service("main").call(act("")).await
@@ -107,11 +107,13 @@ async fn the_principal_is_that_of_the_request_also_in_what_it_spawns() {
         Ok(format!("{:?}", context.principal()))
     });
     let _worker = tasks.work().unwrap();
-    let app = Router::new().route("/", get(who)).layer(layer(&tasks));
+    let app = Router::new()
+        .route("/", get(principals))
+        .layer(layer(&tasks));
     let answer = ask(app.clone(), request("/")).await;
     assert_eq!(answer.body, r#"Some("ada") Some(Principal("ada"))"#);
-    let nobody = Request::get("/").body(Body::empty()).unwrap();
-    assert_eq!(ask(app, nobody).await.body, "None None");
+    let anonymous = Request::get("/").body(Body::empty()).unwrap();
+    assert_eq!(ask(app, anonymous).await.body, "None None");
     assert_eq!(Principal::current(), None);
 }
 
@@ -172,7 +174,7 @@ async fn an_error_of_a_task_tells_the_client_nothing_and_the_log_all() {
     assert!(log.contains("handler failed"), "{log}");
     assert!(log.contains("secret error"), "{log}");
     assert!(log.contains("has not ended within 1s"), "{log}");
-    // Any client can ask for what does not exist.
+    // Not logged: any client can request a task that does not exist.
     assert!(!log.contains("nothing is known"), "{log}");
 }
 

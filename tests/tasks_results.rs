@@ -1,4 +1,4 @@
-//! What is known of a task, who waits for it, and how it is cancelled.
+//! Status, results and cancellation of tasks.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -30,7 +30,7 @@ assert_impl_all!(Call<Act>: Send, Unpin, std::fmt::Debug);
 assert_impl_all!(TaskWatch: Send);
 assert_impl_all!(Worker: Send);
 
-/// A process whose tasks wait until they are let go, and count their ends.
+/// A process in which tasks wait for a permit, and count their ends.
 struct Waiting {
     tasks: Tasks,
     begun: Counter,
@@ -79,7 +79,7 @@ async fn a_task_that_waits_is_cancelled_at_once() {
     let error = client.output::<Act>(&id).await.unwrap_err();
     assert!(matches!(error, TaskError::Cancelled { .. }));
 
-    // A worker does not begin it.
+    // A worker does not start the task.
     let process = waiting(&backend);
     advance(SECOND * 100).await;
     process
@@ -103,15 +103,18 @@ async fn a_task_that_runs_is_dropped_when_it_is_cancelled_elsewhere() {
     let error = soon(client.output::<Act>(&id)).await.unwrap_err();
     assert!(matches!(error, TaskError::Cancelled { .. }));
     assert_eq!(process.dropped.get(), 1);
-    assert!(start.elapsed() < SECOND, "nobody waits for the slow poll");
-    // It does not come back.
+    assert!(
+        start.elapsed() < SECOND,
+        "the bus is faster than the slow poll"
+    );
+    // The task is not started again.
     advance(SECOND * 100).await;
     tokio::task::yield_now().await;
     assert_eq!(process.begun.get(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_thread_of_a_cancelled_task_can_tell() {
+async fn a_thread_can_detect_the_cancel_of_its_task() {
     let backend = Backend::memory();
     let told = Arc::new(AtomicBool::new(false));
     let begun = Counter::default();
@@ -156,7 +159,7 @@ async fn a_call_that_is_dropped_while_it_is_submitted_leaves_nothing() {
     let client = client(&backend);
     let mut call = client.service("main").call(act("x"));
     let id = call.id().clone();
-    // Once: the store and the queue have been asked at most.
+    // Polled once, so at most the store and the queue were called.
     let _ = (&mut call).now_or_never();
     drop(call);
     let error = soon(async {
@@ -229,7 +232,7 @@ async fn an_id_is_submitted_once() {
     let call = service.call(act("x")).with_id("order/7");
     process.gate.add_permits(10);
     assert_eq!(soon(call).await.unwrap(), "x");
-    // After its end, too.
+    // Also after the end of the task.
     let again = process
         .tasks
         .service("main")
@@ -270,7 +273,7 @@ async fn a_result_has_a_time_to_live() {
         error.to_string(),
         format!("nothing is known of a task `{id}`")
     );
-    // The id is free again, although the queue still knows it.
+    // The id can be used again, although the queue still knows it.
     let id = process
         .service("main")
         .submit(act("y"))
@@ -311,7 +314,7 @@ async fn progress_reaches_other_processes() {
     };
     assert!(
         start.elapsed() < SECOND * 2,
-        "nobody waits for the slow poll"
+        "the bus is faster than the slow poll"
     );
     assert_eq!(status.state(), TaskState::Running);
     assert_eq!(
@@ -325,7 +328,7 @@ async fn progress_reaches_other_processes() {
             break status;
         }
     };
-    // What was said last is kept, however shortly before the end.
+    // The last report is stored, however shortly before the end it was made.
     assert_eq!(status.progress(), Some(100.0));
     assert_eq!(status.message().unwrap().len(), 1024);
     assert!(status.created() <= status.started().unwrap());
@@ -334,7 +337,7 @@ async fn progress_reaches_other_processes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_begins_with_nothing_said() {
+async fn an_attempt_begins_without_progress() {
     let backend = Backend::memory();
     let begun = Counter::default();
     let count = begun.clone();
@@ -344,7 +347,7 @@ async fn an_attempt_begins_with_nothing_said() {
             if context.attempt() == 1 {
                 context.set_progress(80);
                 context.set_message("almost");
-                return Err(TaskFailure::conflict("somebody was faster"));
+                return Err(TaskFailure::conflict("another writer was faster"));
             }
             std::future::pending().await
         }
@@ -393,7 +396,7 @@ impl Bus for Deaf {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_message_costs_time_and_nothing_else() {
+async fn a_lost_message_only_causes_a_delay() {
     let bus = Deaf(MemoryBus::new());
     let backend = Backend::new(MemoryStore::new(), bus, MemoryQueue::new());
     let (process, client) = (waiting(&backend), client(&backend));
@@ -409,7 +412,7 @@ async fn a_lost_message_costs_time_and_nothing_else() {
     let error = soon(client.output::<Act>(&second)).await.unwrap_err();
     assert!(matches!(error, TaskError::Cancelled { .. }));
     assert_eq!(process.dropped.get(), 1);
-    // The worker looks, then who waits.
+    // First the worker polls, then the waiting call.
     assert!(start.elapsed() <= SECOND * 10);
     let start = Instant::now();
     process.gate.add_permits(1);
@@ -440,7 +443,7 @@ async fn a_task_or_output_of_another_type_is_an_error() {
         error.to_string(),
         format!("the output of task `{id}` is not a `u32`")
     );
-    // What this program takes for a `Count`, the other takes for an `Act`.
+    // The two processes use the same name for different types.
     let other = Tasks::builder(backend)
         .service(TaskService::builder("main").task::<Count>())
         .build();
@@ -462,7 +465,7 @@ async fn an_output_that_is_too_large_is_an_error_of_the_task() {
         "{error}"
     );
 
-    // Also where only the store knows that it is.
+    // Also if only the store has a limit.
     let store = MemoryStore::new().max_value_bytes(2000);
     let backend = Backend::new(store, MemoryBus::new(), MemoryQueue::new());
     let process = task::process(&backend, async |_, _| Ok("x".repeat(10_000)));

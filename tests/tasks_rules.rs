@@ -1,4 +1,4 @@
-//! Where and when a task runs, as whom, how often, and what fails where.
+//! The rules of tasks: place, time, principal, attempts and errors.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -48,12 +48,12 @@ async fn nothing_is_submitted_before_the_future_is_polled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_runs_as_the_principal_who_submits_it() {
+async fn a_task_runs_as_the_principal_that_submits_it() {
     let backend = Backend::memory();
     let process = process(&backend, async |_, context| {
         let current = Principal::current();
         assert_eq!(context.principal(), current.as_ref());
-        // In what it awaits, too, and after it was suspended.
+        // Also in awaited code, and after a suspension.
         tokio::task::yield_now().await;
         assert_eq!(current, Principal::current());
         Ok(current.map_or("nobody".into(), Into::into))
@@ -62,7 +62,7 @@ async fn a_task_runs_as_the_principal_who_submits_it() {
     let service = client(&backend).service("main");
 
     let ada = Principal::new("ada");
-    // It counts who calls, not who awaits.
+    // The caller's principal counts, not the principal of the code that awaits.
     let call = ada.clone().scope(lazy(|_| service.call(act("")))).await;
     assert_eq!(soon(call).await.unwrap(), "ada");
     let call = service.call(act(""));
@@ -87,7 +87,7 @@ async fn is_task_is_true_in_a_task_and_nowhere_else() {
 #[tokio::test(start_paused = true)]
 async fn a_nested_call_runs_in_place() {
     let backend = Backend::memory();
-    // One task at a time: a nested one that had to wait for a worker would wait forever.
+    // One slot, so a nested task that waited for a worker would wait forever.
     let service = TaskService::builder("main")
         .task::<task::Act>()
         .concurrency(1);
@@ -100,7 +100,7 @@ async fn a_nested_call_runs_in_place() {
                 let inner = service.call(act("inner")).await?;
                 assert_eq!(inner, format!("{outer} {}", principal()));
                 let id = service.submit(act("inner")).delay(SECOND * 60).await?;
-                // It has ended by now.
+                // The nested task has ended by now.
                 Ok(context.tasks().output::<task::Act>(&id).await?)
             }
             _ => {
@@ -164,7 +164,7 @@ async fn an_error_of_a_nested_task_is_one_of_the_outer_task() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_nobody_provides_runs_the_task_at_once_and_warns() {
+async fn a_task_of_an_unknown_service_runs_at_once_with_a_warning() {
     let log = Log::start();
     let backend = Backend::memory();
     let process = process(&backend, async |argument, _| {
@@ -233,7 +233,7 @@ async fn a_conflict_is_tried_three_times_and_then_dead() {
     let begun = begun.lock().unwrap().clone();
     let numbers: Vec<_> = begun.iter().map(|(number, _)| *number).collect();
     assert_eq!(numbers, [1, 2, 3]);
-    // Within 2^n seconds, and the queue may take one more.
+    // Up to 2^n seconds, plus up to one second of the queue.
     assert!(begun[1].1 - begun[0].1 <= SECOND * 3);
     assert!(begun[2].1 - begun[1].1 <= SECOND * 5);
     assert_eq!(process.status(id).await.unwrap().state(), TaskState::Dead);
@@ -241,7 +241,7 @@ async fn a_conflict_is_tried_three_times_and_then_dead() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_conflict_that_does_not_come_again_is_none() {
+async fn a_conflict_that_does_not_recur_is_no_error() {
     let backend = Backend::memory();
     let process = process(&backend, async |_, context| match context.attempt() {
         1 | 2 => Err(TaskFailure::conflict(Broken)),
@@ -338,7 +338,7 @@ async fn another_error_ends_the_task_and_is_logged() {
 async fn the_application_can_say_what_a_conflict_is() {
     let backend = Backend::memory();
     let process = builder(&backend, async |_, _| Err(Around(Broken).into()));
-    // It is asked for sources, too.
+    // The function is also called with sources.
     let process = process.is_conflict(|error| error.is::<Broken>()).build();
     let _worker = process.work().unwrap();
     let error = soon(process.service("main").call(act("")))
@@ -374,7 +374,7 @@ impl Task for Secret {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_serialised_fails_where_it_is_submitted() {
+async fn a_task_that_cannot_be_serialised_fails_when_it_is_submitted() {
     let backend = Backend::memory();
     let tasks = Tasks::builder(backend)
         .service(TaskService::builder("main").task::<Secret>())
@@ -401,7 +401,7 @@ async fn what_cannot_be_serialised_fails_where_it_is_submitted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_too_large_or_not_known_fails_where_it_is_submitted() {
+async fn a_task_that_is_too_large_or_unknown_fails_when_it_is_submitted() {
     let backend = Backend::memory();
     let process = builder(&backend, async |_, _| Ok(String::new()));
     let process = process.max_task_bytes(10).build();

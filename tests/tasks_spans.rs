@@ -1,4 +1,4 @@
-//! The spans that an application makes for its tasks.
+//! Custom spans of tasks.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -26,7 +26,7 @@ async fn an_attempt_runs_in_the_span_that_the_application_makes() {
     soon(tasks.service("main").call(act("worker")))
         .await
         .unwrap();
-    // Nobody provides this one.
+    // This service was not added, so the task runs in place.
     let elsewhere = tasks.service("elsewhere").call(act("here"));
     soon(elsewhere).await.unwrap();
     let once = "attempt number=1\n  inside\n";

@@ -1,4 +1,4 @@
-//! A task whose work is a transaction: committed on success, rolled back on an error, repeated after a conflict.
+//! A task with a transaction: committed on success, rolled back on an error, repeated after a conflict.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -27,7 +27,7 @@ enum Fails {
     ByCancel,
 }
 
-/// Says that an order has written.
+/// Notified when an order has been written.
 #[derive(Clone)]
 struct Written(Arc<Semaphore>);
 
@@ -59,7 +59,7 @@ impl Order {
             Fails::ByPanic => panic!("out of order"),
             Fails::ByCancel => std::future::pending().await,
             Fails::WithAConflictAtFirst if context.attempt() < 3 => {
-                Err(TaskFailure::conflict("somebody was faster"))
+                Err(TaskFailure::conflict("another writer was faster"))
             }
             _ => {
                 let count = sqlx::query_scalar("SELECT count(*) FROM orders");

@@ -1,4 +1,4 @@
-//! Workers that crash, stand still, shut down or are too many, and what becomes of their tasks.
+//! Workers that crash, stall, shut down or are overloaded, and the effects on their tasks.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -21,7 +21,7 @@ use tower_promises::task::{
     TaskContext, TaskError, TaskFailure, TaskId, TaskService, TaskState, Tasks,
 };
 
-/// A process whose tasks never end, and count how often they begin.
+/// Returns a process in which tasks never end, and a counter of started attempts.
 fn endless(backend: &Backend) -> (Tasks, Counter) {
     let begun = Counter::default();
     let count = begun.clone();
@@ -55,7 +55,7 @@ async fn a_task_that_kills_its_workers_ends_as_a_dead_letter() {
             (status.state(), status.attempt()),
             (TaskState::Running, crash)
         );
-        // As if the process ended.
+        // Like the end of the process.
         drop(worker);
     }
     let (process, begun) = endless(&backend);
@@ -109,10 +109,10 @@ async fn draining_waits_for_tasks_and_takes_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_does_not_end_in_time_is_given_back_at_once() {
+async fn tasks_that_do_not_end_in_time_are_returned_at_once() {
     let backend = Backend::memory();
     let id = TaskId::new("slow");
-    // More often than it may be tried.
+    // More repetitions than the maximum number of attempts.
     for _ in 0..5 {
         let (process, begun) = endless(&backend);
         let worker = process.work().unwrap();
@@ -135,7 +135,10 @@ async fn what_does_not_end_in_time_is_given_back_at_once() {
     let _worker = process.work().unwrap();
     let start = Instant::now();
     assert_eq!(soon(process.output::<Act>(&id)).await.unwrap(), "1");
-    assert!(start.elapsed() < SECOND * 2, "nobody waits for a lease");
+    assert!(
+        start.elapsed() < SECOND * 2,
+        "no wait for the end of a lease"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -186,7 +189,7 @@ async fn a_task_that_has_waited_too_long_is_not_begun() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_that_nobody_takes_is_forgotten() {
+async fn a_task_without_a_worker_expires() {
     let backend = Backend::memory();
     let late = builder(&backend, async |_, _| Ok(String::new()));
     let late = late.lifetime(SECOND * 60).build();
@@ -194,7 +197,7 @@ async fn a_task_that_nobody_takes_is_forgotten() {
     assert!(matches!(error, TaskError::NotFound { .. }), "{error:?}");
 }
 
-/// A queue as it seems to a worker that has lost touch: it believes to have its leases.
+/// The queue of a disconnected worker, which assumes that its leases are still active.
 struct OutOfTouch(MemoryQueue);
 
 impl Queue for OutOfTouch {
@@ -232,7 +235,7 @@ impl Queue for OutOfTouch {
     }
 }
 
-/// Two workers run the same task at the same time, the second one ends first.
+/// Two workers run the same task at the same time. The second one ends first.
 async fn a_lost_lease(poll_interval: Duration) -> (String, usize) {
     let (store, bus, queue) = (MemoryStore::new(), MemoryBus::new(), MemoryQueue::new());
     let touching = Backend::new(store.clone(), bus.clone(), queue.clone());
@@ -250,7 +253,7 @@ async fn a_lost_lease(poll_interval: Duration) -> (String, usize) {
             }
         }
     });
-    // It has no room for the same task again.
+    // One slot, so the worker cannot receive the same task again.
     let service = TaskService::builder("main").task::<Act>().concurrency(1);
     let late = late.service(service).poll_interval(poll_interval).build();
     let worker = late.work().unwrap();
@@ -305,7 +308,7 @@ async fn an_unknown_type_of_task_is_a_dead_letter_in_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_envelope_that_is_no_task_keeps_none_from_running() {
+async fn an_invalid_envelope_does_not_block_tasks() {
     let log = Log::start();
     let backend = Backend::memory();
     let envelope = Envelope::new("task/main", "x", "no task".into());
@@ -324,7 +327,7 @@ async fn an_envelope_that_is_no_task_keeps_none_from_running() {
 struct Fragile {
     store: MemoryStore,
     fails: Arc<AtomicBool>,
-    /// The next change takes effect, and seems to fail.
+    /// The next change takes effect, but returns an error.
     seems_to_fail: Arc<AtomicBool>,
 }
 
@@ -409,7 +412,7 @@ async fn tasks_go_on_when_the_store_has_recovered() {
 
     let id = process.service("main").submit(act("x")).await.unwrap();
     fails(true);
-    // Neither who waits nor the worker gives up.
+    // Neither the waiting call nor the worker gives up.
     let output = tokio::spawn({
         let (process, id) = (process.clone(), id.clone());
         async move { process.output::<Act>(&id).await }
@@ -421,7 +424,7 @@ async fn tasks_go_on_when_the_store_has_recovered() {
     while begun.get() == 0 {
         tokio::time::sleep(SECOND / 10).await;
     }
-    // The result could not be stored at first.
+    // Storing the result failed at first.
     tokio::time::sleep(SECOND).await;
     fails(false);
     assert_eq!(soon(output).await.unwrap().unwrap(), "x");
@@ -430,7 +433,7 @@ async fn tasks_go_on_when_the_store_has_recovered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_task_is_lost_when_the_answer_of_the_store_is() {
+async fn no_task_is_lost_with_an_answer_of_the_store() {
     let store = Fragile {
         store: MemoryStore::new(),
         fails: Arc::default(),
@@ -440,7 +443,7 @@ async fn no_task_is_lost_when_the_answer_of_the_store_is() {
     let process = process(&backend, {
         let seems_to_fail = store.seems_to_fail.clone();
         move |argument, context| {
-            // What fails is how this attempt ends.
+            // The call that fails is the one that records the end of this attempt.
             seems_to_fail.store(context.attempt() < 3, Ordering::SeqCst);
             async move {
                 match (&*argument, context.attempt()) {
@@ -460,7 +463,7 @@ async fn no_task_is_lost_when_the_answer_of_the_store_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_store_has_lost_the_queue_has_not() {
+async fn a_lost_record_is_recreated_from_the_queue() {
     let backend = Backend::memory();
     let id = client(&backend)
         .service("main")
@@ -502,7 +505,7 @@ async fn a_full_queue_is_an_error_and_leaves_nothing() {
             error: BackendError::Full
         }
     ));
-    // It can be submitted when there is room.
+    // The task can be submitted once there is room.
     let tasks = process(&backend, async |argument, _| Ok(argument));
     let error = tasks.status(&"y".into()).await.unwrap_err();
     assert!(matches!(error, TaskError::NotFound { .. }));

@@ -1,18 +1,18 @@
-//! What the status page tells the supervisor, over the bus that all processes share.
+//! Commands from the status page to the supervisor, sent over the bus.
 
 use serde::{Deserialize, Serialize};
 
-/// The name of the signal for a member.
+/// Returns the name of the signal for a member.
 pub(crate) fn signal(member: &str) -> String {
     format!("cluster/control/{member}")
 }
 
-/// Ends a member. The supervisor starts it again.
+/// How to end a member. The supervisor starts it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum How {
-    /// As `kill -9` does.
+    /// Kills the process, as `kill -9` does.
     Kill,
-    /// It ends what it does, and gives back what it cannot end in time.
+    /// Lets the process finish its work. Tasks that do not end in time go to another worker.
     Restart,
 }

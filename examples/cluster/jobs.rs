@@ -11,7 +11,7 @@ use tower_promises::task::{Task, TaskContext, TaskFailure, TaskService, Tasks};
 /// The name of the service.
 pub(crate) const SERVICE: &str = "reports";
 
-/// All processes have the same services; only workers work for them.
+/// All processes add the same services. Only workers run tasks.
 pub(crate) fn tasks(backend: Backend, worker: Worker) -> Tasks {
     let reports = TaskService::builder(SERVICE)
         .task::<Report>()
@@ -21,13 +21,13 @@ pub(crate) fn tasks(backend: Backend, worker: Worker) -> Tasks {
     Tasks::builder(backend)
         .service(reports)
         .state(worker)
-        // Short, so that one sees what happens after a crash.
+        // Short, so that the effect of a crash is visible soon.
         .lease(Duration::from_secs(3))
         .progress_interval(Duration::from_millis(200))
         .build()
 }
 
-/// A worker, as its tasks see it.
+/// State of a worker that its tasks update.
 #[derive(Clone, Default)]
 pub(crate) struct Worker {
     pub(crate) name: Arc<str>,
@@ -35,7 +35,7 @@ pub(crate) struct Worker {
     ended: Arc<Mutex<u64>>,
 }
 
-/// A task that this worker runs. It counts until it is dropped.
+/// Guard for a task that this worker runs. Counts the end of the task on drop.
 pub(crate) struct Running {
     worker: Worker,
     task: String,
@@ -62,7 +62,7 @@ impl Worker {
         }
     }
 
-    /// For the status page.
+    /// Describes the current work, for the status page.
     pub(crate) fn doing(&self) -> String {
         let ended = *lock(&self.ended);
         let running = lock(&self.running);
@@ -105,11 +105,11 @@ impl Task for Report {
             context.set_message(format!("{} adds up page {step}", worker.name));
             sleep(Duration::from_millis(100)).await;
         }
-        let who = context
+        let principal = context
             .principal()
             .map_or("nobody".into(), ToString::to_string);
         Ok(format!(
-            "{steps} pages for {who}, by {} in attempt {}\n",
+            "{steps} pages for {principal}, by {} in attempt {}\n",
             worker.name,
             context.attempt()
         ))
@@ -136,7 +136,7 @@ impl Task for Square {
     }
 }
 
-/// A task that takes its worker with it, as one does that uses up all memory.
+/// A task that crashes its worker, like a task that uses up all memory.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Poison;
 

@@ -1,10 +1,10 @@
-//! A small cluster on one machine: a proxy, two instances of a web service and two workers, each a process of its own.
-//! Every request may land on either instance. Reports are made by whichever worker is free; kill it, and the other
-//! goes on.
+//! A small cluster on one machine: a proxy, two instances of a web service and two workers, each in a process of its
+//! own. Any instance can handle any request. Reports are made by the next free worker. If a worker is killed, the other
+//! one takes over.
 //!
-//! Start it with `cargo run --example cluster`. `BACKEND` says what the processes share: `nats`, `sqlite:path`, a file
-//! that is kept, or `sqlite`, one in a temporary directory. By default it is NATS where `NATS_URL` names a server or
-//! the program `nats-server` is installed, else `sqlite`. Ctrl-C ends all processes, and deletes what is temporary.
+//! Start it with `cargo run --example cluster`. `BACKEND` selects the shared backend: `nats`, `sqlite:path` (a file
+//! that is kept), or `sqlite` (a temporary file). The default is NATS if `NATS_URL` names a server or the program
+//! `nats-server` is installed, and otherwise `sqlite`. Ctrl-C ends all processes and deletes temporary files.
 
 mod control;
 mod jobs;
@@ -26,16 +26,16 @@ use tokio::sync::oneshot;
 use tower_promises::BoxError;
 use tower_promises::backend::Backend;
 
-/// Who a process of the cluster is.
+/// A process of the cluster, as shown on the status page.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Member {
     name: Arc<str>,
     process: u32,
-    /// What it does at the moment.
+    /// A description of its current work.
     doing: String,
 }
 
-/// How long a member that is not heard of is thought to live.
+/// The time after which a member without a sign of life disappears.
 const PRESENCE: Duration = Duration::from_secs(3);
 
 impl Member {
@@ -43,7 +43,7 @@ impl Member {
         format!("cluster/member/{name}")
     }
 
-    /// Says every second that this process lives.
+    /// Announces every second that this process is alive.
     async fn be_present(name: Arc<str>, backend: Backend, doing: impl Fn() -> String) {
         let mut ticks = tokio::time::interval(PRESENCE / 3);
         loop {
@@ -72,7 +72,7 @@ async fn backend() -> Result<Backend, BoxError> {
     open(&env::var("BACKEND")?, &env::var("NATS_URL")?).await
 }
 
-/// Opens what all processes share.
+/// Opens the backend that all processes share.
 async fn open(name: &str, nats_url: &str) -> Result<Backend, BoxError> {
     match name.split_once(':') {
         None if name == "nats" => Ok(Backend::nats(nats::connect(nats_url).await?).await?),
@@ -83,7 +83,7 @@ async fn open(name: &str, nats_url: &str) -> Result<Backend, BoxError> {
     }
 }
 
-/// Resolves when the parent closes the standard input of this process, or has ended, however that was.
+/// Resolves when the parent closes the standard input of this process, or has ended for any reason.
 async fn parent_gone() {
     let (gone, is_gone) = oneshot::channel::<()>();
     std::thread::spawn(move || {

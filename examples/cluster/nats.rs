@@ -12,21 +12,21 @@ use tower_promises::backend::nats::async_nats::{self, Client, ConnectOptions};
 
 const PROGRAM: &str = "nats-server";
 
-/// What to do where there is no server.
-pub(crate) const MISSING: &str = "for NATS, which connects many machines, install the program `nats-server` (Debian and \
-                                  Ubuntu: the package `nats-server`, Homebrew: `nats-server`) or set `NATS_URL`";
+/// The hint that is shown if there is no server.
+pub(crate) const MISSING: &str = "for NATS, which connects many machines, install the program `nats-server` (Debian \
+                                  and Ubuntu: the package `nats-server`, Homebrew: `nats-server`) or set `NATS_URL`";
 
-/// Where the program is, if it is installed.
+/// Returns the path of the program, if it is installed.
 pub(crate) fn program() -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    // Debian keeps servers where the path of a user does not lead.
+    // Debian installs servers in a folder that is not in the `PATH` of users.
     let folders = env::split_paths(&path).chain(["/usr/sbin".into()]);
     folders
         .map(|folder| folder.join(PROGRAM))
         .find(|program| program.is_file())
 }
 
-/// Connects, and connects again whenever the connection is lost.
+/// Connects, and reconnects when the connection is lost.
 pub(crate) async fn connect(url: &str) -> Result<Client, BoxError> {
     let options = ConnectOptions::new()
         .retry_on_initial_connect()
@@ -37,22 +37,22 @@ pub(crate) async fn connect(url: &str) -> Result<Client, BoxError> {
     Ok(options.connect(url).await?)
 }
 
-/// Whether a server is there.
+/// Checks that a server answers.
 pub(crate) async fn check(url: &str) -> Result<(), BoxError> {
     let connected = async_nats::connect(url).await;
     connected.map_err(|error| format!("no NATS server answers at {url}: {error}"))?;
     Ok(())
 }
 
-/// Runs the server until the parent of this process is gone: the server itself would outlive it, and leave its
-/// directory behind.
+/// Runs the server until the parent of this process ends. A server without this process would outlive the parent, and
+/// leave its directory behind.
 pub(crate) async fn run() -> Result<(), BoxError> {
     let store = env::args()
         .nth(2)
         .ok_or("the directory of the server is missing")?;
     let address = env::var("ADDR")?;
     let (host, port) = address.rsplit_once(':').ok_or("the address has no port")?;
-    // It chooses a free one itself.
+    // The server chooses a free port for -1.
     let port = if port == "0" { "-1" } else { port };
     let mut server = Command::new(program().ok_or(MISSING)?)
         .args(["-js", "-sd", &store, "-a", host, "-p", port])
@@ -64,7 +64,7 @@ pub(crate) async fn run() -> Result<(), BoxError> {
     let mut lines = BufReader::new(log).lines();
     let read = async {
         while let Some(line) = lines.next_line().await? {
-            // `Listening for client connections on 127.0.0.1:4222`, once it is ready for them.
+            // The server prints `Listening for client connections on 127.0.0.1:4222` when it is ready.
             if let Some((_, address)) = line.split_once("client connections on ") {
                 println!("listening on {address}");
             }

@@ -1,16 +1,16 @@
-//! How long the supervisor waits before it starts a process again.
+//! The pauses before the supervisor restarts a process.
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The shortest pause. Each further pause is twice as long, up to [`LONGEST`]; a random part of up to as much again is
-/// added, so that processes which end together do not start together.
+/// The shortest pause. Each further pause doubles, up to [`LONGEST`]. A random part of up to the same length is added,
+/// so that processes that end together do not start together.
 const SHORTEST: Duration = Duration::from_secs(1);
 
 const LONGEST: Duration = Duration::from_secs(15);
 
-/// A process that has run for so long is sound: the next pause is the shortest again.
+/// A process that ran at least this long resets the pause.
 const SOUND: Duration = Duration::from_secs(30);
 
 pub(crate) struct Pauses {
@@ -26,7 +26,7 @@ impl Pauses {
         }
     }
 
-    /// Says that the process runs.
+    /// Records that the process has started.
     pub(crate) fn has_started(&mut self) {
         self.started = Some(Instant::now());
     }
@@ -36,7 +36,7 @@ impl Pauses {
         *self = Self::new();
     }
 
-    /// The pause after the process has ended, or has not started.
+    /// Returns the pause after the process has ended or failed to start.
     pub(crate) fn next(&mut self) -> Duration {
         let started = self.started.take();
         if started.is_some_and(|started| started.elapsed() >= SOUND) {

@@ -1,8 +1,8 @@
-//! A proxy that gives each request to the next instance.
+//! A proxy that distributes requests over the instances in turn.
 //!
-//! Where an instance closes the connection without an answer, as it does when it ends, the request goes to the next
-//! instance, if that is safe: where nothing of the request was sent, or where the method is idempotent (RFC 9110,
-//! section 9.2.2) and the body is small enough to be kept.
+//! If an instance closes the connection without an answer, as it does when it ends, the request is sent to the next
+//! instance if that is safe: if no part of the request was sent, or if the method is idempotent (RFC 9110, section
+//! 9.2.2) and the body is small enough to be kept.
 
 use crate::parent_gone;
 use bytes::Bytes;
@@ -25,24 +25,24 @@ use tower_promises::BoxError;
 
 type Body = BoxBody<Bytes, hyper::Error>;
 
-/// The largest body that is kept to be sent again.
+/// The largest body that is kept for another attempt.
 const MAX_KEPT_BYTES: u64 = 64 * 1024;
 
-/// How long an instance may take to accept a connection.
+/// The timeout for connecting to an instance.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 
-/// A request on its way to an instance.
+/// A request that is sent to an instance.
 struct Outgoing {
     next: Request<Body>,
-    /// What the same request is made of once more.
+    /// The parts for sending the same request again.
     kept: Option<(Parts, Bytes)>,
 }
 
 impl Outgoing {
-    /// Reads the body, if the request may be sent again.
+    /// Reads the body if the request can be sent again.
     async fn new(request: Request<Incoming>) -> Result<Self, hyper::Error> {
         let (parts, body) = request.into_parts();
-        // Of a body of unknown length the proxy keeps nothing.
+        // A body of unknown length is not kept.
         let is_small = body
             .size_hint()
             .upper()
@@ -69,10 +69,10 @@ fn full(bytes: Bytes) -> Body {
     Full::from(bytes).map_err(|never| match never {}).boxed()
 }
 
-/// Why there is no answer.
+/// Error of sending a request.
 struct Failed {
     error: BoxError,
-    /// The request, where sending it again is safe.
+    /// The request, if sending it again is safe.
     again: Option<Request<Body>>,
 }
 
@@ -94,12 +94,12 @@ async fn send(
             return Err(Failed { error, again });
         }
     };
-    // It ends with the response, or when the client goes away.
+    // Ends with the response, or when the client disconnects.
     tokio::spawn(connection);
     match sender.try_send_request(request).await {
         Ok(response) => Ok(response.map(BodyExt::boxed)),
         Err(mut error) => {
-            // A request that comes back was not sent.
+            // hyper only returns requests that were not sent.
             let unsent = error.take_message();
             let again = unsent.or_else(|| kept.map(|(parts, bytes)| request_of(parts, bytes)));
             let error = error.into_error().into();
@@ -114,7 +114,7 @@ struct Instances {
 }
 
 impl Instances {
-    /// The answer of the first instance that gives one. Each instance is asked at most once.
+    /// Returns the first answer. Each instance is tried at most once.
     async fn forward(&self, request: Request<Incoming>) -> Result<Response<Body>, BoxError> {
         let Outgoing { mut next, kept } = Outgoing::new(request).await?;
         let mut last = BoxError::from("there are no instances");
@@ -131,7 +131,7 @@ impl Instances {
         Err(last)
     }
 
-    /// All instances, beginning with the one whose turn it is.
+    /// Returns all instances, starting with the next in turn.
     fn addresses_from_next(&self) -> impl Iterator<Item = &String> {
         let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.addresses.len().max(1);
         let (before, from) = self.addresses.split_at(turn);
@@ -142,7 +142,7 @@ impl Instances {
         Ok(self.forward(request).await.unwrap_or_else(|_| {
             let mut response = Response::new(full("no instance has answered\n".into()));
             *response.status_mut() = StatusCode::BAD_GATEWAY;
-            // So that a browser does not get stuck here.
+            // Without the refresh, a browser would stay on the error page.
             let home = HeaderValue::from_static("2; url=/");
             response.headers_mut().insert(header::REFRESH, home);
             response
@@ -170,7 +170,7 @@ pub(crate) async fn run(addresses: Vec<String>) -> Result<(), BoxError> {
                     async move { instances.answer(request).await }
                 });
                 let server = hyper::server::conn::http1::Builder::new();
-                // The client has gone away.
+                // Fails if the client has disconnected.
                 let _ = server.serve_connection(TokioIo::new(stream), service).await;
             });
         }

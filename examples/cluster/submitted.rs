@@ -1,4 +1,5 @@
-//! The tasks that were submitted of late. A store lists no keys, so the instances keep this list in it.
+//! The batches of tasks that were submitted last. A store cannot list its keys, so the instances keep this list as a
+//! value.
 
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -7,13 +8,13 @@ use tower_promises::BoxError;
 use tower_promises::backend::{CompareAndSet, Revision, Store};
 use tower_promises::task::{TaskError, TaskId, Tasks};
 
-/// Where the list is.
+/// The key of the list.
 const KEY: &str = "cluster/submitted";
 
-/// How many batches it has.
+/// The maximum number of batches in the list.
 const KEPT: usize = 3;
 
-/// How many tasks an instance submits, or looks at, at a time.
+/// The number of tasks that an instance submits, or queries, at a time.
 pub(crate) const AT_A_TIME: usize = 100;
 
 /// Tasks that were submitted together.
@@ -22,7 +23,7 @@ pub(crate) struct Batch {
     pub(crate) number: u64,
     pub(crate) task: String,
     count: u32,
-    /// How they have ended, once all have.
+    /// The final states of the tasks, once all have ended.
     ended: Option<String>,
 }
 
@@ -33,7 +34,7 @@ async fn list(store: &dyn Store) -> Result<(Vec<Batch>, Option<Revision>), BoxEr
     })
 }
 
-/// Changes the list. Where another instance is faster, it changes what that has made of it.
+/// Changes the list. If another instance is faster, applies the change to the new list.
 async fn change<T>(
     store: &dyn Store,
     change: impl Fn(&mut Vec<Batch>) -> T,
@@ -50,7 +51,7 @@ async fn change<T>(
 }
 
 impl Batch {
-    /// Writes down what is going to be submitted, before it is.
+    /// Adds a batch to the list, before its tasks are submitted.
     pub(crate) async fn begin(store: &dyn Store, task: &str, count: u32) -> Result<Self, BoxError> {
         let begin = |batches: &mut Vec<Self>| {
             let batch = Self {
@@ -66,17 +67,17 @@ impl Batch {
         change(store, begin).await
     }
 
-    /// The last ones, newest first.
+    /// Returns the batches, newest first.
     pub(crate) async fn all(store: &dyn Store) -> Result<Vec<Self>, BoxError> {
         Ok(list(store).await?.0)
     }
 
-    /// The id of one of its tasks.
+    /// Returns the id of a task of the batch.
     pub(crate) fn id(&self, index: u32) -> TaskId {
         TaskId::new(format!("batch-{}-{index}", self.number))
     }
 
-    /// How far its tasks are, and how often they were begun.
+    /// Describes the states of the tasks and their attempts.
     pub(crate) async fn progress(
         &self,
         store: &dyn Store,
@@ -107,7 +108,7 @@ impl Batch {
         let states: Vec<_> = states.collect();
         let progress = format!("{}, {attempts} attempts", states.join(", "));
         if have_ended {
-            // It is not looked at again: that is a call for each task.
+            // Stored, because each query would read every task of the batch.
             let end = |batches: &mut Vec<Self>| {
                 let this = batches.iter_mut().find(|it| it.number == self.number);
                 if let Some(this) = this {

@@ -1,4 +1,4 @@
-//! The process that one starts. It starts the others, and starts them again when they end.
+//! The main process. It starts the other processes, and restarts them when they end.
 
 use crate::control::{self, How};
 use crate::nats;
@@ -18,23 +18,23 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tower_promises::{BoxError, Signals};
 
-/// Between two attempts to hear orders.
+/// The pause between two attempts to receive commands.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a member may take to end in an orderly way.
+/// The time for a process to shut down before it is killed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a process may take until it listens. One that takes longer is killed, and started again.
+/// The time for a process to listen. A process that takes longer is killed and started again.
 const START_TIME: Duration = Duration::from_secs(60);
 
-/// A process that runs. To wait for a [`Child`] closes its standard input, so that is kept apart.
+/// A running process. Waiting for a [`Child`] closes its standard input, so the input is kept separately.
 struct Running {
     child: Child,
     input: Option<ChildStdin>,
 }
 
 impl Running {
-    /// Lets it end in an orderly way, if it does so in time.
+    /// Lets the process shut down, and kills it after [`PATIENCE`].
     async fn end(mut self) {
         drop(self.input.take());
         if timeout(PATIENCE, self.child.wait()).await.is_err() {
@@ -52,7 +52,7 @@ impl From<Child> for Running {
     }
 }
 
-/// This program. In Linux it is found also when its file has been replaced, as a build does.
+/// Returns the path of this program. On Linux the path stays valid if a build replaces the file.
 fn program() -> io::Result<PathBuf> {
     if cfg!(target_os = "linux") {
         return Ok("/proc/self/exe".into());
@@ -60,7 +60,7 @@ fn program() -> io::Result<PathBuf> {
     env::current_exe()
 }
 
-/// How a process is started: this program, in another role.
+/// The parameters of a process: this program in another role.
 struct Start {
     name: &'static str,
     role: &'static str,
@@ -70,10 +70,10 @@ struct Start {
     nats_url: String,
 }
 
-/// Where a process listens.
+/// The address of a process.
 struct Address {
     name: String,
-    /// Keeps the port from other sockets and connections while the process is away.
+    /// Reserves the port while the process is not running.
     _reserved: Option<TcpSocket>,
 }
 
@@ -85,9 +85,9 @@ impl Address {
         }
     }
 
-    /// A free port of this machine.
+    /// Returns a free port of this machine.
     fn free() -> io::Result<Self> {
-        // Other systems let no process listen where another socket is bound.
+        // Other systems do not let a process listen on a port that another socket is bound to.
         if !cfg!(target_os = "linux") {
             return Ok(Self::given("127.0.0.1:0".into()));
         }
@@ -102,7 +102,7 @@ impl Address {
 }
 
 impl Start {
-    /// Starts it, and waits until it listens if it does so.
+    /// Starts the process and waits until it listens, if it has an address.
     async fn start(&mut self) -> Result<Running, BoxError> {
         let mut command = Command::new(program()?);
         command
@@ -111,9 +111,9 @@ impl Start {
             .env("NAME", self.name)
             .env("BACKEND", &self.backend)
             .env("NATS_URL", &self.nats_url)
-            // It ends when this pipe is closed: by this process, or with it.
+            // Closing this pipe, or ending this process, ends the child.
             .stdin(Stdio::piped());
-        // Ctrl-C is for this process, which ends the others in order.
+        // In a process group of its own, because Ctrl-C must only reach this process, which ends the others in order.
         #[cfg(unix)]
         command.process_group(0).arg0("cluster");
         let Some(address) = &mut self.address else {
@@ -132,20 +132,20 @@ impl Start {
         };
         let line = line?.unwrap_or_default();
         let bound = line.strip_prefix("listening on ");
-        // The next time it has the same address, which the proxy knows.
+        // A restarted process uses the same address, which the proxy knows.
         address.name = bound
             .ok_or_else(|| format!("{} does not listen", self.name))?
             .into();
         Ok(child.into())
     }
 
-    /// Where it listens. Empty if it does not.
+    /// Returns the address of the process, empty if it does not listen.
     fn listens_at(&self) -> String {
         let address = self.address.as_ref();
         address.map_or_else(String::new, |address| address.name.clone())
     }
 
-    /// Starts it again whenever it has ended or is to be restarted, until all are to end.
+    /// Restarts the process when it has ended or on command, until the cluster ends.
     async fn keep_alive(mut self, mut running: Running, signals: Option<Signals>, mut end: End) {
         let name = self.name;
         let mut pauses = Pauses::new();
@@ -172,7 +172,7 @@ impl Start {
                 }
                 Some(How::Kill) => {
                     eprintln!("{name} is killed");
-                    // So that the page from which it is killed can still answer.
+                    // Gives the instance time to answer the request that kills it.
                     sleep(Duration::from_millis(100)).await;
                     let _ = running.child.kill().await;
                 }
@@ -185,7 +185,7 @@ impl Start {
         }
     }
 
-    /// Tries until it has started, with pauses that grow.
+    /// Starts the process, with increasing pauses between attempts.
     async fn start_again(&mut self, pauses: &mut Pauses) -> Running {
         loop {
             let pause = pauses.next();
@@ -198,7 +198,7 @@ impl Start {
         }
     }
 
-    /// As [`start_again`](Self::start_again), but without a pause before the first attempt.
+    /// Starts the process like [`start_again`](Self::start_again), but without a pause before the first attempt.
     async fn start_first(&mut self) -> Running {
         match self.start().await {
             Ok(running) => running,
@@ -210,10 +210,10 @@ impl Start {
     }
 }
 
-/// Resolves when all are to end.
+/// Resolves when the cluster ends.
 type End = watch::Receiver<()>;
 
-/// What is to become of a process. Each has a signal of its own, so orders for others do not get in its way.
+/// Waits for a command for a process. Each process has a signal of its own, so commands do not interfere.
 async fn order(name: &str, signals: Option<&Signals>) -> How {
     let Some(signals) = signals else {
         return pending().await;
@@ -227,7 +227,7 @@ async fn order(name: &str, signals: Option<&Signals>) -> How {
     }
 }
 
-/// Processes that are kept alive.
+/// Processes that are restarted when they end.
 struct Kept {
     end: watch::Sender<()>,
     processes: JoinSet<()>,
@@ -247,7 +247,7 @@ impl Kept {
             .spawn(start.keep_alive(running, signals, end));
     }
 
-    /// Ends them all, in an orderly way.
+    /// Shuts all processes down.
     async fn end(mut self) {
         self.end.send_replace(());
         while self.processes.join_next().await.is_some() {}
@@ -262,12 +262,12 @@ pub(crate) async fn run() -> Result<(), BoxError> {
         interrupted = interrupted() => interrupted,
     };
     members.end().await;
-    // They need it up to their end.
+    // The members need the server until they have ended.
     server.end().await;
     ended
 }
 
-/// Resolves when somebody wants the cluster to end.
+/// Resolves on Ctrl-C or a termination signal.
 async fn interrupted() -> Result<(), BoxError> {
     #[cfg(unix)]
     {
@@ -282,7 +282,7 @@ async fn interrupted() -> Result<(), BoxError> {
     Ok(tokio::signal::ctrl_c().await?)
 }
 
-/// Starts all processes, and keeps them alive until the proxy has ended.
+/// Starts all processes and keeps them running until the proxy ends.
 async fn serve(directory: &Path, server: &mut Kept, members: &mut Kept) -> Result<(), BoxError> {
     let given = env::var("NATS_URL").ok().filter(|url| !url.is_empty());
     let has_nats = given.is_some() || nats::program().is_some();
@@ -309,13 +309,13 @@ async fn serve(directory: &Path, server: &mut Kept, members: &mut Kept) -> Resul
         let mut start = start("nats-server", "nats", store, address, "");
         let running = start.start().await?;
         url = start.listens_at();
-        // It is not for others to end it.
+        // The status page cannot end the server.
         server.keep(start, running, None);
     }
     if backend == "nats" {
         nats::check(&url).await?;
     }
-    // Before the members open it.
+    // Creates the streams and tables before the members open them.
     let shared = crate::open(&backend, &url).await?;
     let signals = Signals::new(shared);
     signals.listen().await?;

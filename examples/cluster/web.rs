@@ -1,4 +1,4 @@
-//! An instance of the web service. It keeps nothing for itself, so any other can answer the next request.
+//! An instance of the web service. It keeps no state, so any other instance can answer the next request.
 
 use crate::control::{How, signal};
 use crate::jobs::{Poison, Report, SERVICE, Square, Worker, tasks};
@@ -27,10 +27,10 @@ use tower_promises::{
 pub(crate) const MEMBERS: [&str; 4] = ["web-1", "web-2", "worker-1", "worker-2"];
 pub(crate) const WEB: [&str; 2] = ["web-1", "web-2"];
 
-/// Who makes all requests. A real service finds it out.
+/// The principal of all requests. A real service derives it from its authentication.
 const VISITOR: &str = "visitor";
 
-/// The signal that those at `/wait` wait for.
+/// The signal that requests for `/wait` wait for.
 const BELL: &str = "bell";
 
 #[derive(Clone)]
@@ -40,7 +40,7 @@ struct Web {
     signals: Signals,
 }
 
-/// An error that the client gets to see: this is an example.
+/// An error that is shown to the client, as suits an example.
 struct Failed(BoxError);
 
 impl<E: Into<BoxError>> From<E> for Failed {
@@ -55,13 +55,13 @@ impl IntoResponse for Failed {
     }
 }
 
-/// Leads a browser to the status page, and tells a command line what was done.
+/// Redirects a browser to the status page, with a text for command-line clients.
 fn home(done: &str) -> Response {
     let location = [(header::LOCATION, "/")];
     (StatusCode::SEE_OTHER, location, format!("{done}\n")).into_response()
 }
 
-/// What the cluster does, as this instance sees it: the same as the other one.
+/// Shows the state of the cluster. All instances show the same.
 async fn status(
     web: State<Web>,
     operations: Operations,
@@ -126,8 +126,8 @@ fn ten() -> u32 {
     10
 }
 
-/// A page that cannot wait, of a report that another process makes. What takes long becomes an operation: its progress
-/// is that of the task, and to cancel it cancels the task.
+/// A handler that cannot wait, for a report from another process. A slow request becomes an operation with the progress
+/// of the task. Cancelling the operation cancels the task.
 async fn report(
     Query(query): Query<ReportQuery>,
     promises: Promises,
@@ -148,7 +148,8 @@ struct BurstQuery {
     count: u32,
 }
 
-/// Submits many tasks, some at a time: at most 1000, for the status page looks at each.
+/// Submits up to 1000 tasks, at most `AT_A_TIME` concurrently. The limit exists because the status page queries each
+/// task.
 async fn burst(
     web: State<Web>,
     Query(query): Query<BurstQuery>,
@@ -175,7 +176,7 @@ async fn poison(web: State<Web>, tasks: Tasks) -> Result<Response, Failed> {
     Ok(home("submitted a task that kills its worker"))
 }
 
-/// Waits until somebody rings, at whatever instance.
+/// Waits for the bell, which may be rung on any instance.
 async fn wait(web: State<Web>, promises: Promises) -> Result<String, PromiseError> {
     let rung = promises.result_or_try_submit("bell", || {
         web.signals
@@ -197,7 +198,7 @@ struct ControlQuery {
     how: How,
 }
 
-/// Asks the supervisor to end a member.
+/// Sends a command for a member to the supervisor.
 async fn control(web: State<Web>, Query(query): Query<ControlQuery>) -> Result<Response, Failed> {
     let ControlQuery { member, how } = query;
     if !MEMBERS.contains(&&*member) {
@@ -214,7 +215,7 @@ pub(crate) async fn run(name: Arc<str>, backend: Backend) -> Result<(), BoxError
         backend: backend.clone(),
         signals: Signals::new(backend.clone()),
     };
-    // The other instance would hear those who wait here only from its first wait on.
+    // Starts listening now, because signals from the other instance would be lost before the first wait.
     web.signals.listen().await?;
     let operations = OperationLayer::builder(backend.clone())
         .wait(Duration::from_millis(500))
@@ -261,7 +262,7 @@ pub(crate) async fn run(name: Arc<str>, backend: Backend) -> Result<(), BoxError
         parent_gone().await;
         handle.drain(Duration::from_secs(2)).await;
         drop(stop);
-        // Short requests are answered. Those who wait for the bell lose their connection.
+        // Short requests are answered in this time. Requests that wait for the bell lose their connection.
         sleep(Duration::from_secs(1)).await;
     };
     let server = axum::serve(listener, app).with_graceful_shutdown(async { drop(stopped.await) });

@@ -1,4 +1,4 @@
-//! A worker: runs tasks until its parent wants it to end.
+//! A worker: runs tasks until its parent ends it.
 
 use crate::jobs::{Worker, tasks};
 use crate::{Member, parent_gone};
@@ -16,7 +16,7 @@ pub(crate) async fn run(name: Arc<str>, backend: Backend) -> Result<(), BoxError
         () = present => {}
         () = parent_gone() => {}
     }
-    // What takes longer another worker has at once.
+    // Another worker takes over tasks that take longer.
     work.drain(Duration::from_secs(2)).await;
     Ok(())
 }

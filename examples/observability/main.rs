@@ -1,5 +1,5 @@
-//! A service that shows what it does: spans for OpenTelemetry on stdout, a log on stderr, metrics for Prometheus, and
-//! the timings of a page in the developer tools of the browser that asked for it.
+//! A service with observability: spans for OpenTelemetry on stdout, a log on stderr, metrics for Prometheus, and the
+//! timings of a page in the developer tools of the browser.
 //!
 //! Start it with `cargo run --example observability`.
 
@@ -36,7 +36,7 @@ fn ferris() -> String {
     "Ferris".into()
 }
 
-/// A query as it could be of a database driver: it takes its time, and has a span of its own.
+/// Stands for a query of a database driver, which takes some time and has a span of its own.
 async fn query(statement: &'static str, milliseconds: u64) -> u32 {
     let wait = async {
         sleep(Duration::from_millis(milliseconds)).await;
@@ -46,7 +46,7 @@ async fn query(statement: &'static str, milliseconds: u64) -> u32 {
     7
 }
 
-/// Two promises of which the second needs the first: one more pass.
+/// Two promises, the second of which needs the first. They cause one more pass.
 fn orders(promises: &Promises, user: &str) -> Result<u32, PromiseError> {
     let id: u32 = promises.result_or_submit(format!("user:{user}"), async || {
         query("select id from users", 40).await
@@ -56,7 +56,7 @@ fn orders(promises: &Promises, user: &str) -> Result<u32, PromiseError> {
     })
 }
 
-/// It never works.
+/// A promise that always fails.
 fn advertisement(promises: &Promises) -> Result<String, PromiseError> {
     promises.result_or_try_submit("advertisement", async || {
         sleep(Duration::from_millis(20)).await;
@@ -64,7 +64,7 @@ fn advertisement(promises: &Promises) -> Result<String, PromiseError> {
     })
 }
 
-/// It computes, on a thread of its own.
+/// A blocking promise that computes on a thread.
 fn primes(promises: &Promises) -> Result<usize, PromiseError> {
     promises.result_or_submit_blocking("primes", || {
         let is_prime = |n: &u32| (2..*n).all(|divisor| n % divisor != 0);
@@ -72,8 +72,8 @@ fn primes(promises: &Promises) -> Result<usize, PromiseError> {
     })
 }
 
-/// The work of somebody else: here of this process, with another backend of another one. Its span goes on with the
-/// trace of the page.
+/// Work for another service. Here a worker in this process does it; with another backend, a worker in another process.
+/// The span of the task continues the trace of the page.
 #[derive(Serialize, Deserialize)]
 struct Invoice {
     user: String,
@@ -96,7 +96,7 @@ fn invoice(promises: &Promises, tasks: &Tasks, user: &str) -> Result<String, Pro
     })
 }
 
-/// It is what the page waits for.
+/// The slowest promise of the page.
 fn weather(promises: &Promises) -> Result<&'static str, PromiseError> {
     promises.result_or_submit("weather", async || {
         sleep(Duration::from_millis(150)).await;
@@ -104,7 +104,7 @@ fn weather(promises: &Promises) -> Result<&'static str, PromiseError> {
     })
 }
 
-/// A text of which nothing is markup: anybody can send a link with the name of a user in it.
+/// Escapes a text for HTML. A user name in a link comes from an untrusted source.
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;")
 }
@@ -114,7 +114,7 @@ async fn page(
     promises: Promises,
     tasks: Tasks,
 ) -> Result<Html<String>, StatusCode> {
-    // All are asked for before any is looked at, so that they run at the same time.
+    // All promises are submitted before the first is read, so that they run concurrently.
     let (orders, primes) = (orders(&promises, &parameters.user), primes(&promises));
     let (weather, advertisement) = (weather(&promises), advertisement(&promises));
     let invoice = invoice(&promises, &tasks, &parameters.user);
@@ -131,8 +131,8 @@ async fn page(
     )))
 }
 
-/// Only whoever sits at this machine sees names and timings. Behind a proxy on the same machine that is everybody: ask
-/// for a session of the staff there instead, never for something that clients can make up.
+/// Shows names and timings to clients on this machine only. Behind a proxy on the same machine every client is local:
+/// check for a staff session there instead, and never for a value that clients can choose.
 fn is_local(request: &Parts) -> bool {
     let peer = request.extensions.get::<ConnectInfo<SocketAddr>>();
     peer.is_some_and(|ConnectInfo(address)| address.ip().is_loopback())
@@ -150,13 +150,13 @@ async fn main() -> Result<(), BoxError> {
     let worker = tasks.work()?;
 
     let layers = ServiceBuilder::new()
-        // The span of the request, in which all others are.
+        // The span of the request, the parent of all other spans.
         .layer(TraceLayer::new_for_http())
         .layer(ServerTimingLayer::new(is_local))
         .layer(TaskLayer::new(tasks).trace(|_| telemetry::current()))
         .layer(PromiseLayer::new().timeout(Duration::from_secs(10)));
     let app = Router::new().route("/", get(page)).layer(layers);
-    // Beside the layers: whoever collects metrics is not counted.
+    // Added outside of the layers, so that requests of the metrics collector are not counted.
     let text = [(CONTENT_TYPE, "text/plain; version=0.0.4")];
     let app = app.route("/metrics", get(async move || (text, metrics.render())));
 
@@ -173,7 +173,7 @@ async fn main() -> Result<(), BoxError> {
         })
         .await?;
     worker.drain(Duration::from_secs(1)).await;
-    // Exports what is left.
+    // Exports the remaining spans.
     spans.shutdown()?;
     Ok(())
 }

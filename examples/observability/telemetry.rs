@@ -1,4 +1,4 @@
-//! Where spans, events and metrics go.
+//! Setup of spans, events and metrics.
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use opentelemetry::propagation::TextMapPropagator;
@@ -17,16 +17,16 @@ use tracing_subscriber::fmt::format::FmtSpan;
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::{EnvFilter, fmt};
 
-/// The spans of requests, passes and promises have the level DEBUG.
+/// Includes DEBUG, the level of the spans of requests, passes and promises.
 const FILTER: &str = "info,tower_http=debug,tower_promises=debug";
 
-/// The upper bounds in which durations are counted, in seconds.
+/// The upper bounds of the histogram buckets for durations, in seconds.
 const BUCKETS: [f64; 10] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 10.0];
 
-/// Sends spans to OpenTelemetry, and a log to stderr, which `RUST_LOG` filters.
+/// Sends spans to OpenTelemetry and a log to stderr. `RUST_LOG` filters the log.
 ///
-/// OpenTelemetry is stdout here. For a collector take the exporter of the crate `opentelemetry-otlp`; nothing else
-/// changes.
+/// The OpenTelemetry exporter writes to stdout. Replace it by the exporter of the crate `opentelemetry-otlp` to use a
+/// collector; the other code stays the same.
 pub(crate) fn trace() -> SdkTracerProvider {
     let soon = BatchConfigBuilder::default().with_scheduled_delay(Duration::from_millis(200));
     let batches = BatchSpanProcessor::builder(SpanExporter::default());
@@ -39,7 +39,7 @@ pub(crate) fn trace() -> SdkTracerProvider {
         )
         .build();
 
-    // What is exported does not depend on what is logged.
+    // Two filters, so that the log level does not affect the exported spans.
     let exported = EnvFilter::new(FILTER);
     let logged = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(FILTER));
     let spans = tracing_opentelemetry::layer().with_tracer(provider.tracer("observability"));
@@ -53,21 +53,21 @@ pub(crate) fn trace() -> SdkTracerProvider {
     provider
 }
 
-/// The trace that the current span is a part of, for a task to take along.
+/// Returns the trace context of the current span, for tasks that the request submits.
 pub(crate) fn current() -> Option<TraceContext> {
     let mut headers = HashMap::new();
     TraceContextPropagator::new().inject_context(&Span::current().context(), &mut headers);
     TraceContext::new(headers.get("traceparent")?)
 }
 
-/// The span of a task, wherever it runs: a part of the trace of the request that has submitted it.
+/// Creates the span of a task, in the trace of the request that submitted it.
 pub(crate) fn task_span(context: &TaskContext) -> Span {
     let span = info_span!(
         "task",
         otel.name = context.task(),
         attempt = context.attempt()
     );
-    // What runs in place is in the right span already.
+    // A task that runs in place is already inside of the right span.
     if let (Some(trace), true) = (context.trace(), Span::current().is_none()) {
         let headers = HashMap::from([("traceparent".to_owned(), trace.parent().to_owned())]);
         let parent = TraceContextPropagator::new().extract(&headers);
@@ -78,7 +78,7 @@ pub(crate) fn task_span(context: &TaskContext) -> Span {
     span
 }
 
-/// Collects metrics for Prometheus.
+/// Sets up metrics for Prometheus.
 pub(crate) fn measure() -> Result<PrometheusHandle, BuildError> {
     let durations = Matcher::Suffix("_seconds".into());
     let metrics = PrometheusBuilder::new()
@@ -88,7 +88,7 @@ pub(crate) fn measure() -> Result<PrometheusHandle, BuildError> {
 
     let recorder = metrics.clone();
     tokio::spawn(async move {
-        // What was recorded takes memory until it is put into buckets.
+        // Recorded values take memory until they are moved into buckets.
         let mut interval = tokio::time::interval(Duration::from_secs(5));
         loop {
             interval.tick().await;

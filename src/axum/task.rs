@@ -8,9 +8,9 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 
-/// Rejection of the extractor [`Tasks`] where no [`TaskLayer`](crate::TaskLayer) wraps the handler.
+/// Rejection of the extractor [`Tasks`] for handlers outside of a [`TaskLayer`](crate::TaskLayer).
 ///
-/// The client gets a 500 which says that the server is misconfigured; the log says what is missing.
+/// The response is a 500 that tells the client that the server is misconfigured. The log contains the missing layer.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct MissingTaskLayer;
@@ -55,7 +55,7 @@ impl<S: Sync> OptionalFromRequestParts<S> for Tasks {
 impl IntoResponse for TaskError {
     fn into_response(self) -> Response {
         let status = self.status();
-        // Any client can ask for what does not exist.
+        // Not logged: any client can request a task that does not exist.
         if status != StatusCode::NOT_FOUND {
             log::error!(error = &self as &(dyn Error + 'static), "handler failed");
         }

@@ -1,4 +1,4 @@
-//! Envelopes on their way to a worker, which may not be there any more when they arrive.
+//! Cancel-safe taking of envelopes.
 
 use super::{BackendError, Outcome, Queue, Taken};
 use std::mem;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-/// Runs what takes envelopes in a task, so that a caller who is dropped meanwhile leaves nothing leased behind.
+/// Takes envelopes in a task of its own, so that no envelope stays leased if the caller is dropped meanwhile.
 pub(super) async fn claim<Q: Queue + Clone>(
     queue: &Q,
     taking: impl Future<Output = Result<Vec<Taken>, BackendError>> + Send + 'static,
@@ -20,7 +20,7 @@ pub(super) async fn claim<Q: Queue + Clone>(
             taken,
             runtime,
         });
-        // What nobody waits for is given back as it is dropped.
+        // Dropping an unsent claim returns its envelopes.
         drop(answer.send(claim));
     });
     let ended = |_| BackendError::unavailable("the runtime has ended");
@@ -28,7 +28,7 @@ pub(super) async fn claim<Q: Queue + Clone>(
     Ok(mem::take(&mut claim.taken))
 }
 
-/// Envelopes that are given back where it is dropped before somebody has them.
+/// Envelopes that are returned to the queue unless the caller takes them.
 struct Claim<Q: Queue + Clone> {
     queue: Q,
     taken: Vec<Taken>,
@@ -43,10 +43,10 @@ impl<Q: Queue + Clone> Drop for Claim<Q> {
         }
         let queue = self.queue.clone();
         self.runtime.spawn(async move {
-            // In their order.
+            // One after the other, to keep their order.
             for taken in taken {
                 let after = Duration::ZERO;
-                // After an error it is due when its lease ends.
+                // After an error, the envelope is due when its lease expires.
                 let _ = queue.settle(&taken.receipt, Outcome::Retry { after }).await;
             }
         });

@@ -4,57 +4,57 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Why a backend could not do what it was asked for.
+/// Error of a backend call.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum BackendError {
-    /// A key, topic, prefix, queue or id breaks the rules of [`check_name`](super::check_name). Trying again
-    /// does not help.
+    /// A key, topic, prefix, queue or id violates the rules of [`check_name`](super::check_name). Retrying does not
+    /// help.
     InvalidName {
-        /// What is wrong with it.
+        /// The violated rule.
         reason: &'static str,
     },
-    /// A value or payload is too large. Trying again does not help.
+    /// A value or payload is too large. Retrying does not help.
     TooLarge {
-        /// How many bytes it has.
+        /// The size, in bytes.
         size: usize,
-        /// How many bytes it may have.
+        /// The maximum size.
         limit: usize,
     },
-    /// The backend cannot do it at all. Trying again does not help.
+    /// The backend does not support the operation. Retrying does not help.
     Unsupported {
-        /// What it does not have, in the plural.
+        /// The unsupported feature, in the plural.
         what: &'static str,
     },
-    /// The backend has no room for more at present. Nothing has changed.
+    /// The backend has no room at present. Nothing has changed.
     Full,
-    /// The backend did not answer in time. Whether it has done what it was asked for is not known.
+    /// The backend did not answer in time. The call may or may not have taken effect.
     TimedOut {
-        /// The time it was given.
+        /// The timeout.
         after: Duration,
     },
-    /// The backend cannot be reached, or has failed. Whether it has done what it was asked for is not known.
+    /// The backend cannot be reached, or has failed. The call may or may not have taken effect.
     Unavailable {
-        /// What the adapter has to say about it.
+        /// The error of the adapter.
         error: Arc<dyn Error + Send + Sync>,
     },
-    /// What is stored is not what this version of the program reads: another version has stored it. It stays as it is,
-    /// and a version that knows it can read it.
+    /// The stored data cannot be read by this version of the program, because another version has written it. The data
+    /// stays stored, and a matching version can read it.
     Unreadable {
-        /// What serde says.
+        /// The error of serde.
         error: Arc<dyn Error + Send + Sync>,
     },
 }
 
 impl BackendError {
-    /// The error of an adapter whose backend cannot be reached, or has failed.
+    /// Creates the error of a backend that cannot be reached or has failed.
     pub fn unavailable(error: impl Into<BoxError>) -> Self {
         Self::Unavailable {
             error: error.into().into(),
         }
     }
 
-    /// The error of stored data that this version of the program cannot read.
+    /// Creates the error of stored data that this version of the program cannot read.
     pub fn unreadable(error: impl Into<BoxError>) -> Self {
         Self::Unreadable {
             error: error.into().into(),

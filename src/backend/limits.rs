@@ -1,27 +1,28 @@
-//! Limits that the adapters have in common, and how they are kept.
+//! Limits that the adapters share, and functions that enforce them.
 
 use super::BackendError;
 use std::time::Duration;
 
-/// How many bytes a value may have.
+/// The default maximum size of a value: 256 KiB.
 pub const DEFAULT_MAX_VALUE_BYTES: usize = 256 * 1024;
 
-/// How many bytes a message of the bus may have.
+/// The default maximum size of a bus message: 64 KiB.
 pub const DEFAULT_MAX_MESSAGE_BYTES: usize = 64 * 1024;
 
-/// How many bytes the payload of an envelope may have.
+/// The default maximum size of the payload of an envelope: 256 KiB.
 pub const DEFAULT_MAX_ENVELOPE_BYTES: usize = 256 * 1024;
 
-/// How many messages are kept in memory for a listener that falls behind.
+/// The default number of messages that are buffered for a listener that falls behind: 1024.
 pub const DEFAULT_BUS_CAPACITY: usize = 1024;
 
-/// How many changes are kept in memory for a watcher that falls behind.
+/// The default number of changes that are buffered for a watcher that falls behind: 256.
 pub const DEFAULT_WATCH_CAPACITY: usize = 256;
 
-/// For how long the id of an envelope is known. From when on, the adapter says.
+/// The default time for which the id of an envelope stays known: 2 minutes. Each adapter documents when the time
+/// starts.
 pub const DEFAULT_DEDUPLICATION_WINDOW: Duration = Duration::from_secs(2 * 60);
 
-/// Refuses what is too large.
+/// Returns an error if the size exceeds the limit.
 pub(super) fn check_size(size: usize, limit: usize) -> Result<(), BackendError> {
     if size > limit {
         return Err(BackendError::TooLarge { size, limit });
@@ -29,7 +30,7 @@ pub(super) fn check_size(size: usize, limit: usize) -> Result<(), BackendError> 
     Ok(())
 }
 
-/// A capacity that a channel can have: more than it can hold without a panic is far more than anyone wants.
+/// Clamps a capacity to 1 to 1,000,000. tokio's channel panics on very large capacities.
 pub(super) fn capacity(asked: usize) -> usize {
     asked.clamp(1, 1_000_000)
 }

@@ -1,14 +1,13 @@
-//! Ports to what processes share: a bus for messages, a store for small values, a queue for work.
+//! Ports to the state that processes share: a bus for messages, a store for small values, a queue for work.
 //!
-//! Capabilities that cross processes, such as `signal`, stand on these three traits and on
-//! nothing else. An adapter implements one or all for a database or a message broker; the code that uses
-//! them stays the same.
+//! Capabilities that span processes, such as `signal`, depend on these three traits only. An adapter implements one or
+//! all of them for a database or a message broker. Code that uses the traits works with every adapter.
 //!
-//! | port | what it does | for one process | for one machine (feature `sqlite`) | for many (feature `nats`) |
+//! | port | purpose | one process | one machine (feature `sqlite`) | several (feature `nats`) |
 //! |---|---|---|---|---|
-//! | [`Bus`] | every listener hears every message, at most once | [`memory::MemoryBus`] | `sqlite::SqliteBus` | `nats::NatsBus` |
-//! | [`Store`] | values with revisions, times to live and compare-and-set | [`memory::MemoryStore`] | `sqlite::SqliteStore` | `nats::NatsStore` |
-//! | [`Queue`] | envelopes that are delivered until they are handled | [`memory::MemoryQueue`] | `sqlite::SqliteQueue` | `nats::NatsQueue` |
+//! | [`Bus`] | messages to every listener, at most once | [`memory::MemoryBus`] | `SqliteBus` | `NatsBus` |
+//! | [`Store`] | values with revisions and compare-and-set | [`memory::MemoryStore`] | `SqliteStore` | `NatsStore` |
+//! | [`Queue`] | envelopes, delivered until handled | [`memory::MemoryQueue`] | `SqliteQueue` | `NatsQueue` |
 //!
 //! # Example
 //!
@@ -20,7 +19,7 @@
 //! # async fn main() -> Result<(), tower_promises::backend::BackendError> {
 //! let backend = Backend::memory();
 //!
-//! // One of many machines takes the lease.
+//! // One of several machines takes the lease.
 //! let lease = Some(Duration::from_secs(30));
 //! let taken = backend.store().compare_and_set("leader", None, "machine 1".into(), lease).await?;
 //! assert!(matches!(taken, CompareAndSet::Set(_)));
@@ -32,25 +31,26 @@
 //!
 //! # Rules
 //!
-//! 1. The truth is in the store. A bus may lose messages, so whoever uses it also looks into the store from
-//!    time to time: a lost message costs time, not correctness.
-//! 2. What a method promises when two machines call it at once stands in its documentation, and the suites in
-//!    `conformance` (feature `conformance`) check it. An adapter that passes them can replace any other.
+//! 1. The store is authoritative. A bus may lose messages, so its users also read the store periodically: a lost
+//!    message costs time, not correctness.
+//! 2. Each method documents its behaviour when two machines call it at once. The suites in `conformance` (feature
+//!    `conformance`) check this behaviour. Adapters that pass the suites are interchangeable.
 //! 3. Keys, topics, prefixes, queues and ids follow one rule in all adapters: [`check_name`].
 //!
 //! # Cancel safety
 //!
-//! Every future may be dropped at any time. A change that was under way may or may not have happened.
+//! Every future may be dropped at any time. A change that was in progress may or may not have taken effect.
 //!
 //! # Panics
 //!
-//! None. The memory adapters need no runtime; the modules `sqlite` and `nats` say what their adapters
-//! need.
+//! [`Queue::work`], and [`Queue::take`] of the memory queue, need a tokio runtime with timers and may panic without
+//! one. The other calls of the memory adapters need no runtime. The modules `sqlite` and `nats` document the
+//! requirements of their adapters.
 //!
 //! # Security
 //!
-//! Who can reach the backend can read and write everything in it: keep it in a trusted network. The
-//! adapters have limits on sizes and on what they keep.
+//! A process with access to the backend can read and write everything in it: keep the backend in a trusted network. The
+//! adapters limit sizes and the amount of stored data.
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -90,15 +90,16 @@ use memory::{MemoryBus, MemoryQueue, MemoryStore};
 use std::fmt;
 use std::sync::Arc;
 
-/// How many bytes a key, a topic, a queue or an id may have.
+/// The maximum size of a key, topic, queue or id, in bytes.
 pub const MAX_NAME_BYTES: usize = 1024;
 
-/// Checks a key, a topic, a queue or an id: 1 to [`MAX_NAME_BYTES`] bytes, no control character. All else is allowed
-/// and means nothing: `a/b` is not below `a`. Adapters call it first, so that all of them behave alike.
+/// Checks a key, topic, queue or id: 1 to [`MAX_NAME_BYTES`] bytes, without control characters. All other characters
+/// are allowed and have no special meaning: `a/b` is not below `a`. Adapters call this function first, so that all of
+/// them behave alike.
 ///
 /// # Errors
 ///
-/// [`BackendError::InvalidName`] where a rule is broken.
+/// [`BackendError::InvalidName`] if a rule is violated.
 pub fn check_name(name: &str) -> Result<(), BackendError> {
     if name.is_empty() {
         return Err(BackendError::InvalidName {
@@ -108,11 +109,11 @@ pub fn check_name(name: &str) -> Result<(), BackendError> {
     check_prefix(name)
 }
 
-/// Checks what a key may start with: as [`check_name`], but it may be empty.
+/// Checks a prefix of keys. The rules are those of [`check_name`], except that a prefix may be empty.
 ///
 /// # Errors
 ///
-/// [`BackendError::InvalidName`] where a rule is broken.
+/// [`BackendError::InvalidName`] if a rule is violated.
 pub fn check_prefix(prefix: &str) -> Result<(), BackendError> {
     let reason = if prefix.len() > MAX_NAME_BYTES {
         "it has more than 1024 bytes"
@@ -124,8 +125,7 @@ pub fn check_prefix(prefix: &str) -> Result<(), BackendError> {
     Err(BackendError::InvalidName { reason })
 }
 
-/// What a process shares with others: a [`Store`], a [`Bus`] and a [`Queue`]. Clones are cheap and stand for the same
-/// backend.
+/// The state that processes share: a [`Store`], a [`Bus`] and a [`Queue`]. Clones are cheap and share the same backend.
 #[derive(Clone)]
 pub struct Backend {
     store: Arc<dyn Store>,
@@ -134,7 +134,7 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// A backend of these adapters, which may be of different kinds.
+    /// Creates a backend from adapters, which may be of different kinds.
     #[must_use]
     pub fn new(store: impl Store, bus: impl Bus, queue: impl Queue) -> Self {
         Self {
@@ -144,26 +144,26 @@ impl Backend {
         }
     }
 
-    /// A backend of one process, with the default settings of the [`memory`] adapters. Nothing of it
-    /// survives the process.
+    /// Creates a backend within one process, with the default settings of the [`memory`] adapters. Nothing survives the
+    /// process.
     #[must_use]
     pub fn memory() -> Self {
         Self::new(MemoryStore::new(), MemoryBus::new(), MemoryQueue::new())
     }
 
-    /// The store.
+    /// Returns the store.
     #[must_use]
     pub fn store(&self) -> &dyn Store {
         &*self.store
     }
 
-    /// The bus.
+    /// Returns the bus.
     #[must_use]
     pub fn bus(&self) -> &dyn Bus {
         &*self.bus
     }
 
-    /// The queue.
+    /// Returns the queue.
     #[must_use]
     pub fn queue(&self) -> &dyn Queue {
         &*self.queue

@@ -1,10 +1,10 @@
-//! What goes to the log.
+//! Log events of workers and of the memory store.
 
 use super::BackendError;
 use crate::log;
 use std::error::Error;
 
-/// No envelopes could be taken from a queue.
+/// Logs that envelopes could not be taken from a queue.
 pub(super) fn take_failed(queue: &str, error: &BackendError) {
     let error: &dyn Error = error;
     log::warning!(
@@ -14,7 +14,7 @@ pub(super) fn take_failed(queue: &str, error: &BackendError) {
     );
 }
 
-/// A lease could not be renewed this time.
+/// Logs that a call to renew a lease failed.
 pub(super) fn renew_failed(queue: &str, error: &BackendError) {
     let error: &dyn Error = error;
     log::warning!(
@@ -24,7 +24,7 @@ pub(super) fn renew_failed(queue: &str, error: &BackendError) {
     );
 }
 
-/// What became of an envelope could not be told this time.
+/// Logs that a call to settle an envelope failed.
 pub(super) fn settle_failed(queue: &str, error: &BackendError) {
     let error: &dyn Error = error;
     log::warning!(
@@ -34,7 +34,7 @@ pub(super) fn settle_failed(queue: &str, error: &BackendError) {
     );
 }
 
-/// An envelope will be delivered again, though a handler is at it or has ended.
+/// Logs that an envelope will be delivered again, although its handler runs or has ended.
 pub(super) fn lease_lost(queue: &str, id: &str) {
     log::warning!(
         queue,
@@ -43,12 +43,12 @@ pub(super) fn lease_lost(queue: &str, id: &str) {
     );
 }
 
-/// An envelope will be delivered again when its lease ends.
+/// Logs a panic of a handler. The envelope will be delivered again when its lease ends.
 pub(super) fn handler_panicked(queue: &str, id: &str) {
     log::error!(queue, id, "the handler of an envelope has panicked");
 }
 
-/// The memory store has dropped the value that was not read for the longest time.
+/// Logs that the memory store has dropped its least recently used entry.
 pub(super) fn entry_dropped(key: &str) {
     log::warning!(key, "the memory store is full and has dropped an entry");
 }

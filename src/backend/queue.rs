@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The port for work that must not be forgotten: envelopes that workers take, each for the time of a lease.
+/// The port for work that must not be lost: envelopes that workers take, each under a lease.
 ///
-/// [`enqueue`](Self::enqueue) and [`work`](Self::work) are what most code uses. The other three methods are the
-/// steps of which `work` is made, so that all adapters behave alike.
+/// Most code uses [`enqueue`](Self::enqueue) and [`work`](Self::work). The other three methods are the steps of `work`.
+/// An adapter implements these steps, so that all adapters behave alike.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -23,7 +23,7 @@ use tokio::time::Instant;
 /// let welcome = Envelope::new("mail", "welcome/ada", "ada@example.org".into());
 /// backend.queue().enqueue(welcome).await?;
 ///
-/// // Here or on another machine: a worker, until something stops it.
+/// // Here or on another machine: a worker that runs until it is stopped.
 /// let stop = Arc::new(Notify::new());
 /// let stopped = stop.clone();
 /// let send = move |delivery: Delivery| {
@@ -37,69 +37,73 @@ use tokio::time::Instant;
 /// # }
 /// ```
 ///
-/// # What an adapter guarantees
+/// # Guarantees of an adapter
 ///
-/// 1. At least once: an envelope that was enqueued is delivered until a worker [settles](Self::settle) it with
-///    [`Outcome::Done`] or [`Outcome::GiveUp`]. What it survives is the adapter's to say; a worker may crash at
-///    any time.
-/// 2. One worker at a time: while a lease is in force, nobody else is given the envelope. When it ends, because
-///    it was neither settled nor [renewed](Self::renew), the envelope is delivered again, with a higher
+/// 1. At least once: an envelope is delivered until a worker [settles](Self::settle) it with [`Outcome::Done`] or
+///    [`Outcome::GiveUp`]. A worker may crash at any time. Each adapter documents which other failures an envelope
+///    survives.
+/// 2. One worker at a time: while a lease is active, no other worker gets the envelope. When the lease ends, because
+///    the envelope was neither settled nor [renewed](Self::renew), the envelope is delivered again with a higher
 ///    [number](Taken::number), at once or up to one second later, never earlier.
-/// 3. Fencing: each delivery has a [`Receipt`] of its own. That of a lease that has ended settles and renews
-///    nothing, whoever has the envelope by then.
-/// 4. An id is delivered as one envelope: a second one with the same queue and id is
-///    [accepted](Enqueued::Duplicate) and does nothing while the first is queued or leased, and at least for
-///    the [window](Capabilities::deduplication_window) after the first was enqueued. Whether the ids of those that
-///    have ended survive a restart of the backend is the adapter's to say.
-/// 5. Order: envelopes of one queue and priority that one caller enqueues one after the other, without delay,
-///    are taken in that order for the first time, unless a [`take`](Self::take) is dropped. Where
-///    [priorities](Capabilities::priorities) are supported, a higher one that is due is always taken first, so it
-///    can starve the others. Those that are delivered again come when they are due.
-/// 6. A delay, before the first delivery or before the next one, is never shorter than asked for, and at most one
-///    second longer while a worker has room. As for leases, that holds where the clock of a machine is set meanwhile; an
-///    adapter says where it cannot see that. What has no delay is due, whatever the clock.
-/// 7. Queues do not disturb each other, but for limits that they may share, and exist from the first envelope or
-///    worker on. Their names and the ids follow the rules of [`check_name`](super::check_name). Ids and payloads
-///    arrive as they were sent. An adapter takes payloads of at least 64 KiB and says what its
-///    [limit](Capabilities::max_payload_bytes) is.
+/// 3. Fencing: each delivery has its own [`Receipt`]. The receipt of a lease that has ended cannot settle or renew
+///    anything.
+/// 4. An id is delivered as one envelope: a second envelope with the same queue and id is
+///    [accepted](Enqueued::Duplicate) without effect while the first is queued or leased, and at least for the
+///    [window](Capabilities::deduplication_window) after the first was enqueued. Each adapter documents whether the ids
+///    of envelopes that have ended survive a restart of the backend.
+/// 5. Order: envelopes of one queue and priority that one caller enqueues one after the other, without delay, are taken
+///    in that order for the first time, unless a [`take`](Self::take) is dropped. If
+///    [priorities](Capabilities::priorities) are supported, a due envelope with a higher priority is always taken
+///    first, so it can starve others. Repeated deliveries happen when they are due.
+/// 6. A delay, before the first delivery or before the next one, is never shorter than requested, and at most one
+///    second longer while a worker has room. For delays and leases, this also holds if the clock of a machine is set
+///    meanwhile; an adapter documents where it cannot detect that. An envelope without a delay is due at once, whatever
+///    the clock shows.
+/// 7. Queues are independent of each other, except for limits that they may share. A queue exists from its first
+///    envelope or worker on. Queue names and ids follow the rules of [`check_name`](super::check_name). Ids and
+///    payloads arrive unchanged. An adapter accepts payloads of at least 64 KiB and reports its
+///    [limit](Capabilities::max_payload_bytes).
 ///
-/// So a handler may run twice for one envelope, even at the same time: a worker whose machine stood still notices
-/// only afterwards that its lease has ended. What must happen once is to be decided with
-/// [`Store::compare_and_set`](super::Store::compare_and_set).
+/// A handler may therefore run twice for one envelope, even at the same time: a worker on a suspended machine detects
+/// only afterwards that its lease has ended. Use [`Store::compare_and_set`](super::Store::compare_and_set) for effects
+/// that must happen once.
 ///
-/// [`conformance::queue`](super::conformance::queue()) checks all of it.
+/// [`conformance::queue`](super::conformance::queue()) checks all guarantees.
 pub trait Queue: Send + Sync + 'static {
-    /// What this adapter can do beyond what all can.
+    /// Returns the optional features and the limits of the adapter.
     fn capabilities(&self) -> Capabilities;
 
-    /// Adds an envelope, and resolves once the backend would not lose it.
+    /// Adds an envelope. The future resolves once the backend will not lose it.
     ///
-    /// When two machines enqueue the same queue and id at once, one gets [`Enqueued::Added`], the other
-    /// [`Enqueued::Duplicate`], and there is one envelope: that of the first.
+    /// If two machines enqueue the same queue and id at once, one gets [`Enqueued::Added`], the other
+    /// [`Enqueued::Duplicate`]. Only the envelope of the first is kept.
     ///
-    /// Cancel safety: dropped before it resolves, the envelope may or may not have been added. To enqueue it
-    /// again, with the same id, is always right.
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it resolves, the envelope may or may not have been added. Enqueueing it again
+    /// with the same id is safe.
     ///
     /// # Errors
     ///
-    /// [`BackendError::InvalidName`], [`BackendError::TooLarge`], [`BackendError::Unsupported`] (a delay or
-    /// priority that [`capabilities`](Self::capabilities) does not have) and [`BackendError::Full`] say that
-    /// nothing was added; with any other error it may or may not have been.
+    /// [`BackendError::InvalidName`], [`BackendError::TooLarge`], [`BackendError::Unsupported`] (a delay or priority
+    /// that is not among the [`capabilities`](Self::capabilities)) and [`BackendError::Full`]: the envelope was not
+    /// added. After any other error, it may or may not have been added.
     fn enqueue(&self, envelope: Envelope) -> BoxFuture<'_, Result<Enqueued, BackendError>>;
 
-    /// Takes up to `limit` envelopes of a queue (at least one) that are due, each under a new lease. Waits
-    /// until there is one.
+    /// Takes up to `limit` due envelopes of a queue (at least one), each under a new lease. Waits until there is one.
     ///
-    /// When two machines take at once, each envelope goes to one of them. All workers of a queue should ask for
-    /// the same `lease`: some backends have one for the whole queue.
+    /// If two machines take at once, each envelope goes to one of them. All workers of a queue should use the same
+    /// `lease`, because some backends have one lease time for the whole queue.
     ///
-    /// Cancel safety: dropped before it resolves, no envelope is lost. One that was just being taken, or that comes
-    /// just afterwards, is given back, at the latest when its lease ends. It may have used up a delivery number, and
-    /// others may be taken before it.
+    /// # Cancel safety
+    ///
+    /// No envelope is lost if the future is dropped before it resolves. An envelope that was being taken, or that
+    /// arrives just afterwards, is returned, at the latest when its lease ends. It may have used a delivery number, and
+    /// other envelopes may be taken before it.
     ///
     /// # Errors
     ///
-    /// Where the name is not valid or the backend cannot be reached.
+    /// Fails if the name is invalid or the backend cannot be reached.
     fn take<'a>(
         &'a self,
         queue: &'a str,
@@ -107,66 +111,72 @@ pub trait Queue: Send + Sync + 'static {
         lease: Duration,
     ) -> BoxFuture<'a, Result<Vec<Taken>, BackendError>>;
 
-    /// Makes a lease last for `lease` from now on. Returns whether it was still in force; if not, it stays
-    /// lost.
+    /// Sets the end of a lease to `lease` from now. Returns whether the lease was still active.
+    /// A lease that has ended stays lost.
     ///
-    /// When another machine takes the envelope at the same time, because the lease ends just now, either the
-    /// lease is renewed, or the other one has it and this is `false`.
+    /// If another machine takes the envelope at the same time, because the lease is about to end, either the lease is
+    /// renewed, or the other machine gets the envelope and this method returns `false`.
     ///
-    /// Cancel safety: dropped before it resolves, the lease may or may not have been renewed.
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it resolves, the lease may or may not have been renewed.
     ///
     /// # Errors
     ///
-    /// Where the backend cannot be reached. Whether the lease is in force is then not known.
+    /// Fails if the backend cannot be reached. The state of the lease is then unknown.
     fn renew<'a>(
         &'a self,
         receipt: &'a Receipt,
         lease: Duration,
     ) -> BoxFuture<'a, Result<bool, BackendError>>;
 
-    /// Ends a lease with what became of the envelope. Returns whether it was still in force; if not, nothing
-    /// has changed: the envelope is another worker's, or is delivered again.
+    /// Ends a lease with the outcome for its envelope. Returns whether the lease was still active. If not, nothing has
+    /// changed: another worker has the envelope, or it will be delivered again.
     ///
-    /// When another machine takes the envelope at the same time, because the lease ends just now, either it is
-    /// settled, or the other one has it and this is `false`. A second call with the same receipt is `false`
-    /// too, so it can be repeated after an error.
+    /// If another machine takes the envelope at the same time, because the lease is about to end, either the envelope
+    /// is settled, or the other machine gets it and this method returns `false`. A second call with the same receipt
+    /// also returns `false`, so the call can be repeated after an error.
     ///
-    /// Cancel safety: dropped before it resolves, it may or may not have been settled.
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it resolves, the envelope may or may not have been settled.
     ///
     /// # Errors
     ///
-    /// Where the backend cannot be reached. Whether it is settled is then not known.
+    /// Fails if the backend cannot be reached. The state of the envelope is then unknown.
     fn settle<'a>(
         &'a self,
         receipt: &'a Receipt,
         outcome: Outcome,
     ) -> BoxFuture<'a, Result<bool, BackendError>>;
 
-    /// Gives the envelopes of a queue to a handler, until `shutdown` resolves; then takes no more, waits for the
-    /// handlers that run, and resolves.
+    /// Passes the envelopes of a queue to a handler until `shutdown` resolves. Then takes no more envelopes, waits for
+    /// the running handlers, and resolves.
     ///
     /// - At most [`concurrency`](WorkOptions::concurrency) handlers run at once, each in a task of its own.
-    /// - The lease of each is renewed at a third of its time while the handler runs. When it is lost all the
-    ///   same, the handler is dropped at its next `await`.
-    /// - What a handler returns is settled, and tried again after an error as long as the lease lasts.
-    /// - A handler that panics is not settled: its envelope is delivered again when its lease ends, as after a
+    /// - Leases are renewed after a third of their time while their handlers run. If a lease is lost nevertheless, its
+    ///   handler is dropped at its next `await`.
+    /// - The outcome of a handler is settled, with retries after errors while the lease lasts.
+    /// - The envelope of a handler that panics is not settled. It is delivered again when its lease ends, as after a
     ///   crash of the process.
-    /// - After an error of the backend it goes on, after a pause that grows from 50 ms to 5 s (feature
-    ///   `tracing`: with a warning in the log).
+    /// - After an error of the backend the worker retries, with pauses that grow from 50 ms to 5 s, and with a warning
+    ///   in the log (feature `tracing`).
     ///
-    /// Any number of workers, on any number of machines, can work on a queue at once; each envelope is given to
-    /// one of them at a time, under the guarantees above.
+    /// Any number of workers, on any number of machines, can work on a queue. Each envelope is given to one of them at
+    /// a time, under the guarantees above.
     ///
-    /// Cancel safety: dropped, the handlers that run are dropped too, and what they had is delivered again when
-    /// the leases end. To bound the wait for handlers, drop it some time after `shutdown` has resolved.
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops the running handlers. Their envelopes are delivered again when their leases end. To
+    /// limit the wait for handlers, drop the future some time after `shutdown` has resolved.
     ///
     /// # Errors
     ///
-    /// [`BackendError::InvalidName`] where the name of the queue is not valid. No other error ends it.
+    /// [`BackendError::InvalidName`] if the name of the queue is invalid. No other error ends the worker.
     ///
     /// # Panics
     ///
-    /// Outside of a runtime of tokio with time enabled.
+    /// Panics outside of a tokio runtime with timers enabled.
     fn work<'a>(
         &'a self,
         options: WorkOptions,
@@ -181,22 +191,22 @@ pub trait Queue: Send + Sync + 'static {
     }
 }
 
-/// What an adapter for [`Queue`] can do beyond what all can.
+/// The optional features and the limits of a [`Queue`] adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Capabilities {
-    /// Whether an envelope can be [delayed](Envelope::delay).
+    /// Whether [delays](Envelope::delay) are supported.
     pub delays: bool,
-    /// Whether [`Priority`] makes a difference. An adapter without it takes [`Priority::Normal`] only.
+    /// Whether [`Priority`] is supported. An adapter without priorities accepts [`Priority::Normal`] only.
     pub priorities: bool,
-    /// How many bytes a payload may have, at least 64 KiB.
+    /// The maximum size of a payload, in bytes. It is at least 64 KiB.
     pub max_payload_bytes: usize,
-    /// For how long at least an id is known after it was enqueued. An adapter may know it longer.
+    /// The minimum time for which an id stays known after it was enqueued.
     pub deduplication_window: Duration,
 }
 
 impl Capabilities {
-    /// Delays and priorities, with these limits.
+    /// Creates capabilities with delays and priorities, and these limits.
     #[must_use]
     pub const fn new(max_payload_bytes: usize, deduplication_window: Duration) -> Self {
         Self {
@@ -207,11 +217,11 @@ impl Capabilities {
         }
     }
 
-    /// Checks an envelope against them. Adapters call it first, so that all of them behave alike.
+    /// Checks an envelope. Adapters call this method first, so that all of them behave alike.
     ///
     /// # Errors
     ///
-    /// Those of [`Queue::enqueue`] that say that trying again does not help.
+    /// [`BackendError::InvalidName`], [`BackendError::TooLarge`] or [`BackendError::Unsupported`].
     pub fn check(&self, envelope: &Envelope) -> Result<(), BackendError> {
         check_name(&envelope.queue)?;
         check_name(&envelope.id)?;
@@ -226,7 +236,7 @@ impl Capabilities {
     }
 }
 
-/// Something to be done, for a [`Queue`].
+/// A unit of work for a [`Queue`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -240,20 +250,20 @@ impl Capabilities {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Envelope {
-    /// The queue it belongs to.
+    /// The name of the queue.
     pub queue: Arc<str>,
-    /// What it is known by in its queue. The same id is delivered as one envelope.
+    /// The id, unique within the queue. An id is delivered as one envelope.
     pub id: Arc<str>,
-    /// What the handler gets.
+    /// The data for the handler.
     pub payload: Bytes,
-    /// Whether it is taken before or after others, default [`Priority::Normal`].
+    /// The priority within the queue, by default [`Priority::Normal`].
     pub priority: Priority,
-    /// How long it is not delivered, default zero.
+    /// The minimum time before the first delivery, by default zero.
     pub delay: Duration,
 }
 
 impl Envelope {
-    /// An envelope with the default settings.
+    /// Creates an envelope with the default settings.
     #[must_use]
     pub fn new(queue: impl Into<Arc<str>>, id: impl Into<Arc<str>>, payload: Bytes) -> Self {
         Self {
@@ -265,38 +275,38 @@ impl Envelope {
         }
     }
 
-    /// Whether it is taken before or after others.
+    /// Sets the priority within the queue.
     #[must_use]
     pub fn priority(self, priority: Priority) -> Self {
         Self { priority, ..self }
     }
 
-    /// How long it is not delivered.
+    /// Sets the minimum time before the first delivery.
     #[must_use]
     pub fn delay(self, delay: Duration) -> Self {
         Self { delay, ..self }
     }
 }
 
-/// Which [`Envelope`]s of a queue are taken first. There are only three, so that a message broker can have a queue
-/// for each of them.
+/// The priority of an [`Envelope`] within its queue. There are only three, so that a message broker can use a queue for
+/// each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Priority {
-    /// After all others.
+    /// Taken after all others.
     Low,
     /// The default.
     #[default]
     Normal,
-    /// Before all others.
+    /// Taken before all others.
     High,
 }
 
-/// What became of a [`Queue::enqueue`].
+/// The result of [`Queue::enqueue`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Enqueued {
     /// The envelope was added.
     Added,
-    /// Its id was known, so nothing has changed.
+    /// The id was known. Nothing has changed.
     Duplicate,
 }
 
@@ -305,30 +315,29 @@ pub enum Enqueued {
 pub struct Taken {
     /// The id of the envelope.
     pub id: Arc<str>,
-    /// Its payload.
+    /// The payload of the envelope.
     pub payload: Bytes,
-    /// How often it has been delivered, this time included: 1 for the first time. The number rises with each
-    /// delivery and may skip some.
+    /// The number of this delivery, starting at 1. It increases with each delivery and may skip numbers.
     pub number: u32,
-    /// Until when the lease is certainly in force, by the clock of this process.
+    /// The time until which the lease is guaranteed, by the clock of this process.
     pub leased_until: Instant,
-    /// What the lease is known by.
+    /// Identifies the lease.
     pub receipt: Receipt,
 }
 
-/// What a lease is known by, in the words of its adapter. No two leases have the same. It is for the adapter, or a
-/// clone of it, that has [taken](Queue::take) the envelope.
+/// Identifies a lease, in a format of the adapter. Receipts are unique. A receipt is valid for the adapter, or a clone
+/// of the adapter, that has [taken](Queue::take) the envelope.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Receipt(Arc<str>);
 
 impl Receipt {
-    /// The receipt with this text, for adapters.
+    /// Creates a receipt, for adapters.
     #[must_use]
     pub fn new(text: impl Into<Arc<str>>) -> Self {
         Self(text.into())
     }
 
-    /// Its text.
+    /// Returns the text of the receipt.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -8,45 +8,49 @@ use std::time::Duration;
 
 /// The port for small values that all processes share.
 ///
-/// # What an adapter guarantees
+/// # Guarantees of an adapter
 ///
-/// 1. One truth: once a call has resolved, every later [`get`](Self::get) and
-///    [`compare_and_set`](Self::compare_and_set), on any machine, sees what it did. Calls that change one
-///    key at once act as if they came one after the other.
-/// 2. The [`Revision`]s of a key rise with each change, also across deletion and expiry, so a revision never
-///    means two values.
-/// 3. A value whose time to live is over is absent for all calls. The time may be up to one second longer
-///    than asked for, never shorter, also where the clock of a machine is set meanwhile: leases are made of it. An adapter
-///    says where it cannot see that.
-/// 4. Keys follow the rules of [`check_name`](super::check_name) and stay as they are, whatever the adapter
-///    makes of them. A value may be empty. An adapter takes values of at least 64 KiB and says what its
-///    limit is; a larger one is an error.
+/// 1. Consistency: once a call has resolved, every later [`get`](Self::get) and
+///    [`compare_and_set`](Self::compare_and_set), on any machine, observes its effect. Concurrent changes of a key take
+///    effect one after the other.
+/// 2. The [`Revision`]s of a key increase with each change, also across deletion and expiry, so a revision never refers
+///    to two values.
+/// 3. A value is absent for all calls once its time to live is over. The time may be up to one second longer than
+///    requested, never shorter. Because leases depend on it, this also holds if the clock of a machine is set
+///    meanwhile; an adapter documents where it cannot detect that.
+/// 4. Keys follow the rules of [`check_name`](super::check_name), and stay unchanged, however the adapter encodes them.
+///    A value may be empty. An adapter accepts values of at least 64 KiB and documents its limit; a larger value is an
+///    error.
 ///
-/// The suite `conformance::store` checks all of it.
+/// The suite `conformance::store` checks all guarantees.
 pub trait Store: Send + Sync + 'static {
-    /// The value of a key and its revision, or `None` where there is none.
+    /// Returns the value of a key and its revision, or `None` if there is no value.
     ///
-    /// When another machine changes the key at the same time, it is what was there before or what is there
-    /// after: never a mixture, and never a value with the revision of another.
+    /// If another machine changes the key at the same time, the result is the entry before or after the change: never a
+    /// mixture, and never a value with the revision of another.
     ///
-    /// Cancel safety: it only reads.
+    /// # Cancel safety
+    ///
+    /// The call only reads.
     ///
     /// # Errors
     ///
-    /// Where the key is not valid or the backend cannot be reached.
+    /// Fails if the key is invalid or the backend cannot be reached.
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, BackendError>>;
 
-    /// Sets a value, whatever there was, and returns its revision. `None` for the time to live keeps the
-    /// value until it is deleted; the time to live of the value before is forgotten.
+    /// Sets a value unconditionally and returns its revision. Without a time to live, the value stays until it is
+    /// deleted, even if the previous value had a time to live.
     ///
-    /// When two machines put at once, one value stays, that with the higher revision.
+    /// If two machines put at once, the value with the higher revision stays.
     ///
-    /// Cancel safety: dropped before it resolves, the value may or may not have been set.
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it resolves, the value may or may not have been set.
     ///
     /// # Errors
     ///
-    /// [`BackendError::InvalidName`] and [`BackendError::TooLarge`] say that nothing was set; with any other
-    /// error the value may or may not have been set.
+    /// [`BackendError::InvalidName`] and [`BackendError::TooLarge`]: the value was not set. After any other error, it
+    /// may or may not have been set.
     fn put<'a>(
         &'a self,
         key: &'a str,
@@ -54,19 +58,21 @@ pub trait Store: Send + Sync + 'static {
         time_to_live: Option<Duration>,
     ) -> BoxFuture<'a, Result<Revision, BackendError>>;
 
-    /// Sets a value if the key has still the expected revision, or, with `None`, if it is absent.
+    /// Sets a value if the key still has the expected revision, or, with `None`, if the key is absent.
     ///
-    /// When many machines call it at once with the same expectation, exactly one of them gets
-    /// [`CompareAndSet::Set`], all others [`CompareAndSet::Conflict`]. It is the one method from which
-    /// locks, claims and leases are made, so an adapter must leave the decision to its backend. A
-    /// [`put`](Self::put) or [`delete`](Self::delete) of another machine at the same time comes before, and
-    /// makes it a conflict, or after.
+    /// If many machines call this method at once with the same expected revision, exactly one of them gets
+    /// [`CompareAndSet::Set`], and all others get [`CompareAndSet::Conflict`]. Locks, claims and leases rely on this
+    /// method, so an adapter must leave the decision to its backend. A concurrent [`put`](Self::put) or
+    /// [`delete`](Self::delete) of another machine takes effect either before this call, which then conflicts, or after
+    /// it.
     ///
-    /// Cancel safety: dropped before it resolves, the value may or may not have been set.
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it resolves, the value may or may not have been set.
     ///
     /// # Errors
     ///
-    /// Those of [`put`](Self::put). After an error that leaves open whether the value was set, read it.
+    /// The errors of [`put`](Self::put). After an error that leaves the outcome open, read the value.
     fn compare_and_set<'a>(
         &'a self,
         key: &'a str,
@@ -77,51 +83,55 @@ pub trait Store: Send + Sync + 'static {
 
     /// Deletes a value. Returns whether there was one.
     ///
-    /// When two machines delete at once, one of them gets `true`. When another one puts at the same time, its
+    /// If two machines delete at once, one of them gets `true`. If another machine puts a value at the same time, that
     /// value stays if its revision is higher than that of the deletion, and is deleted otherwise.
     ///
-    /// Cancel safety: dropped before it resolves, the value may or may not have been deleted.
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it resolves, the value may or may not have been deleted.
     ///
     /// # Errors
     ///
-    /// Where the key is not valid or the backend cannot be reached.
+    /// Fails if the key is invalid or the backend cannot be reached.
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool, BackendError>>;
 
-    /// Watches all keys that start with `prefix`; the empty prefix stands for all keys.
+    /// Watches all keys that start with `prefix`. The empty prefix matches all keys.
     ///
-    /// When the future resolves, the watch is in force: the stream yields every change that any machine
-    /// starts to make from then on, those of one key in the order of their revisions. Whoever sees a change
-    /// and then gets the key sees that change or a later one.
+    /// When the future resolves, the watch is active: the stream yields every change that any machine starts
+    /// afterwards, and the changes of one key in the order of their revisions. A `get` after a change returns that
+    /// change or a later one.
     ///
-    /// When two machines change a key at once, every watcher sees both changes in the same order. Two watchers,
-    /// on one machine or on two, do not take changes from each other.
+    /// If two machines change a key at once, every watcher sees both changes in the same order. Each watcher receives
+    /// all changes, on the same machine and on different ones.
     ///
-    /// The end of a time to live is not a change that is reported, nor is a call that changed nothing. The
-    /// stream ends, or yields an error and then ends, when the connection is lost.
+    /// Neither expiry nor a call without effect is reported as a change. If the connection is lost, the stream ends,
+    /// possibly after an error.
     ///
-    /// Cancel safety: dropping the future or the stream ends the watch.
+    /// # Cancel safety
+    ///
+    /// Dropping the future or the stream ends the watch.
     ///
     /// # Errors
     ///
-    /// Where the backend cannot be reached, or no key can start with the prefix.
+    /// Fails if the backend cannot be reached or the prefix is invalid.
     fn watch<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<WatchStream, BackendError>>;
 }
 
-/// What a watch sees.
+/// The changes of a watch.
 pub type WatchStream = BoxStream<'static, Result<Change, BackendError>>;
 
-/// A number that says how often a store has changed, or a key. It rises with each change.
+/// The revision of a value: a number that increases with each change of the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(u64);
 
 impl Revision {
-    /// The revision with this number, for adapters.
+    /// Creates a revision, for adapters.
     #[must_use]
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
-    /// Its number.
+    /// Returns the number.
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0
@@ -139,40 +149,40 @@ impl fmt::Display for Revision {
 pub struct Entry {
     /// The value.
     pub value: Bytes,
-    /// The revision that set it.
+    /// The revision of the change that set the value.
     pub revision: Revision,
 }
 
-/// What became of a [`Store::compare_and_set`].
+/// The result of [`Store::compare_and_set`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "it says whether the value was set"]
 pub enum CompareAndSet {
     /// The value was set.
     Set(Revision),
-    /// The key had another revision than the expected one, so nothing has changed.
+    /// The key did not have the expected revision. Nothing has changed.
     Conflict,
 }
 
-/// What happens to a [watched](Store::watch) key.
+/// A change of a [watched](Store::watch) key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Change {
     /// A value was set.
     Put {
-        /// Its key.
+        /// The key.
         key: Arc<str>,
         /// The value and its revision.
         entry: Entry,
     },
     /// A value was deleted.
     Deleted {
-        /// Its key.
+        /// The key.
         key: Arc<str>,
         /// The revision of the deletion.
         revision: Revision,
     },
-    /// The watcher was too slow, and at least so many changes, of these keys or of others, have been lost.
-    /// It reads what it wants to know.
+    /// The watcher was too slow, and lost at least this many changes, of watched keys or of others. The watcher must
+    /// read the current values.
     Lagged(u64),
 }
 

@@ -1,4 +1,4 @@
-//! What a worker does, over the steps that an adapter for a queue has.
+//! The worker loop on top of the steps that a queue adapter implements.
 
 use super::backoff::Backoff;
 use super::{Queue, Receipt, Taken, clock, observe};
@@ -14,20 +14,20 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-/// For how long a worker has an envelope before it renews the lease or loses it.
+/// The default lease: 30 seconds.
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(30);
 
-/// How many handlers run at once.
+/// The default number of concurrent handlers: 16.
 pub const DEFAULT_CONCURRENCY: usize = 16;
 
 /// Shorter leases would be lost to ordinary delays.
 const SHORTEST_LEASE: Duration = Duration::from_millis(10);
 
-/// The pauses after errors of the backend.
+/// The first pause and the longest pause after errors of the backend.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// How [`Queue::work`] works.
+/// Options of [`Queue::work`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -44,7 +44,7 @@ pub struct WorkOptions {
 }
 
 impl WorkOptions {
-    /// Work on a queue, with the default settings.
+    /// Creates options for a queue, with the default settings.
     #[must_use]
     pub fn new(queue: impl Into<Arc<str>>) -> Self {
         Self {
@@ -54,7 +54,7 @@ impl WorkOptions {
         }
     }
 
-    /// How many handlers run at once, default [`DEFAULT_CONCURRENCY`]. It is at least one.
+    /// Sets the number of concurrent handlers, by default [`DEFAULT_CONCURRENCY`] and at least one.
     #[must_use]
     pub fn concurrency(self, handlers: usize) -> Self {
         Self {
@@ -63,9 +63,11 @@ impl WorkOptions {
         }
     }
 
-    /// How long an envelope stays with a worker that shows no sign of life, default [`DEFAULT_LEASE`]. It
-    /// bounds how late work goes on after a crash, and not how long a handler may run. All workers of a queue
-    /// should have the same. It is at least 10 ms and at most a year.
+    /// Sets how long a worker that shows no sign of life keeps an envelope, by default [`DEFAULT_LEASE`]. The value is
+    /// clamped to 10 ms to one year.
+    ///
+    /// The lease limits the delay after a crash. It does not limit the time of a handler. All workers of a queue should
+    /// use the same lease.
     #[must_use]
     pub fn lease(self, time: Duration) -> Self {
         Self {
@@ -79,10 +81,9 @@ impl WorkOptions {
     }
 }
 
-/// What a worker does with the envelopes of a queue. Async functions and closures from [`Delivery`] to
-/// [`Outcome`] are handlers.
+/// Processes the envelopes of a queue. Async functions and closures from [`Delivery`] to [`Outcome`] are handlers.
 pub trait Handler: Send + Sync + 'static {
-    /// Handles an envelope. It may be delivered again whatever this does, so it must be safe to repeat.
+    /// Handles an envelope. The envelope may be delivered again in any case, so handling it must be idempotent.
     fn handle(&self, delivery: Delivery) -> BoxFuture<'static, Outcome>;
 }
 
@@ -96,54 +97,56 @@ where
     }
 }
 
-/// An envelope that is given to a [`Handler`].
+/// An envelope that is passed to a [`Handler`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Delivery {
     /// The id of the envelope.
     pub id: Arc<str>,
-    /// Its payload.
+    /// The payload of the envelope.
     pub payload: Bytes,
-    /// How often it has been delivered, this time included: 1 for the first time. The number rises with each
-    /// delivery and may skip some.
+    /// The number of this delivery, starting at 1. It increases with each delivery and may skip numbers.
     pub number: u32,
-    /// The right to work on it.
+    /// The lease of the envelope.
     pub lease: Lease,
 }
 
-/// What is to become of an envelope.
+/// The outcome of handling an envelope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was handled, and is not delivered again.
+    /// The envelope was handled, and is not delivered again.
     Done,
-    /// It is delivered again after this time.
+    /// The envelope is delivered again after a pause.
     Retry {
-        /// The time. It may be up to a second longer, never shorter.
+        /// The minimum pause. The actual pause may be up to one second longer.
         after: Duration,
     },
-    /// It cannot be handled, and is not delivered again. A backend may count it as failed.
+    /// The envelope cannot be handled, and is not delivered again. A backend may count it as failed.
     GiveUp,
 }
 
-/// The right of one worker to an envelope. It is renewed while the handler runs.
+/// The exclusive right of a worker to an envelope. The lease is renewed while the handler runs.
 #[derive(Clone, Debug)]
 pub struct Lease {
     until: watch::Receiver<Instant>,
 }
 
 impl Lease {
-    /// Whether the lease is certainly in force at this moment. Before an effect outside of the queue that must
-    /// not come from two workers, ask; a thread that stands still between question and effect is fooled, so
-    /// what must happen once needs a [`Store`](super::Store) as well.
+    /// Whether the lease is guaranteed to be active now.
+    ///
+    /// Check this before effects outside of the queue that must not come from two workers. A thread may be suspended
+    /// between the check and the effect, so effects that must happen once need a [`Store`](super::Store) as well.
     #[must_use]
     pub fn is_held(&self) -> bool {
         Instant::now() < *self.until.borrow()
     }
 
-    /// Resolves when the lease is not in force any more: it was lost, or the handler has ended. It is for what a
-    /// handler has started elsewhere, in a thread for example; the handler itself is dropped.
+    /// Resolves when the lease is no longer active, because it was lost or the handler has ended. Code that a handler
+    /// has started elsewhere, such as in a thread, can use this method; the handler itself is dropped.
     ///
-    /// Cancel safety: it only waits.
+    /// # Cancel safety
+    ///
+    /// This future is cancel safe.
     pub async fn ended(&self) {
         let mut until = self.until.clone();
         loop {
@@ -151,13 +154,13 @@ impl Lease {
             if let Ok(Ok(())) = timeout_at(end, until.changed()).await {
                 continue;
             }
-            // Nobody renews it any more, or it was not renewed in time.
+            // The lease was dropped or not renewed in time.
             return;
         }
     }
 }
 
-/// Works on a queue until `shutdown`, and until the handlers have ended.
+/// Works on a queue until `shutdown` resolves and the running handlers have ended.
 pub(super) async fn work<Q: Queue + ?Sized>(
     queue: &Q,
     options: &WorkOptions,
@@ -181,7 +184,7 @@ pub(super) async fn work<Q: Queue + ?Sized>(
             if shutdown.poll_unpin(context).is_ready() {
                 return Poll::Ready(Event::Shutdown);
             }
-            // None are running: more have to be taken.
+            // `None` means that no handler runs. The worker then only waits for envelopes.
             if let Poll::Ready(Some(())) = running.poll_next_unpin(context) {
                 return Poll::Ready(Event::Ended);
             }
@@ -199,12 +202,12 @@ pub(super) async fn work<Q: Queue + ?Sized>(
             }
         }
     }
-    // What it takes just now is given back.
+    // Dropping the call returns the envelopes that it takes.
     taking.set(Fuse::terminated());
     while running.next().await.is_some() {}
 }
 
-/// Takes envelopes, after errors too.
+/// Takes envelopes, with retries after errors.
 async fn take<Q: Queue + ?Sized>(queue: &Q, options: &WorkOptions, room: usize) -> Vec<Taken> {
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
@@ -216,7 +219,7 @@ async fn take<Q: Queue + ?Sized>(queue: &Q, options: &WorkOptions, room: usize) 
     }
 }
 
-/// Runs the handler for an envelope, and settles what it returns.
+/// Runs the handler of an envelope and settles the outcome.
 async fn attend<Q: Queue + ?Sized>(
     queue: &Q,
     options: &WorkOptions,
@@ -237,16 +240,16 @@ async fn attend<Q: Queue + ?Sized>(
             until: kept.until.subscribe(),
         },
     };
-    // In a task, so that leases are renewed while handlers compute, and one that panics is alone.
+    // In a task of its own, so that leases are renewed while handlers compute, and a panic affects one handler only.
     let mut task = Task(tokio::spawn(async move { handler.handle(delivery).await }));
     let ended = match select(&mut task.0, pin!(kept.renew())).await {
         Either::Left((ended, _)) => ended,
         Either::Right(((), _)) => {
-            // Whatever it has started elsewhere learns it first.
+            // Notifies code that the handler has started elsewhere before the handler is aborted.
             kept.end();
             observe::lease_lost(&options.queue, &taken.id);
             task.0.abort();
-            // Its room is not free before it has really gone.
+            // The concurrency slot is only free after the handler is gone.
             let _ = (&mut task.0).await;
             return;
         }
@@ -254,12 +257,12 @@ async fn attend<Q: Queue + ?Sized>(
     match ended {
         Ok(outcome) => kept.settle(outcome, &taken.id).await,
         Err(error) if error.is_panic() => observe::handler_panicked(&options.queue, &taken.id),
-        // The runtime ends.
+        // The runtime is shutting down.
         Err(_) => {}
     }
 }
 
-/// A lease of this worker. It counts as ended when this is dropped.
+/// A lease of this worker. Dropping it marks the lease as ended.
 struct Kept<'a, Q: Queue + ?Sized> {
     queue: &'a Q,
     options: &'a WorkOptions,
@@ -285,7 +288,7 @@ impl<Q: Queue + ?Sized> Kept<'_, Q> {
         });
     }
 
-    /// Renews the lease again and again. Resolves when it is lost.
+    /// Renews the lease repeatedly. Resolves when the lease is lost.
     async fn renew(&self) {
         let lease = self.options.lease;
         let mut wait = lease / 3;
@@ -310,16 +313,16 @@ impl<Q: Queue + ?Sized> Kept<'_, Q> {
         }
     }
 
-    /// Settles the envelope, unless the lease ends before.
+    /// Settles the envelope, with retries until the lease ends.
     async fn settle(&self, outcome: Outcome, id: &str) {
         let mut backoff = Backoff::new(FIRST_PAUSE.min(self.options.lease / 10), LONGEST_PAUSE);
         let mut has_failed = false;
-        // One that has stood still for too long does not even try: a backend may not be able to refuse it.
+        // Skipped after the end of the lease, because some backends cannot refuse a late call.
         while !self.is_over() {
             let settle = self.queue.settle(&self.receipt, outcome);
             match timeout_at(self.until(), settle).await {
                 Ok(Ok(true)) => return,
-                // Most likely it was settled by the call that has failed.
+                // The failed call has probably settled the envelope.
                 Ok(Ok(false)) if has_failed => return,
                 Ok(Ok(false)) | Err(_) => break,
                 Ok(Err(error)) => observe::settle_failed(&self.options.queue, &error),
@@ -337,7 +340,7 @@ impl<Q: Queue + ?Sized> Drop for Kept<'_, Q> {
     }
 }
 
-/// A task that is aborted when this is dropped.
+/// A task that is aborted on drop.
 struct Task(JoinHandle<Outcome>);
 
 impl Drop for Task {

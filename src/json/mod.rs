@@ -1,7 +1,7 @@
-//! JSON as it travels: what would arrive as another value, or could not be read, is an error where it is written.
+//! JSON serialisation that refuses values which would change or become unreadable.
 //!
-//! `serde_json` writes `null` for NaN and the infinities, and writes deeper nesting than it reads. Everything else is
-//! byte for byte what `serde_json` writes.
+//! `serde_json` writes `null` for NaN and the infinities, and writes deeper nesting than it reads. This module returns
+//! an error for both. All other values are serialised byte for byte as by `serde_json`.
 
 mod path;
 
@@ -24,7 +24,7 @@ pub(crate) fn to_string<T: Serialize + ?Sized>(value: &T) -> serde_json::Result<
     serde_json::to_string(&Checked::root(value))
 }
 
-/// Serialises a value to text that stays as it is inside of another value.
+/// Serialises a value to JSON text that can be embedded unchanged in another value.
 #[cfg(feature = "tasks")]
 pub(crate) fn to_raw_value<T: Serialize + ?Sized>(
     value: &T,
@@ -32,7 +32,7 @@ pub(crate) fn to_raw_value<T: Serialize + ?Sized>(
     serde_json::value::to_raw_value(&Checked::root(value))
 }
 
-/// A value within the one that is serialised, and where it is.
+/// A nested value and its path.
 struct Checked<'a, T: ?Sized> {
     value: &'a T,
     path: Path<'a>,
@@ -52,7 +52,7 @@ impl<T: Serialize + ?Sized> Serialize for Checked<'_, T> {
     }
 }
 
-/// Hands everything to another serializer, but for what it would alter.
+/// Serializer that forwards to `inner` and checks numbers and nesting.
 struct Checking<'a, S> {
     inner: S,
     path: Path<'a>,
@@ -62,7 +62,7 @@ struct Checking<'a, S> {
 struct Compound<'a, C> {
     inner: C,
     path: Path<'a>,
-    /// How many elements there are so far.
+    /// The number of elements so far.
     count: usize,
 }
 
@@ -81,7 +81,7 @@ impl<'a, C> Compound<'a, C> {
     }
 }
 
-/// How `serde_json` names the structs by which it hands through what it has as text already. They are no objects.
+/// Whether a struct is one of the wrappers by which `serde_json` passes JSON text through. They are not JSON objects.
 fn is_text(name: &str) -> bool {
     name.starts_with("$serde_json::")
 }
@@ -299,7 +299,8 @@ impl<C: SerializeMap> SerializeMap for Compound<'_, C> {
     type Ok = C::Ok;
     type Error = C::Error;
 
-    /// `serde_json` itself refuses keys that are not strings or have no text, NaN among them.
+    /// Map keys are not checked: `serde_json` refuses keys that are not strings and cannot become strings, including
+    /// NaN.
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), C::Error> {
         self.inner.serialize_key(key)
     }

@@ -1,29 +1,30 @@
-//! Where a value is within the one that is serialised.
+//! The path of a nested value, for error messages.
 
 use serde::ser::Error;
 use std::fmt::{self, Display, Write};
 
-/// How many arrays and objects may be in each other. `serde_json` reads no more.
+/// The maximum nesting of arrays and objects that `serde_json` reads.
 const MAX_DEPTH: usize = 127;
 
-/// The way to a value. It lives on the stack of the calls that serialise, so it costs nothing until it is shown.
+/// The path of a value. Its parts live on the stack during serialisation, so a path allocates nothing until it is
+/// displayed.
 #[derive(Clone, Copy)]
 pub(super) struct Path<'a> {
     parent: Option<&'a Path<'a>>,
     step: Step,
-    /// The variant that the value is, if it is one with fields.
+    /// The enum variant of the value, if the value is a tuple or struct variant.
     variant: Option<&'static str>,
-    /// How many arrays and objects are around the value.
+    /// The number of arrays and objects around the value.
     depth: usize,
 }
 
 #[derive(Clone, Copy)]
 pub(super) enum Step {
     Root,
-    /// A field of a struct, or what a variant wraps.
+    /// A field of a struct, or the content of a variant.
     Name(&'static str),
     Index(usize),
-    /// A value of a map. Its key is data, which must not get into errors and logs.
+    /// A value of a map. Its key is user data, which must not appear in errors and logs.
     Value,
 }
 
@@ -51,7 +52,7 @@ impl<'a> Path<'a> {
         }
     }
 
-    /// The path of what is within `levels` further arrays or objects.
+    /// Returns the path of a value inside of `levels` further arrays or objects.
     pub(super) fn deeper<E: Error>(mut self, levels: usize) -> Result<Self, E> {
         self.depth += levels;
         if self.depth > MAX_DEPTH {

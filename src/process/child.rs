@@ -8,13 +8,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Stdio;
 use std::sync::Arc;
 
-/// Starts a process for a job. It returns when the process has connected, and never if that does not happen.
+/// Starts a process for a job. Blocks until the process has connected, possibly forever.
 pub(super) fn start<J: ProcessJob>(
     job: &J,
     max_bytes: usize,
 ) -> Result<JoinHandle<Reply>, ProcessError> {
     let call = call(job, max_bytes)?;
-    // It panics in a program that has not called `init`.
+    // procspawn panics in a program that has not called `init`.
     let spawn = AssertUnwindSafe(|| {
         procspawn::Builder::new()
             .stdin(Stdio::null())
@@ -22,7 +22,7 @@ pub(super) fn start<J: ProcessJob>(
     });
     catch_unwind(spawn).map_err(|panic| {
         let text = match panic::text(&*panic).unwrap_or_default() {
-            // Nobody who uses this crate need know of procspawn.
+            // The error names the function of this crate, because procspawn is not part of its public API.
             "procspawn was not initialized" => {
                 "`main` has not called `tower_promises::process::init`"
             }
@@ -51,18 +51,18 @@ fn call<J: ProcessJob>(job: &J, max_bytes: usize) -> Result<Call, ProcessError> 
     Ok((call, max_bytes as u64, std::process::id()))
 }
 
-/// Waits for the output, blocking its thread. `None` when nobody wants it any more. However it returns, the process has
-/// ended.
+/// Waits for the output and blocks the thread. Returns `None` once `is_unwanted` returns `true`. The process has ended
+/// when this function returns.
 pub(super) fn finish<J: ProcessJob>(
     mut process: JoinHandle<Reply>,
     max_bytes: usize,
     is_unwanted: impl Fn() -> bool,
 ) -> Option<Result<J::Output, ProcessError>> {
-    // A handle that could not start has no process id.
+    // The handle of a process that could not start has no process id.
     let has_started = process.pid().is_some();
     loop {
         if is_unwanted() {
-            // Dropping the handle kills the process, and waits for its end.
+            // Dropping the handle kills the process and waits for its end.
             return None;
         }
         match process.join_timeout(POLL_INTERVAL) {

@@ -3,63 +3,63 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Why a [`ProcessJob`](super::ProcessJob) has no output. All name the type of the job.
+/// Error of a [`ProcessJob`](super::ProcessJob). Each variant contains the type of the job.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ProcessError {
-    /// As many jobs wait as may.
+    /// The queue of waiting jobs is full.
     Saturated {
         /// The type of the job.
         job: &'static str,
-        /// How many may wait.
+        /// The maximum number of waiting jobs.
         limit: usize,
     },
     /// The job or its output is too large.
     TooLarge {
         /// The type of the job.
         job: &'static str,
-        /// How many bytes it has as JSON.
+        /// The size, in bytes of JSON.
         size: u64,
-        /// How many bytes it may have.
+        /// The maximum size.
         limit: u64,
     },
-    /// The job or its output does not survive serde. What serde says is the [`source`](Error::source).
+    /// The job or its output cannot be serialised or deserialised. The error of serde is the [`source`](Error::source).
     Serialize {
         /// The type of the job.
         job: &'static str,
-        /// The type of what serde has refused.
+        /// The type that serde could not handle.
         type_name: &'static str,
-        /// What serde says.
+        /// The error of serde.
         error: Arc<dyn Error + Send + Sync>,
     },
-    /// No process could be started, or it has not called [`init`](super::init) in time. The reason is the
+    /// The process could not be started, or it has not called [`init`](super::init) in time. The reason is the
     /// [`source`](Error::source).
     Start {
         /// The type of the job.
         job: &'static str,
-        /// What went wrong.
+        /// The reason.
         error: Arc<dyn Error + Send + Sync>,
     },
-    /// The job has panicked.
+    /// The job panicked.
     Panicked {
         /// The type of the job.
         job: &'static str,
-        /// What the panic says, and where it was.
+        /// The panic message and its location.
         message: Arc<str>,
     },
-    /// The process has ended without a result: it has aborted or exited, or was killed.
+    /// The process ended without a result: it aborted, exited or was killed.
     Died {
         /// The type of the job.
         job: &'static str,
     },
-    /// The job has taken too long, and is killed.
+    /// The job exceeded its timeout and is killed.
     TimedOut {
         /// The type of the job.
         job: &'static str,
-        /// The time it was given.
+        /// The timeout.
         after: Duration,
     },
-    /// No tokio runtime is running here.
+    /// The caller is not inside of a tokio runtime.
     NoRuntime {
         /// The type of the job.
         job: &'static str,
@@ -67,7 +67,7 @@ pub enum ProcessError {
 }
 
 impl ProcessError {
-    /// The type of the job, as the compiler calls it.
+    /// Returns the type of the job, in the form of [`std::any::type_name`].
     #[must_use]
     pub fn job(&self) -> &'static str {
         match self {
@@ -94,10 +94,7 @@ impl fmt::Display for ProcessError {
                 "job `{job}`: it or its output has {size} bytes, more than the {limit} that are allowed"
             ),
             Self::Serialize { job, type_name, .. } => {
-                write!(
-                    f,
-                    "job `{job}`: a `{type_name}` does not survive serialising"
-                )
+                write!(f, "job `{job}`: a `{type_name}` cannot be sent as JSON")
             }
             Self::Start { job, .. } => write!(f, "job `{job}`: no process could be started"),
             Self::Panicked { job, message } => write!(f, "job `{job}` has panicked: {message}"),

@@ -3,7 +3,7 @@ use crate::json;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// A function that runs in a process of its own: its fields are the arguments, [`run`](Self::run) is the body.
+/// A function that runs in a process of its own. The fields are its arguments, and [`run`](Self::run) is its body.
 ///
 /// ```
 /// use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 /// }
 ///
 /// impl ProcessJob for Parse {
-///     // What can fail says so: a panic is for bugs.
+///     // A failure is a value. A panic is for bugs.
 ///     type Output = Result<f64, String>;
 ///
 ///     fn run(self) -> Self::Output {
@@ -24,33 +24,34 @@ use serde::{Deserialize, Serialize};
 /// }
 /// ```
 ///
-/// It travels as JSON, and so does its output. JSON has no NaN and no infinities: in either they are
+/// Job and output are sent as JSON, which has neither NaN nor infinities: they cause a
 /// [`ProcessError::Serialize`](super::ProcessError::Serialize). `Some(())` and `Some(None)` arrive as `None`.
 pub trait ProcessJob: Serialize + DeserializeOwned + Send + 'static {
-    /// What it makes.
+    /// The type of the output.
     type Output: Serialize + DeserializeOwned + Send + 'static;
 
-    /// Does the work, in the child process.
+    /// Runs the job. This function is called in the child process.
     fn run(self) -> Self::Output;
 }
 
-/// What a child is given: the job as JSON, how many bytes its output may have, and the process id of the server.
+/// The input of a child: the job as JSON, the maximum size of its output in bytes, and the process id of the server.
 pub(super) type Call = (String, u64, u32);
 
-/// What a child gives back.
+/// The result of a child.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Reply {
     /// The output as JSON.
     Output(String),
-    /// It cannot read the job, for this reason.
+    /// The child cannot read the job, for this reason.
     WrongJob(String),
-    /// It cannot serialise the output, for this reason.
+    /// The child cannot serialise the output, for this reason.
     WrongOutput(String),
-    /// The output has this many bytes.
+    /// The output is too large. This is its size in bytes.
     TooLarge(u64),
 }
 
-/// The whole life of a child. A function pointer is all that can be sent to one, so this one knows the type.
+/// The entry point of a child. Only a function pointer can be sent to a process, so the function is generic over the
+/// job.
 pub(super) fn answer<J: ProcessJob>((job, max_bytes, server): Call) -> Reply {
     let _running = watch::begin(server);
     let job: J = match serde_json::from_str(&job) {

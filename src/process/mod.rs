@@ -1,8 +1,8 @@
 //! A bounded pool of child processes, for computations that may crash or never end.
 //!
-//! A thread that computes cannot be stopped, and one that aborts takes the server with it. A [`ProcessPool`] runs a
-//! [`ProcessJob`] in a child process of its own, started from the same program: nothing is to be installed, a crash
-//! ends that job and nothing else, a timeout kills it, and the memory it has used is given back whole.
+//! A thread that computes cannot be stopped, and an abort ends the whole server. A [`ProcessPool`] runs each
+//! [`ProcessJob`] in a child process of its own, started from the same program, so nothing needs to be installed. A
+//! crash ends that job only. A timeout kills the process. The operating system reclaims all its memory.
 //!
 //! # Example
 //!
@@ -31,11 +31,11 @@
 //! }
 //!
 //! fn main() {
-//!     // Child processes go no further than this.
+//!     // A child process runs its job in this function and does not return from it.
 //!     process::init();
 //!
 //!     let pool = ProcessPool::builder().timeout(Duration::from_secs(10)).build();
-//!     // The server comes here.
+//!     // The server starts here.
 //! #   let runtime = tokio::runtime::Runtime::new().unwrap();
 //! #   let primes = runtime.block_on(pool.run(Primes { below: 100 }));
 //! #   assert_eq!(primes.unwrap(), 25);
@@ -43,74 +43,78 @@
 //! }
 //! ```
 //!
-//! In a task (module `task`), `pool.run(..).await?` does the same: give the pool to `TasksBuilder::state`.
+//! In a task (module `task`), `pool.run(..).await?` does the same: add the pool with `TasksBuilder::state`.
 //!
 //! # Rules
 //!
-//! 1. [`init`] is the first thing in `main`. A child starts the program again, from its beginning, and what stands
-//!    before `init` runs in each of them.
-//! 2. Each job has a process of its own. At most [`max_processes`](ProcessPoolBuilder::max_processes) run at a time, at
-//!    most [`max_waiting`](ProcessPoolBuilder::max_waiting) jobs wait for their turn, first come, first served. One for
-//!    which there is no room is [`ProcessError::Saturated`] at once.
-//! 3. The fields of a job are its arguments. They travel as JSON, and so does the output, each at most
+//! 1. [`init`] is the first statement in `main`. A child starts the program from the beginning, so code before `init`
+//!    runs in each child.
+//! 2. Each job has a process of its own. At most [`max_processes`](ProcessPoolBuilder::max_processes) run at a time. At
+//!    most [`max_waiting`](ProcessPoolBuilder::max_waiting) further jobs wait, in order of arrival. A job beyond that
+//!    fails at once with [`ProcessError::Saturated`].
+//! 3. The fields of a job are its arguments. Arguments and output are sent as JSON, each at most
 //!    [`max_bytes`](ProcessPoolBuilder::max_bytes) long.
-//! 4. A child that ends without a result, by an abort, an exit or a signal, makes [`ProcessError::Died`].
-//! 5. A job that takes longer than [`timeout`](ProcessPoolBuilder::timeout), from when its turn has come, is killed.
-//! 6. Nothing starts before the future is polled: a promise that is cancelled in time costs nothing.
+//! 4. A child that ends without a result, by an abort, an exit or a signal, causes [`ProcessError::Died`].
+//! 5. A job that runs longer than its [`timeout`](ProcessPoolBuilder::timeout) is killed. The time starts when the job
+//!    leaves the queue.
+//! 6. No process starts before the future is polled: a promise that is cancelled earlier costs nothing.
 //!
 //! # Default limits
 //!
-//! As many processes as the machine has cores, for more would not compute faster, and 64 times as many jobs that wait.
-//! A minute for a job, ten seconds for a process to start, 64 MiB for the arguments and as much for the output.
+//! - One process per core, because more would not compute faster.
+//! - 64 waiting jobs per process.
+//! - One minute per job.
+//! - Ten seconds for a process to start.
+//! - 64 MiB for the arguments, and 64 MiB for the output.
 //!
 //! # Pitfalls
 //!
-//! - A child is a new process: it shares no variables, connections or locks with the server, and what `main` sets up
-//!   after `init` is not there. What a job needs is in its fields.
-//! - Starting a process takes milliseconds, and more for a large program. Work that is shorter, and trusted, is better
-//!   off on a thread: module `blocking`.
-//! - A job's standard output and error are those of the server, its standard input is empty.
-//! - A runtime's threads, if a job makes some, and processes that a job starts, are the job's own affair: killing the
-//!   job does not end *its* children.
-//! - A result is there when its process has ended. Destructors of thread-locals and handlers of C libraries run after
-//!   the job, and if they hold it up for longer than [`END_TIMEOUT`] it is aborted. One that somebody stops (`SIGSTOP`)
-//!   just then keeps its place until it goes on.
-//! - If the server is killed, or exits while a job runs, the job is aborted within [`WATCH_INTERVAL`]. In Windows it
-//!   runs to its end. For this a child has a thread of its own, so a job cannot do what only a process of one thread
-//!   may do.
-//! - A program that exits, or waits, before it calls `init` makes [`ProcessError::Start`], and so does a child that
-//!   is killed in its first milliseconds. Such a start leaves a thread and a socket in the temporary directory
-//!   behind, which procspawn gives no way to end. With [`MAX_LOST_STARTS`] of those a pool refuses all jobs.
-//! - Tests are child processes too, and their `main` is not yours. Put `procspawn::enable_test_support!();` into the
-//!   test file, with `procspawn` and its feature `test-support` in the dev-dependencies.
+//! - A child is a new process: it shares no variables, connections or locks with the server, and does not run the code
+//!   after `init`. Pass everything that a job needs in its fields.
+//! - Starting a process takes milliseconds, and longer for a large program. Run short and trusted work on a thread:
+//!   module `blocking`.
+//! - The standard output and standard error of a job are those of the server. Its standard input is empty.
+//! - Killing a job does not end the processes that the job has started.
+//! - A result is returned when the process has ended. Destructors of thread-locals and exit handlers of C libraries run
+//!   after the job. If they take longer than [`END_TIMEOUT`], the process is aborted. A process that is stopped
+//!   (`SIGSTOP`) during this time keeps its slot until it continues.
+//! - If the server is killed, or exits while a job runs, the job is aborted within [`WATCH_INTERVAL`]. On Windows it
+//!   runs to its end. Each child has a watcher thread for this, so a job cannot use operations that require a
+//!   single-threaded process.
+//! - A program that exits or waits before it calls `init` causes [`ProcessError::Start`], and so does a child that is
+//!   killed in its first milliseconds. Such a start leaks a thread, and a socket in the temporary directory, because
+//!   procspawn cannot cancel it. After [`MAX_LOST_STARTS`] of them, a pool refuses all jobs.
+//! - The `main` function of a test is generated by its harness. Put `procspawn::enable_test_support!();` into the test
+//!   file, and add `procspawn` with its feature `test-support` to the dev-dependencies.
 //!
 //! # Cancel safety
 //!
-//! Dropping the future of a job takes it out of the queue, or kills its process (`SIGKILL`, in Windows
-//! `TerminateProcess`) within [`POLL_INTERVAL`], one that is still starting as soon as it has started. A process keeps
-//! its place in the pool until it has ended.
+//! Dropping the future of a job removes the job from the queue, or kills its process (`SIGKILL`, on Windows
+//! `TerminateProcess`) within [`POLL_INTERVAL`]. A process that is still starting is killed as soon as it has started.
+//! A process keeps its slot in the pool until it has ended.
 //!
 //! # Panics
 //!
-//! A panic in a job is [`ProcessError::Panicked`]. A program that is built with `panic = "abort"` gets `Died`. The
-//! future panics on a runtime of tokio that has no time.
+//! A panic in a job causes [`ProcessError::Panicked`]. In a program that is built with `panic = "abort"`, it causes
+//! `Died`. The future panics on a tokio runtime without timers.
 //!
 //! # Security
 //!
 //! A child has the user, the environment, the arguments and the files of the server: it contains crashes, not attacks.
-//! Do not run code in it that you do not trust. Nobody else can hand it work: it takes one job, from the process that
-//! has started it. What a job returns is data of the child, bounded in size, and checked by `Deserialize` alone.
+//! Do not run untrusted code in it. Other processes cannot send work to a child: it takes one job, from the process
+//! that started it. Treat the output of a job as data of the child. Its size is limited, and only `Deserialize`
+//! validates it.
 //!
 //! # Platforms
 //!
-//! Linux and macOS, and Windows as far as procspawn supports it. Child and server are the same executable file, on
-//! Linux even when the file has been replaced in the meantime. Where executables cannot start themselves, as on iOS and
-//! in WebAssembly, there is [`ProcessError::Start`].
+//! Linux and macOS, and Windows as far as procspawn supports it. Child and server are the same executable, on Linux
+//! even if the file has been replaced in the meantime. On platforms where programs cannot start themselves, such as iOS
+//! and WebAssembly, jobs fail with [`ProcessError::Start`].
 //!
-//! # Neighbours
+//! # Comparison
 //!
-//! The module `blocking` runs closures on threads of the server, cheaply, and cannot stop them. The module `task` runs
-//! functions that must not be forgotten, possibly on other machines; their workers can use a pool.
+//! The module `blocking` runs closures on threads of the server. It is cheaper, but cannot stop them. The module `task`
+//! runs functions that survive the request, possibly on other machines; their workers can use a pool.
 
 mod child;
 mod error;
@@ -126,10 +130,10 @@ pub use pool::{
     MAX_LOST_STARTS, POLL_INTERVAL, ProcessFuture, ProcessPool, ProcessPoolBuilder, WATCH_INTERVAL,
 };
 
-/// Runs the job and ends the process, in a child of a [`ProcessPool`]. Elsewhere it does nothing but allow this program
-/// to have children.
+/// Runs the job and exits, in a child of a [`ProcessPool`]. In any other process, enables the program to start children
+/// and returns.
 ///
-/// Call it first in `main`, before a runtime, threads, log files or sockets are made.
+/// Call this function first in `main`, before creating a runtime, threads, log files or sockets.
 pub fn init() {
     procspawn::init();
 }

@@ -1,9 +1,9 @@
-//! What process pools tell the operator. Without the feature `tracing` all of this is nothing.
+//! Log events of process pools. Without the feature `tracing` they compile to nothing.
 
 use super::ProcessError;
 use crate::log;
 
-/// A crash is a bug that nobody else may hear of; what is too large or too much is the caller's to report.
+/// Logs crashes, timeouts and failed starts, which are bugs. The caller can report the other errors.
 pub(super) fn failed(error: &ProcessError) {
     match error {
         ProcessError::Died { job } => {

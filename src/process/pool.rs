@@ -13,34 +13,34 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tower_service::Service;
 
-/// How long a job may take.
+/// The default timeout of a job: 60 seconds.
 pub const DEFAULT_PROCESS_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a process may take until it has called [`init`](super::init) and has its job.
+/// The default time for a process to call [`init`](super::init) and receive its job: 10 seconds.
 pub const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many bytes a job may have as JSON, and its output.
+/// The default limit on a job and on its output, each in bytes of JSON: 64 MiB.
 pub const DEFAULT_MAX_JOB_BYTES: usize = 64 << 20;
 
-/// How many processes may have failed to call [`init`](super::init) before a pool starts no more. Each has left a
-/// thread waiting for it.
+/// The number of processes without a call of [`init`](super::init) after which a pool starts no more processes. Each of
+/// them has leaked a thread.
 pub const MAX_LOST_STARTS: usize = 16;
 
-/// How often a pool asks whether a job is still wanted.
+/// The interval at which a pool checks whether the future of a job was dropped.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// How long a process may take to end after its job, while it sends the output. Then it aborts.
+/// The time for a process to send its output and to end. Then it aborts.
 pub const END_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a process asks whether its server is still there.
+/// The interval at which a child checks whether its server still runs.
 pub const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How many jobs may wait for each one that may run, unless you say otherwise.
+/// The default number of waiting jobs per process.
 const WAITING_FOR_EACH_RUNNING: usize = 64;
 
-/// Runs jobs in child processes. A clone is the same pool. See [the module](super).
+/// Runs jobs in child processes, see [the module](super). Clones share the pool.
 ///
-/// It is also a tower [`Service`] of jobs, one that is always ready: a job for which there is no room fails.
+/// The pool is also a tower [`Service`] that is always ready. A job beyond the limits fails.
 #[derive(Clone)]
 pub struct ProcessPool {
     shared: Arc<Shared>,
@@ -65,13 +65,13 @@ pub struct ProcessPoolBuilder {
 }
 
 impl ProcessPool {
-    /// Creates a pool with the [default limits](super#default-limits). It has no processes until there are jobs.
+    /// Creates a pool with the [default limits](super#default-limits). No process starts before the first job.
     #[must_use]
     pub fn new() -> Self {
         Self::builder().build()
     }
 
-    /// Begins a pool with limits of its own.
+    /// Creates a builder for a pool with other limits.
     pub fn builder() -> ProcessPoolBuilder {
         ProcessPoolBuilder {
             max_processes: available_parallelism().map_or(1, usize::from),
@@ -82,12 +82,11 @@ impl ProcessPool {
         }
     }
 
-    /// Runs a job in a process of its own. The future can be a promise:
-    /// `promises.try_submit("primes", pool.run(job))`.
+    /// Runs a job in a process of its own. The future can be a promise: `promises.try_submit("primes", pool.run(job))`.
     ///
     /// # Errors
     ///
-    /// The future has each of [`ProcessError`].
+    /// The future can fail with any [`ProcessError`].
     ///
     /// # Cancel safety
     ///
@@ -105,14 +104,14 @@ impl ProcessPool {
         }
     }
 
-    /// How many processes run at this moment.
+    /// Returns the number of processes that currently run.
     #[must_use]
     pub fn running(&self) -> usize {
         let free = self.shared.places.available_permits();
         self.shared.settings.max_processes.saturating_sub(free)
     }
 
-    /// How many jobs wait for their turn at this moment.
+    /// Returns the number of jobs that currently wait for a process.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.shared.waiting.load(Ordering::Relaxed)
@@ -150,31 +149,32 @@ impl<J: ProcessJob> Service<J> for ProcessPool {
 }
 
 impl ProcessPoolBuilder {
-    /// How many processes may run at a time, default the number of cores. It is at least one.
+    /// Sets the maximum number of processes, by default the number of cores and at least one.
     pub fn max_processes(mut self, processes: usize) -> Self {
         self.max_processes = processes.clamp(1, Semaphore::MAX_PERMITS);
         self
     }
 
-    /// How many jobs may wait for their turn, default 64 for each process that may run.
+    /// Sets the maximum number of waiting jobs, by default 64 for each process.
     pub fn max_waiting(mut self, jobs: usize) -> Self {
         self.max_waiting = Some(jobs);
         self
     }
 
-    /// How many bytes a job may have as JSON, and how many its output, default [`DEFAULT_MAX_JOB_BYTES`].
+    /// Sets the maximum size of a job and of its output, each in bytes of JSON, by default [`DEFAULT_MAX_JOB_BYTES`].
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = bytes;
         self
     }
 
-    /// How long a job may take from when its turn has come, default [`DEFAULT_PROCESS_TIMEOUT`]. Then it is killed.
+    /// Sets the timeout of a job, by default [`DEFAULT_PROCESS_TIMEOUT`]. The time starts when the job leaves the
+    /// queue. A job that takes longer is killed.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// How long a process may take until it has called [`init`](super::init) and has its job, default
+    /// Sets the time for a process to call [`init`](super::init) and receive its job, by default
     /// [`DEFAULT_START_TIMEOUT`].
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.start_timeout = timeout;
@@ -186,7 +186,7 @@ impl ProcessPoolBuilder {
         self.max_waiting.unwrap_or_else(default)
     }
 
-    /// Makes the pool.
+    /// Creates the pool.
     #[must_use]
     pub fn build(self) -> ProcessPool {
         ProcessPool {
@@ -212,14 +212,14 @@ impl Shared {
         let place = Arc::new(Mutex::new(Some(place)));
         let (started, has_started) = oneshot::channel::<()>();
         let (lost, is_lost) = oneshot::channel::<()>();
-        // Nobody may be left who waits for the job, so the watch has a task of its own.
+        // The start is watched in a task of its own, because the future of the job may be dropped.
         let watched = Arc::clone(&place);
         let shared = Arc::clone(&self);
         runtime.spawn(async move {
             let limit = shared.settings.start_timeout;
             if tokio::time::timeout(limit, has_started).await.is_err() {
                 shared.lose(&watched);
-                // Whoever waits may have gone.
+                // Fails if the future of the job was dropped.
                 let _ = lost.send(());
             }
         });
@@ -237,7 +237,7 @@ impl Shared {
             };
             shared.leave(&place);
             if let Some(result) = result {
-                // Nobody may want it any more.
+                // Fails if the future of the job was dropped.
                 let _ = sender.send(result);
             }
         };
@@ -258,7 +258,7 @@ impl Shared {
         ended.unwrap_or(Err(ProcessError::TimedOut { job: name, after }))
     }
 
-    /// Waits for a place, if another may wait.
+    /// Waits for a slot, unless the queue is full.
     async fn place(&self, job: &'static str) -> Result<OwnedSemaphorePermit, ProcessError> {
         if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
             return Ok(place);
@@ -273,18 +273,19 @@ impl Shared {
         Ok(place.unwrap_or_else(|_| unreachable!("the semaphore is never closed")))
     }
 
-    /// Gives up on a process that does not start: its thread may wait for ever, its place is free.
+    /// Gives up a process that does not start: its slot is free, although its thread may wait forever.
     fn lose(&self, place: &Mutex<Option<OwnedSemaphorePermit>>) {
         let mut kept = lock(place);
         let place = kept.take();
         if place.is_some() {
-            // Under the lock, so that it comes before what `leave` does.
+            // Under the lock, so that this happens before `leave` subtracts.
             self.lost_starts.fetch_add(1, Ordering::Relaxed);
         }
         drop(kept);
     }
 
-    /// The thread of a process ends.
+    /// Called at the end of the thread of a process. Releases the slot, or corrects the count if the start was given
+    /// up.
     fn leave(&self, place: &Mutex<Option<OwnedSemaphorePermit>>) {
         let place = lock(place).take();
         if place.is_none() {
@@ -309,7 +310,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// A job that runs, or waits for its turn. Dropping it kills the process.
+/// Future of a job that runs or waits for a process. Dropping it kills the process.
 #[must_use = "futures do nothing unless they are polled"]
 pub struct ProcessFuture<T> {
     running: BoxFuture<'static, Result<T, ProcessError>>,

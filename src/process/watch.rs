@@ -1,4 +1,4 @@
-//! What a child does in order not to be left over.
+//! Watcher thread of a child, which prevents orphaned processes.
 
 use super::{END_TIMEOUT, WATCH_INTERVAL};
 use std::process::abort;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
-/// While it lives, the job runs. Afterwards the process has [`END_TIMEOUT`] to end.
+/// Guard that lives while the job runs. After it is dropped, the process has [`END_TIMEOUT`] to end.
 pub(super) struct Job {
     has_ended: Arc<AtomicBool>,
 }
@@ -18,8 +18,10 @@ impl Drop for Job {
     }
 }
 
-/// Ends this process when its server is gone, or when it does not end after its job. It aborts: what else ends a
-/// process waits for destructors and handlers, which may be what holds it up.
+/// Starts the watcher. It ends this process when the server is gone, or when the process does not end after its job.
+///
+/// The watcher aborts, because a normal exit waits for destructors and exit handlers, which may be what blocks the
+/// process.
 pub(super) fn begin(server: u32) -> Job {
     let has_ended = Arc::new(AtomicBool::new(false));
     let job_has_ended = Arc::clone(&has_ended);
@@ -38,14 +40,14 @@ pub(super) fn begin(server: u32) -> Job {
             }
         }
     };
-    // Where no thread is to be had, the job runs all the same.
+    // The job also runs if no thread can be created.
     let _ = thread::Builder::new()
         .name("process-watch".to_owned())
         .spawn(watch);
     Job { has_ended }
 }
 
-/// A process whose parent has ended gets another one.
+/// The parent of an orphaned process changes.
 #[cfg(unix)]
 fn is_orphan(server: u32) -> bool {
     std::os::unix::process::parent_id() != server

@@ -3,22 +3,22 @@ use super::family::Family;
 use crate::backend::Backend;
 use std::time::Duration;
 
-/// How many waiters all signals together may have in a process.
+/// The default limit on the waiters of all signals in a process: 100,000.
 pub const DEFAULT_MAX_WAITERS: usize = 100_000;
 
-/// How many waiters a signal may have in a process.
+/// The default limit on the waiters of one signal in a process: 10,000.
 pub const DEFAULT_MAX_WAITERS_PER_NAME: usize = 10_000;
 
-/// How many bytes a value may have as JSON.
+/// The default limit on a value, in bytes of JSON: 32 KiB.
 pub const DEFAULT_MAX_MESSAGE_BYTES: usize = 32 * 1024;
 
-/// How often latches are looked for in case the bus has lost a message.
+/// The default interval at which latches are polled in case a bus message was lost: 30 seconds.
 pub const DEFAULT_POLL_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long the backend may take for an answer.
+/// The default timeout of a backend call: 10 seconds.
 pub const DEFAULT_BACKEND_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Builds [`Signals`] that have other than the default settings.
+/// Builds [`Signals`] with custom settings.
 ///
 /// ```
 /// use std::time::Duration;
@@ -61,44 +61,43 @@ impl SignalsBuilder {
         }
     }
 
-    /// How many waiters all signals together may have in this process, default [`DEFAULT_MAX_WAITERS`]. One
-    /// more gets [`SignalError::TooManyWaiters`](super::SignalError::TooManyWaiters).
+    /// Sets the maximum number of waiters of all signals in this process, by default [`DEFAULT_MAX_WAITERS`]. A further
+    /// waiter gets [`SignalError::TooManyWaiters`](super::SignalError::TooManyWaiters).
     pub fn max_waiters(mut self, waiters: usize) -> Self {
         self.settings.max_waiters = waiters;
         self
     }
 
-    /// How many waiters a signal may have in this process, default [`DEFAULT_MAX_WAITERS_PER_NAME`]. One more
-    /// gets [`SignalError::TooManyWaiters`](super::SignalError::TooManyWaiters).
+    /// Sets the maximum number of waiters of one signal in this process, by default [`DEFAULT_MAX_WAITERS_PER_NAME`]. A
+    /// further waiter gets [`SignalError::TooManyWaiters`](super::SignalError::TooManyWaiters).
     pub fn max_waiters_per_name(mut self, waiters: usize) -> Self {
         self.settings.max_waiters_per_name = waiters;
         self
     }
 
-    /// How many bytes a value may have as JSON, default [`DEFAULT_MAX_MESSAGE_BYTES`]. A larger one is
-    /// [`SignalError::TooLarge`](super::SignalError::TooLarge) for the sender. The bus has a limit of its
-    /// own, and a message has about 100 bytes more than its value.
+    /// Sets the maximum size of a value, in bytes of JSON, by default [`DEFAULT_MAX_MESSAGE_BYTES`]. Sending a larger
+    /// value fails with [`SignalError::TooLarge`](super::SignalError::TooLarge). The bus has a limit of its own; a
+    /// message is about 100 bytes larger than its value.
     pub fn max_message_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_message_bytes = bytes;
         self
     }
 
-    /// How often the latches of all names with waiters are read in case the bus has lost a message, default
-    /// [`DEFAULT_POLL_INTERVAL`]. It is at least a millisecond.
+    /// Sets the interval at which the latches of all names with waiters are read in case a bus message was lost, by
+    /// default [`DEFAULT_POLL_INTERVAL`] and at least one millisecond.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.settings.poll_interval = interval.max(Duration::from_millis(1));
         self
     }
 
-    /// How long the backend may take for one answer, default [`DEFAULT_BACKEND_TIMEOUT`]. Then it is
-    /// [`BackendError::TimedOut`](crate::backend::BackendError::TimedOut) for a sender, and the listening
-    /// task tries again.
+    /// Sets the timeout of a backend call, by default [`DEFAULT_BACKEND_TIMEOUT`]. A sender that exceeds it gets
+    /// [`BackendError::TimedOut`](crate::backend::BackendError::TimedOut). The listening task retries.
     pub fn backend_timeout(mut self, timeout: Duration) -> Self {
         self.settings.backend_timeout = timeout;
         self
     }
 
-    /// Makes the signals. Each call makes some of their own, which know of others only through the backend.
+    /// Creates the signals. Each call creates an independent instance, which reaches others only through the backend.
     #[must_use]
     pub fn build(&self) -> Signals {
         Signals::of(Family::new(self.backend.clone(), self.settings))

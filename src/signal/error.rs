@@ -5,78 +5,78 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Why a signal could not be sent, or was not received.
+/// Error of sending or waiting for a signal.
 ///
-/// Names are as [`Signals::path`](super::Signals::path) makes them: with their namespaces.
+/// Names include their namespaces, as returned by [`Signals::path`](super::Signals::path).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum SignalError {
-    /// Nobody has sent the signal within the time that the wait was given.
+    /// The signal was not sent within the timeout of the wait.
     TimedOut {
         /// The name of the signal.
         name: Arc<str>,
-        /// The time it was given.
+        /// The timeout.
         after: Duration,
     },
-    /// There are as many waiters as there may be: of this name, or of all names together.
+    /// The limit on waiters is reached, for this name or for all names together.
     TooManyWaiters {
         /// The name of the signal.
         name: Arc<str>,
-        /// How many there may be.
+        /// The limit.
         limit: usize,
     },
-    /// The name has more than [`MAX_SIGNAL_NAME_BYTES`] bytes. Only its beginning is kept.
+    /// The name has more than [`MAX_SIGNAL_NAME_BYTES`] bytes. The error contains only its beginning.
     NameTooLong {
         /// The beginning of the name.
         name: Arc<str>,
     },
-    /// The value is too large to be sent.
+    /// The value is too large.
     TooLarge {
         /// The name of the signal.
         name: Arc<str>,
-        /// How many bytes it has as JSON.
+        /// The size of the value, in bytes of JSON.
         size: usize,
-        /// How many bytes it may have.
+        /// The maximum size.
         limit: usize,
     },
-    /// The value that was to be sent cannot be serialised: it has a NaN or an infinity, say, or is nested more
-    /// than 127 levels deep. serde's error is the [`source`](Error::source).
+    /// The value cannot be serialised: it contains a NaN or an infinity, for example, or is nested more than 127 levels
+    /// deep. The error of serde is the [`source`](Error::source).
     Serialize {
         /// The name of the signal.
         name: Arc<str>,
         /// The type of the value.
         type_name: &'static str,
-        /// What serde says.
+        /// The error of serde.
         error: Arc<dyn Error + Send + Sync>,
     },
-    /// The value that was received is not of the type that the waiter wants, or of another version of it. That
-    /// ends this wait alone: other waiters get the value, and a latch stays. serde's error is the
-    /// [`source`](Error::source), which may quote the value.
+    /// The received value cannot be read as the expected type, or was written by another version of the type. Only this
+    /// wait fails: other waiters get the value, and a latch stays. The error of serde is the [`source`](Error::source),
+    /// and may quote the value.
     WrongType {
         /// The name of the signal.
         name: Arc<str>,
-        /// The type that the waiter wants.
+        /// The expected type.
         expected: &'static str,
-        /// What serde says.
+        /// The error of serde.
         error: Arc<dyn Error + Send + Sync>,
     },
-    /// The backend has failed, see each method for what that means. Its error is the
+    /// The backend has failed. Each method documents the consequences. The error of the backend is the
     /// [`source`](Error::source).
     Backend {
-        /// The name of the signal, empty where it concerns all.
+        /// The name of the signal, empty if the error concerns all signals.
         name: Arc<str>,
-        /// What the backend says.
+        /// The error of the backend.
         error: BackendError,
     },
-    /// No tokio runtime is running here.
+    /// The caller is not inside of a tokio runtime.
     NoRuntime {
-        /// The name of the signal, empty where it concerns all.
+        /// The name of the signal, empty if the error concerns all signals.
         name: Arc<str>,
     },
 }
 
 impl SignalError {
-    /// The name of the signal, empty where the error concerns all.
+    /// Returns the name of the signal, empty if the error concerns all signals.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
@@ -96,7 +96,7 @@ impl fmt::Display for SignalError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TimedOut { name, after } => {
-                write!(f, "nobody has sent signal `{name}` within {after:?}")
+                write!(f, "signal `{name}` was not sent within {after:?}")
             }
             Self::TooManyWaiters { name, limit } => {
                 write!(f, "signal `{name}`: there are already {limit} waiters")

@@ -12,27 +12,27 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-/// What the handles and waits of one process share. When the last of them goes, the listening task does.
+/// State shared by all handles and waits of one [`Signals`]. Dropping the last of them ends the listening task.
 #[derive(Debug)]
 pub(super) struct Family {
     pub(super) core: Arc<Core>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What they share with the listening task, which must not keep itself alive.
+/// State shared with the listening task. It is separate from [`Family`], because the task must not keep itself alive.
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) backend: Backend,
     pub(super) settings: Settings,
     pub(super) waiters: Waiters,
-    /// Whether the bus is being listened to.
+    /// Whether the subscription to the bus is active.
     pub(super) listening: watch::Sender<bool>,
-    /// The name of this process, so to speak.
+    /// A random id that identifies this instance in messages.
     pub(super) origin: String,
     claims: AtomicU64,
 }
 
-/// There is no tokio runtime to spawn the listening task on.
+/// There is no tokio runtime for the listening task.
 #[derive(Debug)]
 pub(super) struct NoRuntime;
 
@@ -51,7 +51,7 @@ impl Family {
         }
     }
 
-    /// Starts the listening task unless it runs. It ends early only with its runtime.
+    /// Starts the listening task if it is not running. The task ends early only with its runtime.
     pub(super) fn start(&self) -> Result<(), NoRuntime> {
         let mut task = lock(&self.task);
         if task.as_ref().is_none_or(JoinHandle::is_finished) {
@@ -71,7 +71,7 @@ impl Drop for Family {
 }
 
 impl Core {
-    /// Gives the backend its time and no more. Needs a runtime with timers.
+    /// Waits for the backend, at most for the backend timeout. Needs a runtime with timers.
     pub(super) async fn in_time<T>(
         &self,
         answer: impl Future<Output = Result<T, BackendError>>,
@@ -93,7 +93,7 @@ impl Core {
             .await
     }
 
-    /// Offers a value to the other processes, one of which may deliver it.
+    /// Offers a value to the other processes, so that one waiter of one of them gets it.
     pub(super) async fn offer(&self, path: &str, value: &Bytes) -> Result<(), BackendError> {
         let number = self.claims.fetch_add(1, Ordering::Relaxed);
         let claim = format!("{}-{number}", self.origin);

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-/// A handle to send and to wait for named signals, see [the module](super).
+/// A handle for sending and awaiting named signals, see [the module](super).
 ///
-/// Clones are cheap and stand for the same signals. It serves as axum `State` and as request extension.
+/// Clones are cheap and share the signals. The handle can be axum `State` or a request extension.
 #[derive(Clone)]
 pub struct Signals {
     family: Arc<Family>,
@@ -22,22 +22,22 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Signals that travel over this backend, with the default settings.
+    /// Creates signals on top of a backend, with the default settings.
     ///
-    /// Each call makes signals of their own, as if in a process of their own: waiters of others are reached
-    /// through the backend. A process needs one, and clones it.
+    /// Each call creates an independent instance, as if in a process of its own. Instances reach each other only
+    /// through the backend. A process needs one; clones share it.
     #[must_use]
     pub fn new(backend: Backend) -> Self {
         Self::builder(backend).build()
     }
 
-    /// Signals within this process, with the default settings.
+    /// Creates signals within this process, with the default settings.
     #[must_use]
     pub fn memory() -> Self {
         Self::new(Backend::memory())
     }
 
-    /// Builds signals that travel over this backend and have other settings.
+    /// Creates a builder for signals with other settings.
     pub fn builder(backend: Backend) -> SignalsBuilder {
         SignalsBuilder::new(backend)
     }
@@ -49,8 +49,8 @@ impl Signals {
         }
     }
 
-    /// A handle whose names never meet those of other namespaces, nor those of this handle, whatever
-    /// characters they have. Limits are shared. Namespaces can be nested.
+    /// Returns a handle for a namespace. Its names are distinct from the names in other namespaces and in this handle,
+    /// whatever characters they contain. The limits are shared. Namespaces can be nested.
     #[must_use]
     pub fn namespace(&self, name: &str) -> Self {
         Self {
@@ -59,7 +59,7 @@ impl Signals {
         }
     }
 
-    /// A name together with the namespaces of this handle, as it stands in errors and in the log.
+    /// Returns a name with the namespaces of this handle, in the form used in errors and in the log.
     #[must_use]
     pub fn path(&self, name: &str) -> Arc<str> {
         below(&self.namespace, name)
@@ -78,23 +78,23 @@ impl Signals {
         &self.family.core
     }
 
-    /// How many waiters a signal has in this process.
+    /// Returns the number of waiters of a signal in this process.
     #[must_use]
     pub fn waiters(&self, name: &str) -> usize {
         self.core().waiters.count(&self.path(name))
     }
 
-    /// How many waiters all signals together have in this process, in all namespaces.
+    /// Returns the number of waiters of all signals in this process, in all namespaces.
     #[must_use]
     pub fn all_waiters(&self) -> usize {
         self.core().waiters.total()
     }
 
-    /// Waits for a signal: a future of the next value that is sent, or of the value that is latched.
+    /// Waits for a signal. The returned future resolves to the next value that is sent, or to the latched value.
     ///
-    /// It is subscribed when this function returns, so a send that comes before the future is polled is not
-    /// lost. For sends in other processes see [`listen`](Self::listen). The future is `Send`, `'static` and
-    /// borrows nothing. Without a [`timeout`](Wait::timeout) it waits forever.
+    /// The subscription starts when this function returns, so a value that is sent before the first poll is not lost.
+    /// For values from other processes see [`listen`](Self::listen). The future is `Send` and `'static`, and borrows
+    /// nothing. Without a [`timeout`](Wait::timeout) it waits forever.
     ///
     /// ```
     /// use std::time::Duration;
@@ -108,10 +108,9 @@ impl Signals {
     /// # let _ = answer;
     /// ```
     ///
-    /// The future's errors are [`SignalError::TimedOut`], [`SignalError::WrongType`] when the value that was
-    /// sent is not a `T`, and, on its first poll, [`SignalError::TooManyWaiters`],
-    /// [`SignalError::NameTooLong`] and [`SignalError::NoRuntime`]. It does not fail with the backend, but
-    /// waits until that has recovered.
+    /// The future fails with [`SignalError::TimedOut`], and with [`SignalError::WrongType`] if the value is not a `T`.
+    /// Its first poll may also fail with [`SignalError::TooManyWaiters`], [`SignalError::NameTooLong`] or
+    /// [`SignalError::NoRuntime`]. While the backend fails, the future keeps waiting.
     pub fn wait<T>(&self, name: &str) -> Wait<T> {
         match self.checked_path(name) {
             Ok(path) => Wait::new(&self.family, path),
@@ -119,16 +118,17 @@ impl Signals {
         }
     }
 
-    /// Starts to listen to other processes, and resolves once their signals are heard here.
+    /// Starts to listen to other processes. The future resolves once their signals arrive here.
     ///
-    /// The first [`wait`](Self::wait) starts to listen too, but what other processes send before the backend
-    /// has answered is lost, unless it is latched. A server that cares awaits this before it serves.
+    /// The first [`wait`](Self::wait) starts to listen too, but signals from other processes are lost until the backend
+    /// has answered, unless they are latched. A server that must not miss them awaits this method before it serves
+    /// requests.
     ///
     /// # Errors
     ///
-    /// [`SignalError::Backend`] when the backend does not answer in time, see
-    /// [`backend_timeout`](SignalsBuilder::backend_timeout); the listening task goes on trying.
-    /// [`SignalError::NoRuntime`] outside of a tokio runtime.
+    /// [`SignalError::Backend`] if the backend does not answer in time, see
+    /// [`backend_timeout`](SignalsBuilder::backend_timeout); the listening task retries. [`SignalError::NoRuntime`]
+    /// outside of a tokio runtime.
     pub async fn listen(&self) -> Result<(), SignalError> {
         let name: Arc<str> = "".into();
         if self.family.start().is_err() {
@@ -143,19 +143,19 @@ impl Signals {
         listens.map_err(|error| SignalError::Backend { name, error })
     }
 
-    /// Sends a value to everybody who waits now, here and in other processes, and returns how many waiters of
-    /// *this* process got it. With nobody waiting it is lost; see [`latch`](Self::latch).
+    /// Sends a value to all current waiters, in this and in other processes. Returns the number of waiters in *this*
+    /// process that got the value. Without waiters, the value is lost; see [`latch`](Self::latch).
     ///
-    /// "Got" means handed over: a waiter whose request ends before it looks is counted.
+    /// The count includes each waiter that the value was handed to, even if its request ends before it reads the value.
     ///
-    /// Nothing happens before the future is polled. It borrows nothing, so it can be a promise. Dropped before
-    /// it resolves, waiters may have got the value here and not elsewhere.
+    /// The future does nothing until it is polled. It borrows nothing, so it can be a promise. If it is dropped before
+    /// it resolves, waiters in this process may have got the value and others not.
     ///
     /// # Errors
     ///
     /// [`SignalError::Serialize`], [`SignalError::TooLarge`], [`SignalError::NameTooLong`] and
-    /// [`SignalError::NoRuntime`]: nobody got it. [`SignalError::Backend`]: waiters of this process got it,
-    /// those elsewhere may not have.
+    /// [`SignalError::NoRuntime`]: no waiter got the value. [`SignalError::Backend`]: the waiters in this process got
+    /// the value, waiters in other processes may not have.
     pub fn send<T>(
         &self,
         name: &str,
@@ -174,21 +174,22 @@ impl Signals {
         }
     }
 
-    /// Sends a value to one waiter: the one of this process that waits longest, else one of another process.
-    /// Returns whether a waiter of *this* process got it.
+    /// Sends a value to one waiter: the one in this process that has waited longest, or one in another process. Returns
+    /// whether a waiter in *this* process got the value.
     ///
-    /// `false` says that nobody waited here and that the value was offered to the other processes. Whether
-    /// one of them took it, this process cannot know; have the waiter answer with a signal of its own where
-    /// that matters. Processes agree through the store who delivers, so never do two. A waiter that is dropped
-    /// with the value unread, or cannot read it, hands it to the next one of its process, else it is lost.
+    /// `false` means that this process has no waiter and that the value was offered to the other processes. This
+    /// process is not informed whether one of them took it. If that matters, let the waiter reply with a signal of its
+    /// own. The processes agree through the store on the one that delivers, so never more than one does. A waiter that
+    /// is dropped before it reads the value, or that cannot read it, passes it to the next waiter in its process.
+    /// Without a next waiter, the value is lost.
     ///
-    /// Nothing happens before the future is polled, and it borrows nothing.
+    /// The future does nothing until it is polled, and borrows nothing.
     ///
     /// # Errors
     ///
     /// [`SignalError::Serialize`], [`SignalError::TooLarge`], [`SignalError::NameTooLong`] and
-    /// [`SignalError::NoRuntime`]: nobody got it. [`SignalError::Backend`]: nobody of this process got it,
-    /// one elsewhere may have.
+    /// [`SignalError::NoRuntime`]: no waiter got the value. [`SignalError::Backend`]: no waiter in this process got the
+    /// value, one in another process may have.
     pub fn send_one<T>(
         &self,
         name: &str,
@@ -210,19 +211,20 @@ impl Signals {
         }
     }
 
-    /// Sends a value to everybody who waits now, and to everybody who comes within `time_to_live`. Returns how
-    /// many waiters of *this* process got it now. A later latch of the same name replaces it.
+    /// Sends a value to all current waiters and stores it for all waiters that arrive within `time_to_live`. Returns
+    /// the number of current waiters in *this* process that got the value. A later latch with the same name replaces
+    /// the value.
     ///
-    /// While it is latched, every [`wait`](Self::wait) for the name gets the value at once, so a request that
-    /// waits in a loop sees it again and again.
+    /// While the value is latched, each [`wait`](Self::wait) for the name resolves to it at once, so a request that
+    /// waits in a loop gets it repeatedly.
     ///
-    /// Nothing happens before the future is polled, and it borrows nothing.
+    /// The future does nothing until it is polled, and borrows nothing.
     ///
     /// # Errors
     ///
     /// [`SignalError::Serialize`], [`SignalError::TooLarge`], [`SignalError::NameTooLong`] and
-    /// [`SignalError::NoRuntime`]: nobody got it. [`SignalError::Backend`]: it may or may not be latched. If
-    /// it is, waiters get it within the [`poll_interval`](SignalsBuilder::poll_interval).
+    /// [`SignalError::NoRuntime`]: no waiter got the value. [`SignalError::Backend`]: the value may or may not be
+    /// latched. If it is, waiters get it within the [`poll_interval`](SignalsBuilder::poll_interval).
     pub fn latch<T>(
         &self,
         name: &str,
@@ -237,7 +239,7 @@ impl Signals {
             let letter = letter?.with_runtime()?;
             let (core, value) = (&letter.core, &letter.value);
             let key = message::latch_key(&letter.path);
-            // Stored first: who comes now finds it there, who was there before hears it.
+            // Stored first: later waiters find the value in the store, earlier ones get it by delivery.
             let stored = core
                 .backend
                 .store()
@@ -251,12 +253,12 @@ impl Signals {
         }
     }
 
-    /// Ends a latch before its time: who comes from now on waits. Returns whether it was latched.
+    /// Removes a latch, so that later waits do not resolve to its value. Returns whether there was one.
     ///
     /// # Errors
     ///
-    /// [`SignalError::NameTooLong`] and [`SignalError::NoRuntime`]: nothing has changed.
-    /// [`SignalError::Backend`]: it may or may not be latched still.
+    /// [`SignalError::NameTooLong`] and [`SignalError::NoRuntime`]: nothing has changed. [`SignalError::Backend`]: the
+    /// latch may or may not exist.
     pub async fn unlatch(&self, name: &str) -> Result<bool, SignalError> {
         let name = self.checked_path(name)?;
         if Handle::try_current().is_err() {
@@ -278,7 +280,7 @@ impl Signals {
     }
 }
 
-/// A value on its way.
+/// A serialised value and its destination.
 struct Letter {
     core: Arc<Core>,
     path: Arc<str>,
@@ -286,7 +288,7 @@ struct Letter {
 }
 
 impl Letter {
-    /// The backend is given its time by tokio's clock.
+    /// Checks that there is a runtime, which the backend timeout needs.
     fn with_runtime(self) -> Result<Self, SignalError> {
         match Handle::try_current() {
             Ok(_) => Ok(self),

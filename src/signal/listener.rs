@@ -1,4 +1,4 @@
-//! The task that hears what other processes say.
+//! The task that receives signals from other processes and reads latches.
 
 use super::family::Core;
 use super::message::{self, Message};
@@ -12,18 +12,18 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// The pause before a latch that could not be read is read again.
+/// The pause before a latch is read again after an error.
 const LATCH_PAUSE: Duration = Duration::from_secs(1);
 
-/// How many questions the store is asked at the same time, for latches and for claims each.
+/// The maximum number of concurrent store calls, for latches and for claims each.
 const MAX_QUESTIONS: usize = 64;
 
-/// How long a claim is kept: longer than a message can be on its way.
+/// The time to live of a claim. It exceeds the time that a message can take.
 const CLAIM_TIME_TO_LIVE: Duration = Duration::from_secs(5 * 60);
 
 /// Listens until the task is aborted.
 pub(super) async fn run(core: Arc<Core>) {
-    /// The task also ends when its runtime does.
+    /// Resets the flag when the task ends, also when its runtime ends.
     struct Stop<'a>(&'a Core);
 
     impl Drop for Stop<'_> {
@@ -38,7 +38,7 @@ pub(super) async fn run(core: Arc<Core>) {
 
 async fn listen(core: &Arc<Core>) {
     let mut backoff = Backoff::of_listener();
-    // Outlives a subscription: a claim that was granted is to be delivered.
+    // Outlives a subscription, because a granted claim must be delivered.
     let mut claims = JoinSet::new();
     loop {
         let started = Instant::now();
@@ -50,14 +50,14 @@ async fn listen(core: &Arc<Core>) {
     }
 }
 
-/// Listens until the bus fails.
+/// Listens until the bus fails. Returns the error, if there is one.
 async fn subscription(core: &Arc<Core>, claims: &mut JoinSet<()>) -> Option<BackendError> {
     let mut events = match core.in_time(core.backend.bus().listen()).await {
         Ok(events) => events,
         Err(error) => return Some(error),
     };
     core.listening.send_replace(true);
-    // What was latched before the bus was listened to, nobody will say again.
+    // Latches that were set before the subscription are not announced again.
     core.waiters.ask_for_all_latches();
     while let Some(event) = events.next().await {
         match event {
@@ -73,7 +73,7 @@ async fn subscription(core: &Arc<Core>, claims: &mut JoinSet<()>) -> Option<Back
 }
 
 async fn hear(core: &Arc<Core>, topic: &str, payload: &Bytes, claims: &mut JoinSet<()>) {
-    // Others use the bus too, and most signals nobody waits for here.
+    // The bus also carries messages of other modules, and most signals have no waiters here.
     let Some(path) = message::path(topic) else {
         return;
     };
@@ -92,7 +92,7 @@ async fn hear(core: &Arc<Core>, topic: &str, payload: &Bytes, claims: &mut JoinS
         core.waiters.deliver(path, &value);
         return;
     };
-    // To ask the store takes its time, in which other signals go on.
+    // Claims are made in tasks, so that other signals do not wait for the store.
     while claims.try_join_next().is_some() {}
     if claims.len() >= MAX_QUESTIONS {
         claims.join_next().await;
@@ -101,7 +101,7 @@ async fn hear(core: &Arc<Core>, topic: &str, payload: &Bytes, claims: &mut JoinS
     claims.spawn(deliver_to_one(core.clone(), path.into(), key, value));
 }
 
-/// Delivers a value that only one process may deliver, if it is this one.
+/// Delivers a value if this process gets the claim.
 async fn deliver_to_one(core: Arc<Core>, path: String, claim: String, value: Bytes) {
     let origin = Bytes::copy_from_slice(core.origin.as_bytes());
     let store = core.backend.store();
@@ -109,18 +109,18 @@ async fn deliver_to_one(core: Arc<Core>, path: String, claim: String, value: Byt
     match core.in_time(claimed).await {
         Ok(CompareAndSet::Set(_)) => {}
         Ok(CompareAndSet::Conflict) => return,
-        // If it was granted all the same, the value is lost: at most once.
+        // If the claim was set despite the error, the value is lost: delivery is at most once.
         Err(error) => return observe::backend_failed(&path, &error),
     }
     if !core.waiters.deliver_to_one(&path, value.clone()) {
-        // The waiter has gone in the meantime, there may be one elsewhere.
+        // The waiter is gone. Another process may have one.
         if let Err(error) = core.offer(&path, &value).await {
             observe::backend_failed(&path, &error);
         }
     }
 }
 
-/// Reads latches that are asked for, and from time to time all that are waited for.
+/// Reads requested latches at once, and all latches with waiters once per poll interval.
 async fn read_latches(core: &Arc<Core>) {
     let interval = core.settings.poll_interval;
     let first = Instant::now().checked_add(interval);
@@ -128,10 +128,10 @@ async fn read_latches(core: &Arc<Core>) {
         let asked = core.waiters.asked_for_latches();
         match next {
             Some(next) => drop(timeout_at(next, asked).await),
-            // The interval is longer than the clock goes.
+            // The interval exceeds the range of the clock.
             None => asked.await,
         }
-        // Also when latches are asked for all the time.
+        // Checked on each wake-up, so that frequent requests do not delay the poll.
         if next.is_some_and(|next| Instant::now() >= next) {
             core.waiters.ask_for_all_latches();
             next = Instant::now().checked_add(interval);
@@ -146,7 +146,7 @@ async fn read_latches(core: &Arc<Core>) {
 
 async fn read_latch(core: Arc<Core>, path: Arc<str>) {
     let key = message::latch_key(&path);
-    // Who comes after the latch was read may have come after its end too, and asks for it again.
+    // The value is not delivered to later waiters: the latch may have ended since it was read. They request it again.
     let moment = core.waiters.moment();
     match core.in_time(core.backend.store().get(&key)).await {
         Ok(Some(latch)) => core.waiters.deliver_before(moment, &path, &latch.value),

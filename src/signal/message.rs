@@ -7,18 +7,18 @@ use std::any::type_name;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// Where signals stand on the bus.
+/// The prefix of topics on the bus.
 const TOPIC: &str = "signal/";
-/// Where latches stand in the store.
+/// The prefix of latches in the store.
 const LATCH: &str = "signal-latch/";
-/// Where it stands in the store who delivers a value that is for one waiter only.
+/// The prefix of claims in the store. A claim decides which process delivers a value that is for one waiter.
 const CLAIM: &str = "signal-claim/";
 
 pub(super) fn topic(path: &str) -> String {
     format!("{TOPIC}{path}")
 }
 
-/// The name of the signal that a topic stands for, `None` if it is no signal's.
+/// Returns the name of the signal of a topic, or `None` if the topic does not belong to signals.
 pub(super) fn path(topic: &str) -> Option<&str> {
     topic.strip_prefix(TOPIC)
 }
@@ -31,13 +31,13 @@ pub(super) fn claim_key(claim: &str) -> String {
     format!("{CLAIM}{claim}")
 }
 
-/// What travels over the bus.
+/// A message on the bus.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Message<'a> {
-    /// Who sent it, so that the sender, who has served its own waiters, can tell.
+    /// The instance that sent the message. That instance ignores it, because it has delivered to its own waiters.
     #[serde(borrow)]
     pub(super) from: Cow<'a, str>,
-    /// For one waiter only: whoever sets this claim first may deliver.
+    /// Set if only one waiter gets the value: the first process that sets this claim delivers it.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub(super) claim: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -45,17 +45,17 @@ pub(super) struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// Reads a message.
+    /// Parses a message.
     pub(super) fn decode(payload: &'a [u8]) -> serde_json::Result<Self> {
         serde_json::from_slice(payload)
     }
 
-    /// The value, sharing the memory of the payload that it was read from.
+    /// Returns the value. It shares the memory of `payload`, which the message was parsed from.
     pub(super) fn value(&self, payload: &Bytes) -> Bytes {
         payload.slice_ref(self.value.get().as_bytes())
     }
 
-    /// `value` is JSON.
+    /// Serialises a message. `value` is JSON.
     pub(super) fn encode(
         from: &str,
         claim: Option<&str>,

@@ -1,8 +1,8 @@
-//! Signals: a promise waits for something that another request says.
+//! Signals: a promise waits for a value from another request.
 //!
-//! [`Signals`] is a handle that all requests share. One waits for a name, another sends a value to it, in the
-//! same process or, over a [backend](crate::backend), in another one. A wait is a future, so it can be a
-//! promise, and a template that cannot wait shows what another request has said.
+//! [`Signals`] is a handle that all requests share. One request waits for a name, another request sends a value to it,
+//! in the same process or, over a [backend](crate::backend), in another one. A wait is a future, so it can be a
+//! promise, and a template that cannot wait can show a value from another request.
 //!
 //! # Example
 //!
@@ -12,7 +12,7 @@
 //! use std::time::Duration;
 //! use tower_promises::{PromiseError, PromiseLayer, Promises, Signals};
 //!
-//! /// Waits for the next message, and gives up after half a minute.
+//! /// Waits for the next message, at most 30 seconds.
 //! async fn next(signals: State<Signals>, promises: Promises) -> Result<String, PromiseError> {
 //!     promises.result_or_try_submit("message", || {
 //!         signals.wait::<String>("message").timeout(Duration::from_secs(30))
@@ -46,52 +46,52 @@
 //!
 //! # Rules
 //!
-//! 1. A [wait](Signals::wait) is subscribed when it is created, gets one value and is over. To wait for the
-//!    next one, wait again; what is sent in between is lost.
-//! 2. A [send](Signals::send) reaches everybody who waits at that moment, and nobody later.
-//!    [`send_one`](Signals::send_one) reaches one of them.
-//! 3. A [latch](Signals::latch) also reaches those who come within its time to live. The sender stores, then
-//!    publishes; the waiter subscribes, reads the store, then waits: it cannot miss the value.
-//! 4. Within the process nothing is lost. Between processes signals are as good as the bus, at most once: what
-//!    is sent while the bus is interrupted, or faster than a process can read, does not arrive. Latches do,
-//!    because they are read again after every interruption and, in case nobody noticed one, every
+//! 1. A [wait](Signals::wait) is subscribed when it is created, and ends with the first value. Wait again for the next
+//!    value; values that are sent in between are lost.
+//! 2. A [send](Signals::send) reaches all current waiters, and no later ones. [`send_one`](Signals::send_one) reaches
+//!    one waiter.
+//! 3. A [latch](Signals::latch) also reaches waiters that arrive within its time to live. The sender stores the value,
+//!    then publishes it. The waiter subscribes, then reads the store, then waits, so it cannot miss the value.
+//! 4. Within a process no signal is lost. Between processes signals are delivered at most once, like messages on the
+//!    bus: a signal is lost if it is sent while the bus is interrupted, or faster than a process reads. Latches are not
+//!    lost: they are read again after each interruption and, in case one went unnoticed, once per
 //!    [`poll_interval`](SignalsBuilder::poll_interval).
-//! 5. Values are serde values, JSON between two processes and within one: sender and waiter need not have the
-//!    same type, but one that serialises alike. What is not a `T` is an error of that wait, with a warning in
-//!    the log; other waiters get the value, and a latch stays. A NaN, an infinity and what is nested more than
-//!    127 levels deep are errors of the sender. `Some(())` and `Some(None)` arrive as `None`.
-//! 6. [Namespaces](Signals::namespace) keep names apart, whatever characters they have.
-//! 7. One task for each [`Signals::new`] listens to the bus, from the first wait on. After an error it listens
-//!    again, first after 0.1 seconds, then after twice as long each time, up to 10 seconds. It ends with the
-//!    last handle and wait. It lives on the runtime of the first wait; when that runtime ends before another,
-//!    the next wait starts it again.
+//! 5. Values are serde values, sent as JSON both between processes and within one. Sender and waiter may use different
+//!    types that serialise alike. A value that is not a `T` is an error of that wait, with a warning in the log; other
+//!    waiters get the value, and a latch stays. Sending fails for NaN, infinities and values nested more than 127
+//!    levels deep. `Some(())` and `Some(None)` arrive as `None`.
+//! 6. [Namespaces](Signals::namespace) separate names, whatever characters they contain.
+//! 7. Each [`Signals::new`] has one task that listens to the bus, from the first wait on. After an error the task
+//!    retries, first after 0.1 seconds, then after twice as long each time, up to 10 seconds. It ends with the last
+//!    handle and the last wait. It runs on the runtime of the first wait; if that runtime ends, the next wait on
+//!    another runtime starts it again.
 //!
 //! # Cancel safety
 //!
-//! Dropping a [`Wait`] unsubscribes it at once, so a waiter that is a promise is gone when its client is. The
-//! futures of senders say what it means to drop them.
+//! Dropping a [`Wait`] unsubscribes at once, so a waiter that is a promise ends with its request. The methods that send
+//! document the effect of dropping their futures.
 //!
 //! # Panics
 //!
-//! The runtime needs timers.
+//! The tokio runtime must have timers enabled.
 //!
 //! # Security
 //!
-//! Names are not secret, and whoever can reach the backend can send: check in the handler who may wait for what.
-//! Names may come from a client: the number of waiters, in all and for each name, and the sizes of names
-//! and values have limits, see [`SignalsBuilder`]. Errors and the log say names, never values.
+//! Names are not secret, and any process with access to the backend can send: check in the handler which client may
+//! wait for which name. Names may come from a client: the number of waiters, in total and for each name, and the sizes
+//! of names and values are limited, see [`SignalsBuilder`]. Errors and the log contain names, never values.
 //!
-//! # Difference from its neighbours
+//! # Comparison
 //!
-//! | | reaches | late comers | between processes |
+//! | | reaches | late waiters | between processes |
 //! |---|---|---|---|
 //! | `tokio::sync::Notify` | one or all waiters, no value | one permit | no |
 //! | `tokio::sync::broadcast` | every receiver, every value | no | no |
 //! | `tokio::sync::watch` | every receiver, the latest value | always | no |
-//! | `Signals` | who waits for a name, the next value | within the time to live of a latch | yes |
+//! | `Signals` | all waiters for a name, the next value | within the time to live of a latch | yes |
 //!
-//! The channels of tokio are better where both sides share a channel and want a series of values. Signals are
-//! for two requests that know nothing but a name.
+//! Use the channels of tokio if both sides share a channel and need a series of values. Use signals between requests
+//! that share only a name.
 
 mod builder;
 mod error;

@@ -1,12 +1,12 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-/// How many bytes the name of a signal may have together with its namespaces, after `/`, `%` and control
-/// characters have been escaped.
+/// The maximum size of the name of a signal with its namespaces, in bytes, after `/`, `%` and control characters were
+/// escaped.
 pub const MAX_SIGNAL_NAME_BYTES: usize = 512;
 
-/// Puts names and namespaces together. What separates them is escaped within them, so no two different lists
-/// of names make the same path.
+/// Appends a name to a namespace. The separator is escaped within names, so different lists of names have different
+/// paths.
 pub(super) fn below(namespace: &str, name: &str) -> Arc<str> {
     let mut path = String::with_capacity(namespace.len() + name.len());
     path.push_str(namespace);

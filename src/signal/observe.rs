@@ -1,4 +1,4 @@
-//! What signals tell the operator. Without the feature `tracing` all of this is nothing.
+//! Log events of signals. Without the feature `tracing` they compile to nothing.
 
 use crate::backend::BackendError;
 use crate::log;
@@ -17,16 +17,16 @@ pub(super) fn bus_lagged(missed: u64) {
 }
 
 pub(super) fn bad_message(signal: &str, error: &serde_json::Error) {
-    log::warning!(signal, %error, "a message on the bus is no signal");
+    log::warning!(signal, %error, "a message on the bus is not a signal");
 }
 
-/// The error may quote the value, so the log has only its place.
+/// Logs only the position of the error, because its text may quote the value.
 pub(super) fn wrong_type(signal: &str, expected: &str, error: &serde_json::Error) {
     log::warning!(
         signal,
         expected,
         column = error.column(),
-        "a waiter cannot read the value of a signal, which may be that of another version"
+        "a waiter cannot read the value of a signal, which another version may have sent"
     );
 }
 

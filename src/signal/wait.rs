@@ -16,18 +16,18 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 pin_project! {
-    /// Future returned by [`Signals::wait`](super::Signals::wait): the value of a signal.
+    /// Future returned by [`Signals::wait`](super::Signals::wait). It resolves to the value of a signal.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it ends the subscription at once. A value of [`send_one`](super::Signals::send_one) that it
-    /// has got and not returned goes to the next waiter of this process, if there is one, and so does one
-    /// that is not a `T`.
+    /// Dropping the future unsubscribes at once. A value of [`send_one`](super::Signals::send_one) that the future has
+    /// received but not returned goes to the next waiter in this process, if there is one. So does a value that is not
+    /// a `T`.
     ///
     /// # Panics
     ///
-    /// Like most futures, it panics if it is polled after it was ready. With a [`timeout`](Self::timeout) the
-    /// runtime that polls it needs timers.
+    /// Panics if it is polled after completion. With a [`timeout`](Self::timeout), the runtime that polls it needs
+    /// timers.
     #[must_use = "futures do nothing unless polled"]
     pub struct Wait<T> {
         state: State,
@@ -41,20 +41,20 @@ pin_project! {
 #[derive(Clone, Copy)]
 struct Timeout {
     after: Duration,
-    /// `None` is never.
+    /// `None` means no deadline.
     deadline: Option<Instant>,
 }
 
 enum State {
-    /// Not polled yet, but subscribed.
+    /// Subscribed, but not polled yet.
     Created(Subscription),
-    /// The listening task is known to run.
+    /// The listening task is running.
     Waiting(Subscription),
     Refused(SignalError),
     Done,
 }
 
-/// Ends when it is dropped.
+/// A subscription that ends on drop.
 struct Subscription {
     family: Arc<Family>,
     name: Arc<str>,
@@ -66,7 +66,7 @@ impl<T> Wait<T> {
     pub(super) fn new(family: &Arc<Family>, name: Arc<str>) -> Self {
         let state = match family.core.waiters.subscribe(&name) {
             Ok((id, receiver)) => {
-                // Without a runtime now there is one when it is polled.
+                // If there is no runtime yet, the first poll starts the task.
                 let _ = family.start();
                 State::Created(Subscription {
                     family: family.clone(),
@@ -93,8 +93,8 @@ impl<T> Wait<T> {
         }
     }
 
-    /// Ends the wait with [`SignalError::TimedOut`] when nobody sends the signal within `duration` from now.
-    /// The default is no timeout. A value that is there when the time is over is still returned.
+    /// Sets a timeout, which starts now. Without a value by then, the wait fails with [`SignalError::TimedOut`]. By
+    /// default there is no timeout. A value that has arrived when the time is over is still returned.
     pub fn timeout(mut self, duration: Duration) -> Self {
         self.timeout = Some(Timeout {
             after: duration,
@@ -145,7 +145,7 @@ impl<T: DeserializeOwned> Future for Wait<T> {
             if sleep.is_some_and(|sleep| sleep.poll(cx).is_pending()) {
                 return Poll::Pending;
             }
-            // From here on a sender sees that nobody waits; what came before counts.
+            // Closed before the last look, so that a sender no longer counts this waiter and no value is lost.
             subscription.receiver.close();
             match subscription.receiver.try_recv() {
                 Ok(parcel) => subscription.open(parcel),
@@ -176,7 +176,7 @@ impl<T> fmt::Debug for Wait<T> {
 }
 
 impl Subscription {
-    /// Reads the value. One that was for this waiter only, and that it cannot read, goes to the next waiter.
+    /// Deserialises the value. If it was sent to this waiter only and cannot be read, passes it to the next waiter.
     fn open<T: DeserializeOwned>(&self, parcel: Parcel) -> Result<T, SignalError> {
         serde_json::from_slice(&parcel.value).map_err(|error| {
             let expected = type_name::<T>();

@@ -5,12 +5,12 @@ use std::mem;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, oneshot};
 
-/// What a waiter gets.
+/// A value for a waiter.
 #[derive(Clone, Debug)]
 pub(super) struct Parcel {
-    /// JSON.
+    /// The value as JSON.
     pub(super) value: Bytes,
-    /// Whether only one waiter was to get it.
+    /// Whether the value was sent to one waiter only.
     pub(super) only_one: bool,
 }
 
@@ -20,15 +20,15 @@ pub(super) struct Waiters {
     state: Mutex<State>,
     max_waiters: usize,
     max_waiters_per_name: usize,
-    /// Says that there are latches to read.
+    /// Notified when there are latches to read.
     unread: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Under each name the oldest waiter first. A name without waiters is removed.
+    /// The waiters of each name, oldest first. Names without waiters are removed.
     names: HashMap<Arc<str>, BTreeMap<u64, oneshot::Sender<Parcel>>>,
-    /// Names with waiters whose latch is to be read.
+    /// Names with waiters that have a latch to read.
     unread: HashSet<Arc<str>>,
     total: usize,
     next: u64,
@@ -59,7 +59,7 @@ impl Waiters {
         }
     }
 
-    /// Adds a waiter and asks for the latch of its name. The error is the limit that it would exceed.
+    /// Adds a waiter and requests the latch of its name. The error is the exceeded limit.
     pub(super) fn subscribe(
         &self,
         name: &Arc<str>,
@@ -93,14 +93,14 @@ impl Waiters {
         }
     }
 
-    /// Hands a value to all waiters of a name and says how many took it.
+    /// Delivers a value to all waiters of a name. Returns the number of waiters that took it.
     pub(super) fn deliver(&self, name: &str, value: &Bytes) -> usize {
-        // Unlocked when the waiters wake.
+        // The lock is released before the waiters wake.
         let waiters = lock(&self.state).remove_name(name);
         Self::deliver_to(waiters, value)
     }
 
-    /// Hands a value to the waiters of a name that came before this [`moment`](Self::moment).
+    /// Delivers a value to the waiters of a name that subscribed before this [`moment`](Self::moment).
     pub(super) fn deliver_before(&self, moment: u64, name: &str, value: &Bytes) {
         let mut state = lock(&self.state);
         let Some(waiters) = state.names.get_mut(name) else {
@@ -114,7 +114,7 @@ impl Waiters {
         Self::deliver_to(earlier, value);
     }
 
-    /// Separates the waiters there are from those that come.
+    /// Returns a marker that separates current waiters from later ones.
     pub(super) fn moment(&self) -> u64 {
         lock(&self.state).next
     }
@@ -130,7 +130,7 @@ impl Waiters {
         delivered.count()
     }
 
-    /// Hands a value to the waiter of a name that has waited longest and says whether there was one.
+    /// Delivers a value to the longest-waiting waiter of a name. Returns whether there was one.
     pub(super) fn deliver_to_one(&self, name: &str, value: Bytes) -> bool {
         let mut parcel = Parcel {
             value,
@@ -141,7 +141,7 @@ impl Waiters {
             let Some(waiters) = state.names.get_mut(name) else {
                 return false;
             };
-            // A name that is there has waiters.
+            // Names in the map have waiters.
             let Some((_, waiter)) = waiters.pop_first() else {
                 return false;
             };
@@ -150,7 +150,7 @@ impl Waiters {
             drop(state);
             match waiter.send(parcel) {
                 Ok(()) => return true,
-                // It is being dropped.
+                // The waiter is being dropped.
                 Err(returned) => parcel = returned,
             }
         }
@@ -164,7 +164,7 @@ impl Waiters {
         lock(&self.state).total
     }
 
-    /// Asks for the latches of all names with waiters, because something may have been missed.
+    /// Requests the latches of all names with waiters, because messages may have been lost.
     pub(super) fn ask_for_all_latches(&self) {
         let mut state = lock(&self.state);
         let State { names, unread, .. } = &mut *state;
@@ -173,7 +173,7 @@ impl Waiters {
         self.unread.notify_one();
     }
 
-    /// Asks for a latch, if anybody still waits for it.
+    /// Requests a latch, if its name still has waiters.
     pub(super) fn ask_for_latch(&self, name: &Arc<str>) {
         let mut state = lock(&self.state);
         if state.names.contains_key(name) {
@@ -183,12 +183,12 @@ impl Waiters {
         }
     }
 
-    /// Waits until latches are asked for.
+    /// Waits until latches are requested.
     pub(super) async fn asked_for_latches(&self) {
         self.unread.notified().await;
     }
 
-    /// The names whose latches are asked for.
+    /// Takes the names with requested latches.
     pub(super) fn take_unread(&self) -> HashSet<Arc<str>> {
         mem::take(&mut lock(&self.state).unread)
     }

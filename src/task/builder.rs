@@ -15,37 +15,37 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// How many tasks of a service a worker runs at once.
+/// The default number of tasks of a service that a worker runs at once: 4.
 pub const DEFAULT_TASK_CONCURRENCY: usize = 4;
 
-/// How long an attempt may take.
+/// The default timeout of an attempt: one hour.
 pub const DEFAULT_TASK_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
-/// How often a task is tried when attempts end with a conflict or with their worker.
+/// The default number of attempts, counting those that end with a conflict or with their worker: 3.
 pub const DEFAULT_MAX_ATTEMPTS: u32 = 3;
 
-/// How long a task may wait for its attempts.
+/// The default time that a task may wait for its attempts: 7 days.
 pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// How long the output of a task is kept, and its error.
+/// The default time for which the output or the error of a task is kept: one hour.
 pub const DEFAULT_RESULT_TIME_TO_LIVE: Duration = Duration::from_secs(60 * 60);
 
-/// How long a dead letter is kept.
+/// The default time for which a dead letter is kept: 14 days.
 pub const DEFAULT_DEAD_LETTER_TIME_TO_LIVE: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
-/// How many bytes a task may have as JSON, and its output.
+/// The default limit on a task and on its output, each in bytes of JSON: 48 KiB.
 pub const DEFAULT_MAX_TASK_BYTES: usize = 48 * 1024;
 
-/// How often the store is read in case the bus has lost a message.
+/// The default interval at which the store is polled in case a bus message was lost: 5 seconds.
 pub const DEFAULT_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How often what a task says of its progress is stored.
+/// The default interval at which the progress of a task is stored: one second.
 pub const DEFAULT_PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long the backend may take for an answer.
+/// The default timeout of a backend call: 10 seconds.
 pub const DEFAULT_BACKEND_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Shorter times would keep the store busy.
+/// The lower bound of intervals. Shorter ones would keep the store busy.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 
 #[derive(Clone, Copy, Debug)]
@@ -61,9 +61,9 @@ pub(super) struct Settings {
     pub(super) lease: Duration,
 }
 
-/// Builds [`Tasks`]: the services, what their tasks can use, and the settings.
+/// Builds [`Tasks`] from services, application state and settings.
 ///
-/// All processes that share a backend should have the same settings.
+/// All processes that share a backend should use the same services and settings.
 #[derive(Clone)]
 #[must_use = "`build` makes the tasks"]
 pub struct TasksBuilder {
@@ -101,24 +101,27 @@ impl TasksBuilder {
         }
     }
 
-    /// Adds a service. A second one of the same name replaces the first.
+    /// Adds a service. A service of the same name is replaced.
     ///
-    /// The processes that submit add it too, with the same task types, even if they run no worker for it: what is
-    /// submitted to a service that nobody has added runs at once, in place.
+    /// Processes that only submit tasks must add the service as well, with the same task types. Tasks that are
+    /// submitted to an unknown service run in place, within the call that submits them.
     pub fn service(mut self, service: TaskServiceBuilder) -> Self {
         self.services.insert(service.name, service.service);
         self
     }
 
-    /// Gives tasks something of the application, such as a pool of database connections, by its type. A second value
-    /// of the same type replaces the first. See [`TaskContext::state`](super::TaskContext::state).
+    /// Adds application state for tasks, such as a database pool. Each type has one value; a second value of the same
+    /// type replaces the first. Tasks read the value with [`TaskContext::state`](super::TaskContext::state).
     pub fn state<T: Clone + Send + Sync + 'static>(mut self, state: T) -> Self {
         self.state.insert(state);
         self
     }
 
-    /// Says which errors are conflicts, so that tasks need not: it is asked for the error of a task and for each of its
-    /// sources. Default: none but those that a task [has said](super::TaskFailure::conflict) to be.
+    /// Sets the function that decides which errors are conflicts. It is called with the error of a task and then with
+    /// each source of that error, until it returns `true`.
+    ///
+    /// By default, only errors that a task marks with [`TaskFailure::conflict`](super::TaskFailure::conflict) are
+    /// conflicts.
     ///
     /// ```
     /// use tower_promises::Tasks;
@@ -141,10 +144,12 @@ impl TasksBuilder {
         self
     }
 
-    /// Makes the span of each attempt instead of the usual one, which is called `task`, has the level INFO, and has
-    /// service, type, id, attempt, principal and `traceparent` of the task as fields.
+    /// Replaces the span of an attempt.
     ///
-    /// That is where the trace goes on that the submitting request is a part of. With tracing-opentelemetry:
+    /// The default span is named `task` and has the level INFO. Its fields are the service, the type, the id, the
+    /// attempt, the principal and the `traceparent` of the task.
+    ///
+    /// A custom span can continue the trace of the submitting request. With tracing-opentelemetry:
     ///
     /// ```
     /// use opentelemetry::propagation::TextMapPropagator;
@@ -159,7 +164,7 @@ impl TasksBuilder {
     ///     let span = info_span!("task", name = context.task(), id = %context.id());
     ///     if let (Some(trace), true) = (context.trace(), Span::current().is_none()) {
     ///         let parent = HashMap::from([("traceparent".to_owned(), trace.parent().to_owned())]);
-    ///         // Without a subscriber for OpenTelemetry there is no trace to go on with.
+    ///         // Fails without an OpenTelemetry subscriber. Then there is no trace to continue.
     ///         let _ = span.set_parent(TraceContextPropagator::new().extract(&parent));
     ///     }
     ///     span
@@ -167,12 +172,12 @@ impl TasksBuilder {
     /// # let _ = tasks;
     /// ```
     ///
-    /// A task that runs in place has the span around it as its parent already. The example `observability` shows the
-    /// other side, too: [`TaskLayer::trace`](super::TaskLayer::trace).
+    /// A task that runs in place already has the surrounding span as its parent. The example `observability` shows how
+    /// the submitting side sets the trace: [`TaskLayer::trace`](super::TaskLayer::trace).
     ///
     /// # Panics
     ///
-    /// A panic in the closure ends the task as one in [`Task::run`] does.
+    /// A panic in the closure ends the task, like a panic in [`Task::run`].
     #[cfg(feature = "tracing")]
     pub fn make_span_with(
         mut self,
@@ -182,79 +187,85 @@ impl TasksBuilder {
         self
     }
 
-    /// How often a task is tried when attempts end with a conflict or with their worker, default
-    /// [`DEFAULT_MAX_ATTEMPTS`]. Then it is a dead letter. It is at least one.
+    /// Sets the number of attempts, by default [`DEFAULT_MAX_ATTEMPTS`] and at least one. An attempt counts if it ends
+    /// with a conflict or with its worker. After the last one the task is a dead letter.
     ///
-    /// Where it is one, a task that runs beside one that kills their worker is a dead letter as well. From two on it
-    /// has its last attempt without the other one, see [the module](super).
+    /// With a limit of one, a task that shares a worker with a crashing task becomes a dead letter as well. With two or
+    /// more, the last attempt after a crash runs without other tasks of its service, see [the module](super).
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.settings.max_attempts = attempts.max(1);
         self
     }
 
-    /// How long a task may wait for a worker, for its last attempt too, default [`DEFAULT_LIFETIME`]. Then a worker
-    /// that gets it does not begin it: it has failed. Where no worker comes it is forgotten, and whoever waits for it
-    /// gets [`TaskError::NotFound`](super::TaskError::NotFound). It should be longer than any
+    /// Sets how long a task may wait for a worker, including the wait for its last attempt, by default
+    /// [`DEFAULT_LIFETIME`].
+    ///
+    /// A task that reaches a worker later fails without being started. A task that no worker takes is deleted; calls
+    /// that wait for it get [`TaskError::NotFound`](super::TaskError::NotFound). The lifetime should exceed every
     /// [delay](super::Submit::delay).
     pub fn lifetime(mut self, time: Duration) -> Self {
         self.settings.lifetime = time;
         self
     }
 
-    /// How long the output or the error of a task that has ended is kept, default [`DEFAULT_RESULT_TIME_TO_LIVE`].
-    /// That long an id makes submitting idempotent.
+    /// Sets how long the output or the error of a task is kept after its end, by default
+    /// [`DEFAULT_RESULT_TIME_TO_LIVE`]. For this time, submitting the same id again is idempotent.
     pub fn result_time_to_live(mut self, time: Duration) -> Self {
         self.settings.result_time_to_live = time;
         self
     }
 
-    /// How long a dead letter is kept, default [`DEFAULT_DEAD_LETTER_TIME_TO_LIVE`].
+    /// Sets how long a dead letter is kept, by default [`DEFAULT_DEAD_LETTER_TIME_TO_LIVE`].
     pub fn dead_letter_time_to_live(mut self, time: Duration) -> Self {
         self.settings.dead_letter_time_to_live = time;
         self
     }
 
-    /// How many bytes a task may have as JSON, default [`DEFAULT_MAX_TASK_BYTES`]. A larger one is
-    /// [`TaskError::TooLarge`](super::TaskError::TooLarge). Queue and store have limits of their own.
+    /// Sets the maximum size of a task's arguments, in bytes of JSON, by default [`DEFAULT_MAX_TASK_BYTES`]. A larger
+    /// task is refused with [`TaskError::TooLarge`](super::TaskError::TooLarge). The queue and the store have limits of
+    /// their own.
     pub fn max_task_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_task_bytes = bytes;
         self
     }
 
-    /// How many bytes the output of a task may have as JSON, default [`DEFAULT_MAX_TASK_BYTES`]. The task of a larger
-    /// one has failed: let it put large things elsewhere and return where they are. The store has a limit of its own.
+    /// Sets the maximum size of a task's output, in bytes of JSON, by default [`DEFAULT_MAX_TASK_BYTES`]. A task with a
+    /// larger output fails. Large results belong elsewhere; the output can say where. The store has a limit of its own.
     pub fn max_output_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_output_bytes = bytes;
         self
     }
 
-    /// How often the store is read in case the bus has lost a message, by everybody who waits for a task and for each
-    /// task that runs, default [`DEFAULT_POLL_INTERVAL`]. It is at least a millisecond.
+    /// Sets the interval at which the store is polled in case a bus message was lost, by default
+    /// [`DEFAULT_POLL_INTERVAL`] and at least one millisecond. Each call that waits for a task polls, and so does each
+    /// running task.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.settings.poll_interval = interval.max(SHORTEST_INTERVAL);
         self
     }
 
-    /// How often what a task says of its progress is stored, default [`DEFAULT_PROGRESS_INTERVAL`].
+    /// Sets the minimum interval between two writes of a task's progress, by default [`DEFAULT_PROGRESS_INTERVAL`] and
+    /// at least one millisecond.
     pub fn progress_interval(mut self, interval: Duration) -> Self {
         self.settings.progress_interval = interval.max(SHORTEST_INTERVAL);
         self
     }
 
-    /// How long a task stays with a worker that shows no sign of life, default [`DEFAULT_LEASE`]. After a crash
-    /// another worker has the task that much later.
+    /// Sets how long a worker that shows no sign of life keeps a task, by default
+    /// [`DEFAULT_LEASE`](crate::backend::DEFAULT_LEASE). After a crash, another worker receives the task when the lease
+    /// has expired.
     pub fn lease(mut self, time: Duration) -> Self {
         self.settings.lease = time;
         self
     }
 
-    /// How long the backend may take for one answer, default [`DEFAULT_BACKEND_TIMEOUT`].
+    /// Sets the timeout of a backend call, by default [`DEFAULT_BACKEND_TIMEOUT`].
     pub fn backend_timeout(mut self, timeout: Duration) -> Self {
         self.backend_timeout = timeout;
         self
     }
 
-    /// Makes the tasks. A process needs one, and clones it.
+    /// Creates the handle. A process needs one; clones share it.
     #[must_use]
     pub fn build(self) -> Tasks {
         Tasks::of(Core {
@@ -284,7 +295,7 @@ impl fmt::Debug for TasksBuilder {
     }
 }
 
-/// Describes a task service: which types of tasks it runs, and how.
+/// Describes a task service: the types of tasks that it runs, and its limits.
 ///
 /// ```
 /// # use serde::{Deserialize, Serialize};
@@ -326,19 +337,21 @@ impl TaskServiceBuilder {
         }
     }
 
-    /// Lets the service run tasks of this type. A second type of the same [name](Task::NAME) replaces the first.
+    /// Adds a task type. A type with the same [name](Task::NAME) is replaced.
     pub fn task<T: Task>(mut self) -> Self {
         self.service.registry.insert(T::NAME, run::<T>);
         self
     }
 
-    /// How many tasks of this service a worker runs at once, default [`DEFAULT_TASK_CONCURRENCY`]. It is at least one.
+    /// Sets how many tasks of this service a worker runs at once, by default [`DEFAULT_TASK_CONCURRENCY`] and at least
+    /// one.
     pub fn concurrency(mut self, tasks: usize) -> Self {
         self.service.concurrency = tasks.max(1);
         self
     }
 
-    /// How long an attempt may take, default [`DEFAULT_TASK_TIMEOUT`]. Then it is dropped, and the task has failed.
+    /// Sets the timeout of an attempt, by default [`DEFAULT_TASK_TIMEOUT`]. A task that takes longer is dropped and has
+    /// failed.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.service.timeout = timeout;
         self

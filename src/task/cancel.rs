@@ -1,4 +1,4 @@
-//! The end of tasks that nobody wants any more.
+//! Cancelling tasks.
 
 use super::core::Core;
 use super::hub::News;
@@ -16,8 +16,9 @@ enum Found {
 }
 
 impl Core {
-    /// Cancels a task, and returns whether it had not ended. With a tombstone a task that is still to be stored is
-    /// cancelled before it is there.
+    /// Cancels a task. Returns `false` if the task had ended already.
+    ///
+    /// With a tombstone, a task without a record is cancelled too: the tombstone becomes its record.
     pub(super) async fn cancel(
         &self,
         id: &TaskId,
@@ -56,7 +57,7 @@ impl Core {
     }
 }
 
-/// Cancels a task when it is dropped.
+/// Guard that cancels a task on drop.
 pub(super) struct CancelOnDrop {
     task: Option<(Arc<Core>, TaskId, Record)>,
     runtime: Handle,
@@ -70,7 +71,7 @@ impl CancelOnDrop {
         }
     }
 
-    /// It has ended.
+    /// Defuses the guard, because the task has ended.
     pub(super) fn completed(mut self) {
         self.task = None;
     }

@@ -6,10 +6,11 @@ use std::fmt;
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// How many bytes a message may have. More is cut off.
+/// The maximum size of a message, in bytes. Longer messages are cut off at a character boundary.
 pub const MAX_MESSAGE_BYTES: usize = 1024;
 
-/// What a [task](super::Task) knows of the world. Clones are cheap and stand for the same task.
+/// The context of a running [task](super::Task): its identity, application state, progress and cancellation. Clones are
+/// cheap and refer to the same task.
 #[derive(Clone)]
 pub struct TaskContext {
     shared: Arc<Shared>,
@@ -23,11 +24,11 @@ pub(super) struct Shared {
     pub(super) attempt: u32,
     pub(super) caller: Caller,
     pub(super) report: watch::Sender<Report>,
-    /// Shared with tasks that run in place.
+    /// Shared with nested tasks that run in place.
     pub(super) stop: Arc<watch::Sender<bool>>,
 }
 
-/// What a task says of itself.
+/// Progress and message of a task.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Report {
     pub(super) progress: Option<f64>,
@@ -41,8 +42,8 @@ impl TaskContext {
         }
     }
 
-    /// The context of no task in particular, for unit tests of [`run`](super::Task::run). Nobody hears of its progress
-    /// and nobody cancels it; its principal is the [current](Principal::current) one.
+    /// Creates a context without a task, for unit tests of [`run`](super::Task::run). Its progress is discarded, and it
+    /// is never cancelled. Its principal is the [current](Principal::current) one.
     #[must_use]
     pub fn detached(tasks: &Tasks) -> Self {
         Self::of(Shared {
@@ -57,55 +58,56 @@ impl TaskContext {
         })
     }
 
-    /// The context of the task that this code is a part of, deep in synchronous code too. `None` where
-    /// [`is_task`](super::is_task) is `false`.
+    /// Returns the context of the task that the calling code runs in, also in nested synchronous code. `None` outside
+    /// of a task, where [`is_task`](super::is_task) is `false`.
     #[must_use]
     pub fn current() -> Option<Self> {
         scope::current().task.clone()
     }
 
-    /// The id of the task. All attempts have the same, so it serves as an idempotency key for other systems.
+    /// Returns the id of the task. All attempts share it, so it can serve as an idempotency key for other systems.
     #[must_use]
     pub fn id(&self) -> &TaskId {
         &self.shared.id
     }
 
-    /// The name of the service that runs it.
+    /// Returns the name of the service that runs the task.
     #[must_use]
     pub fn service(&self) -> &str {
         &self.shared.service
     }
 
-    /// The name of its type.
+    /// Returns the name of the task's type.
     #[must_use]
     pub fn task(&self) -> &str {
         &self.shared.task
     }
 
-    /// Which attempt this is, counted from one.
+    /// Returns the number of this attempt, counted from one.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.shared.attempt
     }
 
-    /// For whom it works, `None` for nobody. It is a name only: look up what it may do now.
+    /// Returns the principal that the task acts for, `None` if it was submitted without one. A principal carries no
+    /// permissions: look them up when the task runs.
     #[must_use]
     pub fn principal(&self) -> Option<&Principal> {
         self.shared.caller.principal.as_ref()
     }
 
-    /// The trace of the request that has submitted it.
+    /// Returns the trace context of the request that submitted the task.
     #[must_use]
     pub fn trace(&self) -> Option<&TraceContext> {
         self.shared.caller.trace.as_ref()
     }
 
-    /// What the application has given to [`TasksBuilder::state`](super::TasksBuilder::state), such as a pool of
-    /// database connections.
+    /// Returns application state that was added with [`TasksBuilder::state`](super::TasksBuilder::state), such as a
+    /// database pool.
     ///
     /// # Errors
     ///
-    /// Where it has given no value of this type.
+    /// [`MissingState`] if no value of this type was added.
     pub fn state<T: Send + Sync + 'static>(&self) -> Result<&T, MissingState> {
         let state = self.shared.tasks.core().state.get();
         state.ok_or(MissingState {
@@ -113,27 +115,27 @@ impl TaskContext {
         })
     }
 
-    /// The handle to all services. What is submitted within a task runs in place.
+    /// Returns the handle to all services. Tasks that are submitted within a task run in place.
     #[must_use]
     pub fn tasks(&self) -> &Tasks {
         &self.shared.tasks
     }
 
-    /// Says how much is done, in percent. NaN is ignored, values below 0 or above 100 count as those.
+    /// Sets the progress in percent. Values are clamped to 0 to 100; NaN is ignored.
     ///
-    /// It reaches the store some time later, see
-    /// [`progress_interval`](super::TasksBuilder::progress_interval); what was said last counts.
+    /// The latest progress is stored after at most one [`progress_interval`](super::TasksBuilder::progress_interval).
+    /// Values in between are skipped.
     pub fn set_progress(&self, percent: impl Into<f64>) {
         let percent = percent.into();
         if percent.is_nan() {
             return;
         }
-        // Adding zero makes of a negative zero a positive one.
+        // Adding zero turns a negative zero into a positive one.
         let percent = Some(percent.clamp(0.0, 100.0) + 0.0);
         self.report(|report| std::mem::replace(&mut report.progress, percent) != percent);
     }
 
-    /// Says in words what is being done. At most [`MAX_MESSAGE_BYTES`].
+    /// Sets a message that describes the current work. Text beyond [`MAX_MESSAGE_BYTES`] is cut off.
     pub fn set_message(&self, text: impl Into<String>) {
         let mut text = text.into();
         let end = (0..=MAX_MESSAGE_BYTES.min(text.len())).rev();
@@ -151,22 +153,24 @@ impl TaskContext {
         self.shared.report.send_if_modified(change);
     }
 
-    /// Whether nobody wants this attempt any more: the task was cancelled or takes too long, the worker shuts down, or
-    /// another worker has the task. `false` once it has ended by itself.
+    /// Whether the attempt must stop: the task was cancelled or timed out, the worker shuts down, or another worker has
+    /// the task. `false` after the attempt has ended by itself.
     ///
-    /// The future of [`run`](super::Task::run) is dropped then and need not ask. Code that it has started in a thread
-    /// does, every now and then.
+    /// The future of [`run`](super::Task::run) is dropped in these cases and does not need to check. Threads that it
+    /// has started must check regularly.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         *self.shared.stop.borrow()
     }
 
-    /// Resolves when [`is_cancelled`](Self::is_cancelled) turns true, and never before.
+    /// Resolves when [`is_cancelled`](Self::is_cancelled) becomes `true`. Otherwise it stays pending.
     ///
-    /// Cancel safety: dropping it changes nothing.
+    /// # Cancel safety
+    ///
+    /// This future is cancel safe.
     pub async fn cancelled(&self) {
         let mut stop = self.shared.stop.subscribe();
-        // It cannot fail: the sender is here.
+        // Cannot fail: `self` holds the sender.
         let _ = stop.wait_for(|stop| *stop).await;
     }
 
@@ -175,7 +179,7 @@ impl TaskContext {
     }
 }
 
-/// Says that an attempt is not wanted any more, unless it has ended by itself.
+/// Guard that marks an attempt as cancelled on drop, unless the attempt has completed.
 pub(super) struct StopOnDrop {
     stop: Option<Arc<watch::Sender<bool>>>,
 }
@@ -210,7 +214,8 @@ impl fmt::Debug for TaskContext {
     }
 }
 
-/// A task has asked for application state that [`TasksBuilder::state`](super::TasksBuilder::state) was not given.
+/// Error of [`TaskContext::state`] when no value of the type was given to
+/// [`TasksBuilder::state`](super::TasksBuilder::state).
 #[derive(Clone, Copy, Debug)]
 pub struct MissingState {
     type_name: &'static str,

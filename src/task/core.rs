@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// What the handles and workers of one process share.
+/// State shared by the handles and workers of a process.
 pub(super) struct Core {
     pub(super) records: Records,
     pub(super) settings: Settings,
@@ -28,15 +28,15 @@ pub(super) struct Core {
     #[cfg(feature = "tracing")]
     pub(super) make_span: Option<Arc<MakeSpan>>,
     pub(super) hub: Arc<Hub>,
-    /// Whoever has it has its last attempt, after it may have killed its workers.
+    /// Held by a suspect task during its last attempt, so that no two of them share the process.
     pub(super) suspect: tokio::sync::Mutex<()>,
-    /// Listens to the bus, from the first subscription on.
+    /// The task that listens to the bus. The first subscription starts it.
     pub(super) listener: Mutex<Option<JoinHandle<()>>>,
 }
 
 pub(super) type IsConflict = dyn Fn(&(dyn Error + 'static)) -> bool + Send + Sync;
 
-/// A named service and what it can do.
+/// A service: its task types and limits.
 #[derive(Clone, Debug)]
 pub(super) struct Service {
     pub(super) registry: HashMap<&'static str, Run>,
@@ -45,16 +45,16 @@ pub(super) struct Service {
 }
 
 impl Core {
-    /// Needs a runtime from here on.
+    /// Returns the current runtime.
     pub(super) fn runtime() -> Result<Handle, TaskError> {
         Handle::try_current().map_err(|_| TaskError::NoRuntime)
     }
 
-    /// Hears of a task from now on. Needs a runtime.
+    /// Subscribes to changes of a task. Needs a runtime.
     pub(super) fn subscribe(&self, id: &TaskId) -> Result<Subscription, TaskError> {
         let runtime = Self::runtime()?;
         let mut listener = lock(&self.listener);
-        // It ends early only with its runtime.
+        // The listener ends early only with its runtime.
         if listener.as_ref().is_none_or(JoinHandle::is_finished) {
             let backend = self.records.backend.clone();
             let listen = self.hub.clone().listen(backend, self.records.timeout);
@@ -64,7 +64,7 @@ impl Core {
         Ok(self.hub.subscribe(id))
     }
 
-    /// Tells everybody about a task. What gets lost, the slow poll finds.
+    /// Announces a change of a task in all processes. A lost message is covered by polling.
     pub(super) async fn announce(&self, id: &TaskId, news: News) {
         self.hub.tell(id.as_str(), news);
         let topic = id.topic();
@@ -75,7 +75,7 @@ impl Core {
         }
     }
 
-    /// Whether an error is a conflict may depend on the application.
+    /// Applies the application's conflict classifier.
     pub(super) fn classify(&self, failure: TaskFailure) -> TaskFailure {
         match &self.is_conflict {
             Some(is_conflict) => failure.classify(|error| is_conflict(error)),
@@ -88,7 +88,7 @@ impl Core {
         found.ok_or_else(|| TaskError::NotFound { id: id.clone() })
     }
 
-    /// Waits for the output of a task. It does not fail with the backend, but waits until that has recovered.
+    /// Waits for the output of a task. While the backend fails, this function keeps waiting.
     pub(super) async fn output(&self, id: &TaskId) -> Result<Box<RawValue>, TaskError> {
         let mut news = self.subscribe(id)?;
         loop {
@@ -102,7 +102,7 @@ impl Core {
                 Err(error @ BackendError::Unreadable { .. }) => return Err(error.into()),
                 Err(error) => observe::backend_failed(id, &error),
             }
-            // In case nobody has told.
+            // The timeout covers lost bus messages.
             let _ = timeout(self.settings.poll_interval, news.ended()).await;
         }
     }

@@ -9,23 +9,23 @@ use crate::backend::{BackendError, Priority};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// How many bytes the ids of a service's dead letters may have together, as JSON: that is more than a thousand random
-/// ones. The oldest are not listed any more.
+/// The maximum size of the list of a service's dead letters: the bytes of their ids as JSON. A list has room for more
+/// than a thousand random ids. The oldest ids are dropped from a full list; the newest id is always listed.
 pub const MAX_DEAD_LETTER_BYTES: usize = 48 * 1024;
 
-/// The store has no list of keys, so this is one: the ids, oldest first.
+/// The key of a service's list. The store cannot enumerate keys, so the ids are kept in one value, oldest first.
 fn list_key(service: &str) -> String {
     format!("task/dead/{service}")
 }
 
-/// How many bytes an id takes in the list, with the comma.
+/// Returns the size of an id in the list, including the comma.
 fn listed_bytes(id: &TaskId) -> usize {
-    // Ids may have what JSON escapes.
+    // Ids may contain characters that JSON escapes.
     serde_json::to_string(id).map_or(0, |id| id.len() + 1)
 }
 
 impl Core {
-    /// Adds a dead letter to the list of its service, if it is not there.
+    /// Adds a dead letter to the list of its service, if it is not listed yet.
     pub(super) async fn list(&self, letter: &Letter) -> Result<(), BackendError> {
         let mut dropped = 0;
         let time_to_live = self.settings.dead_letter_time_to_live;
@@ -51,10 +51,10 @@ impl Core {
         Ok(())
     }
 
-    /// Takes an id off the list, unless it is that of a dead letter again.
+    /// Removes an id from the list, but keeps it if the task is a dead letter again.
     async fn unlist(&self, service: &str, id: &TaskId) -> Result<(), BackendError> {
         self.remove(service, id).await?;
-        // It may have died meanwhile, and been found on the list.
+        // The task may have become a dead letter again, while its old entry was still listed.
         match self.records.find(id).await? {
             Some(Record {
                 state: TaskState::Dead,
@@ -86,7 +86,7 @@ impl Core {
         let mut letters = Vec::new();
         for id in ids {
             let found = match self.records.find(&id).await {
-                // It hides no others, and stays listed for a version that can read it.
+                // An unreadable record hides no others, and stays listed for a version that can read it.
                 Err(error @ BackendError::Unreadable { .. }) => {
                     observe::backend_failed(&id, &error);
                     continue;
@@ -94,7 +94,7 @@ impl Core {
                 found => found?,
             };
             match found {
-                // One that is being sent again is listed until it is in the queue.
+                // A dead letter that is being sent again stays listed until it is in the queue.
                 Some(record) if record.letter.is_some() => {
                     letters.push(TaskStatus::new(id, record));
                 }
@@ -116,7 +116,7 @@ impl Core {
             };
             letter.submission.clone_from(&submission);
             letter.expires = now().saturating_add(lifetime);
-            // It keeps the letter until it has begun: it may not come to be enqueued.
+            // The record keeps the letter until an attempt starts, because enqueueing may fail.
             *record = Record {
                 letter: Some(letter.clone()),
                 ..Record::new(letter)
@@ -126,7 +126,7 @@ impl Core {
         let not_found = || TaskError::NotFound { id: id.clone() };
         let letter = match changed.await? {
             Changed::Yes(record) => record.letter,
-            // It was being sent again before, which did not come to its end.
+            // An earlier call changed the record but may not have enqueued the task.
             Changed::No(record) if record.service == service => record.letter,
             Changed::No(_) | Changed::Gone => None,
         };

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
 
-/// A function that runs elsewhere: its fields are the arguments, [`run`](Self::run) is the body.
+/// A function that runs on a task service. The fields are its arguments, and [`run`](Self::run) is its body.
 ///
 /// ```
 /// use serde::{Deserialize, Serialize};
@@ -30,44 +30,43 @@ use std::task::Poll;
 /// }
 /// ```
 ///
-/// It travels as JSON, and so does its output. JSON has no NaN and no infinities: in the arguments they are an error
-/// where the task is submitted, in the output they are an error of the task. `Some(())` and `Some(None)` arrive as
-/// `None`.
+/// Arguments and output are sent as JSON, which has neither NaN nor infinities. In arguments they are an error of the
+/// submission; in the output they fail the task. `Some(())` and `Some(None)` arrive as `None`.
 ///
-/// Old and new versions of a program share the queue while one replaces the other, so add fields with
-/// `#[serde(default)]`, and give a type that has become another one a new name. A worker that cannot read the arguments
-/// leaves the task to others, half a minute later. When its attempts are used up it is a dead letter, with its
-/// arguments, and can be [sent again](super::TaskService::send_again) after the next deploy.
+/// During a roll-out, old and new versions of a program share the queue. So mark new fields with `#[serde(default)]`,
+/// and give a type that changes incompatibly a new name. A worker that cannot read the arguments leaves the task to
+/// other workers and retries after half a minute. When its attempts are used up, the task is a dead letter that keeps
+/// its arguments. It can be [sent again](super::TaskService::send_again) after the next deployment.
 pub trait Task: Serialize + DeserializeOwned + Send + 'static {
-    /// What the type is known by in its services.
+    /// The name of the type, unique within its services.
     const NAME: &'static str;
 
-    /// What it makes.
+    /// The type of the output.
     type Output: Serialize + DeserializeOwned + Send + 'static;
 
-    /// Does the work, as the [principal](TaskContext::principal) who has submitted it.
+    /// Runs the task, on behalf of the [principal](TaskContext::principal) that submitted it.
     ///
-    /// It may run more than once, even twice at the same time, see [the module](super). It is dropped, at an `await`,
-    /// when the task is cancelled or takes too long and when its worker ends.
+    /// The function may run more than once, and two runs may overlap, see [the module](super). The future is dropped at
+    /// an `await` when the task is cancelled or times out, and when its worker ends.
     ///
     /// # Errors
     ///
-    /// A [conflict](TaskFailure::conflict) makes it be tried again, any other error ends it.
+    /// A [conflict](TaskFailure::conflict) is retried. Any other error ends the task.
     fn run(
         self,
         context: TaskContext,
     ) -> impl Future<Output = Result<Self::Output, TaskFailure>> + Send;
 }
 
-/// A [`Task::run`] of any type. It may panic.
+/// A type-erased [`Task::run`]. It may panic.
 pub(super) type Run = fn(Box<RawValue>, TaskContext) -> BoxFuture<'static, Ran>;
 
-/// How a run has ended, if it was not dropped: with the output as JSON, or with the reason why there is none.
+/// The outcome of a run that was not dropped: the output as JSON, or the reason why there is none.
 pub(super) type Ran = Result<Box<RawValue>, RunError>;
 
 #[derive(Debug)]
 pub(super) enum RunError {
-    /// The arguments are not those of the type, so it has not begun.
+    /// The arguments do not match the type. The task has not started.
     Unreadable(serde_json::Error),
     Failed(TaskFailure),
     Panicked(String),
@@ -84,7 +83,7 @@ pub(super) fn run<T: Task>(
     })
 }
 
-/// Reads arguments. A panic of `Deserialize` is an error like others: the task has not begun.
+/// Deserialises the arguments. A panic in `Deserialize` is reported as an error, because the task has not started.
 pub(super) fn read<T: Task>(arguments: &RawValue) -> serde_json::Result<T> {
     let read = || serde_json::from_str(arguments.get());
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
@@ -95,13 +94,13 @@ pub(super) fn read<T: Task>(arguments: &RawValue) -> serde_json::Result<T> {
     })
 }
 
-/// A panic ends the task, not the worker.
+/// Runs a task and turns a panic into an error, so that the worker survives.
 pub(super) async fn catch(work: impl Future<Output = Ran> + Send) -> Ran {
     let mut work = pin!(work);
     let polled = std::future::poll_fn(|cx| {
         match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
             Ok(poll) => poll,
-            // It is not polled again.
+            // The future is not polled again after a panic.
             Err(panic) => {
                 let text = panic::text(&*panic).unwrap_or_default();
                 Poll::Ready(Err(RunError::Panicked(text.to_owned())))

@@ -6,107 +6,109 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Why a task could not be submitted, or has no output.
+/// Error of submitting a task, or of reading its state or output.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum TaskError {
-    /// The task cannot be serialised, or not so that it can be read again: it has a NaN or an infinity, say, or is
-    /// nested more than 127 levels deep. It was not submitted. serde's error is the [`source`](Error::source).
+    /// The task cannot be serialised, or its JSON cannot be read again: it contains a NaN or an infinity, for example,
+    /// or is nested more than 127 levels deep. It was not submitted. The error of serde is the
+    /// [`source`](Error::source).
     Serialize {
         /// The name of the task's type.
         task: &'static str,
-        /// What serde says.
+        /// The error of serde.
         error: Arc<dyn Error + Send + Sync>,
     },
     /// The task is too large. It was not submitted.
     TooLarge {
         /// The name of the task's type.
         task: &'static str,
-        /// How many bytes it has as JSON.
+        /// The size of the task, in bytes of JSON.
         size: usize,
-        /// How many bytes it may have.
+        /// The maximum size.
         limit: usize,
     },
-    /// The service does not know tasks of this type. It was not submitted.
+    /// The service does not have this task type. The task was not submitted.
     NotRegistered {
         /// The name of the service.
         service: Arc<str>,
         /// The name of the task's type.
         task: &'static str,
     },
-    /// The id that was given belongs to a task of another type, service or principal. It was not submitted.
+    /// The given id belongs to a task of another type, service or principal. The task was not submitted.
     IdInUse {
         /// The id.
         id: TaskId,
     },
-    /// The id that was given belongs to a task with other arguments. It was not submitted.
+    /// The given id belongs to a task with other arguments. The task was not submitted.
     OtherArguments {
         /// The id.
         id: TaskId,
     },
-    /// Nothing is known of such a task: there was none, or its time is over.
+    /// No such task exists, or its record has expired.
     NotFound {
-        /// Its id.
+        /// The id of the task.
         id: TaskId,
     },
-    /// The task has ended with an error, which is the [`source`](Error::source): the original one where it ran in
-    /// place, else its text and those of its sources.
+    /// The task has ended with an error, which is the [`source`](Error::source). If the task ran in place, the source
+    /// is the original error. Otherwise it carries the texts of the error and of its sources.
     Failed {
-        /// Its id.
+        /// The id of the task.
         id: TaskId,
-        /// The name of its type.
+        /// The name of the task's type.
         task: Arc<str>,
-        /// Its error.
+        /// The error of the task.
         error: Arc<dyn Error + Send + Sync>,
-        /// Whether it may work when it is repeated.
+        /// Whether the task may succeed when it is repeated.
         is_conflict: bool,
     },
-    /// The task was given up after several attempts, each of which ended with a conflict or with its worker. It is a
-    /// dead letter now.
+    /// The task was given up after several attempts, each of which ended with a conflict or with its worker. The task
+    /// is a dead letter.
     Dead {
-        /// Its id.
+        /// The id of the task.
         id: TaskId,
-        /// The name of its type.
+        /// The name of the task's type.
         task: Arc<str>,
-        /// How often it was tried.
+        /// The number of attempts.
         attempts: u32,
         /// The error of the last attempt.
         error: Arc<dyn Error + Send + Sync>,
     },
     /// The task was cancelled.
     Cancelled {
-        /// Its id.
+        /// The id of the task.
         id: TaskId,
     },
-    /// The task has not ended within the time that the call was given.
+    /// The task has not ended within the timeout of the call.
     TimedOut {
-        /// Its id.
+        /// The id of the task.
         id: TaskId,
-        /// The time it was given.
+        /// The timeout.
         after: Duration,
     },
-    /// The output of the task is not of the type asked for, or of another version of it. It stays stored for its time.
-    /// serde's error is the [`source`](Error::source).
+    /// The output of the task cannot be read as the expected type, or was written by another version of the type. It
+    /// stays stored. The error of serde is the [`source`](Error::source).
     WrongType {
-        /// Its id.
+        /// The id of the task.
         id: TaskId,
-        /// The type asked for.
+        /// The expected type.
         expected: &'static str,
-        /// What serde says.
+        /// The error of serde.
         error: Arc<dyn Error + Send + Sync>,
     },
-    /// The backend has failed, see each method for what that means. Its error is the [`source`](Error::source).
+    /// The backend has failed. Each method documents the consequences. The error of the backend is the
+    /// [`source`](Error::source).
     Backend {
-        /// What the backend says.
+        /// The error of the backend.
         error: BackendError,
     },
-    /// No tokio runtime is running here.
+    /// The caller is not inside of a tokio runtime.
     NoRuntime,
 }
 
 impl TaskError {
-    /// Whether the task has failed because many have worked on the same thing at the same time. Returned from the
-    /// task in which this one ran in place, it makes that one be tried again.
+    /// Whether the task failed because of a conflict with concurrent work. If an outer task returns this error of a
+    /// task that ran in place, the outer task is retried.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(
@@ -118,8 +120,8 @@ impl TaskError {
         )
     }
 
-    /// The status of a response that stands for this error: 404 for a task of which nothing is known, 409 for an id that
-    /// belongs to another task or to other arguments, 503 where the backend fails, 504 for a call that has timed out, else 500.
+    /// Returns the status of a response for this error: 404 for an unknown task, 409 for an id of another task or of
+    /// other arguments, 503 for a failed backend, 504 for a call that timed out, and otherwise 500.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {

@@ -5,16 +5,15 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-/// How many bytes of an error and its sources are kept.
+/// The maximum size of the text of an error and its sources, in bytes.
 const MAX_TEXT_BYTES: usize = 4096;
 
-/// Why a [task](super::Task) did not do its work: what its `run` returns.
+/// Error returned by the `run` of a [task](super::Task).
 ///
-/// `?` makes it of any error. That ends the task at once. An error that comes of many working on the same thing at
-/// the same time, and will not come again when the work is repeated, is a [`conflict`](Self::conflict); the task is
-/// tried again.
+/// The operator `?` converts any error. Such an error ends the task. A [`conflict`](Self::conflict) is an error that
+/// comes from concurrent work and may not occur again; the task is then retried.
 ///
-/// It does not implement [`Error`], so that `?` can make it of everything that does.
+/// `TaskFailure` does not implement [`Error`], so that `?` can convert every type that does.
 ///
 /// ```
 /// use tower_promises::task::TaskFailure;
@@ -31,10 +30,10 @@ pub struct TaskFailure {
 }
 
 impl TaskFailure {
-    /// An error that ends the task.
+    /// Creates a failure that ends the task. A [`TaskError`] that [is a conflict](TaskError::is_conflict) stays one.
     pub fn new(error: impl Into<BoxError>) -> Self {
         let error: BoxError = error.into();
-        // That of a task which ran in place, as a part of this one.
+        // The error of a nested task that ran in place keeps its classification.
         let is_conflict = error.downcast_ref().is_some_and(TaskError::is_conflict);
         Self {
             error: error.into(),
@@ -42,7 +41,8 @@ impl TaskFailure {
         }
     }
 
-    /// An error that may not come again when the task is repeated, such as a serialisation failure of a database.
+    /// Creates a failure that may not occur again when the task is repeated, such as a serialisation failure of a
+    /// database.
     pub fn conflict(error: impl Into<BoxError>) -> Self {
         Self {
             is_conflict: true,
@@ -50,13 +50,13 @@ impl TaskFailure {
         }
     }
 
-    /// Whether the task may be tried again.
+    /// Whether the task may be retried.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         self.is_conflict
     }
 
-    /// The error itself.
+    /// Returns the error.
     #[must_use]
     pub fn error(&self) -> &(dyn Error + Send + Sync + 'static) {
         &*self.error
@@ -94,7 +94,7 @@ impl fmt::Debug for TaskFailure {
     }
 }
 
-/// An error as it travels: its text and those of its sources.
+/// The serialised form of an error: its text and the texts of its sources.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Reported {
     message: String,

@@ -1,4 +1,4 @@
-//! Whether two submissions are the same task.
+//! Comparison of two submissions with the same id.
 
 use super::record::Letter;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -6,11 +6,11 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use std::fmt::{self, Write};
 
-/// What is nested more deeply is compared as text.
+/// Deeper nested values are compared as text.
 const MAX_DEPTH: usize = 128;
 
-/// A digest of the service, the type and the arguments of a task. The order of the keys of maps makes no difference to
-/// it, because hash maps have another one each time.
+/// Returns a digest of the service, the type and the arguments of a task. The order of map keys does not matter,
+/// because the order of a hash map differs each time.
 pub(super) fn fingerprint(letter: &Letter) -> String {
     let mut hash = Sha256::new();
     for name in [&letter.service, &letter.task] {
@@ -19,13 +19,13 @@ pub(super) fn fingerprint(letter: &Letter) -> String {
     add_json(&mut hash, letter.arguments.get(), MAX_DEPTH);
     let mut text = String::with_capacity(64);
     for byte in hash.finalize() {
-        // A string takes everything.
+        // Writing to a string does not fail.
         let _ = write!(text, "{byte:02x}");
     }
     text
 }
 
-/// Adds a text, so that it cannot be taken for the end of the one before.
+/// Adds a text with its length, so that the boundary to the next text is unambiguous.
 fn add(hash: &mut Sha256, kind: u8, text: &str) {
     begin(hash, kind, text.len());
     hash.update(text);
@@ -36,13 +36,13 @@ fn begin(hash: &mut Sha256, kind: u8, length: usize) {
     hash.update((length as u64).to_be_bytes());
 }
 
-/// Adds JSON. Numbers stay text, so those that are too large for their types elsewhere are told apart.
+/// Adds a JSON value. Numbers stay text, so that numbers beyond the range of the numeric types remain distinct.
 fn add_json(hash: &mut Sha256, json: &str, depth: usize) {
     let json = json.trim();
     match json.as_bytes().first() {
         Some(b'{') if depth > 0 => {
             if let Ok(Members(mut members)) = serde_json::from_str(json) {
-                // Stable: those of the same name stay as they are.
+                // A stable sort keeps the order of duplicate names.
                 members.sort_by(|a, b| a.0.cmp(&b.0));
                 begin(hash, b'{', members.len());
                 for (name, value) in members {

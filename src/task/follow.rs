@@ -1,4 +1,4 @@
-//! What a task says of itself, for whoever has called it.
+//! Forwarding of a task's progress to its caller.
 
 use super::TaskId;
 use super::context::Report;
@@ -8,18 +8,18 @@ use std::future::pending;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// Is told what a task says of itself.
+/// Callback for the progress of a task.
 pub(super) type OnReport = Box<dyn Fn(&Report) + Send + Sync>;
 
 impl Core {
-    /// Tells what a task of any process says of itself.
+    /// Forwards the progress of a task that runs in any process.
     pub(super) async fn follow(&self, id: &TaskId, on_report: Option<&OnReport>) -> Infallible {
         let (Some(on_report), Ok(mut news)) = (on_report, self.subscribe(id)) else {
             return pending().await;
         };
         let mut told = Report::default();
         loop {
-            // Whoever waits for the output says that the backend has failed.
+            // An error of the backend is logged by the code that waits for the output.
             if let Ok(Some(record)) = self.records.find(id).await {
                 let report = Report {
                     progress: record.progress,
@@ -30,13 +30,13 @@ impl Core {
                     told = report;
                 }
             }
-            // The poll is for what nobody has told.
+            // The timeout covers lost bus messages.
             let _ = timeout(self.settings.poll_interval, news.changed()).await;
         }
     }
 }
 
-/// Tells what a task that runs in place says of itself.
+/// Forwards the progress of a task that runs in place.
 pub(super) async fn follow_here(
     report: &watch::Sender<Report>,
     on_report: Option<&OnReport>,
@@ -45,10 +45,10 @@ pub(super) async fn follow_here(
         return pending().await;
     };
     let mut reports = report.subscribe();
-    // What was said before this subscription counts, too.
+    // Reports from before the subscription count as well.
     reports.mark_changed();
     loop {
-        // It cannot fail: the sender is there.
+        // Cannot fail: the sender outlives this loop.
         let _ = reports.changed().await;
         let report = reports.borrow_and_update().clone();
         on_report(&report);

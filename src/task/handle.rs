@@ -14,17 +14,17 @@ use tokio::time::timeout;
 
 /// A handle to all task services, see [the module](super).
 ///
-/// Clones are cheap and stand for the same services. It serves as axum `State` and as request extension. That which
-/// [`TaskLayer`](super::TaskLayer) gives to a request submits as the principal of that request, wherever it is used.
+/// Clones are cheap and refer to the same services. The handle can be axum `State` or a request extension. The handle
+/// that [`TaskLayer`](super::TaskLayer) adds to a request always submits as the principal of that request.
 #[derive(Clone)]
 pub struct Tasks {
     core: Arc<Core>,
-    /// `None` is whoever is current.
+    /// `None` means the current caller.
     caller: Option<Caller>,
 }
 
 impl Tasks {
-    /// Builds the services of a process, over this backend.
+    /// Creates a builder for the services of a process, on top of `backend`.
     pub fn builder(backend: Backend) -> TasksBuilder {
         TasksBuilder::new(backend)
     }
@@ -61,27 +61,27 @@ impl Tasks {
         }
     }
 
-    /// For whom this handle submits: the principal of the request that it was given to, else the
-    /// [current](Principal::current) one, else nobody.
+    /// Returns the principal that this handle submits as: the principal of the request that the handle was given to, or
+    /// the [current](Principal::current) one. `None` if there is neither.
     #[must_use]
     pub fn principal(&self) -> Option<Principal> {
         self.caller().principal
     }
 
-    /// The trace in which this handle submits.
+    /// Returns the trace context that this handle submits with.
     #[must_use]
     pub fn trace(&self) -> Option<TraceContext> {
         self.caller().trace
     }
 
-    /// The service of this name. Where nobody has [added](TasksBuilder::service) one, what is submitted to it runs at
-    /// once, in place, with a warning in the log.
+    /// Returns a handle to the service `name`. If no service of this name was [added](TasksBuilder::service), submitted
+    /// tasks run in place, with a warning in the log.
     #[must_use]
     pub fn service(&self, name: impl Into<Arc<str>>) -> TaskService {
         TaskService::new(self.clone(), name.into())
     }
 
-    /// Starts to run the tasks of all services in this process, until the [`Worker`] is drained or dropped.
+    /// Starts a worker for all services. It runs tasks in this process until the [`Worker`] is drained or dropped.
     ///
     /// # Errors
     ///
@@ -92,19 +92,19 @@ impl Tasks {
         Worker::start(self, services)
     }
 
-    /// What is known of a task. Who may ask, the caller decides: the status has the
-    /// [principal](TaskStatus::principal) who has submitted it.
+    /// Returns the status of a task. The caller must check access rights: the status contains the
+    /// [principal](TaskStatus::principal) that submitted the task.
     ///
     /// # Errors
     ///
-    /// [`TaskError::NotFound`] and [`TaskError::Backend`].
+    /// [`TaskError::NotFound`], [`TaskError::Backend`], and [`TaskError::NoRuntime`] outside of a tokio runtime.
     pub async fn status(&self, id: &TaskId) -> Result<TaskStatus, TaskError> {
         Core::runtime()?;
         let record = self.core.find(id).await?;
         Ok(TaskStatus::new(id.clone(), record))
     }
 
-    /// Watches a task, from now on.
+    /// Watches a task from now on.
     ///
     /// # Errors
     ///
@@ -118,33 +118,39 @@ impl Tasks {
         })
     }
 
-    /// Waits for the output of a task that was submitted, by whomever. It does not fail with the backend, but waits
-    /// until that has recovered.
+    /// Waits for the output of a task, which may have been submitted by any process. While the backend fails, the
+    /// future keeps waiting.
     ///
-    /// Cancel safety: dropping it leaves the task alone.
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not affect the task.
     ///
     /// # Errors
     ///
-    /// What became of the task instead: [`TaskError::Failed`], [`TaskError::Dead`], [`TaskError::Cancelled`],
-    /// [`TaskError::NotFound`]; [`TaskError::WrongType`] where the output is not that of this type, or of another
-    /// version of it: it stays stored for its time, and a version that knows it can read it. The same holds for
-    /// [`TaskError::Backend`] with [`BackendError::Unreadable`], which says that another version of this crate has
-    /// stored the task.
+    /// - [`TaskError::Failed`], [`TaskError::Dead`] or [`TaskError::Cancelled`] if the task ended without an output.
+    /// - [`TaskError::NotFound`] if no such task exists.
+    /// - [`TaskError::WrongType`] if the output is not of this type, or was written by another version of the type. The
+    ///   output stays stored, and a matching version can read it.
+    /// - [`TaskError::Backend`] with [`BackendError::Unreadable`] if another version of this crate has written the
+    ///   record. The record stays stored as well.
+    /// - [`TaskError::NoRuntime`] outside of a tokio runtime.
     pub async fn output<T: Task>(&self, id: &TaskId) -> Result<T::Output, TaskError> {
         let output = self.core.output(id).await?;
         decode::<T>(id, &output)
     }
 
-    /// Cancels a task, and returns whether it had not ended.
+    /// Cancels a task. Returns `false` if it had ended already.
     ///
-    /// One that waits is cancelled when this resolves. One that runs is dropped by its worker shortly after, at its
-    /// next `await`, unless it ends before: its [state](TaskStatus::state) tells.
+    /// A queued task is cancelled when the future resolves. The future of a running task is dropped by its worker
+    /// shortly after, at its next `await`, unless the task ends first; its [state](TaskStatus::state) shows the result.
     ///
-    /// Cancel safety: dropped before it resolves, the task may or may not be cancelled.
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it resolves, the task may or may not be cancelled.
     ///
     /// # Errors
     ///
-    /// [`TaskError::NotFound`] and [`TaskError::Backend`].
+    /// [`TaskError::NotFound`], [`TaskError::Backend`], and [`TaskError::NoRuntime`] outside of a tokio runtime.
     pub async fn cancel(&self, id: &TaskId) -> Result<bool, TaskError> {
         Core::runtime()?;
         self.core.cancel(id, None).await
@@ -161,7 +167,7 @@ impl fmt::Debug for Tasks {
     }
 }
 
-/// Watches a task, see [`Tasks::watch`].
+/// A watch on a task, created by [`Tasks::watch`].
 pub struct TaskWatch {
     core: Arc<Core>,
     id: TaskId,
@@ -170,16 +176,20 @@ pub struct TaskWatch {
 }
 
 impl TaskWatch {
-    /// The status of the task: at once for the first time, then whenever it may have changed. It need not have, and
-    /// statuses between two calls are skipped. A change that the bus does not tell is found after the
-    /// [`poll_interval`](TasksBuilder::poll_interval). While the backend fails, it waits.
+    /// Returns the status of the task: at once on the first call, then after each possible change.
     ///
-    /// Cancel safety: dropped before it resolves, nothing is lost.
+    /// Two successive statuses may be equal, and statuses between two calls are skipped. A change whose bus message was
+    /// lost is found after the [`poll_interval`](TasksBuilder::poll_interval). While the backend fails, the future
+    /// keeps waiting.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses no change.
     ///
     /// # Errors
     ///
-    /// [`TaskError::NotFound`], and [`TaskError::Backend`] with [`BackendError::Unreadable`] where another version of
-    /// this crate has stored what this one cannot read.
+    /// [`TaskError::NotFound`], and [`TaskError::Backend`] with [`BackendError::Unreadable`] if another version of this
+    /// crate has written the record.
     pub async fn changed(&mut self) -> Result<TaskStatus, TaskError> {
         loop {
             if !self.is_new {

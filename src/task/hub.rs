@@ -1,4 +1,4 @@
-//! Who wants to know of changes, and the task that hears of those in other processes.
+//! Subscriptions to tasks, and the listener for changes in other processes.
 
 use super::{TaskId, observe};
 use crate::backend::backoff::Backoff;
@@ -11,12 +11,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-/// What has happened to a task.
+/// A change of a task, as sent over the bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum News {
     Changed,
     Ended,
-    /// Somebody wants it to be cancelled.
+    /// A cancel was requested.
     Cancel,
 }
 
@@ -35,7 +35,7 @@ impl News {
     }
 }
 
-/// How often something has happened.
+/// The number of changes of each kind so far.
 #[derive(Clone, Copy, Debug, Default)]
 struct Counts {
     changes: u64,
@@ -43,13 +43,13 @@ struct Counts {
     cancels: u64,
 }
 
-/// The subscribers of this process, by task.
+/// The subscriptions of this process, by task.
 #[derive(Debug, Default)]
 pub(super) struct Hub {
     topics: Mutex<HashMap<TaskId, watch::Sender<Counts>>>,
 }
 
-/// Hears of one task until it is dropped.
+/// A subscription to one task. Dropping it unsubscribes.
 #[derive(Debug)]
 pub(super) struct Subscription {
     hub: Arc<Hub>,
@@ -71,7 +71,7 @@ impl Hub {
         }
     }
 
-    /// Tells the subscribers of this process.
+    /// Notifies the subscribers in this process.
     pub(super) fn tell(&self, id: &str, news: News) {
         if let Some(topic) = lock(&self.topics).get(id) {
             topic.send_modify(|counts| match news {
@@ -85,7 +85,7 @@ impl Hub {
         }
     }
 
-    /// Tells everybody that something may have happened which nobody has heard of.
+    /// Notifies all subscribers in this process, because messages may have been lost.
     fn tell_all(&self) {
         for topic in lock(&self.topics).values() {
             topic.send_modify(|counts| {
@@ -108,7 +108,7 @@ impl Hub {
         }
     }
 
-    /// Listens until the bus fails.
+    /// Listens until the bus fails. Returns the error, if there is one.
     async fn listen_once(&self, backend: &Backend, patience: Duration) -> Option<BackendError> {
         let mut events = match backend.listen(patience).await {
             Ok(events) => events,
@@ -117,7 +117,7 @@ impl Hub {
         self.tell_all();
         while let Some(event) = events.next().await {
             match event {
-                // Others use the bus too.
+                // The bus also carries messages of other modules.
                 Ok(BusEvent::Message { topic, payload }) => {
                     let news = TaskId::in_topic(&topic).zip(News::parse(&payload));
                     if let Some((id, news)) = news {
@@ -133,19 +133,19 @@ impl Hub {
 }
 
 impl Subscription {
-    /// Resolves when something has happened since the last call. Cancel safe.
+    /// Resolves after a change since the last call. Cancel safe.
     pub(super) async fn changed(&mut self) {
         let seen = self.seen.changes;
         self.seen.changes = self.until(|counts| counts.changes > seen).await.changes;
     }
 
-    /// Resolves when it may have ended since the last call. Cancel safe.
+    /// Resolves when the task may have ended since the last call. Cancel safe.
     pub(super) async fn ended(&mut self) {
         let seen = self.seen.ends;
         self.seen.ends = self.until(|counts| counts.ends > seen).await.ends;
     }
 
-    /// Resolves when its worker may have to stop. Cancel safe.
+    /// Resolves when a cancel may have been requested since the last call. Cancel safe.
     pub(super) async fn cancelled(&mut self) {
         let seen = self.seen.cancels;
         self.seen.cancels = self.until(|counts| counts.cancels > seen).await.cancels;
@@ -153,7 +153,7 @@ impl Subscription {
 
     async fn until(&mut self, condition: impl Fn(&Counts) -> bool) -> Counts {
         let counts = self.receiver.wait_for(condition).await;
-        // The hub keeps the sender as long as this is there.
+        // The hub keeps the sender as long as this subscription exists.
         counts.map(|counts| *counts).unwrap_or_default()
     }
 }
@@ -161,7 +161,7 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut topics = lock(&self.hub.topics);
-        // This receiver is still one of them.
+        // This receiver is still counted.
         let is_last = |topic: &watch::Sender<Counts>| topic.receiver_count() <= 1;
         if topics.get(&self.id).is_some_and(is_last) {
             topics.remove(&self.id);

@@ -3,17 +3,17 @@ use std::fmt;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// What a task is known by, in all processes.
+/// Identifies a task in all processes.
 ///
-/// Where the submitter gives none it is a random UUID, which nobody guesses. One that is given makes submitting
-/// idempotent, see [`Submit::with_id`](super::Submit::with_id). It follows the rules of
-/// [`check_name`](crate::backend::check_name) and may have about 1000 bytes.
+/// The default id is a random UUID, which cannot be guessed. An explicit id makes submitting idempotent, see
+/// [`Submit::with_id`](super::Submit::with_id). An id follows the rules of [`check_name`](crate::backend::check_name)
+/// and may have about 1000 bytes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub struct TaskId(Arc<str>);
 
 impl TaskId {
-    /// The id with this text.
+    /// Creates an id from text.
     #[must_use]
     pub fn new(id: impl Into<Arc<str>>) -> Self {
         Self(id.into())
@@ -23,23 +23,23 @@ impl TaskId {
         Self(Uuid::new_v4().simple().to_string().into())
     }
 
-    /// The text.
+    /// Returns the id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// What the store keeps of it.
+    /// Returns the key of the record in the store.
     pub(super) fn record(&self) -> String {
         format!("task/record/{self}")
     }
 
-    /// Where the bus tells of it.
+    /// Returns the topic of the task on the bus.
     pub(super) fn topic(&self) -> String {
         format!("{TOPIC_PREFIX}{self}")
     }
 
-    /// The id in a topic, or `None` if it is no task's.
+    /// Returns the id in a topic, or `None` if the topic does not belong to tasks.
     pub(super) fn in_topic(topic: &str) -> Option<&str> {
         topic.strip_prefix(TOPIC_PREFIX)
     }
@@ -47,7 +47,7 @@ impl TaskId {
 
 const TOPIC_PREFIX: &str = "task/";
 
-/// So that a map is asked by the text of a topic.
+/// Allows map look-ups with the text of a topic.
 impl std::borrow::Borrow<str> for TaskId {
     fn borrow(&self) -> &str {
         &self.0

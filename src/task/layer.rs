@@ -11,9 +11,9 @@ use tower_service::Service;
 
 type Find<T> = dyn Fn(&request::Parts) -> Option<T> + Send + Sync;
 
-/// Layer that gives [`Tasks`] to requests, and to tasks the principal and the trace of the request that submits them.
+/// Layer that adds [`Tasks`] to requests. Tasks that a request submits get its principal and its trace context.
 ///
-/// Put it outside of [`PromiseLayer`](crate::PromiseLayer) and inside of what authenticates.
+/// Place it outside of [`PromiseLayer`](crate::PromiseLayer) and inside of the authentication.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -21,18 +21,18 @@ type Find<T> = dyn Fn(&request::Parts) -> Option<T> + Send + Sync;
 /// use tower_promises::task::{Principal, TaskLayer};
 /// use tower_promises::{PromiseLayer, Tasks};
 ///
-/// /// What the authentication has put into the extensions.
+/// /// The user, as set by the authentication.
 /// #[derive(Clone)]
 /// struct User(String);
 ///
-/// async fn who(tasks: Tasks) -> String {
-///     tasks.principal().map_or("nobody".into(), |principal| principal.to_string())
+/// async fn principal(tasks: Tasks) -> String {
+///     tasks.principal().map_or("no principal".into(), |principal| principal.to_string())
 /// }
 ///
 /// let tasks = Tasks::builder(Backend::memory()).build();
 /// let layer = TaskLayer::new(tasks)
 ///     .principal(|request| request.extensions.get().map(|User(id)| Principal::new(id.as_str())));
-/// let app: Router = Router::new().route("/", get(who)).layer(PromiseLayer::new()).layer(layer);
+/// let app: Router = Router::new().route("/", get(principal)).layer(PromiseLayer::new()).layer(layer);
 /// # let _ = app;
 /// ```
 #[derive(Clone)]
@@ -44,7 +44,7 @@ pub struct TaskLayer {
 }
 
 impl TaskLayer {
-    /// A layer that knows no principals, and finds traces in the header `traceparent`.
+    /// Creates a layer without principals. Trace contexts are read from the header `traceparent`.
     pub fn new(tasks: Tasks) -> Self {
         Self {
             tasks,
@@ -53,8 +53,8 @@ impl TaskLayer {
         }
     }
 
-    /// Says who makes a request, as authentication has found out. Default: nobody. A header that any client can send is
-    /// no answer.
+    /// Sets the function that returns the principal of a request, as established by the authentication. By default,
+    /// requests have no principal. A header that any client can send is not a principal.
     pub fn principal(
         mut self,
         principal: impl Fn(&request::Parts) -> Option<Principal> + Send + Sync + 'static,
@@ -63,9 +63,11 @@ impl TaskLayer {
         self
     }
 
-    /// Says in which trace a request is handled. Default: that in its headers. A server that makes spans of its own
-    /// returns the context of the current one, so that tasks are children of the request and not its siblings; one that
-    /// does not trust its clients ignores what they send.
+    /// Sets the function that returns the trace context of a request. By default, the trace context is read from the
+    /// request headers.
+    ///
+    /// A server with spans of its own returns the context of the current span, so that tasks become children of the
+    /// request and not siblings. A server that does not trust its clients ignores their headers.
     pub fn trace(
         mut self,
         trace: impl Fn(&request::Parts) -> Option<TraceContext> + Send + Sync + 'static,
@@ -141,7 +143,7 @@ where
             .insert(self.layer.tasks.bound(caller.clone()));
         let scope = Arc::new(Scope {
             caller,
-            // A task that calls a service of its own process stays one.
+            // A task that calls a service of its own process stays in its task scope.
             task: scope::current().task.clone(),
         });
         let request = Request::from_parts(parts, body);

@@ -1,9 +1,9 @@
-//! Tasks: named functions that run elsewhere, on a task service.
+//! Tasks: named functions that run on a task service.
 //!
-//! A [`Task`] is a serde type with a name and a `run`. A [`TaskService`] takes it to a [`Worker`], in this process, in
-//! another one or on another machine, and brings back its output. A call is a future, so it can be a promise, and a
-//! template that cannot wait shows what another process has made. What is submitted acts for the principal of the
-//! request that submits it.
+//! A [`Task`] is a serde type with a name and a `run` function. A [`TaskService`] sends it to a [`Worker`], in this
+//! process, in another process or on another machine, and returns its output. A call is a future, so it can be a
+//! promise, and a template that cannot wait can show a result from another process. A submitted task acts on behalf of
+//! the principal of the request that submits it.
 //!
 //! # Example
 //!
@@ -29,7 +29,7 @@
 //!     type Output = String;
 //!
 //!     async fn run(self, context: TaskContext) -> Result<String, TaskFailure> {
-//!         let reader = context.principal().ok_or("nobody may read reports")?;
+//!         let reader = context.principal().ok_or("reading a report needs a principal")?;
 //!         context.set_progress(50);
 //!         Ok(format!("The report of {} for {reader}", self.year))
 //!     }
@@ -49,10 +49,10 @@
 //!     .service(TaskService::builder("reports").task::<Render>().concurrency(2))
 //!     .build();
 //!
-//! // In those that work, which may be this one.
+//! // In the processes that run tasks. The web process can be one of them.
 //! let worker = tasks.work().expect("a runtime");
 //!
-//! // In those that serve.
+//! // In the processes that serve requests.
 //! let layer = TaskLayer::new(tasks.clone()).principal(|_| Some(Principal::new("ada")));
 //! let app: Router = Router::new().route("/", get(report)).layer(PromiseLayer::new()).layer(layer);
 //! # use tower::ServiceExt;
@@ -60,96 +60,100 @@
 //! # let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
 //! # assert_eq!(body, "The report of 2026 for ada");
 //!
-//! // At the end: what does not end within half a minute goes to another worker.
+//! // At shutdown: tasks that do not end within 30 seconds go to another worker.
 //! worker.drain(Duration::from_secs(30)).await;
 //! # }
 //! ```
 //!
-//! [`guide`] goes from one machine to many, and says how to size them.
+//! [`guide`] explains how to move from one machine to several, and how to size them.
 //!
 //! # Rules
 //!
-//! 1. A task that is [submitted](TaskService::submit) or [called](TaskService::call) runs in a worker of its service,
-//!    not in the caller.
-//! 2. It runs as the principal for whom it was submitted, and as nobody if there was none. [`Principal::current`] says
-//!    so deep in what it calls. The trace of the request travels along, too: [`TraceContext`].
-//! 3. Within a task, what is submitted or called runs at once, in place, as a part of it: its error is an error of the
-//!    outer one, and its conflict makes the outer one be tried again. So a task never waits for a worker that waits for
-//!    it. [`is_task`] tells.
-//! 4. Where nobody has [added](TasksBuilder::service) a service of that name, the task runs at once, in place, with a
-//!    warning that names both. It is not tried again.
-//! 5. After a [conflict](TaskFailure::conflict) it is tried again, after a random time within 2<sup>n</sup> seconds,
-//!    where n is the number of the attempt. After three [attempts](TasksBuilder::max_attempts) it is a dead letter. Any
-//!    other error, a panic and too long a run [end](TaskError::Failed) it, and are logged.
-//! 6. An attempt that ends with its worker counts: a task that kills its workers is a dead letter after three of them.
-//!    Who has lost a worker has its last attempt alone: beside no other task of its service in that worker, and no
-//!    other such task in that process. So what ran beside a task that kills its workers does not die with it. An
-//!    attempt that is given back by a worker that [shuts down](Worker::drain) does not count.
-//! 7. [Dead letters](TaskService::dead_letters) are kept, listed and [sent again](TaskService::send_again). A task
-//!    whose type a worker does not know, or whose arguments it cannot read, is left to other workers, half a minute
-//!    later each time, and is one when its attempts are used up.
-//! 8. Exactly one end of a task is recorded. Each attempt has a token of its own, and only that which the store knows
-//!    may record. What a worker has made that has lost its lease is dropped.
-//! 9. The output is stored before the queue is told, and kept for a
-//!    [time to live](TasksBuilder::result_time_to_live).
-//! 10. A task that cannot be serialised, or not so that it can be read again, that is too large or is not known to its
-//!     service fails where it is submitted. An output that cannot be read is an error of the call that reads it, and
-//!     stays stored for others.
-//! 11. The truth is in the store. The bus makes it fast; what it loses is found by a
-//!     [poll](TasksBuilder::poll_interval).
+//! 1. A [submitted](TaskService::submit) or [called](TaskService::call) task runs in a worker of its service, not in
+//!    the caller.
+//! 2. A task acts for the principal that submitted it, or for none. [`Principal::current`] returns the principal, also
+//!    in nested code. The trace context of the request travels along: [`TraceContext`].
+//! 3. Within a task, submitted and called tasks run at once, in place, as part of the outer task. Their errors are
+//!    errors of the outer task, and their conflicts cause a retry of the outer task. So a task never waits for a worker
+//!    that waits for the task. [`is_task`] returns whether the code runs in a task.
+//! 4. If no service of the name was [added](TasksBuilder::service), the task runs at once, in place, with a warning
+//!    that contains both names. It is not retried.
+//! 5. After a [conflict](TaskFailure::conflict), the task is retried after a random time of up to 2<sup>n</sup>
+//!    seconds, where n is the number of the attempt. After three [attempts](TasksBuilder::max_attempts) it is a dead
+//!    letter. Any other error, a panic and a timeout [end](TaskError::Failed) the task, and are logged.
+//! 6. An attempt that ends with its worker counts: a task that kills its workers becomes a dead letter after three of
+//!    them. A task that has lost a worker runs its last attempt alone: beside no other task of its service in that
+//!    worker, and beside no other such task in that process. So the neighbours of a crashing task do not become dead
+//!    letters with it. An attempt that a worker returns on [shutdown](Worker::drain) does not count.
+//! 7. [Dead letters](TaskService::dead_letters) are kept, listed and can be [sent again](TaskService::send_again). A
+//!    worker leaves a task with an unknown type or unreadable arguments to other workers, half a minute later each
+//!    time. Such a task becomes a dead letter when its attempts are used up.
+//! 8. Exactly one end of a task is recorded. Each attempt has its own token, and only the attempt whose token is in the
+//!    store can record the end. The output of a worker that has lost its lease is dropped.
+//! 9. The output is stored before the queue is updated, and kept for a [time to
+//!    live](TasksBuilder::result_time_to_live).
+//! 10. Submitting fails for a task that cannot be serialised, that could not be read again, that is too large, or whose
+//!     type is not registered with its service. An output that cannot be read is an error of the call that reads it,
+//!     and stays stored.
+//! 11. The store is authoritative. The bus only reduces latency; a lost message is covered by
+//!     [polling](TasksBuilder::poll_interval).
 //!
-//! # What at least once means for your task
+//! # At-least-once execution
 //!
-//! A task runs until an end of it is recorded. When its worker crashes, or loses touch for longer than the
-//! [lease](TasksBuilder::lease), it runs again, and the worker that has lost touch may still be running it for a
-//! moment. So what a task does must bear to be done twice:
+//! A task runs until an end is recorded. When its worker crashes, or is unreachable for longer than the
+//! [lease](TasksBuilder::lease), the task runs again. A worker that was unreachable may still run it for a moment. So
+//! the effects of a task must be idempotent:
 //!
-//! - Write in one database transaction that is committed last. An error, a conflict and a cancel roll it back. Between
-//!   the commit and the record of the end a crash is possible: have the transaction insert the task's
-//!   [id](TaskContext::id) into a table with a unique index, and a second run finds it.
-//! - Give the id, which is the same for all attempts, as idempotency key to other systems.
-//! - Keep what cannot be repeated, such as a mail, for the end.
+//! - Write in one database transaction that is committed last. An error, a conflict and a cancel roll it back. A crash
+//!   is possible between the commit and the record of the end: insert the task's [id](TaskContext::id) into a table
+//!   with a unique index, so that a second run detects the first.
+//! - Use the id, which is the same for all attempts, as the idempotency key for other systems.
+//! - Do steps that cannot be repeated, such as sending a mail, at the end.
 //!
 //! # Pitfalls
 //!
-//! - **Processes must agree.** All that submit to a service and all that work for it add it with the same types.
+//! - **Processes must agree.** All processes that submit to a service or work for it must add it with the same types.
 //! - **Tasks and outputs are small**, [48 KiB](DEFAULT_MAX_TASK_BYTES) each: pass keys and paths, not files.
-//! - **A handler with promises runs more than once**, and submits in each pass what stands before them. Make the
-//!   [`Submit`] a promise, or give it an [id](Submit::with_id).
-//! - **A call needs a worker.** Without one it waits until its [timeout](Call::timeout), that of its promise or that of
-//!   its request.
-//! - **A spawned future is not the task.** In what `run` gives to `tokio::spawn` there is no [`TaskContext::current`],
-//!   no principal, and no cancel: move a clone of the context there.
-//! - **Blocking code blocks the worker's thread**, and a runtime that is blocked cannot renew leases. Use
-//!   `tokio::task::spawn_blocking`, and [`TaskContext::is_cancelled`] within.
-//! - **The memory backend is this process.** What waits in it is lost with it.
+//! - **A handler with promises runs more than once**, and submits again in each pass. Make the [`Submit`] a promise, or
+//!   give it an [id](Submit::with_id).
+//! - **A call needs a worker.** Without one, it waits until its [timeout](Call::timeout), or that of its promise or
+//!   request.
+//! - **A spawned future is not part of the task.** Code in `tokio::spawn` has no [`TaskContext::current`], no principal
+//!   and no cancellation: move a clone of the context there.
+//! - **Blocking code blocks the worker's thread**, and a blocked runtime cannot renew leases. Use
+//!   `tokio::task::spawn_blocking`, and check [`TaskContext::is_cancelled`] within.
+//! - **The memory backend lives in this process.** Queued tasks are lost with it.
 //!
 //! # Cancel safety
 //!
 //! Dropping a [`Call`] cancels its task, unless it is [detached](Call::detached) or has an [id](Call::with_id): a
-//! promise leaves nothing running when its client has gone. Dropping a [`Worker`] is a crash to its tasks;
-//! [`Worker::drain`] is not. The other futures say what it means to drop them.
+//! promise leaves no task running when its client disconnects. For the running tasks, dropping a [`Worker`] has the
+//! effect of a crash; [`Worker::drain`] does not. The other futures document the effect of dropping them.
 //!
 //! # Panics
 //!
-//! A panic in a task ends the task. The runtime needs timers.
+//! A panic in a task ends the task. The tokio runtime must have timers enabled.
 //!
 //! # Security
 //!
-//! The [`Principal`] is an id, not a permission: a worker looks up what it may do at the time it runs. Who can reach
-//! the backend can submit as anybody and read everything, arguments and outputs: keep it in a trusted network, and
-//! secrets out of arguments. Ids of tasks are random; still, a handler that shows a [status](Tasks::status) or an
-//! output compares the [principal](TaskStatus::principal). An id that a client may choose needs the client's principal
-//! in it. Errors of tasks reach [`TaskError`] and the log, not clients. The log has names, ids, principals and errors
-//! of tasks, never arguments or outputs, but for what serde quotes of arguments that a worker cannot read.
+//! A [`Principal`] is an id, not a permission: a worker looks up the current permissions. A process with access to the
+//! backend can submit as any principal and read all arguments and outputs, so keep the backend in a trusted network,
+//! and secrets out of arguments.
 //!
-//! # Difference from its neighbours
+//! The ids of tasks are random. Nevertheless, a handler that shows a [status](Tasks::status) or an output must compare
+//! the [principal](TaskStatus::principal). An id that a client can choose must contain the client's principal.
 //!
-//! | | runs | survives | comes back |
+//! Errors of tasks are available in [`TaskError`] and in the log, and are not sent to clients. The log contains names,
+//! ids, principals and errors of tasks. It contains no arguments or outputs, except for values that serde quotes in an
+//! error about unreadable arguments.
+//!
+//! # Comparison
+//!
+//! | | runs | survives | result |
 //! |---|---|---|---|
-//! | a promise | in the request | nothing | as the result of the promise |
+//! | a promise | in the request | nothing | the result of the promise |
 //! | `tokio::spawn` | in this process | the request | through the `JoinHandle` |
-//! | a task | in any process | the request and, by its backend, processes | as the output, to whoever asks |
+//! | a task | in any process | the request and, depending on the backend, processes | the output, for any process |
 
 mod attempt;
 mod builder;

@@ -1,4 +1,4 @@
-//! What tasks tell the operator. Without the feature `tracing` all of this is nothing.
+//! Log events and spans of tasks. Without the feature `tracing` they compile to nothing.
 
 use super::record::Letter;
 use super::{TaskContext, TaskId, TaskState};
@@ -7,7 +7,7 @@ use crate::log;
 use std::error::Error;
 use std::time::Duration;
 
-/// An event of this level, of the task of a letter.
+/// Logs an event at `$level`, with the service, type and id of a task.
 macro_rules! event {
     ($level:ident, $letter:ident, $($rest:tt)+) => {
         log::event!(
@@ -20,11 +20,11 @@ macro_rules! event {
     };
 }
 
-/// Makes the span of a task, unless it is to be the usual one.
+/// Function that creates the span of a task.
 #[cfg(feature = "tracing")]
 pub(super) type MakeSpan = dyn Fn(&TaskContext) -> tracing::Span + Send + Sync;
 
-/// Runs a task in its span, which is made at the first poll.
+/// Runs a task in its span. The span is created at the first poll.
 #[cfg(feature = "tracing")]
 pub(super) async fn in_span<F: Future>(context: &TaskContext, future: F) -> F::Output {
     use tracing::Instrument;
@@ -84,7 +84,7 @@ pub(super) fn waits_to_be_alone(letter: &Letter) {
     event!(
         warn,
         letter,
-        "task may have ended its workers, its last attempt waits until it is alone"
+        "task may have crashed its workers, its last attempt waits to run alone"
     );
 }
 
@@ -100,7 +100,7 @@ pub(super) fn bad_letter(service: &str, envelope: &str, error: &serde_json::Erro
     log::error!(service,
         envelope,
         %error,
-        "an envelope in the queue is no task that this version knows"
+        "an envelope in the queue is not a task that this version can read"
     );
 }
 

@@ -3,40 +3,39 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 
-/// The identity that a request or a task acts for: an id, such as that of a user.
+/// The identity that a request or a task acts for: an id, such as the id of a user.
 ///
-/// It travels with a task and is [current](Self::current) in its `run`. It is a name, not a permission: the task
-/// looks up what the principal may do, at the time it runs. So put an id into it and no roles, which may have been
-/// taken away in the meantime, and no password or token, because it stands in the queue, in the store and in the
-/// log.
+/// A principal travels with a task and is [current](Self::current) in its `run` function. It is not a permission: the
+/// task looks up what the principal may do at the time it runs. So use an id, and no roles, which may be revoked in the
+/// meantime. Use no passwords or tokens either, because the principal is written to the queue, the store and the log.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub struct Principal(Arc<str>);
 
 impl Principal {
-    /// The principal with this id.
+    /// Creates a principal from an id.
     #[must_use]
     pub fn new(id: impl Into<Arc<str>>) -> Self {
         Self(id.into())
     }
 
-    /// The id.
+    /// Returns the id.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// For whom this code runs: the principal that [`TaskLayer`](super::TaskLayer) has found in the request, or the
-    /// one who has submitted the task.
+    /// Returns the principal of the running code: the one that [`TaskLayer`](super::TaskLayer) has found in the
+    /// request, or the one that submitted the task.
     ///
-    /// `None` stands for nobody. It is nobody, too, in what is given to `tokio::spawn` or to another thread: use
+    /// `None` if there is no principal. Code in `tokio::spawn` and in other threads has none either; use
     /// [`scope`](Self::scope) there.
     #[must_use]
     pub fn current() -> Option<Self> {
         scope::current().caller.principal.clone()
     }
 
-    /// Runs a future with this principal as [`current`](Self::current).
+    /// Runs a future with this principal as the [current](Self::current) one.
     ///
     /// ```
     /// use tower_promises::task::Principal;

@@ -1,4 +1,4 @@
-//! What the queue and the store keep of a task.
+//! The forms of a task in the queue and in the store.
 
 use super::failure::Reported;
 use super::fingerprint::fingerprint;
@@ -10,12 +10,12 @@ use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What travels through the queue: all that a worker needs, also when the store has forgotten the task.
+/// A task in the queue. It contains everything that a worker needs, even if the record has expired in the store.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Letter {
     pub(super) id: TaskId,
-    /// Which submission it is: a dead letter that is sent again gets another one, and what is left of the one before
-    /// means nothing.
+    /// Identifies the submission. A dead letter that is sent again gets a new one, and deliveries of the earlier
+    /// submission are ignored.
     pub(super) submission: String,
     pub(super) service: String,
     pub(super) task: String,
@@ -26,7 +26,7 @@ pub(super) struct Letter {
     pub(super) trace: Option<TraceContext>,
     // Milliseconds since the epoch.
     pub(super) created: u64,
-    /// When it is not begun any more.
+    /// After this time, no attempt starts.
     pub(super) expires: u64,
 }
 
@@ -38,13 +38,13 @@ impl Letter {
         }
     }
 
-    /// What the queue knows it by.
+    /// Returns the id of the envelope in the queue.
     pub(super) fn envelope_id(&self) -> String {
         format!("{}/{}", self.id, self.submission)
     }
 }
 
-/// The state of a task. Whoever changes it does so by compare-and-set.
+/// The state of a task. All changes use compare-and-set.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) service: String,
@@ -52,17 +52,17 @@ pub(super) struct Record {
     pub(super) principal: Option<Principal>,
     pub(super) state: TaskState,
     pub(super) submission: String,
-    /// What its arguments are compared by when it is submitted again.
+    /// Digest for comparison with later submissions of the same id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) fingerprint: Option<String>,
-    /// How often it was begun.
+    /// The number of attempts so far.
     pub(super) attempt: u32,
-    /// Whether an attempt has ended with its worker. It may have been the task that has ended it, or one beside it.
+    /// Whether an attempt has ended with its worker, because of this task or of another one beside it.
     #[serde(default)]
     pub(super) is_suspect: bool,
-    /// What the running attempt is known by. Only who has it may say how the attempt ends.
+    /// Identifies the running attempt. Only the attempt with this token can record its end.
     pub(super) token: Option<String>,
-    /// The tombstone: nobody wants it any more.
+    /// A cancel was requested. A record that only exists for a cancel is a tombstone.
     pub(super) cancel: bool,
     pub(super) progress: Option<f64>,
     pub(super) message: Option<String>,
@@ -70,15 +70,15 @@ pub(super) struct Record {
     pub(super) created: u64,
     pub(super) started: Option<u64>,
     pub(super) finished: Option<u64>,
-    /// When the store forgets it.
+    /// The time at which the store deletes the record.
     pub(super) expires: u64,
     pub(super) output: Option<Box<RawValue>>,
     pub(super) failure: Option<Failure>,
-    /// A dead letter, until it has been begun again.
+    /// The task in its queued form, for a dead letter until its next attempt starts.
     pub(super) letter: Option<Letter>,
 }
 
-/// How a task, or its last attempt, has failed.
+/// The error of a task or of its last attempt.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Failure {
     pub(super) error: Reported,
@@ -119,7 +119,7 @@ impl Record {
         self.expires = now.saturating_add(milliseconds(time_to_live));
     }
 
-    /// Lets it wait for its next attempt, unless nobody wants it any more.
+    /// Queues the task for its next attempt. If a cancel was requested, ends the task instead.
     pub(super) fn queue_again(&mut self, time_to_live: Duration) {
         self.state = TaskState::Queued;
         self.token = None;
@@ -128,13 +128,13 @@ impl Record {
         }
     }
 
-    /// For how long the store is to keep it.
+    /// Returns the time to live of the record in the store.
     pub(super) fn time_to_live(&self) -> Duration {
-        // At least a moment: no time at all might mean forever to a backend.
+        // At least one second, because some backends take zero for no limit.
         Duration::from_millis(self.expires.saturating_sub(now()).max(1000))
     }
 
-    /// The output, or why there is none. `None` while it has not ended.
+    /// Returns the output, or the reason why there is none. `None` while the task has not ended.
     pub(super) fn outcome(self, id: &TaskId) -> Option<Result<Box<RawValue>, TaskError>> {
         let lost = || Failure {
             error: Reported::new("the error was not kept"),

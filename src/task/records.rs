@@ -1,4 +1,4 @@
-//! Tasks in the store.
+//! Access to the records of tasks in the store.
 
 use super::TaskId;
 use super::record::Record;
@@ -9,24 +9,24 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 
-/// How often a change is tried while others change the same record.
+/// The maximum number of compare-and-set attempts of an update.
 const ATTEMPTS: usize = 100;
 
-/// The store as tasks use it: each answer has its time and no more.
+/// The store, with a timeout for each call.
 #[derive(Clone, Debug)]
 pub(super) struct Records {
     pub(super) backend: Backend,
     pub(super) timeout: Duration,
 }
 
-/// What became of a change.
+/// The result of a change.
 #[derive(Debug)]
 pub(super) enum Changed {
-    /// It took effect.
+    /// The record was changed.
     Yes(Record),
-    /// It did not apply to what was found.
+    /// The change did not apply to this record.
     No(Record),
-    /// Nothing is known of such a task.
+    /// There is no record.
     Gone,
 }
 
@@ -59,7 +59,7 @@ impl Records {
         self.in_time(self.backend.store().get(key)).await
     }
 
-    /// Makes a task known. Returns whether it was not yet.
+    /// Creates the record of a task. Returns `false` if there is one already.
     pub(super) async fn create(&self, id: &TaskId, record: &Record) -> Result<bool, BackendError> {
         let (key, value) = (id.record(), encode(record)?);
         let set = self.set(&key, None, value, record.time_to_live()).await?;
@@ -72,7 +72,7 @@ impl Records {
         deleted.await.map(drop)
     }
 
-    /// Changes a task's record, if `change` says that it has done so.
+    /// Changes a record if `change` returns `true`.
     pub(super) async fn change(
         &self,
         id: &TaskId,
@@ -92,7 +92,7 @@ impl Records {
         self.update(&id.record(), update).await
     }
 
-    /// Reads a value, and replaces it if nobody else has done so meanwhile, else again.
+    /// Reads a value and replaces it with compare-and-set. Starts over if another writer was faster.
     pub(super) async fn update<V, T>(
         &self,
         key: &str,
@@ -121,7 +121,7 @@ impl Records {
     }
 }
 
-/// What to do with a value.
+/// The decision of an update.
 pub(super) enum Update<V, T> {
     Keep(T),
     Set(V, Duration, T),

@@ -1,4 +1,4 @@
-//! A task on its way to its service.
+//! A task that is being submitted or called.
 
 use super::cancel::CancelOnDrop;
 use super::context::{Shared, StopOnDrop};
@@ -24,23 +24,23 @@ use uuid::Uuid;
 pub(super) struct Request {
     tasks: Tasks,
     run: Run,
-    /// Without arguments where there is an error.
+    /// The error of building the letter, returned by `submit` and `call`.
     letter: Result<Letter, TaskError>,
     id: TaskId,
     caller: Caller,
     place: Place,
-    /// Others may have submitted it, too.
+    /// Whether the id was given explicitly, so that other callers may use it too.
     pub(super) is_shared: bool,
     pub(super) delay: Duration,
     pub(super) priority: Priority,
-    /// Who hears what it says of itself. Only a call has one.
+    /// Callback for the progress of the task. Only calls have one.
     pub(super) on_report: Option<OnReport>,
 }
 
-/// Where a task runs.
+/// The place where a task runs.
 enum Place {
     Worker,
-    /// In the task that submits it, or, where nobody provides the service, in whatever does.
+    /// In the task that submits it, or, if the service was not added, in the calling code.
     Here(Option<TaskContext>),
 }
 
@@ -167,7 +167,7 @@ impl Request {
                     let cancel = (!is_detached && !self.is_shared).then(stop);
                     let submitted = submit(&self.tasks, &letter, self.delay, self.priority).await;
                     if let Err(error) = submitted {
-                        // There is nothing to cancel, and under load no time for it.
+                        // A refused task needs no cancel, which would only add load.
                         if let (Some(cancel), true) = (cancel, was_refused(&error)) {
                             cancel.completed();
                         }
@@ -178,7 +178,7 @@ impl Request {
                         output = core.output(&id) => output,
                         never = core.follow(&id, on_report) => match never {},
                     };
-                    // What has no output has ended, too.
+                    // A task without an output has ended, too.
                     if let Some(cancel) = cancel {
                         cancel.completed();
                     }
@@ -198,7 +198,7 @@ impl Request {
     }
 }
 
-/// Checks that the type reads what it has written: no worker could read it otherwise.
+/// Checks that the type can read its own JSON. Otherwise no worker could.
 fn check_readable<T: Task>(arguments: &RawValue) -> serde_json::Result<()> {
     let unreadable = |error| format!("it cannot be read again: {error}");
     let read: serde_json::Result<T> = read(arguments);
@@ -206,7 +206,7 @@ fn check_readable<T: Task>(arguments: &RawValue) -> serde_json::Result<()> {
         .map_err(|error| serde_json::Error::custom(unreadable(error)))
 }
 
-/// Stores the task, then enqueues it: a worker that has it finds it in the store.
+/// Stores the record, then enqueues the task, so that a worker always finds the record.
 async fn submit(
     tasks: &Tasks,
     letter: &Letter,
@@ -219,7 +219,7 @@ async fn submit(
     if core.records.create(id, &record).await? {
         let enqueued = core.enqueue(letter, delay, priority).await;
         if let Err(error) = enqueued {
-            // Otherwise it may be in the queue, and whoever submits it again finds it.
+            // Otherwise the task may be in the queue, and a repeated submission finds the record.
             if has_changed_nothing(&error) {
                 if let Err(error) = core.records.delete(id).await {
                     observe::backend_failed(id, &error);
@@ -236,12 +236,13 @@ async fn submit(
     if !is_same {
         return Err(TaskError::IdInUse { id: id.clone() });
     }
-    // Earlier versions of this crate have stored none.
+    // Earlier versions of this crate stored no fingerprint.
     if found.fingerprint.is_some() && found.fingerprint != record.fingerprint {
         return Err(TaskError::OtherArguments { id: id.clone() });
     }
     if found.state == TaskState::Queued && found.attempt == 0 {
-        // Who has stored it may not have come to enqueue it. If so, the queue knows it.
+        // The first submission may have failed to enqueue the task. If it was enqueued, the queue ignores the
+        // duplicate.
         let letter = Letter {
             submission: found.submission,
             ..letter.clone()
@@ -281,12 +282,12 @@ impl Core {
     }
 }
 
-/// What the queue of a service is called.
+/// Returns the name of a service's queue.
 pub(super) fn queue_of(service: &str) -> String {
     format!("task/{service}")
 }
 
-/// Runs a task in place: as a part of the one that submits it, or as a task of its own.
+/// Runs a task in place: as part of the task that submits it, or as a task of its own.
 async fn here(
     tasks: &Tasks,
     run: Run,
@@ -296,7 +297,7 @@ async fn here(
     on_report: Option<&OnReport>,
 ) -> Result<Box<RawValue>, TaskError> {
     let stop = outer.map(|outer| outer.shared().stop.clone());
-    // Within another task that one says when it stops.
+    // A nested task shares the stop signal of the outer task.
     let guard = stop.is_none();
     let stop = stop.unwrap_or_default();
     let guard = guard.then(|| StopOnDrop::new(stop.clone()));
@@ -352,7 +353,7 @@ pub(super) fn panicked(message: &str) -> Reported {
     }
 }
 
-/// Stores what became of a task that was submitted and ran in place, for those who ask for its status.
+/// Stores the outcome of a submitted task that ran in place, so that its status can be read.
 async fn keep(core: &Core, letter: &Letter, ended: &Result<Box<RawValue>, TaskError>) {
     let mut record = Record::new(letter);
     record.attempt = 1;

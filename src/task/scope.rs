@@ -1,4 +1,4 @@
-//! For whom the running code works.
+//! The current caller and task of the running code.
 
 use super::{Principal, TaskContext, TraceContext};
 use pin_project_lite::pin_project;
@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-/// Who has asked for something, and in which trace.
+/// The principal and the trace context of a submission.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Caller {
     pub(super) principal: Option<Principal>,
@@ -17,7 +17,7 @@ pub(super) struct Caller {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scope {
     pub(super) caller: Caller,
-    /// The task that the code is a part of.
+    /// The task that the code runs in.
     pub(super) task: Option<TaskContext>,
 }
 
@@ -25,7 +25,7 @@ thread_local! {
     static CURRENT: RefCell<Option<Arc<Scope>>> = const { RefCell::new(None) };
 }
 
-/// Puts back what was current before, also when the code panics.
+/// Guard that restores the previous scope, also after a panic.
 struct Entered {
     previous: Option<Arc<Scope>>,
 }
@@ -33,12 +33,12 @@ struct Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         let previous = self.previous.take();
-        // A scope is dropped once the cell is free again: what it holds may ask what is current.
+        // Dropped after the cell is free, because its destructor may read the current scope.
         drop(CURRENT.replace(previous));
     }
 }
 
-/// Empty outside of requests and tasks.
+/// Returns the current scope. It is empty outside of requests and tasks.
 pub(super) fn current() -> Arc<Scope> {
     CURRENT.with_borrow(Clone::clone).unwrap_or_default()
 }
@@ -50,15 +50,15 @@ pub(super) fn enter<R>(scope: &Arc<Scope>, f: impl FnOnce() -> R) -> R {
     f()
 }
 
-/// Whether this code runs as a part of a [task](super): in its [`run`](super::Task::run) and in what that calls or
-/// awaits. `false` in what a task gives to `tokio::spawn` or to another thread.
+/// Whether the calling code runs in a [task](super): in its [`run`](super::Task::run) function, or in code that `run`
+/// calls or awaits. `false` in code that a task gives to `tokio::spawn` or to another thread.
 #[must_use]
 pub fn is_task() -> bool {
     CURRENT.with_borrow(|scope| scope.as_ref().is_some_and(|scope| scope.task.is_some()))
 }
 
 pin_project! {
-    /// A future in its scope.
+    /// A future that is polled in its scope.
     #[derive(Debug)]
     pub(super) struct Scoped<F> {
         #[pin]

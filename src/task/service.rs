@@ -5,9 +5,9 @@ use super::{Task, TaskError, TaskId, TaskStatus, Tasks, Worker};
 use std::fmt;
 use std::sync::Arc;
 
-/// A named task service: the way to its workers, wherever they are.
+/// A named task service, which sends tasks to its workers.
 ///
-/// Clones are cheap and stand for the same service.
+/// Clones are cheap and refer to the same service.
 #[derive(Clone)]
 pub struct TaskService {
     tasks: Tasks,
@@ -15,7 +15,7 @@ pub struct TaskService {
 }
 
 impl TaskService {
-    /// Describes a service, for [`TasksBuilder::service`](super::TasksBuilder::service).
+    /// Creates a builder for a service, to be passed to [`TasksBuilder::service`](super::TasksBuilder::service).
     pub fn builder(name: impl Into<Arc<str>>) -> TaskServiceBuilder {
         TaskServiceBuilder::new(name)
     }
@@ -24,29 +24,29 @@ impl TaskService {
         Self { tasks, name }
     }
 
-    /// Its name.
+    /// Returns the name of the service.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Submits a task: a future of its id. It runs as the [principal](Tasks::principal) for whom this is called.
+    /// Submits a task. The returned future resolves to its id. The task runs as the [principal](Tasks::principal) of
+    /// this handle.
     ///
-    /// Within a task, and where nobody provides the service, it runs in place: the future resolves when it has ended,
-    /// and its error is that of the future.
+    /// Within a task, and if the service was not [added](super::TasksBuilder::service), the task runs in place. The
+    /// future then resolves when the task has ended, and returns its error.
     ///
-    /// The task is serialised here and now. The future's errors are [`TaskError::Serialize`], [`TaskError::TooLarge`],
-    /// [`TaskError::NotRegistered`], [`TaskError::IdInUse`], [`TaskError::OtherArguments`] and [`TaskError::NoRuntime`]:
-    /// it was not submitted.
-    /// [`TaskError::Backend`]: it was not where the backend [says so](crate::backend::Queue::enqueue), otherwise it may
-    /// have been.
-    // By value, as a function takes its arguments; it is used up.
+    /// The task is serialised by this call. The future fails with [`TaskError::Serialize`], [`TaskError::TooLarge`],
+    /// [`TaskError::NotRegistered`], [`TaskError::IdInUse`], [`TaskError::OtherArguments`] or [`TaskError::NoRuntime`]
+    /// if the task was not submitted. After [`TaskError::Backend`], the task may have been submitted, except for the
+    /// errors that [`Queue::enqueue`](crate::backend::Queue::enqueue) lists.
+    // By value, because the task is an argument that the call consumes.
     #[allow(clippy::needless_pass_by_value)]
     pub fn submit<T: Task>(&self, task: T) -> Submit {
         Submit::new(Request::new(&self.tasks, &self.name, &task))
     }
 
-    /// Calls a task: a future of its output, which can be a promise.
+    /// Calls a task. The returned future resolves to its output, and can be a promise.
     ///
     /// ```
     /// # use serde::{Deserialize, Serialize};
@@ -66,21 +66,21 @@ impl TaskService {
     /// # let _ = report;
     /// ```
     ///
-    /// The future's errors are those of [`submit`](Self::submit) and what became of the task instead of an output:
-    /// [`TaskError::Failed`], [`TaskError::Dead`], [`TaskError::Cancelled`], [`TaskError::TimedOut`],
-    /// [`TaskError::NotFound`].
-    // By value, as a function takes its arguments; it is used up.
+    /// The future fails with the errors of [`submit`](Self::submit). If the task has no output, it fails with
+    /// [`TaskError::Failed`], [`TaskError::Dead`], [`TaskError::Cancelled`], [`TaskError::TimedOut`] or
+    /// [`TaskError::NotFound`]. If the output cannot be read, it fails with [`TaskError::WrongType`].
+    // By value, because the task is an argument that the call consumes.
     #[allow(clippy::needless_pass_by_value)]
     pub fn call<T: Task>(&self, task: T) -> Call<T> {
         Call::new(Request::new(&self.tasks, &self.name, &task))
     }
 
-    /// Starts to run the tasks of this service alone in this process, until the [`Worker`] is drained or dropped.
+    /// Starts a worker for this service only. It runs tasks in this process until the [`Worker`] is drained or dropped.
     ///
     /// # Errors
     ///
-    /// [`TaskError::NoRuntime`] outside of a tokio runtime. [`TaskError::NotFound`], with the name of the service for
-    /// an id, where nobody has added it.
+    /// [`TaskError::NoRuntime`] outside of a tokio runtime. [`TaskError::NotFound`], with the name of the service as
+    /// the id, if the service was not added.
     pub fn work(&self) -> Result<Worker, TaskError> {
         let service = self.tasks.core().services.get(&self.name);
         let service = service.ok_or_else(|| TaskError::NotFound {
@@ -89,36 +89,42 @@ impl TaskService {
         Worker::start(&self.tasks, [(self.name.clone(), service.clone())])
     }
 
-    /// The dead letters of the service, oldest first: tasks that were given up after several attempts. They are kept
-    /// for [`dead_letter_time_to_live`](super::TasksBuilder::dead_letter_time_to_live), and the newest are listed,
-    /// about a thousand: see [`MAX_DEAD_LETTER_BYTES`](super::MAX_DEAD_LETTER_BYTES).
+    /// Returns the dead letters of the service, oldest first: tasks that were given up after several attempts.
+    ///
+    /// Dead letters are kept for [`dead_letter_time_to_live`](super::TasksBuilder::dead_letter_time_to_live). About a
+    /// thousand are listed, the newest ones: see [`MAX_DEAD_LETTER_BYTES`](super::MAX_DEAD_LETTER_BYTES).
     ///
     /// # Errors
     ///
-    /// [`TaskError::Backend`].
+    /// [`TaskError::Backend`], and [`TaskError::NoRuntime`] outside of a tokio runtime.
     pub async fn dead_letters(&self) -> Result<Vec<TaskStatus>, TaskError> {
         super::core::Core::runtime()?;
         self.tasks.core().dead_letters(&self.name).await
     }
 
-    /// Sends a dead letter again: the task is queued, as the same principal, and has all its attempts again.
+    /// Sends a dead letter again. The task is queued as the same principal, with all its attempts and a new
+    /// [lifetime](super::TasksBuilder::lifetime).
     ///
-    /// Cancel safety: dropped before it resolves, it may or may not have been sent. To send it again is right.
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it resolves, the task may or may not have been sent. Retrying is safe.
     ///
     /// # Errors
     ///
-    /// [`TaskError::NotFound`] where it is no dead letter of this service. [`TaskError::Backend`]: it may or may not
-    /// have been sent.
+    /// [`TaskError::NotFound`] if the id is not a dead letter of this service. [`TaskError::NoRuntime`] outside of a
+    /// tokio runtime. After [`TaskError::Backend`], the task may or may not have been sent.
     pub async fn send_again(&self, id: &TaskId) -> Result<(), TaskError> {
         super::core::Core::runtime()?;
         self.tasks.core().send_again(&self.name, id).await
     }
 
-    /// Throws a dead letter away. What is known of the task is kept as long as that of others that have ended.
+    /// Deletes a dead letter. The status of the task is kept for the
+    /// [`result_time_to_live`](super::TasksBuilder::result_time_to_live).
     ///
     /// # Errors
     ///
-    /// [`TaskError::NotFound`] where it is no dead letter of this service, and [`TaskError::Backend`].
+    /// [`TaskError::NotFound`] if the id is not a dead letter of this service, [`TaskError::Backend`], and
+    /// [`TaskError::NoRuntime`] outside of a tokio runtime.
     pub async fn discard(&self, id: &TaskId) -> Result<(), TaskError> {
         super::core::Core::runtime()?;
         self.tasks.core().discard(&self.name, id).await

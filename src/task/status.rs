@@ -5,26 +5,26 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::SystemTime;
 
-/// How far a task is.
+/// The state of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum TaskState {
-    /// It waits for a worker, for the first or for another attempt.
+    /// The task waits for a worker, for its first or for another attempt.
     Queued,
-    /// A worker works on it, or has crashed and it is not known yet.
+    /// A worker runs the task. The worker may have crashed since.
     Running,
-    /// It has ended with an output.
+    /// The task has ended with an output.
     Succeeded,
-    /// It has ended with an error.
+    /// The task has ended with an error.
     Failed,
-    /// It was given up after several attempts, and is a dead letter.
+    /// The task was given up after several attempts. It is a dead letter.
     Dead,
-    /// It was cancelled before it had ended.
+    /// The task was cancelled before it had ended.
     Cancelled,
 }
 
 impl TaskState {
-    /// Whether it has ended. Only a dead letter that is sent again leaves such a state.
+    /// Whether the task has ended. A terminal state only changes when a dead letter is sent again.
     #[must_use]
     pub fn is_terminal(self) -> bool {
         !matches!(self, Self::Queued | Self::Running)
@@ -44,7 +44,7 @@ impl fmt::Display for TaskState {
     }
 }
 
-/// What is known of a task.
+/// A snapshot of a task.
 #[derive(Clone, Debug)]
 pub struct TaskStatus {
     id: TaskId,
@@ -56,86 +56,87 @@ impl TaskStatus {
         Self { id, record }
     }
 
-    /// The id of the task.
+    /// Returns the id of the task.
     #[must_use]
     pub fn id(&self) -> &TaskId {
         &self.id
     }
 
-    /// How far it is.
+    /// Returns the state of the task.
     #[must_use]
     pub fn state(&self) -> TaskState {
         self.record.state
     }
 
-    /// The name of its service.
+    /// Returns the name of the task's service.
     #[must_use]
     pub fn service(&self) -> &str {
         &self.record.service
     }
 
-    /// The name of its type.
+    /// Returns the name of the task's type.
     #[must_use]
     pub fn task(&self) -> &str {
         &self.record.task
     }
 
-    /// Who has submitted it, `None` for nobody. A handler that shows a status to a client compares it.
+    /// Returns the principal that submitted the task, `None` if there is none. A handler that shows a status to a
+    /// client must compare it.
     #[must_use]
     pub fn principal(&self) -> Option<&Principal> {
         self.record.principal.as_ref()
     }
 
-    /// How often it was begun. Attempts that ended because their worker was shut down do not count.
+    /// Returns the number of attempts so far. Attempts that ended because their worker shut down do not count.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.record.attempt
     }
 
-    /// How much is done, in percent, where the task has [said so](super::TaskContext::set_progress).
+    /// Returns the progress in percent, if the task has [set](super::TaskContext::set_progress) it.
     #[must_use]
     pub fn progress(&self) -> Option<f64> {
         self.record.progress
     }
 
-    /// What is being done, where the task has [said so](super::TaskContext::set_message).
+    /// Returns the message, if the task has [set](super::TaskContext::set_message) one.
     #[must_use]
     pub fn message(&self) -> Option<&str> {
         self.record.message.as_deref()
     }
 
-    /// The error of the last attempt that has failed, in words.
+    /// Returns the text of the error of the last failed attempt.
     #[must_use]
     pub fn error(&self) -> Option<String> {
         let failure = self.record.failure.as_ref()?;
         Some(failure.error.to_string())
     }
 
-    /// Whether somebody has asked to cancel it.
+    /// Whether a cancel was requested.
     #[must_use]
     pub fn is_cancel_requested(&self) -> bool {
         self.record.cancel
     }
 
-    /// When it was submitted.
+    /// Returns the time of submission.
     #[must_use]
     pub fn created(&self) -> SystemTime {
         time(self.record.created)
     }
 
-    /// When its last attempt has begun.
+    /// Returns the time at which the last attempt started.
     #[must_use]
     pub fn started(&self) -> Option<SystemTime> {
         self.record.started.map(time)
     }
 
-    /// When it has ended.
+    /// Returns the time at which the task ended.
     #[must_use]
     pub fn finished(&self) -> Option<SystemTime> {
         self.record.finished.map(time)
     }
 
-    /// When it is forgotten, at the latest.
+    /// Returns the time at which the record expires.
     #[must_use]
     pub fn expires(&self) -> SystemTime {
         time(self.record.expires)

@@ -12,39 +12,38 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// Future returned by [`TaskService::submit`](super::TaskService::submit): the id of the task, once it will not be
-/// lost.
+/// Future returned by [`TaskService::submit`](super::TaskService::submit). It resolves to the id of the task once the
+/// backend has accepted the task.
 ///
-/// Nothing happens before it is polled, and it borrows nothing, so it can be a promise.
+/// The future does nothing until it is polled. It borrows nothing, so it can be a promise.
 ///
 /// # Cancel safety
 ///
-/// Dropped before it resolves, the task may or may not have been submitted. To submit it again with the same
-/// [id](Self::with_id) is always right.
+/// If the future is dropped before it resolves, the task may or may not have been submitted. Submitting again with the
+/// same [id](Self::with_id) is safe.
 ///
 /// # Panics
 ///
-/// Like most futures, it panics if it is polled after it was ready.
+/// Panics if it is polled after completion.
 #[must_use = "futures do nothing unless polled"]
 pub struct Submit {
     state: State<TaskId>,
     id: TaskId,
 }
 
-/// Future returned by [`TaskService::call`](super::TaskService::call): the output of a task.
+/// Future returned by [`TaskService::call`](super::TaskService::call). It resolves to the output of a task.
 ///
-/// Nothing happens before it is polled, and it borrows nothing, so it can be a promise. Once the task is submitted, it
-/// waits while the backend fails, until that has recovered.
+/// The future does nothing until it is polled. It borrows nothing, so it can be a promise. After submission, it keeps
+/// waiting while the backend fails.
 ///
 /// # Cancel safety
 ///
-/// Dropping it cancels the task, whether it waits or runs: nobody wants the output any more. So a task that is a
-/// promise is cancelled with its request. The task goes on, however, where [`detached`](Self::detached) or
-/// [`with_id`](Self::with_id) was called.
+/// Dropping the future cancels the task, whether it is queued or running. So a task that is a promise is cancelled with
+/// its request. The task continues if [`detached`](Self::detached) or [`with_id`](Self::with_id) was called.
 ///
 /// # Panics
 ///
-/// Like most futures, it panics if it is polled after it was ready.
+/// Panics if it is polled after completion.
 #[must_use = "futures do nothing unless polled"]
 pub struct Call<T> {
     state: State<Box<RawValue>>,
@@ -97,45 +96,45 @@ impl Submit {
         }
     }
 
-    /// The id that the task will have.
+    /// Returns the id that the task will have.
     #[must_use]
     pub fn id(&self) -> &TaskId {
         &self.id
     }
 
-    /// Submits it under this id, once: if there is a task of this id, this one is not submitted, and the id is
-    /// returned all the same. That holds until the task is forgotten, see
+    /// Submits the task under this id at most once. If a task with this id exists, no task is submitted, and the future
+    /// resolves to the id. This holds until the record of the task expires, see
     /// [`result_time_to_live`](super::TasksBuilder::result_time_to_live).
     ///
-    /// The id is the same for all services and principals. If it belongs to a task of another type, service or
-    /// principal, it is [`TaskError::IdInUse`]. An id that a client chooses should have its principal in it, or clients
-    /// can keep ids from each other.
+    /// All services and principals share one set of ids. An id of a task of another type, service or principal is
+    /// [`TaskError::IdInUse`]. An id that a client chooses should contain the client's principal, otherwise clients can
+    /// occupy each other's ids.
     ///
-    /// If it belongs to a task with other arguments, it is [`TaskError::OtherArguments`], for as long as the id is
-    /// known. Arguments are the same if their JSON is, whatever the order of the keys of maps. The order of sequences
-    /// counts, and a `HashSet` has another one each time: use a `BTreeSet`. A version of the program that adds a field
-    /// submits other arguments, unless it skips the field where that has its default (`skip_serializing_if`).
+    /// An id of a task with other arguments is [`TaskError::OtherArguments`], as long as the id is known. Arguments are
+    /// equal if their JSON is equal, regardless of the order of map keys. The order of sequences counts, and it varies
+    /// for a `HashSet`: use a `BTreeSet`. A version of the program that adds a field submits other arguments, unless it
+    /// skips the field at its default value (`skip_serializing_if`).
     ///
-    /// What runs in place is a part of the code that submits it: it runs each time, whatever is known of the id.
+    /// A task that runs in place runs each time, whether or not the id is known.
     pub fn with_id(mut self, id: impl Into<TaskId>) -> Self {
         self.id = id.into();
         self.state.change(|request| request.set_id(self.id.clone()));
         self
     }
 
-    /// Lets it begin after this time, at the earliest.
+    /// Sets the minimum time before the task starts.
     ///
-    /// Where the queue has no [delays](crate::backend::Capabilities::delays) it is [`TaskError::Backend`]. What runs in
-    /// place is not delayed.
+    /// A queue without [delays](crate::backend::Capabilities::delays) returns [`TaskError::Backend`]. Tasks that run in
+    /// place are not delayed.
     pub fn delay(mut self, delay: Duration) -> Self {
         self.state.change(|request| request.delay = delay);
         self
     }
 
-    /// Lets it begin before or after others of its service, default [`Priority::Normal`].
+    /// Sets the priority within the service, by default [`Priority::Normal`].
     ///
-    /// Where the queue has no [priorities](crate::backend::Capabilities::priorities), any other is
-    /// [`TaskError::Backend`].
+    /// A queue without [priorities](crate::backend::Capabilities::priorities) returns [`TaskError::Backend`] for every
+    /// other priority.
     pub fn priority(mut self, priority: Priority) -> Self {
         self.state.change(|request| request.priority = priority);
         self
@@ -169,46 +168,49 @@ impl<T: Task> Call<T> {
         }
     }
 
-    /// The id that the task will have.
+    /// Returns the id that the task will have.
     #[must_use]
     pub fn id(&self) -> &TaskId {
         &self.id
     }
 
-    /// Calls it under this id, once: if there is a task of this id already, its output is returned. So others may wait
-    /// for the same task, and it goes on when this future is dropped. See [`Submit::with_id`].
+    /// Calls the task under this id at most once. If a task with this id exists, the future waits for the output of
+    /// that task. Several callers can wait for the same task, and the task continues when this future is dropped. See
+    /// [`Submit::with_id`].
     pub fn with_id(mut self, id: impl Into<TaskId>) -> Self {
         self.id = id.into();
         self.state.change(|request| request.set_id(self.id.clone()));
         self
     }
 
-    /// Lets it begin before or after others of its service, see [`Submit::priority`].
+    /// Sets the priority within the service, see [`Submit::priority`].
     pub fn priority(mut self, priority: Priority) -> Self {
         self.state.change(|request| request.priority = priority);
         self
     }
 
-    /// Lets the task go on when this future is dropped, or its time is over.
+    /// Lets the task continue when this future is dropped or times out.
     pub fn detached(mut self) -> Self {
         self.is_detached = true;
         self
     }
 
-    /// Ends the wait with [`TaskError::TimedOut`] when the task has not ended within this time from the first poll on.
-    /// The task is cancelled, unless it is [detached](Self::detached). The default is no timeout: then it waits as long
-    /// as the task may [live](super::TasksBuilder::lifetime).
+    /// Sets a timeout, which starts with the first poll. A task that has not ended by then is cancelled, unless it is
+    /// [detached](Self::detached), and the future fails with [`TaskError::TimedOut`].
+    ///
+    /// By default there is no timeout. The future then waits as long as the [lifetime](super::TasksBuilder::lifetime)
+    /// of the task.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Makes the progress and the message of the task those of an operation, in whatever process it runs. So a request
-    /// that waits for a task, as a promise or not, can become an [operation](crate::operation) which shows how far the
-    /// task is; to cancel the operation drops this future, which cancels the task.
+    /// Forwards the progress and the messages of the task to an operation, wherever the task runs. A request that waits
+    /// for a task, as a promise or not, can then become an [operation](crate::operation) that shows the progress of the
+    /// task. Cancelling the operation drops this future, which cancels the task.
     ///
-    /// What the task says arrives after the [`progress_interval`](super::TasksBuilder::progress_interval) at the
-    /// latest, if the bus loses nothing. An attempt that is repeated begins again with what it says first.
+    /// Progress arrives after at most one [`progress_interval`](super::TasksBuilder::progress_interval), unless a bus
+    /// message is lost. A repeated attempt starts again with its own first values.
     ///
     /// ```
     /// # use serde::{Deserialize, Serialize};

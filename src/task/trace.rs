@@ -2,14 +2,14 @@ use super::scope;
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
-/// How many bytes of `tracestate` travel along. More is dropped, as the standard allows.
+/// The maximum size of `tracestate`, in bytes. Longer values are dropped, as the standard allows.
 const MAX_STATE_BYTES: usize = 512;
 
-/// The place of a request in a distributed trace, as the standard *W3C Trace Context* writes it.
+/// The position of a request in a distributed trace, in the format of *W3C Trace Context*.
 ///
-/// It travels with a task, is [current](Self::current) in its `run`, and stands as `traceparent` in the span of the
-/// task (feature `tracing`). The crate makes no trace ids of its own and exports nothing: a tracing library takes the
-/// two texts as the parent of its span, where `TasksBuilder::make_span_with` makes that.
+/// A trace context travels with a task and is [current](Self::current) in its `run` function. The span of the task has
+/// it as the field `traceparent` (feature `tracing`). This crate creates no trace ids and exports nothing: a tracing
+/// library can use the two values as the parent of its span, in `TasksBuilder::make_span_with`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TraceContext {
     parent: String,
@@ -18,8 +18,8 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// The context with this `traceparent`, or `None` where that is none:
-    /// `00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01`.
+    /// Parses a `traceparent`, such as `00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01`. Returns `None` if it
+    /// is invalid.
     #[must_use]
     pub fn new(parent: &str) -> Option<Self> {
         let is_hexadecimal = |text: &str| {
@@ -43,7 +43,8 @@ impl TraceContext {
         })
     }
 
-    /// Adds what vendors have to say, `tracestate`. More than 512 bytes, or other than visible ASCII, is dropped.
+    /// Sets the `tracestate`, which carries data of tracing vendors. A value of more than 512 bytes, or with characters
+    /// other than printable ASCII and tabs, is dropped.
     #[must_use]
     pub fn with_state(mut self, state: &str) -> Self {
         let is_valid = state.len() <= MAX_STATE_BYTES
@@ -54,7 +55,7 @@ impl TraceContext {
         self
     }
 
-    /// The context of a request, from its headers `traceparent` and `tracestate`.
+    /// Reads the context of a request from its headers `traceparent` and `tracestate`.
     #[must_use]
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let context = Self::new(headers.get("traceparent")?.to_str().ok()?)?;
@@ -63,20 +64,20 @@ impl TraceContext {
         Some(context.with_state(&states.join(",")))
     }
 
-    /// The trace that this code is a part of: that of the request, or of the request that has submitted the task.
-    /// `None` in what is given to `tokio::spawn` or to another thread.
+    /// Returns the trace context of the running code: that of the request, or of the request that submitted the task.
+    /// `None` in code that runs in `tokio::spawn` or in another thread.
     #[must_use]
     pub fn current() -> Option<Self> {
         scope::current().caller.trace.clone()
     }
 
-    /// The value of `traceparent`.
+    /// Returns the value of `traceparent`.
     #[must_use]
     pub fn parent(&self) -> &str {
         &self.parent
     }
 
-    /// The value of `tracestate`.
+    /// Returns the value of `tracestate`.
     #[must_use]
     pub fn state(&self) -> Option<&str> {
         self.state.as_deref()

@@ -12,20 +12,20 @@ use tokio::sync::{Mutex, RwLock, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-/// The pause after a worker has ended. Each further end doubles it.
+/// The pause after a worker has ended with an error. Each further error doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// The longest pause. A worker that has worked that long makes the next pause short again.
+/// The longest pause. A worker that ran at least this long resets the pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// Runs the tasks of services, in the process in which it was [made](super::Tasks::work).
+/// Runs the tasks of services, in the process that [started](super::Tasks::work) it.
 ///
 /// Any number of workers, in any number of processes, can work for one service.
 ///
 /// # Cancel safety
 ///
-/// Dropping it drops the tasks that run: they are given to other workers when their leases end, which counts as an
-/// attempt. [`drain`](Self::drain) is the friendly way to end it.
+/// Dropping the worker drops its running tasks. Other workers receive them when their leases expire, and the
+/// interrupted attempts count. Use [`drain`](Self::drain) for a graceful shutdown.
 #[must_use = "a worker ends when it is dropped"]
 pub struct Worker {
     phase: watch::Sender<Phase>,
@@ -33,13 +33,13 @@ pub struct Worker {
     backend_timeout: Duration,
 }
 
-/// What a worker is to do.
+/// The phase of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
     Working,
-    /// It takes no more.
+    /// Takes no more tasks.
     Draining,
-    /// It gives back what it has.
+    /// Returns its running tasks to the queue.
     GivenUp,
 }
 
@@ -53,7 +53,7 @@ impl Phase {
     }
 
     async fn reached(phase: &mut watch::Receiver<Self>, at_least: Self) {
-        // A worker that was dropped has aborted all who ask.
+        // Dropping the worker aborts all tasks that wait for a phase.
         if phase.wait_for(|phase| *phase >= at_least).await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -86,18 +86,21 @@ impl Worker {
         })
     }
 
-    /// Ends the worker: takes no more tasks, waits for those that run, at most so long, and gives the rest back to the
-    /// queue, where other workers have them at once. To be given back does not count as an attempt. Returns whether all
-    /// have ended by themselves.
+    /// Shuts the worker down. It takes no more tasks, waits for running tasks for at most `patience`, and returns the
+    /// remaining ones to the queue. Other workers receive them at once, and the interrupted attempts do not count.
     ///
-    /// Cancel safety: dropped, the worker ends as if it was dropped.
+    /// Returns `true` if all running tasks have ended by themselves.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future has the same effect as dropping the worker.
     pub async fn drain(mut self, patience: Duration) -> bool {
         self.phase.send_replace(Phase::Draining);
         if timeout(patience, self.ended()).await.is_ok() {
             return true;
         }
         self.phase.send_replace(Phase::GivenUp);
-        // The store is told, then the queue.
+        // Two backend calls for each task: one to the store, one to the queue.
         let _ = timeout(self.backend_timeout.saturating_mul(2), self.ended()).await;
         false
     }
@@ -122,7 +125,7 @@ impl Handler for Arc<Attempts> {
     }
 }
 
-/// Works for a service until the worker is drained, whatever the backend does.
+/// Runs a service until the worker is drained, and restarts after errors of the backend.
 async fn work(attempts: Arc<Attempts>) {
     let core = attempts.tasks.core();
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);

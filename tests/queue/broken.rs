@@ -1,4 +1,4 @@
-//! A queue with a fault, to show what fails with it.
+//! A queue with a fault, to show which checks detect the fault.
 
 use std::future;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use tower_promises::backend::{
     Receipt, Taken, WorkOptions,
 };
 
-/// No suite waits for as long.
+/// A time that exceeds the patience of all suites.
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
-/// What is wrong with a [`Broken`] queue.
+/// The fault of a [`Broken`] queue.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fault {
     None,
@@ -36,14 +36,14 @@ pub enum Fault {
     SettlesLostLeases,
     RetriesTooEarly,
     RetriesNever,
-    /// Each second call fails, some of them after they have been done.
+    /// Every second call fails, in some cases after taking effect.
     FailsOften,
-    /// What is settled for the first time is an error.
+    /// The first call that settles an envelope returns an error.
     SettlesInSilence,
     TakesNothing,
     RenewsForever,
     LosesLeases,
-    /// No fault: what comes just after a take was dropped is taken and given back all the same.
+    /// Not a fault: an envelope that arrives just after a take was dropped is taken and returned.
     GivesBackLate,
 }
 
@@ -100,7 +100,7 @@ impl Queue for Broken {
             let enqueued = self.queue.enqueue(envelope.clone()).await?;
             match self.fault {
                 Fault::AddsTwice => return Ok(Enqueued::Added),
-                // Others have their turn, as they have during a round trip.
+                // Yields to other tasks, as during a network round trip.
                 Fault::GivesBackLate => yield_now().await,
                 Fault::DeliversTwice if enqueued == Enqueued::Duplicate => {
                     let again = format!("{} again", envelope.id);
@@ -195,7 +195,7 @@ impl Queue for Broken {
                 (_, outcome) => outcome,
             };
             let settled = self.queue.settle(receipt, outcome).await?;
-            // It is done, but who knows?
+            // The envelope is settled, but the caller may still get an error.
             self.fail()?;
             if self.fault == Fault::SettlesInSilence {
                 self.calls.fetch_add(1, Ordering::SeqCst);
@@ -208,10 +208,10 @@ impl Queue for Broken {
     }
 }
 
-/// What a server does that does not know yet that nobody waits any more.
+/// Simulates a server that has not yet detected that a take was dropped.
 struct DroppedTake {
     queue: MemoryQueue,
-    /// `None` once it is not dropped any more.
+    /// `None` once the take has resolved.
     name: Option<String>,
 }
 
@@ -226,7 +226,7 @@ impl Drop for DroppedTake {
             let Ok(Ok(taken)) = timeout(Duration::from_secs(1), taking).await else {
                 return;
             };
-            // The way there and back.
+            // Simulates the network latency.
             sleep(Duration::from_millis(1)).await;
             let after = Duration::ZERO;
             for taken in taken {
@@ -237,7 +237,7 @@ impl Drop for DroppedTake {
     }
 }
 
-/// What is wrong with a worker.
+/// The fault of a worker.
 #[derive(Clone, Copy, PartialEq)]
 pub enum WorkFault {
     RunsTooMany,
@@ -245,7 +245,7 @@ pub enum WorkFault {
     DropsHandlers,
 }
 
-/// A sound queue whose worker has a fault.
+/// A correct queue with a faulty worker.
 #[derive(Clone)]
 pub struct BrokenWork(pub WorkFault, pub MemoryQueue);
 

@@ -1,4 +1,4 @@
-//! What the tests of queues share.
+//! Code that the tests of queues share.
 #![allow(unreachable_pub)]
 
 pub mod broken;

@@ -1,4 +1,4 @@
-//! A real browser for tests: Chromium without a window, driven by its own driver.
+//! A real browser for tests: headless Chromium, controlled through chromedriver.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use serde::de::DeserializeOwned;
@@ -15,23 +15,23 @@ use thirtyfour::{
 };
 use tokio::time::{Instant, sleep};
 
-/// How long anything in the browser may take. A machine that is five times slower and busy must not reach it.
+/// The timeout of every browser operation. It is long enough for a busy machine that is five times slower.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// How often the browser is asked whether something holds.
+/// The interval at which a condition in the browser is checked.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// A browser with a profile of its own. Dropping it, also while a test panics, ends its processes.
+/// A browser with a profile of its own. Dropping it ends its processes, also during a panic.
 #[derive(Debug)]
 pub struct Browser {
-    // In the order in which they are to be dropped.
+    // Fields drop in this order.
     driver: WebDriver,
     process: Process,
     files: TempDir,
 }
 
 impl Browser {
-    /// Starts a browser that has no window and no history.
+    /// Starts a headless browser without history.
     pub async fn start() -> Self {
         let files = TempDir::new().unwrap();
         let (process, url) = Process::start(files.path());
@@ -42,7 +42,7 @@ impl Browser {
         let user_data = format!("--user-data-dir={}", files.path().join("profile").display());
         for argument in [
             "--headless",
-            // Containers often have none of what the sandbox needs. The pages are our own.
+            // Containers often lack the features that the sandbox needs. The tests only load their own pages.
             "--no-sandbox",
             "--disable-dev-shm-usage",
             "--disable-gpu",
@@ -51,15 +51,15 @@ impl Browser {
             "--disable-background-networking",
             "--disable-component-update",
             "--disable-sync",
-            // Sites with a name that is not the machine's own: what a browser takes for insecure over HTTP.
+            // Names other than localhost, which browsers consider insecure over HTTP.
             "--host-resolver-rules=MAP *.test 127.0.0.1",
-            // The browser ends with its driver.
+            // Ends the browser together with its driver.
             "--remote-debugging-pipe",
             &user_data,
         ] {
             capabilities.add_arg(argument).unwrap();
         }
-        // Without idle connections: the driver is also told to end when the runtime of the idle ones stands still.
+        // Without idle connections, because the request that ends the driver may run after their runtime has stopped.
         let client = reqwest::Client::builder()
             .pool_max_idle_per_host(0)
             .timeout(PATIENCE)
@@ -77,7 +77,7 @@ impl Browser {
         }
     }
 
-    /// What else a driver can do.
+    /// Returns the driver, for further operations.
     pub fn driver(&self) -> &WebDriver {
         &self.driver
     }
@@ -94,19 +94,19 @@ impl Browser {
         tab
     }
 
-    /// Shows a tab, which hides the others. What is done from now on is done there.
+    /// Shows a tab and hides the others. Later calls act on this tab.
     pub async fn show(&self, tab: &WindowHandle) {
         self.driver.switch_to_window(tab.clone()).await.unwrap();
     }
 
-    /// Lets the tab be visible also while others are shown, as windows side by side are.
+    /// Keeps the tab visible while others are shown, like windows side by side.
     pub async fn keep_visible(&self) {
         let enabled = json!({ "enabled": true });
         self.devtools("Emulation.setFocusEmulationEnabled", enabled)
             .await;
     }
 
-    /// The title of a tab, which stays as hidden as it is.
+    /// Returns the title of a tab without changing its visibility.
     pub async fn title(&self, tab: &WindowHandle) -> String {
         let targets = self.devtools("Target.getTargets", json!({})).await;
         let id = tab.to_string();
@@ -115,7 +115,7 @@ impl Browser {
         target.unwrap()["title"].as_str().unwrap().to_owned()
     }
 
-    /// Waits for a title of a tab, which stays as hidden as it is.
+    /// Waits until a tab has a title, without changing its visibility.
     pub async fn until_title(&self, tab: &WindowHandle, title: &str) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -128,25 +128,25 @@ impl Browser {
         }
     }
 
-    /// Where the browser is now.
+    /// Returns the current URL.
     pub async fn url(&self) -> String {
         self.driver.current_url().await.unwrap().into()
     }
 
-    /// Presses a key, or types a text, where the focus is.
+    /// Presses a key, or types a text, in the focused element.
     pub async fn press(&self, keys: impl Into<TypingData>) {
         let keyboard = self.driver.action_chain().send_keys(keys);
         keyboard.perform().await.unwrap();
     }
 
-    /// Whether the pages that are opened from now on may run scripts.
+    /// Enables or disables scripts in pages that are opened from now on.
     pub async fn allow_scripts(&self, allowed: bool) {
         let disabled = json!({ "value": !allowed });
         self.devtools("Emulation.setScriptExecutionDisabled", disabled)
             .await;
     }
 
-    /// Whether the network is there, for all but [`open`](Self::open).
+    /// Connects or disconnects the network, except for [`open`](Self::open).
     pub async fn online(&self, online: bool) {
         let conditions = json!({
             "offline": !online, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1,
@@ -156,7 +156,7 @@ impl Browser {
             .await;
     }
 
-    /// What the user prefers, such as `[("prefers-color-scheme", "dark")]`.
+    /// Sets user preferences, such as `[("prefers-color-scheme", "dark")]`.
     pub async fn prefer(&self, preferences: &[(&str, &str)]) {
         let features: Vec<_> = preferences
             .iter()
@@ -166,7 +166,7 @@ impl Browser {
         self.devtools("Emulation.setEmulatedMedia", media).await;
     }
 
-    /// How large the page is seen, in CSS pixels.
+    /// Sets the size of the viewport, in CSS pixels.
     pub async fn resize(&self, width: u32, height: u32) {
         let metrics = json!({
             "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600,
@@ -175,19 +175,19 @@ impl Browser {
             .await;
     }
 
-    /// The value of a JavaScript expression, whatever the page's security policy, and also where the page itself
-    /// may not run scripts.
+    /// Returns the value of a JavaScript expression. Neither a security policy of the page nor disabled scripts affect
+    /// the evaluation.
     pub async fn evaluate<T: DeserializeOwned>(&self, expression: &str) -> T {
         let value = self.try_evaluate(expression).await;
         let value = value.unwrap_or_else(|error| panic!("{expression}: {error}"));
         serde_json::from_value(value).unwrap()
     }
 
-    /// Waits until a JavaScript expression is true, on whatever page the browser is by then.
+    /// Waits until a JavaScript expression is true, also across navigation.
     pub async fn until(&self, expression: &str) {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            // An error, too, may pass: while a page is being left, nothing can be asked of it.
+            // An error may be temporary: expressions fail during navigation.
             let last = self.try_evaluate(expression).await;
             if last == Ok(Value::Bool(true)) {
                 return;
@@ -200,20 +200,20 @@ impl Browser {
         }
     }
 
-    /// What the browser has complained about since the last call: errors of scripts, violations of security policies,
-    /// requests that have failed.
+    /// Returns the messages of the browser's log since the last call: script errors, violations of security policies,
+    /// failed requests.
     pub async fn complaints(&self) -> Vec<String> {
         let entries = self.driver.browser_log().await.unwrap();
         entries
             .into_iter()
             .filter(|entry| ["SEVERE", "WARNING"].contains(&entry.level.as_str()))
             .map(|entry| entry.message)
-            // Those of the browser's own pages are its own: the first tab shows one.
+            // Ignores messages about internal pages of the browser, such as the first tab.
             .filter(|message| !message.starts_with("chrome://"))
             .collect()
     }
 
-    /// Keeps a picture of the page, for people to look at, in `target/tmp`.
+    /// Saves a screenshot of the page in `target/tmp`, for manual inspection.
     pub async fn screenshot(&self, name: &str) -> PathBuf {
         let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.png"));
         self.driver.screenshot(&path).await.unwrap();
@@ -232,7 +232,7 @@ impl Browser {
         }
     }
 
-    /// Sends a command of the protocol that the developer tools use.
+    /// Sends a command of the DevTools protocol.
     async fn devtools(&self, command: &str, parameters: Value) -> Value {
         let devtools = self.driver.cdp();
         devtools.send_raw(command, parameters).await.unwrap()
@@ -244,8 +244,8 @@ impl Browser {
 struct Process(Child);
 
 impl Process {
-    /// Starts the driver on a free port and reads from its output where it listens. It and the browser leave
-    /// nothing behind but in `files`.
+    /// Starts the driver on a free port and reads the port from its output. The driver and the browser write only to
+    /// `files`.
     fn start(files: &Path) -> (Self, String) {
         let child = Command::new("chromedriver")
             .arg("--port=0")
@@ -257,7 +257,7 @@ impl Process {
         let mut process = Self(child);
         let output = BufReader::new(process.0.stdout.take().unwrap());
         let (sender, port) = mpsc::channel();
-        // To the end, or the process could not write.
+        // Read to the end, because the process would block on a full pipe.
         std::thread::spawn(move || {
             for line in output.lines().map_while(Result::ok) {
                 let port = line.split_once("started successfully on port ");

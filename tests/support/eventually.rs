@@ -1,7 +1,7 @@
 //! Waits for other processes, threads, sockets and files.
 //!
-//! The one place that says how often such tests look and when they give up. Tests with a paused clock and a single
-//! thread need nothing of it: see `support::until`.
+//! This module defines how often such tests check a condition and when they give up. Tests with a paused clock and a
+//! single thread use `support::until` instead.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Read};
@@ -10,15 +10,15 @@ use std::time::{Duration, Instant};
 use tokio::task::spawn_blocking;
 use tokio::time::{self, timeout};
 
-/// The longest wait. A machine that is five times slower and busy must not reach it.
+/// The longest wait. It is long enough for a busy machine that is five times slower.
 pub const BOUND: Duration = Duration::from_secs(120);
 
-/// Between two looks, so that the processors are free for what the test waits for.
+/// The pause between two checks, which leaves the processors to the awaited work.
 pub const PAUSE: Duration = Duration::from_millis(15);
 
-/// Looks until there is something to return.
+/// Calls `look` until it returns a value.
 ///
-/// Measures real time, also where tokio's clock is paused. A paused clock does not advance meanwhile.
+/// Measures real time, even if tokio's clock is paused. A paused clock does not advance meanwhile.
 pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let start = Instant::now();
     let mut clock_is_paused = None;
@@ -28,7 +28,7 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
         }
         assert!(start.elapsed() < BOUND, "{what} never happens");
         if *clock_is_paused.get_or_insert_with(is_clock_paused) {
-            // tokio's `sleep` takes no real time.
+            // With a paused clock, tokio's `sleep` takes no real time.
             spawn_blocking(|| std::thread::sleep(PAUSE)).await.unwrap();
         } else {
             time::sleep(PAUSE).await;
@@ -42,18 +42,18 @@ fn is_clock_paused() -> bool {
     start.elapsed().is_zero()
 }
 
-/// Looks until a condition holds, as [`eventually`] does.
+/// Checks a condition until it holds, like [`eventually`].
 pub async fn until(what: &str, condition: impl AsyncFn() -> bool) {
     eventually(what, async || condition().await.then_some(())).await;
 }
 
-/// The output of a future that waits for another process, thread, socket or file.
+/// Returns the output of a future that waits for another process, thread, socket or file.
 pub async fn soon<F: Future>(future: F) -> F::Output {
     timeout(BOUND, future).await.expect("it happens")
 }
 
-/// What another process writes after `marker`, in the first line that has it. The rest of its output is read, so that the
-/// process can write it, and forgotten.
+/// Returns the text after `marker`, in the first line of a process's output that contains it. The rest of the output is
+/// read and discarded, so that the process does not block on a full pipe.
 pub fn line_after(marker: &'static str, output: impl Read + Send + 'static) -> String {
     let (sender, line) = mpsc::channel();
     std::thread::spawn(move || {

@@ -16,32 +16,32 @@ use std::thread::JoinHandle;
 
 pub use eventually::{BOUND, eventually, soon, until};
 
-/// A running example. Killed, as by `kill -9`, when it is dropped.
+/// A running example. It is killed on drop, as by `kill -9`.
 pub struct Example {
     pub process: Child,
     pub url: String,
     pub client: reqwest::Client,
-    /// What it has written to stdout after where it listens.
+    /// The output on stdout after the line with the address.
     output: Arc<Mutex<String>>,
-    /// What it has written to stderr.
+    /// The output on stderr.
     log: Arc<Mutex<String>>,
     readers: [JoinHandle<()>; 2],
 }
 
 impl Example {
-    /// Starts an example on a free port and reads from its output where it listens.
+    /// Starts an example on a free port and reads the address from its output.
     pub fn start(name: &str) -> Self {
         Self::start_with(name, &[])
     }
 
-    /// With variables of the environment, too.
+    /// Starts an example with additional environment variables.
     pub fn start_with(name: &str, environment: &[(&str, &str)]) -> Self {
         let mut command = command(name);
         command.envs(environment.iter().copied());
         Self::start_command(command)
     }
 
-    /// Starts one of the roles of an example. It ends with this process at the latest.
+    /// Starts one role of an example. It ends with this process at the latest.
     pub fn start_role(name: &str, arguments: &[&str]) -> Self {
         let mut command = command(name);
         command.args(arguments).stdin(Stdio::piped());
@@ -54,7 +54,7 @@ impl Example {
         let (output, log) = <(Arc<Mutex<String>>, Arc<Mutex<String>>)>::default();
         let (first, first_line) = mpsc::channel();
         let (shared, mut first) = (output.clone(), Some(first));
-        // Both are read to their ends, or the process could not write.
+        // Both pipes are read to the end, because the process would block on a full pipe.
         let read_output = read_lines(process.stdout.take().unwrap(), move |line| {
             if let Some(first) = first.take() {
                 return first.send(line).unwrap();
@@ -94,7 +94,7 @@ impl Example {
         self.log.lock().unwrap().clone()
     }
 
-    /// Lets it end as Ctrl-C does, and returns all that it has written.
+    /// Ends the example as Ctrl-C does, and returns its whole output.
     pub async fn interrupt(mut self) -> String {
         let id = self.process.id().to_string();
         let kill = Command::new("kill").args(["-INT", &id]).status();
@@ -157,14 +157,13 @@ fn append(text: &Mutex<String>, line: &str) {
     text.push('\n');
 }
 
-/// Builds the examples, which is no work where `cargo test` has done it, and says where one is.
+/// Builds the examples, which `cargo test` has usually done already, and returns the path of one.
 pub fn binary(name: &str) -> PathBuf {
     static BUILD: Once = Once::new();
     BUILD.call_once(|| {
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--examples", "--quiet"]);
-        // What cargo tells a test of its package would make build scripts run again, and all that depends on them be
-        // built again.
+        // The variables that cargo sets for tests would cause build scripts and their dependents to be rebuilt.
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy();
             if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
@@ -173,7 +172,7 @@ pub fn binary(name: &str) -> PathBuf {
         }
         assert!(build.status().unwrap().success());
     });
-    // This test is in `target/debug/deps`, the examples are in `target/debug/examples`.
+    // The test is in `target/debug/deps`, the examples are in `target/debug/examples`.
     let test = std::env::current_exe().unwrap();
     test.ancestors().nth(2).unwrap().join("examples").join(name)
 }

@@ -1,4 +1,4 @@
-//! What the tests share. Each test file uses a part of it.
+//! Code that the tests share. Each test file uses a part of it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 #[allow(
@@ -31,14 +31,14 @@ use tracing_subscriber::util::SubscriberInitExt;
 pub type TestBody = Full<Bytes>;
 pub type TestRequest = Request<ReplayBody<TestBody>>;
 
-/// What a client gets to see, and what it does not.
+/// The response as the client sees it, and data that is hidden from the client.
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,
     pub content_type: String,
     pub body: String,
     pub rejection: Option<Rejection>,
-    /// How often the handler ran.
+    /// The number of runs of the handler.
     pub passes: usize,
 }
 
@@ -74,7 +74,7 @@ pub async fn ask_async(
     Ok(answer)
 }
 
-/// For requests that the layer does not reject.
+/// Response for requests that the layer does not reject.
 #[derive(Clone)]
 pub struct NoRejection;
 
@@ -125,7 +125,7 @@ where
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// Counts how often something happens.
+/// A counter of events.
 #[derive(Clone, Debug, Default)]
 pub struct Counter(Arc<AtomicUsize>);
 
@@ -138,7 +138,7 @@ impl Counter {
         self.0.load(Ordering::SeqCst)
     }
 
-    /// Counts when the guard is dropped.
+    /// Returns a guard that counts when it is dropped.
     pub fn on_drop(&self) -> DropGuard {
         DropGuard(self.clone())
     }
@@ -157,7 +157,7 @@ thread_local! {
     static LOG: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What each pass saw, one entry a pass.
+/// One note for each pass.
 #[derive(Clone, Default)]
 pub struct Notes(Arc<Mutex<Vec<String>>>);
 
@@ -171,12 +171,12 @@ impl Notes {
     }
 }
 
-/// The log of the present thread, which is that of the present test.
+/// The log of the current thread, which runs a single test.
 #[derive(Debug)]
 pub struct Log(());
 
 impl Log {
-    /// Starts with an empty log.
+    /// Clears the log and starts recording.
     pub fn start() -> Self {
         subscribe();
         LOG.take();
@@ -188,7 +188,7 @@ impl Log {
     }
 }
 
-/// Makes the one subscriber of the process: whether something is logged must not depend on other threads.
+/// Installs one subscriber for the process, so that the log does not depend on other threads.
 fn subscribe() {
     static SUBSCRIBER: Once = Once::new();
     SUBSCRIBER.call_once(|| {
@@ -215,8 +215,8 @@ impl io::Write for LogWriter {
     }
 }
 
-/// Lets other tasks of this thread run until something holds. What other threads and processes do is waited for with
-/// [`eventually`](eventually::eventually).
+/// Runs other tasks of this thread until a condition holds. Use [`eventually`](eventually::eventually) to wait for
+/// other threads and processes.
 pub async fn until(what: &str, condition: impl Fn() -> bool) {
     for _ in 0..100_000 {
         if condition() {
@@ -227,14 +227,14 @@ pub async fn until(what: &str, condition: impl Fn() -> bool) {
     panic!("{what} never happens");
 }
 
-/// What a future that should be ready before long resolves to.
+/// Returns the output of a future that should resolve soon.
 pub async fn soon<F: Future>(future: F) -> F::Output {
     timeout(Duration::from_secs(10_000), future)
         .await
         .expect("it is ready before long")
 }
 
-/// Two handles that know of each other only through the backend, as two processes do.
+/// Returns two handles that only share the backend, like two processes.
 pub async fn two_processes() -> [Signals; 2] {
     let backend = Backend::memory();
     let processes = [Signals::new(backend.clone()), Signals::new(backend)];

@@ -33,7 +33,7 @@ pub struct Answer {
 }
 
 impl App {
-    /// A service with this handler for all requests.
+    /// Creates a service with a handler for all requests.
     pub fn new<F, T>(
         builder: OperationLayerBuilder,
         handler: impl Fn(Request) -> F + Clone + Send + Sync + 'static,
@@ -49,7 +49,7 @@ impl App {
         }
     }
 
-    /// A service whose work takes as long as the request says.
+    /// Creates a service with work that takes the time given in the request.
     pub fn working(builder: OperationLayerBuilder) -> Self {
         Self::new(builder, work)
     }
@@ -58,7 +58,7 @@ impl App {
         read(self.router.clone().oneshot(request).await.unwrap()).await
     }
 
-    /// Sends a request without a body. The first word is its method.
+    /// Sends a request without a body. The first word of `line` is the method.
     pub async fn ask(&self, line: &str, headers: &[(&str, &str)]) -> Answer {
         self.send(request(line, headers)).await
     }
@@ -74,14 +74,14 @@ impl App {
         self.ask(&format!("GET {path}"), &[]).await
     }
 
-    /// The status document.
+    /// Returns the status document.
     pub async fn document(&self, path: &str) -> Value {
         let answer = self.get(path).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.json()
     }
 
-    /// Waits until it has ended.
+    /// Waits until the operation has ended. Returns its status document.
     pub async fn ended(&self, path: &str) -> Value {
         loop {
             let document = self.document(path).await;
@@ -127,7 +127,7 @@ pub fn request_with(line: &str, headers: &[(&str, &str)], body: Body) -> Request
     request.body(body).unwrap()
 }
 
-/// The number in a query.
+/// Returns a number from the query.
 pub fn number(request: &Request, name: &str) -> Option<u64> {
     let query = request.uri().query().unwrap_or_default();
     let mut fields = query.split('&').filter_map(|field| field.split_once('='));
@@ -158,7 +158,7 @@ pub fn memory() -> OperationLayerBuilder {
     OperationLayer::builder(Backend::memory())
 }
 
-/// Two services that know of each other only through the backend, as two machines do.
+/// Returns two services that only share the backend, like two machines.
 pub fn two_machines(settings: impl Fn(OperationLayerBuilder) -> OperationLayerBuilder) -> [App; 2] {
     let backend = Backend::memory();
     [(); 2].map(|()| App::working(settings(OperationLayer::builder(backend.clone()))))

@@ -1,4 +1,4 @@
-//! What a recorder of `metrics` is told.
+//! Access to the values that a recorder of `metrics` has received.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use crate::support::ask;
@@ -10,7 +10,7 @@ use std::sync::{Mutex, OnceLock};
 use tokio::sync::MutexGuard;
 use tower_promises::{PromiseLayer, Promises};
 
-/// What the recorder of the process has been told since a test began. There is one for all, so tests take turns.
+/// The changes of metrics since the start of a test. The process has one recorder, so tests take turns.
 pub struct Recorded {
     pub handle: &'static PrometheusHandle,
     before: BTreeMap<String, f64>,
@@ -31,12 +31,12 @@ impl Recorded {
         }
     }
 
-    /// Looks at what happens from now on.
+    /// Ignores changes before this call.
     pub fn restart(&mut self) {
         self.before = series(self.handle);
     }
 
-    /// The series of which the name ends like this and that have changed, and how much.
+    /// Returns the series that end with `suffix` and have changed, with their differences.
     pub fn changes(&self, suffix: &str) -> Vec<String> {
         let mut changes = Vec::new();
         for (name, value) in series(self.handle) {
@@ -52,7 +52,7 @@ impl Recorded {
         changes
     }
 
-    /// The counters that have changed, and how much.
+    /// Returns the counters that have changed, with their differences.
     pub fn counters(&self) -> Vec<String> {
         self.changes("_total")
     }
@@ -62,13 +62,13 @@ impl Recorded {
         *series(self.handle).get(&name).unwrap_or(&0.0)
     }
 
-    /// Waits until a gauge shows this.
+    /// Waits until a gauge has this value.
     pub async fn shows(&self, gauge: &str, value: f64) {
         let what = format!("{gauge} is {value}:");
         until(&what, async || self.gauge(gauge) == value).await;
     }
 
-    /// Waits until no gauge shows anything.
+    /// Waits until all gauges are zero.
     pub async fn is_idle(&self) {
         for gauge in GAUGES {
             self.shows(gauge, 0.0).await;
@@ -84,7 +84,7 @@ pub const GAUGES: [&str; 5] = [
     "replay_bytes",
 ];
 
-/// All series that the recorder knows, and their values.
+/// Returns all series of the recorder with their values.
 fn series(handle: &PrometheusHandle) -> BTreeMap<String, f64> {
     let text = handle.render();
     let lines = text.lines().filter(|line| line.starts_with("tower_"));
@@ -95,7 +95,7 @@ fn series(handle: &PrometheusHandle) -> BTreeMap<String, f64> {
     lines.map(pair).collect()
 }
 
-/// A handler that needs a single promise, of which `make` makes the future.
+/// Sends a request to a handler with a single promise. `make` creates its future.
 pub async fn ask_for<F>(layer: PromiseLayer, make: impl Fn() -> F + Clone)
 where
     F: Future<Output = ()> + Send + 'static,
@@ -107,7 +107,7 @@ where
     ask(layer, handler).await.unwrap();
 }
 
-/// A blocking job that runs until the sender is dropped.
+/// Returns a blocking job that runs until the sender is dropped.
 pub fn held() -> (Sender<()>, impl FnOnce() + Send + 'static) {
     let (sender, receiver) = channel::<()>();
     let job = move || {
@@ -116,7 +116,7 @@ pub fn held() -> (Sender<()>, impl FnOnce() + Send + 'static) {
     (sender, job)
 }
 
-/// A handler that needs a single blocking job.
+/// Sends a request to a handler with a single blocking job.
 pub async fn ask_for_job(layer: PromiseLayer, job: impl FnOnce() + Send + 'static) {
     let job = Mutex::new(Some(job));
     let handler = |promises: &Promises| {

@@ -1,4 +1,4 @@
-//! A site with operations, seen in a browser.
+//! A site with operations, shown in a browser.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use crate::browser::{Browser, PATIENCE};
@@ -36,14 +36,14 @@ impl Work {
         self.finish.send(response.into_response()).unwrap();
     }
 
-    /// Waits until the request is no longer being handled.
+    /// Waits until the handler is dropped.
     pub async fn until_dropped(mut self) {
         let dropped = timeout(PATIENCE, self.finish.closed());
         dropped.await.expect("the work is dropped");
     }
 }
 
-/// What is between the browser and the layer.
+/// The proxy between the browser and the layer.
 #[derive(Clone, Copy)]
 pub enum Proxy {
     Transparent,
@@ -51,11 +51,11 @@ pub enum Proxy {
     KeepsEvents,
 }
 
-/// The event streams that the server has.
+/// The event streams of the server.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Streams {
     pub open: usize,
-    /// The largest number that were open at the same time.
+    /// The highest number of streams that were open at the same time.
     pub most: usize,
 }
 
@@ -81,7 +81,7 @@ impl Site {
         let (count, streams) = watch::channel(Streams::default());
         let app = Router::new()
             .route("/", get(start))
-            // What the browser wants for pages that are not of the layer.
+            // Browsers request this icon for pages outside of the layer.
             .route("/favicon.ico", get(async || StatusCode::NO_CONTENT))
             .route("/work", get(work).post(work))
             .with_state(sender)
@@ -101,7 +101,7 @@ impl Site {
         }
     }
 
-    /// Sends the form that starts an operation, and waits for the page.
+    /// Submits the form that starts an operation, and waits for the page.
     pub async fn begin(&mut self) -> Work {
         self.browser.open(&self.url).await;
         self.click("button").await;
@@ -113,7 +113,7 @@ impl Site {
         work
     }
 
-    /// Waits until the server has so many event streams.
+    /// Waits until the server has this number of event streams.
     pub async fn until_streams(&mut self, open: usize) {
         let change = self.streams.wait_for(|streams| streams.open == open);
         let change = timeout(PATIENCE, change).await;
@@ -140,7 +140,7 @@ impl Site {
     }
 }
 
-/// The page with the form that starts an operation, as the principal that the address names.
+/// The page with the form that starts an operation, as the principal in the query.
 async fn start(RawQuery(principal): RawQuery) -> Html<String> {
     let principal = principal.unwrap_or_default();
     Html(format!(
@@ -149,7 +149,7 @@ async fn start(RawQuery(principal): RawQuery) -> Html<String> {
     ))
 }
 
-/// Hands its request to the test, and answers when the test says so.
+/// Passes its request to the test, and sends the answer of the test.
 async fn work(
     State(works): State<mpsc::UnboundedSender<Work>>,
     Extension(progress): Extension<Progress>,
@@ -170,7 +170,7 @@ async fn pass_on(State(proxy): State<Proxy>, request: Request, next: Next) -> Re
     }
 }
 
-/// An event stream that is open until this is dropped.
+/// Counts an event stream as open until it is dropped.
 struct Open(watch::Sender<Streams>);
 
 impl Open {
@@ -197,7 +197,7 @@ async fn count_streams(
     if !request.uri().path().ends_with("/events") {
         return next.run(request).await;
     }
-    // Also while a proxy keeps it: the browser's connection is taken.
+    // Counted even if a proxy buffers the stream, because it occupies a connection of the browser.
     let open = Open::new(count);
     let response = next.run(request).await;
     response.map(|body| {
@@ -207,7 +207,7 @@ async fn count_streams(
     })
 }
 
-/// What careful sites send.
+/// Adds the security headers of a strict site.
 async fn restrict(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let policy = HeaderValue::from_static("default-src 'self'");

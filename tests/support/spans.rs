@@ -14,7 +14,7 @@ thread_local! {
     static TREE: RefCell<Option<SpanTree>> = const { RefCell::new(None) };
 }
 
-/// The spans that this thread opens, and those that other threads open below them.
+/// The spans that this thread opens, and their descendants from other threads.
 #[derive(Clone, Debug, Default)]
 pub struct SpanTree {
     spans: Arc<Mutex<Vec<Span>>>,
@@ -36,7 +36,7 @@ impl SpanTree {
         tree
     }
 
-    /// A line for each span. Durations are left out, since they are never the same.
+    /// Returns one line for each span. Durations are left out, because they vary.
     pub fn text(&self) -> String {
         let mut text = String::new();
         for line in self.text_with_times().split_inclusive('\n') {
@@ -72,13 +72,13 @@ impl SpanTree {
     }
 }
 
-/// Where a span is in its tree.
+/// The position of a span in its tree.
 struct Place {
     tree: SpanTree,
     index: usize,
 }
 
-/// Sees the spans of all threads.
+/// Records the spans of all threads.
 pub(super) struct Recorder;
 
 impl<S> Layer<S> for Recorder

@@ -1,4 +1,4 @@
-//! A store that does something more before and after each change.
+//! A store with additional steps before and after each change.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use crate::operation::{App, SECOND, work};
@@ -17,7 +17,7 @@ use tower_promises::backend::{
     Backend, BackendError, BoxFuture, CompareAndSet, Entry, Revision, Store, WatchStream,
 };
 
-/// When a step happens.
+/// The time of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum At {
     BeforeWrite,
@@ -27,7 +27,7 @@ pub enum At {
 
 pub type Step = dyn Fn(At, &str) -> BoxFuture<'static, Result<(), BackendError>> + Send + Sync;
 
-/// A store that does something more before and after each change, and knows what was ever written.
+/// A store with additional steps before and after each change. It records the written keys.
 #[derive(Clone)]
 pub struct Stepping {
     store: MemoryStore,
@@ -47,12 +47,12 @@ impl Stepping {
         }
     }
 
-    /// One that does nothing more.
+    /// Creates a store without additional steps.
     pub fn plain() -> Self {
         Self::new(|_, _| async { Ok(()) })
     }
 
-    /// One at whose gate these steps wait.
+    /// Creates a store in which some steps wait at a gate.
     pub fn gated(gate: &Gate, waits: impl Fn(At, &str) -> bool + Send + Sync + 'static) -> Self {
         let gate = gate.clone();
         Self::new(move |at, key| {
@@ -66,7 +66,7 @@ impl Stepping {
         })
     }
 
-    /// One in which these steps take so long.
+    /// Creates a store in which some steps take additional time.
     pub fn slow(
         duration: Duration,
         waits: impl Fn(At, &str) -> bool + Send + Sync + 'static,
@@ -82,7 +82,7 @@ impl Stepping {
         })
     }
 
-    /// One in which some steps fail.
+    /// Creates a store in which some steps fail.
     pub fn failing(
         error: impl Fn(At, &str) -> Option<BackendError> + Send + Sync + 'static,
     ) -> Self {
@@ -93,7 +93,7 @@ impl Stepping {
         Backend::new(self.clone(), MemoryBus::new(), MemoryQueue::new())
     }
 
-    /// What is still there.
+    /// Returns the keys that still exist.
     pub async fn left(&self) -> Vec<String> {
         let written = self.written.lock().unwrap().clone();
         let mut left = Vec::new();
@@ -158,7 +158,7 @@ impl Store for Stepping {
     }
 }
 
-/// Keeps whoever comes waiting until it is opened.
+/// Blocks all arrivals until it is opened.
 #[derive(Clone)]
 pub struct Gate {
     pub arrivals: Counter,
@@ -178,14 +178,14 @@ impl Gate {
         let _ = self.open.acquire().await.unwrap();
     }
 
-    /// Waits until somebody is there, while time goes on.
+    /// Waits for an arrival while time advances.
     pub async fn is_reached(&self) {
         let arrives = async {
             while self.arrivals.get() == 0 {
                 sleep(SECOND / 10).await;
             }
         };
-        timeout(SECOND * 60, arrives).await.expect("somebody comes");
+        timeout(SECOND * 60, arrives).await.expect("an arrival");
     }
 
     pub fn open(&self) {
@@ -195,7 +195,7 @@ impl Gate {
 
 pub const KEY: (&str, &str) = ("idempotency-key", "8e03978e-40d5-43dd-bc93-6894a57f9324");
 
-/// A service with idempotency keys that counts its calls.
+/// Returns a service with idempotency keys that counts its calls.
 pub fn counting(store: &Stepping) -> (App, Counter) {
     let calls = Counter::default();
     let counted = calls.clone();

@@ -1,4 +1,4 @@
-//! What the tests of temporary files share.
+//! Code that the tests of temporary files share.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use crate::support::{Answer, Counter, answer, promises, text_response};
@@ -17,10 +17,10 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::body::ReplayBody;
 use tower_promises::{BoxError, PromiseLayer};
 
-/// What is written and read at a time.
+/// The size of a read or write.
 pub const CHUNK: usize = 64 * 1024;
 
-/// Bytes that show where they come from.
+/// Returns bytes whose values depend on their positions.
 pub fn pattern(len: usize) -> Bytes {
     let numbers = (0..=u32::MAX).map(|number| number.wrapping_mul(0x9E37_79B9));
     numbers
@@ -29,7 +29,7 @@ pub fn pattern(len: usize) -> Bytes {
         .collect()
 }
 
-/// A body of `len` bytes in frames of at most `size`, with trailers.
+/// Returns a body of `len` bytes in frames of at most `size`, with trailers.
 pub fn upload(len: usize, size: usize) -> impl Body<Data = Bytes, Error = Infallible> + Unpin {
     let mut rest = pattern(len);
     let mut frames = Vec::new();
@@ -46,7 +46,7 @@ pub fn temporary_directory() -> TempDir {
     TempDir::new().unwrap()
 }
 
-/// Reads all of it, says how many bytes there are, and fails if they are not those of the pattern.
+/// Reads a whole body and returns its size. Fails if the content differs from the pattern.
 pub async fn read<B>(mut body: ReplayBody<B>) -> Result<usize, BoxError>
 where
     B: Body<Error: Into<BoxError>>,
@@ -63,7 +63,7 @@ where
     Ok(data.len())
 }
 
-/// Sends `body` to a handler that reads it, then needs a promise, and says how much it has read.
+/// Sends `body` to a handler that reads it, then needs a promise, and answers with the number of bytes.
 pub async fn ask<B>(layer: PromiseLayer, body: B) -> Answer
 where
     B: Body<Error: Into<BoxError>> + Send + 'static,
@@ -82,14 +82,14 @@ where
     answer
 }
 
-/// One thread for blocking work, so that what is given to it first is done first.
+/// Creates a runtime with one thread for blocking work, so that blocking work runs in order.
 pub fn one_blocking_thread() -> Runtime {
     let mut builder = runtime::Builder::new_current_thread();
     builder.enable_all().max_blocking_threads(1);
     builder.build().unwrap()
 }
 
-/// Keeps that thread busy until it is dropped.
+/// Keeps the blocking thread busy until it is dropped.
 pub struct SlowDisk(#[allow(dead_code)] mpsc::Sender<()>);
 
 impl SlowDisk {
@@ -100,14 +100,14 @@ impl SlowDisk {
     }
 }
 
-/// Waits for all that the one thread has to do, and for what comes of that.
+/// Waits until the blocking thread and the tasks that depend on it are idle.
 pub async fn disk_is_idle() {
     for _ in 0..3 {
         spawn_blocking(|| ()).await.unwrap();
     }
 }
 
-/// How many files in this directory the process has open, named or not.
+/// Returns the files in this directory that the process has open, including unnamed ones.
 #[cfg(target_os = "linux")]
 pub fn open_files(directory: &Path) -> Vec<std::path::PathBuf> {
     let descriptors = std::fs::read_dir("/proc/self/fd").unwrap();

@@ -1,4 +1,4 @@
-//! What the tests of tasks share. Each test file uses a part of it.
+//! Code that the tests of tasks share. Each test file uses a part of it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use futures_util::future::BoxFuture;
@@ -15,11 +15,11 @@ pub type Ran = Result<String, TaskFailure>;
 
 type Function = dyn Fn(String, TaskContext) -> BoxFuture<'static, Ran> + Send + Sync;
 
-/// What [`Act`] does.
+/// The implementation of [`Act`].
 #[derive(Clone)]
 pub struct Script(Arc<Function>);
 
-/// A task that does what the test says, with an argument.
+/// A task with an argument, which the test implements.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Act(pub String);
 
@@ -37,7 +37,7 @@ pub fn act(argument: impl Into<String>) -> Act {
     Act(argument.into())
 }
 
-/// Builds a process with the service `main`, whose tasks do this.
+/// Builds a process with the service `main`. Its tasks run `script`.
 pub fn builder<F>(
     backend: &Backend,
     script: impl Fn(String, TaskContext) -> F + Send + Sync + 'static,
@@ -52,7 +52,7 @@ where
         })))
 }
 
-/// A process with the service `main`, whose tasks do this.
+/// Creates a process with the service `main`. Its tasks run `script`.
 pub fn process<F>(
     backend: &Backend,
     script: impl Fn(String, TaskContext) -> F + Send + Sync + 'static,
@@ -63,14 +63,14 @@ where
     builder(backend, script).build()
 }
 
-/// A process that only submits: what it runs itself is a mistake of the crate.
+/// Creates a process that only submits. A task that runs in it is a bug of the crate.
 pub fn client(backend: &Backend) -> Tasks {
     process(backend, async |argument, _| {
         panic!("`{argument}` runs where it was submitted")
     })
 }
 
-/// An error of a task, in a way.
+/// An error of a task.
 #[derive(Debug)]
 pub struct Broken;
 
@@ -82,7 +82,7 @@ impl fmt::Display for Broken {
 
 impl std::error::Error for Broken {}
 
-/// An error with another one as its source.
+/// An error with another error as its source.
 #[derive(Debug)]
 pub struct Around(pub Broken);
 
@@ -98,7 +98,7 @@ impl std::error::Error for Around {
     }
 }
 
-/// An error and all its sources.
+/// Returns the texts of an error and its sources.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let sources = std::iter::successors(error.source(), |&error| error.source());
     let sources = sources.map(|error| format!(": {error}"));

@@ -1,4 +1,4 @@
-//! What is written is what `serde_json` writes, or an error.
+//! The JSON encoding equals that of `serde_json`, or is an error.
 
 use proptest::prelude::*;
 use serde::ser::{SerializeMap, SerializeStruct, SerializeStructVariant};
@@ -11,7 +11,7 @@ use tower_promises::{SignalError, Signals};
 
 const FIELDS: [&str; 3] = ["first", "second", "third"];
 
-/// A value of each kind that serde knows.
+/// A value of each kind in the serde data model.
 #[derive(Clone, Debug)]
 enum Node {
     Bool(bool),
@@ -39,7 +39,7 @@ enum Node {
     TupleStruct(Vec<Node>),
     TupleVariant(Vec<Node>),
     Map(Vec<(Key, Node)>),
-    /// Keys and values one after the other.
+    /// A map that serialises keys and values separately.
     Steps(Vec<(Key, Node)>),
     Struct(Vec<Node>),
     StructVariant(Vec<Node>),
@@ -227,7 +227,7 @@ fn node() -> impl Strategy<Value = Node> {
     })
 }
 
-/// What the store has of a value that is latched.
+/// Returns the bytes that the store contains for a latched value.
 fn stored<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, SignalError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -263,7 +263,7 @@ fn nested(levels: usize) -> serde_json::Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_nested_too_deeply_to_be_read_is_an_error_where_it_is_sent() {
+async fn a_value_nested_too_deeply_to_be_read_fails_when_it_is_sent() {
     let signals = Signals::memory();
     let wait = signals.wait::<serde_json::Value>("x");
     assert_eq!(signals.send("x", &nested(127)).await.unwrap(), 1);
@@ -277,9 +277,9 @@ async fn what_is_nested_too_deeply_to_be_read_is_an_error_where_it_is_sent() {
     );
 }
 
-/// A text that is handed through looks like a struct to a serializer.
+/// Serializers see raw JSON as a struct.
 #[test]
-fn what_is_json_already_is_no_level() {
+fn raw_json_does_not_count_as_a_level() {
     let around = |node| (0..127).fold(node, |inner, _| Node::Seq(vec![inner]));
     let raw = RawValue::from_string("[1]".to_owned()).unwrap();
     let [raw, number] = [Node::Raw(raw), Node::Number(1.into())].map(around);
@@ -296,9 +296,9 @@ enum Wrapped {
     End,
 }
 
-/// Each variant has as many levels as its text has brackets.
+/// Each variant has as many levels as its JSON has brackets.
 #[test]
-fn variants_count_as_what_they_become() {
+fn variants_count_the_levels_of_their_json() {
     type Wrap = fn(Box<Wrapped>) -> Wrapped;
     let wraps: [(usize, Wrap); 3] = [
         (1, Wrapped::Newtype),

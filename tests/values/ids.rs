@@ -1,4 +1,4 @@
-//! An id belongs to the arguments with which it was submitted first.
+//! An id belongs to the arguments of its first submission.
 
 use crate::nats::Server;
 use crate::support::{Counter, soon};
@@ -95,9 +95,9 @@ async fn a_dead_letter_and_one_that_is_sent_again_have_their_arguments() {
     service.submit(act("x")).with_id("order/7").await.unwrap();
 }
 
-/// What the store has lost, the worker that has the task makes again.
+/// A worker that has the task recreates its lost record, with the arguments.
 #[tokio::test(start_paused = true)]
-async fn what_the_store_has_lost_the_queue_has_not() {
+async fn a_lost_record_is_recreated_from_the_queue() {
     let backend = Backend::memory();
     let service = client(&backend).service("main");
     service.submit(act("x")).with_id("order/7").await.unwrap();
@@ -115,7 +115,7 @@ async fn what_the_store_has_lost_the_queue_has_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_many_that_submit_at_once_one_has_the_id() {
+async fn one_of_many_concurrent_submissions_gets_the_id() {
     let backend = Backend::memory();
     let client = client(&backend);
     let submits = (0..20).map(|number| {
@@ -147,7 +147,7 @@ async fn another_principal_does_not_learn_whether_the_arguments_are_the_same() {
     }
 }
 
-/// Arguments with maps, whose keys come in any order.
+/// Arguments with maps, whose keys have no fixed order.
 #[derive(Serialize, Deserialize)]
 struct Order {
     amounts: HashMap<String, u64>,
@@ -201,7 +201,7 @@ async fn the_order_of_keys_makes_no_difference_and_all_else_does() {
     }
 }
 
-/// Numbers of which some are the same as a floating-point number.
+/// Large numbers, some of which are equal as floating-point numbers.
 #[derive(Serialize, Deserialize)]
 struct Large(u128);
 
@@ -226,7 +226,7 @@ async fn large_numbers_are_told_apart() {
     is_refused(submit(u128::MAX - 1).await);
 }
 
-/// An id from before arguments were compared.
+/// A record from before arguments were compared.
 #[tokio::test(start_paused = true)]
 async fn a_task_without_a_fingerprint_is_accepted_as_before() {
     let backend = Backend::memory();

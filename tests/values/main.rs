@@ -1,4 +1,4 @@
-//! Values that travel: what JSON would alter, what another version cannot read, and ids that belong to other arguments.
+//! Values in JSON: values that JSON would change, values of other versions, and ids that belong to other arguments.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../nats/mod.rs"]

@@ -1,4 +1,4 @@
-//! Numbers that JSON does not have are errors where they come from, and all others arrive as they were sent.
+//! Numbers that JSON does not support are errors at their source, and all others arrive unchanged.
 
 use crate::support::soon;
 use crate::task::chain;
@@ -43,7 +43,7 @@ fn measured(change: impl FnOnce(&mut Measured)) -> Measured {
     measured
 }
 
-/// Values with a number that JSON does not have, and what the error says of each.
+/// Values with a number that JSON does not support, and the path in the error.
 fn impossible() -> Vec<(Measured, &'static str)> {
     let secret = || "ada@example.org".to_owned();
     vec![
@@ -72,7 +72,7 @@ fn impossible() -> Vec<(Measured, &'static str)> {
     ]
 }
 
-/// Returns its argument, or makes of it what JSON does not have.
+/// Returns its argument, or creates a value that JSON does not support.
 #[derive(Serialize, Deserialize)]
 enum Measure {
     Return(Box<Measured>),
@@ -193,7 +193,7 @@ async fn a_job_and_its_output() {
     }
 }
 
-/// What is sent arrives, to the last bit.
+/// Sends a value and returns it as received, which must be equal to the last bit.
 fn arrives<T>(value: &T) -> T
 where
     T: Serialize + serde::de::DeserializeOwned,
@@ -230,7 +230,7 @@ proptest! {
 }
 
 #[test]
-fn none_is_no_number_that_is_missing() {
+fn none_is_not_a_missing_number() {
     assert_eq!(arrives(&None::<f64>), None);
     assert_eq!(arrives(&Some(-0.0)).map(f64::is_sign_negative), Some(true));
 }

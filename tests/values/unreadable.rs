@@ -21,14 +21,14 @@ struct Old {
     year: u32,
 }
 
-/// A deploy has added a field, and no default.
+/// A version with a new field without a default.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct New {
     year: u32,
     format: String,
 }
 
-/// The next deploy has.
+/// The next version, which has a default.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Mended {
     year: u32,
@@ -51,7 +51,7 @@ where
     }
 }
 
-/// A process that has this version.
+/// A process with one of the versions.
 struct Version<V> {
     tasks: Tasks,
     runs: Counter,
@@ -119,7 +119,7 @@ async fn a_task_that_no_worker_can_read_is_a_dead_letter_with_its_arguments() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_of_another_version_can_have_it_meanwhile() {
+async fn a_worker_of_another_version_can_run_the_task_meanwhile() {
     let backend = Backend::memory();
     let old = Version::<Old>::of(&backend);
     let new = Version::<New>::of(&backend);
@@ -152,7 +152,7 @@ async fn an_output_that_cannot_be_read_stays_for_a_version_that_can() {
         assert!(matches!(error, TaskError::WrongType { .. }), "{error:?}");
         assert!(chain(&error).contains("missing field `format`"));
     }
-    // A call cannot read its output, either.
+    // A call cannot read the output of its task either.
     let service = new.tasks.service("main");
     let format = String::new();
     let call = service.call(Report(New { year: 7, format }));
@@ -167,7 +167,7 @@ async fn an_output_that_cannot_be_read_stays_for_a_version_that_can() {
     assert_eq!(mended.output(&called).await.unwrap().year, 7);
 }
 
-/// What some versions do not expect.
+/// A type that some versions reject.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 struct Picky(u32);
@@ -210,7 +210,7 @@ async fn a_panic_while_arguments_are_read_keeps_them() {
     assert_eq!(old.output(&id).await.unwrap(), 12);
 }
 
-/// What it writes it does not read.
+/// A type that cannot read its own JSON.
 #[derive(Serialize, Deserialize)]
 struct Lost {
     #[serde(skip_serializing)]
@@ -228,7 +228,7 @@ impl Task for Lost {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_read_again_fails_where_it_is_submitted() {
+async fn a_task_that_cannot_be_read_again_fails_when_it_is_submitted() {
     let tasks = Tasks::builder(Backend::memory())
         .service(TaskService::builder("main").task::<Lost>())
         .build();
@@ -244,7 +244,7 @@ async fn what_cannot_be_read_again_fails_where_it_is_submitted() {
     }
 }
 
-/// Changes what is stored of a task into what another version of the crate may store.
+/// Changes the record of a task to the format of another version of the crate.
 async fn change(backend: &Backend, id: &TaskId, from: &str, to: &str) {
     let (store, key) = (backend.store(), format!("task/record/{id}"));
     let value = store.get(&key).await.unwrap().unwrap().value;
@@ -323,7 +323,7 @@ async fn a_dead_letter_that_cannot_be_read_hides_no_others() {
     assert_eq!(listed().await, ids);
 }
 
-/// What another version of the crate may put into the queue.
+/// An envelope that another version of the crate may enqueue.
 #[tokio::test(start_paused = true)]
 async fn an_envelope_of_another_version_is_left_to_it_for_the_lifetime_of_a_task() {
     let log = Log::start();
@@ -338,7 +338,7 @@ async fn an_envelope_of_another_version_is_left_to_it_for_the_lifetime_of_a_task
     };
     enqueue("first").await;
     tokio::time::sleep(minutes(5)).await;
-    // It keeps no task from running.
+    // The envelope does not block other tasks.
     let call = process.service("main").call(act("x"));
     assert_eq!(soon(call).await.unwrap(), "x");
     assert!(worker.drain(SECOND).await);
@@ -364,7 +364,7 @@ async fn an_envelope_of_another_version_is_left_to_it_for_the_lifetime_of_a_task
 
     enqueue("second").await;
     let worker = process.work().unwrap();
-    let text = "an envelope in the queue is no task that this version knows";
+    let text = "an envelope in the queue is not a task that this version can read";
     until("it is seen", || log.text().contains("envelope=\"second\"")).await;
     assert!(log.text().contains(text));
     tokio::time::sleep(minutes(15)).await;

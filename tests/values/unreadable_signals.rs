@@ -38,7 +38,8 @@ fn is_wrong<T: std::fmt::Debug>(received: Result<T, SignalError>) {
     let error = received.unwrap_err();
     assert!(matches!(error, SignalError::WrongType { .. }), "{error:?}");
     let text = chain(&error);
-    assert!(text.starts_with("signal `price`: what was sent is not a `values::unreadable_signals::Old`: invalid type: map"), "{text}");
+    let expected = "signal `price`: what was sent is not a `values::unreadable_signals::Old`: invalid type: map";
+    assert!(text.starts_with(expected), "{text}");
 }
 
 fn is_logged(log: &Log) {

@@ -1,4 +1,4 @@
-//! Results of operations that another version has stored.
+//! Results of operations that another version has written.
 
 use crate::operation::{App, SECOND};
 use axum::extract::Request;
@@ -35,7 +35,7 @@ async fn a_result_that_cannot_be_read_stays_for_a_version_that_can() {
     };
     let text = String::from_utf8(head.to_vec()).unwrap();
     for other in [
-        // Another form, and what is no response in this one.
+        // An unknown format, and data that is not a valid response.
         "{\"version\":2}".to_owned(),
         text.replace("\"status\":200", "\"status\":7"),
         text.replace("content-type", "content type"),
@@ -44,7 +44,7 @@ async fn a_result_that_cannot_be_read_stays_for_a_version_that_can() {
         put(other.into()).await;
         let answers = [
             app.get(&format!("{path}/result")).await,
-            // The request is sent again.
+            // A repeated request with the same idempotency key.
             app.ask("POST /", &headers).await,
         ];
         for answer in answers {

@@ -6,17 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// How long nothing must happen for a listener to have heard everything.
+/// The pause without events after which a listener has received everything.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// How many messages a listener does not read in [`bus_lag`].
+/// The number of messages that a listener does not read in [`bus_lag`].
 const FLOOD: usize = 5000;
 
-/// Checks every guarantee of [`Bus`]. `make` connects to the same bus each time.
+/// Checks all guarantees of [`Bus`]. Each call of `make` connects to the same bus.
 ///
 /// # Panics
 ///
-/// Where a guarantee does not hold.
+/// Panics if a guarantee is violated.
 pub async fn bus<B: Bus>(make: impl AsyncFn() -> B) {
     bus_listeners(&make).await;
     bus_order(&make).await;
@@ -24,15 +24,15 @@ pub async fn bus<B: Bus>(make: impl AsyncFn() -> B) {
     bus_lag(&make).await;
 }
 
-/// That a message reaches every listener, on every machine, from the moment on at which it listens, and only
-/// once.
+/// Checks that each message reaches every listener on every machine exactly once, from the moment at which the listener
+/// is subscribed.
 ///
 /// # Panics
 ///
-/// Where a guarantee does not hold.
+/// Panics if a guarantee is violated.
 pub async fn bus_listeners<B: Bus>(make: impl AsyncFn() -> B) {
     let (here, there) = (make().await, make().await);
-    publish(&here, "conformance/early", "nobody listens").await;
+    publish(&here, "conformance/early", "no listeners").await;
 
     let mut listeners = [
         answer("listen", here.listen()).await,
@@ -68,11 +68,11 @@ pub async fn bus_listeners<B: Bus>(make: impl AsyncFn() -> B) {
     assert!(heard, "a listener does not depend on another one");
 }
 
-/// That messages of one publisher arrive in order, and those of many that publish at once arrive at all.
+/// Checks that the messages of one publisher arrive in order, and that no message of concurrent publishers is lost.
 ///
 /// # Panics
 ///
-/// Where a guarantee does not hold.
+/// Panics if a guarantee is violated.
 pub async fn bus_order<B: Bus>(make: impl AsyncFn() -> B) {
     const PUBLISHERS: u8 = 8;
     const MESSAGES: u8 = 20;
@@ -105,11 +105,11 @@ pub async fn bus_order<B: Bus>(make: impl AsyncFn() -> B) {
     }
 }
 
-/// That topics and payloads arrive as they were sent, and that invalid ones are errors.
+/// Checks that topics and payloads arrive unchanged, and that invalid topics are refused.
 ///
 /// # Panics
 ///
-/// Where a guarantee does not hold.
+/// Panics if a guarantee is violated.
 pub async fn bus_limits<B: Bus>(make: impl AsyncFn() -> B) {
     let bus = make().await;
     let mut listener = answer("listen", bus.listen()).await;
@@ -129,11 +129,11 @@ pub async fn bus_limits<B: Bus>(make: impl AsyncFn() -> B) {
     }
 }
 
-/// That a listener that falls behind is told.
+/// Checks that a listener that falls behind is notified.
 ///
 /// # Panics
 ///
-/// Where a guarantee does not hold.
+/// Panics if a guarantee is violated.
 pub async fn bus_lag<B: Bus>(make: impl AsyncFn() -> B) {
     let (bus, other) = (make().await, make().await);
     let mut slow = answer("listen", other.listen()).await;
@@ -161,7 +161,7 @@ async fn publish(bus: &impl Bus, topic: &str, payload: &'static str) {
     answer("publish", bus.publish(topic, payload.into())).await;
 }
 
-/// The next message, or `None` where there is none in time.
+/// Returns the next message, or `None` after a timeout.
 async fn hear(listener: &mut BusStream) -> Option<(Arc<str>, Bytes)> {
     match timeout(PATIENCE, listener.next()).await {
         Ok(Some(Ok(BusEvent::Message { topic, payload }))) => Some((topic, payload)),
@@ -170,7 +170,7 @@ async fn hear(listener: &mut BusStream) -> Option<(Arc<str>, Bytes)> {
     }
 }
 
-/// All messages there are, or how many are missing.
+/// Returns the payloads of all remaining messages. The error is the number of lost messages.
 async fn hear_until_quiet(listener: &mut BusStream) -> Result<Vec<Bytes>, u64> {
     let (mut heard, mut missed) = (Vec::new(), None);
     while let Ok(event) = timeout(QUIET, listener.next()).await {

@@ -1,6 +1,6 @@
 //! Test suites for adapters: one function for each port, and one for each guarantee.
 //!
-//! They need the feature `conformance` and belong into the tests of the adapter.
+//! The suites need the feature `conformance`, and are called in the tests of an adapter.
 //!
 //! ```
 //! use tower_promises::backend::conformance;
@@ -23,18 +23,18 @@
 //!
 //! 1. Each call of `make` connects to the *same* bus, store or queue, as another machine would: over a connection of
 //!    its own, if the adapter has connections.
-//! 2. The suites write below `conformance/` and delete nothing else, so they can run against a backend that
-//!    is in use. Run one at a time against one backend.
-//! 3. Every wait is bounded: a suite that hangs fails after [`PATIENCE`]. With tokio's time paused the memory
-//!    adapters take no time.
+//! 2. The suites write keys and names that start with `conformance/` and delete nothing else, so they can run against a
+//!    backend that is in use. Run one suite at a time against a backend.
+//! 3. Every wait is bounded: a suite that hangs fails after [`PATIENCE`]. With tokio's time paused, the memory adapters
+//!    take no time.
 //!
 //! # Panics
 //!
-//! A function panics where a guarantee does not hold, with a message that says which.
+//! Each function panics if a guarantee is violated, with a message that names the guarantee.
 //!
 //! # Cancel safety
 //!
-//! Dropped, a suite leaves values below `conformance/` in the store, and envelopes in queues.
+//! A suite that is dropped leaves values with the prefix `conformance/` in the store, and envelopes in queues.
 
 mod bus;
 mod queue;
@@ -55,10 +55,10 @@ use std::fmt::Debug;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// How long a suite waits for one thing to happen. A busy machine must not reach it.
+/// The maximum time that a suite waits for one event. It is long enough for a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What an adapter answers to `what`, which must be in time and no error.
+/// Returns the answer of the adapter to `what`. Panics on an error or a timeout.
 async fn answer<T>(what: &str, future: impl Future<Output = Result<T, BackendError>>) -> T {
     match timeout(PATIENCE, future).await {
         Ok(Ok(answer)) => answer,
@@ -67,7 +67,7 @@ async fn answer<T>(what: &str, future: impl Future<Output = Result<T, BackendErr
     }
 }
 
-/// That an adapter refuses `what`.
+/// Returns the error of the adapter for `what`. Panics if the call succeeds or times out.
 async fn refusal<T: Debug>(
     what: &str,
     future: impl Future<Output = Result<T, BackendError>>,
@@ -79,13 +79,13 @@ async fn refusal<T: Debug>(
     }
 }
 
-/// Names that break a rule.
+/// Names that violate a rule.
 fn invalid_names() -> [String; 3] {
     let too_long = "x".repeat(super::MAX_NAME_BYTES + 1);
     [String::new(), "line\nbreak".to_owned(), too_long]
 }
 
-/// Names that are valid, though an adapter may have to work for them.
+/// Valid names that an adapter may have to escape.
 fn awkward_names() -> Vec<String> {
     let names = [
         "dots.and*stars>",

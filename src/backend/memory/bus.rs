@@ -11,8 +11,8 @@ use tokio::sync::broadcast::error::RecvError;
 
 /// A [`Bus`] within one process.
 ///
-/// It keeps messages only as long as a listener has yet to read them: with the defaults at most 1024 of
-/// 64 KiB, 64 MiB in all, and next to nothing while all listeners keep up. Messages are not copied.
+/// A message is kept until every listener has read it: with the default settings at most 1024 messages of 64 KiB each,
+/// 64 MiB in total, and almost nothing while all listeners keep up. Messages are not copied.
 #[derive(Clone, Debug)]
 pub struct MemoryBus {
     messages: broadcast::Sender<(Arc<str>, Bytes)>,
@@ -20,7 +20,7 @@ pub struct MemoryBus {
 }
 
 impl MemoryBus {
-    /// A bus with the default settings.
+    /// Creates a bus with the default settings.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -29,10 +29,10 @@ impl MemoryBus {
         }
     }
 
-    /// How many messages are kept for a listener that falls behind, default
-    /// [`DEFAULT_BUS_CAPACITY`]. It is at least one and may be rounded up; more than a million is a million.
+    /// Sets the number of messages that are buffered for a listener that falls behind, by default
+    /// [`DEFAULT_BUS_CAPACITY`]. The number is clamped to 1 to 1,000,000, and may be rounded up.
     ///
-    /// It makes a new bus: call it before the bus is cloned or listened to.
+    /// This method creates a new bus: call it before the bus is cloned or listened to.
     #[must_use]
     pub fn capacity(self, messages: usize) -> Self {
         Self {
@@ -41,7 +41,7 @@ impl MemoryBus {
         }
     }
 
-    /// How many bytes a message may have, default [`DEFAULT_MAX_MESSAGE_BYTES`].
+    /// Sets the maximum size of a message, in bytes, by default [`DEFAULT_MAX_MESSAGE_BYTES`].
     #[must_use]
     pub fn max_message_bytes(self, bytes: usize) -> Self {
         Self {
@@ -53,7 +53,7 @@ impl MemoryBus {
     fn send(&self, topic: &str, payload: Bytes) -> Result<(), BackendError> {
         check_name(topic)?;
         check_size(payload.len(), self.max_message_bytes)?;
-        // An error says that nobody listens, which is none.
+        // Fails if there are no listeners, which is not an error.
         let _ = self.messages.send((topic.into(), payload));
         Ok(())
     }

@@ -9,32 +9,32 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// An envelope in a line.
+/// An envelope in a queue.
 pub(super) struct Stored {
     pub(super) id: Arc<str>,
     pub(super) payload: Bytes,
     pub(super) priority: Priority,
-    /// How often it was delivered.
+    /// The number of deliveries so far.
     pub(super) number: u32,
 }
 
-/// Envelopes that are due, that wait for their time, and that are leased. All times are of tokio's clock.
+/// The envelopes of a queue: due, delayed and leased ones. All times are of tokio's clock.
 pub(super) struct Line {
-    /// In the order in which they are taken.
+    /// Sorted in the order in which they are taken.
     due: BTreeMap<(Reverse<Priority>, u64), Stored>,
     waiting: BTreeMap<(Instant, u64), Stored>,
     /// By the number of the lease.
     leased: HashMap<u64, (Instant, Stored)>,
     /// The ends of the leases.
     ends: BTreeSet<(Instant, u64)>,
-    /// Tells each place in the line, and each lease, from all others.
+    /// The last number that was given to a position or to a lease. All numbers are distinct.
     last: u64,
-    /// Changes with everything that takers have to know.
+    /// Notified of each change that calls of `take` must react to.
     changed: watch::Sender<()>,
 }
 
 impl Line {
-    /// A line whose numbers begin after `last`.
+    /// Creates an empty line. Its numbers start after `last`.
     pub(super) fn new(last: u64) -> Self {
         Self {
             due: BTreeMap::new(),
@@ -46,7 +46,7 @@ impl Line {
         }
     }
 
-    /// The highest number there was.
+    /// Returns the highest number so far.
     pub(super) fn last(&self) -> u64 {
         self.last
     }
@@ -55,7 +55,7 @@ impl Line {
         self.changed.subscribe()
     }
 
-    /// Whether nobody needs it any more.
+    /// Whether the line has neither envelopes nor waiting calls.
     pub(super) fn is_unused(&self) -> bool {
         let is_empty = self.due.is_empty() && self.waiting.is_empty() && self.leased.is_empty();
         is_empty && self.changed.receiver_count() == 0
@@ -73,7 +73,7 @@ impl Line {
         self.changed.send_replace(());
     }
 
-    /// Takes the first envelope that is due. Returns the number and the end of its lease.
+    /// Takes the first due envelope. Returns the number and the end of its lease.
     pub(super) fn take(&mut self, lease: Duration) -> Option<(u64, Instant, &Stored)> {
         let now = Instant::now();
         self.advance(now);
@@ -82,20 +82,20 @@ impl Line {
         self.last += 1;
         let (number, end) = (self.last, after(now, lease));
         self.ends.insert((end, number));
-        // The others have to look when this lease ends.
+        // Waiting calls must wake when this lease ends.
         self.changed.send_replace(());
         let (_, stored) = self.leased.entry(number).or_insert((end, stored));
         Some((number, end, stored))
     }
 
-    /// When an envelope becomes due without further doing.
+    /// Returns the time at which the next delayed or leased envelope becomes due.
     pub(super) fn next(&self) -> Option<Instant> {
         let waiting = self.waiting.keys().next().map(|(due, _)| *due);
         let end = self.ends.first().map(|(end, _)| *end);
         [waiting, end].into_iter().flatten().min()
     }
 
-    /// Returns whether the lease was in force.
+    /// Renews a lease. Returns whether it was active.
     pub(super) fn renew(&mut self, number: u64, lease: Duration) -> bool {
         let now = Instant::now();
         let Some((end, _)) = self.leased.get_mut(&number).filter(|(end, _)| *end > now) else {
@@ -104,12 +104,12 @@ impl Line {
         self.ends.remove(&(*end, number));
         *end = after(now, lease);
         self.ends.insert((*end, number));
-        // It may end earlier than before.
+        // The lease may end earlier than before.
         self.changed.send_replace(());
         true
     }
 
-    /// Returns the envelope if the lease was in force. It is not in the line any more.
+    /// Removes a leased envelope. Returns `None` if the lease was not active.
     pub(super) fn remove(&mut self, number: u64) -> Option<Stored> {
         let (end, _) = self.leased.get(&number)?;
         if *end <= Instant::now() {
@@ -120,7 +120,7 @@ impl Line {
         Some(stored)
     }
 
-    /// Makes due what is due by now, in the order of time.
+    /// Moves envelopes that have become due to the due ones, in the order of their times.
     fn advance(&mut self, now: Instant) {
         let mut due = Vec::new();
         while let Some(first) = self.waiting.first_entry() {
@@ -144,7 +144,7 @@ impl Line {
     }
 }
 
-/// How long an envelope waits after this outcome, or `None` where it has ended.
+/// Returns the delay before the next delivery, or `None` if the envelope has ended.
 pub(super) fn delay(outcome: Outcome) -> Option<Duration> {
     match outcome {
         Outcome::Retry { after } => Some(after),

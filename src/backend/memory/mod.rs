@@ -1,6 +1,6 @@
-//! Adapters for one process: for services that run on one machine, and for tests.
+//! Adapters within one process: for services that run as a single process, and for tests.
 //!
-//! Clones of an adapter stand for the same bus, store or queue. Nothing survives the process.
+//! Clones of an adapter share the same bus, store or queue. Nothing survives the process.
 //!
 //! ```
 //! use tower_promises::backend::Backend;

@@ -12,23 +12,26 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-/// How many envelopes a [`MemoryQueue`] holds.
+/// The default maximum number of envelopes of a [`MemoryQueue`]: 100,000.
 pub const DEFAULT_MAX_ENVELOPES: usize = 100_000;
 
-/// How many bytes all envelopes of a [`MemoryQueue`] may have together.
+/// The default maximum size of all envelopes of a [`MemoryQueue`] together: 64 MiB.
 pub const DEFAULT_MAX_QUEUE_BYTES: usize = 64 * 1024 * 1024;
 
-/// What an envelope costs beyond its names and payload, roughly.
+/// The approximate overhead of an envelope, beyond its names and payload.
 const ENVELOPE_BYTES: usize = 256;
 
 /// A [`Queue`] within one process.
 ///
-/// It survives workers, and not the process. It is bounded: when its envelopes, those that are leased or delayed
-/// included, are more than [`max_envelopes`](Self::max_envelopes) or
-/// [`max_bytes`](Self::max_bytes), more are refused with [`BackendError::Full`]. Ids of envelopes that have ended
-/// are known for the [window](Self::deduplication_window), but no more than the last
-/// [`max_envelopes`](Self::max_envelopes) of them. Times go by tokio's clock, which tests can stop. Only
-/// [`take`](Queue::take) and [`work`](Queue::work) need a runtime.
+/// Envelopes survive the end of a worker, but not the end of the process.
+///
+/// The queue is bounded by [`max_envelopes`](Self::max_envelopes) and [`max_bytes`](Self::max_bytes), which include
+/// leased and delayed envelopes. Further envelopes are refused with [`BackendError::Full`]. The ids of envelopes that
+/// have ended stay known for the [window](Self::deduplication_window), but only the last
+/// [`max_envelopes`](Self::max_envelopes) of them.
+///
+/// Times are of tokio's clock, which tests can pause. Only [`take`](Queue::take) and [`work`](Queue::work) need a
+/// runtime.
 #[derive(Clone)]
 pub struct MemoryQueue {
     state: Arc<Mutex<State>>,
@@ -49,19 +52,19 @@ type Key = (Arc<str>, Arc<str>);
 #[derive(Default)]
 struct State {
     lines: HashMap<Arc<str>, Line>,
-    /// Of all envelopes in the lines, and of those that have ended not long ago.
+    /// All envelopes in the lines, and envelopes that have ended recently.
     known: HashSet<Key>,
-    /// Those that have ended, and until when they are known.
+    /// Envelopes that have ended, with the time at which they are forgotten.
     ended: VecDeque<(Instant, Key)>,
-    /// Of the envelopes in the lines.
+    /// The number of envelopes in the lines.
     envelopes: usize,
     bytes: usize,
-    /// No line has used numbers above it, unless it is still there.
+    /// At least the highest number of all lines that were removed.
     last: u64,
 }
 
 impl MemoryQueue {
-    /// A queue with the default settings.
+    /// Creates a queue with the default settings.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -75,22 +78,22 @@ impl MemoryQueue {
         }
     }
 
-    /// How many envelopes it holds, default [`DEFAULT_MAX_ENVELOPES`]. Call it before the queue is cloned.
+    /// Sets the maximum number of envelopes, by default [`DEFAULT_MAX_ENVELOPES`]. Call it before the queue is cloned.
     #[must_use]
     pub fn max_envelopes(mut self, envelopes: usize) -> Self {
         self.settings.max_envelopes = envelopes;
         self
     }
 
-    /// How many bytes all envelopes may have together, default [`DEFAULT_MAX_QUEUE_BYTES`]: names, payloads
-    /// and 256 bytes for each of them. Call it before the queue is cloned.
+    /// Sets the maximum size of all envelopes together, in bytes, by default [`DEFAULT_MAX_QUEUE_BYTES`]: names,
+    /// payloads and 256 bytes for each envelope. Call it before the queue is cloned.
     #[must_use]
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_bytes = bytes;
         self
     }
 
-    /// How many bytes the payload of an envelope may have, default [`DEFAULT_MAX_ENVELOPE_BYTES`]. Call it before the
+    /// Sets the maximum size of a payload, in bytes, by default [`DEFAULT_MAX_ENVELOPE_BYTES`]. Call it before the
     /// queue is cloned.
     #[must_use]
     pub fn max_envelope_bytes(mut self, bytes: usize) -> Self {
@@ -98,8 +101,8 @@ impl MemoryQueue {
         self
     }
 
-    /// For how long the id of an envelope is known after it has ended, default
-    /// [`DEFAULT_DEDUPLICATION_WINDOW`]. Call it before the queue is cloned.
+    /// Sets how long the id of an envelope stays known after its end, by default [`DEFAULT_DEDUPLICATION_WINDOW`]. Call
+    /// it before the queue is cloned.
     #[must_use]
     pub fn deduplication_window(mut self, time: Duration) -> Self {
         self.settings.window = time;
@@ -132,7 +135,7 @@ impl MemoryQueue {
         Ok(Enqueued::Added)
     }
 
-    /// Ends a lease that is in force. Returns whether there was one.
+    /// Ends an active lease. Returns whether there was one.
     fn end(&self, receipt: &Receipt, outcome: Outcome) -> bool {
         let Some((number, queue)) = read(receipt) else {
             return false;
@@ -159,7 +162,7 @@ impl MemoryQueue {
 }
 
 impl State {
-    /// Forgets ids that have ended long ago, or are too many.
+    /// Forgets ids whose window is over, and the oldest ones beyond the limit.
     fn forget(&mut self, limit: usize) {
         let now = Instant::now();
         while let Some((until, _)) = self.ended.front() {
@@ -172,11 +175,11 @@ impl State {
         }
     }
 
-    /// The line of a queue, a new one if need be.
+    /// Returns the line of a queue, or creates it.
     fn line(&mut self, queue: &str) -> &mut Line {
         if !self.lines.contains_key(queue) {
             if self.lines.len() == self.lines.capacity() {
-                // Before it grows.
+                // Unused lines are removed before the map grows.
                 let last = &mut self.last;
                 self.lines.retain(|_, line| {
                     *last = line.last().max(*last);
@@ -194,7 +197,7 @@ impl State {
         Some((queue, line))
     }
 
-    /// Takes envelopes, or says when to look again.
+    /// Takes envelopes. If there are none, returns what to wait for.
     fn take(&mut self, queue: &str, limit: usize, lease: Duration) -> Result<Vec<Taken>, Look> {
         let line = self.line(queue);
         let mut taken = Vec::new();
@@ -217,15 +220,15 @@ impl State {
     }
 }
 
-/// What to wait for before a look into a line.
+/// The changes, and the time, after which a call of `take` tries again.
 type Look = (watch::Receiver<()>, Option<Instant>);
 
-/// What an envelope weighs.
+/// Returns the size of an envelope, including its overhead.
 fn size((queue, id): &Key, payload: usize) -> usize {
     queue.len() + id.len() + payload + ENVELOPE_BYTES
 }
 
-/// The number and the queue of a lease.
+/// Parses the number and the queue of a lease.
 fn read(receipt: &Receipt) -> Option<(u64, &str)> {
     let (number, queue) = receipt.as_str().split_once(' ')?;
     Some((number.parse().ok()?, queue))
@@ -268,7 +271,7 @@ impl Queue for MemoryQueue {
                     Ok(taken) => return Ok(taken),
                     Err(look) => look,
                 };
-                // The line is there as long as somebody waits for its changes.
+                // The receiver keeps the line from being removed.
                 let changed = changes.changed();
                 let _ = match next {
                     Some(next) => timeout_at(next, changed).await,

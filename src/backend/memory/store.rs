@@ -21,21 +21,21 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
-/// How many bytes all entries of a [`MemoryStore`] may have together.
+/// The default maximum size of all entries of a [`MemoryStore`] together: 64 MiB.
 pub const DEFAULT_MAX_BYTES: u64 = 64 * 1024 * 1024;
 
-/// What an entry costs beyond its key and value, roughly.
+/// The approximate overhead of an entry, beyond its key and value.
 const ENTRY_BYTES: usize = 256;
 
-/// How much longer the cache keeps a value than its time to live. The store decides by tokio's clock,
-/// which tests can stop, and the cache, which frees the memory, by its own: it must not be ahead.
+/// How much longer than its time to live the cache keeps a value. The store checks expiry by tokio's clock, which tests
+/// can pause. The cache frees memory by a clock of its own, and must not be early.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// A [`Store`] within one process.
 ///
-/// It is bounded: when its entries have more than [`max_bytes`](Self::max_bytes), those that were not used for
-/// the longest time are dropped, with a warning in the log (feature `tracing`) and without a word to
-/// watchers. Choose the bound so that this does not happen: what is dropped may be a claim or a lease.
+/// The store is bounded: when its entries exceed [`max_bytes`](Self::max_bytes), the least recently used ones are
+/// dropped. The log has a warning for each (feature `tracing`); watchers are not notified. Choose a sufficient bound,
+/// because a dropped entry may be a claim or a lease.
 #[derive(Clone)]
 pub struct MemoryStore {
     shared: Arc<Shared>,
@@ -44,8 +44,8 @@ pub struct MemoryStore {
 
 struct Shared {
     entries: Cache<Arc<str>, Stored>,
-    /// The revision of the last change. Locked during a change, so that it is atomic, and until watchers
-    /// have been told, so that they see changes in order and after they have happened.
+    /// The revision of the last change. Locked during a change and until watchers are notified: changes are atomic, and
+    /// watchers see them in order and after they took effect.
     last: Mutex<u64>,
     changes: broadcast::Sender<Change>,
     watch_capacity: usize,
@@ -55,12 +55,12 @@ struct Shared {
 struct Stored {
     entry: Entry,
     time_to_live: Option<Duration>,
-    /// By tokio's clock. `None` is never.
+    /// By tokio's clock. `None` means never.
     expires: Option<Instant>,
 }
 
 impl MemoryStore {
-    /// A store with the default settings.
+    /// Creates a store with the default settings.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -69,10 +69,10 @@ impl MemoryStore {
         }
     }
 
-    /// How many bytes all entries may have together, default [`DEFAULT_MAX_BYTES`]: keys, values and 256 bytes
-    /// for each of them. Past it the least recently used are dropped.
+    /// Sets the maximum size of all entries together, in bytes, by default [`DEFAULT_MAX_BYTES`]: keys, values and 256
+    /// bytes for each entry. Beyond the limit, the least recently used entries are dropped.
     ///
-    /// It makes a new, empty store: call it before the store is cloned or used.
+    /// This method creates a new, empty store: call it before the store is cloned or used.
     #[must_use]
     pub fn max_bytes(self, bytes: u64) -> Self {
         Self {
@@ -81,11 +81,12 @@ impl MemoryStore {
         }
     }
 
-    /// How many changes are kept for a watcher that falls behind, default [`DEFAULT_WATCH_CAPACITY`]. With the
-    /// default sizes that is at most 64 MiB beyond [`max_bytes`](Self::max_bytes), and next to nothing while
-    /// all watchers keep up. It is at least one and may be rounded up; more than a million is a million.
+    /// Sets the number of changes that are buffered for a watcher that falls behind, by default
+    /// [`DEFAULT_WATCH_CAPACITY`]. With the default sizes, the buffer takes at most 64 MiB in addition to
+    /// [`max_bytes`](Self::max_bytes), and almost nothing while all watchers keep up. The number is clamped to 1 to
+    /// 1,000,000, and may be rounded up.
     ///
-    /// It makes a new, empty store: call it before the store is cloned or used.
+    /// This method creates a new, empty store: call it before the store is cloned or used.
     #[must_use]
     pub fn watch_capacity(self, changes: usize) -> Self {
         let max_bytes = self.shared.entries.policy().max_capacity();
@@ -95,7 +96,7 @@ impl MemoryStore {
         }
     }
 
-    /// How many bytes a value may have, default [`DEFAULT_MAX_VALUE_BYTES`].
+    /// Sets the maximum size of a value, in bytes, by default [`DEFAULT_MAX_VALUE_BYTES`].
     #[must_use]
     pub fn max_value_bytes(self, bytes: usize) -> Self {
         Self {
@@ -106,7 +107,7 @@ impl MemoryStore {
 
     fn check(&self, key: &str, value: &Bytes) -> Result<(), BackendError> {
         check_name(key)?;
-        // Alone in the store it must have room, or the store would forget it at once.
+        // An entry larger than the whole store would be dropped at once.
         let room = self.shared.entries.policy().max_capacity();
         let room = room.map_or(usize::MAX, |bytes| {
             usize::try_from(bytes).unwrap_or(usize::MAX)
@@ -122,7 +123,7 @@ impl Shared {
         let watch_capacity = capacity(watch_capacity);
         let entries = Cache::builder()
             .max_capacity(max_bytes)
-            // The cache's own policy may refuse a new value in favour of those that are there.
+            // The cache's default policy may reject a new value in favour of existing ones.
             .eviction_policy(EvictionPolicy::lru())
             .weigher(|key: &Arc<str>, stored: &Stored| {
                 let bytes = key.len() + stored.entry.value.len() + ENTRY_BYTES;
@@ -149,7 +150,7 @@ impl Shared {
         (!expired).then_some(stored.entry)
     }
 
-    /// Changes a key if `condition` holds for its present revision. Returns the revision of the change.
+    /// Changes a key if `condition` holds for its current revision. Returns the revision of the change.
     fn change(
         &self,
         key: &str,
@@ -167,7 +168,7 @@ impl Shared {
             let stored = Stored {
                 entry: entry.clone(),
                 time_to_live,
-                // A time too long to be added never ends.
+                // An end beyond the range of `Instant` means no expiry.
                 expires: time_to_live.and_then(|time| Instant::now().checked_add(time)),
             };
             self.entries.insert(key.clone(), stored);
@@ -176,7 +177,7 @@ impl Shared {
             self.entries.invalidate(&key);
             Change::Deleted { key, revision }
         };
-        // An error says that nobody watches.
+        // Fails if there are no watchers.
         let _ = self.changes.send(change);
         Some(revision)
     }
@@ -197,7 +198,7 @@ impl fmt::Debug for MemoryStore {
     }
 }
 
-/// When the cache may free an entry.
+/// Determines when the cache may free an entry.
 struct FreeAfterTimeToLive;
 
 impl FreeAfterTimeToLive {

@@ -1,4 +1,4 @@
-//! How an attempt begins, and what it does with the record of the task while it goes on.
+//! Start of an attempt, and the updates of the task's record while the attempt runs.
 
 use super::turn::Turn;
 use super::{Attempt, Begin, End, crashed, expired};
@@ -15,8 +15,10 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 impl Attempt<'_> {
-    /// Claims the task for this attempt. `None` where it has to be alone: it may kill its worker, so what dies beside
-    /// it has other attempts.
+    /// Claims the task for this attempt.
+    ///
+    /// Returns `None` if the attempt must run alone but does not. A suspect task may crash its worker, and an attempt
+    /// that runs alone takes no other task down with it.
     pub(super) async fn begin(
         &self,
         limit: Duration,
@@ -49,12 +51,12 @@ impl Attempt<'_> {
                     return Update::Keep(Some(Begin::Nothing));
                 }
                 Some(record) => record,
-                // The store has lost it, the queue has not.
+                // The record has expired in the store, but the task is still in the queue.
                 None => Record::new(letter),
             };
             record.letter = None;
             if record.state == TaskState::Running {
-                // Whoever had it has not come to say how that has ended.
+                // The previous attempt has not recorded its end, so it ended with its worker.
                 record.is_suspect = true;
                 record.failure = Some(Failure {
                     error: crashed(),
@@ -84,7 +86,7 @@ impl Attempt<'_> {
                 record.state = TaskState::Running;
                 record.token = Some(self.token.clone());
                 record.started = Some(now);
-                // It must not be forgotten while it runs.
+                // The record must outlive the attempt.
                 let longest = limit.saturating_add(settings.result_time_to_live);
                 record.expires = letter
                     .expires
@@ -99,38 +101,40 @@ impl Attempt<'_> {
         core.records.update(&letter.id.record(), update).await
     }
 
-    /// Makes the task a dead letter. It cannot be sent again where the store has no room for its arguments.
+    /// Makes the task a dead letter. Without room for its arguments in the store (`has_room` is `false`) it cannot be
+    /// sent again.
     pub(super) fn kill(&self, record: &mut Record, has_room: bool) {
         record.end(TaskState::Dead, self.core.settings.dead_letter_time_to_live);
         record.letter = has_room.then(|| self.letter.clone());
     }
 
-    /// Resolves when nobody wants this attempt any more.
+    /// Resolves when the attempt must stop.
     pub(super) async fn watch(&self, mut news: Subscription) -> End {
         loop {
-            // The poll is for what nobody has told.
+            // The timeout covers lost bus messages.
             let _ = timeout(self.core.settings.poll_interval, news.cancelled()).await;
             match self.core.records.find(&self.letter.id).await {
                 Ok(Some(record)) if record.token.as_ref() != Some(&self.token) => {
                     return End::Superseded;
                 }
                 Ok(Some(record)) if record.cancel => return End::Cancelled,
-                // What the store has lost, the end cannot be told to either.
+                // A missing record does not stop the attempt: its outcome could not be recorded elsewhere either.
                 Ok(Some(_) | None) => {}
                 Err(error) => observe::backend_failed(&self.letter.id, &error),
             }
         }
     }
 
-    /// Tells that the attempt has begun, and stores what the task says of itself. The task does not wait for it.
+    /// Announces the start of the attempt and stores progress reports. Runs beside the task, which does not wait for
+    /// it.
     pub(super) async fn report(&self, report: &watch::Sender<Report>) -> Infallible {
         self.core.announce(&self.letter.id, News::Changed).await;
         let mut reports = report.subscribe();
-        // What was said before this subscription counts, too.
+        // Reports from before the subscription count as well.
         reports.mark_changed();
         let mut stored = Report::default();
         loop {
-            // It cannot fail: the sender is there.
+            // Cannot fail: the sender outlives this loop.
             let _ = reports.changed().await;
             let report = reports.borrow_and_update().clone();
             if report == stored {
@@ -150,7 +154,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// Changes the record, if it is still that of this attempt.
+    /// Changes the record if it still belongs to this attempt.
     pub(super) async fn change(
         &self,
         mut change: impl FnMut(&mut Record),

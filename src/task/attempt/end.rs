@@ -1,4 +1,4 @@
-//! How an attempt ends.
+//! End of an attempt.
 
 use super::{Attempt, BACKEND_PAUSE, End, OTHER_VERSION_PAUSE};
 use crate::backend::clock::milliseconds;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 impl Attempt<'_> {
-    /// Changes the record, and repeats that until the store answers, within reason.
+    /// Changes the record, with a bounded number of retries while the store fails.
     async fn settle(
         &self,
         report: &Report,
@@ -32,7 +32,7 @@ impl Attempt<'_> {
         backoff::retry(call, report).await
     }
 
-    /// Stores how the attempt has ended. The first to store an end has ended the task.
+    /// Records the outcome of the attempt. The first recorded end is the end of the task.
     pub(super) async fn end(&self, end: End, report: &Report, limit: Duration) -> Outcome {
         let failed = |error| Failure {
             error,
@@ -62,7 +62,7 @@ impl Attempt<'_> {
             End::Superseded => return self.superseded().await,
             End::Shutdown => {
                 observe::given_back(self.letter);
-                // It was not the task that ended the attempt. If the store does not take it, it counts all the same.
+                // The task did not end the attempt, so the attempt does not count. If the store fails here, it counts.
                 let uncount = |record: &mut Record| {
                     record.attempt = record.attempt.saturating_sub(1);
                 };
@@ -110,7 +110,7 @@ impl Attempt<'_> {
         self.ended(state, failure.as_ref(), ended).await
     }
 
-    /// Lets the task be tried again after a pause, unless this was the last attempt.
+    /// Queues the task for another attempt after a pause, or makes it a dead letter if this was the last attempt.
     pub(super) async fn again(
         &self,
         failure: Failure,
@@ -142,7 +142,8 @@ impl Attempt<'_> {
         }
     }
 
-    /// Lets the task be delivered again after a pause. Who has asked for its cancel meanwhile need not wait for that.
+    /// Queues the task again with a pause before its next delivery. A cancel that was requested meanwhile takes effect
+    /// at once, without waiting for the delivery.
     async fn queue_again(
         &self,
         change: impl Fn(&mut Record),
@@ -162,7 +163,7 @@ impl Attempt<'_> {
                 self.core.announce(&self.letter.id, News::Changed).await;
                 Outcome::Retry { after: pause }
             }
-            // Then the next delivery finds out what there is to do.
+            // The next delivery reads the record and continues from there.
             Ok(None) | Err(_) => Outcome::Retry { after: pause },
         }
     }
@@ -182,15 +183,16 @@ impl Attempt<'_> {
                 Outcome::Done
             }
             Ok(None) => self.superseded().await,
-            // The attempt has counted, so this does not go on forever.
+            // The attempt has been counted, so the number of retries is bounded.
             Err(_) => Outcome::Retry {
                 after: BACKEND_PAUSE,
             },
         }
     }
 
-    /// The attempt is not that of the store any more, or has ended in an earlier call that seemed to fail. Either way
-    /// another delivery, if this worker has a say in it, finds out what there is to do.
+    /// Handles a record that no longer belongs to this attempt: another attempt has replaced it, or an earlier call of
+    /// this attempt recorded the end although the store reported an error. The next delivery reads the record and
+    /// continues from there.
     async fn superseded(&self) -> Outcome {
         observe::superseded(self.letter);
         self.core.announce(&self.letter.id, News::Ended).await;
@@ -199,7 +201,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// Lists a dead letter, and tells of it.
+    /// Adds the task to the list of dead letters and announces its end.
     pub(super) async fn bury(&self) -> Outcome {
         match self.core.list(self.letter).await {
             Ok(()) => {
@@ -216,10 +218,11 @@ impl Attempt<'_> {
     }
 }
 
-/// A random time within 2^n seconds, so that those who were in each other's way do not meet again.
+/// Returns a random pause of up to 2^n seconds (n at most 10), so that tasks that conflicted do not start again at the
+/// same time.
 fn pause_after(attempt: u32) -> Duration {
     let within = Duration::from_secs(1 << attempt.min(10));
-    // The last 62 bits of such a UUID are random.
+    // The lower 62 bits of a version 4 UUID are random.
     let random = Uuid::new_v4().as_u64_pair().1 % milliseconds(within).max(1);
     Duration::from_millis(random)
 }

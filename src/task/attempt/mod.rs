@@ -25,26 +25,26 @@ use tokio::time::{Instant, sleep_until};
 use turn::Turn;
 use uuid::Uuid;
 
-/// The pause before a task is delivered again that could not be begun because the store has failed.
+/// The pause before another delivery when the backend failed.
 const BACKEND_PAUSE: Duration = Duration::from_secs(1);
 
-/// The pause before another worker may get what this one cannot read, or a task whose type it does not know: long enough
-/// for a roll-out to go on.
+/// The pause before another delivery when this worker cannot read the task or does not know its type. The pause gives a
+/// roll-out time to reach other workers.
 const OTHER_VERSION_PAUSE: Duration = Duration::from_secs(30);
 
-/// What the attempts at the tasks of a service have in common.
+/// The state that all attempts at the tasks of one service in one worker share.
 pub(super) struct Attempts {
     pub(super) tasks: Tasks,
     pub(super) service: Service,
     pub(super) name: Arc<str>,
     pub(super) phase: watch::Receiver<Phase>,
-    /// Who runs alone keeps the others away.
+    /// Held for reading by attempts that run beside others, for writing by an attempt that runs alone.
     pub(super) company: RwLock<()>,
-    /// Those that are to run alone wait for each other.
+    /// Serialises the attempts of this service that wait to run alone.
     pub(super) last: Mutex<()>,
 }
 
-/// A task that this worker has begun.
+/// An attempt at a task.
 struct Attempt<'a> {
     core: &'a Core,
     letter: &'a Letter,
@@ -52,36 +52,36 @@ struct Attempt<'a> {
     token: String,
 }
 
-/// What is to be done with a task that was delivered.
+/// The result of claiming a delivered task.
 enum Begin {
-    /// This attempt.
+    /// The attempt with this number starts.
     Attempt(u32),
-    /// It has ended or is somebody else's.
+    /// The task has ended, or the delivery belongs to an earlier submission.
     Nothing,
-    /// It has waited for too long.
+    /// The lifetime of the task is over.
     Expired,
-    /// Somebody has cancelled it.
+    /// A cancel was requested.
     Cancelled,
-    /// Its attempts are used up, and the last one has ended with its worker.
+    /// The task has just become a dead letter: all its attempts are used up, the last one without a recorded end.
     Dead,
-    /// It was dead already.
+    /// The task was a dead letter already.
     Buried,
 }
 
-/// Why an attempt is over.
+/// The reason why an attempt is over.
 enum End {
     Ended(Ran),
     TimedOut,
-    /// Somebody wants it to be cancelled.
+    /// A cancel was requested.
     Cancelled,
-    /// Another worker has it, or it has ended elsewhere.
+    /// Another attempt has replaced this one, or the task has ended.
     Superseded,
-    /// This worker shuts down.
+    /// The worker shuts down.
     Shutdown,
 }
 
 impl Attempts {
-    /// Attends to a task until it has ended, or is to be delivered again.
+    /// Handles one delivery, up to the end of the task or until the task must be delivered again.
     pub(super) async fn attend(self: Arc<Self>, delivery: Delivery) -> Outcome {
         let letter: Letter = match serde_json::from_slice(&delivery.payload) {
             Ok(letter) => letter,
@@ -94,7 +94,7 @@ impl Attempts {
             number: 0,
             token: Uuid::new_v4().simple().to_string(),
         };
-        // What is said from here on counts: the record is read afterwards.
+        // Subscribes before the record is read, so that no change is missed.
         let Ok(mut news) = core.subscribe(&letter.id) else {
             return Outcome::Retry {
                 after: BACKEND_PAUSE,
@@ -121,14 +121,14 @@ impl Attempts {
                 observe::ended(&letter, TaskState::Dead, Some(&crashed()));
                 return attempt.bury().await;
             }
-            // Who has ended it may not have come to list it.
+            // The worker that recorded the end may have stopped before it updated the list.
             Begin::Buried => return attempt.bury().await,
         }
         observe::began(&letter, attempt.number);
         self.run(&attempt, news).await
     }
 
-    /// Leaves an envelope that this version cannot read to others, for as long as a task may wait.
+    /// Leaves an envelope that this version cannot read to other workers, and gives it up after the lifetime of a task.
     fn unreadable(&self, delivery: &Delivery, error: &serde_json::Error) -> Outcome {
         observe::bad_letter(&self.name, &delivery.id, error);
         let lifetime = self.tasks.core().settings.lifetime;
@@ -140,7 +140,8 @@ impl Attempts {
         }
     }
 
-    /// Waits until the task may run, and claims it, or says when it is to be delivered again.
+    /// Waits until the task may run and claims it. The error is the outcome of the delivery if the task cannot start
+    /// now.
     async fn begin(
         &self,
         attempt: &Attempt<'_>,
@@ -161,13 +162,13 @@ impl Attempts {
             if let Some(begun) = attempt.begin(limit, &turn).await.map_err(failed)? {
                 return Ok((begun, turn));
             }
-            // It waits for others, so it must not be one of them.
+            // Released first: an attempt that waits to run alone would otherwise wait for itself.
             drop(turn);
             observe::waits_to_be_alone(attempt.letter);
             attempt.core.announce(id, News::Changed).await;
             turn = select! {
                 turn = self.alone() => turn?,
-                // Most likely it was cancelled. The next delivery finds out.
+                // Usually a cancel. The next delivery reads the record.
                 () = news.ended() => return Err(Outcome::Retry { after: Duration::ZERO }),
             };
         }
@@ -214,7 +215,8 @@ impl Attempts {
         attempt.end(end, &report, self.service.timeout).await
     }
 
-    /// Waits for the end, and meanwhile keeps the store up to date. The work has been dropped when it returns.
+    /// Waits for the end of the attempt and keeps the record up to date. The work is dropped before this function
+    /// returns.
     async fn wait(
         &self,
         attempt: &Attempt<'_>,
@@ -222,7 +224,7 @@ impl Attempts {
         news: Subscription,
         work: BoxFuture<'_, Ran>,
     ) -> End {
-        // Too long to be added is forever.
+        // A deadline beyond the range of `Instant` means no timeout.
         let deadline = Instant::now().checked_add(self.service.timeout);
         let too_late = async {
             match deadline {

@@ -1,4 +1,4 @@
-//! Who may run beside whom.
+//! Concurrency of attempts: beside others, or alone after a crash.
 
 use super::Attempts;
 use crate::backend::Outcome;
@@ -8,21 +8,24 @@ use tokio::select;
 use tokio::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::timeout;
 
-/// How long a task waits for others. One that is to be alone keeps more of them from beginning meanwhile, so it leaves
-/// them in peace as long before it waits again, here or in another worker.
+/// The longest wait for a turn.
+///
+/// While an attempt waits to run alone, no other task of its service starts in this worker. After an unsuccessful wait
+/// the task is therefore delivered again only after a pause of the same length, so that other tasks can start.
 const PATIENCE: Duration = Duration::from_secs(5 * 60);
 
-/// The pause before a worker may have a task for which another one has no room. Without one the other one, which is
-/// awake, would have it again.
+/// The pause before a task is delivered again because it could not start beside other tasks. Without a pause, this
+/// worker would receive the task again at once, before another worker does.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The right to run, kept until the attempt has ended.
+/// A permit to run, held until the attempt has ended.
 pub(super) enum Turn<'a> {
-    /// Beside others.
+    /// Beside other attempts.
     Shared { _company: RwLockReadGuard<'a, ()> },
-    /// As the only one of its service in this worker, and the only such one in this process.
+    /// As the only attempt of the service in this worker, and as the only such attempt in this process.
     Alone {
-        // Dropped in this order: the next one of the service is not to find the process taken.
+        // Fields drop in this order, so that the process-wide lock is free when the next attempt of this service takes
+        // `last`.
         _suspect: MutexGuard<'a, ()>,
         _company: RwLockWriteGuard<'a, ()>,
         _last: MutexGuard<'a, ()>,
@@ -30,7 +33,7 @@ pub(super) enum Turn<'a> {
 }
 
 impl Attempts {
-    /// Waits for the right to run beside others, or lets another worker have the task.
+    /// Waits for a permit to run beside other attempts. The error hands the task to another worker.
     pub(super) async fn shared(&self) -> Result<Turn<'_>, Outcome> {
         let turn = async {
             Turn::Shared {
@@ -40,12 +43,14 @@ impl Attempts {
         self.patiently(turn, PAUSE).await
     }
 
-    /// Waits for the right to run alone, or says when to try again. It keeps its place in the worker meanwhile, but no
-    /// longer than it keeps others of its service from beginning, or another one that runs alone does.
+    /// Waits for a permit to run alone. The error is the outcome of the delivery if no permit is available in time.
+    ///
+    /// The wait occupies one of the worker's concurrency slots. It ends after [`PATIENCE`], or at once if an attempt of
+    /// another service runs alone in this process.
     pub(super) async fn alone(&self) -> Result<Turn<'_>, Outcome> {
         let turn = async {
             let last = self.last.lock().await;
-            // One of another service is in nobody's way here.
+            // Does not wait: an attempt of another service would only block tasks of this one.
             let suspect = self.tasks.core().suspect.try_lock().ok()?;
             Some(Turn::Alone {
                 _suspect: suspect,
@@ -57,7 +62,7 @@ impl Attempts {
         turn.ok_or(Outcome::Retry { after: PATIENCE })
     }
 
-    /// A worker that begins no more tasks gives back what waits for its turn.
+    /// Waits for a turn, at most [`PATIENCE`]. A draining worker returns the task to the queue.
     async fn patiently<T>(
         &self,
         turn: impl Future<Output = T>,

@@ -10,12 +10,12 @@ use std::pin::pin;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-/// That an envelope comes back when its lease ends and not before, and that a lease that has ended has no power
-/// any more.
+/// Checks that an envelope is delivered again when its lease ends and not before, and that a lease that has ended can
+/// no longer be used.
 ///
 /// # Panics
 ///
-/// Where a guarantee does not hold.
+/// Panics if a guarantee is violated.
 pub async fn queue_leases<Q: Queue>(make: impl AsyncFn() -> Q) {
     let (here, there) = (make().await, make().await);
     let name = fresh("leases");
@@ -36,11 +36,11 @@ pub async fn queue_leases<Q: Queue>(make: impl AsyncFn() -> Q) {
     let second = take(&there, &name, LEASE).await;
     assert!(
         Instant::now() + EARLY >= until,
-        "nobody gets it while it is leased"
+        "no other call gets an envelope while it is leased"
     );
     assert!(
         answered.elapsed() < LEASE + LATE,
-        "it is delivered again when the lease ends"
+        "an envelope is delivered again when the lease ends"
     );
     assert_eq!((second.id, second.payload), (first.id, first.payload));
     assert!(second.number > first.number, "deliveries are counted");
@@ -48,13 +48,13 @@ pub async fn queue_leases<Q: Queue>(make: impl AsyncFn() -> Q) {
         second.receipt, first.receipt,
         "each lease has its own receipt"
     );
-    refused(&here, &first.receipt, "another one has it").await;
+    refused(&here, &first.receipt, "another worker has the envelope").await;
 
-    // The new one is as it was.
+    // The new lease is unaffected by the refused calls.
     let renewed = answer("renew", there.renew(&second.receipt, LEASE)).await;
     assert!(renewed, "a lease that is in force can be renewed");
     let ends = Instant::now() + LEASE;
-    // Renewed in time, it stays.
+    // A lease that is renewed in time does not end.
     let taking = async { take(&here, &name, LEASE).await };
     let renewing = async {
         for _ in 0..9 {
@@ -65,7 +65,7 @@ pub async fn queue_leases<Q: Queue>(make: impl AsyncFn() -> Q) {
     };
     let taking = pin!(taking);
     let taking = match select(taking, pin!(renewing)).await {
-        Either::Left(_) => panic!("nobody gets it while its lease is renewed"),
+        Either::Left(_) => panic!("no other call gets an envelope while its lease is renewed"),
         Either::Right(((), taking)) => taking,
     };
     assert!(ends < Instant::now(), "the first lease would have ended");
@@ -79,14 +79,14 @@ pub async fn queue_leases<Q: Queue>(make: impl AsyncFn() -> Q) {
     assert!(elapsed < LEASE + LATE, "a lease that is not renewed ends");
     assert!(third.number > second.number, "deliveries are counted");
 
-    // A lease that has ended is lost, even if nobody has taken the envelope yet.
+    // A lease that has ended is lost, even if the envelope has not been taken again.
     sleep_until(third.leased_until + TOLERANCE).await;
-    refused(&here, &third.receipt, "its time is over").await;
+    refused(&here, &third.receipt, "the lease has ended").await;
     let fourth = take(&there, &name, LONG_LEASE).await;
     for receipt in [&first.receipt, &second.receipt, &third.receipt] {
-        refused(&there, receipt, "another one has it").await;
+        refused(&there, receipt, "another worker has the envelope").await;
     }
-    // To renew can shorten a lease, too.
+    // Renewing can also shorten a lease.
     let renewed = answer("renew", there.renew(&fourth.receipt, LEASE)).await;
     assert!(renewed, "a lease that is in force can be renewed");
     let asked = Instant::now();
@@ -112,11 +112,11 @@ async fn refused(queue: &impl Queue, receipt: &Receipt, why: &str) {
     assert!(!renewed, "a lost lease cannot be renewed: {why}");
 }
 
-/// That an envelope is delivered again after the time that its worker asks for.
+/// Checks that an envelope is delivered again after the requested pause.
 ///
 /// # Panics
 ///
-/// Where a guarantee does not hold.
+/// Panics if a guarantee is violated.
 pub async fn queue_retries<Q: Queue>(make: impl AsyncFn() -> Q) {
     let (here, there) = (make().await, make().await);
     let name = fresh("retries");
@@ -142,7 +142,7 @@ pub async fn queue_retries<Q: Queue>(make: impl AsyncFn() -> Q) {
         );
         assert!(taken.number > number, "deliveries are counted");
         number = taken.number;
-        // The next round takes it again.
+        // The next round takes the envelope again.
         settle(
             &there,
             &taken,
@@ -157,11 +157,11 @@ pub async fn queue_retries<Q: Queue>(make: impl AsyncFn() -> Q) {
     is_quiet(&here, &name, "what is done is not delivered again").await;
 }
 
-/// That nothing is lost when those who take are dropped.
+/// Checks that no envelope is lost when calls of `take` are dropped.
 ///
 /// # Panics
 ///
-/// Where a guarantee does not hold.
+/// Panics if a guarantee is violated.
 pub async fn queue_dropped_takes<Q: Queue>(make: impl AsyncFn() -> Q) {
     const ENVELOPES: usize = 40;
     let (here, there) = (make().await, make().await);
@@ -171,7 +171,7 @@ pub async fn queue_dropped_takes<Q: Queue>(make: impl AsyncFn() -> Q) {
         let id = number.to_string();
         missing.insert(id.clone());
         let mut early = there.take(&name, 1, LEASE);
-        // Before it has begun, and at several points of its way.
+        // Drops the call before its first poll, and at several points afterwards.
         for _ in 0..number % 5 {
             if (&mut early).now_or_never().is_some() {
                 break;
@@ -186,7 +186,7 @@ pub async fn queue_dropped_takes<Q: Queue>(make: impl AsyncFn() -> Q) {
             drop(early);
         }
     }
-    // What was taken and dropped comes back when its lease ends.
+    // Envelopes that were taken and dropped are delivered again when their leases end.
     let taking = async {
         while !missing.is_empty() {
             let taken = take(&here, &name, LONG_LEASE).await;

@@ -9,14 +9,14 @@ use futures_util::future::join_all;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
-/// What every adapter takes.
+/// The payload size that every adapter must accept.
 const PAYLOAD: usize = 64 * 1024;
 
-/// That what one machine enqueues another one takes, unchanged and only once, whatever the names are.
+/// Checks that another machine takes each envelope unchanged and only once, whatever its names are.
 ///
 /// # Panics
 ///
-/// Where a guarantee does not hold.
+/// Panics if a guarantee is violated.
 pub async fn queue_deliveries<Q: Queue>(make: impl AsyncFn() -> Q) {
     let (here, there) = (make().await, make().await);
     let name = fresh("deliveries");
@@ -40,7 +40,7 @@ pub async fn queue_deliveries<Q: Queue>(make: impl AsyncFn() -> Q) {
     }
     is_quiet(&here, &name, "what is done is not delivered again").await;
 
-    // An envelope that wakes a worker which waits already, in the other process.
+    // An envelope wakes a worker in the other process that is already waiting.
     let ((), taken) = futures_util::future::join(
         async {
             is_quiet(&here, &fresh("other"), "nothing is in it").await;
@@ -52,7 +52,7 @@ pub async fn queue_deliveries<Q: Queue>(make: impl AsyncFn() -> Q) {
     settle(&here, &taken, Outcome::GiveUp).await;
     is_quiet(&there, &name, "what is given up is not delivered again").await;
 
-    // In a queue of which no take was dropped, which could have one and give it back out of turn.
+    // Uses a new queue: a dropped take in the old one could return an envelope out of order.
     let (ids, name) = (awkward_names(), fresh("names"));
     let start = fresh("");
     for id in &ids {
@@ -69,7 +69,7 @@ pub async fn queue_deliveries<Q: Queue>(make: impl AsyncFn() -> Q) {
     }
 }
 
-/// Leaves room for the name of a queue before it.
+/// Shortens a name, so that a prefix fits before it.
 fn shorten(name: &str) -> &str {
     let end = name
         .char_indices()
@@ -78,12 +78,12 @@ fn shorten(name: &str) -> &str {
     &name[..end]
 }
 
-/// That an id is delivered as one envelope, before and after it has ended, and also of many that enqueue at once.
-/// Run it on a runtime with several threads too.
+/// Checks that an id is delivered as one envelope: before and after its end, and if many callers enqueue it at once.
+/// Run it on a multi-threaded runtime as well.
 ///
 /// # Panics
 ///
-/// Where a guarantee does not hold.
+/// Panics if a guarantee is violated.
 pub async fn queue_deduplication<Q: Queue>(make: impl AsyncFn() -> Q) {
     let (here, there) = (make().await, make().await);
     let (name, other) = (fresh("deduplication"), fresh("deduplication"));
@@ -141,19 +141,19 @@ pub async fn queue_deduplication<Q: Queue>(make: impl AsyncFn() -> Q) {
         let taken = take(&here, &name, LONG_LEASE).await;
         assert_eq!(
             taken.payload, added[0],
-            "it is that of the one that has added"
+            "the envelope is that of the caller that added it"
         );
         settle(&here, &taken, Outcome::Done).await;
     }
     is_quiet(&here, &name, "each id is delivered once").await;
 }
 
-/// That envelopes are taken in order, by priority and after their delay, and by one worker each. Run it on a
-/// runtime with several threads too.
+/// Checks that envelopes are taken in order, by priority and after their delay, each by one worker. Run it on a
+/// multi-threaded runtime as well.
 ///
 /// # Panics
 ///
-/// Where a guarantee does not hold.
+/// Panics if a guarantee is violated.
 pub async fn queue_order<Q: Queue>(make: impl AsyncFn() -> Q) {
     const ENVELOPES: usize = 30;
     let (here, there) = (make().await, make().await);
@@ -248,15 +248,15 @@ pub async fn queue_order<Q: Queue>(make: impl AsyncFn() -> Q) {
     assert_eq!(
         seen.len(),
         RIVALS,
-        "of those who take at once, each gets another one"
+        "concurrent takes get different envelopes"
     );
 }
 
-/// That names and sizes that are not valid are errors.
+/// Checks that invalid names and sizes are refused.
 ///
 /// # Panics
 ///
-/// Where a guarantee does not hold.
+/// Panics if a guarantee is violated.
 pub async fn queue_limits<Q: Queue>(make: impl AsyncFn() -> Q) {
     let (queue, name) = (make().await, fresh("limits"));
     for invalid in invalid_names() {
@@ -277,14 +277,17 @@ pub async fn queue_limits<Q: Queue>(make: impl AsyncFn() -> Q) {
     assert!(limit >= PAYLOAD, "an adapter takes 64 KiB");
     let large = Envelope::new(&*name, "large", vec![0; limit + 1].into());
     let error = refusal("a payload that is too large", queue.enqueue(large)).await;
-    let is_too_large = matches!(error, BackendError::TooLarge { size, limit: allowed } if size == limit + 1 && allowed == limit);
+    let is_too_large = matches!(
+        error,
+        BackendError::TooLarge { size, limit: allowed } if size == limit + 1 && allowed == limit
+    );
     assert!(
         is_too_large,
         "a payload that is too large is `TooLarge`, not {error:?}"
     );
     is_quiet(&queue, &name, "what is refused is not delivered").await;
 
-    // Forever is a time like any other.
+    // `Duration::MAX` must work like any other duration.
     add_id(&queue, &name, "forever").await;
     let taken = answer("take", queue.take(&name, 0, Duration::MAX)).await;
     let [taken] = &taken[..] else {

@@ -1,4 +1,4 @@
-//! The suite for queues. Ids are known for a while after they have ended, so each run has queues of its own.
+//! The suite for queues. Each run uses new queues, because ids stay known for a while after their end.
 
 mod leases;
 mod limits;
@@ -16,35 +16,35 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::time::timeout;
 
-/// Long enough for what a busy machine does under one, short enough to wait for its end.
+/// Long enough for the work of a busy machine during one lease, short enough to wait for its end.
 const LEASE: Duration = Duration::from_secs(2);
 
 /// A lease that does not end while a suite runs.
 const LONG_LEASE: Duration = Duration::from_secs(120);
 
-/// More than the second by which a time may be too long.
+/// More than the second by which a time may exceed the requested one.
 const TOLERANCE: Duration = Duration::from_millis(1500);
 
-/// How much later than at its time something may be seen, on a busy machine too.
+/// The maximum delay of an event, including the delays of a busy machine.
 const LATE: Duration = Duration::from_secs(12);
 
-/// What two clocks may differ, and how their times are rounded.
+/// The tolerance for differences between two clocks and for rounding.
 const EARLY: Duration = Duration::from_millis(5);
 
-/// How long nothing must be delivered for a queue to be empty.
+/// The time without a delivery after which a queue counts as empty.
 const QUIET: Duration = Duration::from_millis(300);
 
-/// How many call at once.
+/// The number of concurrent callers.
 const RIVALS: usize = 16;
 
-/// Checks every guarantee of [`Queue`]. `make` connects to the same queue each time.
+/// Checks all guarantees of [`Queue`]. Each call of `make` connects to the same queue.
 ///
 /// # Panics
 ///
-/// Where a guarantee does not hold.
+/// Panics if a guarantee is violated.
 pub async fn queue<Q: Queue>(make: impl AsyncFn() -> Q) {
-    // Most of them wait most of the time, and each has queues of its own. On the heap, because all of them
-    // together are too large for the stack of a test.
+    // Runs concurrently, because the suites mostly wait and use separate queues. Boxed, because together they exceed
+    // the stack of a test.
     let limits = join4(
         Box::pin(queue_deliveries(&make)),
         Box::pin(queue_deduplication(&make)),
@@ -61,7 +61,7 @@ pub async fn queue<Q: Queue>(make: impl AsyncFn() -> Q) {
     Box::pin(queue_workers(&make)).await;
 }
 
-/// The name of a queue that nobody has used.
+/// Returns the name of an unused queue.
 fn fresh(what: &str) -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let time = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
@@ -69,19 +69,19 @@ fn fresh(what: &str) -> String {
     format!("conformance/{what}/{}-{count}", time.as_nanos())
 }
 
-/// Adds an envelope that was not there.
+/// Adds an envelope. Panics if its id is known.
 async fn add(queue: &impl Queue, envelope: Envelope) {
     let id = envelope.id.clone();
     let added = answer("enqueue", queue.enqueue(envelope)).await;
     assert_eq!(added, Enqueued::Added, "`{id}` is new");
 }
 
-/// Adds one whose payload is its id.
+/// Adds an envelope with its id as the payload.
 async fn add_id(queue: &impl Queue, name: &str, id: &str) {
     add(queue, envelope(name, id)).await;
 }
 
-/// An envelope whose payload is its id.
+/// Returns an envelope with its id as the payload.
 fn envelope(name: &str, id: &str) -> Envelope {
     Envelope::new(name, id, Bytes::copy_from_slice(id.as_bytes()))
 }
@@ -97,13 +97,13 @@ async fn take(queue: &impl Queue, name: &str, lease: Duration) -> Taken {
     taken.remove(0)
 }
 
-/// Settles an envelope whose lease is in force.
+/// Settles an envelope. Panics if its lease has ended.
 async fn settle(queue: &impl Queue, taken: &Taken, outcome: Outcome) {
     let settled = answer("settle", queue.settle(&taken.receipt, outcome)).await;
     assert!(settled, "a lease that is in force settles `{}`", taken.id);
 }
 
-/// That a queue delivers nothing.
+/// Checks that a queue delivers nothing.
 async fn is_quiet(queue: &impl Queue, name: &str, why: &str) {
     let taken = timeout(QUIET, queue.take(name, 1, LEASE)).await;
     assert!(taken.is_err(), "{why}, but {taken:?} was taken");

@@ -35,7 +35,7 @@ impl Worker {
 
     fn shut_down(&mut self) {
         if let Some(shutdown) = self.shutdown.take() {
-            // An error says that it has ended, which `end` sees.
+            // Fails if the worker has ended, which `end` detects.
             let _ = shutdown.send(());
         }
     }
@@ -61,12 +61,12 @@ async fn next<T>(receiver: &mut mpsc::UnboundedReceiver<T>, what: &str) -> T {
         .expect("the sender is there")
 }
 
-/// That handlers decide what becomes of envelopes, also one that panics, runs for longer than its lease, or is
-/// dropped with its worker.
+/// Checks that the outcome of a handler decides about its envelope, including handlers that panic, run longer than
+/// their lease, or are dropped with their worker.
 ///
 /// # Panics
 ///
-/// Where a guarantee does not hold.
+/// Panics if a guarantee is violated.
 pub async fn queue_work<Q: Queue>(make: impl AsyncFn() -> Q) {
     let (queue, name) = (make().await, fresh("work"));
     let options = WorkOptions::new(&*name).lease(LEASE);
@@ -163,12 +163,12 @@ pub async fn queue_work<Q: Queue>(make: impl AsyncFn() -> Q) {
     is_quiet(&queue, &name, "all has ended").await;
 }
 
-/// That a worker that is shut down takes no more and waits for its handlers, and that no more of them run than it
-/// may have.
+/// Checks that a worker that is shut down takes no more envelopes and waits for its handlers, and that no more handlers
+/// run than the limit allows.
 ///
 /// # Panics
 ///
-/// Where a guarantee does not hold.
+/// Panics if a guarantee is violated.
 pub async fn queue_shutdown<Q: Queue>(make: impl AsyncFn() -> Q) {
     const CONCURRENCY: usize = 3;
     let (queue, name) = (make().await, fresh("shutdown"));
@@ -190,7 +190,7 @@ pub async fn queue_shutdown<Q: Queue>(make: impl AsyncFn() -> Q) {
     }
     let mut running = Vec::new();
     for _ in 0..CONCURRENCY {
-        running.push(next(&mut begun, "as many handlers run as may").await);
+        running.push(next(&mut begun, "as many handlers run as the limit allows").await);
     }
     sleep(QUIET).await;
     assert!(begun.try_recv().is_err(), "no more handlers run than may");
@@ -228,12 +228,12 @@ pub async fn queue_shutdown<Q: Queue>(make: impl AsyncFn() -> Q) {
     .await;
 }
 
-/// That four workers handle a thousand envelopes, each once, each in one handler at a time. Run it on a runtime with
-/// several threads too.
+/// Checks that four workers handle a thousand envelopes, each once and by one handler. Run it on a multi-threaded
+/// runtime as well.
 ///
 /// # Panics
 ///
-/// Where a guarantee does not hold.
+/// Panics if a guarantee is violated.
 pub async fn queue_workers<Q: Queue>(make: impl AsyncFn() -> Q) {
     const WORKERS: usize = 4;
     const ENVELOPES: usize = 1000;
@@ -281,10 +281,7 @@ pub async fn queue_workers<Q: Queue>(make: impl AsyncFn() -> Q) {
     let deliveries = lock(&deliveries);
     assert_eq!(deliveries.len(), ENVELOPES, "every envelope is handled");
     let twice: Vec<_> = deliveries.iter().filter(|(_, times)| **times > 1).collect();
-    assert!(
-        twice.is_empty(),
-        "nobody gets one that another has: {twice:?}"
-    );
+    assert!(twice.is_empty(), "no envelope is handled twice: {twice:?}");
     for most in most {
         assert!(
             most.load(Ordering::SeqCst) <= CONCURRENCY,

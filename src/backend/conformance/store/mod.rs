@@ -10,17 +10,17 @@ use tokio::time::sleep;
 
 const TIME_TO_LIVE: Duration = Duration::from_secs(3);
 
-/// More than the second by which a time to live may be too long, and what two clocks may differ.
+/// More than the second by which a time to live may exceed the requested one, and the difference between two clocks.
 const TOLERANCE: Duration = Duration::from_millis(1200);
 
-/// How many call at once.
+/// The number of concurrent callers.
 const RIVALS: usize = 16;
 
-/// Checks every guarantee of [`Store`]. `make` connects to the same store each time.
+/// Checks all guarantees of [`Store`]. Each call of `make` connects to the same store.
 ///
 /// # Panics
 ///
-/// Where a guarantee does not hold.
+/// Panics if a guarantee is violated.
 pub async fn store<S: Store>(make: impl AsyncFn() -> S) {
     store_values(&make).await;
     store_revisions(&make).await;
@@ -32,11 +32,11 @@ pub async fn store<S: Store>(make: impl AsyncFn() -> S) {
     store_limits(&make).await;
 }
 
-/// That what one machine puts or deletes, all see.
+/// Checks that all machines observe what one machine puts or deletes.
 ///
 /// # Panics
 ///
-/// Where a guarantee does not hold.
+/// Panics if a guarantee is violated.
 pub async fn store_values<S: Store>(make: impl AsyncFn() -> S) {
     let (here, there) = (make().await, make().await);
     for key in awkward_names() {
@@ -50,7 +50,7 @@ pub async fn store_values<S: Store>(make: impl AsyncFn() -> S) {
             assert_eq!(get(&there, &key).await, entry, "other machines see it too");
         }
     }
-    // After all were put: no two of them are one key to the adapter.
+    // After all values were put, so that keys which the adapter confuses are detected.
     for key in awkward_names() {
         let deleted = answer("delete", there.delete(&key)).await;
         assert!(deleted, "delete says that `{key}` was there");
@@ -64,11 +64,11 @@ pub async fn store_values<S: Store>(make: impl AsyncFn() -> S) {
     }
 }
 
-/// That revisions rise, whatever happens to the key.
+/// Checks that the revisions of a key increase with every kind of change.
 ///
 /// # Panics
 ///
-/// Where a guarantee does not hold.
+/// Panics if a guarantee is violated.
 pub async fn store_revisions<S: Store>(make: impl AsyncFn() -> S) {
     let (store, key) = (make().await, "conformance/revisions");
     let first = put(&store, key, "same").await;
@@ -92,11 +92,11 @@ pub async fn store_revisions<S: Store>(make: impl AsyncFn() -> S) {
     answer("delete", store.delete(key)).await;
 }
 
-/// That compare-and-set compares.
+/// Checks that compare-and-set only replaces the expected revision.
 ///
 /// # Panics
 ///
-/// Where a guarantee does not hold.
+/// Panics if a guarantee is violated.
 pub async fn store_compare_and_set<S: Store>(make: impl AsyncFn() -> S) {
     let (store, key) = (make().await, "conformance/compare");
     let set = async |expected, value: &'static str| {
@@ -141,11 +141,11 @@ pub async fn store_compare_and_set<S: Store>(make: impl AsyncFn() -> S) {
     }
 }
 
-/// That of many who call at once exactly one wins. Run it on a runtime with several threads too.
+/// Checks that exactly one of many concurrent callers wins. Run it on a multi-threaded runtime as well.
 ///
 /// # Panics
 ///
-/// Where a guarantee does not hold.
+/// Panics if a guarantee is violated.
 pub async fn store_races<S: Store>(make: impl AsyncFn() -> S) {
     const ROUNDS: usize = 10;
     let (store, key) = (make().await, "conformance/races");
@@ -180,7 +180,7 @@ pub async fn store_races<S: Store>(make: impl AsyncFn() -> S) {
     let deleted = deleted.await.into_iter().filter(|deleted| *deleted).count();
     assert_eq!(deleted, 1, "one of many that delete at once is told so");
 
-    // Everybody adds one, and tries again until it has.
+    // Each caller increments the value, and retries until it succeeds.
     let counted = at_once(&make, |store: S| async move {
         loop {
             let entry = answer("get", store.get(key)).await;
@@ -204,7 +204,7 @@ fn count(value: &Bytes) -> usize {
     text.parse().expect("it was put as a number")
 }
 
-/// Runs something with many connections at once.
+/// Runs a function concurrently on many connections.
 async fn at_once<S: Store, T, F>(make: impl AsyncFn() -> S, run: impl Fn(S) -> F) -> Vec<T>
 where
     T: Send + 'static,
@@ -222,11 +222,11 @@ where
     results
 }
 
-/// That values end when their time to live does, not sooner, and that each change sets it anew.
+/// Checks that values expire after their time to live, not sooner, and that each change replaces the time to live.
 ///
 /// # Panics
 ///
-/// Where a guarantee does not hold.
+/// Panics if a guarantee is violated.
 pub async fn store_time_to_live<S: Store>(make: impl AsyncFn() -> S) {
     let (store, other, time_to_live) = (make().await, make().await, Some(TIME_TO_LIVE));
     let keys = ["put", "set", "kept", "renewed"].map(|name| format!("conformance/ttl/{name}"));
@@ -267,25 +267,29 @@ pub async fn store_time_to_live<S: Store>(make: impl AsyncFn() -> S) {
         assert!(there, "`{key}` has the time to live of its last change");
     }
     let deleted = answer("delete", store.delete(put_key)).await;
-    assert!(!deleted, "a value whose time is over cannot be deleted");
+    assert!(!deleted, "an expired value cannot be deleted");
     let expired = store.compare_and_set(put_key, Some(first), "y".into(), None);
     let expired = answer("set", expired).await;
-    assert_eq!(expired, CompareAndSet::Conflict, "nor be replaced");
+    assert_eq!(
+        expired,
+        CompareAndSet::Conflict,
+        "an expired value cannot be replaced"
+    );
     let again = store.compare_and_set(put_key, None, "y".into(), None);
     match answer("set", again).await {
         CompareAndSet::Set(second) => assert!(first < second, "revisions rise across expiry"),
-        CompareAndSet::Conflict => panic!("a value whose time is over is absent"),
+        CompareAndSet::Conflict => panic!("an expired value is absent"),
     }
     for key in &keys {
         answer("delete", store.delete(key)).await;
     }
 }
 
-/// That invalid keys and values are errors.
+/// Checks that invalid keys and values are refused.
 ///
 /// # Panics
 ///
-/// Where a guarantee does not hold.
+/// Panics if a guarantee is violated.
 pub async fn store_limits<S: Store>(make: impl AsyncFn() -> S) {
     let store = make().await;
     for key in invalid_names() {
@@ -310,7 +314,7 @@ pub async fn store_limits<S: Store>(make: impl AsyncFn() -> S) {
     answer("putting 64 KiB", store.put(key, large.clone(), None)).await;
     let value = get(&store, key).await.map(|entry| entry.value);
     assert_eq!(value, Some(large), "a value of 64 KiB can be kept");
-    // Forever is a time to live like any other.
+    // `Duration::MAX` must work like any other time to live.
     answer("put", store.put(key, "x".into(), Some(Duration::MAX))).await;
     assert!(get(&store, key).await.is_some(), "it is kept");
     answer("delete", store.delete(key)).await;

@@ -6,17 +6,17 @@ use futures_util::StreamExt;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// How many changes a watcher does not read in [`store_lag`].
+/// The number of changes that a watcher does not read in [`store_lag`].
 const FLOOD: usize = 2000;
 
-/// How long nothing must happen for a watcher to have seen everything.
+/// The pause without events after which a watcher has seen everything.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// That a watch sees every change of its keys in order, and only those.
+/// Checks that a watch yields every change of its keys in order, and no changes of other keys.
 ///
 /// # Panics
 ///
-/// Where a guarantee does not hold.
+/// Panics if a guarantee is violated.
 pub async fn store_watch<S: Store>(make: impl AsyncFn() -> S) {
     let (here, there) = (make().await, make().await);
     for key in ["conformance/w/1", "conformance/w/2"] {
@@ -79,7 +79,7 @@ pub async fn store_watch<S: Store>(make: impl AsyncFn() -> S) {
     }
     assert!(first < second);
 
-    // Only the watch of all keys sees another prefix.
+    // Only the watch of all keys yields changes with another prefix.
     let [mut watch, _, mut all] = watches;
     put(&here, "conformance/v", "another prefix").await;
     put(&here, "conformance/w/2", "end").await;
@@ -109,11 +109,11 @@ pub async fn store_watch<S: Store>(make: impl AsyncFn() -> S) {
     }
 }
 
-/// That a watcher that falls behind is told, and sees in order what it sees.
+/// Checks that a watcher that falls behind is notified, and that the changes it receives are in order.
 ///
 /// # Panics
 ///
-/// Where a guarantee does not hold.
+/// Panics if a guarantee is violated.
 pub async fn store_lag<S: Store>(make: impl AsyncFn() -> S) {
     let (here, there) = (make().await, make().await);
     let key = "conformance/lag";
@@ -145,7 +145,7 @@ pub async fn store_lag<S: Store>(make: impl AsyncFn() -> S) {
             None => panic!("a slow watcher is not disconnected"),
         }
     }
-    // Those that are lost at the end may show with what comes next.
+    // Changes that were lost at the end may be reported with the next change.
     let later = put(&there, key, "later").await;
     while see(change(&mut slow).await) != Some(later) {}
     assert!(
