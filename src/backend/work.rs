@@ -64,7 +64,7 @@ impl WorkOptions {
     }
 
     /// Sets how long a worker that shows no sign of life keeps an envelope, by default [`DEFAULT_LEASE`]. The value is
-    /// clamped to 10 ms to one year.
+    /// clamped to 10 ms to 100 years.
     ///
     /// The lease limits the delay after a crash. It does not limit the time of a handler. All workers of a queue should
     /// use the same lease.
