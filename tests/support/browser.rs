@@ -232,7 +232,7 @@ impl Browser {
         }
     }
 
-    /// Sends a command of the DevTools protocol.
+    /// Sends a command of the `DevTools` protocol.
     async fn devtools(&self, command: &str, parameters: Value) -> Value {
         let devtools = self.driver.cdp();
         devtools.send_raw(command, parameters).await.unwrap()
