@@ -102,6 +102,15 @@ where
             }
         }
     };
+    if has_key && body.is_too_large() {
+        return Ok(idempotency::too_large(&core, &parts.headers));
+    }
+    if !body.is_whole() {
+        // It never becomes an operation. A place would be held for as long as the client likes, because no limit of the
+        // layer applies to a body that the inner service reads from the connection.
+        let response = on_connection(service, parts, body).await?;
+        return Ok(published(response, true));
+    }
     let admission = core.limits.admit(principal).and_then(|admission| {
         if needs_room {
             admission.check_room()?;
@@ -112,14 +121,6 @@ where
         Ok(admission) => admission,
         Err(refusal) => return Ok(refuse(refusal)),
     };
-    if has_key && body.is_too_large() {
-        return Ok(idempotency::too_large(&core, &parts.headers));
-    }
-    if !body.is_whole() {
-        let response = on_connection(service, parts, body).await?;
-        drop(admission);
-        return Ok(published(response, true));
-    }
     core.listen();
 
     let (progress, headers) = (Progress::new(), parts.headers.clone());

@@ -63,8 +63,8 @@
 //!    have `Vary: Prefer, Accept`, and so have those to `HEAD` where `GET` can. All others pass through; upgrades and
 //!    `CONNECT` always do, and gRPC calls unless a predicate says otherwise.
 //! 2. The request body is read, up to [`max_body_bytes`](OperationLayerBuilder::max_body_bytes), before the inner
-//!    service is called. With a larger one the request streams through and stays on its connection. Until it has been
-//!    read the request does not count as running. Bodies that are being received have a
+//!    service is called. With a larger one the request streams through, stays on its connection and never counts as
+//!    running. Until it has been read the request does not count as running either. Bodies that are being received have a
 //!    [limit](OperationLayerBuilder::max_receiving) (503, or 429 for one principal) and a
 //!    [time](OperationLayerBuilder::receive_timeout) (408) of their own.
 //! 3. The inner call runs in its own task. If its response begins within the wait, that is the reply, and its body
