@@ -102,8 +102,12 @@ where
             }
         }
     };
-    if has_key && body.is_too_large() {
-        return Ok(idempotency::too_large(&core, &parts.headers));
+    if has_key && !body.is_whole() {
+        return Ok(if body.is_too_large() {
+            idempotency::too_large(&core, &parts.headers)
+        } else {
+            idempotency::incomplete(&core, &parts.headers)
+        });
     }
     if !body.is_whole() {
         // It never becomes an operation. A place would be held for as long as the client likes, because no limit of the

@@ -46,6 +46,12 @@ pub(super) fn too_large<R>(core: &Core, headers: &HeaderMap) -> Reply<R> {
     varying(core.problem(StatusCode::PAYLOAD_TOO_LARGE, detail, headers))
 }
 
+/// Says that the body of a request has not arrived to its end, so that it cannot be told from another.
+pub(super) fn incomplete<R>(core: &Core, headers: &HeaderMap) -> Reply<R> {
+    let detail = "The request body is incomplete.";
+    varying(core.problem(StatusCode::BAD_REQUEST, detail, headers))
+}
+
 /// Answers a request with a key. `start` is called if the key was not sent before. An error or a panic of the work is
 /// that of this while the client waits.
 pub(super) async fn answer<R, E>(

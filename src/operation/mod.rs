@@ -117,7 +117,8 @@
 //!    part by part, so it may have another boundary.
 //! 3. A response that comes in time is stored too, for the next one who asks, so it does not stream and is bounded.
 //! 4. The work goes on when the client goes away. Where running once cannot be promised, the request is refused: 503
-//!    where the store does not answer or the process drains, 413 where the body is too large to be read first.
+//!    where the store does not answer or the process drains, 413 where the body is too large to be read first, 400 where
+//!    the body breaks before its end.
 //! 5. The key is free again when the operation is removed or has expired.
 //! 6. What was refused is not remembered, so the key is free: a response with the status 429 or 503, and an error or a
 //!    panic before the work has begun. It has begun when the inner service has waited for something, has read the body or
