@@ -282,7 +282,7 @@ where
 struct Creating {
     core: Arc<Core>,
     task: Option<JoinHandle<Result<(Key, Record), BackendError>>>,
-    created: Option<Key>,
+    created: Option<Record>,
 }
 
 impl Creating {
@@ -303,7 +303,7 @@ impl Creating {
         let created = task.await;
         self.task = None;
         let (key, record) = created.map_err(BackendError::unavailable)??;
-        self.created = Some(key.clone());
+        self.created = Some(record.clone());
         Ok((key, record))
     }
 
@@ -325,10 +325,14 @@ impl Drop for Creating {
         runtime.spawn(async move {
             let mut created = created;
             if let Some(task) = task {
-                created = task.await.ok().and_then(Result::ok).map(|(key, _)| key);
+                created = task
+                    .await
+                    .ok()
+                    .and_then(Result::ok)
+                    .map(|(_, record)| record);
             }
-            if let Some(key) = created {
-                core.discard(&key).await;
+            if let Some(record) = created {
+                core.discard(&record).await;
             }
         });
     }

@@ -120,11 +120,22 @@
 //!    where the store does not answer or the process drains, 413 where the body is too large to be read first, 400 where
 //!    the body breaks before its end.
 //! 5. The key is free again when the operation is removed or has expired.
-//! 6. What was refused is not remembered, so the key is free: a response with the status 429 or 503, and an error or a
-//!    panic before the work has begun. It has begun when the inner service has waited for something, has read the body or
-//!    has reported progress.
+//! 6. What was refused is not remembered: the key is free, and the request **runs again** when it is sent again. It was
+//!    refused when
+//!    - its response has the status 429 or 503, unless the handler has reported progress, or a client was told the address
+//!      of the operation: then the response is a result like any other;
+//!    - the inner service has returned an error before the work has begun. It has begun when the inner service has waited
+//!      for something, has read the body, has reported progress or has responded;
+//!    - the inner service has returned an error or has panicked before it was ready, so that it was not called;
+//!    - the process or the [lifetime](OperationLayerBuilder::lifetime) has ended before the work has begun. The client that
+//!      waits is answered with 503.
+//!
+//!    So a handler that does something which must not be done twice reports progress before it, such as `progress.set(0)`.
+//!    Without that, what it does before it answers 429 or 503 is done again, and so is what it does before an error without
+//!    having waited or read. Load shedding stands outside of any `Buffer`: waiting in the queue of a buffer is a beginning,
+//!    so a request that is shed behind it has failed and is remembered.
 //! 7. While the first client waits, errors and panics of the inner service reach the layers outside, as they do without
-//!    a key. Those of work that has begun are remembered: the request is `Failed`, and does not run again.
+//!    a key. Panics, and errors of work that has begun, are remembered: the request is `Failed`, and does not run again.
 //! 8. The value of the header is a string of structured fields (RFC 9651), such as `"8e03978e"`. For compatibility the
 //!    quotes may be missing. A key has up to 255 bytes. A value that is malformed is answered with 400.
 //!

@@ -118,11 +118,13 @@ impl Records {
             .await
     }
 
-    /// The record as the store has it.
+    /// The record as the store has it, unless the operation is forgotten.
     pub(super) async fn find(&self, key: &Key) -> Result<Option<(Record, Revision)>, BackendError> {
-        let entry = self.get(&key.record()).await?;
-        let found = entry.map(|entry| Ok((decode(&entry.value)?, entry.revision)));
-        found.transpose()
+        let Some(entry) = self.get(&key.record()).await? else {
+            return Ok(None);
+        };
+        let record: Record = decode(&entry.value)?;
+        Ok((!record.forgotten).then_some((record, entry.revision)))
     }
 
     /// The record, which is ended as lost if no instance renews its lease any more.
