@@ -458,6 +458,42 @@ async fn section_7_who_waits_for_the_request_of_another_hears_of_its_refusal() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_refused_takes_no_place_in_the_list_of_its_principal() {
+    let builder = keyed().principal(|_| Some("anna".into()));
+    let app = App::new(builder, async |request: Request| {
+        if request.uri().path() == "/slow" {
+            sleep(SECOND * 1000).await;
+        }
+        StatusCode::SERVICE_UNAVAILABLE
+    });
+    app.start("POST /slow", &[]).await;
+    for _ in 0..300 {
+        assert_eq!(app.ask("POST /", &[KEY]).await.status, 503);
+    }
+    let listed = app.operations.list("anna").await.unwrap();
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].status().to_string(), "Running");
+    // Nor does it when the list is full.
+    for number in 0..300 {
+        let path = app.start("POST /slow", &[]).await;
+        if number >= 5 {
+            assert_eq!(app.ask(&format!("DELETE {path}"), &[]).await.status, 200);
+        }
+    }
+    let listed = async || {
+        let listed = app.operations.list("anna").await.unwrap();
+        listed
+            .iter()
+            .map(|it| it.id().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let full = listed().await;
+    assert_eq!(full.len(), 256);
+    assert_eq!(app.ask("POST /", &[KEY]).await.status, 503);
+    assert_eq!(listed().await, full);
+}
+
+#[tokio::test(start_paused = true)]
 async fn section_7_a_client_that_is_gone_when_its_request_is_refused_can_send_it_again() {
     let (app, calls) = answering(keyed(), &[503, 200]);
     let first = app.router.clone();

@@ -202,6 +202,13 @@ impl Core {
                 observe::backend_failed(&key, &error);
             }
         }
+        if let Some(principal) = &record.principal {
+            let longest = self.settings.longest();
+            let removed = self.records.list_remove(principal, &record.id, longest);
+            if let Err(error) = removed.await {
+                observe::backend_failed(&key, &error);
+            }
+        }
     }
 
     /// The record, brought up to date.

@@ -2,7 +2,7 @@ use super::core::{Core, Phase};
 use super::mount::UnreachableMount;
 use super::observe;
 use super::record::{Key, Record};
-use super::records::Changed;
+use super::records::{Changed, MAX_LISTED};
 use super::status::Status;
 use crate::backend::BackendError;
 use http::Request;
@@ -73,6 +73,9 @@ impl Operations {
         let principal = Core::principal_digest(principal);
         let mut operations = Vec::new();
         for id in self.core.records.list(&principal).await?.iter().rev() {
+            if operations.len() == MAX_LISTED {
+                break;
+            }
             match self.get(id).await {
                 // It hides no others.
                 Err(error @ BackendError::Unreadable { .. }) => {
