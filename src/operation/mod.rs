@@ -75,9 +75,9 @@
 //! 5. The response is then read to its end, up to [`max_result_bytes`](OperationLayerBuilder::max_result_bytes), and
 //!    stored without the headers that belong to a connection. It is the [result](Status): a status of 400 or more is
 //!    `Failed`. Trailers are not kept. It never answers a condition or a range of the request: the inner service does
-//!    not see `If-Modified-Since`, `If-Range`, `Range` and `If-None-Match` of a request that can become an operation.
-//!    Conditions that protect from lost updates stay: `If-Match`, `If-Unmodified-Since`, and `If-None-Match: *` of a
-//!    method that is not safe.
+//!    not see `If-Range` and `Range` of a request that can become an operation, nor `If-Modified-Since` and `If-None-Match`
+//!    of a `GET`, `HEAD` or `QUERY`. Conditions that protect from lost updates stay: `If-Match`, `If-Unmodified-Since`,
+//!    and `If-None-Match` of all other methods.
 //! 6. An operation ends once. Cancel, completion and loss decide by compare-and-set in the store; what comes later
 //!    changes nothing. The inner request is never run a second time. A `DELETE` that arrives while another one of the
 //!    same process cancels is told so (409): it does not remove what it was to cancel. `If-Match` with the `ETag` of
