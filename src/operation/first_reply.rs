@@ -44,7 +44,7 @@ where
     let (mut parts, body) = request.into_parts();
     parts.extensions.insert(Operations::of(core.clone()));
     let escalate = core.settings.escalate(&parts);
-    let varies = core.settings.varies(&mut parts);
+    let varies = core.settings.varies(&mut parts, escalate);
     let preferences = Preferences::of(&parts.headers);
     let mut can_escalate = match escalate {
         Escalate::Never => false,
