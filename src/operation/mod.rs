@@ -22,7 +22,7 @@
 //! # Example
 //!
 //! ```
-//! use axum::{Router, routing::post};
+//! use axum::{Router, body::Body, routing::post};
 //! use std::time::Duration;
 //! use tower_promises::backend::Backend;
 //! use tower_promises::{OperationLayer, Progress};
@@ -37,12 +37,18 @@
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)]
 //! # async fn main() {
-//! let operations = OperationLayer::builder(Backend::memory())
+//! let layer = OperationLayer::builder(Backend::memory())
 //!     .wait(Duration::from_secs(1))
 //!     .build();
+//! let operations = layer.operations();
 //! let app: Router = Router::new()
 //!     .route("/import", post(import))
-//!     .layer(operations);
+//!     .layer(layer);
+//! // Before the server starts: do the addresses that clients get lead here?
+//! operations
+//!     .check_mount::<_, Body>(app.clone())
+//!     .await
+//!     .expect("the layer is mounted around the whole router");
 //! # use http::Request;
 //! # use http_body_util::BodyExt;
 //! # use tower::ServiceExt;
