@@ -205,7 +205,9 @@ async fn section_7_a_wrong_mount_is_logged_and_requests_stay_on_their_connection
     }
 }
 
-const WRONG_MOUNTS: [(&str, fn(OperationLayer) -> Router); 6] = [
+type Mount = fn(OperationLayer) -> Router;
+
+const WRONG_MOUNTS: [(&str, Mount); 6] = [
     ("route_layer", |layer| working().route_layer(layer)),
     ("a method router", |layer| {
         Router::new().route("/work", post(work).layer(layer))

@@ -41,8 +41,8 @@ where
     R: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     E: Into<BoxError> + Send + 'static,
 {
-    /// Ends the operation of work that has answered 503 or 429. It is remembered only where that is not the whole story:
-    /// where the work has reported progress or a client was told of the operation.
+    /// Ends the operation of work that has answered 503 or 429. With a key it is remembered only where the work has
+    /// reported progress, so that it may have done something, or where a client was told of the operation.
     pub(super) async fn refused(&self, outcome: Outcome, keyed: Option<Keyed<E>>, report: &Report) {
         match keyed {
             Some(keyed) if !report.has_progress() => {

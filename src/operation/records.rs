@@ -13,8 +13,8 @@ use tokio::time::timeout;
 /// How many of a principal's operations are listed.
 pub(super) const MAX_LISTED: usize = 256;
 
-/// How many of them are kept. Of those that are refused, which leave the list again, as many as this is more at the same
-/// time push out none that is listed.
+/// How many of them are kept. Requests that are refused leave the list again. The difference is how many of them can be in
+/// it at the same time without pushing out one that is listed.
 const MAX_KEPT: usize = 2 * MAX_LISTED;
 
 /// The store as operations use it: each answer has its time and no more.
