@@ -102,6 +102,26 @@ async fn section_1_vary_is_appended_on_every_route_that_can_escalate() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_predicate_is_asked_once_about_each_request() {
+    for escalate in [Escalate::Never, Escalate::WhenPreferred, Escalate::Always] {
+        let asked = Counter::default();
+        let counted = asked.clone();
+        let app = App::working(memory().predicate(move |_| {
+            counted.add();
+            escalate
+        }));
+        for (number, line) in (1..).zip(["GET /", "POST /", "PUT /", "OPTIONS /"]) {
+            app.ask(line, &[]).await;
+            assert_eq!(asked.get(), number, "{line}");
+        }
+        // And again about `GET` where the response to that could have another `Vary`.
+        app.ask("HEAD /", &[]).await;
+        let is_asked_again = escalate == Escalate::Never;
+        assert_eq!(asked.get(), 5 + usize::from(is_asked_again));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn section_1_who_names_html_anywhere_is_sent_to_the_page() {
     let app = App::working(memory());
     for accept in [

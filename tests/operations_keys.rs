@@ -8,6 +8,7 @@ mod support;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
 use http::StatusCode;
 use operation::{Answer, App, SECOND, memory, number, progress, read, request, request_with, work};
 use std::time::Duration;
@@ -209,26 +210,20 @@ async fn section_7_a_panic_reaches_the_layers_outside_as_without_a_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_7_what_has_not_begun_when_it_panics_is_not_remembered() {
-    let (app, calls) = panicking(keyed());
-    for call in 1..=3 {
-        assert_eq!(app.ask("POST /", &[KEY]).await.status, 418);
-        assert_eq!(calls.get(), call);
+async fn section_7_what_panics_runs_once() {
+    // What panics at once may have done everything before, without waiting for anything.
+    for line in ["POST /", "POST /?ms=1000"] {
+        let (app, calls) = panicking(keyed());
+        assert_eq!(app.ask(line, &[KEY]).await.status, 418);
+        let again = app.ask(line, &[KEY]).await;
+        assert_eq!((again.status.as_u16(), calls.get()), (500, 1), "{line}");
+        assert_eq!(again.header("content-type"), "application/problem+json");
+        assert_eq!(app.operations.running(), 0);
     }
-    assert_eq!(app.operations.running(), 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn section_7_what_has_begun_when_it_panics_runs_once() {
-    let (app, calls) = panicking(keyed());
-    assert_eq!(app.ask("POST /?ms=1000", &[KEY]).await.status, 418);
-    let again = app.ask("POST /?ms=1000", &[KEY]).await;
-    assert_eq!(again.status, 500);
-    assert_eq!(again.header("content-type"), "application/problem+json");
     // After the first reply no layer outside sees it.
+    let (app, _) = panicking(keyed());
     let path = app.start("POST /?ms=9000", &[]).await;
     assert_eq!(app.ended(&path).await["error"]["code"], "Panicked");
-    assert_eq!(calls.get(), 2);
 }
 
 type Reply = Result<Response, BoxError>;
@@ -316,36 +311,50 @@ async fn section_7_reading_and_reporting_are_beginnings() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn section_7_an_error_before_the_service_is_ready_is_not_remembered() {
-    #[derive(Clone)]
-    struct Closed(Counter);
+/// A service that is never ready: it has an error, or panics.
+#[derive(Clone)]
+struct Closed {
+    polls: Counter,
+    panics: bool,
+}
 
-    impl tower::Service<Inner> for Closed {
-        type Response = Response;
-        type Error = BoxError;
-        type Future = std::future::Ready<Reply>;
+impl tower::Service<Inner> for Closed {
+    type Response = Response;
+    type Error = BoxError;
+    type Future = std::future::Ready<Reply>;
 
-        fn poll_ready(
-            &mut self,
-            _: &mut std::task::Context<'_>,
-        ) -> std::task::Poll<Result<(), BoxError>> {
-            self.0.add();
-            std::task::Poll::Ready(Err("closed".into()))
-        }
-
-        fn call(&mut self, _: Inner) -> Self::Future {
-            unreachable!("it is not ready")
-        }
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), BoxError>> {
+        self.polls.add();
+        assert!(!self.panics, "on purpose");
+        std::task::Poll::Ready(Err("closed".into()))
     }
 
-    let polls = Counter::default();
-    let service = ServiceBuilder::new()
-        .layer(keyed().build())
-        .service(Closed(polls.clone()));
-    for poll in 1..=3 {
-        let error = send(&service, "POST /", &[KEY]).await.unwrap_err();
-        assert_eq!((&*error.to_string(), polls.get()), ("closed", poll));
+    fn call(&mut self, _: Inner) -> Self::Future {
+        unreachable!("it is not ready")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_7_a_failure_before_the_service_is_ready_is_not_remembered() {
+    for panics in [false, true] {
+        let polls = Counter::default();
+        let service = ServiceBuilder::new()
+            .layer(keyed().build())
+            .service(Closed {
+                polls: polls.clone(),
+                panics,
+            });
+        for poll in 1..=3 {
+            let sent = send(&service, "POST /", &[KEY]);
+            match std::panic::AssertUnwindSafe(sent).catch_unwind().await {
+                Ok(answer) => assert_eq!(answer.unwrap_err().to_string(), "closed"),
+                Err(_) => assert!(panics),
+            }
+            assert_eq!(polls.get(), poll);
+        }
     }
 }
 
@@ -381,22 +390,107 @@ async fn section_7_passing_refusals_are_not_remembered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_7_a_refusal_after_the_first_reply_is_a_result_and_frees_the_key() {
+async fn section_7_a_refusal_after_the_first_reply_is_a_result_and_remembered() {
     let backend = Backend::memory();
     let builder = || OperationLayer::builder(backend.clone()).idempotency_keys(true);
-    let (here, _) = answering(builder(), &[503]);
-    let (there, calls) = answering(builder(), &[201]);
-    let path = here.start("POST /?ms=9000", &[KEY]).await;
-    assert_eq!(there.start("POST /?ms=9000", &[KEY]).await, path);
-    assert_eq!(here.ended(&path).await["status"], "Failed");
-    let again = there.start("POST /?ms=9000", &[KEY]).await;
-    assert_ne!(again, path);
-    assert_eq!(there.ended(&again).await["status"], "Succeeded");
-    assert_eq!(calls.get(), 1);
-    for (path, status) in [(path, 503), (again, 201)] {
+    // It is the first client that was told, or another one after that has gone away.
+    for (number, goes_away) in [false, true].into_iter().enumerate() {
+        let key = [("idempotency-key", ["a", "b"][number])];
+        let (here, _) = answering(builder(), &[503]);
+        let (there, calls) = answering(builder(), &[201]);
+        if goes_away {
+            let first = request("POST /?ms=9000", &key);
+            let first = tokio::spawn(here.router.clone().oneshot(first));
+            sleep(SECOND).await;
+            first.abort();
+            assert!(first.await.unwrap_err().is_cancelled());
+            sleep(SECOND).await;
+        } else {
+            here.start("POST /?ms=9000", &key).await;
+        }
+        let path = there.start("POST /?ms=9000", &key).await;
+        assert_eq!(here.ended(&path).await["status"], "Failed");
         let result = there.get(&format!("{path}/result")).await;
-        assert_eq!(result.status, status);
+        for app in [&here, &there] {
+            let again = app.ask("POST /?ms=9000", &key).await;
+            assert_eq!((again.status.as_u16(), &again.body), (503, &result.body));
+        }
+        assert_eq!((calls.get(), result.body.as_str()), (0, "call 0"));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_7_a_refusal_of_work_that_has_reported_is_remembered() {
+    for reports_a_message in [false, true] {
+        let calls = Counter::default();
+        let counted = calls.clone();
+        let app = App::new(keyed(), move |request: Request| {
+            counted.add();
+            if reports_a_message {
+                progress(&request).message("charging the card");
+            } else {
+                progress(&request).set(0);
+            }
+            async { StatusCode::SERVICE_UNAVAILABLE }
+        });
+        for _ in 0..3 {
+            assert_eq!(app.ask("POST /", &[KEY]).await.status, 503);
+        }
+        assert_eq!(calls.get(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_7_who_waits_for_the_request_of_another_hears_of_its_refusal() {
+    let (app, calls) = answering(keyed(), &[503, 201]);
+    let first = request("POST /?ms=5000", &[KEY]);
+    let first = tokio::spawn(app.router.clone().oneshot(first));
+    sleep(SECOND).await;
+    first.abort();
+    assert!(first.await.unwrap_err().is_cancelled());
+    sleep(SECOND).await;
+    let headers = [KEY, ("prefer", "wait=30")];
+    let refused = app.ask("POST /?ms=5000", &headers).await;
+    assert_eq!((refused.status.as_u16(), calls.get()), (503, 1));
+    assert_eq!(refused.header("retry-after"), "1");
+    let again = app.ask("POST /?ms=5000", &headers).await;
+    assert_eq!((again.status.as_u16(), calls.get()), (201, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_refused_takes_no_place_in_the_list_of_its_principal() {
+    let builder = keyed().principal(|_| Some("anna".into()));
+    let app = App::new(builder, async |request: Request| {
+        if request.uri().path() == "/slow" {
+            sleep(SECOND * 1000).await;
+        }
+        StatusCode::SERVICE_UNAVAILABLE
+    });
+    app.start("POST /slow", &[]).await;
+    for _ in 0..300 {
+        assert_eq!(app.ask("POST /", &[KEY]).await.status, 503);
+    }
+    let listed = app.operations.list("anna").await.unwrap();
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].status().to_string(), "Running");
+    // Nor does it when the list is full.
+    for number in 0..300 {
+        let path = app.start("POST /slow", &[]).await;
+        if number >= 5 {
+            assert_eq!(app.ask(&format!("DELETE {path}"), &[]).await.status, 200);
+        }
+    }
+    let listed = async || {
+        let listed = app.operations.list("anna").await.unwrap();
+        listed
+            .iter()
+            .map(|it| it.id().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let full = listed().await;
+    assert_eq!(full.len(), 256);
+    assert_eq!(app.ask("POST /", &[KEY]).await.status, 503);
+    assert_eq!(listed().await, full);
 }
 
 #[tokio::test(start_paused = true)]

@@ -227,6 +227,53 @@ const WRONG_MOUNTS: [(&str, Mount); 6] = [
 ];
 
 #[tokio::test(start_paused = true)]
+async fn section_7_what_a_stranger_asks_for_does_not_make_a_mount_right() {
+    let layer = memory().build();
+    let wrong = other().nest(
+        "/api",
+        working().fallback(async || "nothing").layer(layer.clone()),
+    );
+    let wrong = app(&layer, wrong);
+    let checked = wrong
+        .operations
+        .check_mount::<_, Body>(wrong.router.clone());
+    assert!(checked.await.is_err());
+    for path in ["/api/.operations/unknown", "/.operations/unknown"] {
+        assert_eq!(wrong.get(path).await.status, 404);
+        let answer = wrong.ask("POST /api/work?ms=9000", &[]).await;
+        assert_eq!(answer.status, 200, "{path}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_7_a_check_ends_although_nothing_answers() {
+    let layer = memory().build();
+    let silent = working()
+        .route_layer(layer.clone())
+        .fallback(std::future::pending::<()>);
+    let never_ready = tower::limit::ConcurrencyLimit::new(working().layer(layer.clone()), 0);
+    let start = tokio::time::Instant::now();
+    let operations = layer.operations();
+    assert!(operations.check_mount::<_, Body>(silent).await.is_err());
+    assert_eq!(start.elapsed(), SECOND * 10);
+    assert!(
+        operations
+            .check_mount::<_, Body>(never_ready)
+            .await
+            .is_err()
+    );
+    assert_eq!(start.elapsed(), SECOND * 20);
+    // What is answered slowly is there.
+    let slow = tower::ServiceBuilder::new()
+        .map_future(|answer| async move {
+            tokio::time::sleep(SECOND * 9).await;
+            answer.await
+        })
+        .service(working().layer(layer));
+    assert_eq!(operations.check_mount::<_, Body>(slow).await, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn section_7_addresses_that_are_never_asked_for_are_noticed() {
     let layer = memory().build();
     let wrong = app(&layer, working().route_layer(layer.clone()));

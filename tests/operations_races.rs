@@ -7,18 +7,22 @@ mod operation;
 mod stepping;
 mod support;
 
+use axum::body::Body;
 use axum::extract::Request;
-use operation::{App, SECOND, request};
-use std::sync::atomic::{AtomicBool, Ordering};
+use http::StatusCode;
+use operation::{Answer, App, SECOND, number, read, request, work};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 use stepping::{At, Gate, KEY, Stepping, counting};
 use support::eventually::{self, soon};
-use support::until;
+use support::{Counter, until};
 use tokio::time::sleep;
-use tower::ServiceExt;
+use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
 use tower_promises::OperationLayer;
-use tower_promises::backend::BackendError;
+use tower_promises::backend::{Backend, BackendError};
+use tower_promises::operation::OperationRequestBody;
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_goes_away_while_its_key_is_taken_comes_back_for_the_result() {
@@ -90,18 +94,23 @@ async fn section_7_what_nobody_waits_for_is_in_flight_no_longer_than_the_store_f
         let (app, calls) = counting(&store);
         let headers = [KEY, ("prefer", "wait=2")];
         let first = request("POST /?ms=600000", &headers);
-        let client = tokio::spawn(app.router.clone().oneshot(first));
+        let mut client = tokio::spawn(app.router.clone().oneshot(first));
         sleep(SECOND).await;
         refuses.store(true, Ordering::SeqCst);
         if goes_away {
             client.abort();
-            assert!(client.await.unwrap_err().is_cancelled());
+            assert!((&mut client).await.unwrap_err().is_cancelled());
         } else {
-            assert_eq!(client.await.unwrap().unwrap().status(), 202);
+            // A client is told the address when the store knows that.
+            sleep(SECOND * 2).await;
+            assert!(!client.is_finished());
         }
         sleep(SECOND / 100).await;
         refuses.store(false, Ordering::SeqCst);
-        sleep(SECOND).await;
+        sleep(SECOND * 2).await;
+        if !goes_away {
+            assert_eq!(client.await.unwrap().unwrap().status(), 202);
+        }
         let again = app.ask("POST /?ms=600000", &headers).await;
         assert_eq!((again.status.as_u16(), calls.get()), (202, 1));
     }
@@ -241,4 +250,214 @@ async fn section_7_work_that_blocks_its_thread_has_a_lifetime_too() {
         app.ask("POST /", &[]).await.status != 503
     })
     .await;
+}
+
+/// A service that refuses its first call after `ms` milliseconds, and tells `refused` so.
+fn refusing_once(store: &Stepping, refused: &Arc<AtomicBool>) -> (App, Counter) {
+    let (calls, refused) = (Counter::default(), refused.clone());
+    let counted = calls.clone();
+    let builder = OperationLayer::builder(store.backend()).idempotency_keys(true);
+    let app = App::new(builder, move |request: Request| {
+        let call = counted.get();
+        counted.add();
+        let refused = refused.clone();
+        async move {
+            sleep(Duration::from_millis(number(&request, "ms").unwrap_or(0))).await;
+            let status = if call == 0 {
+                refused.store(true, Ordering::SeqCst);
+                StatusCode::SERVICE_UNAVAILABLE
+            } else {
+                StatusCode::CREATED
+            };
+            (status, format!("call {call}"))
+        }
+    });
+    (app, calls)
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_7_what_was_only_refused_is_never_500() {
+    let store = Stepping::slow(SECOND / 100, |_, _| true);
+    let (app, calls) = refusing_once(&store, &Arc::default());
+    let mut clients = Vec::new();
+    for _ in 0..400 {
+        let client = app.clone();
+        clients.push(tokio::spawn(async move {
+            client.ask("POST /?ms=100", &[KEY]).await
+        }));
+        sleep(SECOND / 1000).await;
+    }
+    let mut answers = BTreeSet::new();
+    for client in clients {
+        let answer = client.await.unwrap();
+        let call = answer.body.starts_with("call").then_some(answer.body);
+        answers.insert((answer.status.as_u16(), call));
+    }
+    let called = |number: u8| Some(format!("call {number}"));
+    let expected = [(201, called(1)), (409, None), (503, called(0))];
+    assert_eq!(answers, expected.into());
+    assert_eq!(calls.get(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_7_a_process_that_dies_while_it_forgets_leaves_a_free_key() {
+    for writes in 1..=6 {
+        let refused = Arc::new(AtomicBool::new(false));
+        let (has_refused, done) = (refused.clone(), AtomicUsize::new(0));
+        // Nothing that the process writes after so many changes arrives.
+        let store = Stepping::gated(&Gate::new(), move |at, _| {
+            has_refused.load(Ordering::SeqCst)
+                && match at {
+                    At::BeforeWrite => done.load(Ordering::SeqCst) >= writes,
+                    _ => done.fetch_add(1, Ordering::SeqCst) >= writes,
+                }
+        });
+        let (here, _) = refusing_once(&store, &refused);
+        let (there, calls) = counting(&store.elsewhere());
+        let line = "POST /?ms=100";
+        let client = tokio::spawn(here.router.clone().oneshot(request(line, &[KEY])));
+        sleep(SECOND).await;
+        assert!(refused.load(Ordering::SeqCst));
+        for _ in 0..2 {
+            let answer = there.ask(line, &[KEY]).await;
+            let answer = (answer.status.as_u16(), calls.get());
+            assert_eq!(answer, (200, 1), "after {writes} writes");
+        }
+        client.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_7_a_store_that_fails_at_the_deadline_makes_no_address_that_is_unknown() {
+    let refuses = Arc::new(AtomicBool::new(false));
+    let (app, calls) = refusing_once(&refusing(&refuses), &Arc::default());
+    let client = app.clone();
+    let client = tokio::spawn(async move { client.ask("POST /?ms=1950", &[KEY]).await });
+    sleep(Duration::from_millis(1900)).await;
+    refuses.store(true, Ordering::SeqCst);
+    // The refusal is to be forgotten from 1950 ms on, and the client waits until 2000 ms.
+    sleep(Duration::from_millis(130)).await;
+    refuses.store(false, Ordering::SeqCst);
+    let answer = client.await.unwrap();
+    assert_eq!((answer.status.as_u16(), &*answer.body), (503, "call 0"));
+    assert_eq!(app.ask("POST /", &[KEY]).await.status, 201);
+    assert_eq!(calls.get(), 2);
+}
+
+/// A service that works on one request at a time.
+fn one_at_a_time(
+    layer: OperationLayer,
+) -> (
+    impl Service<
+        Request,
+        Response = http::Response<tower_promises::operation::OperationBody<Body>>,
+        Error = BoxError,
+        Future: Send,
+    > + Clone
+    + Send
+    + 'static,
+    Counter,
+) {
+    let calls = Counter::default();
+    let counted = calls.clone();
+    let service = ServiceBuilder::new()
+        .layer(layer)
+        .concurrency_limit(1)
+        .service_fn(move |request: http::Request<OperationRequestBody<Body>>| {
+            counted.add();
+            async move { Ok::<_, BoxError>(work(request.map(Body::new)).await) }
+        });
+    (service, calls)
+}
+
+async fn send<S>(service: &S, line: &str, headers: &[(&str, &str)]) -> Answer
+where
+    S: Service<
+            Request,
+            Response = http::Response<tower_promises::operation::OperationBody<Body>>,
+            Error = BoxError,
+        > + Clone,
+{
+    let response = service.clone().oneshot(request(line, headers)).await;
+    read(response.unwrap().map(Body::new)).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_7_work_that_never_began_is_not_remembered_when_its_time_is_over() {
+    // The process ends, or the lifetime.
+    for (drains, lifetime, code) in [
+        (true, SECOND * 3600, "ShuttingDown"),
+        (false, SECOND * 10, "LifetimeExceeded"),
+    ] {
+        let backend = Backend::memory();
+        let layer = || {
+            OperationLayer::builder(backend.clone())
+                .idempotency_keys(true)
+                .lifetime(lifetime)
+                .build()
+        };
+        let here = layer();
+        let operations = here.operations();
+        let (here, calls) = one_at_a_time(here);
+        // It stays on its connection, so it has no lifetime.
+        let busy = tokio::spawn(here.clone().oneshot(request("GET /?ms=900000", &[])));
+        until("it is busy", || calls.get() == 1).await;
+        let waiting = here.clone();
+        let waiting =
+            tokio::spawn(
+                async move { send(&waiting, "POST /", &[KEY, ("prefer", "wait=30")]).await },
+            );
+        let told = ("idempotency-key", "told");
+        let path = send(&here, "POST /", &[told, ("prefer", "respond-async")]).await;
+        assert_eq!(path.status, 202);
+        let path = format!("GET {}", path.header("operation-location"));
+        sleep(SECOND).await;
+        if drains {
+            assert_eq!(operations.drain(SECOND).await, 2);
+        }
+        let first = waiting.await.unwrap();
+        assert_eq!((first.status.as_u16(), calls.get()), (503, 1), "{code}");
+        assert_eq!(first.header("retry-after"), "1");
+        assert_eq!(first.header("vary"), "Accept, Prefer");
+        assert_eq!(send(&here, &path, &[]).await.json()["error"]["code"], code);
+
+        let (there, calls) = one_at_a_time(layer());
+        for key in [KEY, told] {
+            assert_eq!(send(&there, "POST /", &[key]).await.status, 200, "{code}");
+        }
+        assert_eq!(calls.get(), 2);
+        busy.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn section_7_work_that_has_begun_is_remembered_when_its_time_is_over() {
+    for (drains, remembered) in [(true, 500), (false, 410)] {
+        let store = Stepping::plain();
+        let builder = OperationLayer::builder(store.backend()).idempotency_keys(true);
+        let here = App::working(builder.lifetime(SECOND * 10));
+        let headers = [KEY, ("prefer", "wait=30")];
+        let client = here.clone();
+        let client = tokio::spawn(async move { client.ask("POST /?ms=900000", &headers).await });
+        sleep(SECOND).await;
+        if drains {
+            assert_eq!(here.operations.drain(SECOND).await, 1);
+        }
+        assert_eq!(client.await.unwrap().status, remembered);
+        let (there, calls) = counting(&store.elsewhere());
+        let again = there.ask("POST /?ms=900000", &headers).await;
+        assert_eq!((again.status.as_u16(), calls.get()), (remembered, 0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn section_7_work_that_blocks_its_thread_has_begun() {
+    let builder = operation::memory()
+        .idempotency_keys(true)
+        .lifetime(SECOND / 10);
+    let (app, release) = blocking(builder);
+    for _ in 0..2 {
+        assert_eq!(soon(app.ask("POST /", &[KEY])).await.status, 410);
+    }
+    drop(release);
 }

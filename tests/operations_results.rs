@@ -390,12 +390,14 @@ async fn a_status_that_ends_nothing_is_a_failure() {
     }
 }
 
-/// A handler that honours conditions and ranges, as one that serves files does.
+/// A handler that honours conditions and ranges, as one that serves and takes files does.
 async fn conditional(request: Request) -> Response {
     let headers = request.headers();
-    let is_conditional = headers.contains_key(header::IF_NONE_MATCH)
-        || headers.contains_key(header::IF_MODIFIED_SINCE);
-    let status = if is_conditional {
+    let is_read = matches!(request.method().as_str(), "GET" | "HEAD" | "QUERY");
+    let is_known = headers.contains_key(header::IF_NONE_MATCH);
+    let status = if is_known && !is_read {
+        StatusCode::PRECONDITION_FAILED
+    } else if is_read && (is_known || headers.contains_key(header::IF_MODIFIED_SINCE)) {
         StatusCode::NOT_MODIFIED
     } else if headers.contains_key(header::RANGE) {
         StatusCode::PARTIAL_CONTENT
@@ -425,7 +427,11 @@ async fn section_3_the_result_answers_no_condition_and_no_range() {
     let app = App::new(memory().idempotency_keys(true), conditional);
     let prefer = ("prefer", "respond-async");
     for condition in CONDITIONS {
-        for line in ["GET /?ms=9000", "POST /?ms=9000"] {
+        for line in ["GET /?ms=9000", "QUERY /?ms=9000", "POST /?ms=9000"] {
+            if line.starts_with("POST") && condition[0].0 == "if-none-match" {
+                // A precondition, and not a question whether there is something new.
+                continue;
+            }
             let path = app.start(line, &[condition, &[prefer]].concat()).await;
             app.ended(&path).await;
             let result = app.get(&format!("{path}/result")).await;
@@ -434,8 +440,11 @@ async fn section_3_the_result_answers_no_condition_and_no_range() {
         }
         // What is answered in time is remembered for the key.
         let key = ("idempotency-key", condition[0].0);
-        for headers in [&[condition, &[key]].concat(), &vec![key]] {
-            let answer = app.ask("POST /", headers).await;
+        for headers in [
+            &[condition, &[key, prefer, ("prefer", "wait=2")]].concat(),
+            &vec![key],
+        ] {
+            let answer = app.ask("QUERY /", headers).await;
             let answer = (answer.status.as_u16(), &*answer.body);
             assert_eq!(answer, (200, "whole"), "{condition:?}");
         }
@@ -443,12 +452,28 @@ async fn section_3_the_result_answers_no_condition_and_no_range() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn section_3_what_is_not_to_be_written_is_not_written() {
+    let app = App::new(memory(), conditional);
+    let condition = [("if-none-match", "\"v7\", W/\"v8\"")];
+    for method in ["PUT", "POST", "PATCH", "DELETE", "MKCOL"] {
+        let headers = [condition[0], ("prefer", "respond-async, wait=2")];
+        let answer = app.ask(&format!("{method} /"), &headers).await;
+        assert_eq!(answer.status, 412, "{method}");
+        let path = app.start(&format!("{method} /?ms=9000"), &headers).await;
+        app.ended(&path).await;
+        let result = app.get(&format!("{path}/result")).await;
+        assert_eq!(result.status, 412, "{method}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn section_3_what_stays_on_its_connection_keeps_its_conditions() {
     let app = App::new(memory().max_body_bytes(3), conditional);
-    for (condition, status) in CONDITIONS.into_iter().zip([304, 304, 206, 206]) {
-        assert_eq!(app.ask("GET /", condition).await.status, status);
+    let statuses = [(304, 412), (304, 200), (206, 206), (206, 206)];
+    for (condition, (read, written)) in CONDITIONS.into_iter().zip(statuses) {
+        assert_eq!(app.ask("GET /", condition).await.status, read);
         let large = request_with("POST /", condition, Body::from("1234"));
-        assert_eq!(app.send(large).await.status, status);
+        assert_eq!(app.send(large).await.status, written);
     }
 }
 

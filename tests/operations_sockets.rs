@@ -93,6 +93,40 @@ async fn section_1_an_upload_is_complete_when_the_first_reply_is_given() {
 }
 
 #[tokio::test]
+async fn section_7_bodies_over_the_bound_take_no_place_of_running_work() {
+    let builder = memory().max_running(5).max_body_bytes(1000);
+    let (address, app, stage) = serve(builder).await;
+    let mut uploads = Vec::new();
+    for number in 0..10 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // The length says that the body is too large, or the first bytes of one without a length do.
+        let request = if number % 2 == 0 {
+            "POST /up HTTP/1.1\r\nhost: x\r\ncontent-length: 1001\r\n\r\n".to_owned()
+        } else {
+            let begin = "x".repeat(1001);
+            format!(
+                "POST /up HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3e9\r\n{begin}\r\n"
+            )
+        };
+        stream.write_all(request.as_bytes()).await.unwrap();
+        uploads.push(stream);
+    }
+    until("the service has all uploads", async || {
+        stage.calls.get() == 10
+    })
+    .await;
+    stage.may_end.send_replace(true);
+    for _ in 0..5 {
+        let answer = in_time(app.ask("POST /", &[])).await;
+        assert_eq!((answer.status.as_u16(), &*answer.body), (200, "0 bytes"));
+    }
+    // They go on.
+    let mut stream = BufReader::new(uploads.remove(0));
+    stream.write_all(&[b'x'; 1001]).await.unwrap();
+    assert!(head(&mut stream).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
 async fn section_7_a_client_that_vanishes_during_its_upload_starts_nothing() {
     let (address, app, stage) = serve(memory().max_receiving(1)).await;
     stage.may_end.send_replace(true);

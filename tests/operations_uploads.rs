@@ -141,3 +141,37 @@ async fn section_7_what_cannot_be_taken_on_is_not_received() {
     assert_eq!(client.await.unwrap().status, 503);
     assert_eq!(start.elapsed().as_secs(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn section_7_a_body_that_breaks_claims_no_key_and_calls_no_service() {
+    let calls = Counter::default();
+    let counted = calls.clone();
+    let builder = memory().idempotency_keys(true).max_body_bytes(8);
+    let app = App::new(builder, move |request| {
+        counted.add();
+        operation::work(request)
+    });
+    let key = ("idempotency-key", "k");
+    let send = async |headers: &[(&str, &str)], begin: &'static str, breaks: bool| {
+        let begin = stream::iter([Ok(Bytes::from_static(begin.as_bytes()))]);
+        let end = breaks.then(|| Err(std::io::Error::other("reset by the peer")));
+        let body = Body::from_stream(begin.chain(stream::iter(end)));
+        app.send(request_with("POST /", headers, body)).await
+    };
+    for _ in 0..2 {
+        let refused = send(&[key], "begin", true).await;
+        assert_eq!(refused.status, 400);
+        assert_eq!(refused.header("vary"), "Accept, Prefer");
+        assert_eq!(refused.header("content-type"), "application/problem+json");
+        assert!(!refused.body.contains("reset"), "{}", refused.body);
+        assert_eq!(send(&[key], "more than eight", true).await.status, 413);
+    }
+    assert_eq!(calls.get(), 0);
+    for _ in 0..2 {
+        assert_eq!(send(&[key], "begin", false).await.status, 200);
+    }
+    assert_eq!(calls.get(), 1);
+    // Without a key the service sees the error, as without the layer.
+    assert_eq!(send(&[], "begin", true).await.status, 200);
+    assert_eq!(calls.get(), 2);
+}

@@ -187,7 +187,8 @@ impl OperationLayerBuilder {
 impl OperationLayerBuilder {
     /// How many requests that can become operations this process works on at the same time, default
     /// [`DEFAULT_MAX_RUNNING`](super::DEFAULT_MAX_RUNNING). Those are counted whose client still waits, and those that
-    /// are operations. One more is answered with 503 and the inner service not called.
+    /// are operations. One more is answered with 503 and the inner service not called. Requests whose body is larger
+    /// than [`max_body_bytes`](Self::max_body_bytes) or breaks stay on their connection and are not counted.
     pub fn max_running(mut self, requests: usize) -> Self {
         self.settings.max_running = requests;
         self
@@ -227,7 +228,8 @@ impl OperationLayerBuilder {
 
     /// How many bytes of a request body are read, and kept in memory, before the work begins. Default
     /// [`DEFAULT_MAX_BODY_BYTES`](super::DEFAULT_MAX_BODY_BYTES). A request with a larger body is not refused: it
-    /// streams to the inner service and stays on its connection.
+    /// streams to the inner service, stays on its connection and is not counted as [running](Self::max_running). With an
+    /// idempotency key it is refused (413).
     pub fn max_body_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_body_bytes = bytes;
         self

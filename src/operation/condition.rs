@@ -10,19 +10,22 @@ pub(super) fn tag(record: &Record) -> String {
     format!("\"{}\"", record.version)
 }
 
-/// Takes the conditions and the range out of a request whose response is to be kept.
+/// Takes the range out of a request whose response is to be kept, and from one that reads also the conditions that ask
+/// whether there is something new.
 ///
 /// They describe what the client of this request has already. The result is for every client that asks for it, and must
 /// not be an empty 304 or a part. Conditions that protect from lost updates stay: `If-Match`, `If-Unmodified-Since`, and
-/// `If-None-Match: *` where it means "create, never replace".
+/// `If-None-Match` of a request that writes, where it is a precondition whose failure is a 412 (RFC 9110, section 13.1.2).
 pub(super) fn remove(request: &mut request::Parts) {
     let headers = &mut request.headers;
-    for name in [IF_MODIFIED_SINCE, IF_RANGE, RANGE] {
+    for name in [IF_RANGE, RANGE] {
         headers.remove(name);
     }
-    let creates = !request.method.is_safe() && tags(headers, IF_NONE_MATCH).any(|tag| tag == b"*");
-    if !creates {
-        headers.remove(IF_NONE_MATCH);
+    // The methods that are answered with 304.
+    if matches!(request.method.as_str(), "GET" | "HEAD" | "QUERY") {
+        for name in [IF_MODIFIED_SINCE, IF_NONE_MATCH] {
+            headers.remove(name);
+        }
     }
 }
 

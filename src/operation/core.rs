@@ -194,11 +194,19 @@ impl Core {
         Ok((key, record))
     }
 
-    /// Forgets an operation of which nobody was told.
-    pub(super) async fn discard(&self, key: &Key) {
+    /// Removes everything that is stored of an operation that has no result and of which no client was told.
+    pub(super) async fn discard(&self, record: &Record) {
+        let key = Key::of(&record.id);
         for key_in_store in [key.record(), key.tombstone(), key.lease()] {
             if let Err(error) = self.records.delete(&key_in_store).await {
-                observe::backend_failed(key, &error);
+                observe::backend_failed(&key, &error);
+            }
+        }
+        if let Some(principal) = &record.principal {
+            let longest = self.settings.longest();
+            let removed = self.records.list_remove(principal, &record.id, longest);
+            if let Err(error) = removed.await {
+                observe::backend_failed(&key, &error);
             }
         }
     }

@@ -44,7 +44,7 @@ where
     let (mut parts, body) = request.into_parts();
     parts.extensions.insert(Operations::of(core.clone()));
     let escalate = core.settings.escalate(&parts);
-    let varies = core.settings.varies(&mut parts);
+    let varies = core.settings.varies(&mut parts, escalate);
     let preferences = Preferences::of(&parts.headers);
     let mut can_escalate = match escalate {
         Escalate::Never => false,
@@ -102,6 +102,19 @@ where
             }
         }
     };
+    if has_key && !body.is_whole() {
+        return Ok(if body.is_too_large() {
+            idempotency::too_large(&core, &parts.headers)
+        } else {
+            idempotency::incomplete(&core, &parts.headers)
+        });
+    }
+    if !body.is_whole() {
+        // It never becomes an operation. A place would be held for as long as the client likes, because no limit of the
+        // layer applies to a body that the inner service reads from the connection.
+        let response = on_connection(service, parts, body).await?;
+        return Ok(published(response, true));
+    }
     let admission = core.limits.admit(principal).and_then(|admission| {
         if needs_room {
             admission.check_room()?;
@@ -112,14 +125,6 @@ where
         Ok(admission) => admission,
         Err(refusal) => return Ok(refuse(refusal)),
     };
-    if has_key && body.is_too_large() {
-        return Ok(idempotency::too_large(&core, &parts.headers));
-    }
-    if !body.is_whole() {
-        let response = on_connection(service, parts, body).await?;
-        drop(admission);
-        return Ok(published(response, true));
-    }
     core.listen();
 
     let (progress, headers) = (Progress::new(), parts.headers.clone());
@@ -277,7 +282,7 @@ where
 struct Creating {
     core: Arc<Core>,
     task: Option<JoinHandle<Result<(Key, Record), BackendError>>>,
-    created: Option<Key>,
+    created: Option<Record>,
 }
 
 impl Creating {
@@ -298,7 +303,7 @@ impl Creating {
         let created = task.await;
         self.task = None;
         let (key, record) = created.map_err(BackendError::unavailable)??;
-        self.created = Some(key.clone());
+        self.created = Some(record.clone());
         Ok((key, record))
     }
 
@@ -320,10 +325,14 @@ impl Drop for Creating {
         runtime.spawn(async move {
             let mut created = created;
             if let Some(task) = task {
-                created = task.await.ok().and_then(Result::ok).map(|(key, _)| key);
+                created = task
+                    .await
+                    .ok()
+                    .and_then(Result::ok)
+                    .map(|(_, record)| record);
             }
-            if let Some(key) = created {
-                core.discard(&key).await;
+            if let Some(record) = created {
+                core.discard(&record).await;
             }
         });
     }

@@ -46,6 +46,12 @@ pub(super) fn too_large<R>(core: &Core, headers: &HeaderMap) -> Reply<R> {
     varying(core.problem(StatusCode::PAYLOAD_TOO_LARGE, detail, headers))
 }
 
+/// Says that the body of a request has not arrived to its end, so that it cannot be told from another.
+pub(super) fn incomplete<R>(core: &Core, headers: &HeaderMap) -> Reply<R> {
+    let detail = "The request body is incomplete.";
+    varying(core.problem(StatusCode::BAD_REQUEST, detail, headers))
+}
+
 /// Answers a request with a key. `start` is called if the key was not sent before. An error or a panic of the work is
 /// that of this while the client waits.
 pub(super) async fn answer<R, E>(
@@ -67,8 +73,8 @@ where
         start,
     );
     // A client that goes away in between must not leave a key behind for work that nobody does.
-    let (first, record, mut news, mut told) = match to_its_end(begin).await {
-        Ok(Taken::First(first, record, news, told)) => (first, record, news, told),
+    let (first, mut news, mut told) = match to_its_end(begin).await {
+        Ok(Taken::First(first, news, told)) => (first, news, told),
         Ok(Taken::Again(key, record, mut news, _admission)) => {
             return Ok(varying(
                 again(&core, &key, *record, &mut news, &asked).await,
@@ -90,51 +96,57 @@ where
             return Ok(varying(core.unavailable(&asked.headers)));
         }
     };
-    let heard = select! {
+    let mut heard = select! {
         biased;
-        told = &mut told => Some(told),
+        told = &mut told => Some(told.ok()),
         () = end(&core, &first.key, &mut news, asked.patience) => None,
     };
-    let can_hear = heard.is_none();
-    if let Some(Ok(told)) = heard {
-        first.has_landed();
-        return published(told).map(varying);
-    }
-    // The client is told the id now.
+    // The client is told the id now, unless its work has the last word before the store knows that.
     let key = first.key.clone();
-    let landed = match land(&core, &key).await {
-        Ok(landed) => {
+    let landed = loop {
+        if let Some(Some(told)) = heard {
             first.has_landed();
-            landed
+            return published(&core, told, &asked.headers);
         }
-        Err(error) => {
-            observe::backend_failed(&key, &error);
-            // Which tries it again.
-            drop(first);
-            Some(*record)
+        select! {
+            biased;
+            told = &mut told, if heard.is_none() => heard = Some(told.ok()),
+            landed = repeat(&key, || tell(&core, &key)) => break landed.ok(),
         }
     };
-    // An operation that is gone, or that has ended without a result, leaves the last word to its work.
-    let is_over = landed
-        .as_ref()
-        .is_none_or(|record| record.status == Status::Failed && record.result.is_none());
+    let can_hear = heard.is_none();
+    // An operation that is gone, or that has ended without a result, leaves the last word to its work. So does one of
+    // which the store does not know that the client is told: it may be forgotten.
+    let is_over = match &landed {
+        Some(Some(record)) => record.status == Status::Failed && record.result.is_none(),
+        Some(None) | None => true,
+    };
+    match landed {
+        Some(_) => first.has_landed(),
+        // Which tries it again.
+        None => drop(first),
+    }
     if can_hear && !is_over {
         told.close();
     }
     if can_hear {
         if let Ok(told) = told.await {
-            return published(told).map(varying);
+            return published(&core, told, &asked.headers);
         }
     }
-    Ok(varying(reply(&core, &key, landed, &asked).await))
+    Ok(varying(match landed {
+        Some(record) => reply(&core, &key, record, &asked).await,
+        None => core.unavailable(&asked.headers),
+    }))
 }
 
 /// What the work has ended with, as it is without a key.
-fn published<R, E>(told: Told<E>) -> Result<Reply<R>, E> {
+fn published<R, E>(core: &Core, told: Told<E>, headers: &HeaderMap) -> Result<Reply<R>, E> {
     match told {
-        Told::Response(outcome) => Ok(answered(outcome)),
+        Told::Response(outcome) => Ok(varying(answered(outcome))),
         Told::Error(error) => Err(error),
         Told::Panic(panic) => resume_unwind(panic),
+        Told::Unavailable => Ok(varying(core.unavailable(headers))),
     }
 }
 
@@ -174,6 +186,19 @@ async fn land(core: &Core, key: &Key) -> Result<Option<Record>, BackendError> {
     changed.await.map(Changed::record)
 }
 
+/// Says that a client is told the id. Returns the record.
+async fn tell(core: &Core, key: &Key) -> Result<Option<Record>, BackendError> {
+    let changed = core.records.change(key, |record| {
+        if record.status.is_terminal() || record.told {
+            return false;
+        }
+        record.in_flight = false;
+        record.told = true;
+        true
+    });
+    changed.await.map(Changed::record)
+}
+
 /// The client that waits for the first reply. If it goes away before, it can come back for the operation.
 struct InFlight {
     core: Arc<Core>,
@@ -202,12 +227,7 @@ impl Drop for InFlight {
 /// Whose a key is.
 enum Taken<E> {
     /// This request's, whose work has begun.
-    First(
-        InFlight,
-        Box<Record>,
-        Subscription,
-        oneshot::Receiver<Told<E>>,
-    ),
+    First(InFlight, Subscription, oneshot::Receiver<Told<E>>),
     /// That of the same request, sent before.
     Again(Key, Box<Record>, Subscription, Admission),
     /// That of another request.
@@ -272,7 +292,7 @@ where
             let registration = core.register(&key);
             if core.is_draining() {
                 // It has begun to while the body was read or the store was asked.
-                core.discard(&key).await;
+                core.discard(&record).await;
                 return Ok(Taken::Draining);
             }
             let news = core.hub.subscribe(&key);
@@ -280,7 +300,7 @@ where
             let (sender, told) = oneshot::channel();
             let keyed = Keyed {
                 name: claim.name,
-                id: record.id.clone(),
+                record: record.into(),
                 first: sender,
             };
             tokio::spawn(Runner::new(registration, work, admission, Some(keyed)).run());
@@ -289,11 +309,11 @@ where
                 key,
                 is_waiting: true,
             };
-            return Ok(Taken::First(first, record.into(), news, told));
+            return Ok(Taken::First(first, news, told));
         }
         // Another request with this key was faster, or the store has not answered. It may have set the key even so,
         // which is free without the operation.
-        core.discard(&key).await;
+        core.discard(&record).await;
         let _ = set?;
     }
 }
@@ -314,11 +334,21 @@ async fn again<R>(
         return core.problem(StatusCode::CONFLICT, detail, &asked.headers);
     }
     end(core, key, news, asked.patience).await;
-    match core.load(key).await {
+    let latest = match core.load(key).await {
+        Ok(Some(latest)) if !latest.status.is_terminal() && !latest.told => tell(core, key).await,
+        latest => latest,
+    };
+    match latest {
+        // It was refused.
+        Ok(None) if !record.told => core.unavailable(&asked.headers),
         Ok(latest) => reply(core, key, latest, asked).await,
         Err(error) => {
             observe::backend_failed(key, &error);
-            core.accepted(&record, asked.preferences, &asked.headers)
+            if record.told {
+                core.accepted(&record, asked.preferences, &asked.headers)
+            } else {
+                core.unavailable(&asked.headers)
+            }
         }
     }
 }

@@ -22,7 +22,7 @@
 //! # Example
 //!
 //! ```
-//! use axum::{Router, routing::post};
+//! use axum::{Router, body::Body, routing::post};
 //! use std::time::Duration;
 //! use tower_promises::backend::Backend;
 //! use tower_promises::{OperationLayer, Progress};
@@ -37,12 +37,18 @@
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)]
 //! # async fn main() {
-//! let operations = OperationLayer::builder(Backend::memory())
+//! let layer = OperationLayer::builder(Backend::memory())
 //!     .wait(Duration::from_secs(1))
 //!     .build();
+//! let operations = layer.operations();
 //! let app: Router = Router::new()
 //!     .route("/import", post(import))
-//!     .layer(operations);
+//!     .layer(layer);
+//! // Before the server starts: do the addresses that clients get lead here?
+//! operations
+//!     .check_mount::<_, Body>(app.clone())
+//!     .await
+//!     .expect("the layer is mounted around the whole router");
 //! # use http::Request;
 //! # use http_body_util::BodyExt;
 //! # use tower::ServiceExt;
@@ -63,9 +69,9 @@
 //!    have `Vary: Prefer, Accept`, and so have those to `HEAD` where `GET` can. All others pass through; upgrades and
 //!    `CONNECT` always do, and gRPC calls unless a predicate says otherwise.
 //! 2. The request body is read, up to [`max_body_bytes`](OperationLayerBuilder::max_body_bytes), before the inner
-//!    service is called. With a larger one the request streams through and stays on its connection. Until it has been
-//!    read the request does not count as running. Bodies that are being received have a
-//!    [limit](OperationLayerBuilder::max_receiving) (503, or 429 for one principal) and a
+//!    service is called. With a larger one the request streams through, stays on its connection and never counts as
+//!    running. Until it has been read the request does not count as running either. Bodies that are being received
+//!    have a [limit](OperationLayerBuilder::max_receiving) (503, or 429 for one principal) and a
 //!    [time](OperationLayerBuilder::receive_timeout) (408) of their own.
 //! 3. The inner call runs in its own task. If its response begins within the wait, that is the reply, and its body
 //!    streams on. The wait is [`wait`](OperationLayerBuilder::wait), or what `Prefer` asks for.
@@ -75,9 +81,9 @@
 //! 5. The response is then read to its end, up to [`max_result_bytes`](OperationLayerBuilder::max_result_bytes), and
 //!    stored without the headers that belong to a connection. It is the [result](Status): a status of 400 or more is
 //!    `Failed`. Trailers are not kept. It never answers a condition or a range of the request: the inner service does
-//!    not see `If-Modified-Since`, `If-Range`, `Range` and `If-None-Match` of a request that can become an operation.
-//!    Conditions that protect from lost updates stay: `If-Match`, `If-Unmodified-Since`, and `If-None-Match: *` of a
-//!    method that is not safe.
+//!    not see `If-Range` and `Range` of a request that can become an operation, nor `If-Modified-Since` and
+//!    `If-None-Match` of a `GET`, `HEAD` or `QUERY`. Conditions that protect from lost updates stay: `If-Match`,
+//!    `If-Unmodified-Since`, and `If-None-Match` of all other methods.
 //! 6. An operation ends once. Cancel, completion and loss decide by compare-and-set in the store; what comes later
 //!    changes nothing. The inner request is never run a second time. A `DELETE` that arrives while another one of the
 //!    same process cancels is told so (409): it does not remove what it was to cancel. `If-Match` with the `ETag` of
@@ -117,13 +123,27 @@
 //!    part by part, so it may have another boundary.
 //! 3. A response that comes in time is stored too, for the next one who asks, so it does not stream and is bounded.
 //! 4. The work goes on when the client goes away. Where running once cannot be promised, the request is refused: 503
-//!    where the store does not answer or the process drains, 413 where the body is too large to be read first.
+//!    where the store does not answer or the process drains, 413 where the body is too large to be read first, 400
+//!    where the body breaks before its end. Where the store does not answer afterwards, the client gets no address: the
+//!    request stays on its connection.
 //! 5. The key is free again when the operation is removed or has expired.
-//! 6. What was refused is not remembered, so the key is free: a response with the status 429 or 503, and an error or a
-//!    panic before the work has begun. It has begun when the inner service has waited for something, has read the body or
-//!    has reported progress.
-//! 7. While the first client waits, errors and panics of the inner service reach the layers outside, as they do without
-//!    a key. Those of work that has begun are remembered: the request is `Failed`, and does not run again.
+//! 6. What was refused is not remembered: the key is free, and the request **runs again** when it is sent again. It
+//!    was refused when
+//!    - its response has the status 429 or 503, unless the handler has reported progress, or a client was told the
+//!      address of the operation: then the response is a result like any other;
+//!    - the inner service has returned an error before the work has begun. It has begun when the inner service has
+//!      waited for something, has read the body, has reported progress or has responded;
+//!    - the inner service has returned an error or has panicked before it was ready, so that it was not called;
+//!    - the process or the [lifetime](OperationLayerBuilder::lifetime) has ended before the work has begun. The client
+//!      that waits is answered with 503.
+//!
+//!    So a handler that does something which must not be done twice reports progress before it, such as
+//!    `progress.set(0)`. Without that, what it does before it answers 429 or 503 is done again, and so is what it does
+//!    before an error without having waited or read. Load shedding stands outside of any `Buffer`: waiting in the
+//!    queue of a buffer is a beginning, so a request that is shed behind it has failed and is remembered.
+//! 7. While the first client waits, errors and panics of the inner service reach the layers outside, as they do
+//!    without a key. Panics, and errors of work that has begun, are remembered: the request is `Failed`, and does not
+//!    run again.
 //! 8. The value of the header is a string of structured fields (RFC 9651), such as `"8e03978e"`. For compatibility the
 //!    quotes may be missing. A key has up to 255 bytes. A value that is malformed is answered with 400.
 //!

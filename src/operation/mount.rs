@@ -16,11 +16,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tower_service::Service;
 
 /// After how many operations of which none was asked for, and after how long at the earliest, the log says so.
 const SUSPICIOUS: (u32, Duration) = (10, Duration::from_secs(60));
+
+/// How long a check may take. It is sent when a server starts, which must not wait for a fallback that never answers.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is known of the way to the layer.
 ///
@@ -28,7 +31,8 @@ const SUSPICIOUS: (u32, Duration) = (10, Duration::from_secs(60));
 /// inner service says so. Only requests that arrive, or do not, tell.
 #[derive(Default)]
 pub(super) struct Mount {
-    /// A check has not arrived, and no request since.
+    /// A check has not arrived, and none since. Other requests do not count: where the layer is in a nested router, one
+    /// that knows the outer path arrives, and the addresses that clients get lead nowhere all the same.
     is_unreachable: AtomicBool,
     /// A request for an operation has arrived at some time.
     has_arrived: AtomicBool,
@@ -47,9 +51,9 @@ pub(super) struct Check {
 impl Mount {
     /// A request below the mount path is here.
     pub(super) fn arrived(&self, extensions: &Extensions) {
-        self.is_unreachable.store(false, Ordering::Relaxed);
         self.has_arrived.store(true, Ordering::Relaxed);
         if let Some(check) = extensions.get::<Check>() {
+            self.is_unreachable.store(false, Ordering::Relaxed);
             check.has_arrived.store(true, Ordering::Relaxed);
         }
     }
@@ -86,11 +90,15 @@ impl Core {
         if let Ok(uri) = path.parse() {
             *request.uri_mut() = uri;
             request.extensions_mut().insert(check.clone());
-            let is_ready = std::future::poll_fn(|cx| app.poll_ready(cx)).await.is_ok();
-            if is_ready {
-                // What it is answered with does not matter.
-                let _ = app.call(request).await;
-            }
+            let send = async {
+                let is_ready = std::future::poll_fn(|cx| app.poll_ready(cx)).await.is_ok();
+                if is_ready {
+                    // What it is answered with does not matter.
+                    let _ = app.call(request).await;
+                }
+            };
+            // Nor does it whether it is answered.
+            let _ = timeout(CHECK_TIMEOUT, send).await;
         }
         if check.has_arrived.load(Ordering::Relaxed) {
             return Ok(());

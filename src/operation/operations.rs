@@ -2,7 +2,7 @@ use super::core::{Core, Phase};
 use super::mount::UnreachableMount;
 use super::observe;
 use super::record::{Key, Record};
-use super::records::Changed;
+use super::records::{Changed, MAX_LISTED};
 use super::status::Status;
 use crate::backend::{BackendError, clock};
 use http::Request;
@@ -73,6 +73,9 @@ impl Operations {
         let principal = Core::principal_digest(principal);
         let mut operations = Vec::new();
         for id in self.core.records.list(&principal).await?.iter().rev() {
+            if operations.len() == MAX_LISTED {
+                break;
+            }
             match self.get(id).await {
                 // It hides no others.
                 Err(error @ BackendError::Unreadable { .. }) => {
@@ -104,10 +107,13 @@ impl Operations {
 
     /// Checks that requests for operations reach the layer when they are sent to this application, which is the whole of
     /// it as the server gets it. Where they do not, that is logged as an error, and from then on requests stay on their
-    /// connection instead of getting an address that leads nowhere, until a request for an operation does arrive.
+    /// connection instead of getting an address that leads nowhere, until a later check succeeds.
     ///
-    /// It sends one `GET` below the mount path. Layers outside that refuse it, such as authentication, look like a
-    /// wrong mount. Call it before the server starts, and in a test.
+    /// It sends one `GET` below the mount path, and waits for at most 10 seconds until the application is ready and has
+    /// answered. Layers outside that refuse it, such as authentication, look like a wrong mount. Call it before the server
+    /// starts, and in a test, within a tokio runtime whose timers are enabled.
+    ///
+    /// Cancel safety: dropped before it resolves, it changes nothing, except that a check which has arrived counts.
     ///
     /// ```
     /// use axum::body::Body;
@@ -128,7 +134,7 @@ impl Operations {
     ///
     /// # Errors
     ///
-    /// Where the request does not arrive. The text says how to mount the layer.
+    /// Where the request does not arrive in that time. The text says how to mount the layer.
     pub async fn check_mount<S, B>(&self, app: S) -> Result<(), UnreachableMount>
     where
         S: Service<Request<B>>,

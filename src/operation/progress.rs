@@ -60,6 +60,18 @@ pub(super) struct Report {
     pub(super) message: Option<Arc<str>>,
 }
 
+impl Report {
+    /// Whether the inner service was called.
+    pub(super) fn is_called(&self) -> bool {
+        self.started.is_some()
+    }
+
+    /// Whether the work has said something about itself.
+    pub(super) fn has_progress(&self) -> bool {
+        self.percent.is_some() || self.message.is_some()
+    }
+}
+
 impl Progress {
     /// A progress that nobody listens to and nobody cancels: for tests, and where no layer is in place.
     #[must_use]
@@ -94,6 +106,9 @@ impl Progress {
 
     /// Says how much is done, in percent. NaN is ignored, values below 0 or above 100 count as those. 100 does not
     /// end anything: the response does.
+    ///
+    /// It is also how a handler marks its beginning: a request with an [idempotency key](super#idempotency-keys) never
+    /// runs again after that, so call it before anything that must not be done twice.
     pub fn set(&self, percent: impl Into<f64>) {
         let percent = percent.into();
         if percent.is_nan() {
@@ -151,13 +166,13 @@ impl Progress {
         });
     }
 
-    /// The inner service does something with the request: it waits, reads the body or reports.
+    /// The inner service does something with the request: it waits, reads the body, reports or responds.
     pub(super) fn begin(&self) {
         self.shared.has_begun.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a failure may leave something behind. Layers that refuse a request do that at once, before they do
-    /// anything with it.
+    /// Whether an error may leave something behind. Layers that refuse a request do that at once, before they do anything
+    /// with it.
     pub(super) fn has_begun(&self) -> bool {
         self.shared.has_begun.load(Ordering::Relaxed)
     }

@@ -31,8 +31,15 @@ pub(super) struct Record {
     pub(super) principal: Option<String>,
     /// What the form on the page sends along.
     pub(super) token: String,
-    /// Nobody knows the id yet: the client waits for its first reply.
+    /// The client waits for its first reply.
     pub(super) in_flight: bool,
+    /// A client that has sent its idempotency key was told the id.
+    #[serde(default)]
+    pub(super) told: bool,
+    /// The request was refused and no client was told the id: the operation counts as one that does not exist, and its
+    /// idempotency key as free.
+    #[serde(default)]
+    pub(super) forgotten: bool,
     /// What its idempotency key is called in the store.
     #[serde(default)]
     pub(super) claim: Option<String>,
@@ -89,6 +96,8 @@ impl Record {
             principal,
             token,
             in_flight: false,
+            told: false,
+            forgotten: false,
             claim: None,
             result: None,
             consumed: false,

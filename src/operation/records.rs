@@ -12,6 +12,10 @@ use std::time::Duration;
 /// How many of a principal's operations are listed.
 pub(super) const MAX_LISTED: usize = 256;
 
+/// How many of them are kept. Requests that are refused leave the list again. The difference is how many of them can be in
+/// it at the same time without pushing out one that is listed.
+const MAX_KEPT: usize = 2 * MAX_LISTED;
+
 /// The store as operations use it: each answer has its time and no more.
 #[derive(Clone, Debug)]
 pub(super) struct Records {
@@ -115,11 +119,13 @@ impl Records {
             .await
     }
 
-    /// The record as the store has it.
+    /// The record as the store has it, unless the operation is forgotten.
     pub(super) async fn find(&self, key: &Key) -> Result<Option<(Record, Revision)>, BackendError> {
-        let entry = self.get(&key.record()).await?;
-        let found = entry.map(|entry| Ok((decode(&entry.value)?, entry.revision)));
-        found.transpose()
+        let Some(entry) = self.get(&key.record()).await? else {
+            return Ok(None);
+        };
+        let record: Record = decode(&entry.value)?;
+        Ok((!record.forgotten).then_some((record, entry.revision)))
     }
 
     /// The record, which is ended as lost if no instance renews its lease any more.
@@ -201,8 +207,24 @@ impl Records {
     ) -> Result<(), BackendError> {
         self.list_change(principal, time_to_live, |ids| {
             ids.push(id.to_owned());
-            let surplus = ids.len().saturating_sub(MAX_LISTED);
+            let surplus = ids.len().saturating_sub(MAX_KEPT);
             ids.drain(..surplus);
+            true
+        })
+        .await
+    }
+
+    /// Takes an operation out of those of its principal.
+    pub(super) async fn list_remove(
+        &self,
+        principal: &str,
+        id: &str,
+        time_to_live: Duration,
+    ) -> Result<(), BackendError> {
+        self.list_change(principal, time_to_live, |ids| {
+            let before = ids.len();
+            ids.retain(|listed| listed != id);
+            ids.len() < before
         })
         .await
     }
@@ -213,11 +235,12 @@ impl Records {
         entry.map_or_else(|| Ok(Vec::new()), |entry| decode(&entry.value))
     }
 
+    /// Changes the list until that succeeds, or until `change` says that there is nothing to change.
     async fn list_change(
         &self,
         principal: &str,
         time_to_live: Duration,
-        mut change: impl FnMut(&mut Vec<String>),
+        mut change: impl FnMut(&mut Vec<String>) -> bool,
     ) -> Result<(), BackendError> {
         let key = list_key(principal);
         loop {
@@ -225,7 +248,9 @@ impl Records {
             let revision = entry.as_ref().map(|entry| entry.revision);
             let ids = entry.map(|entry| decode(&entry.value)).transpose()?;
             let mut ids: Vec<String> = ids.unwrap_or_default();
-            change(&mut ids);
+            if !change(&mut ids) {
+                return Ok(());
+            }
             let set = self.set(&key, revision, encode(&ids)?, time_to_live);
             if let CompareAndSet::Set(_) = set.await? {
                 return Ok(());

@@ -95,25 +95,18 @@ where
     /// Stops the work and stores how it has ended.
     async fn finish(&mut self, end: End<E>, report: &Report) {
         // One that blocks its thread cannot be dropped, and must not keep the end from being told.
-        let _ = timeout(DROP_PATIENCE, self.work.stop()).await;
-        // It is dropped at the end of this, so that the client waits no longer.
+        if timeout(DROP_PATIENCE, self.work.stop()).await.is_err() {
+            self.work.progress().begin();
+        }
+        // It is dropped when the end is stored, so that the client waits no longer.
         let keyed = self.keyed.take();
         match end {
             End::Answered(outcome) if is_refusal(outcome.status) => {
-                if let Some(keyed) = keyed {
-                    if !self.forget(&keyed).await {
-                        self.answered(outcome.clone(), report).await;
-                        self.release(&keyed).await;
-                    }
-                    // A client that has its reply does not hear it.
-                    let _ = keyed.first.send(Told::Response(outcome));
-                } else {
-                    self.answered(outcome, report).await;
-                }
+                self.refused(outcome, keyed, report).await;
             }
             End::Answered(outcome) => self.answered(outcome, report).await,
             End::Unanswered(Unanswered::Failed(failure)) | End::Failed(failure) => {
-                self.end(Status::Failed, Some(failure), None, report).await;
+                self.given_up(Status::Failed, failure, keyed, report).await;
             }
             End::Unanswered(Unanswered::Error(error)) => {
                 self.raised(Told::Error(error), keyed, report).await;
@@ -123,7 +116,7 @@ where
             }
             End::TooLong => {
                 let failure = Failure::new("LifetimeExceeded", "The operation took too long.");
-                self.end(Status::Canceled, Some(failure), None, report)
+                self.given_up(Status::Canceled, failure, keyed, report)
                     .await;
             }
             End::Elsewhere => {
@@ -221,7 +214,7 @@ where
         }
     }
 
-    async fn answered(&self, outcome: Outcome, report: &Report) {
+    pub(super) async fn answered(&self, outcome: Outcome, report: &Report) {
         let (core, key) = (&self.core, &self.key);
         let retention = core.settings.retention;
         let fail = |failure| self.end(Status::Failed, Some(failure), None, report);

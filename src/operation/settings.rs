@@ -179,10 +179,10 @@ fn is_grpc(request: &request::Parts) -> bool {
 }
 
 impl Settings {
-    /// Whether responses to such requests depend on what `Vary` names. Those to `HEAD` have the headers of those to
-    /// `GET`, so they depend on it also where only `GET` can become an operation.
-    pub(super) fn varies(&self, request: &mut request::Parts) -> bool {
-        if self.escalate(request) != Escalate::Never {
+    /// Whether responses to a request of which the predicate says this depend on what `Vary` names. Those to `HEAD` have
+    /// the headers of those to `GET`, so they depend on it also where only `GET` can become an operation.
+    pub(super) fn varies(&self, request: &mut request::Parts, escalate: Escalate) -> bool {
+        if escalate != Escalate::Never {
             return true;
         }
         if request.method != Method::HEAD {

@@ -65,7 +65,10 @@ impl<T: Send + 'static> Task<T> {
         if !self.has_ended {
             self.progress.cancel();
             self.handle.abort();
-            let _ = self.await;
+            let progress = self.progress.clone();
+            if self.await.is_err_and(|error| error.is_panic()) {
+                progress.begin();
+            }
         }
     }
 }
@@ -104,7 +107,8 @@ where
     let mut response = pin!(service.call(request));
     poll_fn(|cx| {
         let polled = response.as_mut().poll(cx);
-        if polled.is_pending() {
+        // An error that comes at once may be that of a layer which has not passed the request on.
+        if !matches!(polled, Poll::Ready(Err(_))) {
             progress.begin();
         }
         polled

@@ -89,6 +89,14 @@ impl Stepping {
         Self::new(move |at, key| ready(error(at, key).map_or(Ok(()), Err)))
     }
 
+    /// The same store as another process sees it, which does nothing more.
+    pub fn elsewhere(&self) -> Self {
+        Self {
+            store: self.store.clone(),
+            ..Self::plain()
+        }
+    }
+
     pub fn backend(&self) -> Backend {
         Backend::new(self.clone(), MemoryBus::new(), MemoryQueue::new())
     }
