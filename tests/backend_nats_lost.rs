@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod nats;
+mod support;
 
 use futures_util::future::{join_all, pending};
 use futures_util::{FutureExt, StreamExt};
@@ -12,6 +13,7 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use support::Log;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 use tower_promises::backend::nats::async_nats::jetstream::{self, consumer};
@@ -327,6 +329,53 @@ const LOST: [io::ErrorKind; 5] = [
     io::ErrorKind::ConnectionReset,
     io::ErrorKind::NotConnected,
 ];
+
+/// Of several streams that are missing, each is named, and none at the beginning.
+#[tokio::test]
+async fn what_is_made_again_is_logged() {
+    let log = Log::start();
+    let server = Server::start().await;
+    let backend = server.backend().await;
+    assert!(!log.text().contains("made again"), "{}", log.text());
+    let context = context(&server).await;
+    context.delete_stream(STREAMS[0]).await.unwrap();
+    context.delete_stream(STREAMS[2]).await.unwrap();
+    let get = once(async || backend.store().get("key").await);
+    assert_eq!(get.await, None);
+    let text = log.text();
+    let warnings: Vec<_> = text
+        .lines()
+        .filter(|it| it.contains("made again"))
+        .collect();
+    assert_eq!(warnings.len(), 2, "{text}");
+    for stream in [STREAMS[0], STREAMS[2]] {
+        let named = warnings.iter().filter(|it| it.contains(stream));
+        let warning = *named.collect::<Vec<_>>()[0];
+        assert!(warning.contains("WARN"), "{warning}");
+    }
+}
+
+/// The prefix has the token that numbers the streams.
+#[tokio::test]
+async fn a_watch_with_any_prefix_outlives_the_stream() {
+    for prefix in ["i", "changes"] {
+        let server = Server::start().await;
+        let builder = server.builder().await.prefix(prefix);
+        let store = builder.open().await.unwrap().store();
+        let mut changes = store.watch("").await.unwrap();
+        let context = context(&server).await;
+        context
+            .delete_stream(format!("{prefix}-store"))
+            .await
+            .unwrap();
+        store.put("key", "new".into(), None).await.unwrap();
+        let change = soon(changes.next()).await.unwrap().unwrap();
+        // A sequence that is higher alone would be that of many changes.
+        assert!(matches!(change, Change::Lagged(1)), "{change:?}");
+        let change = soon(changes.next()).await.unwrap().unwrap();
+        assert!(matches!(change, Change::Put { .. }), "{change:?}");
+    }
+}
 
 /// Many calls of several processes at once make each stream once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

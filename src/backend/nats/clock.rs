@@ -71,6 +71,11 @@ impl Clock {
         state.present = Some(sample);
     }
 
+    /// Notes that the server was asked, and did not say.
+    pub(super) fn was_asked(&self, now: Instant) {
+        lock(&self.state).asked = Some(now);
+    }
+
     /// Whether the server was asked not long ago.
     pub(super) fn is_fresh(&self) -> bool {
         let asked = lock(&self.state).asked;

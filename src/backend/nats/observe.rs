@@ -16,6 +16,15 @@ pub(super) fn clock_not_set(error: &BackendError) {
     tracing::debug!(target: "tower_promises", error, "the server does not say what time it has");
 }
 
+/// A stream was there before, and had to be made anew.
+#[cfg(feature = "tracing")]
+pub(super) fn stream_made_again(stream: &str) {
+    tracing::warn!(target: "tower_promises", stream, "a stream was missing and is made again, empty: what was in it is lost");
+}
+
+#[cfg(not(feature = "tracing"))]
+pub(super) fn stream_made_again(_: &str) {}
+
 #[cfg(not(feature = "tracing"))]
 pub(super) fn clock_not_set(_: &BackendError) {}
 
