@@ -4,13 +4,16 @@
 mod nats;
 
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use nats::{SECOND, Server, hear, soon, until};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
 use tower_promises::Signals;
+use tower_promises::backend::nats::async_nats::jetstream;
 use tower_promises::backend::nats::{NatsBackend, NatsQueue};
 use tower_promises::backend::{
     Backend, BackendError, Bus, BusEvent, CompareAndSet, Delivery, Enqueued, Envelope,
@@ -54,6 +57,55 @@ async fn the_queue_conforms_on_one_connection() {
 async fn the_queue_conforms_on_a_connection_for_each_caller() {
     let server = Server::start().await;
     conformance::queue(async || server.backend().await.queue()).await;
+}
+
+/// Where the server takes nothing more, what is over is absent all the same.
+#[tokio::test]
+async fn what_is_over_is_absent_where_the_server_is_full() {
+    let server = Server::start().await;
+    let store = server.backend().await.store();
+    let time = Some(SECOND / 10);
+    store.put("over", "x".into(), time).await.unwrap();
+    let leases = "tower-promises-leases";
+    let context = jetstream::new(server.client().await);
+    let mut config = server.stream(leases).await.config;
+    config.sealed = true;
+    context.update_stream(config).await.unwrap();
+    // Until the newest sample of the server's clock is an old one.
+    sleep(SECOND * 3 / 2).await;
+    for _ in 0..3 {
+        assert_eq!(store.get("over").await.unwrap(), None);
+    }
+}
+
+/// Many reads of what is over ask the server for the time once.
+#[tokio::test]
+async fn reads_of_what_is_over_do_not_stampede() {
+    const READS: usize = 500;
+    let server = Server::start().await;
+    let store = server.backend().await.store();
+    let client = server.client().await;
+    let mut asked = client
+        .subscribe("tower-promises.leases.clock")
+        .await
+        .unwrap();
+    client.flush().await.unwrap();
+    for key in 0..READS {
+        let time = Some(SECOND / 10);
+        store.put(&key.to_string(), "x".into(), time).await.unwrap();
+    }
+    sleep(SECOND * 3 / 2).await;
+    let keys: Vec<_> = (0..READS).map(|key| key.to_string()).collect();
+    for found in join_all(keys.iter().map(|key| store.get(key))).await {
+        assert_eq!(found.unwrap(), None);
+    }
+    client.flush().await.unwrap();
+    let mut count = 0;
+    while timeout(SECOND / 2, asked.next()).await.is_ok() {
+        count += 1;
+    }
+    // One for each second that the reads take.
+    assert!((1..READS / 10).contains(&count), "{count}");
 }
 
 /// What was acknowledged is there after a crash of the server, and the same adapters go on.

@@ -3,14 +3,17 @@
 #![allow(clippy::unwrap_used)]
 
 mod nats;
+mod support;
 
 use futures_util::future::{join_all, pending};
 use futures_util::{FutureExt, StreamExt};
 use nats::{BOUND, PAUSE, SECOND, Server, soon, until};
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use support::Log;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 use tower_promises::backend::nats::async_nats::jetstream::{self, consumer};
@@ -240,7 +243,7 @@ async fn each_call_makes_again_what_is_gone() {
         assert!(!once(async || delete.store().delete("key").await).await);
         lose(&mut server, round).await;
         let mut changes = once(async || watch.store().watch("").await).await;
-        put.store().put("key", "seen".into(), None).await.unwrap();
+        once(async || put.store().put("key", "seen".into(), None).await).await;
         let change = soon(changes.next()).await.unwrap().unwrap();
         assert!(
             matches!(&change, Change::Put { entry, .. } if entry.value == "seen"),
@@ -273,7 +276,7 @@ async fn each_call_makes_again_what_is_gone() {
         // The bus keeps nothing that could be lost.
         let bus = get.bus();
         let mut listener = once(async || bus.listen().await).await;
-        put.bus().publish("topic", "x".into()).await.unwrap();
+        once(async || put.bus().publish("topic", "x".into()).await).await;
         assert!(soon(listener.next()).await.unwrap().is_ok());
     }
 }
@@ -297,12 +300,80 @@ async fn once<T>(call: impl AsyncFn() -> Result<T, BackendError>) -> T {
             Ok(answer) => return answer,
             Err(error) => {
                 assert!(Instant::now() < end, "{error:?}");
-                let is_away = matches!(error, BackendError::TimedOut { .. });
-                let is_away = is_away || format!("{error:?}").contains("Broken pipe");
-                assert!(is_away, "{error:?}");
+                assert!(is_away(&error), "{error:?}");
                 sleep(PAUSE).await;
             }
         }
+    }
+}
+
+/// Whether an error is that of a client without its connection: no answer, or a connection that ended in the middle, for
+/// which systems have several words.
+fn is_away(error: &BackendError) -> bool {
+    if matches!(error, BackendError::TimedOut { .. }) {
+        return true;
+    }
+    // Some errors of the client have their cause as text only.
+    let text = format!("{error:?}").to_lowercase();
+    LOST.iter().any(|kind| {
+        let name = format!("{kind:?}").to_lowercase();
+        text.contains(&kind.to_string()) || text.contains(&name)
+    })
+}
+
+/// How a connection ends that the other side has ended.
+const LOST: [io::ErrorKind; 5] = [
+    io::ErrorKind::BrokenPipe,
+    io::ErrorKind::ConnectionAborted,
+    io::ErrorKind::ConnectionRefused,
+    io::ErrorKind::ConnectionReset,
+    io::ErrorKind::NotConnected,
+];
+
+/// Of several streams that are missing, each is named, and none at the beginning.
+#[tokio::test]
+async fn what_is_made_again_is_logged() {
+    let log = Log::start();
+    let server = Server::start().await;
+    let backend = server.backend().await;
+    assert!(!log.text().contains("made again"), "{}", log.text());
+    let context = context(&server).await;
+    context.delete_stream(STREAMS[0]).await.unwrap();
+    context.delete_stream(STREAMS[2]).await.unwrap();
+    let get = once(async || backend.store().get("key").await);
+    assert_eq!(get.await, None);
+    let text = log.text();
+    let warnings: Vec<_> = text
+        .lines()
+        .filter(|it| it.contains("made again"))
+        .collect();
+    assert_eq!(warnings.len(), 2, "{text}");
+    for stream in [STREAMS[0], STREAMS[2]] {
+        let named = warnings.iter().filter(|it| it.contains(stream));
+        let warning = *named.collect::<Vec<_>>()[0];
+        assert!(warning.contains("WARN"), "{warning}");
+    }
+}
+
+/// The prefix has the token that numbers the streams.
+#[tokio::test]
+async fn a_watch_with_any_prefix_outlives_the_stream() {
+    for prefix in ["i", "changes"] {
+        let server = Server::start().await;
+        let builder = server.builder().await.prefix(prefix);
+        let store = builder.open().await.unwrap().store();
+        let mut changes = store.watch("").await.unwrap();
+        let context = context(&server).await;
+        context
+            .delete_stream(format!("{prefix}-store"))
+            .await
+            .unwrap();
+        store.put("key", "new".into(), None).await.unwrap();
+        let change = soon(changes.next()).await.unwrap().unwrap();
+        // A sequence that is higher alone would be that of many changes.
+        assert!(matches!(change, Change::Lagged(1)), "{change:?}");
+        let change = soon(changes.next()).await.unwrap().unwrap();
+        assert!(matches!(change, Change::Put { .. }), "{change:?}");
     }
 }
 

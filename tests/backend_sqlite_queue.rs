@@ -5,10 +5,10 @@
 mod sqlite;
 
 use bytes::Bytes;
-use futures_util::{FutureExt, future};
+use futures_util::{FutureExt, StreamExt, future};
 use sqlite::process::{self, Process};
-use sqlite::{NEVER, SECOND, connect, number, place, soon, until};
-use sqlx::raw_sql;
+use sqlite::{NEVER, Place, SECOND, connect, number, place, soon, until};
+use sqlx::{AssertSqlSafe, Connection, raw_sql};
 use static_assertions::assert_impl_all;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tower_promises::backend::sqlite::{SqliteDatabase, SqliteQueue};
 use tower_promises::backend::{
-    Backend, BackendError, Bus, Enqueued, Envelope, Outcome, Priority, Queue, Receipt, Store,
-    Taken, conformance,
+    Backend, BackendError, Bus, Change, Enqueued, Envelope, Outcome, Priority, Queue, Receipt,
+    Store, Taken, conformance,
 };
 
 assert_impl_all!(SqliteQueue: Queue, Clone, Send, Sync, std::fmt::Debug);
@@ -415,27 +415,62 @@ async fn a_lock_of_another_process_is_an_error_and_then_forgotten() {
     }
 }
 
-#[tokio::test]
-async fn a_database_of_before_there_were_queues_gets_one() {
-    let place = place();
-    let database = SqliteDatabase::open(&place.path).await.unwrap();
-    database
-        .store()
-        .put("key", "kept".into(), None)
-        .await
-        .unwrap();
-    drop(database);
-    let mut connection = connect(&place.path).await;
-    let before =
-        "DROP TABLE queue_envelopes; DROP TABLE queue_size; DROP VIEW now; DROP TABLE clock;
-        PRAGMA user_version = 1";
-    raw_sql(before).execute(&mut connection).await.unwrap();
-    drop(connection);
+/// The first versions of the schema, as they were.
+const VERSIONS: [&str; 2] = [
+    include_str!("sqlite/version_1.sql"),
+    include_str!("sqlite/version_2.sql"),
+];
 
-    let backend = Backend::sqlite(&place.path).await.unwrap();
-    let entry = backend.store().get("key").await.unwrap().unwrap();
-    assert_eq!(entry.value, "kept");
-    backend.queue().enqueue(envelope("id")).await.unwrap();
-    let taken = soon(backend.queue().take("queue", 1, NEVER)).await.unwrap();
-    assert_eq!(&*taken[0].id, "id");
+/// A database of an older version, with a value, and with an envelope where it has queues.
+async fn old_database(place: &Place, version: usize) {
+    let mut connection = connect(&place.path).await;
+    for tables in &VERSIONS[..version] {
+        raw_sql(*tables).execute(&mut connection).await.unwrap();
+    }
+    let marks = format!("PRAGMA application_id = 0x746f7072; PRAGMA user_version = {version};");
+    let marks = raw_sql(AssertSqlSafe(marks));
+    marks.execute(&mut connection).await.unwrap();
+    let value = "INSERT INTO store_entries (key, revision, value) VALUES ('key', 1, x'6b657074')";
+    raw_sql(value).execute(&mut connection).await.unwrap();
+    if version > 1 {
+        let envelope = "INSERT INTO queue_envelopes (queue, id, priority, due, payload)
+            VALUES ('queue', 'old', 1, round(unixepoch('subsec') * 1000), x'78')";
+        raw_sql(envelope).execute(&mut connection).await.unwrap();
+    }
+    connection.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn databases_of_older_versions_go_on() {
+    for version in 1..=VERSIONS.len() {
+        let place = place();
+        old_database(&place, version).await;
+        let backend = Backend::sqlite(&place.path).await.unwrap();
+        let (store, queue) = (backend.store(), backend.queue());
+        let entry = store.get("key").await.unwrap().unwrap();
+        assert_eq!(entry.value, "kept");
+        // All that triggers do: a change, a replacement and a deletion are seen.
+        let mut changes = store.watch("").await.unwrap();
+        let first = store.put("key", "new".into(), None).await.unwrap();
+        assert!(first > entry.revision);
+        store.put("other", "x".into(), None).await.unwrap();
+        assert!(store.delete("key").await.unwrap());
+        for is_put in [true, true, false] {
+            let change = soon(changes.next()).await.unwrap().unwrap();
+            assert_eq!(matches!(change, Change::Put { .. }), is_put, "{change:?}");
+        }
+        queue.enqueue(envelope("id")).await.unwrap();
+        let mut ids = Vec::new();
+        for _ in 0..version {
+            let taken = soon(queue.take("queue", 1, NEVER)).await.unwrap();
+            ids.push(taken[0].id.to_string());
+            let settled = queue.settle(&taken[0].receipt, Outcome::Done).await;
+            assert!(settled.unwrap());
+        }
+        assert_eq!(ids, ["old", "id"][2 - version..]);
+        drop((changes, backend));
+        // And opens again.
+        let backend = Backend::sqlite(&place.path).await.unwrap();
+        assert!(backend.store().get("other").await.unwrap().is_some());
+    }
 }

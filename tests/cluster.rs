@@ -8,7 +8,7 @@ mod process;
 use futures_util::StreamExt;
 use futures_util::future::{join_all, try_join_all};
 use futures_util::stream::FuturesUnordered;
-use nats::{SECOND, Server, eventually, soon};
+use nats::{BOUND, SECOND, Server, eventually, soon};
 use process::{Job, Journal, LEASE, Output, Process, backend, tasks};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};
@@ -110,6 +110,12 @@ async fn every_task_has_one_result_though_a_worker_is_killed() {
     drop(survivor);
 }
 
+/// A client whose requests have a bound.
+fn client() -> reqwest::Client {
+    let client = reqwest::Client::builder().timeout(BOUND).build();
+    client.unwrap()
+}
+
 /// Starts an operation, and returns its path.
 async fn operation(client: &reqwest::Client, url: &str) -> String {
     let answer = client.post(url).send().await.unwrap();
@@ -128,7 +134,7 @@ async fn the_operation_of_an_instance_that_is_killed_is_lost() {
     let cluster = Cluster::start().await;
     let here = cluster.process("web");
     let there = cluster.process("web");
-    let client = reqwest::Client::new();
+    let client = client();
     let path = operation(&client, &format!("{}/endless", here.url)).await;
     let url = format!("{}{path}", there.url);
     // Longer than a lease: that it is renewed keeps it alive.
@@ -154,7 +160,7 @@ async fn a_cancel_at_another_instance_stops_the_work() {
     let _worker = cluster.process("worker");
     let here = cluster.process("web");
     let there = cluster.process("web");
-    let client = reqwest::Client::new();
+    let client = client();
     for (route, what) in [("endless", "operation"), ("task", "task")] {
         let path = operation(&client, &format!("{}/{route}", here.url)).await;
         let url = format!("{}{path}", there.url);
@@ -237,7 +243,7 @@ async fn nothing_acknowledged_is_lost_when_the_server_restarts() {
     .await;
     // The instance hears signals again.
     let signals = tower_promises::Signals::new(backend(&cluster.server.address()).await);
-    let client = reqwest::Client::new();
+    let client = client();
     let heard = client.get(format!("{}/wait?name=bell", web.url)).send();
     let mut heard = Box::pin(heard);
     let ring = async {

@@ -10,7 +10,9 @@ use example::{Example, binary, eventually, soon, until};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::time::sleep;
 
 /// The processes of the cluster, by name, and what they do. `None` for one that is not there.
 async fn members(example: &Example) -> Vec<(String, Option<String>)> {
@@ -186,6 +188,16 @@ fn processes_with(text: &str) -> Vec<PathBuf> {
         .collect()
 }
 
+/// The processes that a process has started.
+#[cfg(target_os = "linux")]
+fn children(process: u32) -> BTreeSet<String> {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let children = threads.map(|thread| thread.unwrap().path().join("children"));
+    let children = children.map(|file| std::fs::read_to_string(file).unwrap_or_default());
+    let children = children.collect::<Vec<_>>().concat();
+    children.split_whitespace().map(str::to_owned).collect()
+}
+
 /// All that a cluster makes: its processes and files know of this directory.
 #[cfg(target_os = "linux")]
 async fn assert_nothing_is_left(directory: &Path) {
@@ -219,6 +231,44 @@ async fn a_cluster_leaves_nothing_behind() {
         assert_eq!(ended.success(), signal != "KILL", "{ended}");
         assert_nothing_is_left(directory.path()).await;
     }
+}
+
+/// A member that has begun and does not listen yet is waited for like the others.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_cluster_that_ends_while_a_member_starts_leaves_nothing_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let name = directory.path().to_str().unwrap();
+    let environment = [("TMPDIR", name), ("BACKEND", "sqlite")];
+    let mut example = Example::start_with("cluster", &environment);
+    let processes = complete(&example, None).await;
+    let before = children(example.process.id());
+    send("-KILL", &processes[1]);
+    let started = async {
+        loop {
+            let now = children(example.process.id());
+            if let Some(new) = now.difference(&before).next() {
+                return new.clone();
+            }
+            // A shorter pause than elsewhere: before long it listens.
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let started = soon(started).await;
+    // It stands still, so only a supervisor that waits for it can end it.
+    send("-STOP", &started);
+    send("-INT", &example.process.id().to_string());
+    let ended = async || example.process.try_wait().unwrap();
+    let ended = eventually("the end of the supervisor", ended).await;
+    assert!(ended.success(), "{ended}");
+    until("the supervisor has waited for it", async || {
+        example
+            .log()
+            .lines()
+            .any(|line| line == "web-2 is ended too")
+    })
+    .await;
+    assert_nothing_is_left(directory.path()).await;
 }
 
 #[cfg(target_os = "linux")]

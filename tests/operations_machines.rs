@@ -21,6 +21,7 @@ use tower_promises::backend::{
     Backend, BackendError, BoxFuture, Bus, BusStream, CompareAndSet, Entry, Revision, Store,
     WatchStream,
 };
+use tower_promises::operation::DEFAULT_LEASE;
 
 #[tokio::test(start_paused = true)]
 async fn any_machine_answers_for_every_operation() {
@@ -114,6 +115,11 @@ impl Unreliable {
 
     fn backend(&self) -> Backend {
         Backend::new(self.clone(), self.clone(), MemoryQueue::new())
+    }
+
+    /// The same as a machine sees it that can always reach it.
+    fn reliable(&self) -> Backend {
+        Backend::new(self.store.clone(), self.bus.clone(), MemoryQueue::new())
     }
 
     fn unless_down<'a, T: 'a>(
@@ -286,11 +292,29 @@ async fn section_7_running_ones_of_a_process_that_is_gone_are_lost() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lease_that_is_renewed_late_is_renewed() {
+    let unreliable = Unreliable::new();
+    let here = App::working(OperationLayer::builder(unreliable.backend()));
+    let there = App::working(OperationLayer::builder(unreliable.reliable()));
+    let path = here.start("POST /?ms=100000", &[]).await;
+    for _ in 0..2 {
+        unreliable.is_down.store(true, Ordering::SeqCst);
+        sleep(DEFAULT_LEASE * 3 / 2).await;
+        // A look that finds no lease, more than a lease after the last one that did not either.
+        assert_eq!(there.document(&path).await["status"], "Running");
+        unreliable.is_down.store(false, Ordering::SeqCst);
+        sleep(DEFAULT_LEASE / 2).await;
+        assert_eq!(there.document(&path).await["status"], "Running");
+    }
+    assert_eq!(there.ended(&path).await["status"], "Succeeded");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_machine_that_was_taken_for_dead_changes_nothing_afterwards() {
     let unreliable = Unreliable::new();
     let (stall, mut stalls) = mpsc::channel::<()>(1);
     let here = App::working(OperationLayer::builder(unreliable.backend()));
-    let there = App::working(OperationLayer::builder(unreliable.backend()));
+    let there = App::working(OperationLayer::builder(unreliable.reliable()));
     let path = here.start("POST /?ms=40000", &[]).await;
     // It cannot reach the store, so its lease ends.
     unreliable.is_down.store(true, Ordering::SeqCst);
@@ -299,9 +323,11 @@ async fn a_machine_that_was_taken_for_dead_changes_nothing_afterwards() {
         drop(stall);
     });
     assert!(stalls.recv().await.is_none());
-    unreliable.is_down.store(false, Ordering::SeqCst);
+    assert_eq!(there.document(&path).await["status"], "Running");
+    sleep(DEFAULT_LEASE).await;
     let lost = there.document(&path).await;
     assert_eq!(lost["error"]["code"], "Lost");
+    unreliable.is_down.store(false, Ordering::SeqCst);
     sleep(SECOND * 60).await;
     assert_eq!(here.document(&path).await, lost);
     assert_eq!(here.operations.running(), 0);

@@ -319,7 +319,10 @@ async fn an_invalid_envelope_does_not_block_tasks() {
         soon(process.service("main").call(act("x"))).await.unwrap(),
         "x"
     );
-    assert!(log.text().contains("an envelope in the queue is not a task"));
+    assert!(
+        log.text()
+            .contains("an envelope in the queue is not a task")
+    );
 }
 
 /// A store that fails when the test says so.

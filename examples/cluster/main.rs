@@ -6,6 +6,13 @@
 //! that is kept), or `sqlite` (a temporary file). The default is NATS if `NATS_URL` names a server or the program
 //! `nats-server` is installed, and otherwise `sqlite`. Ctrl-C ends all processes and deletes temporary files.
 
+/// Writes a line to stderr at once. All processes share that, and the parts of lines that are written in parts get mixed.
+macro_rules! log {
+    ($($text:tt)*) => {
+        crate::write_line(format!($($text)*))
+    };
+}
+
 mod control;
 mod jobs;
 mod nats;
@@ -18,7 +25,7 @@ mod worker;
 
 use serde::{Deserialize, Serialize};
 use std::env;
-use std::io::Read;
+use std::io::{self, Read, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,7 +69,7 @@ impl Member {
                 Err(error) => Err(error.into()),
             };
             if let Err(error) = told {
-                eprintln!("{name}: {error}");
+                log!("{name}: {error}");
             }
         }
     }
@@ -110,6 +117,12 @@ async fn run() -> Result<(), BoxError> {
     }
 }
 
+fn write_line(mut line: String) {
+    line.push('\n');
+    // There is nowhere else to say so.
+    let _ = io::stderr().write_all(line.as_bytes());
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let Err(error) = run().await else {
@@ -122,8 +135,8 @@ async fn main() -> ExitCode {
         source = error.source();
     }
     match env::var("NAME") {
-        Ok(name) => eprintln!("{name}: {text}"),
-        Err(_) => eprintln!("{text}"),
+        Ok(name) => log!("{name}: {text}"),
+        Err(_) => log!("{text}"),
     }
     ExitCode::FAILURE
 }

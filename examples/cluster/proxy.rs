@@ -123,7 +123,7 @@ impl Instances {
                 Ok(response) => return Ok(response),
                 Err(failed) => failed,
             };
-            eprintln!("proxy: no answer from {address}: {error}");
+            log!("proxy: no answer from {address}: {error}");
             last = error;
             let Some(again) = again else { break };
             next = again;

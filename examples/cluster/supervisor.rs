@@ -4,11 +4,13 @@ use crate::control::{self, How};
 use crate::nats;
 use crate::pauses::Pauses;
 use crate::web::{MEMBERS, WEB};
+use futures_util::future::join_all;
 use std::env;
 use std::future::pending;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpSocket;
@@ -27,14 +29,63 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The time for a process to listen. A process that takes longer is killed and started again.
 const START_TIME: Duration = Duration::from_secs(60);
 
-/// A running process. Waiting for a [`Child`] closes its standard input, so the input is kept separately.
+/// A running process.
 struct Running {
+    process: Option<Process>,
+    left: Left,
+}
+
+/// Waiting for a [`Child`] closes its standard input, so the input is kept separately.
+struct Process {
+    name: &'static str,
     child: Child,
     input: Option<ChildStdin>,
 }
 
+/// Processes whose future was dropped while they started or ran. They end with the supervisor.
+#[derive(Clone, Default)]
+struct Left(Arc<Mutex<Vec<Process>>>);
+
 impl Running {
+    fn new(name: &'static str, mut child: Child, left: &Left) -> Self {
+        let input = child.stdin.take();
+        Self {
+            process: Some(Process { name, child, input }),
+            left: left.clone(),
+        }
+    }
+
+    /// Resolves when the process has ended by itself.
+    async fn wait(&mut self) -> io::Result<ExitStatus> {
+        match &mut self.process {
+            Some(process) => process.child.wait().await,
+            None => pending().await,
+        }
+    }
+
+    async fn kill(&mut self) {
+        if let Some(process) = &mut self.process {
+            let _ = process.child.kill().await;
+        }
+    }
+
     /// Lets the process shut down, and kills it after [`PATIENCE`].
+    async fn end(mut self) {
+        if let Some(process) = self.process.take() {
+            process.end().await;
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(process) = self.process.take() {
+            self.left.list().push(process);
+        }
+    }
+}
+
+impl Process {
     async fn end(mut self) {
         drop(self.input.take());
         if timeout(PATIENCE, self.child.wait()).await.is_err() {
@@ -43,12 +94,20 @@ impl Running {
     }
 }
 
-impl From<Child> for Running {
-    fn from(mut child: Child) -> Self {
-        Self {
-            input: child.stdin.take(),
-            child,
-        }
+impl Left {
+    fn list(&self) -> MutexGuard<'_, Vec<Process>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends them all, in an orderly way.
+    async fn end(&self) {
+        let processes = std::mem::take(&mut *self.list());
+        let end = processes.into_iter().map(|process| async {
+            let name = process.name;
+            process.end().await;
+            log!("{name} is ended too");
+        });
+        join_all(end).await;
     }
 }
 
@@ -68,6 +127,7 @@ struct Start {
     address: Option<Address>,
     backend: String,
     nats_url: String,
+    left: Left,
 }
 
 /// The address of a process.
@@ -117,16 +177,19 @@ impl Start {
         #[cfg(unix)]
         command.process_group(0).arg0("cluster");
         let Some(address) = &mut self.address else {
-            return Ok(command.spawn()?.into());
+            return Ok(Running::new(self.name, command.spawn()?, &self.left));
         };
         let mut child = command
             .env("ADDR", &address.name)
             .stdout(Stdio::piped())
             .spawn()?;
-        let output = child.stdout.take().ok_or("its output is not a pipe")?;
+        let output = child.stdout.take();
+        // From here on it is waited for, also where this future is dropped.
+        let mut running = Running::new(self.name, child, &self.left);
+        let output = output.ok_or("its output is not a pipe")?;
         let mut lines = BufReader::new(output).lines();
         let Ok(line) = timeout(START_TIME, lines.next_line()).await else {
-            child.kill().await?;
+            running.kill().await;
             let seconds = START_TIME.as_secs();
             return Err(format!("{} does not listen within {seconds} seconds", self.name).into());
         };
@@ -136,7 +199,7 @@ impl Start {
         address.name = bound
             .ok_or_else(|| format!("{} does not listen", self.name))?
             .into();
-        Ok(child.into())
+        Ok(running)
     }
 
     /// Returns the address of the process, empty if it does not listen.
@@ -152,10 +215,10 @@ impl Start {
         loop {
             pauses.has_started();
             let ordered = tokio::select! {
-                ended = running.child.wait() => {
+                ended = running.wait() => {
                     match ended {
-                        Ok(status) => eprintln!("{name} has ended: {status}"),
-                        Err(error) => eprintln!("{name} has ended: {error}"),
+                        Ok(status) => log!("{name} has ended: {status}"),
+                        Err(error) => log!("{name} has ended: {error}"),
                     }
                     None
                 }
@@ -167,14 +230,14 @@ impl Start {
             }
             match ordered {
                 Some(How::Restart) => {
-                    eprintln!("{name} is restarted");
+                    log!("{name} is restarted");
                     running.end().await;
                 }
                 Some(How::Kill) => {
-                    eprintln!("{name} is killed");
+                    log!("{name} is killed");
                     // Gives the instance time to answer the request that kills it.
                     sleep(Duration::from_millis(100)).await;
-                    let _ = running.child.kill().await;
+                    running.kill().await;
                 }
                 None => {}
             }
@@ -189,11 +252,11 @@ impl Start {
     async fn start_again(&mut self, pauses: &mut Pauses) -> Running {
         loop {
             let pause = pauses.next();
-            eprintln!("{} starts again in {:.1} s", self.name, pause.as_secs_f32());
+            log!("{} starts again in {:.1} s", self.name, pause.as_secs_f32());
             sleep(pause).await;
             match self.start().await {
                 Ok(running) => return running,
-                Err(error) => eprintln!("{} does not start: {error}", self.name),
+                Err(error) => log!("{} does not start: {error}", self.name),
             }
         }
     }
@@ -203,7 +266,7 @@ impl Start {
         match self.start().await {
             Ok(running) => running,
             Err(error) => {
-                eprintln!("{} does not start: {error}", self.name);
+                log!("{} does not start: {error}", self.name);
                 self.start_again(&mut Pauses::new()).await
             }
         }
@@ -221,7 +284,7 @@ async fn order(name: &str, signals: Option<&Signals>) -> How {
     loop {
         match signals.wait(&control::signal(name)).await {
             Ok(how) => return how,
-            Err(error) => eprintln!("no orders for {name}: {error}"),
+            Err(error) => log!("no orders for {name}: {error}"),
         }
         sleep(PAUSE).await;
     }
@@ -257,13 +320,16 @@ impl Kept {
 pub(crate) async fn run() -> Result<(), BoxError> {
     let directory = tempfile::tempdir()?;
     let (mut server, mut members) = (Kept::new(), Kept::new());
+    let left = Left::default();
     let ended = tokio::select! {
-        ended = serve(directory.path(), &mut server, &mut members) => ended,
+        ended = serve(directory.path(), &mut server, &mut members, &left) => ended,
         interrupted = interrupted() => interrupted,
     };
     members.end().await;
+    left.end().await;
     // The members need the server until they have ended.
     server.end().await;
+    left.end().await;
     ended
 }
 
@@ -283,7 +349,12 @@ async fn interrupted() -> Result<(), BoxError> {
 }
 
 /// Starts all processes and keeps them running until the proxy ends.
-async fn serve(directory: &Path, server: &mut Kept, members: &mut Kept) -> Result<(), BoxError> {
+async fn serve(
+    directory: &Path,
+    server: &mut Kept,
+    members: &mut Kept,
+    left: &Left,
+) -> Result<(), BoxError> {
     let given = env::var("NATS_URL").ok().filter(|url| !url.is_empty());
     let has_nats = given.is_some() || nats::program().is_some();
     let default = if has_nats { "nats" } else { "sqlite" };
@@ -299,6 +370,7 @@ async fn serve(directory: &Path, server: &mut Kept, members: &mut Kept) -> Resul
         address,
         backend: backend.clone(),
         nats_url: url.to_owned(),
+        left: left.clone(),
     };
     if backend == "nats" && given.is_none() {
         if nats::program().is_none() {
@@ -347,7 +419,7 @@ async fn serve(directory: &Path, server: &mut Kept, members: &mut Kept) -> Resul
         file if has_nats => println!("the processes share {file}"),
         file => println!("the processes share {file}; {}", nats::MISSING),
     }
-    let ended = running.child.wait().await?;
+    let ended = running.wait().await?;
     Err(format!("the proxy has ended: {ended}").into())
 }
 

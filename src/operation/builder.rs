@@ -271,8 +271,10 @@ impl OperationLayerBuilder {
     }
 
     /// How long an operation outlives the last sign of life of the process that works on it, default
-    /// [`DEFAULT_LEASE`](super::DEFAULT_LEASE). A sign is given three times in that time. Whoever asks after its end is
-    /// told that the operation has failed with the code `Lost`. It is at least three milliseconds.
+    /// [`DEFAULT_LEASE`](super::DEFAULT_LEASE). A sign is given three times in that time. After its end, a process that is
+    /// asked for the operation shows it as running for as long again, from its first look on. If there is still no sign, it
+    /// ends the operation: it has failed with the code `Lost`. Each process that is asked counts for itself. A client that
+    /// asks often, or follows the events, learns it within two leases. It is at least three milliseconds.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease.clamp(Duration::from_millis(3), LONGEST);
         self

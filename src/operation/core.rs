@@ -128,6 +128,7 @@ impl Core {
                 timeout: settings.backend_timeout,
                 retention: settings.retention,
                 lease: settings.lease,
+                absences: Arc::default(),
             },
             settings,
             hub: Arc::default(),

@@ -90,8 +90,8 @@
 //!    the status document makes sure of that everywhere: where that or `If-None-Match` does not hold, `DELETE` and
 //!    `POST …/cancel` change nothing (412).
 //! 7. Any process that shares the backend answers for every operation. The one that works on it renews a
-//!    [lease](OperationLayerBuilder::lease). When that ends, whoever is asked marks the operation as `Failed` with the
-//!    code `Lost`.
+//!    [lease](OperationLayerBuilder::lease). When that ends, a process that is asked waits for one more lease, in case the
+//!    other one renews it late. Asked again after that, it marks the operation as `Failed` with the code `Lost`.
 //! 8. Every request carries [`Progress`] and [`Operations`] in its extensions; with the feature `axum` both are
 //!    extractors.
 //! 9. The service is always ready, so that status requests do not wait for the inner service. A request waits for it
@@ -187,6 +187,7 @@
 //! page fast by running its parts at once; the client still waits for the whole. A job queue survives the process, and
 //! runs its jobs again: an operation does neither, because it is a request.
 
+mod absence;
 mod accept;
 mod body;
 mod builder;

@@ -1,5 +1,6 @@
 //! Operations in the store.
 
+use super::absence::Absences;
 use super::record::{Failure, Key, Record};
 use super::status::Status;
 use crate::backend::{Backend, BackendError, CompareAndSet, Entry, Revision, deadline};
@@ -7,6 +8,7 @@ use crate::json;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How many of a principal's operations are listed.
@@ -24,6 +26,8 @@ pub(super) struct Records {
     /// How long a record is kept after its end.
     pub(super) retention: Duration,
     pub(super) lease: Duration,
+    /// Leases of other processes that were absent.
+    pub(super) absences: Arc<Absences>,
 }
 
 /// What became of a change.
@@ -130,20 +134,23 @@ impl Records {
 
     /// The record, which is ended as lost if no instance renews its lease any more.
     ///
-    /// One look at the lease is enough: its end is the word of the store, whose clock is one for all processes and does not
-    /// follow that of a machine that is set.
+    /// One look at the lease is not enough: the clock of the store may be wrong for a moment, after that of the machine was
+    /// set, and a living owner renews the lease whether or not it is there. So it has to stay absent for as long as it lasts.
     pub(super) async fn load(
         &self,
         key: &Key,
         is_running_here: bool,
     ) -> Result<Option<Record>, BackendError> {
         let Some((record, _)) = self.find(key).await? else {
+            self.absences.forget(key);
             return Ok(None);
         };
-        if record.status.is_terminal() || is_running_here {
+        if record.status.is_terminal() || is_running_here || self.get(&key.lease()).await?.is_some()
+        {
+            self.absences.forget(key);
             return Ok(Some(record));
         }
-        if self.get(&key.lease()).await?.is_some() {
+        if !self.absences.note(key, self.lease) {
             return Ok(Some(record));
         }
         // Its end may have come between the two questions, so this asks again.
@@ -156,10 +163,9 @@ impl Records {
             record.end(Status::Failed, Some(lost), self.retention);
             true
         });
-        match changed.await? {
-            Changed::Yes(record) | Changed::No(record) => Ok(Some(record)),
-            Changed::Gone => Ok(None),
-        }
+        let record = changed.await?.record();
+        self.absences.forget(key);
+        Ok(record)
     }
 
     /// Changes a record until that succeeds, or until `change` says that there is nothing to change.

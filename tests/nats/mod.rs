@@ -1,7 +1,7 @@
 //! A server of NATS with JetStream, for tests: on a free port, with a directory of its own.
 //!
 //! The tests need a `nats-server`. They run the one that the environment variable `NATS_SERVER` names, or else the first
-//! on the path. `.ci/install` installs Debian's, and puts the newest into `target/nats-server/nats-server`.
+//! on the path. `.ci/install` installs Debian's, and with `--newest` puts the newest into `target/nats-server/nats-server`.
 #![allow(dead_code, unreachable_pub, unused_imports, clippy::unwrap_used)]
 
 #[allow(

@@ -7,6 +7,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::{self, timeout};
 
@@ -16,14 +17,20 @@ pub const BOUND: Duration = Duration::from_secs(120);
 /// The pause between two checks, which leaves the processors to the awaited work.
 pub const PAUSE: Duration = Duration::from_millis(15);
 
-/// Calls `look` until it returns a value.
+/// Calls `look` until it returns a value. A look that hangs fails too.
 ///
-/// Measures real time, even if tokio's clock is paused. A paused clock does not advance meanwhile.
+/// Measures real time, even if tokio's clock is paused. A paused clock does not advance between looks.
 pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let start = Instant::now();
     let mut clock_is_paused = None;
+    let mut alarm = Alarm::after(BOUND);
     loop {
-        if let Some(found) = look().await {
+        let found = tokio::select! {
+            biased;
+            found = look() => found,
+            _ = &mut alarm.rings => panic!("{what} never happens: a look hangs"),
+        };
+        if let Some(found) = found {
             return found;
         }
         assert!(start.elapsed() < BOUND, "{what} never happens");
@@ -33,6 +40,25 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
         } else {
             time::sleep(PAUSE).await;
         }
+    }
+}
+
+/// Rings after a time that tokio's clock does not measure.
+struct Alarm {
+    rings: oneshot::Receiver<()>,
+    _end: mpsc::Sender<()>,
+}
+
+impl Alarm {
+    fn after(time: Duration) -> Self {
+        let (ring, rings) = oneshot::channel();
+        let (end, ended) = mpsc::channel();
+        std::thread::spawn(move || {
+            if ended.recv_timeout(time) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _ = ring.send(());
+            }
+        });
+        Self { rings, _end: end }
     }
 }
 

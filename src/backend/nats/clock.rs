@@ -27,11 +27,13 @@ struct State {
     asked: Option<Instant>,
 }
 
-/// The server had that time then, or a later one.
+/// The server had that time then, or a time that is later by `late` at most.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     stamp: SystemTime,
     then: Instant,
+    /// How long the answer took.
+    late: Duration,
 }
 
 impl Sample {
@@ -50,21 +52,28 @@ impl Clock {
         let sample = Sample {
             stamp,
             then: answered,
+            late: answered.saturating_duration_since(asked),
         };
         if let Some(present) = state.present {
             let expected = present.at(answered);
-            let latest = Sample { stamp, then: asked }.at(answered);
+            let latest = stamp.checked_add(sample.late).unwrap_or(stamp);
             if (stamp..=latest).contains(&expected) {
                 // Of two that agree, the one with the faster answer is more exact: it says later.
                 return;
             }
-            let difference = expected.duration_since(stamp);
-            let difference = difference.unwrap_or_else(|error| error.duration());
-            if difference > TOLERANCE {
+            // The sample before was late, too.
+            let forward = stamp.duration_since(expected).unwrap_or_default();
+            let back = expected.duration_since(latest).unwrap_or_default();
+            if forward > TOLERANCE + present.late || back > TOLERANCE {
                 state.before = Some((present, expected));
             }
         }
         state.present = Some(sample);
+    }
+
+    /// Notes that the server was asked, and did not say.
+    pub(super) fn was_asked(&self, now: Instant) {
+        lock(&self.state).asked = Some(now);
     }
 
     /// Whether the server was asked not long ago.
@@ -86,21 +95,36 @@ impl Clock {
         };
         let state = lock(&self.state);
         // There is always a sample: the backend is not open before.
-        let present = state.present.map_or_else(SystemTime::now, |it| it.at(now));
-        let now = match state.before {
-            // Stamps of before it was set forward are not of the time that was left out, and those that are ahead of the
-            // present are of before it was set back.
-            Some((before, until)) => {
-                let before = before.at(now);
-                let is_of_before = match before < present {
-                    true => began <= until,
-                    false => began > present,
-                };
-                if is_of_before { before } else { present }
-            }
-            None => present,
+        let Some(present) = state.present else {
+            return end.duration_since(SystemTime::now()).unwrap_or_default();
         };
-        end.duration_since(now).unwrap_or_default()
+        let time = match state.before {
+            Some((before, until)) if is_of_before(began, before, until, present, now) => before,
+            _ => present,
+        };
+        end.duration_since(time.at(now)).unwrap_or_default()
+    }
+}
+
+/// Whether a stamp was made before the clock of the server was set. After a step forward, stamps up to the time of the step
+/// are. After a step back, stamps ahead of the present are. A sample is behind the server by what its answer took, so stamps
+/// of the last moment are ahead of it too: a step is longer than that.
+fn is_of_before(
+    began: SystemTime,
+    before: Sample,
+    until: SystemTime,
+    present: Sample,
+    now: Instant,
+) -> bool {
+    let is_ahead_of = |time: SystemTime, sample: Sample| {
+        let latest = time.checked_add(sample.late + TOLERANCE);
+        latest.is_some_and(|latest| began > latest)
+    };
+    let (past, present_time) = (before.at(now), present.at(now));
+    if past < present_time {
+        !is_ahead_of(until, before)
+    } else {
+        is_ahead_of(present_time, present)
     }
 }
 
@@ -150,6 +174,33 @@ mod tests {
         }
     }
 
+    /// A sample that took a while is behind the server by up to that long.
+    #[test]
+    fn a_lease_has_its_time_although_the_sample_is_behind() {
+        const MOMENT: Duration = Duration::from_millis(5);
+        for took in [Duration::from_millis(20), SECOND * 4] {
+            for is_forward in [true, false] {
+                let (clock, then) = (Clock::default(), Instant::now());
+                let stamp = SystemTime::UNIX_EPOCH + STEP * 1000;
+                // The server makes the stamp at once, and its answer is late.
+                clock.sample(stamp, then, then + took);
+                let now = then + took + SECOND * 10;
+                // The stamp of a lease from just before the step.
+                let before = stamp + (now - then) - MOMENT;
+                let time = stamp + (now - then);
+                let is = if is_forward { time + STEP } else { time - STEP };
+                clock.sample(is, now, now + took);
+                let now = now + took;
+                let left = clock.left_at(before, LEASE, now);
+                let least = LEASE - took - MOMENT;
+                assert!(left >= least && left <= least + took, "{left:?}");
+                // And of one from just now.
+                let left = clock.left_at(is + took - MOMENT, LEASE, now);
+                assert!(left >= LEASE - MOMENT && left <= LEASE + took, "{left:?}");
+            }
+        }
+    }
+
     #[test]
     fn the_faster_answer_counts() {
         let (clock, then) = (Clock::default(), Instant::now());
@@ -159,6 +210,11 @@ mod tests {
         assert_eq!(clock.left_at(stamp, LEASE, then + SECOND), LEASE);
         clock.sample(stamp + SECOND, then + SECOND, then + SECOND);
         assert_eq!(clock.left_at(stamp, LEASE, then + SECOND), LEASE - SECOND);
+        // A slow answer is not a clock that was set.
+        let (slow, later) = (Clock::default(), then + SECOND * 4);
+        slow.sample(stamp, then, later);
+        slow.sample(stamp + SECOND * 4, later, later);
+        assert_eq!(slow.left_at(stamp, LEASE, later), LEASE - SECOND * 4);
         clock.sample(stamp + SECOND, then + SECOND, then + SECOND * 3);
         let later = then + SECOND * 3;
         assert_eq!(clock.left_at(stamp, LEASE, later), LEASE - SECOND * 3);

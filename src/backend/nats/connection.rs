@@ -1,7 +1,7 @@
 use super::builder::Settings;
 use super::clock::Clock;
 use super::observe;
-use super::streams::{Streams, is_leaderless, is_missing};
+use super::streams::{Streams, is_leaderless, is_missing, is_refused};
 use super::sweep::sweep;
 use crate::backend::backoff::Backoff;
 use crate::backend::{BackendError, deadline};
@@ -18,6 +18,7 @@ use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::Mutex;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
@@ -38,6 +39,8 @@ pub(super) struct Connection {
     settings: Settings,
     streams: Streams,
     clock: Clock,
+    /// Locked while the server is asked for the time because something seems to be over.
+    asking: Mutex<()>,
     tasks: OnceLock<[AbortOnDrop; 2]>,
 }
 
@@ -75,6 +78,7 @@ impl Connection {
             context,
             settings,
             clock: Clock::default(),
+            asking: Mutex::new(()),
             tasks: OnceLock::new(),
         });
         let prepare = || async {
@@ -119,7 +123,8 @@ impl Connection {
     }
 
     /// How much is left of a time that began at a stamp of the server. Nothing is over by an old sample of its clock, which
-    /// may have been set back since.
+    /// may have been set back since. Many calls at once ask once. Where the server refuses the message that asks, because it
+    /// is full, the old sample has to do.
     pub(super) async fn left(
         &self,
         began: SystemTime,
@@ -129,7 +134,16 @@ impl Connection {
         if !left.is_zero() || self.clock.is_fresh() {
             return Ok(left);
         }
-        self.set_clock().await?;
+        let _asking = self.asking.lock().await;
+        if !self.clock.is_fresh() {
+            match self.set_clock().await {
+                Err(error) if is_refused(&error) => {
+                    observe::clock_not_set(&error);
+                    self.clock.was_asked(Instant::now());
+                }
+                set => set?,
+            }
+        }
         Ok(self.clock.left(began, time))
     }
 

@@ -54,7 +54,8 @@
 //! that within three seconds and makes it anew. What was in a stream is lost with it: values are absent, and receipts and
 //! revisions of before fit nothing. A watch says that changes are missing and goes on. Streams are made with the settings of
 //! the process that makes them again. Servers before 2.10 count the revisions of a new stream from one, so with them a
-//! revision of before may be that of a later value.
+//! revision of before may be that of a later value. Each stream that is made again is a warning in the log, with its name.
+//! Stop all processes before you restore a stream from a backup: one that runs makes an empty stream in its place.
 //!
 //! # What survives what
 //!

@@ -17,3 +17,11 @@ pub(super) fn clock_not_set(error: &BackendError) {
     let error: &dyn std::error::Error = error;
     log::debug!(error, "the server does not say what time it has");
 }
+
+/// A stream was there before, and had to be made anew.
+pub(super) fn stream_made_again(stream: &str) {
+    log::warning!(
+        stream,
+        "a stream was missing and is made again, empty: what was in it is lost"
+    );
+}

@@ -2,6 +2,7 @@
 
 use super::builder::Settings;
 use super::connection::Connection;
+use super::observe;
 use crate::backend::BackendError;
 use crate::sync::lock;
 use async_nats::jetstream::context::{
@@ -14,6 +15,7 @@ use async_nats::jetstream::stream::{
 };
 use async_nats::jetstream::{self, Context, ErrorCode};
 use futures_util::future::try_join_all;
+use serde::Serialize;
 use serde_json::Value;
 use std::error::Error;
 use std::iter::successors;
@@ -21,9 +23,13 @@ use std::sync::Mutex as StdMutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 /// What the destination of changes has before the keys, in streams that this version has made.
 const INCARNATION: &str = "i";
+
+/// How long an answer about a stream may take until the server is asked again.
+const ANSWER_TIME: Duration = Duration::from_secs(1);
 
 /// The streams of a backend: their names, and what is known of them.
 #[derive(Debug)]
@@ -85,7 +91,10 @@ impl Streams {
         let configs = configs(connection.settings());
         let make = configs.iter().map(|config| create(connection, config));
         let made = try_join_all(make).await?;
-        for info in made {
+        for (info, is_new) in made {
+            if is_new && seen > 0 {
+                observe::stream_made_again(&info.config.name);
+            }
             if info.config.retention == RetentionPolicy::WorkQueue {
                 *lock(&self.window) = info.config.duplicate_window;
             }
@@ -95,16 +104,13 @@ impl Streams {
     }
 }
 
-/// Creates a stream if it is not there.
-async fn create(connection: &Connection, config: &Config) -> Result<Info, BackendError> {
+/// Creates a stream if it is not there. Returns whether it was not.
+async fn create(connection: &Connection, config: &Config) -> Result<(Info, bool), BackendError> {
     let context = connection.context();
     let name = &config.name;
-    let found = async || -> Result<Response<Info>, BackendError> {
-        let found = context.request(format!("STREAM.INFO.{name}"), &()).await;
-        found.map_err(BackendError::unavailable)
-    };
+    let found = async || ask(context, format!("STREAM.INFO.{name}"), &()).await;
     match found().await? {
-        Response::Ok(info) => return Ok(info),
+        Response::Ok(info) => return Ok((info, false)),
         Response::Err { error } if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
         Response::Err { error } => return Err(BackendError::unavailable(error)),
     }
@@ -114,17 +120,31 @@ async fn create(connection: &Connection, config: &Config) -> Result<Info, Backen
     if let Value::Object(config) = &mut request {
         config.insert("first_seq".to_owned(), incarnation_now().into());
     }
-    let created = context.request(format!("STREAM.CREATE.{name}"), &request);
-    match created.await.map_err(BackendError::unavailable)? {
-        Response::Ok(info) => Ok(info),
+    match ask(context, format!("STREAM.CREATE.{name}"), &request).await? {
+        Response::Ok(info) => Ok((info, true)),
         // Another process was faster.
         Response::Err { error } if error.error_code() == ErrorCode::STREAM_NAME_EXIST => {
             match found().await? {
-                Response::Ok(info) => Ok(info),
+                Response::Ok(info) => Ok((info, false)),
                 Response::Err { error } => Err(BackendError::unavailable(error)),
             }
         }
         Response::Err { error } => Err(BackendError::unavailable(error)),
+    }
+}
+
+/// What the server answers about a stream. A cluster that is choosing a leader may leave a question without an answer, so it
+/// is asked again until the call that needs the stream is over.
+async fn ask(
+    context: &Context,
+    subject: String,
+    request: &impl Serialize,
+) -> Result<Response<Info>, BackendError> {
+    loop {
+        let answer = context.request(subject.clone(), request);
+        if let Ok(answer) = timeout(ANSWER_TIME, answer).await {
+            return answer.map_err(BackendError::unavailable);
+        }
     }
 }
 
@@ -137,9 +157,10 @@ fn incarnation_now() -> u64 {
 
 /// Which incarnation of a stream publishes a change to a subject: zero for streams of older versions.
 pub(super) fn incarnation(subject: &str) -> u64 {
-    let mut tokens = subject.split('.');
-    let found = tokens.find(|token| *token == INCARNATION);
-    let number = found.and_then(|_| tokens.next());
+    // The prefix is one token, and may be the same as that of the incarnation.
+    let mut tokens = subject.split('.').skip(1);
+    let is_numbered = tokens.next() == Some("changes") && tokens.next() == Some(INCARNATION);
+    let number = tokens.next().filter(|_| is_numbered);
     number.and_then(|it| it.parse().ok()).unwrap_or(0)
 }
 
@@ -166,6 +187,12 @@ pub(super) fn is_missing(error: &BackendError) -> bool {
 /// Whether an error says that a cluster is choosing a leader.
 pub(super) fn is_leaderless(error: &BackendError) -> bool {
     causes(error).any(|error| code(error) == Some(ErrorCode::CLUSTER_NOT_AVAILABLE))
+}
+
+/// Whether the server has refused what was asked for, where the streams are there.
+pub(super) fn is_refused(error: &BackendError) -> bool {
+    matches!(error, BackendError::Full)
+        || (!is_missing(error) && causes(error).any(|error| code(error).is_some()))
 }
 
 fn causes(error: &BackendError) -> impl Iterator<Item = &(dyn Error + 'static)> {

@@ -121,7 +121,8 @@ impl SqliteBuilder {
 
     /// How long a call waits for a lock that another process holds, default [`DEFAULT_BUSY_TIMEOUT`]. Then
     /// it is [`BackendError::TimedOut`], and nothing was written. With other calls of this process before it,
-    /// a call may wait twice as long. It is at least a millisecond, and at most 24 days.
+    /// a call may wait twice as long. Reads wait for no lock, except for the first after the clock of the machine was set,
+    /// which is a write before it is a read. It is at least a millisecond, and at most 24 days.
     pub fn busy_timeout(mut self, timeout: Duration) -> Self {
         self.settings.busy_timeout = timeout.clamp(SHORTEST_BUSY_TIMEOUT, LONGEST_BUSY_TIMEOUT);
         self

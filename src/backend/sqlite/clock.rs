@@ -33,6 +33,15 @@ struct Base {
     is_marked: bool,
 }
 
+/// What a process knows once its transaction is committed.
+#[derive(Clone, Copy)]
+pub(super) struct Kept(Base);
+
+/// What has no delay is due, whatever the clock was when it was enqueued.
+const MAKE_DUE: &str = "UPDATE queue_envelopes SET due = (SELECT milliseconds FROM now)
+    WHERE NOT is_delayed AND NOT leased AND ended IS NULL
+        AND due > (SELECT milliseconds FROM now)";
+
 impl Base {
     fn new(shift: i64, is_marked: bool) -> Self {
         let (machine, monotonic) = look();
@@ -80,26 +89,41 @@ impl Clock {
         base.step().abs() > TOLERANCE
     }
 
-    /// Corrects the clock if that of the machine was set, and writes down from time to time what it shows.
-    pub(super) async fn keep(&self, connection: &mut SqliteConnection) -> sqlx::Result<()> {
+    /// Whether [`keep`](Self::keep) has something to do.
+    pub(super) fn is_due(&self) -> bool {
+        let base = *lock(&self.base);
+        let is_marked = base.is_marked && base.monotonic.elapsed() < MARK_INTERVAL;
+        !is_marked || self.was_set()
+    }
+
+    /// Corrects the clock if that of the machine was set, and writes down what it shows. Returns what the process knows once
+    /// that has been committed.
+    pub(super) async fn keep(&self, connection: &mut SqliteConnection) -> sqlx::Result<Kept> {
         let base = *lock(&self.base);
         let step = base.step();
-        if step.abs() > TOLERANCE {
+        let mark = if step.abs() > TOLERANCE {
             // Another process may have done so, and has found about the same.
-            query("UPDATE clock SET shift = ?1 WHERE abs(shift - ?1) > ?2")
+            let corrected = query("UPDATE clock SET shift = ?1 WHERE abs(shift - ?1) > ?2")
                 .bind(base.shift.saturating_sub(step))
                 .bind(TOLERANCE)
                 .execute(&mut *connection)
                 .await?;
-        } else if base.is_marked && base.monotonic.elapsed() < MARK_INTERVAL {
-            return Ok(());
-        }
-        let mark = "UPDATE clock SET latest = max(latest, (SELECT milliseconds FROM now))
-            RETURNING shift";
+            if corrected.rows_affected() > 0 {
+                // A process that has begun since the step may have enqueued them by the wrong clock.
+                query(MAKE_DUE).execute(&mut *connection).await?;
+            }
+            // Such a process may have written down a time that is not yet.
+            "UPDATE clock SET latest = (SELECT milliseconds FROM now) RETURNING shift"
+        } else {
+            "UPDATE clock SET latest = max(latest, (SELECT milliseconds FROM now)) RETURNING shift"
+        };
         let shift = query_scalar(mark).fetch_one(connection).await?;
-        // What another process has corrected is taken over.
-        *lock(&self.base) = Base::new(shift, true);
-        Ok(())
+        Ok(Kept(Base::new(shift, true)))
+    }
+
+    /// Takes over what is in the file, also what another process has corrected.
+    pub(super) fn take_over(&self, kept: Kept) {
+        *lock(&self.base) = kept.0;
     }
 }
 

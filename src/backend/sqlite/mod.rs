@@ -53,7 +53,9 @@
 //! value early, and one that is set back delays nothing: an envelope without delay is due, whatever the clock. Where no
 //! process has the file open meanwhile, the clock of the database goes on at the latest time that it has shown, or at a
 //! later one if the machine's says so. A process that opens the file between such a step and the next call of any other
-//! believes the machine until that call. Time in which the machine sleeps does not count on systems whose monotonic clock
+//! believes the machine until that call, which corrects the clock for all processes and for those that come later. What
+//! has no delay is due then too; leases and times to live that the new process began meanwhile are off by the step.
+//! Time in which the machine sleeps does not count on systems whose monotonic clock
 //! stands still then, as that of Linux.
 //!
 //! # Limits

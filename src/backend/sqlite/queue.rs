@@ -32,8 +32,9 @@ pub struct SqliteQueue {
 const FOREVER: i64 = i64::MAX / 4;
 
 // The clock of the database, not that of the caller: a statement may wait for a lock before it runs.
-const ENQUEUE: &str = "INSERT OR REPLACE INTO queue_envelopes (queue, id, payload, priority, due)
-    SELECT ?1, ?2, ?3, ?4, (SELECT milliseconds FROM now) + ?5
+const ENQUEUE: &str =
+    "INSERT OR REPLACE INTO queue_envelopes (queue, id, payload, priority, due, is_delayed)
+    SELECT ?1, ?2, ?3, ?4, (SELECT milliseconds FROM now) + ?5, ?5 > 0
     WHERE (SELECT envelopes FROM queue_size) < ?6 AND NOT EXISTS (
         SELECT 1 FROM queue_envelopes WHERE queue = ?1 AND id = ?2
             AND (ended IS NULL OR ended > (SELECT milliseconds FROM now) - ?7)
@@ -87,7 +88,7 @@ const RENEW: &str = "UPDATE queue_envelopes
     RETURNING place";
 
 const RETRY: &str = "UPDATE queue_envelopes
-    SET leased = 0, due = (SELECT milliseconds FROM now) + ?3
+    SET leased = 0, due = (SELECT milliseconds FROM now) + ?3, is_delayed = ?3 > 0
     WHERE place = ?1 AND number = ?2 AND leased AND due > (SELECT milliseconds FROM now)
     RETURNING place";
 

@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection, query_scalar, raw_sql};
 const APPLICATION_ID: i64 = 0x746f_7072;
 
 /// Each brings a file to the next version. What is released is not changed: a new version is a new step.
-const STEPS: [&str; 3] = [
+const STEPS: [&str; 4] = [
     // Triggers number the changes and write them down, so that a change is one statement. It is SQLite that
     // makes it atomic, whether or not others are committed with it.
     "CREATE TABLE store_revision (last INTEGER NOT NULL);
@@ -102,6 +102,8 @@ const STEPS: [&str; 3] = [
         INSERT INTO store_changes (revision, changed, key)
             SELECT last, milliseconds, OLD.key FROM store_revision, now;
     END;",
+    // Whether the time at which an envelope is due is that of a delay. Of what is in the file that is not known.
+    "ALTER TABLE queue_envelopes ADD COLUMN is_delayed INTEGER NOT NULL DEFAULT 1;",
 ];
 
 /// Refuses a file that belongs to something else, before anything of it is changed.

@@ -3,6 +3,7 @@
 //! Each batch is a task in the runtime of its first statement, whose caller waits there. A task for all of them
 //! could stand still in a runtime that nobody drives any more.
 
+use super::clock::Clock;
 use super::connections::{Connections, Statement, runtime};
 use super::observe;
 use super::sweep::{Sweep, sweep};
@@ -148,11 +149,7 @@ async fn run(mut turn: Turn) {
     let Some(connection) = &mut turn.connection else {
         return;
     };
-    let written = match connections.clock().keep(connection).await {
-        Ok(()) => execute(connection, statements).await,
-        // By a clock that has been set, a lease could end early.
-        Err(error) => Err(error),
-    };
+    let written = execute(connections.clock(), connection, statements).await;
     if written.is_ok() {
         connections.mark_active();
         connections.wake();
@@ -181,24 +178,39 @@ async fn run(mut turn: Turn) {
     }
 }
 
-/// Runs the statements one after the other and commits them together: all of them or none.
+/// Runs the statements one after the other and commits them together: all of them or none. The clock is corrected in the
+/// same transaction before them: by a clock that has been set, a lease could end early.
 async fn execute(
+    clock: &Clock,
     connection: &mut SqliteConnection,
     mut statements: Vec<Statement>,
 ) -> sqlx::Result<Vec<Vec<SqliteRow>>> {
-    // To read all rows matters even for one: an error of its commit comes after them.
-    if statements.len() <= 1 {
-        let Some(statement) = statements.pop() else {
-            return Ok(Vec::new());
+    let is_clock_due = clock.is_due();
+    if statements.len() == 1 && !is_clock_due {
+        // To read all rows matters even for one: an error of its commit comes after them.
+        let rows = match statements.pop() {
+            Some(statement) => vec![statement.fetch_all(connection).await?],
+            None => Vec::new(),
         };
-        return Ok(vec![statement.fetch_all(connection).await?]);
+        return Ok(rows);
+    }
+    if statements.is_empty() {
+        return Ok(Vec::new());
     }
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let kept = if is_clock_due {
+        Some(clock.keep(&mut transaction).await?)
+    } else {
+        None
+    };
     let mut rows = Vec::with_capacity(statements.len());
     for statement in statements {
         rows.push(statement.fetch_all(&mut *transaction).await?);
     }
     // Dropped before, it is rolled back, before the connection does anything else.
     transaction.commit().await?;
+    if let Some(kept) = kept {
+        clock.take_over(kept);
+    }
     Ok(rows)
 }
