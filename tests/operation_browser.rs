@@ -22,6 +22,7 @@ use tower_promises::operation::page::Strings;
 
 const MESSAGE: &str = "document.querySelector('[role=status]').textContent";
 
+// Contract: 6.2
 #[tokio::test]
 async fn the_page_follows_the_work_and_ends_on_the_result() {
     let mut site = Site::start().await;
@@ -64,6 +65,7 @@ async fn the_page_follows_the_work_and_ends_on_the_result() {
     site.browser.until("document.title === 'start'").await;
 }
 
+// Contract: 6.2
 #[tokio::test]
 async fn the_page_reloads_itself_where_no_script_runs() {
     let mut site = Site::start().await;
@@ -96,6 +98,7 @@ async fn see_cancelled(site: &Site) {
     assert!(!text.contains("410"), "{text}");
 }
 
+// Contract: 6.1, 6.3
 #[tokio::test]
 async fn the_mouse_cancels() {
     for scripts in [true, false] {
@@ -129,6 +132,7 @@ async fn who_clicks_twice_cancels_once() {
     see_cancelled(&site).await;
 }
 
+// Contract: 6.6
 #[tokio::test]
 async fn the_keyboard_cancels() {
     let mut site = Site::start().await;
@@ -163,6 +167,7 @@ const CONTRAST: &str = r"(() => {
         (Math.max(color, background) + 0.05) / (Math.min(color, background) + 0.05)));
 })()";
 
+// Contract: 6.6
 #[tokio::test]
 async fn the_pages_are_readable_in_light_and_dark_and_on_a_phone() {
     let mut site = Site::start().await;
@@ -214,6 +219,7 @@ async fn nothing_moves_for_those_who_do_not_like_it() {
     assert_eq!(site.browser.evaluate::<usize>(animations).await, 0);
 }
 
+// Contract: 6.6
 #[tokio::test]
 async fn a_screen_reader_gets_names_and_values() {
     let mut site = Site::start().await;
@@ -327,6 +333,7 @@ async fn what_somebody_else_ends_is_seen_to_end() {
     }
 }
 
+// Contract: 6.5
 #[tokio::test]
 async fn errors_are_pages_too() {
     let configure = |layer: OperationLayerBuilder| {

@@ -24,6 +24,7 @@ fn dropping(dropped: &Counter) -> App {
     })
 }
 
+// Contract: 4.1
 #[tokio::test(start_paused = true)]
 async fn section_4_delete_drops_the_work_and_answers_with_the_document() {
     let dropped = Counter::default();
@@ -46,6 +47,7 @@ async fn section_4_delete_drops_the_work_and_answers_with_the_document() {
     assert_eq!(app.operations.running(), 0);
 }
 
+// Contract: 4.2
 #[tokio::test(start_paused = true)]
 async fn section_4_delete_removes_what_has_ended() {
     let app = App::working(memory());
@@ -61,6 +63,7 @@ async fn section_4_delete_removes_what_has_ended() {
     }
 }
 
+// Contract: 4.3
 #[tokio::test(start_paused = true)]
 async fn section_4_of_concurrent_deletes_one_takes_effect() {
     for round in 0..50 {
@@ -89,6 +92,7 @@ async fn section_4_of_concurrent_deletes_one_takes_effect() {
     }
 }
 
+// Contract: 4.3
 #[tokio::test(start_paused = true)]
 async fn section_4_of_concurrent_deletes_of_what_runs_none_removes_it() {
     for round in 0..50 {
@@ -110,6 +114,7 @@ async fn section_4_of_concurrent_deletes_of_what_runs_none_removes_it() {
     }
 }
 
+// Contract: 4.7
 #[tokio::test(start_paused = true)]
 async fn section_4_a_condition_that_does_not_hold_changes_nothing() {
     let app = App::working(memory());
@@ -186,6 +191,7 @@ async fn section_4_two_machines_that_cancel_at_once() {
     }
 }
 
+// Contract: 4.6
 #[tokio::test(start_paused = true)]
 async fn section_4_completion_and_cancel_race_for_one_end() {
     let (mut cancelled, mut succeeded) = (0, 0);
@@ -221,6 +227,7 @@ async fn section_4_completion_and_cancel_race_for_one_end() {
     assert!(cancelled > 0 && succeeded > 0, "{cancelled} {succeeded}");
 }
 
+// Contract: 4.4
 #[tokio::test(start_paused = true)]
 async fn section_4_the_cancel_resource() {
     let app = App::working(memory());
@@ -255,6 +262,7 @@ async fn token(app: &App, path: &str) -> String {
     rest.split('"').next().unwrap().to_owned()
 }
 
+// Contract: 4.5
 #[tokio::test(start_paused = true)]
 async fn section_4_the_form_is_protected_against_other_sites() {
     const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
@@ -351,6 +359,7 @@ async fn section_4_the_form_is_protected_against_other_sites() {
     );
 }
 
+// Contract: 4.8
 #[tokio::test(start_paused = true)]
 async fn section_4_work_elsewhere_hears_of_it() {
     let app = App::new(memory(), async |request: Request| {

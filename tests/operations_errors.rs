@@ -25,6 +25,7 @@ fn with_users(builder: OperationLayerBuilder) -> App {
 const ANNA: (&str, &str) = ("user", "anna");
 const BERT: (&str, &str) = ("user", "bert");
 
+// Contract: 7.1
 #[tokio::test(start_paused = true)]
 async fn section_7_what_is_unknown_and_what_is_somebody_elses_look_alike() {
     let app = with_users(memory());
@@ -65,6 +66,7 @@ async fn section_7_what_is_unknown_and_what_is_somebody_elses_look_alike() {
     );
 }
 
+// Contract: 3.4, 7.1
 #[tokio::test(start_paused = true)]
 async fn section_7_an_expired_one_is_gone_for_its_owner_only() {
     let app = with_users(memory().retention(SECOND * 10));
@@ -84,6 +86,7 @@ async fn section_7_one_of_nobody_in_particular_belongs_to_who_knows_its_id() {
     }
 }
 
+// Contract: 7.2
 #[tokio::test(start_paused = true)]
 async fn section_7_other_methods_are_405_with_allow() {
     let app = App::working(memory());
@@ -105,6 +108,7 @@ async fn section_7_other_methods_are_405_with_allow() {
     }
 }
 
+// Contract: 7.1
 #[tokio::test(start_paused = true)]
 async fn section_7_problems_say_what_they_are() {
     let app = App::working(memory());
@@ -139,6 +143,7 @@ async fn section_7_problems_say_what_they_are() {
     );
 }
 
+// Contract: 7.3
 #[tokio::test(start_paused = true)]
 async fn section_7_limits_are_429_and_503_and_the_service_is_not_called() {
     let calls = Counter::default();
@@ -293,6 +298,7 @@ async fn what_is_left_of_a_result_that_was_read_counts_until_it_expires() {
     assert_eq!(stored(&app, &[]).await.1, serde_json::Value::Null);
 }
 
+// Contract: 7.7
 #[tokio::test(start_paused = true)]
 async fn section_7_past_its_lifetime_an_operation_is_cancelled_and_then_expires() {
     let app = App::working(memory().lifetime(SECOND * 10).retention(SECOND * 20));
@@ -308,6 +314,7 @@ async fn section_7_past_its_lifetime_an_operation_is_cancelled_and_then_expires(
     assert_eq!(app.get(&path).await.status, 410);
 }
 
+// Contract: 7.4
 #[tokio::test(start_paused = true)]
 async fn section_7_ids_have_128_random_bits() {
     let app = App::working(memory());
@@ -332,6 +339,7 @@ async fn section_7_ids_have_128_random_bits() {
     );
 }
 
+// Contract: 7.4
 #[tokio::test(start_paused = true)]
 async fn section_7_the_log_never_has_an_id() {
     let log = Log::start();
@@ -371,6 +379,7 @@ async fn section_7_the_log_never_has_an_id() {
     );
 }
 
+// Contract: 7.5
 #[tokio::test(start_paused = true)]
 async fn section_7_a_panic_in_the_work_is_a_failure_without_its_text() {
     let app = App::new(memory(), async |request: Request| {

@@ -97,6 +97,7 @@ impl Events {
     }
 }
 
+// Contract: 5.1, 5.5
 #[tokio::test(start_paused = true)]
 async fn section_5_events_come_as_it_happens_and_end_with_done() {
     let app = App::working(memory());
@@ -147,6 +148,7 @@ async fn section_5_one_that_has_ended_sends_done_alone() {
     assert_eq!(events[0].data["status"], "Failed");
 }
 
+// Contract: 5.1
 #[tokio::test(start_paused = true)]
 async fn section_5_a_cancel_is_an_end_too() {
     let app = App::working(memory());
@@ -162,6 +164,7 @@ async fn section_5_a_cancel_is_an_end_too() {
     assert!(soon(events.next()).await.is_none());
 }
 
+// Contract: 5.2
 #[tokio::test(start_paused = true)]
 async fn section_5_comments_keep_the_stream_alive() {
     let app = App::working(memory().heartbeat(SECOND * 15));
@@ -171,6 +174,7 @@ async fn section_5_comments_keep_the_stream_alive() {
     assert_eq!(events.comments, 6);
 }
 
+// Contract: 5.3
 #[tokio::test(start_paused = true)]
 async fn section_5_a_reconnect_with_the_last_id_is_204() {
     let app = App::working(memory());
@@ -184,6 +188,7 @@ async fn section_5_a_reconnect_with_the_last_id_is_204() {
     assert_eq!(answer.status, 200);
 }
 
+// Contract: 5.3
 #[tokio::test(start_paused = true)]
 async fn section_5_a_reconnect_neither_repeats_nor_skips() {
     let app = App::working(memory());
@@ -222,6 +227,7 @@ async fn section_5_a_reconnect_neither_repeats_nor_skips() {
     assert!(seen.len() >= 10, "{seen:?}");
 }
 
+// Contract: 5.4
 #[tokio::test(start_paused = true)]
 async fn section_5_a_slow_reader_sees_the_newest_state_and_delays_nobody() {
     let app = App::new(memory(), async |request: Request| {

@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tower::{Service, ServiceExt};
 use tower_promises::operation::{Escalate, OnDisconnect};
 
+// Contract: 1.1
 #[tokio::test(start_paused = true)]
 async fn section_1_work_that_ends_within_the_wait_is_answered_as_if_nothing_was_there() {
     let app = App::working(memory());
@@ -33,6 +34,7 @@ async fn section_1_work_that_ends_within_the_wait_is_answered_as_if_nothing_was_
     assert_eq!(answer.header("vary"), "Prefer, Accept");
 }
 
+// Contract: 1.1, 1.11
 #[tokio::test(start_paused = true)]
 async fn section_1_a_response_that_has_begun_streams_on() {
     let app = App::new(memory(), async |_: Request| {
@@ -52,6 +54,7 @@ async fn section_1_a_response_that_has_begun_streams_on() {
     assert!(body.frame().await.is_none());
 }
 
+// Contract: 1.2
 #[tokio::test(start_paused = true)]
 async fn section_1_vary_is_appended_on_every_route_that_can_escalate() {
     let app = App::new(memory(), async |request: Request| {
@@ -121,6 +124,7 @@ async fn the_predicate_is_asked_once_about_each_request() {
     }
 }
 
+// Contract: 1.3
 #[tokio::test(start_paused = true)]
 async fn section_1_who_names_html_anywhere_is_sent_to_the_page() {
     let app = App::working(memory());
@@ -152,6 +156,7 @@ async fn section_1_who_names_html_anywhere_is_sent_to_the_page() {
     }
 }
 
+// Contract: 1.4
 #[tokio::test(start_paused = true)]
 async fn section_1_any_other_gets_202_with_the_status_document() {
     let app = App::working(memory());
@@ -175,6 +180,7 @@ async fn section_1_any_other_gets_202_with_the_status_document() {
     }
 }
 
+// Contract: 1.5, 1.7
 #[tokio::test(start_paused = true)]
 async fn section_1_preferences_are_read_generously_and_applied_honestly() {
     let app = App::working(memory().wait(SECOND * 2).max_wait(SECOND * 30));
@@ -220,6 +226,7 @@ async fn section_1_preferences_are_read_generously_and_applied_honestly() {
     }
 }
 
+// Contract: 1.12
 #[tokio::test(start_paused = true)]
 async fn section_1_a_read_escalates_when_that_is_preferred() {
     let app = App::working(memory());
@@ -240,6 +247,7 @@ async fn section_1_a_read_escalates_when_that_is_preferred() {
     assert_eq!(asks.status, 202);
 }
 
+// Contract: 1.6
 #[tokio::test(start_paused = true)]
 async fn section_1_completion_at_the_deadline_is_never_a_202_with_an_end() {
     let app = App::working(memory().max_running(10_000));
@@ -290,6 +298,7 @@ async fn what_was_made_for_a_reply_that_was_not_given_is_forgotten() {
     );
 }
 
+// Contract: 1.8
 #[tokio::test(start_paused = true)]
 async fn section_1_addresses_come_from_the_public_origin_and_from_nothing_else() {
     let lies = [
@@ -322,6 +331,7 @@ async fn section_1_addresses_come_from_the_public_origin_and_from_nothing_else()
     assert!(!format!("{answer:?}").contains("evil"), "{answer:?}");
 }
 
+// Contract: 1.13
 #[tokio::test(start_paused = true)]
 async fn section_1_the_mount_path_can_be_chosen_and_never_reaches_the_service() {
     let calls = Counter::default();
@@ -363,6 +373,7 @@ async fn swallow(request: Request) -> Response {
     body.len().to_string().into_response()
 }
 
+// Contract: 1.9
 #[tokio::test(start_paused = true)]
 async fn section_1_the_body_is_read_in_full_before_the_first_reply() {
     let app = App::new(memory().max_body_bytes(3000), swallow);
@@ -381,6 +392,7 @@ async fn section_1_the_body_is_read_in_full_before_the_first_reply() {
     assert_eq!(app.get(&format!("{path}/result")).await.body, "3000");
 }
 
+// Contract: 1.9
 #[tokio::test(start_paused = true)]
 async fn section_1_a_body_over_the_bound_stays_on_the_connection() {
     let app = App::new(memory().max_body_bytes(2999), swallow);
@@ -394,6 +406,7 @@ async fn section_1_a_body_over_the_bound_stays_on_the_connection() {
     }
 }
 
+// Contract: 1.10
 #[tokio::test(start_paused = true)]
 async fn section_1_an_error_of_the_body_reaches_the_service() {
     let app = App::new(memory(), async |request: Request| {
@@ -409,6 +422,7 @@ async fn section_1_an_error_of_the_body_reaches_the_service() {
     assert_eq!(answer.body, "true");
 }
 
+// Contract: 1.11
 #[tokio::test(start_paused = true)]
 async fn section_1_upgrades_and_connect_never_escalate() {
     let app = App::working(memory().predicate(|_| Escalate::Always));
@@ -426,6 +440,7 @@ async fn section_1_upgrades_and_connect_never_escalate() {
     assert_eq!((answer.status.as_u16(), answer.header("vary")), (200, ""));
 }
 
+// Contract: 1.11
 #[tokio::test(start_paused = true)]
 async fn section_1_grpc_never_escalates_by_default() {
     let app = App::working(memory());
@@ -449,6 +464,7 @@ async fn section_1_grpc_never_escalates_by_default() {
     }
 }
 
+// Contract: 7.15
 #[tokio::test(start_paused = true)]
 async fn section_7_a_client_that_goes_away_takes_its_work_along() {
     let (dropped, started) = (Counter::default(), Arc::new(Notify::new()));
@@ -492,6 +508,7 @@ async fn section_7_a_client_that_goes_away_takes_its_work_along() {
     }
 }
 
+// Contract: 7.15
 #[tokio::test(start_paused = true)]
 async fn section_7_after_the_reply_the_work_goes_on_without_its_client() {
     let app = App::working(memory());
@@ -501,6 +518,7 @@ async fn section_7_after_the_reply_the_work_goes_on_without_its_client() {
     assert_eq!(app.ended(&path).await["status"], "Succeeded");
 }
 
+// Contract: 7.11
 #[tokio::test(start_paused = true)]
 async fn errors_and_panics_before_the_first_reply_are_those_of_the_service() {
     let app = App::new(memory(), async |_: Request| -> String {

@@ -33,6 +33,7 @@ fn counting(builder: OperationLayerBuilder) -> (App, Counter) {
     (app, calls)
 }
 
+// Contract: 7.8
 #[tokio::test(start_paused = true)]
 async fn section_7_the_same_key_is_the_same_operation_run_once() {
     let (app, calls) = counting(memory());
@@ -68,6 +69,7 @@ async fn section_7_what_was_answered_at_once_is_answered_again() {
     assert_eq!(calls.get(), 2);
 }
 
+// Contract: 7.8
 #[tokio::test(start_paused = true)]
 async fn section_7_another_request_with_the_key_is_422() {
     let (app, calls) = counting(memory());
@@ -87,6 +89,7 @@ async fn section_7_another_request_with_the_key_is_422() {
     assert_eq!(calls.get(), 1);
 }
 
+// Contract: 7.8
 #[tokio::test(start_paused = true)]
 async fn section_7_while_the_first_is_in_flight_it_is_409() {
     let backend = Backend::memory();
@@ -107,6 +110,7 @@ async fn section_7_while_the_first_is_in_flight_it_is_409() {
     assert_eq!(calls.get(), 1);
 }
 
+// Contract: 7.8
 #[tokio::test]
 async fn section_7_of_many_at_once_one_runs() {
     for _ in 0..20 {
@@ -175,6 +179,7 @@ async fn section_7_what_nobody_waits_for_is_not_in_flight() {
     assert_eq!(calls.get(), 1);
 }
 
+// Contract: 1.5, 7.8
 #[tokio::test(start_paused = true)]
 async fn section_1_who_sends_a_key_again_waits_as_it_prefers() {
     let backend = Backend::memory();
@@ -274,6 +279,7 @@ async fn a_key_is_free_again_when_its_operation_is_gone() {
     assert_eq!(calls.get(), 3);
 }
 
+// Contract: 7.13
 #[tokio::test(start_paused = true)]
 async fn where_running_once_cannot_be_promised_nothing_runs() {
     let (app, calls) = counting(memory().max_body_bytes(3));
@@ -318,6 +324,7 @@ async fn keys_are_opt_in_and_checked() {
     assert_eq!(calls.get(), 0);
 }
 
+// Contract: 1.2
 #[tokio::test(start_paused = true)]
 async fn section_1_vary_is_on_refusals_too() {
     let (app, _) = counting(memory().max_body_bytes(3));

@@ -46,6 +46,7 @@ fn answering(builder: OperationLayerBuilder, statuses: &'static [u16]) -> (App, 
     (app, calls)
 }
 
+// Contract: 7.9
 #[tokio::test(start_paused = true)]
 async fn section_7_a_key_is_a_string_with_or_without_quotes() {
     for [first, again, other] in [
@@ -70,6 +71,7 @@ async fn section_7_a_key_is_a_string_with_or_without_quotes() {
     }
 }
 
+// Contract: 7.9
 #[tokio::test(start_paused = true)]
 async fn section_7_a_malformed_key_is_400() {
     let (app, calls) = answering(keyed(), &[200]);
@@ -110,6 +112,7 @@ async fn section_7_a_malformed_key_is_400() {
     assert_eq!(app.ask("POST /", &longest).await.status, 200);
 }
 
+// Contract: 7.12
 #[tokio::test(start_paused = true)]
 async fn section_7_a_form_that_is_sent_again_has_another_boundary() {
     let form = |boundary: &str, content: &str| {
@@ -196,6 +199,7 @@ fn panicking(builder: OperationLayerBuilder) -> (App, Counter) {
     (app, calls)
 }
 
+// Contract: 7.11
 #[tokio::test(start_paused = true)]
 async fn section_7_a_panic_reaches_the_layers_outside_as_without_a_key() {
     for line in ["POST /", "POST /?ms=1000"] {
@@ -241,6 +245,7 @@ where
 /// What the inner services of these tests get.
 type Inner = http::Request<OperationRequestBody<Body>>;
 
+// Contract: 7.10
 #[tokio::test(start_paused = true)]
 async fn section_7_what_was_shed_is_not_remembered() {
     let calls = Counter::default();
@@ -358,6 +363,7 @@ async fn section_7_a_failure_before_the_service_is_ready_is_not_remembered() {
     }
 }
 
+// Contract: 7.10
 #[tokio::test(start_paused = true)]
 async fn section_7_passing_refusals_are_not_remembered() {
     for (statuses, refusal) in [(&[503, 503, 201], 503), (&[429, 429, 201], 429)] {

@@ -23,6 +23,7 @@ use tower_promises::backend::{
 };
 use tower_promises::operation::DEFAULT_LEASE;
 
+// Contract: 4.8
 #[tokio::test(start_paused = true)]
 async fn any_machine_answers_for_every_operation() {
     let [here, there] = two_machines(|builder| builder);
@@ -266,6 +267,7 @@ fn machine_to_be_killed(backend: Backend) -> (String, std::sync::mpsc::Sender<()
     (path.recv().unwrap(), kill)
 }
 
+// Contract: 7.16
 #[tokio::test]
 async fn section_7_running_ones_of_a_process_that_is_gone_are_lost() {
     let backend = Backend::memory();

@@ -79,6 +79,7 @@ async fn check_right(name: &str, mount: impl Fn(OperationLayer) -> Router) {
     assert_eq!(checked, Ok(()), "{name}");
 }
 
+// Contract: 7.17
 #[tokio::test(start_paused = true)]
 async fn section_7_right_mounts_have_operations_from_the_first_request_on() {
     let plain = |layer: OperationLayer| working().layer(layer);
@@ -198,6 +199,7 @@ async fn check_wrong(name: &str, mount: impl Fn(OperationLayer) -> Router) {
     assert_eq!(app.ask(line(name), &[]).await.status, 202, "{name}");
 }
 
+// Contract: 7.17
 #[tokio::test(start_paused = true)]
 async fn section_7_a_wrong_mount_is_logged_and_requests_stay_on_their_connection() {
     for (name, mount) in WRONG_MOUNTS {

@@ -51,6 +51,7 @@ fn assert_harmless(page: &Answer) {
     }
 }
 
+// Contract: 6.1, 6.3
 #[tokio::test(start_paused = true)]
 async fn section_6_the_page_shows_how_far_it_is() {
     let app = talking(memory());
@@ -111,6 +112,7 @@ async fn section_6_what_the_page_needs_comes_from_the_layer_and_may_be_kept() {
     }
 }
 
+// Contract: 6.4
 #[tokio::test(start_paused = true)]
 async fn section_6_what_has_ended_leads_browsers_to_its_result() {
     for origin in ["", "https://good.example"] {
@@ -140,6 +142,7 @@ async fn section_6_what_has_ended_leads_browsers_to_its_result() {
     }
 }
 
+// Contract: 6.5
 #[tokio::test(start_paused = true)]
 async fn section_6_errors_are_small_pages_with_the_same_status() {
     let builder = memory()
@@ -193,6 +196,7 @@ async fn section_6_errors_are_small_pages_with_the_same_status() {
     }
 }
 
+// Contract: 6.6
 #[tokio::test(start_paused = true)]
 async fn section_6_the_page_can_be_translated() {
     let german = Strings::new("de")
@@ -213,6 +217,7 @@ async fn section_6_the_page_can_be_translated() {
     assert!(page.contains("<h1>Hier ist nichts</h1>"), "{page}");
 }
 
+// Contract: 6.1
 #[tokio::test(start_paused = true)]
 async fn section_6_the_page_can_be_replaced() {
     let page = |context: &PageContext<'_>| {

@@ -189,6 +189,7 @@ async fn assert_lost(process: &Process, path: &str) {
     assert_eq!(cancel.status, 409);
 }
 
+// Contract: 7.16
 #[tokio::test]
 async fn what_has_ended_outlives_a_kill() {
     let folder = Folder::new();
@@ -234,6 +235,7 @@ async fn what_has_ended_outlives_a_kill() {
     }
 }
 
+// Contract: 7.16
 #[tokio::test]
 async fn what_was_running_is_lost_after_the_lease() {
     let folder = Folder::new();

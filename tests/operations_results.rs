@@ -18,6 +18,7 @@ use support::until;
 use tokio::time::sleep;
 use tower::ServiceExt;
 
+// Contract: 3.1
 #[tokio::test(start_paused = true)]
 async fn section_3_a_result_that_is_not_there_is_202_every_time() {
     let app = App::working(memory());
@@ -35,6 +36,7 @@ async fn section_3_a_result_that_is_not_there_is_202_every_time() {
     assert_eq!(app.ask(&format!("HEAD {result}"), &[]).await.status, 202);
 }
 
+// Contract: 3.2
 #[tokio::test(start_paused = true)]
 async fn section_3_the_result_is_the_inner_response() {
     let app = App::new(memory(), async |_: Request| {
@@ -95,6 +97,7 @@ async fn section_3_the_result_is_the_inner_response() {
     );
 }
 
+// Contract: 3.6
 #[tokio::test(start_paused = true)]
 async fn section_3_no_cache_keeps_what_the_service_has_not_given_to_caches() {
     const MODIFIED: (&str, &str) = ("last-modified", "Fri, 01 Mar 2024 00:00:00 GMT");
@@ -195,6 +198,7 @@ async fn what_the_layer_says_of_an_operation_is_kept_by_no_cache() {
     }
 }
 
+// Contract: 3.3
 #[tokio::test(start_paused = true)]
 async fn section_3_an_inner_202_is_sent_as_200() {
     let app = App::working(memory());
@@ -208,6 +212,7 @@ async fn section_3_an_inner_202_is_sent_as_200() {
     assert_eq!(answer.body, r#"{"answer":42}"#);
 }
 
+// Contract: 2.6, 3.2
 #[tokio::test(start_paused = true)]
 async fn section_3_an_inner_error_is_the_result() {
     let app = App::working(memory());
@@ -221,6 +226,7 @@ async fn section_3_an_inner_error_is_the_result() {
     assert_eq!(answer.body, r#"{"answer":42}"#);
 }
 
+// Contract: 3.2
 #[tokio::test(start_paused = true)]
 async fn section_3_a_large_result_comes_back_whole() {
     let app = App::new(memory(), async |request: Request| {
@@ -240,6 +246,7 @@ async fn section_3_a_large_result_comes_back_whole() {
     }
 }
 
+// Contract: 3.4, 3.7
 #[tokio::test(start_paused = true)]
 async fn section_3_a_result_to_be_read_once_is_gone_when_it_was_sent() {
     let app = App::working(memory().result_once(true));
@@ -269,6 +276,7 @@ async fn section_3_a_result_to_be_read_once_is_gone_when_it_was_sent() {
     }
 }
 
+// Contract: 3.4
 #[tokio::test(start_paused = true)]
 async fn section_3_what_is_cancelled_or_expired_is_410() {
     let app = App::working(memory().retention(SECOND * 100));
@@ -299,6 +307,7 @@ async fn section_3_what_is_cancelled_or_expired_is_410() {
     );
 }
 
+// Contract: 7.6
 #[tokio::test(start_paused = true)]
 async fn section_7_a_result_over_the_bound_fails() {
     let app = App::new(memory().max_result_bytes(1000), async |request: Request| {
@@ -422,6 +431,7 @@ const CONDITIONS: [&[(&str, &str)]; 4] = [
     &[("range", "bytes=0-1"), ("if-range", "\"v1\"")],
 ];
 
+// Contract: 3.5
 #[tokio::test(start_paused = true)]
 async fn section_3_the_result_answers_no_condition_and_no_range() {
     let app = App::new(memory().idempotency_keys(true), conditional);

@@ -71,6 +71,7 @@ async fn dropped(stage: &Stage) {
     until("the work is dropped", async || stage.dropped.get() > 0).await;
 }
 
+// Contract: 1.9
 #[tokio::test]
 async fn section_1_an_upload_is_complete_when_the_first_reply_is_given() {
     let (address, _, stage) = serve(memory().wait(Duration::ZERO)).await;
@@ -184,6 +185,7 @@ async fn section_7_a_connection_that_breaks_after_the_reply_changes_nothing() {
     assert_eq!(app.get(&format!("{path}/result")).await.body, "4 bytes");
 }
 
+// Contract: 5.2
 #[tokio::test]
 async fn section_5_events_arrive_over_a_connection_and_the_stream_closes() {
     let (address, app, stage) = serve(memory().wait(Duration::ZERO)).await;
@@ -208,6 +210,7 @@ async fn section_5_events_arrive_over_a_connection_and_the_stream_closes() {
     assert!(text.contains("Succeeded"), "{text}");
 }
 
+// Contract: 3.7
 #[tokio::test]
 async fn section_3_a_result_to_be_read_once_outlives_a_broken_connection() {
     // More than the buffers of a connection take.

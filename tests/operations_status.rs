@@ -19,6 +19,7 @@ fn assert_time(value: &serde_json::Value) {
     assert_eq!(shape, "0000-00-00T00:00:00.000Z", "{text}");
 }
 
+// Contract: 2.1, 2.2
 #[tokio::test(start_paused = true)]
 async fn section_2_the_status_document() {
     let app = App::working(memory());
@@ -74,6 +75,7 @@ async fn section_2_the_status_document() {
     assert_eq!(app.get(&path).await, answer);
 }
 
+// Contract: 2.1, 2.7
 #[tokio::test(start_paused = true)]
 async fn section_2_a_client_that_knows_the_document_is_told_so() {
     let app = App::working(memory());
@@ -97,6 +99,7 @@ async fn section_2_a_client_that_knows_the_document_is_told_so() {
     assert_eq!(answer.status, 200);
 }
 
+// Contract: 2.7
 #[tokio::test(start_paused = true)]
 async fn section_2_head_is_get_without_a_body() {
     let app = App::working(memory());
@@ -108,6 +111,7 @@ async fn section_2_head_is_get_without_a_body() {
     assert_eq!((get.status, get.headers), (head.status, head.headers));
 }
 
+// Contract: 2.4
 #[tokio::test(start_paused = true)]
 async fn section_2_progress_is_null_or_a_number_from_0_to_100() {
     for (set, expected) in [
@@ -148,6 +152,7 @@ async fn section_2_a_message_is_cut_where_it_is_too_long() {
     assert_eq!(app.document(&path).await["message"], "é".repeat(512));
 }
 
+// Contract: 2.5, 2.6
 #[tokio::test(start_paused = true)]
 async fn section_2_an_inner_error_status_is_failed() {
     let app = App::working(memory());
@@ -175,6 +180,7 @@ async fn section_2_an_inner_error_status_is_failed() {
     }
 }
 
+// Contract: 2.3, 2.5
 #[tokio::test(start_paused = true)]
 async fn section_2_the_five_words() {
     use tower_promises::operation::Status;
@@ -192,6 +198,7 @@ async fn section_2_the_five_words() {
     }
 }
 
+// Contract: 2.8
 #[tokio::test(start_paused = true)]
 async fn section_2_who_prefers_html_gets_the_page() {
     let app = App::working(memory());

@@ -32,6 +32,7 @@ fn upload(
     (tokio::spawn(async move { app.send(request).await }), go_on)
 }
 
+// Contract: 7.14
 #[tokio::test(start_paused = true)]
 async fn section_7_what_is_being_received_takes_no_place_of_running_work() {
     let app = App::working(memory().max_running(5));
@@ -46,6 +47,7 @@ async fn section_7_what_is_being_received_takes_no_place_of_running_work() {
     }
 }
 
+// Contract: 7.14
 #[tokio::test(start_paused = true)]
 async fn section_7_what_is_being_received_has_a_limit_of_its_own() {
     let builder = memory()
@@ -94,6 +96,7 @@ async fn section_7_what_is_being_received_has_a_limit_of_its_own() {
     }
 }
 
+// Contract: 7.14
 #[tokio::test(start_paused = true)]
 async fn section_7_what_is_being_received_has_a_time_of_its_own() {
     for (builder, seconds) in [

@@ -47,6 +47,7 @@ fn assert_few_at_a_time(site: &Site) {
     assert!((2..=4).contains(&most), "{most} at the same time");
 }
 
+// Contract: 5.6
 #[tokio::test]
 async fn a_hidden_page_has_no_stream_and_catches_up_when_it_is_shown() {
     let mut site = Site::start().await;
@@ -80,6 +81,7 @@ async fn a_hidden_page_has_no_stream_and_catches_up_when_it_is_shown() {
     assert_eq!(site.browser.complaints().await, [""; 0]);
 }
 
+// Contract: 5.6
 #[tokio::test]
 async fn eight_tabs_leave_connections_for_the_site() {
     let mut site = Site::start().await;
