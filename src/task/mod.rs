@@ -87,7 +87,9 @@
 //!    attempt that is given back by a worker that [shuts down](Worker::drain) does not count.
 //! 7. [Dead letters](TaskService::dead_letters) are kept, listed and [sent again](TaskService::send_again). A task
 //!    whose type a worker does not know, or whose arguments it cannot read, is left to other workers, half a minute
-//!    later each time, and is one when its attempts are used up.
+//!    later each time, and is one when its attempts are used up. What a worker cannot read as a whole, because another
+//!    version of this crate has submitted it, is left to others for its [lifetime](TasksBuilder::lifetime), and then is
+//!    a dead letter with its bytes: it can be sent again when a version that can read it is there.
 //! 8. Exactly one end of a task is recorded. Each attempt has a token of its own, and only that which the store knows
 //!    may record. What a worker has made that has lost its lease is dropped.
 //! 9. The output is stored before the queue is told, and kept for a

@@ -11,6 +11,7 @@ use super::scope::{Caller, Scope, Scoped};
 use super::{Task, TaskContext, TaskError, TaskId, TaskState, Tasks, observe, scope};
 use crate::backend::{BackendError, Envelope, Priority};
 use crate::json;
+use bytes::Bytes;
 use serde::ser::Error as _;
 use serde_json::value::RawValue;
 use std::sync::Arc;
@@ -275,6 +276,18 @@ impl Core {
         let envelope = Envelope::new(queue_of(&letter.service), letter.envelope_id(), payload)
             .delay(delay)
             .priority(priority);
+        let enqueued = self.records.backend.queue().enqueue(envelope);
+        self.records.in_time(enqueued).await.map(drop)
+    }
+
+    /// Enqueues what this version cannot read.
+    pub(super) async fn enqueue_payload(
+        &self,
+        service: &str,
+        envelope: String,
+        payload: Bytes,
+    ) -> Result<(), BackendError> {
+        let envelope = Envelope::new(queue_of(service), envelope, payload);
         let enqueued = self.records.backend.queue().enqueue(envelope);
         self.records.in_time(enqueued).await.map(drop)
     }

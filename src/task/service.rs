@@ -91,7 +91,8 @@ impl TaskService {
 
     /// The dead letters of the service, oldest first: tasks that were given up after several attempts. They are kept
     /// for [`dead_letter_time_to_live`](super::TasksBuilder::dead_letter_time_to_live), and the newest are listed,
-    /// about a thousand: see [`MAX_DEAD_LETTER_BYTES`](super::MAX_DEAD_LETTER_BYTES).
+    /// about a thousand: see [`MAX_DEAD_LETTER_BYTES`](super::MAX_DEAD_LETTER_BYTES). One that no worker could read as a
+    /// whole has no [type](TaskStatus::task) and no principal, where those were not known before.
     ///
     /// # Errors
     ///

@@ -52,6 +52,7 @@ impl Attempt<'_> {
                 None => Record::new(letter),
             };
             record.letter = None;
+            record.unread = None;
             if record.state == TaskState::Running {
                 // Whoever had it has not come to say how that has ended.
                 record.is_suspect = true;
@@ -61,7 +62,8 @@ impl Attempt<'_> {
                 });
             }
             let now = now();
-            let begin = if letter.expires <= now {
+            let expires = letter.expires.max(record.extended.unwrap_or(0));
+            let begin = if expires <= now {
                 record.failure = Some(Failure {
                     error: expired(),
                     is_conflict: false,
@@ -85,9 +87,7 @@ impl Attempt<'_> {
                 record.started = Some(now);
                 // It must not be forgotten while it runs.
                 let longest = limit.saturating_add(settings.result_time_to_live);
-                record.expires = letter
-                    .expires
-                    .max(now.saturating_add(milliseconds(longest)));
+                record.expires = expires.max(now.saturating_add(milliseconds(longest)));
                 record.progress = None;
                 record.message = None;
                 Some(Begin::Attempt(record.attempt))

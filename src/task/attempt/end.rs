@@ -219,7 +219,7 @@ impl Attempt<'_> {
 
     /// Lists a dead letter, and tells of it.
     pub(super) async fn bury(&self) -> Outcome {
-        match self.core.list(self.letter).await {
+        match self.core.list(&self.letter.service, &self.letter.id).await {
             Ok(()) => {
                 self.core.announce(&self.letter.id, News::Ended).await;
                 Outcome::Done
