@@ -514,6 +514,36 @@ async fn what_has_ended_is_deleted_all_the_same() {
     assert_eq!(&*taken.id, "waiting", "it is kept");
 }
 
+/// The first version named the records of leases by a number alone. What is over of them is deleted.
+#[tokio::test]
+async fn records_of_the_first_version_are_deleted_when_they_are_over() {
+    let server = Server::start().await;
+    let builder = server.builder().await.sweep_interval(SECOND / 5);
+    let _backend = builder.open().await.unwrap();
+    let context = context(&server).await;
+    for (number, state, milliseconds) in
+        [(1, "ended", 0), (2, "leased", 1), (3, "leased", 3_600_000)]
+    {
+        let record = format!(r#"{{"number":1,"state":"{state}","milliseconds":{milliseconds}}}"#);
+        let subject = format!("{}.{number}", STREAMS[2].replace("-leases", ".leases"));
+        let stored = context.publish(subject, record.into()).await.unwrap();
+        stored.await.unwrap();
+    }
+    let stream = context.get_stream(STREAMS[2]).await.unwrap();
+    let is_there = async |number: u32| {
+        let subject = format!("tower-promises.leases.{number}");
+        stream
+            .get_last_raw_message_by_subject(&subject)
+            .await
+            .is_ok()
+    };
+    until("they are deleted", async || {
+        !is_there(1).await && !is_there(2).await
+    })
+    .await;
+    assert!(is_there(3).await, "its lease goes on");
+}
+
 /// Where the server can start anywhere, from 2.10 on.
 #[tokio::test]
 async fn revisions_go_on_after_a_loss() {

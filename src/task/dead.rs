@@ -1,17 +1,20 @@
 //! Dead letters: tasks that were given up, listed by service.
 
 use super::core::Core;
-use super::record::{Letter, Record};
+use super::record::{Failure, Record, Unread};
 use super::records::{Changed, Update};
 use super::{TaskError, TaskId, TaskState, TaskStatus, observe};
 use crate::backend::clock::{milliseconds, now};
-use crate::backend::{BackendError, Priority};
+use crate::backend::{BackendError, Delivery, Priority};
 use std::time::Duration;
 use uuid::Uuid;
 
 /// The maximum size of the list of a service's dead letters: the bytes of their ids as JSON. A list has room for more
 /// than a thousand random ids. The oldest ids are dropped from a full list; the newest id is always listed.
 pub const MAX_DEAD_LETTER_BYTES: usize = 48 * 1024;
+
+/// Separates the submission from a random part in the id of an envelope whose letter is sent again unread.
+pub(super) const AGAIN: char = '~';
 
 /// The key of a service's list. The store cannot enumerate keys, so the ids are kept in one value, oldest first.
 fn list_key(service: &str) -> String {
@@ -26,15 +29,15 @@ fn listed_bytes(id: &TaskId) -> usize {
 
 impl Core {
     /// Adds a dead letter to the list of its service, if it is not listed yet.
-    pub(super) async fn list(&self, letter: &Letter) -> Result<(), BackendError> {
+    pub(super) async fn list(&self, service: &str, id: &TaskId) -> Result<(), BackendError> {
         let mut dropped = 0;
         let time_to_live = self.settings.dead_letter_time_to_live;
         let update = |found: Option<Vec<TaskId>>| {
             let mut ids = found.unwrap_or_default();
-            if ids.contains(&letter.id) {
+            if ids.contains(id) {
                 return Update::Keep(());
             }
-            ids.push(letter.id.clone());
+            ids.push(id.clone());
             let mut size: usize = ids.iter().map(listed_bytes).sum();
             dropped = 0;
             while size > MAX_DEAD_LETTER_BYTES && dropped + 1 < ids.len() {
@@ -43,10 +46,10 @@ impl Core {
             }
             Update::Set(ids.split_off(dropped), time_to_live, ())
         };
-        let key = list_key(&letter.service);
+        let key = list_key(service);
         self.records.update(&key, update).await?;
         if dropped > 0 {
-            observe::dead_letters_dropped(&letter.service, dropped);
+            observe::dead_letters_dropped(service, dropped);
         }
         Ok(())
     }
@@ -56,11 +59,9 @@ impl Core {
         self.remove(service, id).await?;
         // The task may have become a dead letter again, while its old entry was still listed.
         match self.records.find(id).await? {
-            Some(Record {
-                state: TaskState::Dead,
-                letter: Some(letter),
-                ..
-            }) => self.list(&letter).await,
+            Some(record) if record.state == TaskState::Dead && record.is_kept() => {
+                self.list(&record.service, id).await
+            }
             _ => Ok(()),
         }
     }
@@ -95,7 +96,7 @@ impl Core {
             };
             match found {
                 // A dead letter that is being sent again stays listed until it is in the queue.
-                Some(record) if record.letter.is_some() => {
+                Some(record) if record.is_kept() => {
                     letters.push(TaskStatus::new(id, record));
                 }
                 _ => self.unlist(service, &id).await?,
@@ -104,12 +105,64 @@ impl Core {
         Ok(letters)
     }
 
+    /// Makes a letter that no worker could read a dead letter with its bytes, and lists it. Returns whether it is one.
+    pub(super) async fn bury_unread(
+        &self,
+        service: &str,
+        id: &TaskId,
+        submission: &str,
+        delivery: &Delivery,
+        failure: &Failure,
+    ) -> Result<bool, BackendError> {
+        let bury = |has_room: bool| {
+            let update = move |found: Option<Record>| {
+                let mut record = match found {
+                    Some(record) if record.submission != submission => return Update::Keep(false),
+                    Some(record) if record.state == TaskState::Dead => return Update::Keep(true),
+                    Some(record) if record.state.is_terminal() => return Update::Keep(false),
+                    Some(record) => record,
+                    None => Record::of_unread(service, submission),
+                };
+                record.attempt = delivery.number;
+                record.failure = Some(failure.clone());
+                record.end(TaskState::Dead, self.settings.dead_letter_time_to_live);
+                record.unread = has_room.then(|| Unread::new(&delivery.payload));
+                let time_to_live = record.time_to_live();
+                Update::Set(record, time_to_live, true)
+            };
+            async move { self.records.update(&id.record(), update).await }
+        };
+        let mut is_dead = bury(true).await;
+        if let Err(BackendError::TooLarge { .. }) = is_dead {
+            is_dead = bury(false).await;
+        }
+        if is_dead? {
+            self.list(service, id).await?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
     pub(super) async fn send_again(&self, service: &str, id: &TaskId) -> Result<(), TaskError> {
         let submission = Uuid::new_v4().simple().to_string();
         let lifetime = milliseconds(self.settings.lifetime);
         let changed = self.records.change(id, |record| {
             if record.service != service || record.state != TaskState::Dead {
                 return false;
+            }
+            if record.unread.is_some() {
+                // Its type and principal stay unknown until a worker can read it.
+                *record = Record {
+                    unread: record.unread.clone(),
+                    extended: Some(now().saturating_add(lifetime)),
+                    expires: now().saturating_add(lifetime),
+                    principal: record.principal.clone(),
+                    fingerprint: record.fingerprint.clone(),
+                    task: record.task.clone(),
+                    created: record.created,
+                    ..Record::of_unread(service, &record.submission)
+                };
+                return true;
             }
             let Some(letter) = &mut record.letter else {
                 return false;
@@ -124,15 +177,22 @@ impl Core {
             true
         });
         let not_found = || TaskError::NotFound { id: id.clone() };
-        let letter = match changed.await? {
-            Changed::Yes(record) => record.letter,
+        let record = match changed.await? {
+            Changed::Yes(record) => record,
             // An earlier call changed the record but may not have enqueued the task.
-            Changed::No(record) if record.service == service => record.letter,
-            Changed::No(_) | Changed::Gone => None,
+            Changed::No(record) if record.service == service => record,
+            Changed::No(_) | Changed::Gone => return Err(not_found()),
         };
-        let letter = letter.ok_or_else(not_found)?;
-        self.enqueue(&letter, Duration::ZERO, Priority::Normal)
-            .await?;
+        if let Some(unread) = &record.unread {
+            // Another envelope, which the queue does not know yet, for the same submission.
+            let envelope = format!("{id}/{}{AGAIN}{submission}", record.submission);
+            self.enqueue_payload(service, envelope, unread.payload())
+                .await?;
+        } else {
+            let letter = record.letter.as_ref().ok_or_else(not_found)?;
+            self.enqueue(letter, Duration::ZERO, Priority::Normal)
+                .await?;
+        }
         self.announce(id, super::hub::News::Changed).await;
         Ok(self.unlist(service, id).await?)
     }
@@ -140,9 +200,8 @@ impl Core {
     pub(super) async fn discard(&self, service: &str, id: &TaskId) -> Result<(), TaskError> {
         let time_to_live = self.settings.result_time_to_live;
         let changed = self.records.change(id, |record| {
-            let is_dead = record.service == service
-                && record.state == TaskState::Dead
-                && record.letter.is_some();
+            let is_dead =
+                record.service == service && record.state == TaskState::Dead && record.is_kept();
             if is_dead {
                 record.end(TaskState::Dead, time_to_live);
             }

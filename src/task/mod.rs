@@ -87,7 +87,10 @@
 //!    letters with it. An attempt that a worker returns on [shutdown](Worker::drain) does not count.
 //! 7. [Dead letters](TaskService::dead_letters) are kept, listed and can be [sent again](TaskService::send_again). A
 //!    worker leaves a task with an unknown type or unreadable arguments to other workers, half a minute later each
-//!    time. Such a task becomes a dead letter when its attempts are used up.
+//!    time. Such a task becomes a dead letter when its attempts are used up. An
+//!    envelope that a worker cannot read as a whole, because another version of this crate has submitted it, is left to
+//!    other workers for its [lifetime](TasksBuilder::lifetime). Then it is a dead letter with its bytes, and can be sent
+//!    again when a version that can read it runs.
 //! 8. Exactly one end of a task is recorded. Each attempt has its own token, and only the attempt whose token is in the
 //!    store can record the end. The output of a worker that has lost its lease is dropped.
 //! 9. The output is stored before the queue is updated, and kept for a [time to

@@ -5,6 +5,7 @@ use super::fingerprint::fingerprint;
 use super::scope::Caller;
 use super::{Principal, TaskError, TaskId, TaskState, TraceContext};
 use crate::backend::clock::{milliseconds, now};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::sync::Arc;
@@ -76,6 +77,36 @@ pub(super) struct Record {
     pub(super) failure: Option<Failure>,
     /// The task in its queued form, for a dead letter until its next attempt starts.
     pub(super) letter: Option<Letter>,
+    /// A dead letter that no worker could read, until it has been begun again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) unread: Option<Unread>,
+    /// Until when it may begin although its letter says that its time is over, in milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) extended: Option<u64>,
+}
+
+/// The bytes of a letter that this version cannot read.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Unread {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl Unread {
+    pub(super) fn new(payload: &Bytes) -> Self {
+        match std::str::from_utf8(payload) {
+            Ok(text) => Self::Text(text.to_owned()),
+            Err(_) => Self::Bytes(payload.to_vec()),
+        }
+    }
+
+    pub(super) fn payload(&self) -> Bytes {
+        match self {
+            Self::Text(text) => text.clone().into(),
+            Self::Bytes(bytes) => bytes.clone().into(),
+        }
+    }
 }
 
 /// The error of a task or of its last attempt.
@@ -107,7 +138,42 @@ impl Record {
             output: None,
             failure: None,
             letter: None,
+            unread: None,
+            extended: None,
         }
+    }
+
+    /// That of a letter which no worker could read. What the letter says is not known: neither its type nor its principal.
+    pub(super) fn of_unread(service: &str, submission: &str) -> Self {
+        let now = now();
+        Self {
+            service: service.to_owned(),
+            task: String::new(),
+            principal: None,
+            state: TaskState::Queued,
+            submission: submission.to_owned(),
+            fingerprint: None,
+            attempt: 0,
+            is_suspect: false,
+            token: None,
+            cancel: false,
+            progress: None,
+            message: None,
+            created: now,
+            started: None,
+            finished: None,
+            expires: now,
+            output: None,
+            failure: None,
+            letter: None,
+            unread: None,
+            extended: None,
+        }
+    }
+
+    /// Whether it can be sent again.
+    pub(super) fn is_kept(&self) -> bool {
+        self.letter.is_some() || self.unread.is_some()
     }
 
     pub(super) fn end(&mut self, state: TaskState, time_to_live: Duration) {
@@ -115,6 +181,7 @@ impl Record {
         self.state = state;
         self.token = None;
         self.letter = None;
+        self.unread = None;
         self.finished = Some(now);
         self.expires = now.saturating_add(milliseconds(time_to_live));
     }

@@ -12,6 +12,7 @@ use super::{Task, TaskContext, TaskError, TaskId, TaskState, Tasks, observe, sco
 use crate::backend::clock::{milliseconds, now};
 use crate::backend::{BackendError, Envelope, Priority};
 use crate::json;
+use bytes::Bytes;
 use serde::ser::Error as _;
 use serde_json::value::RawValue;
 use std::sync::Arc;
@@ -277,6 +278,18 @@ impl Core {
         let envelope = Envelope::new(queue_of(&letter.service), letter.envelope_id(), payload)
             .delay(delay)
             .priority(priority);
+        let enqueued = self.records.backend.queue().enqueue(envelope);
+        self.records.in_time(enqueued).await.map(drop)
+    }
+
+    /// Enqueues what this version cannot read.
+    pub(super) async fn enqueue_payload(
+        &self,
+        service: &str,
+        envelope: String,
+        payload: Bytes,
+    ) -> Result<(), BackendError> {
+        let envelope = Envelope::new(queue_of(service), envelope, payload);
         let enqueued = self.records.backend.queue().enqueue(envelope);
         self.records.in_time(enqueued).await.map(drop)
     }

@@ -5,8 +5,10 @@ use crate::task::{Act, SECOND, act, chain, client, process};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::marker::PhantomData;
+use std::time::Duration;
 use tokio::time::Instant;
-use tower_promises::backend::{Backend, Delivery, Envelope, Outcome, WorkOptions};
+use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
+use tower_promises::backend::{Backend, Delivery, Envelope, Outcome, Queue, Store, WorkOptions};
 use tower_promises::task::{
     Principal, Task, TaskContext, TaskError, TaskFailure, TaskId, TaskService, TaskState, Tasks,
 };
@@ -63,10 +65,16 @@ where
     V: Serialize + DeserializeOwned + Send + 'static,
 {
     fn of(backend: &Backend) -> Self {
+        Self::living(backend, SECOND * 60 * 60 * 24)
+    }
+
+    /// With another lifetime of tasks.
+    fn living(backend: &Backend, lifetime: Duration) -> Self {
         let runs = Counter::default();
         Self {
             tasks: Tasks::builder(backend.clone())
                 .service(TaskService::builder("main").task::<Report<V>>())
+                .lifetime(lifetime)
                 .state(runs.clone())
                 .build(),
             runs,
@@ -116,6 +124,69 @@ async fn a_task_that_no_worker_can_read_is_a_dead_letter_with_its_arguments() {
     assert_eq!((output.year, &*output.format), (2026, ""));
     let letters = mended.tasks.service("main").dead_letters().await.unwrap();
     assert!(letters.is_empty());
+}
+
+/// What is in the queue as a whole: another version of the crate has written it.
+#[tokio::test(start_paused = true)]
+async fn a_letter_that_no_worker_can_read_is_a_dead_letter_with_its_bytes() {
+    for is_known in [true, false] {
+        let (store, queue) = (MemoryStore::new(), MemoryQueue::new());
+        let backend = Backend::new(store.clone(), MemoryBus::new(), queue.clone());
+        let version = Version::<Old>::living(&backend, SECOND * 600);
+        let id = version.submit(Old { year: 2026 }).await;
+        let taken = queue.take("task/main", 1, SECOND).await.unwrap().remove(0);
+        let payload = String::from_utf8(taken.payload.to_vec()).unwrap();
+        let payload = payload.replace("arguments", "contents");
+        if !is_known {
+            store.delete(&format!("task/record/{id}")).await.unwrap();
+        }
+        // Another queue, which has never seen it.
+        let queue = MemoryQueue::new();
+        let backend = Backend::new(store, MemoryBus::new(), queue.clone());
+        let version = Version::<Old>::living(&backend, SECOND * 600);
+        let envelope = Envelope::new("task/main", &*taken.id, payload.into());
+        queue.enqueue(envelope).await.unwrap();
+        let _worker = version.tasks.work().unwrap();
+        let service = version.tasks.service("main");
+        let dead = async || {
+            loop {
+                let letters = service.dead_letters().await.unwrap();
+                if let Some(letter) = letters.first() {
+                    return letter.clone();
+                }
+                tokio::time::sleep(SECOND).await;
+            }
+        };
+        // It stays what it is when it is sent again to a version that cannot read it, either.
+        for _ in 0..2 {
+            let letter = soon(dead()).await;
+            assert_eq!(letter.id(), &id);
+            assert_eq!(letter.state(), TaskState::Dead);
+            let error = letter.error().unwrap();
+            assert!(
+                error.contains("this worker cannot read the task"),
+                "{error}"
+            );
+            let error = version.output(&id).await.map(drop).unwrap_err();
+            assert!(matches!(error, TaskError::Dead { .. }), "{error:?}");
+            assert!(
+                chain(&error).contains("missing field `arguments`"),
+                "{error:?}"
+            );
+            service.send_again(&id).await.unwrap();
+            assert!(service.dead_letters().await.unwrap().is_empty());
+        }
+        soon(dead()).await;
+        // After its lifetime.
+        tokio::time::sleep(SECOND * 60 * 60).await;
+        assert_eq!(version.runs.get(), 0);
+        // The version that can read it.
+        change(&backend, &id, "contents\\\":", "arguments\\\":").await;
+        service.send_again(&id).await.unwrap();
+        assert_eq!(version.output(&id).await.unwrap().year, 2026);
+        assert!(service.dead_letters().await.unwrap().is_empty());
+        assert_eq!(version.runs.get(), 1);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -83,10 +83,13 @@ impl Turn<'_> {
                 // A worker that stands still may have yet to find out.
                 let young = self.connection.left(stored.time, grace);
                 let token = subject.rsplit('.').next();
-                let Some(message) = token.and_then(Number::read) else {
+                let message = token.and_then(Number::read);
+                // Records of the first version name the sequence alone. Only this reads them.
+                let is_old = token.is_some_and(|token| token.parse::<u64>().is_ok());
+                if message.is_none() && !is_old {
                     // It is the record of a turn, or of the clock.
                     return Ok(false);
-                };
+                }
                 if !young.await?.is_zero() {
                     return Ok(false);
                 }
@@ -96,6 +99,9 @@ impl Turn<'_> {
                 if !is_over {
                     return Ok(false);
                 }
+                let Some(message) = message else {
+                    return Ok(true);
+                };
                 let is_there = self.has_envelope(message).await?;
                 if is_there && known.record.state == State::Ended {
                     // A server that was killed may have kept the message of an acknowledgement that it has counted.

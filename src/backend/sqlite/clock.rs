@@ -122,8 +122,8 @@ impl Clock {
     }
 
     /// Takes over what is in the file, also what another process has corrected.
-    pub(super) fn take_over(&self, kept: Kept) {
-        *lock(&self.base) = kept.0;
+    pub(super) fn take_over(&self, Kept(base): Kept) {
+        *lock(&self.base) = base;
     }
 }
 

@@ -55,6 +55,7 @@ impl Attempt<'_> {
                 None => Record::new(letter),
             };
             record.letter = None;
+            record.unread = None;
             if record.state == TaskState::Running {
                 // The previous attempt has not recorded its end, so it ended with its worker.
                 record.is_suspect = true;
@@ -64,7 +65,8 @@ impl Attempt<'_> {
                 });
             }
             let now = now();
-            let begin = if letter.expires <= now {
+            let expires = letter.expires.max(record.extended.unwrap_or(0));
+            let begin = if expires <= now {
                 record.failure = Some(Failure {
                     error: expired(),
                     is_conflict: false,
@@ -88,9 +90,7 @@ impl Attempt<'_> {
                 record.started = Some(now);
                 // The record must outlive the attempt.
                 let longest = limit.saturating_add(settings.result_time_to_live);
-                record.expires = letter
-                    .expires
-                    .max(now.saturating_add(milliseconds(longest)));
+                record.expires = expires.max(now.saturating_add(milliseconds(longest)));
                 record.progress = None;
                 record.message = None;
                 Some(Begin::Attempt(record.attempt))

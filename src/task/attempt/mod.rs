@@ -6,13 +6,14 @@ mod turn;
 
 use super::context::{Report, Shared, StopOnDrop};
 use super::core::{Core, Service};
+use super::dead::AGAIN;
 use super::definition::{Ran, catch};
 use super::failure::Reported;
 use super::hub::{News, Subscription};
 use super::record::{Failure, Letter};
 use super::scope::{Scope, Scoped};
 use super::worker::Phase;
-use super::{TaskContext, TaskState, Tasks, observe};
+use super::{TaskContext, TaskId, TaskState, Tasks, observe};
 use crate::backend::{BackendError, Delivery, Outcome};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -85,7 +86,7 @@ impl Attempts {
     pub(super) async fn attend(self: Arc<Self>, delivery: Delivery) -> Outcome {
         let letter: Letter = match serde_json::from_slice(&delivery.payload) {
             Ok(letter) => letter,
-            Err(error) => return self.unreadable(&delivery, &error),
+            Err(error) => return self.unreadable(&delivery, &error).await,
         };
         let core = self.tasks.core();
         let mut attempt = Attempt {
@@ -128,15 +129,40 @@ impl Attempts {
         self.run(&attempt, news).await
     }
 
-    /// Leaves an envelope that this version cannot read to other workers, and gives it up after the lifetime of a task.
-    fn unreadable(&self, delivery: &Delivery, error: &serde_json::Error) -> Outcome {
+    /// Leaves an envelope that this version cannot read to other workers, for the lifetime of a task. Then it becomes a
+    /// dead letter with its bytes.
+    async fn unreadable(&self, delivery: &Delivery, error: &serde_json::Error) -> Outcome {
         observe::bad_letter(&self.name, &delivery.id, error);
-        let lifetime = self.tasks.core().settings.lifetime;
-        if OTHER_VERSION_PAUSE.saturating_mul(delivery.number) > lifetime {
-            return Outcome::GiveUp;
+        let core = self.tasks.core();
+        if OTHER_VERSION_PAUSE.saturating_mul(delivery.number) <= core.settings.lifetime {
+            return Outcome::Retry {
+                after: OTHER_VERSION_PAUSE,
+            };
         }
-        Outcome::Retry {
-            after: OTHER_VERSION_PAUSE,
+        let failure = Failure {
+            error: Reported::because("this worker cannot read the task".to_owned(), error),
+            is_conflict: true,
+        };
+        // What the queue knows a task by: see `Letter::envelope_id`.
+        let (id, submission) = delivery.id.rsplit_once('/').unwrap_or((&delivery.id, ""));
+        let submission = submission.split(AGAIN).next().unwrap_or(submission);
+        let id = TaskId::from(id);
+        let buried = core.bury_unread(&self.name, &id, submission, delivery, &failure);
+        match buried.await {
+            Ok(true) => {
+                core.announce(&id, News::Ended).await;
+                Outcome::Done
+            }
+            // It has ended, or was sent again in another letter.
+            Ok(false) => Outcome::Done,
+            Err(error) => {
+                observe::backend_failed(&id, &error);
+                let after = match error {
+                    BackendError::Unreadable { .. } => OTHER_VERSION_PAUSE,
+                    _ => BACKEND_PAUSE,
+                };
+                Outcome::Retry { after }
+            }
         }
     }
 
