@@ -8,7 +8,7 @@ use sqlx::{ConnectOptions, query};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::Mutex;
-use tower_promises::backend::nats::async_nats::jetstream::{self, stream::Config};
+use tower_promises_nats::async_nats::jetstream::{self, stream::Config};
 
 /// Inserts into a separate table, in the mode of the backend.
 pub(crate) async fn sqlite(file: &Path, rounds: usize, payload: &[u8]) -> Percentiles {

@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tower_promises::backend::{Backend, Envelope};
-use tower_promises::task::{Task, TaskContext, TaskFailure};
-use tower_promises::{TaskService, Tasks};
+use tower_promises::tasks::{Task, TaskContext, TaskFailure};
+use tower_promises::tasks::{TaskService, Tasks};
 
 /// The number of concurrent calls for measuring throughput.
 const AT_ONCE: usize = 64;

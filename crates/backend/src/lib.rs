@@ -1,0 +1,169 @@
+//! Ports to the state that processes share: a bus for messages, a store for small values, a queue for work.
+//!
+//! Capabilities that span processes, such as `signal`, depend on these three traits only. An adapter implements one or
+//! all of them for a database or a message broker. Code that uses the traits works with every adapter.
+//!
+//! | port | purpose | one process | one machine (feature `sqlite`) | several (feature `nats`) |
+//! |---|---|---|---|---|
+//! | [`Bus`] | messages to every listener, at most once | [`memory::MemoryBus`] | `SqliteBus` | `NatsBus` |
+//! | [`Store`] | values with revisions and compare-and-set | [`memory::MemoryStore`] | `SqliteStore` | `NatsStore` |
+//! | [`Queue`] | envelopes, delivered until handled | [`memory::MemoryQueue`] | `SqliteQueue` | `NatsQueue` |
+//!
+//! # Example
+//!
+//! ```
+//! use std::time::Duration;
+//! use tower_promises_backend::{Backend, CompareAndSet};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), tower_promises_backend::BackendError> {
+//! let backend = Backend::memory();
+//!
+//! // One of several machines takes the lease.
+//! let lease = Some(Duration::from_secs(30));
+//! let taken = backend.store().compare_and_set("leader", None, "machine 1".into(), lease).await?;
+//! assert!(matches!(taken, CompareAndSet::Set(_)));
+//! let taken = backend.store().compare_and_set("leader", None, "machine 2".into(), lease).await?;
+//! assert_eq!(taken, CompareAndSet::Conflict);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Rules
+//!
+//! 1. The store is authoritative. A bus may lose messages, so its users also read the store periodically: a lost
+//!    message costs time, not correctness.
+//! 2. Each method documents its behaviour when two machines call it at once. The suites in `conformance` (feature
+//!    `conformance`) check this behaviour. Adapters that pass the suites are interchangeable.
+//! 3. Keys, topics, prefixes, queues and ids follow one rule in all adapters: [`check_name`].
+//!
+//! # Cancel safety
+//!
+//! Every future may be dropped at any time. A change that was in progress may or may not have taken effect.
+//!
+//! # Panics
+//!
+//! [`Queue::work`], and [`Queue::take`] of the memory queue, need a tokio runtime with timers and may panic without
+//! one. The other calls of the memory adapters need no runtime. The modules `sqlite` and `nats` document the
+//! requirements of their adapters.
+//!
+//! # Security
+//!
+//! A process with access to the backend can read and write everything in it: keep the backend in a trusted network. The
+//! adapters limit sizes and the amount of stored data.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+#[doc(hidden)]
+pub mod kit;
+pub mod memory;
+
+mod bus;
+mod error;
+mod observe;
+mod queue;
+mod store;
+mod work;
+
+pub use bus::{Bus, BusEvent, BusStream};
+pub use error::BackendError;
+pub use futures_util::future::BoxFuture;
+pub use futures_util::stream::BoxStream;
+pub use queue::{Capabilities, Enqueued, Envelope, Priority, Queue, Receipt, Taken};
+pub use store::{Change, CompareAndSet, Entry, Revision, Store, WatchStream};
+pub use work::{Delivery, Handler, Lease, Outcome, WorkOptions};
+
+/// A boxed error, as in tower.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+use memory::{MemoryBus, MemoryQueue, MemoryStore};
+use std::fmt;
+use std::sync::Arc;
+
+/// The maximum size of a key, topic, queue or id, in bytes.
+pub const MAX_NAME_BYTES: usize = 1024;
+
+/// Checks a key, topic, queue or id: 1 to [`MAX_NAME_BYTES`] bytes, without control characters. All other characters
+/// are allowed and have no special meaning: `a/b` is not below `a`. Adapters call this function first, so that all of
+/// them behave alike.
+///
+/// # Errors
+///
+/// [`BackendError::InvalidName`] if a rule is violated.
+pub fn check_name(name: &str) -> Result<(), BackendError> {
+    if name.is_empty() {
+        return Err(BackendError::InvalidName {
+            reason: "it is empty",
+        });
+    }
+    check_prefix(name)
+}
+
+/// Checks a prefix of keys. The rules are those of [`check_name`], except that a prefix may be empty.
+///
+/// # Errors
+///
+/// [`BackendError::InvalidName`] if a rule is violated.
+pub fn check_prefix(prefix: &str) -> Result<(), BackendError> {
+    let reason = if prefix.len() > MAX_NAME_BYTES {
+        "it has more than 1024 bytes"
+    } else if prefix.chars().any(char::is_control) {
+        "it has a control character"
+    } else {
+        return Ok(());
+    };
+    Err(BackendError::InvalidName { reason })
+}
+
+/// The state that processes share: a [`Store`], a [`Bus`] and a [`Queue`]. Clones are cheap and share the same backend.
+#[derive(Clone)]
+pub struct Backend {
+    store: Arc<dyn Store>,
+    bus: Arc<dyn Bus>,
+    queue: Arc<dyn Queue>,
+}
+
+impl Backend {
+    /// Creates a backend from adapters, which may be of different kinds.
+    #[must_use]
+    pub fn new(store: impl Store, bus: impl Bus, queue: impl Queue) -> Self {
+        Self {
+            store: Arc::new(store),
+            bus: Arc::new(bus),
+            queue: Arc::new(queue),
+        }
+    }
+
+    /// Creates a backend within one process, with the default settings of the [`memory`] adapters. Nothing survives the
+    /// process.
+    #[must_use]
+    pub fn memory() -> Self {
+        Self::new(MemoryStore::new(), MemoryBus::new(), MemoryQueue::new())
+    }
+
+    /// Returns the store.
+    #[must_use]
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    /// Returns the bus.
+    #[must_use]
+    pub fn bus(&self) -> &dyn Bus {
+        &*self.bus
+    }
+
+    /// Returns the queue.
+    #[must_use]
+    pub fn queue(&self) -> &dyn Queue {
+        &*self.queue
+    }
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backend").finish_non_exhaustive()
+    }
+}

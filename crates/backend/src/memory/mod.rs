@@ -1,0 +1,21 @@
+//! Adapters within one process: for services that run as a single process, and for tests.
+//!
+//! Clones of an adapter share the same bus, store or queue. Nothing survives the process.
+//!
+//! ```
+//! use tower_promises_backend::Backend;
+//! use tower_promises_backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
+//!
+//! let store = MemoryStore::new().max_bytes(1 << 20);
+//! let backend = Backend::new(store, MemoryBus::new(), MemoryQueue::new());
+//! # let _ = backend;
+//! ```
+
+mod bus;
+mod line;
+mod queue;
+mod store;
+
+pub use bus::MemoryBus;
+pub use queue::MemoryQueue;
+pub use store::MemoryStore;

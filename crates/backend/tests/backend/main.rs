@@ -1,0 +1,6 @@
+//! The memory adapters and the worker loop.
+#![allow(clippy::unwrap_used)]
+
+mod broken;
+mod memory;
+mod queue;

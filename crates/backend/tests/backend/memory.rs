@@ -1,0 +1,385 @@
+//! The memory adapters pass the conformance suites, and broken adapters do not.
+
+use bytes::Bytes;
+use futures_util::{StreamExt, future, stream};
+use static_assertions::{assert_impl_all, assert_obj_safe};
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tower_promises_backend::memory::{MemoryBus, MemoryStore};
+use tower_promises_backend::{
+    Backend, BackendError, BoxFuture, Bus, BusEvent, BusStream, Change, CompareAndSet, Entry,
+    Envelope, MAX_NAME_BYTES, Queue, Revision, Store, WatchStream, check_name, conformance,
+};
+
+assert_obj_safe!(Bus, Queue, Store);
+assert_impl_all!(Backend: Clone, Send, Sync, std::fmt::Debug);
+assert_impl_all!(BackendError: Clone, Error, Send, Sync);
+
+#[tokio::test(start_paused = true)]
+async fn the_memory_store_conforms() {
+    let store = MemoryStore::new();
+    conformance::store(async || store.clone()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_memory_bus_conforms() {
+    for capacity in [1024, 256] {
+        let bus = MemoryBus::new().capacity(capacity);
+        conformance::bus(async || bus.clone()).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_hands_out_its_adapters() {
+    let backend = Backend::memory();
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    conformance::store_values(async || store.clone()).await;
+    let revision = backend.store().put("key", "value".into(), None).await;
+    assert_eq!(revision.unwrap().to_string(), "1");
+    backend.bus().publish("topic", "x".into()).await.unwrap();
+    let envelope = Envelope::new("queue", "id", "x".into());
+    backend.queue().enqueue(envelope).await.unwrap();
+}
+
+/// On several threads, where rivals really call at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_memory_store_decides_races_between_threads() {
+    let store = MemoryStore::new();
+    for _ in 0..20 {
+        conformance::store_races(async || store.clone()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_memory_bus_keeps_order_between_threads() {
+    let bus = MemoryBus::new();
+    for _ in 0..20 {
+        conformance::bus_order(async || bus.clone()).await;
+    }
+}
+
+#[tokio::test]
+async fn sizes_are_limited() {
+    let store = MemoryStore::new().max_value_bytes(3);
+    store.put("key", "abc".into(), None).await.unwrap();
+    let error = store.put("key", "abcd".into(), None).await.unwrap_err();
+    assert!(matches!(
+        error,
+        BackendError::TooLarge { size: 4, limit: 3 }
+    ));
+    let set = store.compare_and_set("other", None, "abcd".into(), None);
+    assert_eq!(
+        set.await.unwrap_err().to_string(),
+        "4 bytes are more than the 3 that are allowed"
+    );
+
+    let bus = MemoryBus::new().max_message_bytes(3);
+    bus.publish("topic", "abc".into()).await.unwrap();
+    bus.publish("topic", "abcd".into()).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn names_are_checked() {
+    for name in ["", "a\0b", "a\nb", &"x".repeat(MAX_NAME_BYTES + 1)] {
+        let error = check_name(name).unwrap_err();
+        assert!(error.to_string().starts_with("invalid name: it "));
+    }
+    check_name(&"x".repeat(MAX_NAME_BYTES)).unwrap();
+}
+
+#[tokio::test]
+async fn a_store_has_a_bound_and_drops_what_is_used_least() {
+    const ENTRIES: usize = 1000;
+    let value = Bytes::from(vec![0; 744]);
+    // Room for about a hundred.
+    let store = MemoryStore::new().max_bytes(100 * 1024);
+    for number in 0..ENTRIES {
+        let key = number.to_string();
+        store.put(&key, value.clone(), None).await.unwrap();
+    }
+    // The cache does its housekeeping now and then, as it is used.
+    for _ in 0..ENTRIES {
+        store.get("none").await.unwrap();
+    }
+    let mut kept = Vec::new();
+    for number in 0..ENTRIES {
+        if store.get(&number.to_string()).await.unwrap().is_some() {
+            kept.push(number);
+        }
+    }
+    assert!(kept.len() < ENTRIES / 2, "{} are kept", kept.len());
+    assert!(kept.contains(&(ENTRIES - 1)), "the last one is kept");
+}
+
+#[tokio::test]
+async fn a_slow_watcher_is_told() {
+    let store = MemoryStore::new().watch_capacity(2);
+    let mut watch = store.watch("").await.unwrap();
+    for value in ["1", "2", "3", "4", "5"] {
+        store.put("key", value.into(), None).await.unwrap();
+    }
+    let first = watch.next().await.unwrap().unwrap();
+    assert_eq!(first, Change::Lagged(3));
+    for value in ["4", "5"] {
+        let Change::Put { entry, .. } = watch.next().await.unwrap().unwrap() else {
+            panic!("the newest changes are kept");
+        };
+        assert_eq!(entry.value, value);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_time_to_live_of_nothing_is_over_at_once() {
+    let store = MemoryStore::new();
+    let put = store.put("key", "value".into(), Some(Duration::ZERO));
+    put.await.unwrap();
+    assert_eq!(store.get("key").await.unwrap(), None);
+}
+
+#[test]
+fn memory_adapters_need_no_runtime() {
+    let backend = Backend::memory();
+    let put = backend
+        .store()
+        .put("key", "value".into(), Some(Duration::from_secs(1)));
+    futures_util::FutureExt::now_or_never(put).unwrap().unwrap();
+    let listen = backend.bus().listen();
+    let mut events = futures_util::FutureExt::now_or_never(listen)
+        .unwrap()
+        .unwrap();
+    let publish = backend.bus().publish("topic", "x".into());
+    futures_util::FutureExt::now_or_never(publish)
+        .unwrap()
+        .unwrap();
+    let event = futures_util::FutureExt::now_or_never(events.next()).unwrap();
+    assert!(matches!(event, Some(Ok(BusEvent::Message { .. }))));
+    let envelope = Envelope::new("queue", "id", "x".into()).delay(Duration::from_secs(1));
+    let enqueue = backend.queue().enqueue(envelope);
+    futures_util::FutureExt::now_or_never(enqueue)
+        .unwrap()
+        .unwrap();
+}
+
+#[test]
+fn errors_have_a_source() {
+    let error = BackendError::unavailable("connection refused");
+    assert_eq!(error.to_string(), "the backend is not available");
+    assert_eq!(error.source().unwrap().to_string(), "connection refused");
+}
+
+/// What is wrong with a [`Broken`] adapter.
+#[derive(Clone, Copy, PartialEq)]
+enum Fault {
+    SetsAlways,
+    SetsWithoutAtomicity,
+    IgnoresTimeToLive,
+    ConfusesCase,
+    WatchesLate,
+    WatchSkips,
+    WatchLagsSilently,
+    AcceptsAllNames,
+    DropsMessages,
+    RepeatsMessages,
+    ListensLate,
+    LagsSilently,
+}
+
+/// A memory adapter with a fault.
+#[derive(Clone)]
+struct Broken {
+    fault: Fault,
+    store: MemoryStore,
+    bus: MemoryBus,
+    count: Arc<AtomicUsize>,
+}
+
+impl Broken {
+    fn new(fault: Fault) -> Self {
+        Self {
+            fault,
+            store: MemoryStore::new(),
+            bus: MemoryBus::new(),
+            count: Arc::default(),
+        }
+    }
+
+    fn every(&self, nth: usize) -> bool {
+        self.count.fetch_add(1, Ordering::SeqCst) % nth == nth - 1
+    }
+
+    fn key(&self, key: &str) -> String {
+        match self.fault {
+            Fault::ConfusesCase => key.to_lowercase(),
+            Fault::AcceptsAllNames => key.replace('\n', " "),
+            _ => key.to_owned(),
+        }
+    }
+}
+
+impl Store for Broken {
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, BackendError>> {
+        Box::pin(async { self.store.get(&self.key(key)).await })
+    }
+
+    fn put<'a>(
+        &'a self,
+        key: &'a str,
+        value: Bytes,
+        time_to_live: Option<Duration>,
+    ) -> BoxFuture<'a, Result<Revision, BackendError>> {
+        let time_to_live = time_to_live.filter(|_| self.fault != Fault::IgnoresTimeToLive);
+        Box::pin(async move { self.store.put(&self.key(key), value, time_to_live).await })
+    }
+
+    fn compare_and_set<'a>(
+        &'a self,
+        key: &'a str,
+        expected: Option<Revision>,
+        value: Bytes,
+        time_to_live: Option<Duration>,
+    ) -> BoxFuture<'a, Result<CompareAndSet, BackendError>> {
+        Box::pin(async move {
+            match self.fault {
+                Fault::SetsAlways => {}
+                Fault::SetsWithoutAtomicity => {
+                    let found = self.get(key).await?.map(|entry| entry.revision);
+                    tokio::task::yield_now().await;
+                    if found != expected {
+                        return Ok(CompareAndSet::Conflict);
+                    }
+                }
+                _ => {
+                    let key = self.key(key);
+                    let set = self
+                        .store
+                        .compare_and_set(&key, expected, value, time_to_live);
+                    return set.await;
+                }
+            }
+            let put = self.put(key, value, time_to_live).await;
+            put.map(CompareAndSet::Set)
+        })
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool, BackendError>> {
+        Box::pin(async { self.store.delete(&self.key(key)).await })
+    }
+
+    fn watch<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<WatchStream, BackendError>> {
+        if self.fault == Fault::WatchesLate {
+            let (store, prefix) = (self.store.clone(), prefix.to_owned());
+            let watch = async move { store.watch(&prefix).await.unwrap() };
+            return Box::pin(async { Ok(stream::once(watch).flatten().boxed()) });
+        }
+        let skip = self.fault == Fault::WatchSkips;
+        Box::pin(async move {
+            let changes = self.store.watch(prefix).await?;
+            let this = self.clone();
+            let hushes = self.fault == Fault::WatchLagsSilently;
+            let changes = changes.filter(move |change| {
+                let is_lag = matches!(change, Ok(Change::Lagged(_)));
+                future::ready(!(skip && this.every(3) || hushes && is_lag))
+            });
+            Ok(changes.boxed())
+        })
+    }
+}
+
+impl Bus for Broken {
+    fn publish<'a>(
+        &'a self,
+        topic: &'a str,
+        payload: Bytes,
+    ) -> BoxFuture<'a, Result<(), BackendError>> {
+        Box::pin(async move {
+            if self.fault == Fault::DropsMessages && self.every(50) {
+                return Ok(());
+            }
+            if self.fault == Fault::RepeatsMessages && self.every(4) {
+                self.bus.publish(topic, payload.clone()).await?;
+            }
+            if self.fault == Fault::AcceptsAllNames {
+                return self.bus.publish(&self.key(topic), payload).await;
+            }
+            self.bus.publish(topic, payload).await
+        })
+    }
+
+    fn listen(&self) -> BoxFuture<'_, Result<BusStream, BackendError>> {
+        if self.fault == Fault::ListensLate {
+            let bus = self.bus.clone();
+            let listen = async move { bus.listen().await.unwrap() };
+            return Box::pin(async { Ok(stream::once(listen).flatten().boxed()) });
+        }
+        let silent = self.fault == Fault::LagsSilently;
+        Box::pin(async move {
+            let events = self.bus.listen().await?;
+            let events = events.filter(move |event| {
+                future::ready(!(silent && matches!(event, Ok(BusEvent::Lagged(_)))))
+            });
+            Ok(events.boxed())
+        })
+    }
+}
+
+async fn check_store(fault: Fault) {
+    let broken = Broken::new(fault);
+    conformance::store(async || broken.clone()).await;
+}
+
+async fn check_bus(fault: Fault) {
+    let broken = Broken::new(fault);
+    conformance::bus(async || broken.clone()).await;
+}
+
+/// Each fault fails the suite, with a message that names the guarantee.
+macro_rules! broken {
+    ($($name:ident: $check:ident($fault:ident), $message:literal;)*) => {$(
+        #[tokio::test(start_paused = true)]
+        #[should_panic(expected = $message)]
+        async fn $name() {
+            $check(Fault::$fault).await;
+        }
+    )*};
+}
+
+broken! {
+    a_store_that_sets_always_fails: check_store(SetsAlways), "an absent value has no revision";
+    a_store_that_is_not_atomic_fails: check_store(SetsWithoutAtomicity), "only one of many";
+    a_store_without_time_to_live_fails: check_store(IgnoresTimeToLive), "ends with its time to live";
+    a_store_that_confuses_keys_fails: check_store(ConfusesCase), "was there";
+    a_store_that_accepts_all_keys_fails: check_store(AcceptsAllNames), "must be an error";
+    a_watch_that_starts_late_fails: check_store(WatchesLate), "a watch sees every change";
+    a_watch_that_skips_changes_fails: check_store(WatchSkips), "a watch sees every change";
+    a_watch_that_lags_silently_fails: check_store(WatchLagsSilently), "none are lost silently";
+    a_bus_that_drops_messages_fails: check_bus(DropsMessages), "none is lost";
+    a_bus_that_repeats_messages_fails: check_bus(RepeatsMessages), "a message arrives only once";
+    a_bus_that_listens_late_fails: check_bus(ListensLate), "after `listen` has resolved";
+    a_bus_that_lags_silently_fails: check_bus(LagsSilently), "is told";
+    a_bus_that_accepts_all_topics_fails: check_bus(AcceptsAllNames), "must be an error";
+}
+
+/// A broken adapter without its fault passes, so that it is the fault that fails above.
+#[tokio::test(start_paused = true)]
+async fn the_broken_adapter_without_a_fault_conforms() {
+    let sound = Broken::new(Fault::DropsMessages);
+    conformance::store(async || sound.clone()).await;
+    let sound = Broken::new(Fault::SetsAlways);
+    conformance::bus(async || sound.clone()).await;
+}
+
+#[tokio::test]
+async fn a_value_that_the_memory_store_has_no_room_for_is_refused() {
+    use tower_promises_backend::Store as _;
+
+    let store = tower_promises_backend::memory::MemoryStore::new().max_bytes(1000);
+    let error = store.put("key", vec![0; 1000].into(), None).await;
+    assert!(
+        matches!(error, Err(BackendError::TooLarge { size: 1000, .. })),
+        "{error:?}"
+    );
+    store.put("key", vec![0; 500].into(), None).await.unwrap();
+    assert!(store.get("key").await.unwrap().is_some());
+}

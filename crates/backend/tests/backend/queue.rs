@@ -1,0 +1,457 @@
+//! The memory queue passes the conformance suite, broken queues do not, and workers bear what backends and handlers do.
+
+
+use bytes::Bytes;
+use futures_util::{FutureExt, future};
+use crate::broken::{Broken, BrokenWork, Fault, WorkFault};
+use static_assertions::{assert_impl_all, assert_obj_safe};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use test_support::eventually::until;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, advance, sleep, timeout};
+use tower_promises_backend::memory::MemoryQueue;
+use tower_promises_backend::{
+    BackendError, Delivery, Enqueued, Envelope, Handler, Lease, Outcome, Queue, Taken, WorkOptions,
+    conformance,
+};
+
+assert_obj_safe!(Queue, Handler);
+assert_impl_all!(MemoryQueue: Queue, Clone, Default, Send, Sync, std::fmt::Debug);
+assert_impl_all!(Delivery: Send, Sync, Clone, Unpin);
+
+const LEASE: Duration = Duration::from_secs(30);
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[tokio::test(start_paused = true)]
+async fn the_memory_queue_conforms() {
+    let queue = MemoryQueue::new();
+    conformance::queue(async || queue.clone()).await;
+}
+
+/// On several threads, where rivals really call at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_memory_queue_decides_races_between_threads() {
+    let queue = MemoryQueue::new();
+    let make = async || queue.clone();
+    for _ in 0..3 {
+        future::join3(
+            conformance::queue_deduplication(make),
+            conformance::queue_dropped_takes(make),
+            conformance::queue_order(make),
+        )
+        .await;
+        conformance::queue_workers(make).await;
+    }
+}
+
+fn envelope(id: &str) -> Envelope {
+    Envelope::new("queue", id, Bytes::copy_from_slice(id.as_bytes()))
+}
+
+async fn add(queue: &impl Queue, id: &str) {
+    let added = queue.enqueue(envelope(id)).await.unwrap();
+    assert_eq!(added, Enqueued::Added);
+}
+
+async fn take(queue: &impl Queue) -> Taken {
+    let taken = timeout(MINUTE, queue.take("queue", 1, LEASE)).await;
+    taken.expect("there is one").unwrap().remove(0)
+}
+
+async fn done(queue: &impl Queue, taken: &Taken) {
+    assert!(queue.settle(&taken.receipt, Outcome::Done).await.unwrap());
+}
+
+async fn is_full(queue: &impl Queue, id: &str) -> bool {
+    match queue.enqueue(envelope(id)).await {
+        Err(BackendError::Full) => true,
+        Ok(Enqueued::Added) => false,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_memory_queue_is_bounded_in_number() {
+    let queue = MemoryQueue::new().max_envelopes(2);
+    add(&queue, "a").await;
+    let late = envelope("b").delay(MINUTE / 2);
+    queue.enqueue(late).await.unwrap();
+    assert!(is_full(&queue, "c").await);
+    let again = queue.enqueue(envelope("a")).await.unwrap();
+    assert_eq!(again, Enqueued::Duplicate, "it is there already");
+    let a = take(&queue).await;
+    assert!(is_full(&queue, "c").await, "one that is leased counts");
+    done(&queue, &a).await;
+    assert!(!is_full(&queue, "c").await);
+    let error = queue.enqueue(envelope("d")).await.unwrap_err();
+    assert_eq!(error.to_string(), "the backend is full");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_memory_queue_is_bounded_in_bytes() {
+    let queue = MemoryQueue::new()
+        .max_bytes(10_000)
+        .max_envelope_bytes(9_000);
+    let large = Envelope::new("queue", "large", vec![0; 9_000].into());
+    queue.enqueue(large).await.unwrap();
+    let mut small = 0;
+    while !is_full(&queue, &small.to_string()).await {
+        small += 1;
+    }
+    assert!((1..=3).contains(&small), "{small}");
+    let large = take(&queue).await;
+    let retry = Outcome::Retry { after: LEASE };
+    assert!(queue.settle(&large.receipt, retry).await.unwrap());
+    assert!(is_full(&queue, "more").await, "one that waits counts");
+    for _ in 0..=small {
+        let taken = take(&queue).await;
+        done(&queue, &taken).await;
+    }
+    for round in 0..100 {
+        let large = Envelope::new("queue", format!("round {round}"), vec![0; 9_000].into());
+        queue.enqueue(large).await.unwrap();
+        let taken = take(&queue).await;
+        done(&queue, &taken).await;
+    }
+    let too_large = Envelope::new("queue", "too large", vec![0; 9_001].into());
+    let error = queue.enqueue(too_large).await.unwrap_err();
+    assert!(matches!(
+        error,
+        BackendError::TooLarge {
+            size: 9001,
+            limit: 9000
+        }
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_memory_queue_forgets_ids_after_the_window() {
+    let queue = MemoryQueue::new()
+        .deduplication_window(MINUTE)
+        .max_envelopes(3);
+    let end = async |id: &str| {
+        add(&queue, id).await;
+        let taken = take(&queue).await;
+        assert_eq!((&*taken.id, taken.number), (id, 1));
+        done(&queue, &taken).await;
+    };
+    let is_known =
+        async |id: &str| queue.enqueue(envelope(id)).await.unwrap() == Enqueued::Duplicate;
+    end("a").await;
+    advance(MINUTE - Duration::from_millis(1)).await;
+    assert!(is_known("a").await);
+    advance(Duration::from_millis(1)).await;
+    end("a").await;
+    // No more than there may be envelopes.
+    for id in ["b", "c", "d"] {
+        end(id).await;
+    }
+    for id in ["b", "c", "d"] {
+        assert!(is_known(id).await);
+    }
+    end("a").await;
+}
+
+/// Queues come and go, and their leases are not confused.
+#[tokio::test(start_paused = true)]
+async fn a_receipt_is_that_of_one_queue() {
+    let queue = MemoryQueue::new().deduplication_window(Duration::ZERO);
+    let mut receipts = Vec::new();
+    for round in 0..200 {
+        let name = format!("queue {}", round % 50);
+        let envelope = Envelope::new(name.clone(), "id", Bytes::new());
+        assert_eq!(queue.enqueue(envelope).await.unwrap(), Enqueued::Added);
+        let taken = queue.take(&name, 1, LEASE).await.unwrap().remove(0);
+        for receipt in &receipts {
+            assert!(!queue.settle(receipt, Outcome::Done).await.unwrap());
+        }
+        done(&queue, &taken).await;
+        receipts.push(taken.receipt);
+    }
+}
+
+/// Times that do not end are no problem.
+#[tokio::test(start_paused = true)]
+async fn times_can_be_as_long_as_they_like() {
+    let queue = MemoryQueue::new();
+    let never = envelope("never").delay(Duration::MAX);
+    queue.enqueue(never).await.unwrap();
+    add(&queue, "id").await;
+    let taken = queue.take("queue", 2, Duration::MAX).await.unwrap();
+    let [taken] = &taken[..] else {
+        panic!("{taken:?}")
+    };
+    assert!(queue.renew(&taken.receipt, Duration::MAX).await.unwrap());
+    let after = Duration::MAX;
+    let retry = Outcome::Retry { after };
+    assert!(queue.settle(&taken.receipt, retry).await.unwrap());
+    let none = timeout(MINUTE * 60 * 24, queue.take("queue", 1, LEASE)).await;
+    assert!(none.is_err(), "{none:?}");
+}
+
+/// One who waits learns of an end that another one knew of, who is gone.
+#[tokio::test(start_paused = true)]
+async fn a_taker_that_is_dropped_leaves_nothing_to_be_forgotten() {
+    let queue = MemoryQueue::new();
+    let mut gone = queue.take("queue", 1, LEASE);
+    let mut waits = queue.take("queue", 1, LEASE);
+    assert!((&mut gone).now_or_never().is_none());
+    assert!((&mut waits).now_or_never().is_none());
+    queue.enqueue(envelope("late").delay(LEASE)).await.unwrap();
+    assert!((&mut gone).now_or_never().is_none());
+    drop(gone);
+    let taken = timeout(MINUTE, waits).await.unwrap().unwrap();
+    assert_eq!(&*taken[0].id, "late");
+}
+
+/// A worker until the test ends.
+fn work(queue: impl Queue, options: WorkOptions, handler: impl Handler) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let forever = future::pending().boxed();
+        let ended = queue.work(options, Arc::new(handler), forever).await;
+        panic!("it ended with {ended:?}");
+    })
+}
+
+fn options() -> WorkOptions {
+    WorkOptions::new("queue").lease(LEASE)
+}
+
+/// Says when it is dropped.
+struct Dropped(mpsc::UnboundedSender<(u32, Instant)>, u32);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        let _ = self.0.send((self.1, Instant::now()));
+    }
+}
+
+/// A worker with a handler that never ends. Returns the leases it gets, and the numbers of those that are dropped.
+fn stuck(
+    queue: &Broken,
+) -> (
+    mpsc::UnboundedReceiver<Lease>,
+    mpsc::UnboundedReceiver<(u32, Instant)>,
+) {
+    let (leases, begun) = mpsc::unbounded_channel();
+    let (sender, dropped) = mpsc::unbounded_channel();
+    let handler = move |delivery: Delivery| {
+        let guard = Dropped(sender.clone(), delivery.number);
+        leases.send(delivery.lease).unwrap();
+        async move {
+            let _guard = guard;
+            future::pending().await
+        }
+    };
+    work(queue.clone(), options(), handler);
+    (begun, dropped)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_whose_lease_is_lost_is_dropped() {
+    let queue = Broken::new(Fault::LosesLeases);
+    let (mut begun, mut dropped) = stuck(&queue);
+    add(&queue, "id").await;
+    let started = Instant::now();
+    let lease = begun.recv().await.unwrap();
+    assert!(lease.is_held());
+    lease.ended().await;
+    assert!(!lease.is_held());
+    let (number, time) = dropped.recv().await.unwrap();
+    assert_eq!(number, 1);
+    assert_eq!(
+        (time - started).as_secs(),
+        LEASE.as_secs() / 3,
+        "at the first renewal"
+    );
+    assert!(
+        begun.recv().await.unwrap().is_held(),
+        "it is delivered again"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_ends_in_time_when_the_backend_does_not_answer() {
+    let queue = Broken::new(Fault::RenewsForever);
+    let (mut begun, mut dropped) = stuck(&queue);
+    add(&queue, "id").await;
+    let started = Instant::now();
+    let lease = begun.recv().await.unwrap();
+    lease.ended().await;
+    assert!(!lease.is_held());
+    let (number, time) = dropped.recv().await.unwrap();
+    assert_eq!((number, (time - started).as_secs()), (1, LEASE.as_secs()));
+    let (number, time) = dropped.recv().await.unwrap();
+    assert_eq!(
+        (number, (time - started).as_secs()),
+        (2, 2 * LEASE.as_secs())
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_ends_with_its_handler() {
+    let queue = Broken::new(Fault::None);
+    let (leases, mut begun) = mpsc::unbounded_channel();
+    let handler = move |delivery: Delivery| {
+        leases.send(delivery.lease).unwrap();
+        future::ready(Outcome::Done)
+    };
+    work(queue.clone(), options(), handler);
+    add(&queue, "id").await;
+    let started = Instant::now();
+    let lease = begun.recv().await.unwrap();
+    lease.ended().await;
+    assert!(!lease.is_held());
+    assert!(started.elapsed() < LEASE / 3);
+}
+
+/// A handler that blocks its thread keeps its lease.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_is_renewed_while_a_handler_computes() {
+    const RENEWALS: usize = 7;
+    let queue = Broken::new(Fault::None);
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let released = std::sync::Mutex::new(released);
+    let (sender, mut numbers) = mpsc::unbounded_channel();
+    let handler = move |delivery: Delivery| {
+        let _ = released.lock().unwrap().recv();
+        sender
+            .send((delivery.number, delivery.lease.is_held()))
+            .unwrap();
+        future::ready(Outcome::Done)
+    };
+    // Long enough that a busy machine can renew it.
+    let lease = Duration::from_secs(3);
+    work(queue.clone(), options().lease(lease), handler);
+    add(&queue, "id").await;
+    until("the lease is renewed", async || {
+        queue.calls.load(Ordering::SeqCst) >= RENEWALS
+    })
+    .await;
+    release.send(()).unwrap();
+    assert_eq!(numbers.recv().await.unwrap(), (1, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_goes_on_after_errors() {
+    const ENVELOPES: usize = 100;
+    let queue = Broken::new(Fault::FailsOften);
+    let (sender, mut handled) = mpsc::unbounded_channel();
+    let handler = move |delivery: Delivery| {
+        let sender = sender.clone();
+        async move {
+            // For longer than the lease.
+            sleep(MINUTE).await;
+            sender.send(delivery.id).unwrap();
+            Outcome::Done
+        }
+    };
+    work(queue.clone(), options(), handler);
+    let mut ids = BTreeSet::new();
+    for number in 0..ENVELOPES {
+        add(&queue, &number.to_string()).await;
+    }
+    for _ in 0..ENVELOPES {
+        ids.insert(handled.recv().await.unwrap());
+    }
+    assert_eq!(ids.len(), ENVELOPES, "each is handled once");
+    sleep(MINUTE * 2).await;
+    assert!(handled.try_recv().is_err(), "each is handled once");
+}
+
+/// The answer was lost, not the lease.
+#[cfg(feature = "tracing")]
+#[tokio::test(start_paused = true)]
+async fn an_envelope_that_is_settled_though_nobody_was_told_is_no_lost_lease() {
+    let log = test_support::Log::start();
+    let queue = Broken::new(Fault::SettlesInSilence);
+    add(&queue, "id").await;
+    let worker = work(queue.clone(), options(), |_| future::ready(Outcome::Done));
+    while queue.calls.load(Ordering::SeqCst) < 2 {
+        sleep(LEASE / 10).await;
+    }
+    worker.abort();
+    let text = log.text();
+    assert!(text.contains("could not settle"), "{text}");
+    assert!(!text.contains("has lost the lease"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn pauses_after_errors_grow() {
+    let queue = Broken::new(Fault::TakesNothing);
+    let calls = queue.calls.clone();
+    work(queue, options(), |_| future::ready(Outcome::Done));
+    let mut before = 0;
+    for expected in [8, 2, 2, 2] {
+        sleep(Duration::from_secs(10)).await;
+        let now = calls.load(Ordering::SeqCst);
+        assert_eq!(now - before, expected);
+        before = now;
+    }
+}
+
+async fn check(fault: Fault) {
+    let broken = Broken::new(fault);
+    conformance::queue(async || broken.clone()).await;
+}
+
+async fn check_workers(fault: Fault) {
+    let broken = Broken::new(fault);
+    conformance::queue_workers(async || broken.clone()).await;
+}
+
+async fn check_work(fault: WorkFault) {
+    let broken = BrokenWork(fault, MemoryQueue::new());
+    conformance::queue(async || broken.clone()).await;
+}
+
+/// Each fault fails the suite, with a message that names the guarantee.
+macro_rules! broken {
+    ($($name:ident: $check:ident($fault:expr), $message:literal;)*) => {$(
+        #[tokio::test(start_paused = true)]
+        #[should_panic(expected = $message)]
+        async fn $name() {
+            $check($fault).await;
+        }
+    )*};
+}
+
+broken! {
+    one_that_accepts_all_names_fails: check(Fault::AcceptsAllNames), "must be an error";
+    one_that_accepts_all_sizes_fails: check(Fault::AcceptsAllSizes), "must be an error";
+    one_that_adds_twice_fails: check(Fault::AddsTwice), "the id is known";
+    one_that_delivers_twice_fails: check(Fault::DeliversTwice), "duplicates are not delivered";
+    one_that_loses_envelopes_fails: check_workers(Fault::LosesEnvelopes), "every envelope is handled";
+    one_that_reverses_the_order_fails: check(Fault::ReversesOrder), "they are taken in order";
+    one_that_ignores_priorities_fails: check(Fault::IgnoresPriorities), "a higher priority is taken first";
+    one_that_ignores_delays_fails: check(Fault::IgnoresDelays), "a delay";
+    one_that_leases_to_all_fails: check(Fault::LeasesToAll), "in force";
+    one_that_leases_for_too_long_fails: check(Fault::LeasesTooLong), "delivered again when the lease ends";
+    one_that_leases_for_too_short_fails: check(Fault::LeasesTooShort), "a lease is as long as asked for";
+    one_that_does_not_count_fails: check(Fault::CountsNothing), "deliveries are counted";
+    one_that_ignores_renewals_fails: check(Fault::IgnoresRenewals), "renewed";
+    one_that_renews_lost_leases_fails: check(Fault::RenewsLostLeases), "cannot be renewed";
+    one_that_settles_lost_leases_fails: check(Fault::SettlesLostLeases), "cannot be settled again";
+    one_that_retries_too_early_fails: check(Fault::RetriesTooEarly), "is not before";
+    one_that_never_retries_fails: check(Fault::RetriesNever), "took longer than";
+    a_worker_that_runs_too_many_fails: check_work(WorkFault::RunsTooMany), "no more handlers run than may";
+    a_worker_that_ignores_shutdown_fails: check_work(WorkFault::IgnoresShutdown), "a worker ends when";
+    a_worker_that_drops_handlers_fails: check_work(WorkFault::DropsHandlers), "it waits for the handlers";
+}
+
+/// The broken queue without its fault passes, so that it is the fault that fails above.
+#[tokio::test(start_paused = true)]
+async fn the_broken_queue_without_a_fault_conforms() {
+    check(Fault::None).await;
+}
+
+/// A take that is dropped may disturb the order, as one does whose server hears of it a moment later.
+#[tokio::test(start_paused = true)]
+async fn one_that_gives_back_late_conforms() {
+    check(Fault::GivesBackLate).await;
+}

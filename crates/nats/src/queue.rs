@@ -1,0 +1,260 @@
+use super::connection::Connection;
+use super::deliveries::Deliveries;
+use super::leases::{Claim, Leases, Number, Record, State, after};
+use super::{names, time};
+use tower_promises_backend::kit::claim::claim;
+use tower_promises_backend::{
+    BackendError, Capabilities, Enqueued, Envelope, Outcome, Queue, Receipt, Taken, check_name,
+};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::{AckKind, Message};
+use futures_util::future::{BoxFuture, join_all};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::time::Instant;
+
+/// A delay in milliseconds.
+const DELAY: &str = "Tower-Promises-Delay";
+
+/// A [`Queue`] of the machines that are connected to one server or cluster. A [`NatsBackend`](super::NatsBackend)
+/// has it.
+///
+/// All queues are one JetStream stream, each with a durable consumer. There are delays but no priorities. A record for
+/// each message that was taken, in a stream of its own, says who has the lease: each change of it is compared and
+/// set, which the consumer's acknowledgements are not. Leases and delays begin when the server has stored the
+/// record, and end by the [clock of the server](super#clocks).
+///
+/// An id is known for the [window](super::NatsBuilder::deduplication_window) after it was enqueued, and as long as its
+/// envelope has not ended. A server that was restarted has forgotten the ids of those that have. A message that is
+/// given up makes the server tell so in an advisory.
+#[derive(Clone, Debug)]
+pub struct NatsQueue {
+    connection: Arc<Connection>,
+    deliveries: Deliveries,
+    leases: Leases,
+}
+
+impl NatsQueue {
+    pub(super) fn new(connection: Arc<Connection>) -> Self {
+        Self {
+            leases: Leases::new(connection.clone()),
+            deliveries: Deliveries::new(connection.clone()),
+            connection,
+        }
+    }
+
+    async fn add(&self, envelope: &Envelope) -> Result<Enqueued, BackendError> {
+        let (queue, id) = (names::token(&envelope.queue), names::token(&envelope.id));
+        let mut message = PublishMessage::build()
+            .payload(envelope.payload.clone())
+            // Known for the window.
+            .message_id(format!("{queue}.{id}"))
+            // Known as long as it has not ended.
+            .expected_last_subject_sequence(0);
+        if !envelope.delay.is_zero() {
+            message = message.header(DELAY, time::milliseconds(envelope.delay).to_string());
+        }
+        let prefix = &self.connection.settings().prefix;
+        let subject = format!("{prefix}.queue.{queue}.{id}");
+        match self.connection.publish(&subject, message).await? {
+            Some(stored) if !stored.duplicate => Ok(Enqueued::Added),
+            _ => Ok(Enqueued::Duplicate),
+        }
+    }
+
+    /// Takes a message that was delivered, unless it is not for us, or not yet.
+    async fn claim(
+        &self,
+        message: &Message,
+        lease: Duration,
+    ) -> Result<Option<Taken>, BackendError> {
+        let info = message.info().map_err(BackendError::unavailable)?;
+        let is_first = info.delivered == 1;
+        let published = SystemTime::from(info.published);
+        let place = Number::new(info.stream_sequence, published);
+        let Some(reply) = message.message.reply.clone() else {
+            return Err(BackendError::unavailable("a message has no reply subject"));
+        };
+        let Some(id) = names::last_name(&message.message.subject) else {
+            // It is not one of ours.
+            self.deliveries.tell(&reply, AckKind::Term).await?;
+            return Ok(None);
+        };
+        let mut known = if is_first {
+            // Most have no record by then, and if there is one, the first write finds out.
+            None
+        } else {
+            self.leases.read(place).await?
+        };
+        loop {
+            let left = match &known {
+                Some(known) if known.record.state == State::Ended => {
+                    // Its worker could not say so.
+                    self.deliveries.tell(&reply, AckKind::Ack).await?;
+                    return Ok(None);
+                }
+                Some(known) => known.left(&self.connection).await?,
+                None => {
+                    let headers = message.message.headers.as_ref();
+                    let delay = headers.and_then(|headers| time::header(headers, DELAY));
+                    match delay {
+                        Some(delay) => self.connection.left(published, delay).await?,
+                        None => Duration::ZERO,
+                    }
+                }
+            };
+            if !left.is_zero() {
+                self.deliveries.tell(&reply, again(left)).await?;
+                return Ok(None);
+            }
+            let (number, revision) = known
+                .as_ref()
+                .map_or((0, 0), |known| (known.record.number, known.revision));
+            let record = Record {
+                number: number.saturating_add(1),
+                state: State::Leased,
+                milliseconds: time::milliseconds(lease),
+            };
+            let asked = Instant::now();
+            let expires = Claim::expires(lease);
+            if let Some(revision) = self.leases.write(place, record, revision).await? {
+                self.deliveries.tell(&reply, again(lease)).await?;
+                let claim = Claim {
+                    message: place,
+                    number: record.number,
+                    revision,
+                    expires,
+                    reply: &reply,
+                };
+                return Ok(Some(Taken {
+                    id: id.into(),
+                    payload: message.message.payload.clone(),
+                    number: record.number,
+                    leased_until: asked + lease,
+                    receipt: claim.receipt(),
+                }));
+            }
+            // Another worker was faster.
+            known = self.leases.read(place).await?;
+            if known.is_none() {
+                // It has even ended long ago.
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Takes those of the messages that it can.
+    async fn claim_all(
+        self,
+        messages: Vec<Message>,
+        lease: Duration,
+    ) -> Result<Vec<Taken>, BackendError> {
+        let claims = messages
+            .iter()
+            .map(|message| self.connection.in_time(|| self.claim(message, lease)));
+        let (mut taken, mut failed) = (Vec::new(), None);
+        for claim in join_all(claims).await {
+            match claim {
+                Ok(claim) => taken.extend(claim),
+                Err(error) => failed = Some(error),
+            }
+        }
+        match failed {
+            // The others are delivered again.
+            Some(error) if taken.is_empty() => Err(error),
+            _ => Ok(taken),
+        }
+    }
+
+    async fn change(
+        &self,
+        receipt: &Receipt,
+        state: State,
+        time: Duration,
+        kind: AckKind,
+    ) -> Result<bool, BackendError> {
+        let Some(claim) = Claim::read(receipt) else {
+            return Ok(false);
+        };
+        let change = || async {
+            let is_changed = self.leases.change(&claim, state, time).await?;
+            if is_changed {
+                // It is decided, whatever the consumer hears.
+                let _ = self.deliveries.tell(claim.reply, kind).await;
+            }
+            Ok(is_changed)
+        };
+        self.connection.in_time(change).await
+    }
+}
+
+/// Delivers a message again after a time. It is what makes the end of a lease known, too.
+fn again(after: Duration) -> AckKind {
+    // Zero would be the time of the consumer.
+    let at_once = after.is_zero().then_some(None);
+    AckKind::Nak(at_once.unwrap_or(Some(after.min(time::LONGEST))))
+}
+
+impl Queue for NatsQueue {
+    fn capabilities(&self) -> Capabilities {
+        let limit = self.connection.settings().max_envelope_bytes;
+        let mut capabilities = Capabilities::new(
+            self.connection.limit(limit),
+            self.connection.streams().window(),
+        );
+        capabilities.priorities = false;
+        capabilities
+    }
+
+    fn enqueue(&self, envelope: Envelope) -> BoxFuture<'_, Result<Enqueued, BackendError>> {
+        Box::pin(async move {
+            self.capabilities().check(&envelope)?;
+            self.connection.in_time(|| self.add(&envelope)).await
+        })
+    }
+
+    fn take<'a>(
+        &'a self,
+        queue: &'a str,
+        limit: usize,
+        lease: Duration,
+    ) -> BoxFuture<'a, Result<Vec<Taken>, BackendError>> {
+        Box::pin(async move {
+            check_name(queue)?;
+            let lease = lease.min(time::LONGEST);
+            loop {
+                let messages = self.deliveries.next(queue, limit).await?;
+                if messages.is_empty() {
+                    continue;
+                }
+                let taken = claim(self, self.clone().claim_all(messages, lease)).await?;
+                if !taken.is_empty() {
+                    return Ok(taken);
+                }
+            }
+        })
+    }
+
+    fn renew<'a>(
+        &'a self,
+        receipt: &'a Receipt,
+        lease: Duration,
+    ) -> BoxFuture<'a, Result<bool, BackendError>> {
+        let lease = lease.min(time::LONGEST);
+        Box::pin(self.change(receipt, State::Leased, lease, again(lease)))
+    }
+
+    fn settle<'a>(
+        &'a self,
+        receipt: &'a Receipt,
+        outcome: Outcome,
+    ) -> BoxFuture<'a, Result<bool, BackendError>> {
+        let (state, time) = after(outcome);
+        let kind = match outcome {
+            Outcome::Done => AckKind::Ack,
+            Outcome::GiveUp => AckKind::Term,
+            Outcome::Retry { after } => again(after),
+        };
+        Box::pin(self.change(receipt, state, time, kind))
+    }
+}

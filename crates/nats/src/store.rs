@@ -1,0 +1,339 @@
+use super::connection::{Connection, Stored};
+use super::feed::{Event, Feed};
+use super::revisions::Revisions;
+use super::streams::{incarnation, incarnation_of};
+use super::{names, time};
+use tower_promises_backend::kit::limits::check_size;
+use tower_promises_backend::{
+    BackendError, Change, CompareAndSet, Entry, Revision, Store, WatchStream, check_name,
+    check_prefix,
+};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::{HeaderMap, Message};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+
+/// What a deletion says, as in the key-value stores of NATS.
+const OPERATION: &str = "KV-Operation";
+const DELETED: &str = "DEL";
+
+/// A time to live in milliseconds.
+const TIME_TO_LIVE: &str = "Tower-Promises-Time-To-Live";
+
+/// A [`Store`] of the machines that are connected to one server or cluster. A [`NatsBackend`](super::NatsBackend)
+/// has it.
+///
+/// Each key is a subject of a JetStream stream, which keeps the last message of each. Revisions are the sequences of
+/// the stream, so they number the changes of all keys. A time to live counts from the moment at which the server has
+/// stored the value, by the [clock of the server](super#clocks). What is over is absent at once, and
+/// deleted from the server by a [sweep](super::NatsBuilder::sweep_interval).
+///
+/// The server publishes each change once it has stored it. A watcher knows by the sequences when changes are missing
+/// and says so with the next one that arrives; in a cluster one may get lost when a stream gets a new leader.
+#[derive(Clone, Debug)]
+pub struct NatsStore {
+    connection: Arc<Connection>,
+    revisions: Arc<Revisions>,
+    changes: Arc<Feed<(Place, Change)>>,
+}
+
+/// Where a change stands among all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    /// Which stream it is that has this name: one that was lost and made again is another.
+    incarnation: u64,
+    sequence: u64,
+}
+
+impl NatsStore {
+    pub(super) fn new(connection: Arc<Connection>) -> Self {
+        let subject = format!("{}.changes.>", connection.settings().prefix);
+        let capacity = connection.settings().watch_capacity;
+        Self {
+            changes: Feed::new(connection.clone(), subject, capacity, read_change),
+            connection,
+            revisions: Arc::default(),
+        }
+    }
+
+    fn subject(&self, key: &str) -> Result<String, BackendError> {
+        check_name(key)?;
+        let prefix = &self.connection.settings().prefix;
+        Ok(format!("{prefix}.store.{}", names::token(key)))
+    }
+
+    /// The last sequence of a key, zero if it has none, and its value.
+    async fn read(&self, subject: &str) -> Result<(u64, Option<Entry>), BackendError> {
+        let stream = &self.connection.streams().values;
+        let Some(stored) = self.connection.last(stream, subject).await? else {
+            return Ok((0, None));
+        };
+        let sequence = stored.sequence;
+        if is_over(&stored, Duration::ZERO, &self.connection).await? {
+            return Ok((sequence, None));
+        }
+        let revision = Revision::new(sequence);
+        let time_to_live = time::header(&stored.headers, TIME_TO_LIVE);
+        self.revisions.remember(revision, stored.time, time_to_live);
+        let value = stored.payload;
+        Ok((sequence, Some(Entry { value, revision })))
+    }
+
+    /// A message that sets a value.
+    fn value(
+        &self,
+        value: Bytes,
+        time_to_live: Option<Duration>,
+    ) -> Result<PublishMessage, BackendError> {
+        let limit = self
+            .connection
+            .limit(self.connection.settings().max_value_bytes);
+        check_size(value.len(), limit)?;
+        let message = PublishMessage::build().payload(value);
+        Ok(match time_to_live {
+            Some(time) => message.header(TIME_TO_LIVE, time::milliseconds(time).to_string()),
+            None => message,
+        })
+    }
+
+    async fn compare(
+        &self,
+        subject: &str,
+        expected: Option<Revision>,
+        message: &PublishMessage,
+    ) -> Result<CompareAndSet, BackendError> {
+        // Most of the time the server need not be asked first: what is to be absent was never there, and what is to be
+        // present was read just now.
+        let mut guess = match expected {
+            None => Some(0),
+            Some(revision) => self
+                .revisions
+                .is_alive(revision, self.connection.clock())
+                .then(|| revision.get()),
+        };
+        loop {
+            let last = match guess.take() {
+                Some(last) => last,
+                None => {
+                    let (last, entry) = self.read(subject).await?;
+                    if entry.map(|entry| entry.revision) != expected {
+                        return Ok(CompareAndSet::Conflict);
+                    }
+                    last
+                }
+            };
+            let message = message.clone().expected_last_subject_sequence(last);
+            if let Some(stored) = self.connection.publish(subject, message).await? {
+                return Ok(CompareAndSet::Set(Revision::new(stored.sequence)));
+            }
+            // Another change came before. It may be a sweep, after which the key is still absent.
+        }
+    }
+
+    async fn remove(&self, subject: &str) -> Result<bool, BackendError> {
+        loop {
+            let (last, entry) = self.read(subject).await?;
+            if entry.is_none() {
+                return Ok(false);
+            }
+            let message = PublishMessage::build()
+                .header(OPERATION, DELETED)
+                .expected_last_subject_sequence(last);
+            if self.connection.publish(subject, message).await?.is_some() {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// The place of the last change there was.
+    async fn last_place(&self) -> Result<Place, BackendError> {
+        let info = self.connection.streams().values.get_info().await;
+        let info = info.map_err(BackendError::unavailable)?;
+        Ok(Place {
+            incarnation: incarnation_of(&info),
+            sequence: info.state.last_sequence,
+        })
+    }
+}
+
+/// Whether a message says that its key is absent, and has done so for a time.
+pub(super) async fn is_over(
+    stored: &Stored,
+    since: Duration,
+    connection: &Connection,
+) -> Result<bool, BackendError> {
+    let time = if is_deletion(&stored.headers) {
+        if since.is_zero() {
+            // Whatever time it is.
+            return Ok(true);
+        }
+        Some(Duration::ZERO)
+    } else {
+        time::header(&stored.headers, TIME_TO_LIVE)
+    };
+    let Some(time) = time else {
+        return Ok(false);
+    };
+    let left = connection.left(stored.time, time.saturating_add(since));
+    Ok(left.await?.is_zero())
+}
+
+fn is_deletion(headers: &HeaderMap) -> bool {
+    headers
+        .get(OPERATION)
+        .is_some_and(|operation| operation.as_str() == DELETED)
+}
+
+/// A change, as the server publishes it once it has stored it, and its place.
+fn read_change(message: Message) -> Option<(Place, Change)> {
+    let key = names::last_name(&message.subject)?.into();
+    let incarnation = incarnation(&message.subject);
+    let headers = message.headers?;
+    let sequence = headers.get("Nats-Sequence")?.as_str().parse().ok()?;
+    let revision = Revision::new(sequence);
+    let change = if is_deletion(&headers) {
+        Change::Deleted { key, revision }
+    } else {
+        let entry = Entry {
+            value: message.payload,
+            revision,
+        };
+        Change::Put { key, entry }
+    };
+    let place = Place {
+        incarnation,
+        sequence,
+    };
+    Some((place, change))
+}
+
+impl Store for NatsStore {
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, BackendError>> {
+        Box::pin(async move {
+            let subject = self.subject(key)?;
+            let (_, entry) = self.connection.in_time(|| self.read(&subject)).await?;
+            Ok(entry)
+        })
+    }
+
+    fn put<'a>(
+        &'a self,
+        key: &'a str,
+        value: Bytes,
+        time_to_live: Option<Duration>,
+    ) -> BoxFuture<'a, Result<Revision, BackendError>> {
+        Box::pin(async move {
+            let (subject, message) = (self.subject(key)?, self.value(value, time_to_live)?);
+            let put = || self.connection.publish(&subject, message.clone());
+            match self.connection.in_time(put).await? {
+                Some(stored) => Ok(Revision::new(stored.sequence)),
+                None => Err(BackendError::unavailable(
+                    "the server has not set the value",
+                )),
+            }
+        })
+    }
+
+    fn compare_and_set<'a>(
+        &'a self,
+        key: &'a str,
+        expected: Option<Revision>,
+        value: Bytes,
+        time_to_live: Option<Duration>,
+    ) -> BoxFuture<'a, Result<CompareAndSet, BackendError>> {
+        Box::pin(async move {
+            let (subject, message) = (self.subject(key)?, self.value(value, time_to_live)?);
+            let compare = || self.compare(&subject, expected, &message);
+            self.connection.in_time(compare).await
+        })
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool, BackendError>> {
+        Box::pin(async move {
+            let subject = self.subject(key)?;
+            self.connection.in_time(|| self.remove(&subject)).await
+        })
+    }
+
+    fn watch<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<WatchStream, BackendError>> {
+        Box::pin(async move {
+            check_prefix(prefix)?;
+            let join = || async {
+                let changes = self.changes.join().await?;
+                // The answer is the round trip too.
+                let last = self.last_place().await?;
+                Ok((changes, last))
+            };
+            let (changes, last) = self.connection.in_time(join).await?;
+            let watcher = Watcher {
+                changes,
+                last,
+                next: None,
+                prefix: prefix.into(),
+            };
+            let changes = stream::unfold(Some(watcher), async |watcher| {
+                let mut watcher = watcher?;
+                let seen = watcher.see().await?;
+                let goes_on = seen.is_ok();
+                Some((seen, goes_on.then_some(watcher)))
+            });
+            Ok(changes.boxed())
+        })
+    }
+}
+
+/// Sees all changes, since only of all it can tell whether some are missing.
+struct Watcher {
+    changes: Receiver<Event<(Place, Change)>>,
+    /// The place of the last change that was seen.
+    last: Place,
+    /// A change that comes after the word that some are missing.
+    next: Option<Change>,
+    prefix: Arc<str>,
+}
+
+impl Watcher {
+    async fn see(&mut self) -> Option<Event<Change>> {
+        if let Some(change) = self.next.take() {
+            return Some(Ok(change));
+        }
+        loop {
+            let (place, change) = match self.changes.recv().await {
+                Ok(Ok(change)) => change,
+                Ok(Err(error)) => return Some(Err(error)),
+                // The sequence of the next change says how many are missing, here or on the way.
+                Err(RecvError::Lagged(_)) => continue,
+                Err(RecvError::Closed) => return None,
+            };
+            let missing = if place.incarnation != self.last.incarnation {
+                // The values are gone with the stream, and how many changes there were meanwhile is not known.
+                1
+            } else if place.sequence <= self.last.sequence {
+                // Older than the watch.
+                continue;
+            } else {
+                place.sequence - self.last.sequence - 1
+            };
+            self.last = place;
+            let concerns = match &change {
+                Change::Put { key, .. } | Change::Deleted { key, .. } => {
+                    key.starts_with(&*self.prefix)
+                }
+                Change::Lagged(_) => true,
+            };
+            if missing > 0 {
+                self.next = concerns.then_some(change);
+                return Some(Ok(Change::Lagged(missing)));
+            }
+            if concerns {
+                return Some(Ok(change));
+            }
+        }
+    }
+}

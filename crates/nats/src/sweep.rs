@@ -1,0 +1,191 @@
+use super::connection::{Connection, Stored};
+use super::leases::{Number, State, known};
+use super::{observe, store};
+use tower_promises_backend::BackendError;
+use async_nats::jetstream::consumer::push::OrderedConfig;
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use futures_util::StreamExt;
+use std::sync::Weak;
+use std::time::{Duration, SystemTime};
+use tokio::time::{sleep, timeout};
+
+/// Deletes what is over from the streams, in turns with the other processes, until no adapter has the connection any
+/// more.
+pub(super) async fn sweep(connection: Weak<Connection>, interval: Duration) {
+    loop {
+        sleep(interval).await;
+        let Some(connection) = connection.upgrade() else {
+            return;
+        };
+        let turn = Turn {
+            connection: &connection,
+        };
+        if let Err(error) = turn.take().await {
+            observe::sweep_failed(&error);
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Values that have expired, and the marks of deletions.
+    Values,
+    /// The records of envelopes that have ended.
+    Leases,
+}
+
+struct Turn<'a> {
+    connection: &'a Connection,
+}
+
+impl Turn<'_> {
+    async fn take(&self) -> Result<(), BackendError> {
+        if self.connection.in_time(|| self.is_our_turn()).await? {
+            self.delete(Kind::Values).await?;
+            self.delete(Kind::Leases).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether nobody else has swept in this interval. A record of the last time says so.
+    async fn is_our_turn(&self) -> Result<bool, BackendError> {
+        let subject = self.turns();
+        let leases = &self.connection.streams().leases;
+        let last = self.connection.last(leases, &subject).await?;
+        let clock = self.connection.clock();
+        let interval = self.connection.settings().sweep_interval;
+        // Somewhat less: the others wait as long as this one.
+        let is_early = |last: &Stored| !clock.left(last.time, interval / 2).is_zero();
+        if last.as_ref().is_some_and(is_early) {
+            return Ok(false);
+        }
+        let last = last.map_or(0, |last| last.sequence);
+        let message = PublishMessage::build().expected_last_subject_sequence(last);
+        Ok(self.connection.publish(&subject, message).await?.is_some())
+    }
+
+    fn turns(&self) -> String {
+        format!("{}.leases.sweep", self.connection.settings().prefix)
+    }
+
+    async fn is_over(
+        &self,
+        kind: Kind,
+        stored: &Stored,
+        subject: &str,
+    ) -> Result<bool, BackendError> {
+        let grace = self.connection.settings().sweep_interval;
+        match kind {
+            // Watchers may still look at it for a while.
+            Kind::Values => store::is_over(stored, grace, self.connection).await,
+            Kind::Leases => {
+                // A worker that stands still may have yet to find out.
+                let young = self.connection.left(stored.time, grace);
+                let token = subject.rsplit('.').next();
+                let message = token.and_then(Number::read);
+                // Records of the first version name the sequence alone. Only this reads them.
+                let is_old = token.is_some_and(|token| token.parse::<u64>().is_ok());
+                if message.is_none() && !is_old {
+                    // It is the record of a turn, or of the clock.
+                    return Ok(false);
+                }
+                if !young.await?.is_zero() {
+                    return Ok(false);
+                }
+                let known = known(stored)?;
+                let is_over = known.record.state == State::Ended
+                    || known.left(self.connection).await?.is_zero();
+                if !is_over {
+                    return Ok(false);
+                }
+                let Some(message) = message else {
+                    return Ok(true);
+                };
+                let is_there = self.has_envelope(message).await?;
+                if is_there && known.record.state == State::Ended {
+                    // A server that was killed may have kept the message of an acknowledgement that it has counted.
+                    let envelopes = &self.connection.streams().envelopes;
+                    let delete = || async {
+                        // The acknowledgement may come after all.
+                        let _ = envelopes.delete_message(message.sequence).await;
+                        Ok(())
+                    };
+                    self.connection.in_time(delete).await?;
+                }
+                // As long as the message is there, it would be delivered again without its record.
+                Ok(!is_there)
+            }
+        }
+    }
+
+    /// Whether a message is there, and not another one with its sequence.
+    async fn has_envelope(&self, message: Number) -> Result<bool, BackendError> {
+        let read = || async {
+            let envelopes = &self.connection.streams().envelopes;
+            match envelopes.get_raw_message(message.sequence).await {
+                Ok(found) => Ok(Number::new(found.sequence, found.time.into()) == message),
+                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(false),
+                Err(error) => Err(BackendError::unavailable(error)),
+            }
+        };
+        self.connection.in_time(read).await
+    }
+
+    /// Reads all messages of a stream and deletes those that are over. By their sequence, so that what replaces
+    /// them at the same time stays.
+    async fn delete(&self, kind: Kind) -> Result<(), BackendError> {
+        let (stream, headers_only) = match kind {
+            Kind::Values => (&self.connection.streams().values, true),
+            Kind::Leases => (&self.connection.streams().leases, false),
+        };
+        let open = || async {
+            let info = stream.get_info().await.map_err(BackendError::unavailable)?;
+            if info.state.messages == 0 {
+                return Ok(None);
+            }
+            let consumer = OrderedConfig {
+                deliver_subject: self.connection.client().new_inbox(),
+                headers_only,
+                ..Default::default()
+            };
+            let consumer = stream.create_consumer(consumer).await;
+            let consumer = consumer.map_err(BackendError::unavailable)?;
+            let messages = consumer.messages().await;
+            Ok(Some(messages.map_err(BackendError::unavailable)?))
+        };
+        let Some(mut messages) = self.connection.in_time(open).await? else {
+            return Ok(());
+        };
+        let after = self.connection.settings().timeout;
+        loop {
+            let next = timeout(after, messages.next()).await;
+            let Some(message) = next.map_err(|_| BackendError::TimedOut { after })? else {
+                return Ok(());
+            };
+            let message = message.map_err(BackendError::unavailable)?;
+            let info = message.info().map_err(BackendError::unavailable)?;
+            let (sequence, pending) = (info.stream_sequence, info.pending);
+            let stored = Stored {
+                sequence,
+                time: SystemTime::from(info.published),
+                headers: message.message.headers.unwrap_or_default(),
+                payload: message.message.payload,
+            };
+            if self
+                .is_over(kind, &stored, &message.message.subject)
+                .await?
+            {
+                let delete = || async {
+                    // Another one may have deleted or replaced it.
+                    let _ = stream.delete_message(sequence).await;
+                    Ok(())
+                };
+                self.connection.in_time(delete).await?;
+            }
+            if pending == 0 {
+                return Ok(());
+            }
+        }
+    }
+}

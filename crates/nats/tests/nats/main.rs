@@ -1,0 +1,7 @@
+//! The adapters of NATS.
+#![allow(clippy::unwrap_used)]
+
+mod cluster;
+mod lost;
+mod ports;
+mod queue;

@@ -1,0 +1,130 @@
+//! The form that cancels an operation.
+
+use super::condition;
+use super::core::Core;
+use super::record::{Key, Record};
+use super::records::Changed;
+use super::reply::{Reply, see_other};
+use super::{OperationRequestBody, accept, observe};
+use tower_promises_backend::BackendError;
+use http::header::{CONTENT_TYPE, HOST, HeaderName, ORIGIN};
+use http::{HeaderMap, StatusCode, request};
+use http_body::Body;
+use std::sync::Arc;
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// How many bytes the form may have. The token has 32.
+const MAX_FORM_BYTES: usize = 4096;
+
+/// What a page of another site can send without asking first.
+const FORM_TYPES: [&str; 3] = [
+    "application/x-www-form-urlencoded",
+    "multipart/form-data",
+    "text/plain",
+];
+
+/// Answers `POST P/cancel`.
+pub(super) async fn answer<B, R>(
+    core: &Arc<Core>,
+    key: &Key,
+    record: &Record,
+    request: &request::Parts,
+    body: B,
+) -> Result<Reply<R>, BackendError>
+where
+    B: Body,
+{
+    let headers = &request.headers;
+    let Ok(is_allowed) = is_allowed(core, record, request, body).await else {
+        observe::too_slow();
+        return Ok(core.too_slow(headers));
+    };
+    if !is_allowed {
+        let detail = "The request does not come from the page of this operation.";
+        return Ok(core.problem(StatusCode::FORBIDDEN, detail, headers));
+    }
+    Ok(match core.cancel(key, condition::of(headers)).await? {
+        Changed::Yes(record) if accept::names_html(headers) => {
+            see_other(&core.links(&record.id).own)
+        }
+        Changed::Yes(record) => core.status(&record, &HeaderMap::new()),
+        Changed::No(record) if !record.status.is_terminal() => core.precondition_failed(headers),
+        Changed::No(_) => core.conflict(headers),
+        Changed::Gone => core.not_found(headers),
+    })
+}
+
+/// Whether the request comes from the page of this operation, or from a client that is no browser. An error where its
+/// form takes too long to arrive.
+async fn is_allowed<B: Body>(
+    core: &Core,
+    record: &Record,
+    request: &request::Parts,
+    body: B,
+) -> Result<bool, Elapsed> {
+    let headers = &request.headers;
+    match headers.get(SEC_FETCH_SITE).map(|site| site.as_bytes()) {
+        Some(b"same-origin" | b"none") => {}
+        Some(_) => return Ok(false),
+        None => {
+            // The page asks browsers to send no referrer, which makes of its origin `null`.
+            let origin = headers.get(ORIGIN).map(|origin| origin.as_bytes());
+            let origin = origin.filter(|origin| *origin != b"null");
+            if origin.is_some_and(|origin| !is_own(core, origin, request)) {
+                return Ok(false);
+            }
+        }
+    }
+    // A page elsewhere can make a browser send a form, and some of them say nothing of where it comes from. It
+    // cannot know the token. What is no form, it cannot send without asking.
+    let says_nothing = !headers.contains_key(SEC_FETCH_SITE)
+        && headers.get(ORIGIN).is_some_and(|origin| origin == "null");
+    if !is_form(headers) && !says_nothing {
+        return Ok(true);
+    }
+    let body = OperationRequestBody::read(body, MAX_FORM_BYTES);
+    let body = timeout(core.settings.receive_timeout, body).await?;
+    Ok(body.is_whole() && has_token(body.read_bytes(), &record.token))
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).map(|value| value.as_bytes());
+    let essence = content_type.and_then(|value| value.split(|byte| *byte == b';').next());
+    essence.is_some_and(|essence| {
+        FORM_TYPES
+            .iter()
+            .any(|form| essence.trim_ascii().eq_ignore_ascii_case(form.as_bytes()))
+    })
+}
+
+/// Whether an origin is the configured one, or that which the request was sent to.
+fn is_own(core: &Core, origin: &[u8], request: &request::Parts) -> bool {
+    let configured = &core.settings.origin;
+    if !configured.is_empty() && origin.eq_ignore_ascii_case(configured.as_bytes()) {
+        return true;
+    }
+    let host = request.headers.get(HOST).map(|host| host.as_bytes());
+    let authority = request.uri.authority();
+    let host = host.or_else(|| authority.map(|authority| authority.as_str().as_bytes()));
+    let origin = origin
+        .strip_prefix(b"https://")
+        .or_else(|| origin.strip_prefix(b"http://"));
+    host.is_some() && origin == host
+}
+
+/// Whether a form has the field `token` with this value. A token has no character that a form encodes.
+fn has_token(form: &[u8], token: &str) -> bool {
+    form.split(|byte| *byte == b'&').any(|field| {
+        let value = field.strip_prefix(b"token=");
+        value.is_some_and(|value| is_same(value, token.as_bytes()))
+    })
+}
+
+/// Compares in a time that does not tell where they differ.
+fn is_same(a: &[u8], b: &[u8]) -> bool {
+    let differences = a.iter().zip(b).fold(0, |all, (a, b)| all | (a ^ b));
+    a.len() == b.len() && differences == 0
+}

@@ -1,0 +1,199 @@
+//! The claim that a client makes by sending an `Idempotency-Key`.
+
+use super::prefer::split;
+use super::record::digest;
+use super::records::{Records, decode, encode};
+use tower_promises_backend::BackendError;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST, HeaderName};
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderValue, request};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// How many bytes a key may have.
+const MAX_KEY_BYTES: usize = 255;
+
+/// What a client claims by sending a key.
+pub(super) struct Claim {
+    /// The name of the key in the store. The principal is a part of it.
+    pub(super) name: String,
+    /// What the key was sent with. Another request must not get the answer to this one.
+    pub(super) fingerprint: String,
+}
+
+/// What the store knows of a key.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Claimed {
+    pub(super) fingerprint: String,
+    /// The operation of the key. The key is free where there is no such operation.
+    pub(super) id: String,
+}
+
+impl Claim {
+    /// `None` for a request without a key, an error for a key that is malformed.
+    pub(super) fn of(
+        request: &request::Parts,
+        principal: Option<&str>,
+        body: &Bytes,
+    ) -> Result<Option<Self>, ()> {
+        let mut keys = request.headers.get_all(IDEMPOTENCY_KEY).iter();
+        let Some(key) = keys.next() else {
+            return Ok(None);
+        };
+        let key = key_of(key).ok_or(())?;
+        if keys.next().is_some() {
+            return Err(());
+        }
+        // HTTP/2 has the host in the address, and HTTP/1 in a header.
+        let authority = request.uri.authority().map(Authority::as_str);
+        let host = authority.map(str::as_bytes);
+        let host = host.or_else(|| Some(request.headers.get(HOST)?.as_bytes()));
+        let host = host.unwrap_or_default().to_ascii_lowercase();
+        let path = request.uri.path_and_query().map(PathAndQuery::as_str);
+        let content_type = request.headers.get(CONTENT_TYPE);
+        let content_type = content_type.map_or(&b""[..], HeaderValue::as_bytes);
+        let mut sent_with = vec![
+            request.method.as_str().as_bytes(),
+            &host,
+            path.unwrap_or_default().as_bytes(),
+        ];
+        match boundary(content_type) {
+            Some((before, boundary, after)) => {
+                sent_with.extend([before, after]);
+                sent_with.extend(parts(body, boundary));
+            }
+            None => sent_with.extend([content_type, body]),
+        }
+        let principal = principal.unwrap_or_default().as_bytes();
+        Ok(Some(Self {
+            name: format!("operation/key/{}", digest(&[principal, &key])),
+            fingerprint: digest(&sent_with),
+        }))
+    }
+}
+
+/// Frees the key of an operation, unless another operation has it by now.
+pub(super) async fn release(records: &Records, name: &str, id: &str) -> Result<(), BackendError> {
+    let Some(entry) = records.get(name).await? else {
+        return Ok(());
+    };
+    let claimed: Claimed = decode(&entry.value)?;
+    if claimed.id == id {
+        // The store deletes unconditionally only, so the key gets an operation that does not exist.
+        let free = Claimed {
+            fingerprint: String::new(),
+            id: String::new(),
+        };
+        let moment = Duration::from_secs(1);
+        let set = records.set(name, Some(entry.revision), encode(&free)?, moment);
+        let _ = set.await?;
+    }
+    Ok(())
+}
+
+/// The key in a header value: a string of structured fields (RFC 9651, section 3.3.3), whose parameters mean nothing, or
+/// for compatibility the key itself without quotes. `None` where it is neither, empty or too long.
+fn key_of(value: &HeaderValue) -> Option<Vec<u8>> {
+    // Only ASCII.
+    let value = value.to_str().ok()?.trim();
+    let key = match value.strip_prefix('"') {
+        Some(string) => {
+            let (key, rest) = unescaped(string)?;
+            are_parameters(rest).then_some(key)?
+        }
+        None => {
+            let is_part = |byte: u8| byte.is_ascii_graphic() && !b"\",;\\".contains(&byte);
+            value.bytes().all(is_part).then(|| value.into())?
+        }
+    };
+    (1..=MAX_KEY_BYTES).contains(&key.len()).then_some(key)
+}
+
+/// The content of a string that begins here, and what follows its closing quote.
+fn unescaped(string: &str) -> Option<(Vec<u8>, &str)> {
+    let mut content = Vec::new();
+    let mut bytes = string.bytes().enumerate();
+    while let Some((position, byte)) = bytes.next() {
+        match byte {
+            b'"' => return Some((content, &string[position + 1..])),
+            b'\\' => match bytes.next()? {
+                (_, escaped @ (b'"' | b'\\')) => content.push(escaped),
+                _ => return None,
+            },
+            b' '..=b'~' => content.push(byte),
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// Whether this is nothing or a list of parameters.
+fn are_parameters(text: &str) -> bool {
+    let mut parameters = split(text, ';').map(|parameter| parameter.trim_start_matches(' '));
+    parameters.next() == Some("")
+        && parameters.all(|parameter| {
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, "?1"));
+            let begins = name.starts_with(|first: char| first.is_ascii_lowercase() || first == '*');
+            let is_part = |byte: u8| {
+                byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-.*".contains(&byte)
+            };
+            begins && name.bytes().all(is_part) && !value.is_empty()
+        })
+}
+
+/// The boundary of a multipart media type, with what stands before and after it. A client makes a new one each time.
+fn boundary(content_type: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let text = std::str::from_utf8(content_type).ok()?;
+    let is_multipart = text.get(..10)?.eq_ignore_ascii_case("multipart/");
+    if !is_multipart {
+        return None;
+    }
+    let mut offset = 0;
+    for parameter in split(text, ';') {
+        let begin = offset;
+        offset += parameter.len() + 1;
+        let Some((name, value)) = parameter.split_once('=') else {
+            continue;
+        };
+        if !name.trim().eq_ignore_ascii_case("boundary") {
+            continue;
+        }
+        let is_around = |character: char| character == '"' || character.is_ascii_whitespace();
+        let boundary = value.trim_matches(is_around);
+        let space = value.len() - value.trim_start_matches(is_around).len();
+        let begin = begin + name.len() + 1 + space;
+        let end = begin + boundary.len();
+        if boundary.is_empty() {
+            return None;
+        }
+        let (before, after) = (&content_type[..begin], &content_type[end..]);
+        return Some((before, boundary.as_bytes(), after));
+    }
+    None
+}
+
+/// What stands between the boundaries of a multipart body. A body without boundaries is one piece.
+fn parts<'a>(body: &'a [u8], boundary: &[u8]) -> Vec<&'a [u8]> {
+    let is_boundary = |line: &[u8]| {
+        let line = line.strip_prefix(b"--");
+        line.is_some_and(|line| line.starts_with(boundary))
+    };
+    let (mut parts, mut begin, mut line) = (Vec::new(), 0, 0);
+    loop {
+        if is_boundary(&body[line..]) {
+            parts.push(&body[begin..line]);
+            begin = line + 2 + boundary.len();
+            line = begin;
+        }
+        // A boundary stands at the beginning of a line.
+        let next = body[line..].windows(2).position(|end| end == b"\r\n");
+        let Some(next) = next else {
+            parts.push(&body[begin..]);
+            return parts;
+        };
+        line += next + 2;
+    }
+}

@@ -1,0 +1,384 @@
+//! What the layer, its services, its handles and the operations of one process share.
+
+use super::claim;
+use super::hub::{CONSUMED, ENDED, Hub, REMOVED};
+use super::limits::Limits;
+use super::mount::Mount;
+use super::observe;
+use super::progress::Report;
+use super::record::{Failure, Key, Record, digest, random};
+use super::records::{Changed, Records, Tombstone, decode};
+use super::runner::RECORD_BYTES;
+use super::settings::Settings;
+use super::status::{Links, Status};
+use super::work::to_its_end;
+use tower_promises_backend::{Backend, BackendError};
+use tower_promises_backend::kit::sync::lock;
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// How long whoever cancels waits until the work has been dropped. It is longer only for a work that blocks its
+/// thread.
+pub(super) const DROP_PATIENCE: Duration = Duration::from_secs(1);
+
+pub(super) struct Core {
+    pub(super) settings: Settings,
+    pub(super) records: Records,
+    pub(super) hub: Arc<Hub>,
+    pub(super) limits: Arc<Limits>,
+    pub(super) mount: Mount,
+    /// The operations that this process works on. Their channels close when the work has been dropped.
+    running: Mutex<HashMap<Key, watch::Receiver<()>>>,
+    /// How many they are.
+    pub(super) running_count: watch::Sender<usize>,
+    pub(super) phase: watch::Sender<Phase>,
+    /// The operations that clients of this process are cancelling, and how many do.
+    cancelling: Mutex<HashMap<Key, usize>>,
+    listener: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// How the process takes its leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    Serving,
+    /// Nothing becomes an operation any more.
+    Draining,
+    /// What runs is given up.
+    GivingUp,
+}
+
+impl Phase {
+    /// Resolves when what runs is to be given up. Cancel safe.
+    pub(super) async fn given_up(phase: &mut watch::Receiver<Self>) {
+        let given_up = phase.wait_for(|phase| *phase == Self::GivingUp);
+        // Without the guard, which must not be held.
+        let has_nobody = given_up.await.map(drop).is_err();
+        if has_nobody {
+            // There is nobody left who could say so.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Who has asked for an operation, and when.
+#[derive(Clone)]
+pub(super) struct Requester {
+    /// As a digest.
+    pub(super) principal: Option<String>,
+    /// In milliseconds since the epoch.
+    pub(super) received: u64,
+}
+
+/// An operation as one client may see it.
+pub(super) enum Found {
+    Record(Box<Record>),
+    /// Its time is over.
+    Gone,
+    /// There is none, or it is somebody else's.
+    Unknown,
+}
+
+/// Says that this process works on an operation, until it is dropped.
+pub(super) struct Registration {
+    pub(super) core: Arc<Core>,
+    pub(super) key: Key,
+    /// Closes when this is dropped.
+    _dropped: watch::Sender<()>,
+}
+
+/// Says that an operation is being cancelled, until it is dropped.
+struct Cancelling {
+    core: Arc<Core>,
+    key: Key,
+}
+
+impl Cancelling {
+    fn begin(core: Arc<Core>, key: Key) -> Self {
+        *lock(&core.cancelling).entry(key.clone()).or_default() += 1;
+        Self { core, key }
+    }
+}
+
+impl Drop for Cancelling {
+    fn drop(&mut self) {
+        let mut cancelling = lock(&self.core.cancelling);
+        let is_last = cancelling.get_mut(&self.key).is_none_or(|number| {
+            *number -= 1;
+            *number == 0
+        });
+        if is_last {
+            cancelling.remove(&self.key);
+        }
+    }
+}
+
+impl Core {
+    pub(super) fn new(backend: Backend, settings: Settings) -> Arc<Self> {
+        let (total, per_principal) = settings.shares();
+        let limits = Limits::new(total, per_principal);
+        Arc::new(Self {
+            records: Records {
+                backend,
+                timeout: settings.backend_timeout,
+                retention: settings.retention,
+                lease: settings.lease,
+                absences: Arc::default(),
+            },
+            settings,
+            hub: Arc::default(),
+            limits: Arc::new(limits),
+            mount: Mount::default(),
+            running: Mutex::default(),
+            running_count: watch::Sender::new(0),
+            phase: watch::Sender::new(Phase::Serving),
+            cancelling: Mutex::default(),
+            listener: Mutex::new(None),
+        })
+    }
+
+    /// Listens to the other instances, unless it does already. Needs a runtime.
+    pub(super) fn listen(&self) {
+        let mut listener = lock(&self.listener);
+        if listener.as_ref().is_none_or(JoinHandle::is_finished) {
+            let (hub, backend) = (self.hub.clone(), self.records.backend.clone());
+            let listening = hub.listen(backend, self.settings.backend_timeout, self.limits.clone());
+            *listener = Handle::try_current()
+                .ok()
+                .map(|runtime| runtime.spawn(listening));
+        }
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        *self.phase.borrow() >= Phase::Draining
+    }
+
+    pub(super) fn links(&self, id: &str) -> Links {
+        Links::new(&self.settings.origin, &self.settings.mount, id)
+    }
+
+    /// A principal as the store knows it.
+    pub(super) fn principal_digest(principal: &str) -> String {
+        digest(&[principal.as_bytes()])
+    }
+
+    /// Makes an operation and stores it. One with an idempotency key says how the store calls that.
+    pub(super) async fn create(
+        self: Arc<Self>,
+        requester: Requester,
+        report: Report,
+        claim: Option<String>,
+    ) -> Result<(Key, Record), BackendError> {
+        let (id, token) = (random()?, random()?);
+        let longest = self.settings.longest();
+        let Requester {
+            principal,
+            received,
+        } = requester;
+        let mut record = Record::new(id, token, principal, received, longest);
+        record.report(&report);
+        record.in_flight = claim.is_some();
+        record.claim = claim;
+        let key = Key::of(&record.id);
+        self.records.create(&key, &record).await?;
+        if let Some(principal) = &record.principal {
+            let added = self.records.list_add(principal, &record.id, longest);
+            if let Err(error) = added.await {
+                observe::backend_failed(&key, &error);
+            }
+        }
+        Ok((key, record))
+    }
+
+    /// Removes everything that is stored of an operation that has no result and of which no client was told.
+    pub(super) async fn discard(&self, record: &Record) {
+        let key = Key::of(&record.id);
+        for key_in_store in [key.record(), key.tombstone(), key.lease()] {
+            if let Err(error) = self.records.delete(&key_in_store).await {
+                observe::backend_failed(&key, &error);
+            }
+        }
+        if let Some(principal) = &record.principal {
+            let longest = self.settings.longest();
+            let removed = self.records.list_remove(principal, &record.id, longest);
+            if let Err(error) = removed.await {
+                observe::backend_failed(&key, &error);
+            }
+        }
+    }
+
+    /// The record, brought up to date.
+    pub(super) async fn load(&self, key: &Key) -> Result<Option<Record>, BackendError> {
+        let is_running_here = lock(&self.running).contains_key(key);
+        self.records.load(key, is_running_here).await
+    }
+
+    /// What a principal, given as a digest, may see of an operation.
+    pub(super) async fn find(
+        &self,
+        key: &Key,
+        principal: Option<&str>,
+    ) -> Result<Found, BackendError> {
+        let may_see = |owner: Option<&str>| owner.is_none() || owner == principal;
+        if let Some(record) = self.load(key).await? {
+            return Ok(if may_see(record.principal.as_deref()) {
+                Found::Record(record.into())
+            } else {
+                Found::Unknown
+            });
+        }
+        let tombstone = self.records.get(&key.tombstone()).await?;
+        let Some(tombstone) = tombstone else {
+            return Ok(Found::Unknown);
+        };
+        let tombstone: Tombstone = decode(&tombstone.value)?;
+        Ok(if may_see(tombstone.principal.as_deref()) {
+            Found::Gone
+        } else {
+            Found::Unknown
+        })
+    }
+
+    /// Ends an operation from outside, if it `may` be and has not ended, and waits a moment until its work, if it is
+    /// here, has been dropped. Goes on when this is dropped, so that the work is told what the store knows.
+    pub(super) async fn cancel(
+        self: &Arc<Self>,
+        key: &Key,
+        may: impl Fn(&Record) -> bool + Send + Sync + 'static,
+    ) -> Result<Changed, BackendError> {
+        let cancelling = Cancelling::begin(self.clone(), key.clone());
+        to_its_end(async move { cancelling.core.cancel_now(&cancelling.key, may).await }).await
+    }
+
+    async fn cancel_now(
+        &self,
+        key: &Key,
+        may: impl Fn(&Record) -> bool,
+    ) -> Result<Changed, BackendError> {
+        let retention = self.settings.retention;
+        let changed = self.records.change(key, |record| {
+            if record.status.is_terminal() || !may(record) {
+                return false;
+            }
+            let error = Failure::new("Canceled", "The operation was cancelled.");
+            record.end(Status::Canceled, Some(error), retention);
+            true
+        });
+        let changed = changed.await?;
+        if let Changed::Yes(_) = changed {
+            let dropped = lock(&self.running).get(key).cloned();
+            self.announce(key, ENDED).await;
+            if let Some(mut dropped) = dropped {
+                // It ends in an error, when the sender is gone.
+                let _ = timeout(DROP_PATIENCE, dropped.changed()).await;
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Whether somebody cancels it and has not been answered yet.
+    pub(super) fn is_being_cancelled(&self, key: &Key) -> bool {
+        lock(&self.cancelling).contains_key(key)
+    }
+
+    /// Removes an operation that has ended. Returns whether it was this call that did. Goes on when this is dropped, so
+    /// that nothing stays of it.
+    pub(super) async fn remove(
+        self: &Arc<Self>,
+        key: &Key,
+        record: &Record,
+    ) -> Result<bool, BackendError> {
+        let (core, key, record) = (self.clone(), key.clone(), record.clone());
+        to_its_end(async move { core.remove_now(&key, &record).await }).await
+    }
+
+    async fn remove_now(&self, key: &Key, record: &Record) -> Result<bool, BackendError> {
+        // The tombstone first: without the record it says that the operation has expired.
+        self.records.delete(&key.tombstone()).await?;
+        let removed = self.records.delete(&key.record()).await?;
+        if removed {
+            self.limits.forget(key);
+            self.announce(key, REMOVED).await;
+            // It is gone. What does not go with it now does so when its time is up.
+            let log = |error| observe::backend_failed(key, &error);
+            if let Some(stored) = record.result {
+                let deleted = self.records.delete_result(key, stored).await;
+                deleted.unwrap_or_else(log);
+            }
+            if let Some(claim) = &record.claim {
+                let released = claim::release(&self.records, claim, &record.id).await;
+                released.unwrap_or_else(log);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Removes a result that has been read.
+    pub(super) fn consume(self: Arc<Self>, runtime: &Handle, key: Key) {
+        runtime.spawn(async move {
+            let changed = self.records.change(&key, |record| {
+                // The document stays as it is, and so does its version.
+                !std::mem::replace(&mut record.consumed, true)
+            });
+            let removed = match changed.await {
+                Ok(Changed::Yes(Record {
+                    result: Some(stored),
+                    ..
+                })) => {
+                    self.limits.shrink(&key, RECORD_BYTES);
+                    self.announce(&key, CONSUMED).await;
+                    self.records.delete_result(&key, stored).await
+                }
+                Ok(_) => Ok(()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = removed {
+                observe::backend_failed(&key, &error);
+            }
+        });
+    }
+
+    /// Tells this process and the others what has happened to an operation. A message that is lost costs time only.
+    pub(super) async fn announce(&self, key: &Key, message: &'static [u8]) {
+        self.hub.tell(key, message);
+        let payload = Bytes::from_static(message);
+        let topic = key.topic();
+        let published = self.records.backend.bus().publish(&topic, payload);
+        if let Err(error) = self.records.in_time(published).await {
+            observe::backend_failed(key, &error);
+        }
+    }
+
+    pub(super) fn register(self: &Arc<Self>, key: &Key) -> Registration {
+        let (sender, receiver) = watch::channel(());
+        let mut running = lock(&self.running);
+        running.insert(key.clone(), receiver);
+        self.running_count.send_replace(running.len());
+        Registration {
+            core: self.clone(),
+            key: key.clone(),
+            _dropped: sender,
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut running = lock(&self.core.running);
+        running.remove(&self.key);
+        self.core.running_count.send_replace(running.len());
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        if let Some(listener) = lock(&self.listener).take() {
+            listener.abort();
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Who wants to know of changes, and the task that hears of those elsewhere.
+
+use super::limits::Limits;
+use super::observe;
+use super::record::{Key, TOPIC_PREFIX};
+use super::runner::RECORD_BYTES;
+use tower_promises_backend::kit::backoff::Backoff;
+use tower_promises_backend::{Backend, BackendError, BusEvent};
+use tower_promises_backend::kit::sync::lock;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+/// What has happened to an operation, as numbers that rise.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct News {
+    pub(super) changes: u64,
+    /// Those of them that may have ended it.
+    pub(super) ends: u64,
+}
+
+/// The subscribers of this process, by operation.
+#[derive(Debug, Default)]
+pub(super) struct Hub {
+    topics: Mutex<HashMap<Key, watch::Sender<News>>>,
+}
+
+/// Hears of one operation until it is dropped.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    hub: Arc<Hub>,
+    key: Key,
+    news: watch::Receiver<News>,
+    seen_ends: u64,
+}
+
+impl Hub {
+    pub(super) fn subscribe(self: &Arc<Self>, key: &Key) -> Subscription {
+        let mut topics = lock(&self.topics);
+        let topic = topics.entry(key.clone()).or_default();
+        let news = topic.subscribe();
+        let seen_ends = news.borrow().ends;
+        Subscription {
+            hub: self.clone(),
+            key: key.clone(),
+            news,
+            seen_ends,
+        }
+    }
+
+    /// Tells the subscribers of this process.
+    pub(super) fn tell(&self, key: &Key, message: &[u8]) {
+        if let Some(topic) = lock(&self.topics).get(key) {
+            news(topic, matches!(message, ENDED | REMOVED));
+        }
+    }
+
+    /// Tells everybody that something may have happened which nobody has heard of.
+    fn tell_all(&self) {
+        for topic in lock(&self.topics).values() {
+            news(topic, true);
+        }
+    }
+
+    fn hear(&self, topic: &str, payload: &Bytes, limits: &Limits) {
+        // Others use the bus too.
+        let Some(key) = topic.strip_prefix(TOPIC_PREFIX) else {
+            return;
+        };
+        let key = Key::parse(key);
+        match &**payload {
+            REMOVED => limits.forget(&key),
+            CONSUMED => limits.shrink(&key, RECORD_BYTES),
+            _ => {}
+        }
+        self.tell(&key, payload);
+    }
+
+    /// Listens to the other instances until the task is aborted. What they remove is not counted any longer.
+    pub(super) async fn listen(
+        self: Arc<Self>,
+        backend: Backend,
+        patience: Duration,
+        limits: Arc<Limits>,
+    ) {
+        let mut backoff = Backoff::of_listener();
+        loop {
+            let started = Instant::now();
+            let error = self.listen_once(&backend, patience, &limits).await;
+            let pause = backoff.pause_after(started.elapsed());
+            observe::bus_lost(error.as_ref(), pause);
+            sleep(pause).await;
+        }
+    }
+
+    /// Listens until the bus fails.
+    async fn listen_once(
+        &self,
+        backend: &Backend,
+        patience: Duration,
+        limits: &Limits,
+    ) -> Option<BackendError> {
+        let mut events = match deadline::listen(&backend, patience).await {
+            Ok(events) => events,
+            Err(error) => return Some(error),
+        };
+        self.tell_all();
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(BusEvent::Message { topic, payload }) => self.hear(&topic, &payload, limits),
+                Ok(BusEvent::Lagged(_)) => self.tell_all(),
+                Err(error) => return Some(error),
+            }
+        }
+        None
+    }
+}
+
+/// What a message on the bus says.
+pub(super) const ENDED: &[u8] = b"ended";
+pub(super) const CHANGED: &[u8] = b"changed";
+pub(super) const REMOVED: &[u8] = b"removed";
+/// Its result has been read, and removed.
+pub(super) const CONSUMED: &[u8] = b"consumed";
+
+fn news(topic: &watch::Sender<News>, ended: bool) {
+    topic.send_modify(|news| {
+        news.changes += 1;
+        news.ends += u64::from(ended);
+    });
+}
+
+impl Subscription {
+    /// Resolves when something has happened since the last call. Cancel safe.
+    pub(super) async fn changed(&mut self) {
+        // It cannot fail: the hub keeps the sender as long as this is there.
+        let _ = self.news.changed().await;
+    }
+
+    /// Resolves when it may have ended since the last call. Cancel safe.
+    pub(super) async fn ended(&mut self) {
+        let seen = self.seen_ends;
+        if let Ok(news) = self.news.wait_for(|news| news.ends > seen).await {
+            self.seen_ends = news.ends;
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut topics = lock(&self.hub.topics);
+        // This receiver is still one of them.
+        let is_last = |topic: &watch::Sender<News>| topic.receiver_count() <= 1;
+        if topics.get(&self.key).is_some_and(is_last) {
+            topics.remove(&self.key);
+        }
+    }
+}

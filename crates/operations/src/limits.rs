@@ -1,0 +1,331 @@
+//! What one process takes on.
+
+use super::record::Key;
+use tower_promises_backend::kit::sync::lock;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Counts requests and stored bytes of this process.
+#[derive(Debug)]
+pub(super) struct Limits {
+    total: Share,
+    per_principal: Share,
+    state: Mutex<State>,
+}
+
+/// What somebody has, or may have at most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Share {
+    /// Requests at work.
+    pub(super) running: usize,
+    /// Requests whose body has not arrived yet.
+    pub(super) receiving: usize,
+    pub(super) stored_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    total: Share,
+    /// Those of principals who have something.
+    by_principal: HashMap<Arc<str>, Share>,
+    stored: HashMap<Key, Kept>,
+    /// When the store will have forgotten them, soonest first. The number tells those of the same instant apart.
+    expiring: BTreeMap<(Instant, u64), Key>,
+    counted: u64,
+}
+
+/// What is stored of one operation.
+#[derive(Debug)]
+struct Kept {
+    principal: Option<Arc<str>>,
+    bytes: usize,
+    /// Its place among those that expire.
+    end: Option<(Instant, u64)>,
+}
+
+/// Why a request is not taken on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// Its principal has too many others. 429.
+    Principal,
+    /// Its principal sends too many others. 429.
+    PrincipalReceiving,
+    /// Too much is stored of what its principal has asked for. 429.
+    PrincipalStored,
+    /// The process has too many, or has stored too much. 503.
+    Total,
+    /// The process receives too many. 503.
+    TotalReceiving,
+}
+
+/// One of the requests whose body has not arrived yet, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Receiving {
+    limits: Arc<Limits>,
+    principal: Option<Arc<str>>,
+}
+
+/// One of the requests that are counted, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Admission {
+    limits: Arc<Limits>,
+    principal: Option<Arc<str>>,
+}
+
+impl Limits {
+    pub(super) fn new(total: Share, per_principal: Share) -> Self {
+        Self {
+            total,
+            per_principal,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Begins to receive a request. Refuses it where it could not be [taken on](Self::admit) now, so that nothing is
+    /// received in vain.
+    pub(super) fn receive(self: &Arc<Self>, principal: Option<&str>) -> Result<Receiving, Refusal> {
+        let mut state = lock(&self.state);
+        state.forget_expired();
+        let principal = principal.map(Arc::<str>::from);
+        self.check_running(&state, principal.as_ref())?;
+        if let Some(principal) = &principal {
+            if state.share(principal).receiving >= self.per_principal.receiving {
+                return Err(Refusal::PrincipalReceiving);
+            }
+        }
+        if state.total.receiving >= self.total.receiving {
+            return Err(Refusal::TotalReceiving);
+        }
+        state.change(principal.as_ref(), |share| share.receiving += 1);
+        Ok(Receiving {
+            limits: self.clone(),
+            principal,
+        })
+    }
+
+    /// Takes a request on, for which there must be a place. Whether anything can be stored of it is to be asked
+    /// [then](Admission::check_room).
+    pub(super) fn admit(self: &Arc<Self>, principal: Option<&str>) -> Result<Admission, Refusal> {
+        let mut state = lock(&self.state);
+        state.forget_expired();
+        let principal = principal.map(Arc::<str>::from);
+        self.check_running(&state, principal.as_ref())?;
+        state.change(principal.as_ref(), |share| share.running += 1);
+        Ok(Admission {
+            limits: self.clone(),
+            principal,
+        })
+    }
+
+    fn check_room(&self, principal: Option<&Arc<str>>) -> Result<(), Refusal> {
+        let mut state = lock(&self.state);
+        state.forget_expired();
+        if let Some(principal) = principal {
+            if state.share(principal).stored_bytes >= self.per_principal.stored_bytes {
+                return Err(Refusal::PrincipalStored);
+            }
+        }
+        if state.total.stored_bytes >= self.total.stored_bytes {
+            return Err(Refusal::Total);
+        }
+        Ok(())
+    }
+
+    fn check_running(&self, state: &State, principal: Option<&Arc<str>>) -> Result<(), Refusal> {
+        if let Some(principal) = principal {
+            if state.share(principal).running >= self.per_principal.running {
+                return Err(Refusal::Principal);
+            }
+        }
+        if state.total.running >= self.total.running {
+            return Err(Refusal::Total);
+        }
+        Ok(())
+    }
+
+    /// Counts no more than this of what is stored any longer.
+    pub(super) fn shrink(&self, key: &Key, bytes: usize) {
+        lock(&self.state).shrink(key, bytes);
+    }
+
+    /// Gives the room of a result back.
+    pub(super) fn forget(&self, key: &Key) {
+        lock(&self.state).forget(key);
+    }
+}
+
+impl Receiving {
+    /// Refuses a request of which something is to be stored where there is no room for anything.
+    pub(super) fn check_room(&self) -> Result<(), Refusal> {
+        self.limits.check_room(self.principal.as_ref())
+    }
+}
+
+impl Admission {
+    /// Refuses a request of which something is to be stored where there is no room for anything.
+    pub(super) fn check_room(&self) -> Result<(), Refusal> {
+        self.limits.check_room(self.principal.as_ref())
+    }
+
+    /// Takes room for the result of this request, which the store keeps for this long. Returns whether there was any.
+    pub(super) fn store(&self, key: &Key, bytes: usize, time_to_live: Duration) -> bool {
+        let limits = &self.limits;
+        let mut state = lock(&limits.state);
+        state.forget_expired();
+        let has_room = |limit: Share, share: Share| {
+            bytes <= limit.stored_bytes.saturating_sub(share.stored_bytes)
+        };
+        let share = self
+            .principal
+            .as_ref()
+            .map(|principal| state.share(principal));
+        if !has_room(limits.total, state.total)
+            || share.is_some_and(|share| !has_room(limits.per_principal, share))
+        {
+            return false;
+        }
+        state.count(key, self.principal.clone(), bytes, time_to_live);
+        true
+    }
+
+    /// Counts what is stored of this request in any case.
+    pub(super) fn count(&self, key: &Key, bytes: usize, time_to_live: Duration) {
+        let mut state = lock(&self.limits.state);
+        state.forget_expired();
+        state.count(key, self.principal.clone(), bytes, time_to_live);
+    }
+}
+
+impl State {
+    fn share(&self, principal: &Arc<str>) -> Share {
+        let share = self.by_principal.get(principal).copied();
+        share.unwrap_or_default()
+    }
+
+    /// Changes what there is in all, and what its principal has of it.
+    fn change(&mut self, principal: Option<&Arc<str>>, change: impl Fn(&mut Share)) {
+        change(&mut self.total);
+        if let Some(principal) = principal {
+            let mut share = self.share(principal);
+            change(&mut share);
+            if share == Share::default() {
+                self.by_principal.remove(principal);
+            } else {
+                self.by_principal.insert(principal.clone(), share);
+            }
+        }
+    }
+
+    fn count(
+        &mut self,
+        key: &Key,
+        principal: Option<Arc<str>>,
+        bytes: usize,
+        time_to_live: Duration,
+    ) {
+        self.forget(key);
+        self.change(principal.as_ref(), |share| share.stored_bytes += bytes);
+        self.counted += 1;
+        let end = Instant::now().checked_add(time_to_live);
+        let end = end.map(|end| (end, self.counted));
+        if let Some(end) = end {
+            self.expiring.insert(end, key.clone());
+        }
+        let kept = Kept {
+            principal,
+            bytes,
+            end,
+        };
+        self.stored.insert(key.clone(), kept);
+    }
+
+    fn shrink(&mut self, key: &Key, bytes: usize) {
+        let Some(kept) = self.stored.get_mut(key) else {
+            return;
+        };
+        let surplus = kept.bytes.saturating_sub(bytes);
+        kept.bytes -= surplus;
+        let principal = kept.principal.clone();
+        self.change(principal.as_ref(), |share| share.stored_bytes -= surplus);
+    }
+
+    fn forget_expired(&mut self) {
+        let now = Instant::now();
+        while let Some(((end, _), key)) = self.expiring.first_key_value() {
+            if *end > now {
+                break;
+            }
+            let key = key.clone();
+            self.forget(&key);
+        }
+    }
+
+    fn forget(&mut self, key: &Key) {
+        if let Some(kept) = self.stored.remove(key) {
+            self.change(kept.principal.as_ref(), |share| {
+                share.stored_bytes -= kept.bytes;
+            });
+            if let Some(end) = kept.end {
+                self.expiring.remove(&end);
+            }
+        }
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        let mut state = lock(&self.limits.state);
+        state.change(self.principal.as_ref(), |share| share.running -= 1);
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        let mut state = lock(&self.limits.state);
+        state.change(self.principal.as_ref(), |share| share.receiving -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Limits, Share};
+    use crate::record::Key;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    /// The public interface shows what is counted, but not what the counting costs.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_removed_or_has_expired_takes_no_memory() {
+        let share = |stored_bytes| Share {
+            running: 1,
+            receiving: 1,
+            stored_bytes,
+        };
+        let limits = Arc::new(Limits::new(share(100), share(200)));
+        let hour = Duration::from_secs(3600);
+        for number in 0..100 {
+            let key = Key::of(&number.to_string());
+            let admission = limits.admit(Some("somebody")).expect("it has room");
+            admission.count(&key, 3, hour);
+            admission.count(&key, 2, hour);
+            if number % 2 == 0 {
+                limits.forget(&key);
+            }
+        }
+        let sizes = || {
+            let state = tower_promises_backend::kit::sync::lock(&limits.state);
+            let lengths = (state.stored.len(), state.expiring.len());
+            (lengths, state.by_principal.len(), state.total.stored_bytes)
+        };
+        assert_eq!(sizes(), ((50, 50), 1, 100));
+        let has_room = || limits.admit(None).is_ok_and(|it| it.check_room().is_ok());
+        assert!(!has_room());
+        limits.shrink(&Key::of("1"), 1);
+        assert_eq!(sizes(), ((50, 50), 1, 99));
+        tokio::time::advance(hour).await;
+        assert!(has_room());
+        assert_eq!(sizes(), ((0, 0), 0, 0));
+    }
+}

@@ -1,0 +1,91 @@
+//! What operations tell the operator. Without the feature `tracing` all of this is nothing.
+//!
+//! An id is a capability, so the log has eight characters of its digest instead, which is how [`Key`] displays.
+
+use super::limits::Refusal;
+use super::mount::UnreachableMount;
+use super::record::Key;
+use super::status::Status;
+use tower_promises_backend::BackendError;
+use tower_promises_backend::kit::log;
+use std::time::Duration;
+
+pub(super) fn began(key: &Key) {
+    log::info!(operation = %key, "a request has become an operation");
+}
+
+pub(super) fn ended(key: &Key, status: Status, code: Option<&str>) {
+    log::info!(operation = %key, %status, code, "an operation has ended");
+}
+
+pub(super) fn not_remembered(key: &Key) {
+    log::info!(operation = %key, "an operation was refused, its idempotency key is free");
+}
+
+pub(super) fn panicked(key: &Key, message: &str) {
+    log::error!(operation = %key, panic = message, "the work of an operation panicked");
+}
+
+pub(super) fn service_failed(key: &Key, error: &(dyn std::error::Error + 'static)) {
+    log::error!(operation = %key, error, "the inner service of an operation failed");
+}
+
+pub(super) fn refused(refusal: Refusal) {
+    match refusal {
+        Refusal::Principal => {
+            log::warning!("refused a request, its principal has too many");
+        }
+        Refusal::PrincipalStored => {
+            log::warning!("refused a request, too much of its principal is stored");
+        }
+        Refusal::PrincipalReceiving => {
+            log::warning!("refused a request, its principal sends too many at once");
+        }
+        Refusal::TotalReceiving => {
+            log::warning!("refused a request, too many are being received");
+        }
+        Refusal::Total => {
+            log::warning!("refused a request, too many run or too much is stored");
+        }
+    }
+}
+
+pub(super) fn unreachable(error: &UnreachableMount) {
+    log::error!("operations are not reachable: {error}");
+}
+
+pub(super) fn suspicious(error: &UnreachableMount) {
+    log::error!("no client has asked for an operation so far, perhaps because {error}");
+}
+
+pub(super) fn stays_because_unreachable() {
+    log::debug!(
+        "a request cannot become an operation, because requests for operations do not reach `OperationLayer`"
+    );
+}
+
+pub(super) fn too_slow() {
+    log::warning!("refused a request, its body took too long to arrive");
+}
+
+pub(super) fn stays_on_connection(error: &BackendError) {
+    log::warning!(
+        error = error as &(dyn std::error::Error + 'static),
+        "a request cannot become an operation and stays on its connection"
+    );
+}
+
+pub(super) fn backend_failed(key: &Key, error: &BackendError) {
+    log::warning!(operation = %key,
+        error = error as &(dyn std::error::Error + 'static),
+        "the backend of operations has failed"
+    );
+}
+
+pub(super) fn bus_lost(error: Option<&BackendError>, pause: Duration) {
+    log::warning!(
+        error = error.map(|error| error as &(dyn std::error::Error + 'static)),
+        ?pause,
+        "the bus of operations is lost, it will be listened to again"
+    );
+}

@@ -1,0 +1,228 @@
+use super::assets::{ICON, SCRIPT, STYLE};
+use super::escape::Escaped;
+use super::{ErrorContext, PageContext, Strings};
+use crate::Status;
+use http::StatusCode;
+use std::fmt::Write;
+use std::time::Duration;
+
+/// The page of an operation.
+pub(crate) fn render(context: &PageContext<'_>) -> String {
+    let strings = context.strings;
+    let heading = heading(context.status, strings);
+    let (title, percent) = match whole_percent(context) {
+        Some(percent) => {
+            let percent = strings.percent.replace("{percent}", &percent.to_string());
+            let title = strings.title.replace("{heading}", heading);
+            (title.replace("{percent}", &percent), percent)
+        }
+        None => (heading.to_owned(), String::new()),
+    };
+    let running = !is_terminal(context.status);
+    format!(
+        include_str!("page.html"),
+        lang = Escaped(&strings.lang),
+        dir = direction(strings),
+        title = Escaped(&title),
+        assets = Escaped(context.links.assets),
+        icon = ICON.file_name,
+        style = STYLE.file_name,
+        live = if running {
+            live(context)
+        } else {
+            String::new()
+        },
+        data = if running {
+            data(context)
+        } else {
+            String::new()
+        },
+        heading = Escaped(heading),
+        message = Escaped(context.message.unwrap_or_default()),
+        progress = if running {
+            progress(context)
+        } else {
+            String::new()
+        },
+        percent = Escaped(&percent),
+        elapsed_label = Escaped(&strings.elapsed),
+        elapsed = clock(context.elapsed),
+        actions = actions(context, running),
+    )
+}
+
+/// The page of an error. It says nothing that the status does not say.
+pub(crate) fn render_error(context: &ErrorContext<'_>) -> String {
+    let strings = context.strings;
+    let (title, text) = match context.status {
+        _ if context.is_canceled => (&strings.canceled, &strings.canceled_text),
+        StatusCode::NOT_FOUND => (&strings.not_found, &strings.not_found_text),
+        StatusCode::CONFLICT => (&strings.conflict, &strings.conflict_text),
+        StatusCode::GONE => (&strings.gone, &strings.gone_text),
+        StatusCode::TOO_MANY_REQUESTS => {
+            (&strings.too_many_requests, &strings.too_many_requests_text)
+        }
+        StatusCode::SERVICE_UNAVAILABLE => (&strings.unavailable, &strings.unavailable_text),
+        status if status.is_client_error() => (&strings.refused, &strings.refused_text),
+        _ => (&strings.broken, &strings.broken_text),
+    };
+    format!(
+        include_str!("error.html"),
+        lang = Escaped(&strings.lang),
+        dir = direction(strings),
+        title = Escaped(title),
+        assets = Escaped(context.assets),
+        icon = ICON.file_name,
+        style = STYLE.file_name,
+        text = Escaped(text),
+        retry = retry(context),
+        status = status(context),
+    )
+}
+
+fn direction(strings: &Strings) -> &'static str {
+    if strings.right_to_left { "rtl" } else { "ltr" }
+}
+
+fn heading(status: Status, strings: &Strings) -> &str {
+    match status {
+        Status::NotStarted => &strings.not_started,
+        Status::Running => &strings.running,
+        Status::Succeeded => &strings.succeeded,
+        Status::Failed => &strings.failed,
+        Status::Canceled => &strings.canceled,
+    }
+}
+
+fn is_terminal(status: Status) -> bool {
+    !matches!(status, Status::NotStarted | Status::Running)
+}
+
+/// Rounded down: what is not done does not read as done. Of no interest when the operation has ended.
+fn whole_percent(context: &PageContext<'_>) -> Option<f64> {
+    let progress = context.progress.filter(|_| !is_terminal(context.status))?;
+    Some(progress.floor())
+}
+
+/// How the page keeps itself up to date, with scripts and without.
+fn live(context: &PageContext<'_>) -> String {
+    format!(
+        r#"<noscript><meta http-equiv="refresh" content="{}"></noscript>
+<script type="module" src="{}/{}"></script>
+"#,
+        whole_seconds(context.refresh).max(1),
+        Escaped(context.links.assets),
+        SCRIPT.file_name,
+    )
+}
+
+/// What the script knows.
+fn data(context: &PageContext<'_>) -> String {
+    let strings = context.strings;
+    let elapsed = context.elapsed.as_secs().to_string();
+    let refresh = whole_seconds(context.refresh).max(1).to_string();
+    let attributes = [
+        ("own", context.links.own),
+        ("events", context.links.events),
+        ("elapsed", &elapsed),
+        ("refresh", &refresh),
+        ("not-started", &strings.not_started),
+        ("running", &strings.running),
+        ("succeeded", &strings.succeeded),
+        ("failed", &strings.failed),
+        ("canceled", &strings.canceled),
+        ("title", &strings.title),
+        ("percent", &strings.percent),
+        ("canceling", &strings.canceling),
+        ("connection-lost", &strings.connection_lost),
+    ];
+    let mut data = String::new();
+    for (name, value) in attributes {
+        // Writing to a string does not fail.
+        let _ = write!(data, "\ndata-{name}=\"{}\"", Escaped(value));
+    }
+    data
+}
+
+fn progress(context: &PageContext<'_>) -> String {
+    let value = context.progress.map(|value| format!(r#" value="{value}""#));
+    format!(
+        r#"<progress max="100" aria-labelledby="heading"{}></progress>
+"#,
+        value.unwrap_or_default()
+    )
+}
+
+/// What there is to do: wait and cancel, or look at the result.
+fn actions(context: &PageContext<'_>, running: bool) -> String {
+    let strings = context.strings;
+    let mut actions = String::new();
+    if running {
+        let reloads = Escaped(&strings.reloads);
+        let note = format!("<noscript><p class=\"note\">{reloads}</p></noscript>\n");
+        actions.push_str(&note);
+    }
+    if running && context.can_cancel {
+        let form = format!(
+            r#"<form method="post" action="{}">
+<input type="hidden" name="token" value="{}">
+<button>{}</button>
+</form>
+"#,
+            Escaped(context.links.cancel),
+            Escaped(context.cancel_token),
+            Escaped(&strings.cancel),
+        );
+        actions.push_str(&form);
+    }
+    let hidden = if running { " hidden" } else { "" };
+    let result = Escaped(context.links.result);
+    let label = Escaped(&strings.result);
+    let link = format!("<p id=\"result\"{hidden}><a href=\"{result}\">{label}</a></p>\n");
+    actions + &link
+}
+
+/// The number of the status, for a request for help. A page for a cancelled operation has none.
+fn status(context: &ErrorContext<'_>) -> String {
+    if context.is_canceled {
+        return String::new();
+    }
+    let status = context.status.as_str();
+    let status = context.strings.error_status.replace("{status}", status);
+    format!("<p class=\"figures\">{}</p>\n", Escaped(&status))
+}
+
+fn retry(context: &ErrorContext<'_>) -> String {
+    let Some(delay) = context.retry_after else {
+        return String::new();
+    };
+    let strings = context.strings;
+    let text = match whole_seconds(delay) {
+        seconds @ ..120 => strings
+            .retry_seconds
+            .replace("{seconds}", &seconds.to_string()),
+        seconds => {
+            let minutes = seconds.div_ceil(60).to_string();
+            strings.retry_minutes.replace("{minutes}", &minutes)
+        }
+    };
+    format!("<p>{}</p>\n", Escaped(&text))
+}
+
+/// Rounded up: a client must not come back too early.
+fn whole_seconds(duration: Duration) -> u64 {
+    duration
+        .as_secs()
+        .saturating_add(u64::from(duration.subsec_nanos() > 0))
+}
+
+/// As clocks show it in most languages, and as the script does: `0:07`, `12:34`, `1:02:03`.
+fn clock(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if hours > 0 {
+        format!("{hours}:{minutes:02}:{seconds:02}")
+    } else {
+        format!("{minutes}:{seconds:02}")
+    }
+}

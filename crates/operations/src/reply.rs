@@ -1,0 +1,363 @@
+//! The responses that the layer makes itself.
+
+use super::body::OperationBody;
+use super::condition;
+use super::core::Core;
+use super::limits::Refusal;
+use super::mount::UnreachableMount;
+use super::page::{self, ErrorContext, PageContext, PageLinks};
+use super::record::Record;
+use super::result::Outcome;
+use super::status::{Links, document};
+use super::{accept, observe, prefer::Preferences};
+use tower_promises_backend::kit::clock::now;
+use tower_promises_backend::kit::problem;
+use bytes::Bytes;
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, EXPIRES,
+    LINK, LOCATION, REFERRER_POLICY, RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use std::time::Duration;
+
+pub(super) type Reply<R> = Response<OperationBody<R>>;
+
+const ASYNC_RESULT: HeaderName = HeaderName::from_static("asyncresult");
+const OPERATION_LOCATION: HeaderName = HeaderName::from_static("operation-location");
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+/// What the layer's own page needs, and no more.
+const POLICY: &str =
+    "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
+impl Core {
+    /// The first reply of a request that has become an operation.
+    pub(super) fn accepted<R>(
+        &self,
+        record: &Record,
+        preferences: Preferences,
+        headers: &HeaderMap,
+    ) -> Reply<R> {
+        if self.mount.gives() {
+            observe::suspicious(&UnreachableMount::at(&self.settings.mount));
+        }
+        let links = self.links(&record.id);
+        let mut response = if accept::names_html(headers) {
+            see_other(&links.own)
+        } else {
+            let mut response = self.pending(record, &links);
+            let headers = response.headers_mut();
+            headers.insert(OPERATION_LOCATION, value(&links.own));
+            headers.insert(LINK, value(&format!("<{}>; rel=\"monitor\"", links.own)));
+            if let Some(applied) = preferences.applied(self.settings.max_wait) {
+                headers.insert(PREFERENCE_APPLIED, value(&applied));
+            }
+            response
+        };
+        add_vary(response.headers_mut());
+        response
+    }
+
+    /// 202 with the status document.
+    pub(super) fn pending<R>(&self, record: &Record, links: &Links) -> Reply<R> {
+        let mut response = json(StatusCode::ACCEPTED, document(record, links));
+        let headers = response.headers_mut();
+        headers.insert(LOCATION, value(&links.result));
+        headers.insert(RETRY_AFTER, seconds(self.settings.retry_after));
+        response
+    }
+
+    /// The status document or, for browsers, the page.
+    pub(super) fn status<R>(&self, record: &Record, request: &HeaderMap) -> Reply<R> {
+        let links = self.links(&record.id);
+        let prefers_html = accept::prefers_html(request);
+        let mut response = if prefers_html && record.status.is_terminal() {
+            see_other(&links.result)
+        } else if prefers_html {
+            self.page(record)
+        } else {
+            json(StatusCode::OK, document(record, &links))
+        };
+        let tag = if prefers_html {
+            format!("W/\"{}-page\"", record.version)
+        } else {
+            condition::tag(record)
+        };
+        let headers = response.headers_mut();
+        headers.insert(VARY, HeaderValue::from_static("Accept"));
+        headers.insert(ETAG, value(&tag));
+        if !record.status.is_terminal() {
+            headers.insert(RETRY_AFTER, seconds(self.settings.retry_after));
+        }
+        response
+    }
+
+    fn page<R>(&self, record: &Record) -> Reply<R> {
+        // Without the origin: a page belongs to that which it was loaded from.
+        let links = Links::new("", &self.settings.mount, &record.id);
+        let assets = self.assets();
+        let context = PageContext {
+            status: record.status,
+            progress: record.progress,
+            message: record.message.as_deref(),
+            elapsed: Duration::from_millis(now().saturating_sub(record.created)),
+            links: PageLinks {
+                own: &links.own,
+                events: &links.events,
+                result: &links.result,
+                cancel: &links.cancel,
+                assets: &assets,
+            },
+            cancel_token: &record.token,
+            can_cancel: !record.status.is_terminal(),
+            refresh: Duration::from_secs(whole_seconds(self.settings.retry_after)),
+            strings: &self.settings.strings,
+        };
+        match &self.settings.page {
+            // A policy for a page that is not known could break it.
+            Some(page) => html(StatusCode::OK, page(&context), false),
+            None => html(StatusCode::OK, page::render(&context), true),
+        }
+    }
+
+    fn assets(&self) -> String {
+        format!("{}/assets", self.settings.mount)
+    }
+
+    /// The result in the store, as the inner service has sent it.
+    pub(super) fn result<R>(&self, outcome: Outcome, body: OperationBody<R>) -> Reply<R> {
+        let length = outcome.body.len();
+        let mut response = Response::new(body);
+        *response.headers_mut() = outcome.headers;
+        let headers = response.headers_mut();
+        headers.insert(ASYNC_RESULT, outcome.status.as_u16().into());
+        let says_how_long = headers.contains_key(CACHE_CONTROL) || headers.contains_key(EXPIRES);
+        if self.settings.result_once || !says_how_long {
+            // Here it is the response to a `GET`, which a cache may keep for as long as it sees fit (RFC 9111, section
+            // 4.2.2) and give to others, whatever the method of the request was.
+            headers.insert(CACHE_CONTROL, NO_STORE);
+        }
+        // 202 would say that it is not done.
+        let status = match outcome.status {
+            StatusCode::ACCEPTED => StatusCode::OK,
+            status => status,
+        };
+        *response.status_mut() = status;
+        let has_no_length = status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
+        if !has_no_length {
+            // Also for `HEAD`, whose body nobody can measure.
+            response.headers_mut().insert(CONTENT_LENGTH, length.into());
+        }
+        response
+    }
+
+    /// The result of work that has not answered.
+    pub(super) fn no_result<R>(&self, request: &HeaderMap) -> Reply<R> {
+        let mut response = self.problem(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "The request could not be completed.",
+            request,
+        );
+        response.headers_mut().insert(ASYNC_RESULT, 500.into());
+        response
+    }
+
+    /// Says why a request is not taken on.
+    pub(super) fn refusal<R>(&self, refusal: Refusal, request: &HeaderMap) -> Reply<R> {
+        let (status, detail) = match refusal {
+            Refusal::Principal => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "Too many of your requests are running. Try again later.",
+            ),
+            Refusal::PrincipalReceiving => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "Too many of your requests are being received. Try again later.",
+            ),
+            Refusal::PrincipalStored => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "Too many of your results are kept. Remove some, or try again later.",
+            ),
+            Refusal::Total | Refusal::TotalReceiving => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The server is busy. Try again later.",
+            ),
+        };
+        let mut response = self.problem(status, detail, request);
+        add_vary(response.headers_mut());
+        response
+    }
+
+    /// An error as problem+json, or as a page where the client prefers that.
+    pub(super) fn problem<R>(
+        &self,
+        status: StatusCode,
+        detail: &'static str,
+        request: &HeaderMap,
+    ) -> Reply<R> {
+        self.error(status, detail, false, request)
+    }
+
+    fn error<R>(
+        &self,
+        status: StatusCode,
+        detail: &'static str,
+        is_canceled: bool,
+        request: &HeaderMap,
+    ) -> Reply<R> {
+        let is_busy =
+            status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::SERVICE_UNAVAILABLE;
+        let retry_after = is_busy.then_some(self.settings.retry_after);
+        let mut response = if accept::prefers_html(request) {
+            let context = ErrorContext {
+                status,
+                is_canceled,
+                retry_after: retry_after.map(|delay| Duration::from_secs(whole_seconds(delay))),
+                assets: &self.assets(),
+                strings: &self.settings.strings,
+            };
+            html(status, page::render_error(&context), true)
+        } else {
+            let mut response = problem::response(status, detail);
+            no_store(response.headers_mut());
+            response
+        };
+        let headers = response.headers_mut();
+        headers.insert(VARY, HeaderValue::from_static("Accept"));
+        if let Some(delay) = retry_after {
+            headers.insert(RETRY_AFTER, seconds(delay));
+        }
+        response
+    }
+
+    /// Says that the body of a request has taken too long to arrive.
+    pub(super) fn too_slow<R>(&self, request: &HeaderMap) -> Reply<R> {
+        let detail = "The request body took too long to arrive.";
+        self.problem(StatusCode::REQUEST_TIMEOUT, detail, request)
+    }
+
+    pub(super) fn not_found<R>(&self, request: &HeaderMap) -> Reply<R> {
+        let detail = "There is no such operation.";
+        self.problem(StatusCode::NOT_FOUND, detail, request)
+    }
+
+    pub(super) fn gone<R>(&self, detail: &'static str, request: &HeaderMap) -> Reply<R> {
+        self.problem(StatusCode::GONE, detail, request)
+    }
+
+    /// The result of an operation that was cancelled.
+    pub(super) fn canceled<R>(&self, request: &HeaderMap) -> Reply<R> {
+        let detail = "The operation was cancelled.";
+        self.error(StatusCode::GONE, detail, true, request)
+    }
+
+    pub(super) fn conflict<R>(&self, request: &HeaderMap) -> Reply<R> {
+        let detail = "The operation has ended already.";
+        self.problem(StatusCode::CONFLICT, detail, request)
+    }
+
+    pub(super) fn precondition_failed<R>(&self, request: &HeaderMap) -> Reply<R> {
+        let detail = "The operation is not as the request demands.";
+        self.problem(StatusCode::PRECONDITION_FAILED, detail, request)
+    }
+
+    pub(super) fn not_allowed<R>(&self, allow: &'static str, request: &HeaderMap) -> Reply<R> {
+        let mut response = self.problem(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "The method is not allowed here.",
+            request,
+        );
+        let allow = HeaderValue::from_static(allow);
+        response.headers_mut().insert(ALLOW, allow);
+        response
+    }
+
+    pub(super) fn unavailable<R>(&self, request: &HeaderMap) -> Reply<R> {
+        self.problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "The server cannot answer at the moment. Try again later.",
+            request,
+        )
+    }
+}
+
+/// Says what the response of a request that can become an operation depends on.
+pub(super) fn add_vary(headers: &mut HeaderMap) {
+    let mut names: Vec<String> = Vec::new();
+    for line in headers.get_all(VARY) {
+        // A line that is no text has no names that could be kept.
+        let line = line.to_str().unwrap_or_default();
+        names.extend(line.split(',').map(|name| name.trim().to_owned()));
+    }
+    names.retain(|name| !name.is_empty());
+    if names.iter().any(|name| name == "*") {
+        return;
+    }
+    for name in ["Prefer", "Accept"] {
+        if !names.iter().any(|other| other.eq_ignore_ascii_case(name)) {
+            names.push(name.to_owned());
+        }
+    }
+    headers.insert(VARY, value(&names.join(", ")));
+}
+
+/// A response to a request that can become an operation.
+pub(super) fn varying<R>(mut response: Reply<R>) -> Reply<R> {
+    add_vary(response.headers_mut());
+    response
+}
+
+pub(super) fn json<R>(status: StatusCode, document: String) -> Reply<R> {
+    let mut response = Response::new(Bytes::from(document).into());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    let json = HeaderValue::from_static("application/json");
+    headers.insert(CONTENT_TYPE, json);
+    no_store(headers);
+    response
+}
+
+fn html<R>(status: StatusCode, page: String, is_ours: bool) -> Reply<R> {
+    let mut response = Response::new(Bytes::from(page).into());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    let html = HeaderValue::from_static("text/html; charset=utf-8");
+    headers.insert(CONTENT_TYPE, html);
+    if is_ours {
+        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    }
+    no_store(headers);
+    response
+}
+
+pub(super) fn see_other<R>(location: &str) -> Reply<R> {
+    let mut response = Response::new(Bytes::new().into());
+    *response.status_mut() = StatusCode::SEE_OTHER;
+    let headers = response.headers_mut();
+    headers.insert(LOCATION, value(location));
+    no_store(headers);
+    response
+}
+
+/// What holds for all that tells of an operation: its address is a secret, and it is not to be kept.
+pub(super) fn no_store(headers: &mut HeaderMap) {
+    headers.insert(CACHE_CONTROL, NO_STORE);
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+}
+
+/// Whole seconds (RFC 9110, section 10.2.3): too late rather than too early, and never at once.
+pub(super) fn whole_seconds(delay: Duration) -> u64 {
+    let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
+    seconds.max(1)
+}
+
+fn seconds(delay: Duration) -> HeaderValue {
+    whole_seconds(delay).into()
+}
+
+/// A header value. What cannot be one, an origin with a line break for example, is left out.
+pub(super) fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
+}

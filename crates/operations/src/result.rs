@@ -1,0 +1,174 @@
+//! The result of an operation in the store: a head, and a body in chunks.
+
+use super::record::{Key, Stored};
+use super::records::{Records, decode, encode};
+use tower_promises_backend::BackendError;
+use bytes::{Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue};
+use http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// What every store takes as one value.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Headers that belong to a connection and not to what is sent over it.
+const HOP_BY_HOP: [&str; 8] = [
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// The response of the inner service, in full.
+#[derive(Clone, Debug)]
+pub(super) struct Outcome {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Head {
+    status: u16,
+    /// A value is its bytes, each as the character with that number: it need not be UTF-8.
+    headers: Vec<(String, String)>,
+}
+
+impl Outcome {
+    pub(super) fn new(status: StatusCode, mut headers: HeaderMap, body: Bytes) -> Self {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+        // Whoever sends the body knows how long it is.
+        headers.remove(CONTENT_LENGTH);
+        for name in HOP_BY_HOP {
+            headers.remove(name);
+        }
+        Self {
+            status,
+            headers,
+            body,
+        }
+    }
+
+    /// How many bytes the store has to keep, roughly.
+    pub(super) fn size(&self) -> usize {
+        let headers = self.headers.iter();
+        let headers: usize = headers
+            .map(|(name, value)| name.as_str().len() + value.len())
+            .sum();
+        headers + self.body.len()
+    }
+
+    /// How the store keeps it.
+    pub(super) fn stored(&self) -> Stored {
+        Stored {
+            chunks: self.body.len().div_ceil(CHUNK_BYTES),
+            bytes: self.body.len(),
+        }
+    }
+
+    fn head(&self) -> Head {
+        let headers = self.headers.iter().map(|(name, value)| {
+            let value = value.as_bytes().iter().copied().map(char::from).collect();
+            (name.to_string(), value)
+        });
+        Head {
+            status: self.status.as_u16(),
+            headers: headers.collect(),
+        }
+    }
+
+    /// The outcome with this head, unless it has what no response can have.
+    fn of(head: Head, body: Bytes) -> Option<Self> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in head.headers {
+            let value: Option<Vec<u8>> = value
+                .chars()
+                .map(|character| u8::try_from(u32::from(character)).ok())
+                .collect();
+            let name: HeaderName = name.parse().ok()?;
+            headers.append(name, HeaderValue::from_bytes(&value?).ok()?);
+        }
+        Some(Self {
+            status: StatusCode::from_u16(head.status).ok()?,
+            headers,
+            body,
+        })
+    }
+}
+
+impl Records {
+    /// Stores a result, before the record says that there is one. What there is of it after an error is to be
+    /// [deleted](Self::delete_result).
+    pub(super) async fn put_result(
+        &self,
+        key: &Key,
+        outcome: &Outcome,
+        time_to_live: Duration,
+    ) -> Result<(), BackendError> {
+        let head = encode(&outcome.head())?;
+        self.put(&key.head(), head, time_to_live).await?;
+        let mut rest = outcome.body.clone();
+        for number in 0..outcome.stored().chunks {
+            let chunk = rest.split_to(rest.len().min(CHUNK_BYTES));
+            self.put(&key.chunk(number), chunk, time_to_live).await?;
+        }
+        Ok(())
+    }
+
+    /// The result, or `None` if a part of it is gone.
+    pub(super) async fn get_result(
+        &self,
+        key: &Key,
+        stored: Stored,
+    ) -> Result<Option<Outcome>, BackendError> {
+        let Some(head) = self.get(&key.head()).await? else {
+            return Ok(None);
+        };
+        let head: Head = decode(&head.value)?;
+        let unreadable = || BackendError::unreadable("it is no head of a response");
+        let mut body = Bytes::new();
+        if stored.chunks == 1 {
+            let Some(chunk) = self.get(&key.chunk(0)).await? else {
+                return Ok(None);
+            };
+            body = chunk.value;
+        } else if stored.chunks > 1 {
+            let mut whole = BytesMut::with_capacity(stored.bytes);
+            for number in 0..stored.chunks {
+                let Some(chunk) = self.get(&key.chunk(number)).await? else {
+                    return Ok(None);
+                };
+                whole.extend_from_slice(&chunk.value);
+            }
+            body = whole.freeze();
+        }
+        Outcome::of(head, body).map(Some).ok_or_else(unreadable)
+    }
+
+    pub(super) async fn delete_result(
+        &self,
+        key: &Key,
+        stored: Stored,
+    ) -> Result<(), BackendError> {
+        self.delete(&key.head()).await?;
+        for number in 0..stored.chunks {
+            self.delete(&key.chunk(number)).await?;
+        }
+        Ok(())
+    }
+}

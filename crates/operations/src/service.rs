@@ -1,0 +1,93 @@
+use super::body::{OperationBody, OperationRequestBody};
+use super::core::Core;
+use super::first_reply;
+use super::future::OperationFuture;
+use super::layer::OperationLayer;
+use super::routes::{self, Route};
+use tower_promises_backend::BoxError;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use std::fmt;
+use std::mem;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tower_layer::Layer;
+use tower_service::Service;
+
+/// Middleware that makes a resource of a slow request.
+///
+/// See the [module docs](crate::operation) for an example.
+#[derive(Clone)]
+pub struct OperationService<S> {
+    inner: S,
+    core: Arc<Core>,
+}
+
+impl<S> OperationService<S> {
+    /// Wraps `inner` with the default settings and a backend of its own.
+    pub fn new(inner: S) -> Self {
+        OperationLayer::memory().layer(inner)
+    }
+
+    pub(super) fn with_core(inner: S, core: Arc<Core>) -> Self {
+        Self { inner, core }
+    }
+
+    /// Gets a reference to the inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Gets a mutable reference to the inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Consumes `self` and returns the inner service.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for OperationService<S>
+where
+    S: Service<Request<OperationRequestBody<B>>, Response = Response<R>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError> + Send + 'static,
+    B: Body<Data: Send, Error: Send> + Send + 'static,
+    R: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    type Response = Response<OperationBody<R>>;
+    type Error = S::Error;
+    type Future = OperationFuture<R, S::Error>;
+
+    /// Always ready: who asks how an operation is must not wait until the inner service has room for another. A
+    /// request for the inner service waits for it in the response future.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let core = self.core.clone();
+        if Route::of(request.uri().path(), &core.settings.mount).is_some() {
+            let (parts, body) = request.into_parts();
+            return OperationFuture::new(
+                async move { Ok(routes::answer(core, parts, body).await) },
+            );
+        }
+        // Whoever has polled the inner service, before it was wrapped, has polled this one and not the clone.
+        let clone = self.inner.clone();
+        let service = mem::replace(&mut self.inner, clone);
+        OperationFuture::new(first_reply::answer(core, service, request))
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for OperationService<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OperationService")
+            .field("inner", &self.inner)
+            .field("settings", &self.core.settings)
+            .finish()
+    }
+}

@@ -1,0 +1,315 @@
+use super::builder::SignalsBuilder;
+use super::family::{Core, Family};
+use super::message;
+use super::name::{MAX_SIGNAL_NAME_BYTES, below};
+use super::{SignalError, Wait};
+use tower_promises_backend::{Backend, BackendError};
+use bytes::Bytes;
+use serde::Serialize;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+
+/// A handle for sending and awaiting named signals, see [the module](super).
+///
+/// Clones are cheap and share the signals. The handle can be axum `State` or a request extension.
+#[derive(Clone)]
+pub struct Signals {
+    family: Arc<Family>,
+    /// Empty, or ends with a slash.
+    namespace: Arc<str>,
+}
+
+impl Signals {
+    /// Creates signals on top of a backend, with the default settings.
+    ///
+    /// Each call creates an independent instance, as if in a process of its own. Instances reach each other only
+    /// through the backend. A process needs one; clones share it.
+    #[must_use]
+    pub fn new(backend: Backend) -> Self {
+        Self::builder(backend).build()
+    }
+
+    /// Creates signals within this process, with the default settings.
+    #[must_use]
+    pub fn memory() -> Self {
+        Self::new(Backend::memory())
+    }
+
+    /// Creates a builder for signals with other settings.
+    pub fn builder(backend: Backend) -> SignalsBuilder {
+        SignalsBuilder::new(backend)
+    }
+
+    pub(super) fn of(family: Family) -> Self {
+        Self {
+            family: Arc::new(family),
+            namespace: "".into(),
+        }
+    }
+
+    /// Returns a handle for a namespace. Its names are distinct from the names in other namespaces and in this handle,
+    /// whatever characters they contain. The limits are shared. Namespaces can be nested.
+    #[must_use]
+    pub fn namespace(&self, name: &str) -> Self {
+        Self {
+            family: self.family.clone(),
+            namespace: format!("{}/", below(&self.namespace, name)).into(),
+        }
+    }
+
+    /// Returns a name with the namespaces of this handle, in the form used in errors and in the log.
+    #[must_use]
+    pub fn path(&self, name: &str) -> Arc<str> {
+        below(&self.namespace, name)
+    }
+
+    fn checked_path(&self, name: &str) -> Result<Arc<str>, SignalError> {
+        let path = self.path(name);
+        if path.len() <= MAX_SIGNAL_NAME_BYTES {
+            return Ok(path);
+        }
+        let name = path.chars().take(40).collect::<String>().into();
+        Err(SignalError::NameTooLong { name })
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        &self.family.core
+    }
+
+    /// Returns the number of waiters of a signal in this process.
+    #[must_use]
+    pub fn waiters(&self, name: &str) -> usize {
+        self.core().waiters.count(&self.path(name))
+    }
+
+    /// Returns the number of waiters of all signals in this process, in all namespaces.
+    #[must_use]
+    pub fn all_waiters(&self) -> usize {
+        self.core().waiters.total()
+    }
+
+    /// Waits for a signal. The returned future resolves to the next value that is sent, or to the latched value.
+    ///
+    /// The subscription starts when this function returns, so a value that is sent before the first poll is not lost.
+    /// For values from other processes see [`listen`](Self::listen). The future is `Send` and `'static`, and borrows
+    /// nothing. Without a [`timeout`](Wait::timeout) it waits forever.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_promises::{PromiseError, Promises};
+    /// use tower_promises_signals::Signals;
+    ///
+    /// fn answer(promises: &Promises, signals: &Signals) -> Result<String, PromiseError> {
+    ///     promises.result_or_try_submit("answer", || {
+    ///         signals.wait::<String>("answer").timeout(Duration::from_secs(30))
+    ///     })
+    /// }
+    /// # let _ = answer;
+    /// ```
+    ///
+    /// The future fails with [`SignalError::TimedOut`], and with [`SignalError::WrongType`] if the value is not a `T`.
+    /// Its first poll may also fail with [`SignalError::TooManyWaiters`], [`SignalError::NameTooLong`] or
+    /// [`SignalError::NoRuntime`]. While the backend fails, the future keeps waiting.
+    pub fn wait<T>(&self, name: &str) -> Wait<T> {
+        match self.checked_path(name) {
+            Ok(path) => Wait::new(&self.family, path),
+            Err(error) => Wait::refused(error),
+        }
+    }
+
+    /// Starts to listen to other processes. The future resolves once their signals arrive here.
+    ///
+    /// The first [`wait`](Self::wait) starts to listen too, but signals from other processes are lost until the backend
+    /// has answered, unless they are latched. A server that must not miss them awaits this method before it serves
+    /// requests.
+    ///
+    /// # Errors
+    ///
+    /// [`SignalError::Backend`] if the backend does not answer in time, see
+    /// [`backend_timeout`](SignalsBuilder::backend_timeout); the listening task retries. [`SignalError::NoRuntime`]
+    /// outside of a tokio runtime.
+    pub async fn listen(&self) -> Result<(), SignalError> {
+        let name: Arc<str> = "".into();
+        if self.family.start().is_err() {
+            return Err(SignalError::NoRuntime { name });
+        }
+        let mut listening = self.core().listening.subscribe();
+        let listens = async {
+            let listens = listening.wait_for(|listening| *listening).await;
+            listens.map(drop).map_err(BackendError::unavailable)
+        };
+        let listens = self.core().in_time(listens).await;
+        listens.map_err(|error| SignalError::Backend { name, error })
+    }
+
+    /// Sends a value to all current waiters, in this and in other processes. Returns the number of waiters in *this*
+    /// process that got the value. Without waiters, the value is lost; see [`latch`](Self::latch).
+    ///
+    /// The count includes each waiter that the value was handed to, even if its request ends before it reads the value.
+    ///
+    /// The future does nothing until it is polled. It borrows nothing, so it can be a promise. If it is dropped before
+    /// it resolves, waiters in this process may have got the value and others not.
+    ///
+    /// # Errors
+    ///
+    /// [`SignalError::Serialize`], [`SignalError::TooLarge`], [`SignalError::NameTooLong`] and
+    /// [`SignalError::NoRuntime`]: no waiter got the value. [`SignalError::Backend`]: the waiters in this process got
+    /// the value, waiters in other processes may not have.
+    pub fn send<T>(
+        &self,
+        name: &str,
+        value: &T,
+    ) -> impl Future<Output = Result<usize, SignalError>> + Send + use<T>
+    where
+        T: Serialize + ?Sized,
+    {
+        let letter = self.letter(name, value);
+        async move {
+            let letter = letter?.with_runtime()?;
+            let delivered = letter.core.waiters.deliver(&letter.path, &letter.value);
+            let published = letter.core.publish(&letter.path, &letter.value, None);
+            published.await.map_err(|error| letter.failed(error))?;
+            Ok(delivered)
+        }
+    }
+
+    /// Sends a value to one waiter: the one in this process that has waited longest, or one in another process. Returns
+    /// whether a waiter in *this* process got the value.
+    ///
+    /// `false` means that this process has no waiter and that the value was offered to the other processes. This
+    /// process is not informed whether one of them took it. If that matters, let the waiter reply with a signal of its
+    /// own. The processes agree through the store on the one that delivers, so never more than one does. A waiter that
+    /// is dropped before it reads the value, or that cannot read it, passes it to the next waiter in its process.
+    /// Without a next waiter, the value is lost.
+    ///
+    /// The future does nothing until it is polled, and borrows nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`SignalError::Serialize`], [`SignalError::TooLarge`], [`SignalError::NameTooLong`] and
+    /// [`SignalError::NoRuntime`]: no waiter got the value. [`SignalError::Backend`]: no waiter in this process got the
+    /// value, one in another process may have.
+    pub fn send_one<T>(
+        &self,
+        name: &str,
+        value: &T,
+    ) -> impl Future<Output = Result<bool, SignalError>> + Send + use<T>
+    where
+        T: Serialize + ?Sized,
+    {
+        let letter = self.letter(name, value);
+        async move {
+            let letter = letter?.with_runtime()?;
+            let waiters = &letter.core.waiters;
+            if waiters.deliver_to_one(&letter.path, letter.value.clone()) {
+                return Ok(true);
+            }
+            let offered = letter.core.offer(&letter.path, &letter.value);
+            offered.await.map_err(|error| letter.failed(error))?;
+            Ok(false)
+        }
+    }
+
+    /// Sends a value to all current waiters and stores it for all waiters that arrive within `time_to_live`. Returns
+    /// the number of current waiters in *this* process that got the value. A later latch with the same name replaces
+    /// the value.
+    ///
+    /// While the value is latched, each [`wait`](Self::wait) for the name resolves to it at once, so a request that
+    /// waits in a loop gets it repeatedly.
+    ///
+    /// The future does nothing until it is polled, and borrows nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`SignalError::Serialize`], [`SignalError::TooLarge`], [`SignalError::NameTooLong`] and
+    /// [`SignalError::NoRuntime`]: no waiter got the value. [`SignalError::Backend`]: the value may or may not be
+    /// latched. If it is, waiters get it within the [`poll_interval`](SignalsBuilder::poll_interval).
+    pub fn latch<T>(
+        &self,
+        name: &str,
+        value: &T,
+        time_to_live: Duration,
+    ) -> impl Future<Output = Result<usize, SignalError>> + Send + use<T>
+    where
+        T: Serialize + ?Sized,
+    {
+        let letter = self.letter(name, value);
+        async move {
+            let letter = letter?.with_runtime()?;
+            let (core, value) = (&letter.core, &letter.value);
+            let key = message::latch_key(&letter.path);
+            // Stored first: later waiters find the value in the store, earlier ones get it by delivery.
+            let stored = core
+                .backend
+                .store()
+                .put(&key, value.clone(), Some(time_to_live));
+            let stored = core.in_time(stored).await;
+            stored.map_err(|error| letter.failed(error))?;
+            let delivered = core.waiters.deliver(&letter.path, value);
+            let published = core.publish(&letter.path, value, None).await;
+            published.map_err(|error| letter.failed(error))?;
+            Ok(delivered)
+        }
+    }
+
+    /// Removes a latch, so that later waits do not resolve to its value. Returns whether there was one.
+    ///
+    /// # Errors
+    ///
+    /// [`SignalError::NameTooLong`] and [`SignalError::NoRuntime`]: nothing has changed. [`SignalError::Backend`]: the
+    /// latch may or may not exist.
+    pub async fn unlatch(&self, name: &str) -> Result<bool, SignalError> {
+        let name = self.checked_path(name)?;
+        if Handle::try_current().is_err() {
+            return Err(SignalError::NoRuntime { name });
+        }
+        let (core, key) = (self.core(), message::latch_key(&name));
+        let deleted = core.in_time(core.backend.store().delete(&key)).await;
+        deleted.map_err(|error| SignalError::Backend { name, error })
+    }
+
+    fn letter<T>(&self, name: &str, value: &T) -> Result<Letter, SignalError>
+    where
+        T: Serialize + ?Sized,
+    {
+        let core = self.core().clone();
+        let path = self.checked_path(name)?;
+        let value = message::serialize(&path, value, core.settings.max_message_bytes)?;
+        Ok(Letter { core, path, value })
+    }
+}
+
+/// A serialised value and its destination.
+struct Letter {
+    core: Arc<Core>,
+    path: Arc<str>,
+    value: Bytes,
+}
+
+impl Letter {
+    /// Checks that there is a runtime, which the backend timeout needs.
+    fn with_runtime(self) -> Result<Self, SignalError> {
+        match Handle::try_current() {
+            Ok(_) => Ok(self),
+            Err(_) => Err(SignalError::NoRuntime { name: self.path }),
+        }
+    }
+
+    fn failed(&self, error: BackendError) -> SignalError {
+        SignalError::Backend {
+            name: self.path.clone(),
+            error,
+        }
+    }
+}
+
+impl fmt::Debug for Signals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signals")
+            .field("namespace", &self.namespace)
+            .field("all_waiters", &self.all_waiters())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,5 @@
+//! Signals within one process and between processes.
+#![allow(clippy::unwrap_used)]
+
+mod processes;
+mod values;

@@ -1,0 +1,83 @@
+use super::connections::Connections;
+use super::feed::{Feed, Heard, Table};
+use tower_promises_backend::kit::limits::check_size;
+use tower_promises_backend::{BackendError, Bus, BusEvent, BusStream, check_name};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, query};
+use std::sync::Arc;
+
+/// A [`Bus`] between the processes that open one file. A [`SqliteDatabase`](super::SqliteDatabase) has it.
+///
+/// Messages of this process arrive at once, those of others with the next
+/// [look](super::SqliteBuilder::poll_interval). All listeners hear all messages in the same order. Each
+/// message is written to the file and read by each process once, however many listen there.
+#[derive(Clone, Debug)]
+pub struct SqliteBus {
+    connections: Arc<Connections>,
+    messages: Arc<Feed<Messages>>,
+}
+
+impl SqliteBus {
+    pub(super) fn new(connections: Arc<Connections>, messages: Arc<Feed<Messages>>) -> Self {
+        Self {
+            connections,
+            messages,
+        }
+    }
+}
+
+/// The table of messages.
+pub(super) struct Messages;
+
+impl Table for Messages {
+    type Item = (Arc<str>, Bytes);
+
+    const LAST: &'static str =
+        "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'bus_messages'), 0)";
+
+    const AFTER: &'static str =
+        "SELECT id, topic, payload FROM bus_messages WHERE id > ?1 ORDER BY id LIMIT ?2";
+
+    fn item(row: &SqliteRow) -> sqlx::Result<Self::Item> {
+        let topic: &str = row.try_get(1)?;
+        let payload: Vec<u8> = row.try_get(2)?;
+        Ok((topic.into(), payload.into()))
+    }
+}
+
+const PUBLISH: &str = "INSERT INTO bus_messages (topic, payload, published)
+    SELECT ?1, ?2, milliseconds FROM now";
+
+impl Bus for SqliteBus {
+    fn publish<'a>(
+        &'a self,
+        topic: &'a str,
+        payload: Bytes,
+    ) -> BoxFuture<'a, Result<(), BackendError>> {
+        Box::pin(async move {
+            check_name(topic)?;
+            check_size(payload.len(), self.connections.settings().max_message_bytes)?;
+            let insert = query(PUBLISH)
+                .bind(topic.to_owned())
+                .bind(Vec::from(payload));
+            self.connections.write(insert).await?;
+            Ok(())
+        })
+    }
+
+    fn listen(&self) -> BoxFuture<'_, Result<BusStream, BackendError>> {
+        Box::pin(async {
+            let messages = self.messages.subscribe().await?;
+            let events = messages.map(|heard| {
+                Ok(match heard? {
+                    Heard::Item((topic, payload)) => BusEvent::Message { topic, payload },
+                    Heard::Lagged(missed) => BusEvent::Lagged(missed),
+                })
+            });
+            Ok(events.boxed())
+        })
+    }
+}

@@ -1,0 +1,257 @@
+//! New rows of a table, for all who listen in this process: one task looks, when somebody listens.
+
+use super::connections::{Connections, runtime};
+use tower_promises_backend::BackendError;
+use tower_promises_backend::kit::sync::lock;
+use futures_util::{Stream, stream};
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{Row, query, query_scalar};
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::timeout;
+
+/// How many rows are read at once.
+const BATCH: i64 = 64;
+
+/// A table whose rows have consecutive numbers, in the order of their commits. SQLite has one writer at a
+/// time, so no row appears below one that has been seen.
+pub(super) trait Table: Send + Sync + 'static {
+    /// What a row says.
+    type Item: Clone + Send + Sync + 'static;
+
+    /// A statement for the number of the last row there was.
+    const LAST: &'static str;
+
+    /// A statement for the rows after `?1`, `?2` at most, each with its number first.
+    const AFTER: &'static str;
+
+    /// Reads a row.
+    fn item(row: &SqliteRow) -> sqlx::Result<Self::Item>;
+}
+
+/// What a listener learns.
+pub(super) enum Heard<T> {
+    Item(T),
+    /// So many rows are missing.
+    Lagged(u64),
+}
+
+pub(super) struct Feed<T: Table> {
+    connections: Arc<Connections>,
+    /// How many rows are kept for a listener that falls behind.
+    capacity: usize,
+    /// The way from the task to the listeners, while it runs.
+    running: Mutex<Option<Sender<T>>>,
+}
+
+/// A row with its number, or why there are no more.
+type Event<T> = Result<(i64, <T as Table>::Item), BackendError>;
+
+type Sender<T> = broadcast::Sender<Event<T>>;
+
+impl<T: Table> Feed<T> {
+    pub(super) fn new(connections: Arc<Connections>, capacity: usize) -> Arc<Self> {
+        Arc::new(Self {
+            connections,
+            capacity,
+            running: Mutex::new(None),
+        })
+    }
+
+    /// Yields all rows that are committed after this has resolved.
+    pub(super) async fn subscribe(
+        self: &Arc<Self>,
+    ) -> Result<
+        impl Stream<Item = Result<Heard<T::Item>, BackendError>> + Send + use<T>,
+        BackendError,
+    > {
+        let start = self.connections.read_number(T::LAST).await?;
+        let events = self.join(start)?;
+        // The task may have been at work before, so what it says now may be older than this call.
+        let last = self.connections.read_number(T::LAST).await?;
+        let listener = Listener::<T> {
+            events,
+            last,
+            next: None,
+        };
+        Ok(stream::unfold(Some(listener), async |listener| {
+            let mut listener = listener?;
+            let heard = listener.hear().await?;
+            let goes_on = heard.is_ok();
+            Some((heard, goes_on.then_some(listener)))
+        }))
+    }
+
+    /// Starts the task if it is not at work. It begins after row `start`.
+    fn join(self: &Arc<Self>, start: i64) -> Result<Events<T>, BackendError> {
+        let runtime = runtime()?;
+        let mut running = lock(&self.running);
+        let receiver = if let Some(sender) = &*running {
+            sender.subscribe()
+        } else {
+            let (sender, receiver) = broadcast::channel(self.capacity);
+            *running = Some(sender.clone());
+            // A runtime that is about to end drops the task at once, and that takes the lock.
+            drop(running);
+            let turn = Turn {
+                feed: self.clone(),
+                sender,
+            };
+            runtime.spawn(run(turn, start));
+            receiver
+        };
+        Ok(Events {
+            receiver,
+            _wake: WakeOnDrop(self.connections.clone()),
+        })
+    }
+
+    /// Whether nobody listens any more. Then the next listener starts a new task.
+    fn is_over(&self, sender: &Sender<T>) -> bool {
+        let mut running = lock(&self.running);
+        let is_over = sender.receiver_count() == 0;
+        if is_over {
+            *running = None;
+        }
+        is_over
+    }
+
+    /// Tells all rows from `last` on, until nobody listens.
+    async fn follow(&self, sender: &Sender<T>, mut last: i64) -> Result<(), BackendError> {
+        let mut written = self.connections.writes();
+        let mut connection = self.connections.connect_reader().await?;
+        let mut version = None;
+        while !self.is_over(sender) {
+            self.connections.check_file()?;
+            // Before the rows: a commit in between shows the next time.
+            written.mark_unchanged();
+            let present = query_scalar("PRAGMA data_version");
+            let present = self.connections.scalar(&mut connection, present).await?;
+            if version != Some(present) {
+                if version.is_some() {
+                    self.connections.mark_active();
+                }
+                version = Some(present);
+                self.tell(sender, &mut connection, &mut last).await?;
+            }
+            // Whichever comes first.
+            let _ = timeout(self.connections.pause(), written.changed()).await;
+        }
+        Ok(())
+    }
+
+    async fn tell(
+        &self,
+        sender: &Sender<T>,
+        connection: &mut SqliteConnection,
+        last: &mut i64,
+    ) -> Result<(), BackendError> {
+        loop {
+            let rows = query(T::AFTER).bind(*last).bind(BATCH);
+            let rows = rows.fetch_all(&mut *connection).await;
+            let rows = rows.map_err(|error| self.connections.error(error))?;
+            let is_last_batch = rows.len() < usize::try_from(BATCH).unwrap_or(usize::MAX);
+            for row in rows {
+                let read = row
+                    .try_get(0)
+                    .and_then(|number: i64| Ok((number, T::item(&row)?)));
+                let (number, item) = read.map_err(|error| self.connections.error(error))?;
+                *last = number;
+                // An error says that nobody listens, which the next round sees.
+                let _ = sender.send(Ok((number, item)));
+            }
+            if is_last_batch {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl<T: Table> fmt::Debug for Feed<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Feed")
+            .field("capacity", &self.capacity)
+            .finish_non_exhaustive()
+    }
+}
+
+async fn run<T: Table>(turn: Turn<T>, start: i64) {
+    let sender = turn.sender.clone();
+    let end = turn.feed.follow(&sender, start).await;
+    // Before the error is told, so that who listens again gets a new task.
+    drop(turn);
+    if let Err(error) = end {
+        let _ = sender.send(Err(error));
+    }
+}
+
+/// What the task has while it is the one that tells. It also ends when its runtime does.
+struct Turn<T: Table> {
+    feed: Arc<Feed<T>>,
+    sender: Sender<T>,
+}
+
+impl<T: Table> Drop for Turn<T> {
+    fn drop(&mut self) {
+        let mut running = lock(&self.feed.running);
+        if running
+            .as_ref()
+            .is_some_and(|it| it.same_channel(&self.sender))
+        {
+            *running = None;
+        }
+    }
+}
+
+/// What a listener hears from the task. Dropped, it stops listening and then lets the task look whether
+/// anybody is left.
+struct Events<T: Table> {
+    receiver: broadcast::Receiver<Event<T>>,
+    _wake: WakeOnDrop,
+}
+
+struct WakeOnDrop(Arc<Connections>);
+
+impl Drop for WakeOnDrop {
+    fn drop(&mut self) {
+        self.0.wake();
+    }
+}
+
+struct Listener<T: Table> {
+    events: Events<T>,
+    /// The number of the last row that was heard.
+    last: i64,
+    /// A row that comes after the word that some are missing.
+    next: Option<T::Item>,
+}
+
+impl<T: Table> Listener<T> {
+    async fn hear(&mut self) -> Option<Result<Heard<T::Item>, BackendError>> {
+        if let Some(item) = self.next.take() {
+            return Some(Ok(Heard::Item(item)));
+        }
+        loop {
+            let (number, item) = match self.events.receiver.recv().await {
+                Ok(Ok(row)) => row,
+                Ok(Err(error)) => return Some(Err(error)),
+                // The number of the next row says how many are missing, here or in the table.
+                Err(RecvError::Lagged(_)) => continue,
+                Err(RecvError::Closed) => return None,
+            };
+            let missing = number.saturating_sub(self.last).saturating_sub(1);
+            let Ok(missing) = u64::try_from(missing) else {
+                // Older than the subscription.
+                continue;
+            };
+            self.last = number;
+            if missing == 0 {
+                return Some(Ok(Heard::Item(item)));
+            }
+            self.next = Some(item);
+            return Some(Ok(Heard::Lagged(missing)));
+        }
+    }
+}

@@ -1,0 +1,221 @@
+use super::connections::{Connections, Statement};
+use super::feed::{Feed, Heard, Table};
+use tower_promises_backend::kit::limits::check_size;
+use tower_promises_backend::{
+    BackendError, Change, CompareAndSet, Entry, Revision, Store, WatchStream, check_name,
+    check_prefix,
+};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::{self, BoxFuture};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, query};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A [`Store`] that the processes that open one file share. A [`SqliteDatabase`](super::SqliteDatabase) has it.
+///
+/// Times to live go by the [clock of the database](super#clocks), to the millisecond. A value whose time is over is absent at once, and deleted from the file with a later write.
+/// Watchers of this process see its own changes at once, those of other processes with the next
+/// [look](super::SqliteBuilder::poll_interval). Revisions number the changes of all keys.
+#[derive(Clone, Debug)]
+pub struct SqliteStore {
+    connections: Arc<Connections>,
+    changes: Arc<Feed<Changes>>,
+}
+
+// The clock of the database, not that of the caller: a statement may wait for a lock before it runs.
+const GET: &str = "SELECT revision, value FROM store_entries
+    WHERE key = ?1 AND (expires IS NULL OR expires > (SELECT milliseconds FROM now))";
+
+const PUT: &str = "INSERT INTO store_entries (key, value, revision, expires)
+    SELECT ?1, ?2, last + 1, (SELECT milliseconds FROM now) + ?3 FROM store_revision WHERE true
+    ON CONFLICT (key) DO UPDATE
+    SET value = excluded.value, revision = excluded.revision, expires = excluded.expires
+    RETURNING revision";
+
+const SET_ABSENT: &str = "INSERT INTO store_entries (key, value, revision, expires)
+    SELECT ?1, ?2, last + 1, (SELECT milliseconds FROM now) + ?3 FROM store_revision WHERE true
+    ON CONFLICT (key) DO UPDATE
+    SET value = excluded.value, revision = excluded.revision, expires = excluded.expires
+    WHERE store_entries.expires <= (SELECT milliseconds FROM now)
+    RETURNING revision";
+
+const SET_PRESENT: &str = "UPDATE store_entries
+    SET value = ?2,
+        revision = (SELECT last + 1 FROM store_revision),
+        expires = (SELECT milliseconds FROM now) + ?3
+    WHERE key = ?1 AND revision = ?4
+        AND (expires IS NULL OR expires > (SELECT milliseconds FROM now))
+    RETURNING revision";
+
+const DELETE: &str = "DELETE FROM store_entries
+    WHERE key = ?1 AND (expires IS NULL OR expires > (SELECT milliseconds FROM now))
+    RETURNING revision";
+
+impl SqliteStore {
+    pub(super) fn new(connections: Arc<Connections>, changes: Arc<Feed<Changes>>) -> Self {
+        Self {
+            connections,
+            changes,
+        }
+    }
+
+    /// A statement with the arguments that those that set a value share.
+    fn set(
+        &self,
+        sql: &'static str,
+        key: &str,
+        value: Bytes,
+        time_to_live: Option<Duration>,
+    ) -> Result<Statement, BackendError> {
+        check_name(key)?;
+        check_size(value.len(), self.connections.settings().max_value_bytes)?;
+        Ok(query(sql)
+            .bind(key.to_owned())
+            .bind(Vec::from(value))
+            .bind(time_to_live.and_then(milliseconds)))
+    }
+
+    /// Runs a statement that changes one key or nothing. Returns the revision of its row.
+    async fn change(&self, statement: Statement) -> Result<Option<Revision>, BackendError> {
+        let rows = self.connections.write(statement).await?;
+        let revision = rows.first().map(|row| revision(row, 0)).transpose();
+        revision.map_err(|error| self.connections.error(error))
+    }
+}
+
+/// A time to live as SQLite adds it to the present time, or `None` where it does not end while there are
+/// machines.
+pub(super) fn milliseconds(time_to_live: Duration) -> Option<i64> {
+    if time_to_live.is_zero() {
+        return Some(0);
+    }
+    // The present time is rounded too: with one more it is never too short.
+    let milliseconds = time_to_live.as_micros().div_ceil(1000) + 1;
+    let milliseconds = i64::try_from(milliseconds).ok();
+    milliseconds.filter(|milliseconds| *milliseconds < i64::MAX / 2)
+}
+
+fn revision(row: &SqliteRow, column: usize) -> sqlx::Result<Revision> {
+    let number: i64 = row.try_get(column)?;
+    // They start at one.
+    Ok(Revision::new(number.unsigned_abs()))
+}
+
+/// The table of changes.
+pub(super) struct Changes;
+
+impl Table for Changes {
+    type Item = Change;
+
+    const LAST: &'static str = "SELECT last FROM store_revision";
+
+    const AFTER: &'static str = "SELECT revision, key, value FROM store_changes
+        WHERE revision > ?1 ORDER BY revision LIMIT ?2";
+
+    fn item(row: &SqliteRow) -> sqlx::Result<Self::Item> {
+        let revision = revision(row, 0)?;
+        let key: &str = row.try_get(1)?;
+        let key = Arc::from(key);
+        let value: Option<Vec<u8>> = row.try_get(2)?;
+        Ok(match value {
+            Some(value) => Change::Put {
+                key,
+                entry: Entry {
+                    value: value.into(),
+                    revision,
+                },
+            },
+            None => Change::Deleted { key, revision },
+        })
+    }
+}
+
+impl Store for SqliteStore {
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, BackendError>> {
+        Box::pin(async move {
+            check_name(key)?;
+            let rows = self
+                .connections
+                .read(query(GET).bind(key.to_owned()))
+                .await?;
+            let entry = rows.first().map(|row| {
+                let value: Vec<u8> = row.try_get(1)?;
+                Ok(Entry {
+                    value: value.into(),
+                    revision: revision(row, 0)?,
+                })
+            });
+            entry
+                .transpose()
+                .map_err(|error| self.connections.error(error))
+        })
+    }
+
+    fn put<'a>(
+        &'a self,
+        key: &'a str,
+        value: Bytes,
+        time_to_live: Option<Duration>,
+    ) -> BoxFuture<'a, Result<Revision, BackendError>> {
+        Box::pin(async move {
+            let put = self.set(PUT, key, value, time_to_live)?;
+            let revision = self.change(put).await?;
+            // It sets in any case, unless the tables are not those of the schema.
+            revision.ok_or_else(|| BackendError::unavailable("the database has not set the value"))
+        })
+    }
+
+    fn compare_and_set<'a>(
+        &'a self,
+        key: &'a str,
+        expected: Option<Revision>,
+        value: Bytes,
+        time_to_live: Option<Duration>,
+    ) -> BoxFuture<'a, Result<CompareAndSet, BackendError>> {
+        Box::pin(async move {
+            let statement = match expected {
+                None => self.set(SET_ABSENT, key, value, time_to_live)?,
+                Some(revision) => {
+                    let set = self.set(SET_PRESENT, key, value, time_to_live)?;
+                    // One that SQLite cannot count to is that of no value, as is a negative one.
+                    set.bind(i64::try_from(revision.get()).unwrap_or(-1))
+                }
+            };
+            let revision = self.change(statement).await?;
+            Ok(revision.map_or(CompareAndSet::Conflict, CompareAndSet::Set))
+        })
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool, BackendError>> {
+        Box::pin(async move {
+            check_name(key)?;
+            let deleted = self.change(query(DELETE).bind(key.to_owned())).await?;
+            Ok(deleted.is_some())
+        })
+    }
+
+    fn watch<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<WatchStream, BackendError>> {
+        Box::pin(async move {
+            check_prefix(prefix)?;
+            let changes = self.changes.subscribe().await?;
+            let prefix = Arc::<str>::from(prefix);
+            let changes = changes.filter_map(move |heard| {
+                future::ready(match heard {
+                    Ok(Heard::Item(change)) => concerns(&change, &prefix).then_some(Ok(change)),
+                    Ok(Heard::Lagged(missed)) => Some(Ok(Change::Lagged(missed))),
+                    Err(error) => Some(Err(error)),
+                })
+            });
+            Ok(changes.boxed())
+        })
+    }
+}
+
+fn concerns(change: &Change, prefix: &str) -> bool {
+    match change {
+        Change::Put { key, .. } | Change::Deleted { key, .. } => key.starts_with(prefix),
+        Change::Lagged(_) => true,
+    }
+}

@@ -1,0 +1,65 @@
+//! What the tests of the SQLite adapters share. Each test file uses a part of it.
+#![allow(dead_code, unreachable_pub, unused_imports, clippy::unwrap_used)]
+
+pub mod process;
+
+use futures_util::StreamExt;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions, query_scalar};
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tempfile::TempDir;
+use tower_promises_backend::{BackendError, BusEvent, BusStream, Change, WatchStream};
+
+pub use test_support::eventually::{soon, until};
+
+pub const SECOND: Duration = Duration::from_secs(1);
+
+/// So rare that nothing of these tests is found by it.
+pub const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A path in a directory of its own.
+pub struct Place {
+    pub directory: TempDir,
+    pub path: PathBuf,
+}
+
+pub fn place() -> Place {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("shared.db");
+    Place { directory, path }
+}
+
+/// A connection of another program, so to say.
+pub async fn connect(path: &Path) -> SqliteConnection {
+    let options = SqliteConnectOptions::new().filename(path);
+    options.create_if_missing(true).connect().await.unwrap()
+}
+
+pub async fn number(path: &Path, sql: &'static str) -> i64 {
+    let mut connection = connect(path).await;
+    query_scalar(sql).fetch_one(&mut connection).await.unwrap()
+}
+
+pub async fn hear(listener: &mut BusStream) -> BusEvent {
+    soon(listener.next()).await.unwrap().unwrap()
+}
+
+pub async fn see(watch: &mut WatchStream) -> Change {
+    soon(watch.next()).await.unwrap().unwrap()
+}
+
+pub fn message(topic: &str, payload: &'static str) -> BusEvent {
+    BusEvent::Message {
+        topic: topic.into(),
+        payload: payload.into(),
+    }
+}
+
+/// An error and all its sources.
+pub fn chain(error: &BackendError) -> String {
+    let sources = std::iter::successors(error.source(), |&error| error.source());
+    let sources = sources.map(|error| format!(": {error}"));
+    format!("{error}{}", sources.collect::<String>())
+}

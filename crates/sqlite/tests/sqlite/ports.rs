@@ -1,0 +1,287 @@
+//! The SQLite adapters pass the conformance suites, in one process and in two, and bear restarts, crashes and locks.
+
+
+use bytes::Bytes;
+use futures_util::{FutureExt, future};
+use crate::database::process::{self, Process};
+use crate::database::{NEVER, hear, message, number, place, see, soon, until};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tower_promises_signals::Signals;
+use tower_promises_sqlite::SqliteDatabase;
+use tower_promises_backend::{
+    Backend, BackendError, Bus, Change, CompareAndSet, Store, conformance,
+};
+
+#[tokio::test]
+async fn the_store_conforms_on_one_database() {
+    let place = place();
+    let store = SqliteDatabase::open(&place.path).await.unwrap().store();
+    conformance::store(async || store.clone()).await;
+}
+
+#[tokio::test]
+async fn the_bus_conforms_on_one_database() {
+    let place = place();
+    let bus = SqliteDatabase::open(&place.path).await.unwrap().bus();
+    conformance::bus(async || bus.clone()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_store_conforms_on_a_database_for_each_caller() {
+    let place = place();
+    conformance::store(async || SqliteDatabase::open(&place.path).await.unwrap().store()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_bus_conforms_on_a_database_for_each_caller() {
+    let place = place();
+    conformance::bus(async || SqliteDatabase::open(&place.path).await.unwrap().bus()).await;
+}
+
+/// Every second caller is in the other process: once the odd ones, once the even ones.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_store_conforms_between_two_processes() {
+    let place = place();
+    let here = SqliteDatabase::open(&place.path).await.unwrap();
+    let there = Process::start(&place.path);
+    for first in [0, 1] {
+        let calls = AtomicUsize::new(first);
+        conformance::store(async || {
+            let is_here = calls.fetch_add(1, Ordering::SeqCst) % 2 == 0;
+            let adapter: Arc<dyn Store> = if is_here {
+                Arc::new(here.store())
+            } else {
+                Arc::new(there.adapter())
+            };
+            adapter
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_bus_conforms_between_two_processes() {
+    let place = place();
+    let here = SqliteDatabase::open(&place.path).await.unwrap();
+    let there = Process::start(&place.path);
+    for first in [0, 1] {
+        let calls = AtomicUsize::new(first);
+        conformance::bus(async || {
+            let is_here = calls.fetch_add(1, Ordering::SeqCst) % 2 == 0;
+            let adapter: Arc<dyn Bus> = if is_here {
+                Arc::new(here.bus())
+            } else {
+                Arc::new(there.adapter())
+            };
+            adapter
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_restart_keeps_values_and_revisions_go_on() {
+    let place = place();
+    let process = Process::start(&place.path);
+    let store = process.adapter();
+    let first = store.put("kept", "1".into(), None).await.unwrap();
+    let deleted = store.put("deleted", "2".into(), None).await.unwrap();
+    assert!(store.delete("deleted").await.unwrap());
+    process.kill();
+
+    let process = Process::start(&place.path);
+    let store = process.adapter();
+    let entry = store.get("kept").await.unwrap().unwrap();
+    assert_eq!((&entry.value[..], entry.revision), (&b"1"[..], first));
+    let set = store.compare_and_set("kept", Some(first), "3".into(), None);
+    let CompareAndSet::Set(second) = set.await.unwrap() else {
+        panic!("its revision is still the same");
+    };
+    assert!(second > deleted, "the deletion had a revision too");
+    let again = store.put("deleted", "4".into(), None).await.unwrap();
+    assert!(again > second);
+}
+
+#[tokio::test]
+async fn a_time_to_live_goes_on_over_a_restart() {
+    const TIME_TO_LIVE: Duration = Duration::from_millis(1500);
+    let place = place();
+    let process = Process::start(&place.path);
+    let started = Instant::now();
+    for (key, time_to_live) in [("short", Some(TIME_TO_LIVE)), ("long", Some(NEVER))] {
+        let store = process.adapter();
+        store.put(key, "x".into(), time_to_live).await.unwrap();
+    }
+    process.kill();
+
+    let store = SqliteDatabase::open(&place.path).await.unwrap().store();
+    let is_there = async |key| store.get(key).await.unwrap().is_some();
+    until("the time is over", async || !is_there("short").await).await;
+    assert!(started.elapsed() >= TIME_TO_LIVE);
+    assert!(is_there("long").await);
+}
+
+#[tokio::test]
+async fn a_kill_in_the_middle_of_writes_leaves_a_sound_database() {
+    let place = place();
+    let store = SqliteDatabase::open(&place.path).await.unwrap().store();
+    let mut seen = 0;
+    for _ in 0..5 {
+        let process = Process::start(&place.path);
+        let mut watch = store.watch("count").await.unwrap();
+        let _counting = process.count().await;
+        for _ in 0..100 {
+            let Change::Put { entry, .. } = see(&mut watch).await else {
+                panic!("it counts, and this watch keeps up");
+            };
+            seen = entry.revision.get();
+        }
+        process.kill();
+
+        let check = "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'";
+        assert_eq!(number(&place.path, check).await, 1);
+        let entry = store.get("count").await.unwrap().unwrap();
+        assert!(entry.revision.get() >= seen, "what was seen is kept");
+        let change = "SELECT count(*) FROM store_changes
+            JOIN store_entries USING (key, revision, value) JOIN store_revision ON last = revision";
+        assert_eq!(number(&place.path, change).await, 1, "all or nothing");
+        let revision = store.put("other", "x".into(), None).await.unwrap();
+        assert!(revision > entry.revision);
+    }
+}
+
+#[tokio::test]
+async fn a_lock_of_another_process_is_waited_for_and_then_an_error() {
+    const BUSY_TIMEOUT: Duration = Duration::from_millis(300);
+    let place = place();
+    let database = SqliteDatabase::builder(&place.path)
+        .busy_timeout(BUSY_TIMEOUT)
+        .open()
+        .await
+        .unwrap();
+    let (store, bus) = (database.store(), database.bus());
+    store.put("key", "before".into(), None).await.unwrap();
+    let process = Process::start(&place.path);
+
+    let lock = process.lock().await;
+    let started = Instant::now();
+    // They do not wait one after the other: that would take longer than `soon` waits.
+    let puts = future::join_all((0..500).map(|_| store.put("key", "locked".into(), None)));
+    let publish = bus.publish("topic", "locked".into());
+    let (puts, published) = soon(future::join(puts, publish)).await;
+    for error in puts.into_iter().map(Result::unwrap_err) {
+        assert!(
+            matches!(error, BackendError::TimedOut { after } if after == BUSY_TIMEOUT),
+            "{error:?}"
+        );
+    }
+    published.unwrap_err();
+    let elapsed = started.elapsed();
+    assert!(elapsed >= BUSY_TIMEOUT, "{elapsed:?}");
+
+    let entry = store.get("key").await.unwrap().unwrap();
+    assert_eq!(entry.value, "before", "readers do not wait");
+    let mut listener = bus.listen().await.unwrap();
+    drop(lock);
+    // The other process has to hear of it first.
+    until("the lock is free", async || {
+        store.put("key", "after".into(), None).await.is_ok()
+    })
+    .await;
+    bus.publish("topic", "after".into()).await.unwrap();
+    assert_eq!(hear(&mut listener).await, message("topic", "after"));
+}
+
+#[tokio::test]
+async fn dropped_calls_that_wait_for_a_lock_do_not_add_up() {
+    const BUSY_TIMEOUT: Duration = Duration::from_millis(300);
+    let place = place();
+    let database = SqliteDatabase::builder(&place.path)
+        .busy_timeout(BUSY_TIMEOUT)
+        .open()
+        .await
+        .unwrap();
+    let store = database.store();
+    let process = Process::start(&place.path);
+    let lock = process.lock().await;
+    // One after the other, they would wait for longer than `soon` does.
+    for _ in 0..500 {
+        let mut put = store.put("dropped", "x".into(), None);
+        for _ in 0..3 {
+            assert!((&mut put).now_or_never().is_none(), "it waits");
+            tokio::task::yield_now().await;
+        }
+    }
+    let put = soon(store.put("key", "x".into(), None)).await;
+    assert!(matches!(put, Err(BackendError::TimedOut { .. })), "{put:?}");
+    drop(lock);
+    until("the lock is free", async || {
+        store.put("key", "x".into(), None).await.is_ok()
+    })
+    .await;
+}
+
+/// An open database needs no lock to be opened once more.
+#[tokio::test]
+async fn a_locked_database_can_be_opened() {
+    let place = place();
+    drop(SqliteDatabase::open(&place.path).await.unwrap());
+    let process = Process::start(&place.path);
+    let _lock = process.lock().await;
+    let store = SqliteDatabase::open(&place.path).await.unwrap().store();
+    assert_eq!(store.get("key").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn signals_cross_processes() {
+    let place = place();
+    let signals = Signals::new(Backend::sqlite(&place.path).await.unwrap());
+    signals.listen().await.unwrap();
+    let process = Process::start(&place.path);
+
+    let there = process.wait("there").await;
+    signals.send("there", "hello").await.unwrap();
+    assert_eq!(soon(there).await, "hello");
+
+    let here = signals.wait::<String>("here");
+    process.send("here", "hello back").await;
+    assert_eq!(soon(here).await.unwrap(), "hello back");
+
+    // A latch is for those who come later, in any process, and outlives the one that has set it.
+    signals.latch("later", "latched", NEVER).await.unwrap();
+    drop(signals);
+    let later = process.wait("later").await;
+    assert_eq!(soon(later).await, "latched");
+}
+
+/// Processes that create the same file at the same time do not get into each other's way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_can_create_it_at_once() {
+    for _ in 0..5 {
+        let place = place();
+        let tasks: Vec<_> = (0..16)
+            .map(|number| {
+                let path = place.path.clone();
+                tokio::spawn(async move {
+                    let (key, value) = (number.to_string(), Bytes::from("x"));
+                    if number % 4 == 0 {
+                        let start = tokio::task::spawn_blocking(move || Process::start(&path));
+                        let process = start.await.unwrap();
+                        process.adapter().put(&key, value, None).await.unwrap()
+                    } else {
+                        let database = SqliteDatabase::open(&path).await.unwrap();
+                        database.store().put(&key, value, None).await.unwrap()
+                    }
+                })
+            })
+            .collect();
+        let mut revisions = Vec::new();
+        for task in tasks {
+            revisions.push(task.await.unwrap().get());
+        }
+        revisions.sort_unstable();
+        assert_eq!(revisions, (1..=16).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,228 @@
+//! End of an attempt.
+
+use super::{Attempt, BACKEND_PAUSE, End, OTHER_VERSION_PAUSE};
+use tower_promises_backend::kit::clock::milliseconds;
+use tower_promises_backend::{BackendError, Outcome, backoff};
+use crate::context::Report;
+use crate::definition::RunError;
+use crate::failure::Reported;
+use crate::hub::News;
+use crate::record::{Failure, Record};
+use crate::request::panicked;
+use crate::{TaskState, observe};
+use serde_json::value::RawValue;
+use std::time::Duration;
+use uuid::Uuid;
+
+impl Attempt<'_> {
+    /// Changes the record, with a bounded number of retries while the store fails.
+    async fn settle(
+        &self,
+        report: &Report,
+        change: impl Fn(&mut Record),
+    ) -> Result<Option<Record>, BackendError> {
+        let call = || {
+            self.change(|record| {
+                record.progress = report.progress;
+                record.message.clone_from(&report.message);
+                change(record);
+            })
+        };
+        let report = |error: &BackendError| observe::backend_failed(&self.letter.id, error);
+        backoff::retry(call, report).await
+    }
+
+    /// Records the outcome of the attempt. The first recorded end is the end of the task.
+    pub(super) async fn end(&self, end: End, report: &Report, limit: Duration) -> Outcome {
+        let failed = |error| Failure {
+            error,
+            is_conflict: false,
+        };
+        let failure = match end {
+            End::Ended(Ok(output)) => return self.succeed(output, report).await,
+            End::Ended(Err(RunError::Failed(failure))) => {
+                let failure = self.core.classify(failure);
+                Failure {
+                    error: Reported::of(failure.error()),
+                    is_conflict: failure.is_conflict(),
+                }
+            }
+            End::Ended(Err(RunError::Unreadable(error))) => {
+                let task = &self.letter.task;
+                let text = format!("this worker cannot read the arguments of task `{task}`");
+                let failure = Failure {
+                    error: Reported::because(text, &error),
+                    is_conflict: true,
+                };
+                return self.again(failure, OTHER_VERSION_PAUSE, report).await;
+            }
+            End::Ended(Err(RunError::Panicked(message))) => failed(panicked(&message)),
+            End::TimedOut => failed(Reported::new(format!("the task took more than {limit:?}"))),
+            End::Cancelled => return self.finish(TaskState::Cancelled, None, report).await,
+            End::Superseded => return self.superseded().await,
+            End::Shutdown => {
+                observe::given_back(self.letter);
+                // The task did not end the attempt, so the attempt does not count. If the store fails here, it counts.
+                let uncount = |record: &mut Record| {
+                    record.attempt = record.attempt.saturating_sub(1);
+                };
+                return self.queue_again(uncount, Duration::ZERO, report).await;
+            }
+        };
+        if failure.is_conflict {
+            return self.again(failure, pause_after(self.number), report).await;
+        }
+        self.finish(TaskState::Failed, Some(failure), report).await
+    }
+
+    async fn succeed(&self, output: Box<RawValue>, report: &Report) -> Outcome {
+        let (size, limit) = (output.get().len(), self.core.settings.max_output_bytes);
+        let too_large = |size, limit| Failure {
+            error: Reported::new(format!(
+                "the output has {size} bytes, more than the {limit} that are allowed"
+            )),
+            is_conflict: false,
+        };
+        if size > limit {
+            let failure = Some(too_large(size, limit));
+            return self.finish(TaskState::Failed, failure, report).await;
+        }
+        let ended = self.settle(report, |record| {
+            record.output = Some(output.clone());
+            record.failure = None;
+            record.end(TaskState::Succeeded, self.core.settings.result_time_to_live);
+        });
+        match ended.await {
+            Err(BackendError::TooLarge { size, limit }) => {
+                let failure = Some(too_large(size, limit));
+                self.finish(TaskState::Failed, failure, report).await
+            }
+            ended => self.ended(TaskState::Succeeded, None, ended).await,
+        }
+    }
+
+    async fn finish(&self, state: TaskState, failure: Option<Failure>, report: &Report) -> Outcome {
+        let ended = self.settle(report, |record| {
+            record.failure.clone_from(&failure);
+            record.end(state, self.core.settings.result_time_to_live);
+        });
+        let ended = ended.await;
+        self.ended(state, failure.as_ref(), ended).await
+    }
+
+    /// Queues the task for another attempt after a pause, or makes it a dead letter if this was the last attempt.
+    pub(super) async fn again(
+        &self,
+        failure: Failure,
+        pause: Duration,
+        report: &Report,
+    ) -> Outcome {
+        if self.number < self.core.settings.max_attempts {
+            observe::conflicted(self.letter, &failure.error, pause);
+            let failed = |record: &mut Record| record.failure = Some(failure.clone());
+            return self.queue_again(failed, pause, report).await;
+        }
+        let kill = |has_room| {
+            let failure = &failure;
+            self.settle(report, move |record| {
+                record.failure = Some(failure.clone());
+                self.kill(record, has_room);
+            })
+        };
+        let mut dead = kill(true).await;
+        if let Err(BackendError::TooLarge { .. }) = dead {
+            dead = kill(false).await;
+        }
+        match dead {
+            Ok(Some(_)) => {
+                observe::ended(self.letter, TaskState::Dead, Some(&failure.error));
+                self.bury().await
+            }
+            dead => self.ended(TaskState::Dead, Some(&failure), dead).await,
+        }
+    }
+
+    /// Queues the task again with a pause before its next delivery. A cancel that was requested meanwhile takes effect
+    /// at once, without waiting for the delivery.
+    async fn queue_again(
+        &self,
+        change: impl Fn(&mut Record),
+        pause: Duration,
+        report: &Report,
+    ) -> Outcome {
+        let queued = self.settle(report, |record| {
+            change(record);
+            record.queue_again(self.core.settings.result_time_to_live);
+        });
+        match queued.await {
+            Ok(Some(record)) if record.state == TaskState::Cancelled => {
+                self.ended(TaskState::Cancelled, None, Ok(Some(record)))
+                    .await
+            }
+            Ok(Some(_)) => {
+                self.core.announce(&self.letter.id, News::Changed).await;
+                Outcome::Retry { after: pause }
+            }
+            // The next delivery reads the record and continues from there.
+            Ok(None) | Err(_) => Outcome::Retry { after: pause },
+        }
+    }
+
+    async fn ended(
+        &self,
+        state: TaskState,
+        failure: Option<&Failure>,
+        ended: Result<Option<Record>, BackendError>,
+    ) -> Outcome {
+        match ended {
+            Ok(Some(_)) => {
+                let error = failure.map(|failure| &failure.error);
+                let error = error.map(|error| error as &(dyn std::error::Error + 'static));
+                observe::ended(self.letter, state, error);
+                self.core.announce(&self.letter.id, News::Ended).await;
+                Outcome::Done
+            }
+            Ok(None) => self.superseded().await,
+            // The attempt has been counted, so the number of retries is bounded.
+            Err(_) => Outcome::Retry {
+                after: BACKEND_PAUSE,
+            },
+        }
+    }
+
+    /// Handles a record that no longer belongs to this attempt: another attempt has replaced it, or an earlier call of
+    /// this attempt recorded the end although the store reported an error. The next delivery reads the record and
+    /// continues from there.
+    async fn superseded(&self) -> Outcome {
+        observe::superseded(self.letter);
+        self.core.announce(&self.letter.id, News::Ended).await;
+        Outcome::Retry {
+            after: BACKEND_PAUSE,
+        }
+    }
+
+    /// Adds the task to the list of dead letters and announces its end.
+    pub(super) async fn bury(&self) -> Outcome {
+        match self.core.list(&self.letter.service, &self.letter.id).await {
+            Ok(()) => {
+                self.core.announce(&self.letter.id, News::Ended).await;
+                Outcome::Done
+            }
+            Err(error) => {
+                observe::backend_failed(&self.letter.id, &error);
+                Outcome::Retry {
+                    after: BACKEND_PAUSE,
+                }
+            }
+        }
+    }
+}
+
+/// Returns a random pause of up to 2^n seconds (n at most 10), so that tasks that conflicted do not start again at the
+/// same time.
+fn pause_after(attempt: u32) -> Duration {
+    let within = Duration::from_secs(1 << attempt.min(10));
+    // The lower 62 bits of a version 4 UUID are random.
+    let random = Uuid::new_v4().as_u64_pair().1 % milliseconds(within).max(1);
+    Duration::from_millis(random)
+}

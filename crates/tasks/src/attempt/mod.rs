@@ -1,0 +1,279 @@
+//! One attempt of a worker at a task.
+
+mod begin;
+mod end;
+mod turn;
+
+use super::context::{Report, Shared, StopOnDrop};
+use super::core::{Core, Service};
+use super::dead::AGAIN;
+use super::definition::{Ran, catch};
+use super::failure::Reported;
+use super::hub::{News, Subscription};
+use super::record::{Failure, Letter};
+use super::scope::{Scope, Scoped};
+use super::worker::Phase;
+use super::{TaskContext, TaskId, TaskState, Tasks, observe};
+use tower_promises_backend::{BackendError, Delivery, Outcome};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::select;
+use tokio::sync::{Mutex, RwLock, watch};
+use tokio::time::{Instant, sleep_until};
+use turn::Turn;
+use uuid::Uuid;
+
+/// The pause before another delivery when the backend failed.
+const BACKEND_PAUSE: Duration = Duration::from_secs(1);
+
+/// The pause before another delivery when this worker cannot read the task or does not know its type. The pause gives a
+/// roll-out time to reach other workers.
+const OTHER_VERSION_PAUSE: Duration = Duration::from_secs(30);
+
+/// The state that all attempts at the tasks of one service in one worker share.
+pub(super) struct Attempts {
+    pub(super) tasks: Tasks,
+    pub(super) service: Service,
+    pub(super) name: Arc<str>,
+    pub(super) phase: watch::Receiver<Phase>,
+    /// Held for reading by attempts that run beside others, for writing by an attempt that runs alone.
+    pub(super) company: RwLock<()>,
+    /// Serialises the attempts of this service that wait to run alone.
+    pub(super) last: Mutex<()>,
+}
+
+/// An attempt at a task.
+struct Attempt<'a> {
+    core: &'a Core,
+    letter: &'a Letter,
+    number: u32,
+    token: String,
+}
+
+/// The result of claiming a delivered task.
+enum Begin {
+    /// The attempt with this number starts.
+    Attempt(u32),
+    /// The task has ended, or the delivery belongs to an earlier submission.
+    Nothing,
+    /// The lifetime of the task is over.
+    Expired,
+    /// A cancel was requested.
+    Cancelled,
+    /// The task has just become a dead letter: all its attempts are used up, the last one without a recorded end.
+    Dead,
+    /// The task was a dead letter already.
+    Buried,
+}
+
+/// The reason why an attempt is over.
+enum End {
+    Ended(Ran),
+    TimedOut,
+    /// A cancel was requested.
+    Cancelled,
+    /// Another attempt has replaced this one, or the task has ended.
+    Superseded,
+    /// The worker shuts down.
+    Shutdown,
+}
+
+impl Attempts {
+    /// Handles one delivery, up to the end of the task or until the task must be delivered again.
+    pub(super) async fn attend(self: Arc<Self>, delivery: Delivery) -> Outcome {
+        let letter: Letter = match serde_json::from_slice(&delivery.payload) {
+            Ok(letter) => letter,
+            Err(error) => return self.unreadable(&delivery, &error).await,
+        };
+        let core = self.tasks.core();
+        let mut attempt = Attempt {
+            core,
+            letter: &letter,
+            number: 0,
+            token: Uuid::new_v4().simple().to_string(),
+        };
+        // Subscribes before the record is read, so that no change is missed.
+        let Ok(mut news) = core.subscribe(&letter.id) else {
+            return Outcome::Retry {
+                after: BACKEND_PAUSE,
+            };
+        };
+        let (begun, _turn) = match self.begin(&attempt, &mut news).await {
+            Ok(begun) => begun,
+            Err(again) => return again,
+        };
+        match begun {
+            Begin::Attempt(number) => attempt.number = number,
+            Begin::Nothing => return Outcome::Done,
+            Begin::Expired => {
+                observe::ended(&letter, TaskState::Failed, Some(&expired()));
+                core.announce(&letter.id, News::Ended).await;
+                return Outcome::Done;
+            }
+            Begin::Cancelled => {
+                observe::ended(&letter, TaskState::Cancelled, None);
+                core.announce(&letter.id, News::Ended).await;
+                return Outcome::Done;
+            }
+            Begin::Dead => {
+                observe::ended(&letter, TaskState::Dead, Some(&crashed()));
+                return attempt.bury().await;
+            }
+            // The worker that recorded the end may have stopped before it updated the list.
+            Begin::Buried => return attempt.bury().await,
+        }
+        observe::began(&letter, attempt.number);
+        self.run(&attempt, news).await
+    }
+
+    /// Leaves an envelope that this version cannot read to other workers, for the lifetime of a task. Then it becomes a
+    /// dead letter with its bytes.
+    async fn unreadable(&self, delivery: &Delivery, error: &serde_json::Error) -> Outcome {
+        observe::bad_letter(&self.name, &delivery.id, error);
+        let core = self.tasks.core();
+        if OTHER_VERSION_PAUSE.saturating_mul(delivery.number) <= core.settings.lifetime {
+            return Outcome::Retry {
+                after: OTHER_VERSION_PAUSE,
+            };
+        }
+        let failure = Failure {
+            error: Reported::because("this worker cannot read the task".to_owned(), error),
+            is_conflict: true,
+        };
+        // What the queue knows a task by: see `Letter::envelope_id`.
+        let (id, submission) = delivery.id.rsplit_once('/').unwrap_or((&delivery.id, ""));
+        let submission = submission.split(AGAIN).next().unwrap_or(submission);
+        let id = TaskId::from(id);
+        let buried = core.bury_unread(&self.name, &id, submission, delivery, &failure);
+        match buried.await {
+            Ok(true) => {
+                core.announce(&id, News::Ended).await;
+                Outcome::Done
+            }
+            // It has ended, or was sent again in another letter.
+            Ok(false) => Outcome::Done,
+            Err(error) => {
+                observe::backend_failed(&id, &error);
+                let after = match error {
+                    BackendError::Unreadable { .. } => OTHER_VERSION_PAUSE,
+                    _ => BACKEND_PAUSE,
+                };
+                Outcome::Retry { after }
+            }
+        }
+    }
+
+    /// Waits until the task may run and claims it. The error is the outcome of the delivery if the task cannot start
+    /// now.
+    async fn begin(
+        &self,
+        attempt: &Attempt<'_>,
+        news: &mut Subscription,
+    ) -> Result<(Begin, Turn<'_>), Outcome> {
+        let id = &attempt.letter.id;
+        let limit = self.service.timeout;
+        let failed = |error| {
+            observe::backend_failed(id, &error);
+            let after = match error {
+                BackendError::Unreadable { .. } => OTHER_VERSION_PAUSE,
+                _ => BACKEND_PAUSE,
+            };
+            Outcome::Retry { after }
+        };
+        let mut turn = self.shared().await?;
+        loop {
+            if let Some(begun) = attempt.begin(limit, &turn).await.map_err(failed)? {
+                return Ok((begun, turn));
+            }
+            // Released first: an attempt that waits to run alone would otherwise wait for itself.
+            drop(turn);
+            observe::waits_to_be_alone(attempt.letter);
+            attempt.core.announce(id, News::Changed).await;
+            turn = select! {
+                turn = self.alone() => turn?,
+                // Usually a cancel. The next delivery reads the record.
+                () = news.ended() => return Err(Outcome::Retry { after: Duration::ZERO }),
+            };
+        }
+    }
+
+    async fn run(&self, attempt: &Attempt<'_>, news: Subscription) -> Outcome {
+        let letter = attempt.letter;
+        let Some(run) = self.service.registry.get(&*letter.task) else {
+            let unknown = format!("this worker does not know tasks `{}`", letter.task);
+            let failure = Failure {
+                error: Reported::new(unknown),
+                is_conflict: true,
+            };
+            return attempt
+                .again(failure, OTHER_VERSION_PAUSE, &Report::default())
+                .await;
+        };
+        let stop = Arc::default();
+        let guard = StopOnDrop::new(Arc::clone(&stop));
+        let context = TaskContext::of(Shared {
+            tasks: self.tasks.clone(),
+            id: letter.id.clone(),
+            service: self.name.clone(),
+            task: letter.task.as_str().into(),
+            attempt: attempt.number,
+            caller: letter.caller(),
+            report: watch::Sender::default(),
+            stop,
+        });
+        let scope = Scope {
+            caller: letter.caller(),
+            task: Some(context.clone()),
+        };
+        let work = run(letter.arguments.clone(), context.clone());
+        let work = Scoped::new(Arc::new(scope), work);
+        let work = catch(observe::in_span(&context, work)).boxed();
+        let end = self.wait(attempt, &context, news, work).await;
+        if let End::Ended(_) = end {
+            guard.completed();
+        } else {
+            drop(guard);
+        }
+        let report = context.shared().report.borrow().clone();
+        attempt.end(end, &report, self.service.timeout).await
+    }
+
+    /// Waits for the end of the attempt and keeps the record up to date. The work is dropped before this function
+    /// returns.
+    async fn wait(
+        &self,
+        attempt: &Attempt<'_>,
+        context: &TaskContext,
+        news: Subscription,
+        work: BoxFuture<'_, Ran>,
+    ) -> End {
+        // A deadline beyond the range of `Instant` means no timeout.
+        let deadline = Instant::now().checked_add(self.service.timeout);
+        let too_late = async {
+            match deadline {
+                Some(deadline) => sleep_until(deadline).await,
+                None => pending().await,
+            }
+        };
+        let mut phase = self.phase.clone();
+        select! {
+            biased;
+            ended = work => End::Ended(ended),
+            () = Phase::given_up(&mut phase) => End::Shutdown,
+            () = too_late => End::TimedOut,
+            end = attempt.watch(news) => end,
+            never = attempt.report(&context.shared().report) => match never {},
+        }
+    }
+}
+
+fn expired() -> Reported {
+    Reported::new("it has waited longer than its lifetime")
+}
+
+fn crashed() -> Reported {
+    Reported::new("the worker has ended, or lost touch, before the task did")
+}

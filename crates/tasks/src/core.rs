@@ -1,0 +1,117 @@
+use super::builder::Settings;
+use super::definition::Run;
+use super::hub::{Hub, News, Subscription};
+#[cfg(feature = "tracing")]
+use super::observe::MakeSpan;
+use super::record::Record;
+use super::records::Records;
+use super::{TaskError, TaskFailure, TaskId, observe};
+use tower_promises_backend::BackendError;
+use tower_promises_backend::kit::sync::lock;
+use http::Extensions;
+use serde_json::value::RawValue;
+use std::collections::HashMap;
+use std::error::Error;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// State shared by the handles and workers of a process.
+pub(super) struct Core {
+    pub(super) records: Records,
+    pub(super) settings: Settings,
+    pub(super) services: HashMap<Arc<str>, Service>,
+    pub(super) state: Extensions,
+    pub(super) is_conflict: Option<Arc<IsConflict>>,
+    #[cfg(feature = "tracing")]
+    pub(super) make_span: Option<Arc<MakeSpan>>,
+    pub(super) hub: Arc<Hub>,
+    /// Held by a suspect task during its last attempt, so that no two of them share the process.
+    pub(super) suspect: tokio::sync::Mutex<()>,
+    /// The task that listens to the bus. The first subscription starts it.
+    pub(super) listener: Mutex<Option<JoinHandle<()>>>,
+}
+
+pub(super) type IsConflict = dyn Fn(&(dyn Error + 'static)) -> bool + Send + Sync;
+
+/// A service: its task types and limits.
+#[derive(Clone, Debug)]
+pub(super) struct Service {
+    pub(super) registry: HashMap<&'static str, Run>,
+    pub(super) concurrency: usize,
+    pub(super) timeout: Duration,
+}
+
+impl Core {
+    /// Returns the current runtime.
+    pub(super) fn runtime() -> Result<Handle, TaskError> {
+        Handle::try_current().map_err(|_| TaskError::NoRuntime)
+    }
+
+    /// Subscribes to changes of a task. Needs a runtime.
+    pub(super) fn subscribe(&self, id: &TaskId) -> Result<Subscription, TaskError> {
+        let runtime = Self::runtime()?;
+        let mut listener = lock(&self.listener);
+        // The listener ends early only with its runtime.
+        if listener.as_ref().is_none_or(JoinHandle::is_finished) {
+            let backend = self.records.backend.clone();
+            let listen = self.hub.clone().listen(backend, self.records.timeout);
+            *listener = Some(runtime.spawn(listen));
+        }
+        drop(listener);
+        Ok(self.hub.subscribe(id))
+    }
+
+    /// Announces a change of a task in all processes. A lost message is covered by polling.
+    pub(super) async fn announce(&self, id: &TaskId, news: News) {
+        self.hub.tell(id.as_str(), news);
+        let topic = id.topic();
+        let bus = self.records.backend.bus();
+        let published = bus.publish(&topic, news.as_bytes().into());
+        if let Err(error) = self.records.in_time(published).await {
+            observe::backend_failed(id, &error);
+        }
+    }
+
+    /// Applies the application's conflict classifier.
+    pub(super) fn classify(&self, failure: TaskFailure) -> TaskFailure {
+        match &self.is_conflict {
+            Some(is_conflict) => failure.classify(|error| is_conflict(error)),
+            None => failure,
+        }
+    }
+
+    pub(super) async fn find(&self, id: &TaskId) -> Result<Record, TaskError> {
+        let found = self.records.find(id).await?;
+        found.ok_or_else(|| TaskError::NotFound { id: id.clone() })
+    }
+
+    /// Waits for the output of a task. While the backend fails, this function keeps waiting.
+    pub(super) async fn output(&self, id: &TaskId) -> Result<Box<RawValue>, TaskError> {
+        let mut news = self.subscribe(id)?;
+        loop {
+            match self.records.find(id).await {
+                Ok(Some(record)) => {
+                    if let Some(outcome) = record.outcome(id) {
+                        return outcome;
+                    }
+                }
+                Ok(None) => return Err(TaskError::NotFound { id: id.clone() }),
+                Err(error @ BackendError::Unreadable { .. }) => return Err(error.into()),
+                Err(error) => observe::backend_failed(id, &error),
+            }
+            // The timeout covers lost bus messages.
+            let _ = timeout(self.settings.poll_interval, news.ended()).await;
+        }
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        if let Some(listener) = lock(&self.listener).take() {
+            listener.abort();
+        }
+    }
+}

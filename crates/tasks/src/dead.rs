@@ -1,0 +1,215 @@
+//! Dead letters: tasks that were given up, listed by service.
+
+use super::core::Core;
+use super::record::{Failure, Record, Unread};
+use super::records::{Changed, Update};
+use super::{TaskError, TaskId, TaskState, TaskStatus, observe};
+use tower_promises_backend::kit::clock::{milliseconds, now};
+use tower_promises_backend::{BackendError, Delivery, Priority};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// The maximum size of the list of a service's dead letters: the bytes of their ids as JSON. A list has room for more
+/// than a thousand random ids. The oldest ids are dropped from a full list; the newest id is always listed.
+pub const MAX_DEAD_LETTER_BYTES: usize = 48 * 1024;
+
+/// Separates the submission from a random part in the id of an envelope whose letter is sent again unread.
+pub(super) const AGAIN: char = '~';
+
+/// The key of a service's list. The store cannot enumerate keys, so the ids are kept in one value, oldest first.
+fn list_key(service: &str) -> String {
+    format!("task/dead/{service}")
+}
+
+/// Returns the size of an id in the list, including the comma.
+fn listed_bytes(id: &TaskId) -> usize {
+    // Ids may contain characters that JSON escapes.
+    serde_json::to_string(id).map_or(0, |id| id.len() + 1)
+}
+
+impl Core {
+    /// Adds a dead letter to the list of its service, if it is not listed yet.
+    pub(super) async fn list(&self, service: &str, id: &TaskId) -> Result<(), BackendError> {
+        let mut dropped = 0;
+        let time_to_live = self.settings.dead_letter_time_to_live;
+        let update = |found: Option<Vec<TaskId>>| {
+            let mut ids = found.unwrap_or_default();
+            if ids.contains(id) {
+                return Update::Keep(());
+            }
+            ids.push(id.clone());
+            let mut size: usize = ids.iter().map(listed_bytes).sum();
+            dropped = 0;
+            while size > MAX_DEAD_LETTER_BYTES && dropped + 1 < ids.len() {
+                size -= listed_bytes(&ids[dropped]);
+                dropped += 1;
+            }
+            Update::Set(ids.split_off(dropped), time_to_live, ())
+        };
+        let key = list_key(service);
+        self.records.update(&key, update).await?;
+        if dropped > 0 {
+            observe::dead_letters_dropped(service, dropped);
+        }
+        Ok(())
+    }
+
+    /// Removes an id from the list, but keeps it if the task is a dead letter again.
+    async fn unlist(&self, service: &str, id: &TaskId) -> Result<(), BackendError> {
+        self.remove(service, id).await?;
+        // The task may have become a dead letter again, while its old entry was still listed.
+        match self.records.find(id).await? {
+            Some(record) if record.state == TaskState::Dead && record.is_kept() => {
+                self.list(&record.service, id).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn remove(&self, service: &str, id: &TaskId) -> Result<(), BackendError> {
+        let time_to_live = self.settings.dead_letter_time_to_live;
+        let update = |found: Option<Vec<TaskId>>| {
+            let mut ids = found.unwrap_or_default();
+            let before = ids.len();
+            ids.retain(|listed| listed != id);
+            if ids.len() == before {
+                Update::Keep(())
+            } else {
+                Update::Set(ids, time_to_live, ())
+            }
+        };
+        self.records.update(&list_key(service), update).await
+    }
+
+    pub(super) async fn dead_letters(&self, service: &str) -> Result<Vec<TaskStatus>, TaskError> {
+        let none = |found: Option<Vec<TaskId>>| Update::Keep(found.unwrap_or_default());
+        let ids = self.records.update(&list_key(service), none).await?;
+        let mut letters = Vec::new();
+        for id in ids {
+            let found = match self.records.find(&id).await {
+                // An unreadable record hides no others, and stays listed for a version that can read it.
+                Err(error @ BackendError::Unreadable { .. }) => {
+                    observe::backend_failed(&id, &error);
+                    continue;
+                }
+                found => found?,
+            };
+            match found {
+                // A dead letter that is being sent again stays listed until it is in the queue.
+                Some(record) if record.is_kept() => {
+                    letters.push(TaskStatus::new(id, record));
+                }
+                _ => self.unlist(service, &id).await?,
+            }
+        }
+        Ok(letters)
+    }
+
+    /// Makes a letter that no worker could read a dead letter with its bytes, and lists it. Returns whether it is one.
+    pub(super) async fn bury_unread(
+        &self,
+        service: &str,
+        id: &TaskId,
+        submission: &str,
+        delivery: &Delivery,
+        failure: &Failure,
+    ) -> Result<bool, BackendError> {
+        let bury = |has_room: bool| {
+            let update = move |found: Option<Record>| {
+                let mut record = match found {
+                    Some(record) if record.submission != submission => return Update::Keep(false),
+                    Some(record) if record.state == TaskState::Dead => return Update::Keep(true),
+                    Some(record) if record.state.is_terminal() => return Update::Keep(false),
+                    Some(record) => record,
+                    None => Record::of_unread(service, submission),
+                };
+                record.attempt = delivery.number;
+                record.failure = Some(failure.clone());
+                record.end(TaskState::Dead, self.settings.dead_letter_time_to_live);
+                record.unread = has_room.then(|| Unread::new(&delivery.payload));
+                let time_to_live = record.time_to_live();
+                Update::Set(record, time_to_live, true)
+            };
+            async move { self.records.update(&id.record(), update).await }
+        };
+        let mut is_dead = bury(true).await;
+        if let Err(BackendError::TooLarge { .. }) = is_dead {
+            is_dead = bury(false).await;
+        }
+        if is_dead? {
+            self.list(service, id).await?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    pub(super) async fn send_again(&self, service: &str, id: &TaskId) -> Result<(), TaskError> {
+        let submission = Uuid::new_v4().simple().to_string();
+        let lifetime = milliseconds(self.settings.lifetime);
+        let changed = self.records.change(id, |record| {
+            if record.service != service || record.state != TaskState::Dead {
+                return false;
+            }
+            if record.unread.is_some() {
+                // Its type and principal stay unknown until a worker can read it.
+                *record = Record {
+                    unread: record.unread.clone(),
+                    extended: Some(now().saturating_add(lifetime)),
+                    expires: now().saturating_add(lifetime),
+                    principal: record.principal.clone(),
+                    fingerprint: record.fingerprint.clone(),
+                    task: record.task.clone(),
+                    created: record.created,
+                    ..Record::of_unread(service, &record.submission)
+                };
+                return true;
+            }
+            let Some(letter) = &mut record.letter else {
+                return false;
+            };
+            letter.submission.clone_from(&submission);
+            letter.expires = now().saturating_add(lifetime);
+            // The record keeps the letter until an attempt starts, because enqueueing may fail.
+            *record = Record {
+                letter: Some(letter.clone()),
+                ..Record::new(letter)
+            };
+            true
+        });
+        let not_found = || TaskError::NotFound { id: id.clone() };
+        let record = match changed.await? {
+            Changed::Yes(record) => record,
+            // An earlier call changed the record but may not have enqueued the task.
+            Changed::No(record) if record.service == service => record,
+            Changed::No(_) | Changed::Gone => return Err(not_found()),
+        };
+        if let Some(unread) = &record.unread {
+            // Another envelope, which the queue does not know yet, for the same submission.
+            let envelope = format!("{id}/{}{AGAIN}{submission}", record.submission);
+            self.enqueue_payload(service, envelope, unread.payload())
+                .await?;
+        } else {
+            let letter = record.letter.as_ref().ok_or_else(not_found)?;
+            self.enqueue(letter, Duration::ZERO, Priority::Normal)
+                .await?;
+        }
+        self.announce(id, super::hub::News::Changed).await;
+        Ok(self.unlist(service, id).await?)
+    }
+
+    pub(super) async fn discard(&self, service: &str, id: &TaskId) -> Result<(), TaskError> {
+        let time_to_live = self.settings.result_time_to_live;
+        let changed = self.records.change(id, |record| {
+            let is_dead =
+                record.service == service && record.state == TaskState::Dead && record.is_kept();
+            if is_dead {
+                record.end(TaskState::Dead, time_to_live);
+            }
+            is_dead
+        });
+        match changed.await? {
+            Changed::Yes(_) => Ok(self.unlist(service, id).await?),
+            Changed::No(_) | Changed::Gone => Err(TaskError::NotFound { id: id.clone() }),
+        }
+    }
+}

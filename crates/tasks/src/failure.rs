@@ -1,0 +1,155 @@
+use super::TaskError;
+use tower_promises_backend::BoxError;
+use serde::{Deserialize, Serialize};
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+/// The maximum size of the text of an error and its sources, in bytes.
+const MAX_TEXT_BYTES: usize = 4096;
+
+/// Error returned by the `run` of a [task](super::Task).
+///
+/// The operator `?` converts any error. Such an error ends the task. A [`conflict`](Self::conflict) is an error that
+/// comes from concurrent work and may not occur again; the task is then retried.
+///
+/// `TaskFailure` does not implement [`Error`], so that `?` can convert every type that does.
+///
+/// ```
+/// use tower_promises_tasks::TaskFailure;
+///
+/// fn total(text: &str) -> Result<u32, TaskFailure> {
+///     Ok(text.parse::<u32>()?)
+/// }
+/// assert!(!total("many").unwrap_err().is_conflict());
+/// ```
+#[derive(Clone)]
+pub struct TaskFailure {
+    error: Arc<dyn Error + Send + Sync>,
+    is_conflict: bool,
+}
+
+impl TaskFailure {
+    /// Creates a failure that ends the task. A [`TaskError`] that [is a conflict](TaskError::is_conflict) stays one.
+    pub fn new(error: impl Into<BoxError>) -> Self {
+        let error: BoxError = error.into();
+        // The error of a nested task that ran in place keeps its classification.
+        let is_conflict = error.downcast_ref().is_some_and(TaskError::is_conflict);
+        Self {
+            error: error.into(),
+            is_conflict,
+        }
+    }
+
+    /// Creates a failure that may not occur again when the task is repeated, such as a serialisation failure of a
+    /// database.
+    pub fn conflict(error: impl Into<BoxError>) -> Self {
+        Self {
+            is_conflict: true,
+            ..Self::new(error)
+        }
+    }
+
+    /// Whether the task may be retried.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        self.is_conflict
+    }
+
+    /// Returns the error.
+    #[must_use]
+    pub fn error(&self) -> &(dyn Error + Send + Sync + 'static) {
+        &*self.error
+    }
+
+    pub(super) fn classify(mut self, is_conflict: impl Fn(&(dyn Error + 'static)) -> bool) -> Self {
+        let mut next: Option<&(dyn Error + 'static)> = Some(&*self.error);
+        while let Some(error) = next {
+            if self.is_conflict || is_conflict(error) {
+                self.is_conflict = true;
+                break;
+            }
+            next = error.source();
+        }
+        self
+    }
+
+    pub(super) fn into_error(self) -> Arc<dyn Error + Send + Sync> {
+        self.error
+    }
+}
+
+impl<E: Into<BoxError>> From<E> for TaskFailure {
+    fn from(error: E) -> Self {
+        Self::new(error)
+    }
+}
+
+impl fmt::Debug for TaskFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskFailure")
+            .field("error", &self.error)
+            .field("is_conflict", &self.is_conflict)
+            .finish()
+    }
+}
+
+/// The serialised form of an error: its text and the texts of its sources.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Reported {
+    message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    source: Option<Box<Reported>>,
+}
+
+impl Reported {
+    pub(super) fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            source: None,
+        }
+    }
+
+    pub(super) fn because(message: impl Into<String>, source: &(dyn Error + 'static)) -> Self {
+        Self {
+            message: message.into(),
+            source: Some(Box::new(Self::of(source))),
+        }
+    }
+
+    pub(super) fn of(error: &(dyn Error + 'static)) -> Self {
+        let mut messages = Vec::new();
+        let mut room = MAX_TEXT_BYTES;
+        let mut next = Some(error);
+        while let Some(error) = next.filter(|_| room > 0) {
+            let mut message = error.to_string();
+            let end = (0..=room.min(message.len())).rev();
+            let end = end.into_iter().find(|end| message.is_char_boundary(*end));
+            message.truncate(end.unwrap_or_default());
+            room = room.saturating_sub(message.len().max(1));
+            messages.push(message);
+            next = error.source();
+        }
+        let source = messages.drain(1..).rev().fold(None, |source, message| {
+            let source: Option<Box<Self>> = source;
+            Some(Box::new(Self { message, source }))
+        });
+        Self {
+            message: messages.pop().unwrap_or_default(),
+            source,
+        }
+    }
+}
+
+impl fmt::Display for Reported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for Reported {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        let source = self.source.as_deref()?;
+        Some(source)
+    }
+}

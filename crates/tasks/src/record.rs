@@ -1,0 +1,232 @@
+//! The forms of a task in the queue and in the store.
+
+use super::failure::Reported;
+use super::fingerprint::fingerprint;
+use super::scope::Caller;
+use super::{Principal, TaskError, TaskId, TaskState, TraceContext};
+use tower_promises_backend::kit::clock::{milliseconds, now};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A task in the queue. It contains everything that a worker needs, even if the record has expired in the store.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Letter {
+    pub(super) id: TaskId,
+    /// Identifies the submission. A dead letter that is sent again gets a new one, and deliveries of the earlier
+    /// submission are ignored.
+    pub(super) submission: String,
+    pub(super) service: String,
+    pub(super) task: String,
+    pub(super) arguments: Box<RawValue>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) principal: Option<Principal>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) trace: Option<TraceContext>,
+    // Milliseconds since the epoch.
+    pub(super) created: u64,
+    /// After this time, no attempt starts.
+    pub(super) expires: u64,
+}
+
+impl Letter {
+    pub(super) fn caller(&self) -> Caller {
+        Caller {
+            principal: self.principal.clone(),
+            trace: self.trace.clone(),
+        }
+    }
+
+    /// Returns the id of the envelope in the queue.
+    pub(super) fn envelope_id(&self) -> String {
+        format!("{}/{}", self.id, self.submission)
+    }
+}
+
+/// The state of a task. All changes use compare-and-set.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) service: String,
+    pub(super) task: String,
+    pub(super) principal: Option<Principal>,
+    pub(super) state: TaskState,
+    pub(super) submission: String,
+    /// Digest for comparison with later submissions of the same id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) fingerprint: Option<String>,
+    /// The number of attempts so far.
+    pub(super) attempt: u32,
+    /// Whether an attempt has ended with its worker, because of this task or of another one beside it.
+    #[serde(default)]
+    pub(super) is_suspect: bool,
+    /// Identifies the running attempt. Only the attempt with this token can record its end.
+    pub(super) token: Option<String>,
+    /// A cancel was requested. A record that only exists for a cancel is a tombstone.
+    pub(super) cancel: bool,
+    pub(super) progress: Option<f64>,
+    pub(super) message: Option<String>,
+    // Milliseconds since the epoch.
+    pub(super) created: u64,
+    pub(super) started: Option<u64>,
+    pub(super) finished: Option<u64>,
+    /// The time at which the store deletes the record.
+    pub(super) expires: u64,
+    pub(super) output: Option<Box<RawValue>>,
+    pub(super) failure: Option<Failure>,
+    /// The task in its queued form, for a dead letter until its next attempt starts.
+    pub(super) letter: Option<Letter>,
+    /// A dead letter that no worker could read, until it has been begun again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) unread: Option<Unread>,
+    /// Until when it may begin although its letter says that its time is over, in milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) extended: Option<u64>,
+}
+
+/// The bytes of a letter that this version cannot read.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Unread {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl Unread {
+    pub(super) fn new(payload: &Bytes) -> Self {
+        match std::str::from_utf8(payload) {
+            Ok(text) => Self::Text(text.to_owned()),
+            Err(_) => Self::Bytes(payload.to_vec()),
+        }
+    }
+
+    pub(super) fn payload(&self) -> Bytes {
+        match self {
+            Self::Text(text) => text.clone().into(),
+            Self::Bytes(bytes) => bytes.clone().into(),
+        }
+    }
+}
+
+/// The error of a task or of its last attempt.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Failure {
+    pub(super) error: Reported,
+    pub(super) is_conflict: bool,
+}
+
+impl Record {
+    pub(super) fn new(letter: &Letter) -> Self {
+        Self {
+            service: letter.service.clone(),
+            task: letter.task.clone(),
+            principal: letter.principal.clone(),
+            state: TaskState::Queued,
+            submission: letter.submission.clone(),
+            fingerprint: Some(fingerprint(letter)),
+            attempt: 0,
+            is_suspect: false,
+            token: None,
+            cancel: false,
+            progress: None,
+            message: None,
+            created: letter.created,
+            started: None,
+            finished: None,
+            expires: letter.expires,
+            output: None,
+            failure: None,
+            letter: None,
+            unread: None,
+            extended: None,
+        }
+    }
+
+    /// That of a letter which no worker could read. What the letter says is not known: neither its type nor its principal.
+    pub(super) fn of_unread(service: &str, submission: &str) -> Self {
+        let now = now();
+        Self {
+            service: service.to_owned(),
+            task: String::new(),
+            principal: None,
+            state: TaskState::Queued,
+            submission: submission.to_owned(),
+            fingerprint: None,
+            attempt: 0,
+            is_suspect: false,
+            token: None,
+            cancel: false,
+            progress: None,
+            message: None,
+            created: now,
+            started: None,
+            finished: None,
+            expires: now,
+            output: None,
+            failure: None,
+            letter: None,
+            unread: None,
+            extended: None,
+        }
+    }
+
+    /// Whether it can be sent again.
+    pub(super) fn is_kept(&self) -> bool {
+        self.letter.is_some() || self.unread.is_some()
+    }
+
+    pub(super) fn end(&mut self, state: TaskState, time_to_live: Duration) {
+        let now = now();
+        self.state = state;
+        self.token = None;
+        self.letter = None;
+        self.unread = None;
+        self.finished = Some(now);
+        self.expires = now.saturating_add(milliseconds(time_to_live));
+    }
+
+    /// Queues the task for its next attempt. If a cancel was requested, ends the task instead.
+    pub(super) fn queue_again(&mut self, time_to_live: Duration) {
+        self.state = TaskState::Queued;
+        self.token = None;
+        if self.cancel {
+            self.end(TaskState::Cancelled, time_to_live);
+        }
+    }
+
+    /// Returns the time to live of the record in the store.
+    pub(super) fn time_to_live(&self) -> Duration {
+        // At least one second, because some backends take zero for no limit.
+        Duration::from_millis(self.expires.saturating_sub(now()).max(1000))
+    }
+
+    /// Returns the output, or the reason why there is none. `None` while the task has not ended.
+    pub(super) fn outcome(self, id: &TaskId) -> Option<Result<Box<RawValue>, TaskError>> {
+        let lost = || Failure {
+            error: Reported::new("the error was not kept"),
+            is_conflict: false,
+        };
+        let error = match self.state {
+            TaskState::Queued | TaskState::Running => return None,
+            TaskState::Succeeded => return Some(Ok(self.output.unwrap_or_default())),
+            TaskState::Cancelled => TaskError::Cancelled { id: id.clone() },
+            TaskState::Failed => {
+                let failure = self.failure.unwrap_or_else(lost);
+                TaskError::Failed {
+                    id: id.clone(),
+                    task: self.task.into(),
+                    error: Arc::new(failure.error),
+                    is_conflict: failure.is_conflict,
+                }
+            }
+            TaskState::Dead => TaskError::Dead {
+                id: id.clone(),
+                task: self.task.into(),
+                attempts: self.attempt,
+                error: Arc::new(self.failure.unwrap_or_else(lost).error),
+            },
+        };
+        Some(Err(error))
+    }
+}

@@ -1,0 +1,391 @@
+//! A task that is being submitted or called.
+
+use super::cancel::CancelOnDrop;
+use super::context::{Shared, StopOnDrop};
+use super::core::Core;
+use super::definition::{Run, RunError, catch, read, run};
+use super::failure::Reported;
+use super::follow::{OnReport, follow_here};
+use super::record::{Failure, Letter, Record};
+use super::scope::{Caller, Scope, Scoped};
+use super::{Task, TaskContext, TaskError, TaskId, TaskState, Tasks, observe, scope};
+use tower_promises_backend::kit::clock::{milliseconds, now};
+use tower_promises_backend::{BackendError, Envelope, Priority};
+use tower_promises_backend::kit::json;
+use bytes::Bytes;
+use serde::ser::Error as _;
+use serde_json::value::RawValue;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::select;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+pub(super) struct Request {
+    tasks: Tasks,
+    run: Run,
+    /// The error of building the letter, returned by `submit` and `call`.
+    letter: Result<Letter, TaskError>,
+    id: TaskId,
+    caller: Caller,
+    place: Place,
+    /// Whether the id was given explicitly, so that other callers may use it too.
+    pub(super) is_shared: bool,
+    pub(super) delay: Duration,
+    pub(super) priority: Priority,
+    /// Callback for the progress of the task. Only calls have one.
+    pub(super) on_report: Option<OnReport>,
+}
+
+/// The place where a task runs.
+enum Place {
+    Worker,
+    /// In the task that submits it, or, if the service was not added, in the calling code.
+    Here(Option<TaskContext>),
+}
+
+impl Request {
+    pub(super) fn new<T: Task>(tasks: &Tasks, service: &Arc<str>, task: &T) -> Self {
+        let core = tasks.core();
+        let outer = scope::current().task.clone();
+        let provided = core.services.get(service);
+        let place = if provided.is_none() || outer.is_some() {
+            Place::Here(outer)
+        } else {
+            Place::Worker
+        };
+        let caller = tasks.caller();
+        let id = TaskId::random();
+        let serialize = |error| TaskError::Serialize {
+            task: T::NAME,
+            error: Arc::new(error),
+        };
+        let arguments = json::to_raw_value(task).map_err(serialize);
+        let limit = core.settings.max_task_bytes;
+        let letter = arguments.and_then(|arguments| {
+            let size = arguments.get().len();
+            let is_known = |service: &super::core::Service| service.registry.contains_key(T::NAME);
+            if size > limit {
+                return Err(TaskError::TooLarge {
+                    task: T::NAME,
+                    size,
+                    limit,
+                });
+            }
+            if !provided.is_none_or(is_known) {
+                return Err(TaskError::NotRegistered {
+                    service: service.clone(),
+                    task: T::NAME,
+                });
+            }
+            check_readable::<T>(&arguments).map_err(serialize)?;
+            let created = now();
+            Ok(Letter {
+                id: id.clone(),
+                submission: Uuid::new_v4().simple().to_string(),
+                service: (**service).to_owned(),
+                task: T::NAME.to_owned(),
+                arguments,
+                principal: caller.principal.clone(),
+                trace: caller.trace.clone(),
+                created,
+                expires: created.saturating_add(milliseconds(core.settings.lifetime)),
+            })
+        });
+        if provided.is_none() {
+            observe::unknown_service(service, T::NAME);
+        }
+        Self {
+            tasks: tasks.clone(),
+            run: run::<T>,
+            letter,
+            id,
+            caller,
+            place,
+            is_shared: false,
+            delay: Duration::ZERO,
+            priority: Priority::Normal,
+            on_report: None,
+        }
+    }
+
+    pub(super) fn id(&self) -> &TaskId {
+        &self.id
+    }
+
+    pub(super) fn set_id(&mut self, id: TaskId) {
+        if let Ok(letter) = &mut self.letter {
+            letter.id = id.clone();
+        }
+        self.id = id;
+        self.is_shared = true;
+    }
+
+    /// Submits the task.
+    pub(super) async fn submit(self) -> Result<TaskId, TaskError> {
+        let letter = self.letter?;
+        Core::runtime()?;
+        match self.place {
+            Place::Worker => {
+                submit(&self.tasks, &letter, self.delay, self.priority).await?;
+            }
+            Place::Here(outer) => {
+                let ended = here(&self.tasks, self.run, &letter, self.caller, outer, None).await;
+                keep(self.tasks.core(), &letter, &ended).await;
+                ended?;
+            }
+        }
+        Ok(self.id)
+    }
+
+    /// Submits the task and waits for its output.
+    pub(super) async fn call(
+        self,
+        limit: Option<Duration>,
+        is_detached: bool,
+    ) -> Result<Box<RawValue>, TaskError> {
+        let letter = self.letter?;
+        let runtime = Core::runtime()?;
+        let core = self.tasks.core().clone();
+        let id = self.id.clone();
+        let stop = || CancelOnDrop::new(core.clone(), id.clone(), Record::new(&letter), runtime);
+        let on_report = self.on_report.as_ref();
+        let output = async {
+            match self.place {
+                Place::Here(outer) => {
+                    here(
+                        &self.tasks,
+                        self.run,
+                        &letter,
+                        self.caller,
+                        outer,
+                        on_report,
+                    )
+                    .await
+                }
+                Place::Worker => {
+                    let cancel = (!is_detached && !self.is_shared).then(stop);
+                    let submitted = submit(&self.tasks, &letter, self.delay, self.priority).await;
+                    if let Err(error) = submitted {
+                        // A refused task needs no cancel, which would only add load.
+                        if let (Some(cancel), true) = (cancel, was_refused(&error)) {
+                            cancel.completed();
+                        }
+                        return Err(error);
+                    }
+                    let output = select! {
+                        biased;
+                        output = core.output(&id) => output,
+                        never = core.follow(&id, on_report) => match never {},
+                    };
+                    // A task without an output has ended, too.
+                    if let Some(cancel) = cancel {
+                        cancel.completed();
+                    }
+                    output
+                }
+            }
+        };
+        match limit {
+            None => output.await,
+            Some(after) => timeout(after, output).await.unwrap_or_else(|_| {
+                Err(TaskError::TimedOut {
+                    id: id.clone(),
+                    after,
+                })
+            }),
+        }
+    }
+}
+
+/// Checks that the type can read its own JSON. Otherwise no worker could.
+fn check_readable<T: Task>(arguments: &RawValue) -> serde_json::Result<()> {
+    let unreadable = |error| format!("it cannot be read again: {error}");
+    let read: serde_json::Result<T> = read(arguments);
+    read.map(drop)
+        .map_err(|error| serde_json::Error::custom(unreadable(error)))
+}
+
+/// Stores the record, then enqueues the task, so that a worker always finds the record.
+async fn submit(
+    tasks: &Tasks,
+    letter: &Letter,
+    delay: Duration,
+    priority: Priority,
+) -> Result<(), TaskError> {
+    let core = tasks.core();
+    let id = &letter.id;
+    let record = Record::new(letter);
+    if core.records.create(id, &record).await? {
+        let enqueued = core.enqueue(letter, delay, priority).await;
+        if let Err(error) = enqueued {
+            // Otherwise the task may be in the queue, and a repeated submission finds the record.
+            if has_changed_nothing(&error) {
+                if let Err(error) = core.records.delete(id).await {
+                    observe::backend_failed(id, &error);
+                }
+            }
+            return Err(error.into());
+        }
+        return Ok(());
+    }
+    let found = core.find(id).await?;
+    let is_same = found.service == letter.service
+        && found.task == letter.task
+        && found.principal == letter.principal;
+    if !is_same {
+        return Err(TaskError::IdInUse { id: id.clone() });
+    }
+    // Earlier versions of this crate stored no fingerprint.
+    if found.fingerprint.is_some() && found.fingerprint != record.fingerprint {
+        return Err(TaskError::OtherArguments { id: id.clone() });
+    }
+    if found.state == TaskState::Queued && found.attempt == 0 {
+        // The first submission may have failed to enqueue the task. If it was enqueued, the queue ignores the
+        // duplicate.
+        let letter = Letter {
+            submission: found.submission,
+            ..letter.clone()
+        };
+        core.enqueue(&letter, delay, priority).await?;
+    }
+    Ok(())
+}
+
+fn was_refused(error: &TaskError) -> bool {
+    matches!(error, TaskError::Backend { error } if has_changed_nothing(error))
+}
+
+fn has_changed_nothing(error: &BackendError) -> bool {
+    matches!(
+        error,
+        BackendError::InvalidName { .. }
+            | BackendError::TooLarge { .. }
+            | BackendError::Unsupported { .. }
+            | BackendError::Full
+    )
+}
+
+impl Core {
+    pub(super) async fn enqueue(
+        &self,
+        letter: &Letter,
+        delay: Duration,
+        priority: Priority,
+    ) -> Result<(), BackendError> {
+        let payload = super::records::encode(letter)?;
+        let envelope = Envelope::new(queue_of(&letter.service), letter.envelope_id(), payload)
+            .delay(delay)
+            .priority(priority);
+        let enqueued = self.records.backend.queue().enqueue(envelope);
+        self.records.in_time(enqueued).await.map(drop)
+    }
+
+    /// Enqueues what this version cannot read.
+    pub(super) async fn enqueue_payload(
+        &self,
+        service: &str,
+        envelope: String,
+        payload: Bytes,
+    ) -> Result<(), BackendError> {
+        let envelope = Envelope::new(queue_of(service), envelope, payload);
+        let enqueued = self.records.backend.queue().enqueue(envelope);
+        self.records.in_time(enqueued).await.map(drop)
+    }
+}
+
+/// Returns the name of a service's queue.
+pub(super) fn queue_of(service: &str) -> String {
+    format!("task/{service}")
+}
+
+/// Runs a task in place: as part of the task that submits it, or as a task of its own.
+async fn here(
+    tasks: &Tasks,
+    run: Run,
+    letter: &Letter,
+    caller: Caller,
+    outer: Option<TaskContext>,
+    on_report: Option<&OnReport>,
+) -> Result<Box<RawValue>, TaskError> {
+    let stop = outer.map(|outer| outer.shared().stop.clone());
+    // A nested task shares the stop signal of the outer task.
+    let guard = stop.is_none();
+    let stop = stop.unwrap_or_default();
+    let guard = guard.then(|| StopOnDrop::new(stop.clone()));
+    let context = TaskContext::of(Shared {
+        tasks: tasks.clone(),
+        id: letter.id.clone(),
+        service: letter.service.as_str().into(),
+        task: letter.task.as_str().into(),
+        attempt: 1,
+        caller: caller.clone(),
+        report: watch::Sender::default(),
+        stop,
+    });
+    let scope = Scope {
+        caller,
+        task: Some(context.clone()),
+    };
+    let work = run(letter.arguments.clone(), context.clone());
+    let work = Scoped::new(Arc::new(scope), work);
+    let work = catch(observe::in_span(&context, work));
+    let ended = select! {
+        biased;
+        ended = work => ended,
+        never = follow_here(&context.shared().report, on_report) => match never {},
+    };
+    if let Some(guard) = guard {
+        guard.completed();
+    }
+    ended.map_err(|error| {
+        let (error, is_conflict): (Arc<dyn std::error::Error + Send + Sync>, bool) = match error {
+            RunError::Failed(failure) => {
+                let failure = tasks.core().classify(failure);
+                let is_conflict = failure.is_conflict();
+                (failure.into_error(), is_conflict)
+            }
+            RunError::Unreadable(error) => (Arc::new(error), false),
+            RunError::Panicked(message) => (Arc::new(panicked(&message)), false),
+        };
+        TaskError::Failed {
+            id: letter.id.clone(),
+            task: letter.task.as_str().into(),
+            error,
+            is_conflict,
+        }
+    })
+}
+
+pub(super) fn panicked(message: &str) -> Reported {
+    if message.is_empty() {
+        Reported::new("the task panicked")
+    } else {
+        Reported::new(format!("the task panicked: {message}"))
+    }
+}
+
+/// Stores the outcome of a submitted task that ran in place, so that its status can be read.
+async fn keep(core: &Core, letter: &Letter, ended: &Result<Box<RawValue>, TaskError>) {
+    let mut record = Record::new(letter);
+    record.attempt = 1;
+    record.started = Some(letter.created);
+    let state = match ended {
+        Ok(output) => {
+            record.output = Some(output.clone());
+            TaskState::Succeeded
+        }
+        Err(error) => {
+            record.failure = Some(Failure {
+                error: Reported::of(std::error::Error::source(error).unwrap_or(error)),
+                is_conflict: error.is_conflict(),
+            });
+            TaskState::Failed
+        }
+    };
+    record.end(state, core.settings.result_time_to_live);
+    if let Err(error) = core.records.create(&letter.id, &record).await {
+        observe::backend_failed(&letter.id, &error);
+    }
+}

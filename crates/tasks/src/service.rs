@@ -1,0 +1,142 @@
+use super::builder::TaskServiceBuilder;
+use super::request::Request;
+use super::submit::{Call, Submit};
+use super::{Task, TaskError, TaskId, TaskStatus, Tasks, Worker};
+use std::fmt;
+use std::sync::Arc;
+
+/// A named task service, which sends tasks to its workers.
+///
+/// Clones are cheap and refer to the same service.
+#[derive(Clone)]
+pub struct TaskService {
+    tasks: Tasks,
+    name: Arc<str>,
+}
+
+impl TaskService {
+    /// Creates a builder for a service, to be passed to [`TasksBuilder::service`](super::TasksBuilder::service).
+    pub fn builder(name: impl Into<Arc<str>>) -> TaskServiceBuilder {
+        TaskServiceBuilder::new(name)
+    }
+
+    pub(super) fn new(tasks: Tasks, name: Arc<str>) -> Self {
+        Self { tasks, name }
+    }
+
+    /// Returns the name of the service.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Submits a task. The returned future resolves to its id. The task runs as the [principal](Tasks::principal) of
+    /// this handle.
+    ///
+    /// Within a task, and if the service was not [added](super::TasksBuilder::service), the task runs in place. The
+    /// future then resolves when the task has ended, and returns its error.
+    ///
+    /// The task is serialised by this call. The future fails with [`TaskError::Serialize`], [`TaskError::TooLarge`],
+    /// [`TaskError::NotRegistered`], [`TaskError::IdInUse`], [`TaskError::OtherArguments`] or [`TaskError::NoRuntime`]
+    /// if the task was not submitted. After [`TaskError::Backend`], the task may have been submitted, except for the
+    /// errors that [`Queue::enqueue`](tower_promises_backend::Queue::enqueue) lists.
+    // By value, because the task is an argument that the call consumes.
+    #[allow(clippy::needless_pass_by_value)]
+    pub fn submit<T: Task>(&self, task: T) -> Submit {
+        Submit::new(Request::new(&self.tasks, &self.name, &task))
+    }
+
+    /// Calls a task. The returned future resolves to its output, and can be a promise.
+    ///
+    /// ```
+    /// # use serde::{Deserialize, Serialize};
+    /// # use tower_promises_tasks::{Task, TaskContext, TaskFailure};
+    /// # #[derive(Serialize, Deserialize)]
+    /// # struct Render { id: u32 }
+    /// # impl Task for Render {
+    /// #     const NAME: &'static str = "render";
+    /// #     type Output = String;
+    /// #     async fn run(self, _: TaskContext) -> Result<String, TaskFailure> { Ok("report".into()) }
+    /// # }
+    /// use tower_promises::{PromiseError, Promises};
+    /// use tower_promises_tasks::Tasks;
+    ///
+    /// fn report(promises: &Promises, tasks: &Tasks, id: u32) -> Result<String, PromiseError> {
+    ///     promises.result_or_try_submit("report", || tasks.service("reports").call(Render { id }))
+    /// }
+    /// # let _ = report;
+    /// ```
+    ///
+    /// The future fails with the errors of [`submit`](Self::submit). If the task has no output, it fails with
+    /// [`TaskError::Failed`], [`TaskError::Dead`], [`TaskError::Cancelled`], [`TaskError::TimedOut`] or
+    /// [`TaskError::NotFound`]. If the output cannot be read, it fails with [`TaskError::WrongType`].
+    // By value, because the task is an argument that the call consumes.
+    #[allow(clippy::needless_pass_by_value)]
+    pub fn call<T: Task>(&self, task: T) -> Call<T> {
+        Call::new(Request::new(&self.tasks, &self.name, &task))
+    }
+
+    /// Starts a worker for this service only. It runs tasks in this process until the [`Worker`] is drained or dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError::NoRuntime`] outside of a tokio runtime. [`TaskError::NotFound`], with the name of the service as
+    /// the id, if the service was not added.
+    pub fn work(&self) -> Result<Worker, TaskError> {
+        let service = self.tasks.core().services.get(&self.name);
+        let service = service.ok_or_else(|| TaskError::NotFound {
+            id: TaskId::new(self.name.clone()),
+        })?;
+        Worker::start(&self.tasks, [(self.name.clone(), service.clone())])
+    }
+
+    /// Returns the dead letters of the service, oldest first: tasks that were given up after several attempts.
+    ///
+    /// Dead letters are kept for [`dead_letter_time_to_live`](super::TasksBuilder::dead_letter_time_to_live). About a
+    /// thousand are listed, the newest ones: see [`MAX_DEAD_LETTER_BYTES`](super::MAX_DEAD_LETTER_BYTES). A dead letter that no
+    /// worker could read as a whole has no [type](TaskStatus::task) and no principal, unless they were known before.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError::Backend`], and [`TaskError::NoRuntime`] outside of a tokio runtime.
+    pub async fn dead_letters(&self) -> Result<Vec<TaskStatus>, TaskError> {
+        super::core::Core::runtime()?;
+        self.tasks.core().dead_letters(&self.name).await
+    }
+
+    /// Sends a dead letter again. The task is queued as the same principal, with all its attempts and a new
+    /// [lifetime](super::TasksBuilder::lifetime).
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it resolves, the task may or may not have been sent. Retrying is safe.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError::NotFound`] if the id is not a dead letter of this service. [`TaskError::NoRuntime`] outside of a
+    /// tokio runtime. After [`TaskError::Backend`], the task may or may not have been sent.
+    pub async fn send_again(&self, id: &TaskId) -> Result<(), TaskError> {
+        super::core::Core::runtime()?;
+        self.tasks.core().send_again(&self.name, id).await
+    }
+
+    /// Deletes a dead letter. The status of the task is kept for the
+    /// [`result_time_to_live`](super::TasksBuilder::result_time_to_live).
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError::NotFound`] if the id is not a dead letter of this service, [`TaskError::Backend`], and
+    /// [`TaskError::NoRuntime`] outside of a tokio runtime.
+    pub async fn discard(&self, id: &TaskId) -> Result<(), TaskError> {
+        super::core::Core::runtime()?;
+        self.tasks.core().discard(&self.name, id).await
+    }
+}
+
+impl fmt::Debug for TaskService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskService")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}

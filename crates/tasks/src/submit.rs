@@ -1,0 +1,279 @@
+use super::request::Request;
+use super::{Task, TaskError, TaskId};
+use tower_promises_backend::Priority;
+use futures_util::future::BoxFuture;
+use serde_json::value::RawValue;
+use std::any::type_name;
+use std::fmt;
+use std::marker::PhantomData;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// Future returned by [`TaskService::submit`](super::TaskService::submit). It resolves to the id of the task once the
+/// backend has accepted the task.
+///
+/// The future does nothing until it is polled. It borrows nothing, so it can be a promise.
+///
+/// # Cancel safety
+///
+/// If the future is dropped before it resolves, the task may or may not have been submitted. Submitting again with the
+/// same [id](Self::with_id) is safe.
+///
+/// # Panics
+///
+/// Panics if it is polled after completion.
+#[must_use = "futures do nothing unless polled"]
+pub struct Submit {
+    state: State<TaskId>,
+    id: TaskId,
+}
+
+/// Future returned by [`TaskService::call`](super::TaskService::call). It resolves to the output of a task.
+///
+/// The future does nothing until it is polled. It borrows nothing, so it can be a promise. After submission, it keeps
+/// waiting while the backend fails.
+///
+/// # Cancel safety
+///
+/// Dropping the future cancels the task, whether it is queued or running. So a task that is a promise is cancelled with
+/// its request. The task continues if [`detached`](Self::detached) or [`with_id`](Self::with_id) was called.
+///
+/// # Panics
+///
+/// Panics if it is polled after completion.
+#[must_use = "futures do nothing unless polled"]
+pub struct Call<T> {
+    state: State<Box<RawValue>>,
+    id: TaskId,
+    timeout: Option<Duration>,
+    is_detached: bool,
+    task: PhantomData<fn() -> T>,
+}
+
+enum State<T> {
+    /// Not polled yet.
+    Created(Box<Request>),
+    Running(BoxFuture<'static, Result<T, TaskError>>),
+    Done,
+}
+
+impl<T> State<T> {
+    fn change(&mut self, change: impl FnOnce(&mut Request)) {
+        if let Self::Created(request) = self {
+            change(request);
+        }
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        start: impl FnOnce(Request) -> BoxFuture<'static, Result<T, TaskError>>,
+    ) -> Poll<Result<T, TaskError>> {
+        if let Self::Created(_) = self {
+            if let Self::Created(request) = mem::replace(self, Self::Done) {
+                *self = Self::Running(start(*request));
+            }
+        }
+        let Self::Running(running) = self else {
+            panic!("a task was polled after it was ready");
+        };
+        let polled = running.as_mut().poll(cx);
+        if polled.is_ready() {
+            *self = Self::Done;
+        }
+        polled
+    }
+}
+
+impl Submit {
+    pub(super) fn new(request: Request) -> Self {
+        Self {
+            id: request.id().clone(),
+            state: State::Created(Box::new(request)),
+        }
+    }
+
+    /// Returns the id that the task will have.
+    #[must_use]
+    pub fn id(&self) -> &TaskId {
+        &self.id
+    }
+
+    /// Submits the task under this id at most once. If a task with this id exists, no task is submitted, and the future
+    /// resolves to the id. This holds until the record of the task expires, see
+    /// [`result_time_to_live`](super::TasksBuilder::result_time_to_live).
+    ///
+    /// All services and principals share one set of ids. An id of a task of another type, service or principal is
+    /// [`TaskError::IdInUse`]. An id that a client chooses should contain the client's principal, otherwise clients can
+    /// occupy each other's ids.
+    ///
+    /// An id of a task with other arguments is [`TaskError::OtherArguments`], as long as the id is known. Arguments are
+    /// equal if their JSON is equal, regardless of the order of map keys. The order of sequences counts, and it varies
+    /// for a `HashSet`: use a `BTreeSet`. A version of the program that adds a field submits other arguments, unless it
+    /// skips the field at its default value (`skip_serializing_if`).
+    ///
+    /// A task that runs in place runs each time, whether or not the id is known.
+    pub fn with_id(mut self, id: impl Into<TaskId>) -> Self {
+        self.id = id.into();
+        self.state.change(|request| request.set_id(self.id.clone()));
+        self
+    }
+
+    /// Sets the minimum time before the task starts.
+    ///
+    /// A queue without [delays](tower_promises_backend::Capabilities::delays) returns [`TaskError::Backend`]. Tasks that run in
+    /// place are not delayed.
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.state.change(|request| request.delay = delay);
+        self
+    }
+
+    /// Sets the priority within the service, by default [`Priority::Normal`].
+    ///
+    /// A queue without [priorities](tower_promises_backend::Capabilities::priorities) returns [`TaskError::Backend`] for every
+    /// other priority.
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.state.change(|request| request.priority = priority);
+        self
+    }
+}
+
+impl Future for Submit {
+    type Output = Result<TaskId, TaskError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.state.poll(cx, |request| Box::pin(request.submit()))
+    }
+}
+
+impl fmt::Debug for Submit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Submit")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T: Task> Call<T> {
+    pub(super) fn new(request: Request) -> Self {
+        Self {
+            id: request.id().clone(),
+            state: State::Created(Box::new(request)),
+            timeout: None,
+            is_detached: false,
+            task: PhantomData,
+        }
+    }
+
+    /// Returns the id that the task will have.
+    #[must_use]
+    pub fn id(&self) -> &TaskId {
+        &self.id
+    }
+
+    /// Calls the task under this id at most once. If a task with this id exists, the future waits for the output of
+    /// that task. Several callers can wait for the same task, and the task continues when this future is dropped. See
+    /// [`Submit::with_id`].
+    pub fn with_id(mut self, id: impl Into<TaskId>) -> Self {
+        self.id = id.into();
+        self.state.change(|request| request.set_id(self.id.clone()));
+        self
+    }
+
+    /// Sets the priority within the service, see [`Submit::priority`].
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.state.change(|request| request.priority = priority);
+        self
+    }
+
+    /// Lets the task continue when this future is dropped or times out.
+    pub fn detached(mut self) -> Self {
+        self.is_detached = true;
+        self
+    }
+
+    /// Sets a timeout, which starts with the first poll. A task that has not ended by then is cancelled, unless it is
+    /// [detached](Self::detached), and the future fails with [`TaskError::TimedOut`].
+    ///
+    /// By default there is no timeout. The future then waits as long as the [lifetime](super::TasksBuilder::lifetime)
+    /// of the task.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Forwards the progress and the messages of the task to an operation, wherever the task runs. A request that waits
+    /// for a task, as a promise or not, can then become an [operation](crate::operation) that shows the progress of the
+    /// task. Cancelling the operation drops this future, which cancels the task.
+    ///
+    /// Progress arrives after at most one [`progress_interval`](super::TasksBuilder::progress_interval), unless a bus
+    /// message is lost. A repeated attempt starts again with its own first values.
+    ///
+    /// ```
+    /// # use serde::{Deserialize, Serialize};
+    /// # use tower_promises_tasks::{Task, TaskContext, TaskFailure};
+    /// # #[derive(Serialize, Deserialize)]
+    /// # struct Render { id: u32 }
+    /// # impl Task for Render {
+    /// #     const NAME: &'static str = "render";
+    /// #     type Output = String;
+    /// #     async fn run(self, _: TaskContext) -> Result<String, TaskFailure> { Ok("report".into()) }
+    /// # }
+    /// use tower_promises::{PromiseError, Promises};
+    /// use tower_promises_operations::Progress;
+    /// use tower_promises_tasks::Tasks;
+    ///
+    /// fn report(promises: &Promises, tasks: &Tasks, progress: &Progress) -> Result<String, PromiseError> {
+    ///     promises.result_or_try_submit("report", || {
+    ///         tasks.service("reports").call(Render { id: 7 }).report_to(progress.clone())
+    ///     })
+    /// }
+    /// # let _ = report;
+    /// ```
+    #[cfg(feature = "operations")]
+    pub fn report_to(mut self, progress: crate::operation::Progress) -> Self {
+        self.state.change(|request| {
+            request.on_report = Some(Box::new(move |report| {
+                if let Some(percent) = report.progress {
+                    progress.set(percent);
+                }
+                if let Some(message) = &report.message {
+                    progress.message(message.as_str());
+                }
+            }));
+        });
+        self
+    }
+}
+
+impl<T: Task> Future for Call<T> {
+    type Output = Result<T::Output, TaskError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let (timeout, is_detached) = (self.timeout, self.is_detached);
+        let polled = self
+            .state
+            .poll(cx, |request| Box::pin(request.call(timeout, is_detached)));
+        polled.map(|output| decode::<T>(&self.id, &output?))
+    }
+}
+
+pub(super) fn decode<T: Task>(id: &TaskId, output: &RawValue) -> Result<T::Output, TaskError> {
+    serde_json::from_str(output.get()).map_err(|error| TaskError::WrongType {
+        id: id.clone(),
+        expected: type_name::<T::Output>(),
+        error: Arc::new(error),
+    })
+}
+
+impl<T> fmt::Debug for Call<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("id", &self.id)
+            .field("task", &type_name::<T>())
+            .finish_non_exhaustive()
+    }
+}

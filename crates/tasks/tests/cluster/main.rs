@@ -1,0 +1,351 @@
+//! Several processes and a NATS server: killed, restarted and blocked while they work.
+#![allow(clippy::unwrap_used)]
+
+#[path = "cluster/process.rs"]
+mod process;
+
+use futures_util::StreamExt;
+use futures_util::future::{join_all, try_join_all};
+use futures_util::stream::FuturesUnordered;
+use test_support::nats::{BOUND, SECOND, Server, eventually, soon};
+use process::{Job, Journal, LEASE, Output, Process, backend, tasks};
+use serde_json::Value;
+use std::collections::{BTreeMap, HashSet};
+use std::time::Instant;
+use tempfile::TempDir;
+use tokio::sync::{Mutex, MutexGuard, Notify};
+use tower_promises_tasks::{TaskError, TaskId, TaskState, Tasks};
+
+/// A server, and what its processes do.
+struct Cluster {
+    server: Server,
+    journal: Journal,
+    /// Of the process of the test.
+    tasks: Tasks,
+    _directory: TempDir,
+    /// Leases are renewed in time only where there is time: one test after the other.
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        static TURN: Mutex<()> = Mutex::const_new(());
+        let turn = TURN.lock().await;
+        let server = Server::start().await;
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::at(directory.path().join("journal"));
+        Self {
+            tasks: tasks(backend(&server.address()).await, &journal),
+            server,
+            journal,
+            _directory: directory,
+            _turn: turn,
+        }
+    }
+
+    fn process(&self, role: &str) -> Process {
+        Process::start(role, &self.server.address(), &self.journal)
+    }
+
+    async fn output(&self, id: &TaskId) -> Result<Output, TaskError> {
+        soon(self.tasks.output::<Job>(id)).await
+    }
+
+    /// The number of attempts that were begun, by task.
+    fn begun(&self) -> BTreeMap<String, u32> {
+        let mut begun = BTreeMap::new();
+        for line in self.journal.read("begin") {
+            *begun.entry(line.task).or_default() += 1;
+        }
+        begun
+    }
+}
+
+#[test]
+#[ignore = "the other processes of these tests"]
+fn the_other_process() {
+    process::run();
+}
+
+#[tokio::test]
+async fn every_task_has_one_result_though_a_worker_is_killed() {
+    const TASKS: u64 = 1000;
+    let cluster = Cluster::start().await;
+    let survivor = cluster.process("worker");
+    let victim = cluster.process("victim");
+    let service = cluster.tasks.service("many");
+    let submits = (0..TASKS).map(|number| service.submit(Job::Square(number)));
+    let submit = async { try_join_all(submits).await.unwrap() };
+    let kill = async {
+        // These it has certainly begun and not ended.
+        let stuck = eventually("the victim has tasks", async || {
+            let stuck = cluster.journal.read("stuck");
+            (stuck.len() >= 3).then_some(stuck)
+        });
+        let stuck = stuck.await;
+        let id = victim.id();
+        victim.kill();
+        assert!(stuck.iter().all(|line| line.process == id));
+        stuck
+    };
+    let (ids, stuck) = tokio::join!(submit, kill);
+    let outputs = join_all(ids.iter().map(|id| cluster.output(id))).await;
+    let begun = cluster.begun();
+    for (number, (id, output)) in (0..).zip(ids.iter().zip(outputs)) {
+        let status = cluster.tasks.status(id).await.unwrap();
+        let (square, attempt) = output.unwrap();
+        assert_eq!(square, number * number);
+        assert_eq!(status.state(), TaskState::Succeeded);
+        // The result that is recorded is that of the attempt that counts.
+        assert_eq!(status.attempt(), attempt);
+        // One that was killed between the store and its first line has begun, too.
+        assert!((1..=attempt).contains(&begun[id.as_str()]), "{status:?}");
+        assert!(attempt <= 2, "{status:?}");
+    }
+    for line in stuck {
+        let status = cluster.tasks.status(&TaskId::new(line.task)).await.unwrap();
+        assert_eq!(status.attempt(), 2, "the one that was killed counts");
+    }
+    drop(survivor);
+}
+
+/// A client whose requests have a bound.
+fn client() -> reqwest::Client {
+    let client = reqwest::Client::builder().timeout(BOUND).build();
+    client.unwrap()
+}
+
+/// Starts an operation, and returns its path.
+async fn operation(client: &reqwest::Client, url: &str) -> String {
+    let answer = client.post(url).send().await.unwrap();
+    assert_eq!(answer.status(), 202);
+    let path = &answer.headers()["operation-location"];
+    path.to_str().unwrap().to_owned()
+}
+
+async fn document(client: &reqwest::Client, url: &str) -> Value {
+    let answer = client.get(url).send().await.unwrap();
+    answer.error_for_status().unwrap().json().await.unwrap()
+}
+
+#[tokio::test]
+async fn the_operation_of_an_instance_that_is_killed_is_lost() {
+    let cluster = Cluster::start().await;
+    let here = cluster.process("web");
+    let there = cluster.process("web");
+    let client = client();
+    let path = operation(&client, &format!("{}/endless", here.url)).await;
+    let url = format!("{}{path}", there.url);
+    // Longer than a lease: that it is renewed keeps it alive.
+    let start = Instant::now();
+    eventually("two leases have passed", async || {
+        assert_eq!(document(&client, &url).await["status"], "Running");
+        (start.elapsed() > LEASE * 2).then_some(())
+    })
+    .await;
+    here.kill();
+    let lost = eventually("it is lost", async || {
+        let document = document(&client, &url).await;
+        (document["status"] != "Running").then_some(document)
+    });
+    let lost = lost.await;
+    assert_eq!(lost["status"], "Failed");
+    assert_eq!(lost["error"]["code"], "Lost");
+}
+
+#[tokio::test]
+async fn a_cancel_at_another_instance_stops_the_work() {
+    let cluster = Cluster::start().await;
+    let _worker = cluster.process("worker");
+    let here = cluster.process("web");
+    let there = cluster.process("web");
+    let client = client();
+    for (route, what) in [("endless", "operation"), ("task", "task")] {
+        let path = operation(&client, &format!("{}/{route}", here.url)).await;
+        let url = format!("{}{path}", there.url);
+        if what == "task" {
+            eventually("the progress of the task is seen", async || {
+                (document(&client, &url).await["progress"] == 50.0).then_some(())
+            })
+            .await;
+        } else {
+            eventually("it has begun", async || cluster.journal.read("begin").pop()).await;
+        }
+        let cancelled = client.delete(&url).send().await.unwrap();
+        let cancelled: Value = cancelled.json().await.unwrap();
+        assert_eq!(cancelled["status"], "Canceled");
+        eventually("the work is dropped", async || {
+            let dropped = cluster.journal.read("dropped");
+            dropped.into_iter().find(|line| line.task == what)
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_acknowledged_is_lost_when_the_server_restarts() {
+    const WAVES: u64 = 40;
+    let mut cluster = Cluster::start().await;
+    let workers = [cluster.process("worker"), cluster.process("worker")];
+    let web = cluster.process("web");
+    let service = cluster.tasks.service("many");
+    let submit = async |wave: u64| {
+        let submits = (0..20).map(|number| service.submit(Job::Square(wave * 20 + number)));
+        // Those that fail were not acknowledged.
+        let submitted = join_all(submits).await;
+        submitted
+            .into_iter()
+            .filter_map(Result::ok)
+            .collect::<Vec<_>>()
+    };
+    let mut acknowledged = Vec::new();
+    for wave in 0..WAVES / 2 {
+        acknowledged.extend(submit(wave).await);
+    }
+    // In the middle of submitting and of working: some are acknowledged by then, others are on their way.
+    let some = Notify::new();
+    let load = async {
+        let submits = (0..100).map(|number| service.submit(Job::Square(number)));
+        let mut submits: FuturesUnordered<_> = submits.map(IntoFuture::into_future).collect();
+        let mut submitted = Vec::new();
+        while let Some(result) = submits.next().await {
+            submitted.extend(result.ok());
+            if submitted.len() == 10 {
+                some.notify_one();
+            }
+        }
+        submitted
+    };
+    let restart = async {
+        some.notified().await;
+        cluster.server.kill();
+        cluster.server.start_again().await;
+    };
+    let (submitted, ()) = tokio::join!(load, restart);
+    acknowledged.extend(submitted);
+    for wave in WAVES / 2..WAVES {
+        acknowledged.extend(submit(wave).await);
+    }
+    assert!(acknowledged.len() >= 400, "{}", acknowledged.len());
+    for output in join_all(acknowledged.iter().map(|id| cluster.output(id))).await {
+        output.unwrap();
+    }
+    // Both workers go on.
+    let before: Vec<_> = cluster.journal.read("end");
+    let workers: HashSet<u32> = workers.iter().map(Process::id).collect();
+    eventually("both workers work again", async || {
+        submit(WAVES + 1).await;
+        let ended = cluster.journal.read("end");
+        let ended = ended[before.len()..].iter().map(|line| line.process);
+        (ended.collect::<HashSet<_>>() == workers).then_some(())
+    })
+    .await;
+    // The instance hears signals again.
+    let signals = tower_promises_signals::Signals::new(backend(&cluster.server.address()).await);
+    let client = client();
+    let heard = client.get(format!("{}/wait?name=bell", web.url)).send();
+    let mut heard = Box::pin(heard);
+    let ring = async {
+        loop {
+            signals.send("bell", "rung").await.unwrap();
+            tokio::time::sleep(SECOND / 20).await;
+        }
+    };
+    let heard = tokio::select! {
+        heard = &mut heard => heard.unwrap(),
+        () = ring => unreachable!(),
+    };
+    assert_eq!(heard.text().await.unwrap(), "rung");
+}
+
+#[tokio::test]
+async fn a_task_that_kills_its_workers_is_given_up() {
+    let cluster = Cluster::start().await;
+    let service = cluster.tasks.service("many");
+    let poison = service.submit(Job::Abort).await.unwrap();
+    for attempt in 1..=3 {
+        let mut worker = cluster.process("worker");
+        let ended = eventually("the worker is killed", async || worker.ended()).await;
+        assert!(!ended.success());
+        assert_eq!(cluster.begun()[poison.as_str()], attempt);
+    }
+    let mut worker = cluster.process("worker");
+    let error = cluster.output(&poison).await.unwrap_err();
+    assert!(
+        matches!(error, TaskError::Dead { attempts: 3, .. }),
+        "{error:?}"
+    );
+    let dead = eventually("it is listed", async || {
+        let dead = service.dead_letters().await.unwrap();
+        (!dead.is_empty()).then_some(dead)
+    });
+    let dead = dead.await;
+    assert_eq!(
+        (dead.len(), dead[0].id(), dead[0].attempt()),
+        (1, &poison, 3)
+    );
+    // The worker that has buried it lives, and works.
+    let next = service.submit(Job::Square(7)).await.unwrap();
+    assert_eq!(cluster.output(&next).await.unwrap(), (49, 1));
+    assert!(worker.ended().is_none());
+    assert_eq!(cluster.begun()[poison.as_str()], 3);
+}
+
+#[tokio::test]
+async fn a_lease_that_is_renewed_keeps_the_others_away() {
+    let cluster = Cluster::start().await;
+    let _workers = [cluster.process("worker"), cluster.process("worker")];
+    let service = cluster.tasks.service("many");
+    // Three times as long as a lease.
+    let ticks = u32::try_from(LEASE.as_millis() / 100).unwrap() * 3;
+    let submits = (0..8).map(|_| service.submit(Job::Tick(ticks)));
+    let ids = try_join_all(submits).await.unwrap();
+    for output in join_all(ids.iter().map(|id| cluster.output(id))).await {
+        assert_eq!(output.unwrap(), (0, 1));
+    }
+    let begun = cluster.begun();
+    assert_eq!(begun.len(), ids.len());
+    assert!(begun.values().all(|&attempts| attempts == 1), "{begun:?}");
+    for id in &ids {
+        let lines = cluster.journal.read("tick");
+        let processes = lines.iter().filter(|line| line.task == id.as_str());
+        let processes: HashSet<u32> = processes.map(|line| line.process).collect();
+        assert_eq!(processes.len(), 1, "one worker has it all the time");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_stood_still_changes_no_result() {
+    let cluster = Cluster::start().await;
+    let blocked = cluster.process("worker");
+    let service = cluster.tasks.service("single");
+    let milliseconds = u64::try_from(LEASE.as_millis()).unwrap() * 4;
+    let id = service.submit(Job::Block(milliseconds)).await.unwrap();
+    eventually("it has begun", async || cluster.journal.read("begin").pop()).await;
+    let other = cluster.process("worker");
+    let output = cluster.output(&id).await.unwrap();
+    assert_eq!(output, (u64::from(other.id()), 2));
+    assert!(
+        cluster
+            .journal
+            .read("end")
+            .iter()
+            .all(|line| line.process == other.id())
+    );
+    other.kill();
+    // The first attempt ends, and wants to store its result. Afterwards, as it does one thing at a time, it does this.
+    let next = service.submit(Job::Square(7)).await.unwrap();
+    assert_eq!(cluster.output(&next).await.unwrap(), (49, 1));
+    let ended = cluster.journal.read("end");
+    assert!(
+        ended
+            .iter()
+            .any(|line| line.task == id.as_str() && line.process == blocked.id())
+    );
+    assert_eq!(cluster.output(&id).await.unwrap(), output);
+    let status = cluster.tasks.status(&id).await.unwrap();
+    assert_eq!(
+        (status.state(), status.attempt()),
+        (TaskState::Succeeded, 2)
+    );
+}

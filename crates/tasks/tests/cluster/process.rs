@@ -1,0 +1,295 @@
+//! The other processes of the tests: this program again, as a worker or as an instance of a web service.
+
+#![allow(unreachable_pub)]
+
+use test_support::nats::{SECOND, line_after};
+use axum::extract::Query;
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use serde::{Deserialize, Serialize};
+use std::fs::OpenOptions;
+use std::future::pending;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+use tokio::time::sleep;
+use tower_promises_backend::Backend;
+use tower_promises_nats::NatsBackend;
+use tower_promises_nats::async_nats::ConnectOptions;
+use tower_promises_operations::Escalate;
+use tower_promises_tasks::{Task, TaskContext, TaskError, TaskFailure, TaskService, Tasks};
+use tower_promises_operations::{OperationLayer, Progress};
+use tower_promises_signals::Signals;
+
+/// Short, so that the tests are. Long enough that a busy machine can renew it.
+pub const LEASE: Duration = Duration::from_secs(4);
+
+const ROLE: &str = "TEST_ROLE";
+const SERVER: &str = "TEST_SERVER";
+const JOURNAL: &str = "TEST_JOURNAL";
+
+/// Another process. Killed when it is dropped.
+pub struct Process {
+    child: Child,
+    /// Where it listens, if it does.
+    pub url: String,
+}
+
+impl Process {
+    /// Starts the test `the_other_process` of this program.
+    pub fn start(role: &str, server: &str, journal: &Journal) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "the_other_process", "--ignored", "--nocapture"])
+            .env(ROLE, role)
+            .env(SERVER, server)
+            .env(JOURNAL, &journal.path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = child.stdout.take().unwrap();
+        let mut process = Self {
+            child,
+            url: String::new(),
+        };
+        process.url = format!("http://{}", line_after("listening on ", output));
+        process
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it as `kill -9` does.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// How it has ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What all processes of a test have done, in a file to which they append.
+#[derive(Clone)]
+pub struct Journal {
+    path: PathBuf,
+}
+
+/// A line of the journal.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Line {
+    pub what: String,
+    pub task: String,
+    pub attempt: u32,
+    pub process: u32,
+}
+
+impl Journal {
+    pub fn at(path: impl AsRef<Path>) -> Self {
+        Self {
+            path: path.as_ref().to_owned(),
+        }
+    }
+
+    /// One write, so lines of several processes do not mix.
+    pub fn write(&self, what: &str, task: &str, attempt: u32) {
+        let mut line = serde_json::to_string(&Line {
+            what: what.into(),
+            task: task.into(),
+            attempt,
+            process: std::process::id(),
+        })
+        .unwrap();
+        line.push('\n');
+        let mut file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(&self.path)
+            .unwrap();
+        file.write_all(line.as_bytes()).unwrap();
+    }
+
+    pub fn read(&self, what: &str) -> Vec<Line> {
+        let text = std::fs::read_to_string(&self.path).unwrap_or_default();
+        let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        lines.filter(|line: &Line| line.what == what).collect()
+    }
+
+    /// Says so when it is dropped.
+    fn on_drop(&self, task: &str) -> impl Drop + use<> {
+        struct Guard(Journal, String);
+        impl Drop for Guard {
+            fn drop(&mut self) {
+                self.0.write("dropped", &self.1, 0);
+            }
+        }
+        Guard(self.clone(), task.into())
+    }
+}
+
+/// What a worker may be asked to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Job {
+    /// Squares the number. A worker with the role `victim` gets stuck at every fiftieth.
+    Square(u64),
+    /// Writes a line every tenth of a second, so many times.
+    Tick(u32),
+    /// The first attempt keeps its worker from doing anything else, for this many milliseconds.
+    Block(u64),
+    /// Ends the process.
+    Abort,
+    /// Says that it has begun, and does not end.
+    Endless,
+}
+
+/// The number, and which attempt has found it.
+pub type Output = (u64, u32);
+
+impl Task for Job {
+    const NAME: &'static str = "job";
+    type Output = Output;
+
+    async fn run(self, context: TaskContext) -> Result<Output, TaskFailure> {
+        let journal: &Journal = context.state()?;
+        let (id, attempt) = (context.id().as_str(), context.attempt());
+        journal.write("begin", id, attempt);
+        let number = match self {
+            Self::Square(number) => {
+                if number % 50 == 49 && std::env::var(ROLE)? == "victim" {
+                    journal.write("stuck", id, attempt);
+                    pending::<()>().await;
+                }
+                sleep(Duration::from_millis(5)).await;
+                number * number
+            }
+            Self::Tick(times) => {
+                for _ in 0..times {
+                    journal.write("tick", id, attempt);
+                    sleep(SECOND / 10).await;
+                }
+                0
+            }
+            Self::Block(milliseconds) => {
+                if attempt == 1 {
+                    std::thread::sleep(Duration::from_millis(milliseconds));
+                }
+                u64::from(std::process::id())
+            }
+            Self::Abort => std::process::abort(),
+            Self::Endless => {
+                let guard = journal.on_drop("task");
+                context.set_progress(50);
+                pending::<()>().await;
+                drop(guard);
+                0
+            }
+        };
+        journal.write("end", id, attempt);
+        Ok((number, attempt))
+    }
+}
+
+/// The services that all processes have: `many` runs some tasks at a time, `single` one.
+pub fn tasks(backend: Backend, journal: &Journal) -> Tasks {
+    let service = |name: &str, concurrency| {
+        let service = TaskService::builder(name).task::<Job>();
+        service.concurrency(concurrency)
+    };
+    Tasks::builder(backend)
+        .service(service("many", 8))
+        .service(service("single", 1))
+        .state(journal.clone())
+        .lease(LEASE)
+        .poll_interval(LEASE / 4)
+        .progress_interval(SECOND / 10)
+        .build()
+}
+
+pub async fn backend(server: &str) -> Backend {
+    let options = ConnectOptions::new()
+        .max_reconnects(None)
+        .reconnect_delay_callback(|_| SECOND / 20);
+    let client = options.connect(server).await.unwrap();
+    NatsBackend::open(client).await.unwrap().backend()
+}
+
+/// What a process does that [`Process::start`] has started.
+pub fn run() {
+    let role = std::env::var(ROLE).unwrap();
+    let server = std::env::var(SERVER).unwrap();
+    let journal = Journal::at(std::env::var(JOURNAL).unwrap());
+    // It ends with the test, however that ends.
+    std::thread::spawn(|| {
+        let _ = std::io::stdin().read(&mut [0]);
+        std::process::exit(0);
+    });
+    // One thread does all, so that a task that blocks it stops the renewal of leases, too.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let backend = backend(&server).await;
+        match &*role {
+            "web" => serve(backend, &journal).await,
+            _ => {
+                let _worker = tasks(backend, &journal).work().unwrap();
+                println!("listening on nothing");
+                pending::<()>().await;
+            }
+        }
+    });
+}
+
+#[derive(Deserialize)]
+struct Name {
+    name: String,
+}
+
+async fn serve(backend: Backend, journal: &Journal) {
+    let operations = OperationLayer::builder(backend.clone())
+        .wait(Duration::ZERO)
+        .lease(LEASE)
+        .predicate(|request| match request.uri.path() {
+            "/endless" | "/task" => Escalate::Always,
+            _ => Escalate::Never,
+        })
+        .build();
+    let endless = async |Extension(journal): Extension<Journal>| {
+        let guard = journal.on_drop("operation");
+        journal.write("begin", "operation", 1);
+        pending::<()>().await;
+        drop(guard);
+    };
+    let task = async |Extension(tasks): Extension<Tasks>, progress: Progress| {
+        let called = tasks.service("many").call(Job::Endless).report_to(progress);
+        called.await.map_err(|error: TaskError| error.to_string())?;
+        Ok::<_, String>(())
+    };
+    let wait = async |Extension(signals): Extension<Signals>, Query(Name { name }): Query<Name>| {
+        let value = signals.wait::<String>(&name).timeout(SECOND * 120).await;
+        value.map_err(|error| error.to_string())
+    };
+    let app = Router::new()
+        .route("/endless", post(endless))
+        .route("/task", post(task))
+        .route("/wait", get(wait))
+        .layer(Extension(tasks(backend.clone(), journal)))
+        .layer(Extension(Signals::new(backend)))
+        .layer(Extension(journal.clone()))
+        .layer(operations);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    println!("listening on {}", listener.local_addr().unwrap());
+    axum::serve(listener, app).await.unwrap();
+}

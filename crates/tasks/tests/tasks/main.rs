@@ -1,0 +1,14 @@
+//! Tasks: rules, results, workers, dead letters.
+#![allow(clippy::unwrap_used)]
+
+mod backend;
+mod bus;
+mod crashes;
+mod dead_letters;
+mod operations;
+mod requests;
+mod results;
+mod rules;
+mod spans;
+mod transactions;
+mod workers;

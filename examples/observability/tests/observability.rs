@@ -1,0 +1,223 @@
+//! The example `observability`: its spans, its metrics, and the timings of its page.
+#![allow(clippy::unwrap_used)]
+
+
+use test_support::example::{Example, until};
+use std::collections::BTreeSet;
+
+/// A span as OpenTelemetry has exported it.
+#[derive(Debug, Default)]
+struct Span {
+    name: String,
+    trace: String,
+    id: String,
+    parent: String,
+    attributes: Vec<String>,
+}
+
+impl Span {
+    /// Those in the output of the exporter that are whole.
+    fn all(output: &str) -> Vec<Self> {
+        let blocks = output.split("Span #").skip(1);
+        blocks.map(Self::parse).collect()
+    }
+
+    fn parse(block: &str) -> Self {
+        let mut span = Self::default();
+        // The attributes of events are none of the span.
+        let block = block.split("\tEvents:").next().unwrap();
+        for line in block.lines() {
+            // That of the instrumentation stands deeper.
+            let line = line.strip_prefix('\t').unwrap_or_default();
+            if let Some(attribute) = line.strip_prefix("\t ->  ") {
+                span.attributes.push(attribute.to_owned());
+            }
+            let Some((field, value)) = line.split_once(": ") else {
+                continue;
+            };
+            match field.trim_end() {
+                "Name" => span.name = value.to_owned(),
+                "TraceId" => span.trace = value.to_owned(),
+                "SpanId" => span.id = value.to_owned(),
+                "ParentSpanId" => span.parent = value.to_owned(),
+                _ => {}
+            }
+        }
+        span
+    }
+
+    /// The text of an attribute, or its number.
+    fn attribute(&self, name: &str) -> &str {
+        let text = format!("{name}: String(Owned(\"");
+        let number = format!("{name}: I64(");
+        let attribute = self.attributes.iter().find_map(|it| {
+            if let Some(value) = it.strip_prefix(&text) {
+                return value.strip_suffix("\"))");
+            }
+            it.strip_prefix(&number)?.strip_suffix(')')
+        });
+        attribute.unwrap_or_else(|| panic!("{self:?} has no `{name}`"))
+    }
+}
+
+/// Asserts that this trace is a request of the page, with all that happened for it.
+fn assert_is_trace_of_the_page(spans: &[&Span]) {
+    let named = |name| {
+        let spans = spans.iter().filter(move |span| span.name == name);
+        spans.copied().collect::<Vec<_>>()
+    };
+    let (requests, all) = (named("request"), named("promises"));
+    assert_eq!((requests.len(), all.len()), (1, 1), "{spans:#?}");
+    assert!(requests[0].parent.contains("root"), "{spans:#?}");
+    assert_eq!(all[0].parent, requests[0].id);
+    assert_eq!(all[0].attribute("outcome"), "published");
+
+    let passes = named("pass");
+    assert!(passes.iter().all(|pass| pass.parent == all[0].id));
+    let fates: Vec<_> = passes
+        .iter()
+        .map(|pass| (pass.attribute("pass"), pass.attribute("outcome")))
+        .collect();
+    let wanted = [("1", "discarded"), ("2", "discarded"), ("3", "published")];
+    assert_eq!(fates, wanted);
+
+    let promises = named("promise");
+    let fates: BTreeSet<_> = promises
+        .iter()
+        .map(|promise| {
+            let pass = passes.iter().find(|pass| pass.id == promise.parent);
+            let pass = pass.unwrap().attribute("pass");
+            assert_eq!(promise.attribute("pass"), pass);
+            (pass, promise.attribute("key"), promise.attribute("outcome"))
+        })
+        .collect();
+    let wanted = BTreeSet::from([
+        ("1", "advertisement", "failed"),
+        ("1", "invoice", "fulfilled"),
+        ("1", "primes", "fulfilled"),
+        ("1", "user:Ferris", "fulfilled"),
+        ("1", "weather", "fulfilled"),
+        ("2", "orders:7", "fulfilled"),
+    ]);
+    assert_eq!(fates, wanted);
+
+    // The task is a part of the request, whoever runs it.
+    let tasks = named("invoice");
+    assert_eq!(tasks.len(), 1, "{spans:#?}");
+    assert_eq!(tasks[0].parent, requests[0].id);
+
+    // The spans of what promises and tasks do are below theirs.
+    let (in_tasks, in_promises): (Vec<_>, Vec<_>) = named("query")
+        .into_iter()
+        .partition(|query| query.parent == tasks[0].id);
+    assert_eq!(in_tasks.len(), 1, "{spans:#?}");
+    let keys: BTreeSet<_> = in_promises
+        .iter()
+        .map(|query| {
+            let promise = promises.iter().find(|promise| promise.id == query.parent);
+            promise.unwrap().attribute("key")
+        })
+        .collect();
+    assert_eq!(keys, BTreeSet::from(["orders:7", "user:Ferris"]));
+}
+
+/// The traces in this output, each one with all of its spans.
+fn traces(spans: &[Span]) -> Vec<Vec<&Span>> {
+    let requests = spans.iter().filter(|span| span.name == "request");
+    let trace = |request: &Span| {
+        let spans = spans.iter().filter(|span| span.trace == request.trace);
+        spans.collect()
+    };
+    requests.map(trace).collect()
+}
+
+#[tokio::test]
+async fn observability() {
+    let example = Example::start_with("observability", &[("RUST_LOG", "error")]);
+    let response = example.client.get(&example.url).send().await.unwrap();
+    assert_eq!(response.status(), 200);
+
+    let timing = response.headers()["server-timing"].to_str().unwrap();
+    let names: Vec<_> = timing
+        .split(", ")
+        .map(|entry| entry.split(';').next().unwrap())
+        .collect();
+    assert_eq!(names[..3], ["pass-1", "pass-2", "pass-3"]);
+    // Those of the first pass in the order in which they settled.
+    let first: BTreeSet<_> = names[3..8].iter().copied().collect();
+    let wanted = [
+        "advertisement",
+        "invoice",
+        "primes",
+        "user_Ferris",
+        "weather",
+    ];
+    assert_eq!(first, BTreeSet::from(wanted));
+    assert_eq!(names[8..], ["orders_7"]);
+    assert!(timing.contains("advertisement;desc=\"advertisement (failed)\";dur="));
+
+    let page = response.text().await.unwrap();
+    assert!(
+        page.contains(
+            "7 orders, an invoice for Ferris, 669 primes, sunny weather, no advertisement"
+        ),
+        "{page}"
+    );
+
+    let metrics = example.get("/metrics").await;
+    for (family, kind, series) in [
+        ("passes_total", "counter", "{outcome=\"discarded\"} 2"),
+        ("passes_total", "counter", "{outcome=\"published\"} 1"),
+        ("promises_total", "counter", "{outcome=\"failed\"} 1"),
+        ("promises_total", "counter", "{outcome=\"fulfilled\"} 5"),
+        ("requests_in_flight", "gauge", " 0"),
+        ("promises_in_flight", "gauge", " 0"),
+        ("blocking_jobs_in_flight", "gauge", " 0"),
+        (
+            "pass_duration_seconds",
+            "histogram",
+            "_count{outcome=\"published\"} 1",
+        ),
+        (
+            "promise_duration_seconds",
+            "histogram",
+            "_bucket{outcome=\"fulfilled\",le=\"0.001\"} 0",
+        ),
+        (
+            "promise_duration_seconds",
+            "histogram",
+            "_bucket{outcome=\"fulfilled\",le=\"+Inf\"} 5",
+        ),
+    ] {
+        let family = format!("tower_promises_{family}");
+        let has = |line: &str| metrics.lines().any(|it| it == line);
+        assert!(has(&format!("# TYPE {family} {kind}")), "{metrics}");
+        assert!(metrics.contains(&format!("# HELP {family} ")), "{metrics}");
+        assert!(
+            has(&format!("{family}{series}")),
+            "{family}{series}: {metrics}"
+        );
+    }
+
+    // The span of a request ends last, and a batch is exported soon.
+    until("the first batch of spans", async || {
+        !traces(&Span::all(&example.output())).is_empty()
+    })
+    .await;
+    example.get("/").await;
+    // The last batch is exported before the process ends.
+    let output = example.interrupt().await;
+    let spans = Span::all(&output);
+    let traces = traces(&spans);
+    assert_eq!(traces.len(), 2, "{output}");
+    for trace in traces {
+        assert_is_trace_of_the_page(&trace);
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_sends_is_no_markup() {
+    let example = Example::start_with("observability", &[("RUST_LOG", "error")]);
+    let page = example.get("/?user=%3Cb%3EA%26B").await;
+    assert!(page.contains("an invoice for &lt;b>A&amp;B,"), "{page}");
+}

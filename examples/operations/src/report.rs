@@ -1,0 +1,50 @@
+//! A page whose template cannot wait, made of numbers that take long to compute.
+
+use axum::http::StatusCode;
+use axum::response::Html;
+use std::time::{Duration, Instant};
+use tower_promises::{PromiseError, Promises};
+use tower_promises::operations::Progress;
+
+const REGIONS: [&str; 4] = ["north", "east", "south", "west"];
+
+/// Blocks its thread for a second, and says how far it is. Gives up when nobody wants to know any more.
+fn revenue(region: &'static str, number: usize, progress: &Progress) -> u32 {
+    let start = Instant::now();
+    let mut revenue = 0;
+    while start.elapsed() < Duration::from_secs(1) && !progress.is_cancelled() {
+        revenue = (0..100_000_u32).fold(revenue, |sum, sale| (sum + sale * 7) % 9973);
+        #[expect(clippy::cast_precision_loss, reason = "there are few regions")]
+        let done = number as f64 + start.elapsed().as_secs_f64().min(1.0);
+        progress.set(100.0 * done / 4.0);
+        progress.message(format!("adding up the {region}"));
+    }
+    revenue % 9 + 1
+}
+
+/// Runs once for each region, until all are there.
+fn table(promises: &Promises, progress: &Progress) -> Result<String, PromiseError> {
+    let mut rows = String::new();
+    for (number, region) in REGIONS.into_iter().enumerate() {
+        let progress = progress.clone();
+        // One after the other: each is asked for once the one before it is there.
+        let revenue = promises
+            .result_or_submit_blocking(format!("revenue:{region}"), move || {
+                revenue(region, number, &progress)
+            })?;
+        rows += &format!("<tr><th>{region}<td>{revenue} million\n");
+    }
+    Ok(rows)
+}
+
+pub(crate) async fn report(
+    promises: Promises,
+    progress: Progress,
+) -> Result<Html<String>, StatusCode> {
+    let rows = table(&promises, &progress).map_err(|error| error.status())?;
+    Ok(Html(format!(
+        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width\">\n<title>Report</title>\n\
+         <h1>Report</h1>\n<table>\n{rows}</table>\n</html>\n"
+    )))
+}

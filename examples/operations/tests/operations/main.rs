@@ -1,0 +1,5 @@
+//! The example, started as a process.
+#![allow(clippy::unwrap_used)]
+
+mod example;
+mod processes;

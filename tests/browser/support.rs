@@ -1,0 +1,153 @@
+//! The browser that other tests use: that it does and shows what they rely on.
+
+
+use axum::Router;
+use axum::response::Html;
+use axum::routing::get;
+use test_support::browser::Browser;
+use thirtyfour::Key;
+use tokio::net::TcpListener;
+
+const PAGE: &str = r#"<!doctype html><title>test</title><link rel="icon" href="/icon">
+<meta http-equiv="Content-Security-Policy" content="default-src 'self'">
+<button style="color: red">first</button><button>second</button>
+<noscript><p id="without">no scripts</p></noscript>
+<script src="/script"></script>"#;
+
+const SCRIPT: &str = "document.body.append('scripted'); setTimeout(() => { document.title = 'later' }, 100);
+document.addEventListener('visibilitychange', () => { document.title = document.visibilityState });";
+
+async fn serve() -> String {
+    let app = Router::new()
+        .route("/", get(async || Html(PAGE)))
+        .route("/icon", get(async || ""))
+        .route(
+            "/script",
+            get(async || ([("content-type", "text/javascript")], SCRIPT)),
+        );
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async { axum::serve(listener, app).await });
+    url
+}
+
+#[tokio::test]
+async fn sees_what_a_user_sees() {
+    let url = serve().await;
+    let browser = Browser::start().await;
+    browser.open(&url).await;
+    assert_eq!(browser.url().await, url);
+    browser.until("document.title === 'later'").await;
+    assert_eq!(browser.evaluate::<u32>("1 + 1").await, 2);
+    assert_eq!(
+        browser
+            .evaluate::<Option<String>>("document.getElementById('without')")
+            .await,
+        None
+    );
+    // The inline style.
+    let complaints = browser.complaints().await;
+    assert!(
+        complaints
+            .iter()
+            .any(|complaint| complaint.contains("Content Security Policy")),
+        "{complaints:?}"
+    );
+    assert_eq!(complaints.len(), 1);
+    assert!(browser.complaints().await.is_empty());
+
+    browser.press(Key::Tab).await;
+    browser.press(Key::Tab).await;
+    assert_eq!(
+        browser
+            .evaluate::<String>("document.activeElement.textContent")
+            .await,
+        "second"
+    );
+
+    browser
+        .prefer(&[
+            ("prefers-color-scheme", "dark"),
+            ("prefers-reduced-motion", "reduce"),
+        ])
+        .await;
+    for preference in [
+        "(prefers-color-scheme: dark)",
+        "(prefers-reduced-motion: reduce)",
+    ] {
+        assert!(
+            browser
+                .evaluate::<bool>(&format!("matchMedia('{preference}').matches"))
+                .await
+        );
+    }
+    browser.resize(320, 640).await;
+    browser.open(&url).await;
+    assert_eq!(browser.evaluate::<u32>("screen.width").await, 320);
+    let picture = browser.screenshot("browser").await;
+    assert!(std::fs::read(picture).unwrap().starts_with(b"\x89PNG"));
+}
+
+#[tokio::test]
+async fn does_without_scripts() {
+    let url = serve().await;
+    let browser = Browser::start().await;
+    browser.allow_scripts(false).await;
+    browser.open(&url).await;
+    let text: String = browser
+        .evaluate("document.getElementById('without').textContent")
+        .await;
+    assert_eq!(text, "no scripts");
+    assert!(
+        !browser
+            .evaluate::<bool>("document.body.textContent.includes('scripted')")
+            .await
+    );
+    browser.allow_scripts(true).await;
+    browser.open(&url).await;
+    browser.until("document.title === 'later'").await;
+}
+
+#[tokio::test]
+async fn does_without_the_network() {
+    let url = serve().await;
+    let browser = Browser::start().await;
+    browser.open(&url).await;
+    let fetch = "fetch('/icon').then(response => response.ok, () => false)";
+    assert!(browser.evaluate::<bool>(fetch).await);
+    browser.online(false).await;
+    assert!(!browser.evaluate::<bool>(fetch).await);
+    browser.online(true).await;
+    assert!(browser.evaluate::<bool>(fetch).await);
+}
+
+#[tokio::test]
+async fn shows_one_tab_and_hides_the_others() {
+    let url = serve().await;
+    let browser = Browser::start().await;
+    let mut tabs = Vec::new();
+    for is_kept_visible in [true, false, false] {
+        let tab = browser.open_tab().await;
+        if is_kept_visible {
+            browser.keep_visible().await;
+        }
+        browser.open(&url).await;
+        browser.until("document.title === 'later'").await;
+        tabs.push(tab);
+    }
+    browser.until_title(&tabs[1], "hidden").await;
+    browser.show(&tabs[1]).await;
+    browser.until_title(&tabs[2], "hidden").await;
+    browser.until_title(&tabs[1], "visible").await;
+    assert_eq!(browser.title(&tabs[0]).await, "later");
+}
+
+#[tokio::test]
+async fn takes_other_hosts_for_insecure() {
+    let url = serve().await;
+    let browser = Browser::start().await;
+    for (host, is_secure) in [("127.0.0.1", true), ("site.test", false)] {
+        browser.open(&url.replace("127.0.0.1", host)).await;
+        assert_eq!(browser.evaluate::<bool>("isSecureContext").await, is_secure);
+    }
+}

@@ -1,0 +1,5 @@
+//! The memory that bodies take.
+#![allow(clippy::unwrap_used)]
+
+mod body;
+mod spool;

@@ -1,0 +1,5 @@
+//! Metrics. The recorder is one for the process.
+#![allow(clippy::unwrap_used)]
+
+mod counters;
+mod gauges;

@@ -1,0 +1,264 @@
+//! The guide to observability lists exactly the spans, events and metrics of the code.
+
+
+use metrics_exporter_prometheus::PrometheusBuilder;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{read_dir, read_to_string};
+use std::path::{Path, PathBuf};
+use test_support::ask;
+use tower_promises::PromiseLayer;
+
+/// A span or an event: its level, target and fields, and its name or message.
+type Row = [String; 4];
+
+fn source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+/// Returns the contents of all source files.
+fn files(folder: &Path) -> Vec<String> {
+    let mut files = Vec::new();
+    for entry in read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.extension() {
+            None => files.extend(files_of(&path)),
+            Some(extension) if extension == "rs" => files.push(read_to_string(&path).unwrap()),
+            Some(_) => {}
+        }
+    }
+    files
+}
+
+fn files_of(path: &Path) -> Vec<String> {
+    match path.is_dir() {
+        true => files(path),
+        false => Vec::new(),
+    }
+}
+
+/// Splits the arguments of a macro. `text` starts after the opening parenthesis.
+fn arguments(text: &str) -> Vec<String> {
+    let (mut arguments, mut depth, mut in_string) = (vec![String::new()], 1, false);
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        let argument = arguments.last_mut().unwrap();
+        match character {
+            '\\' if in_string => {
+                argument.push(character);
+                argument.extend(characters.next());
+                continue;
+            }
+            '"' => in_string = !in_string,
+            _ if in_string => {}
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth -= 1,
+            ',' if depth == 1 => {
+                arguments.push(String::new());
+                continue;
+            }
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+        argument.push(character);
+    }
+    let arguments = arguments.iter().map(|it| uncommented(it));
+    arguments.filter(|argument| !argument.is_empty()).collect()
+}
+
+fn uncommented(argument: &str) -> String {
+    let lines = argument.lines().map(str::trim);
+    let lines: Vec<_> = lines.filter(|line| !line.starts_with("//")).collect();
+    lines.join("\n").trim().to_owned()
+}
+
+/// Parses a call of a macro of `tracing` or `log`, or of `event!` in the task module, which adds the fields of a task.
+fn row(name: &str, mut arguments: Vec<String>) -> Row {
+    let mut level = name.to_owned();
+    let mut target = "tower_promises".to_owned();
+    let (mut fields, mut message) = (Vec::new(), String::new());
+    if let Some(given) = arguments[0].strip_prefix("target: ") {
+        // The only other target is a constant with the name of the crate.
+        if given.starts_with('"') {
+            target = given.trim_matches('"').to_owned();
+        }
+        arguments.remove(0);
+    }
+    if name == "event" {
+        level = arguments.remove(0);
+        if arguments[0] == "letter" {
+            arguments.remove(0);
+            fields.extend(["service", "task", "id"].map(str::to_owned));
+        }
+    }
+    for argument in arguments {
+        if argument.starts_with('"') {
+            let text = argument.trim_matches('"').replace("\\\n", "");
+            message = text;
+        } else if !argument.starts_with("parent: ") {
+            let field = argument.split(" =").next().unwrap();
+            fields.push(field.trim_start_matches(['?', '%']).to_owned());
+        }
+    }
+    if message == "{self}" {
+        message =
+            "the text of `MissingPromiseLayer`, `MissingOperationLayer` or `MissingTaskLayer`"
+                .into();
+    }
+    let level = match level.trim_end_matches("_span") {
+        "warning" => "WARN".to_owned(),
+        level => level.to_uppercase(),
+    };
+    [level, target, fields.join(", "), message]
+}
+
+/// Returns the events and the spans of the code.
+fn in_the_code() -> (BTreeSet<Row>, BTreeSet<Row>) {
+    let (mut events, mut spans) = (BTreeSet::new(), BTreeSet::new());
+    for text in files(&source()) {
+        for name in [
+            "error",
+            "warning",
+            "info",
+            "debug",
+            "event",
+            "error_span",
+            "warn_span",
+            "info_span",
+            "debug_span",
+            "trace_span",
+        ] {
+            for (place, found) in text.match_indices(&format!("{name}!(")) {
+                let line = text[..place].rsplit('\n').next().unwrap();
+                let is_other = line.ends_with(|last: char| last.is_alphanumeric() || last == '_');
+                if is_other || line.contains("//") || line.contains("macro_rules!") {
+                    continue;
+                }
+                let row = row(name, arguments(&text[place + found.len()..]));
+                // Skips macros that expand to other macros.
+                if row.iter().any(|cell| cell.contains('$')) {
+                    continue;
+                }
+                match name.ends_with("_span") {
+                    true => spans.insert(row),
+                    false => events.insert(row),
+                };
+            }
+        }
+    }
+    (events, spans)
+}
+
+/// Returns the cells of the tables below a heading.
+fn table<'a>(guide: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
+    let (_, part) = guide.split_once(&format!("\n# {heading}\n")).unwrap();
+    let part = part.split("\n# ").next().unwrap();
+    let rows = part
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    let cells = rows.map(|row| row.split(" | ").map(str::trim).collect::<Vec<_>>());
+    cells
+        .filter(|cells| !["level", "span"].contains(&cells[0]))
+        .collect()
+}
+
+fn plain(cell: &str) -> String {
+    cell.replace('`', "")
+}
+
+#[test]
+fn the_guide_has_all_spans_and_events_with_their_levels_targets_and_fields() {
+    let guide = read_to_string(source().join("observe/guide.md")).unwrap();
+    let (events, spans) = in_the_code();
+    assert!(
+        events.len() > 50 && spans.len() == 4,
+        "{events:#?} {spans:#?}"
+    );
+
+    let rows = table(&guide, "All spans");
+    let told: BTreeSet<Row> = rows
+        .iter()
+        .map(|cells| {
+            [
+                plain(cells[1]),
+                plain(cells[2]),
+                plain(cells[3]),
+                plain(cells[0]),
+            ]
+        })
+        .collect();
+    assert_eq!(told, spans);
+
+    let rows = table(&guide, "All events");
+    let told: BTreeSet<Row> = rows
+        .iter()
+        .map(|cells| {
+            [
+                plain(cells[0]),
+                plain(cells[1]),
+                plain(cells[2]),
+                cells[3].to_owned(),
+            ]
+        })
+        .collect();
+    let missing: Vec<_> = events.difference(&told).collect();
+    let wrong: Vec<_> = told.difference(&events).collect();
+    assert!(
+        missing.is_empty() && wrong.is_empty(),
+        "missing: {missing:#?} wrong: {wrong:#?}"
+    );
+    assert_eq!(rows.len(), told.len(), "none is there twice");
+}
+
+#[test]
+fn the_documentation_has_all_metrics_with_their_kinds_and_labels() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    metrics::with_local_recorder(&recorder, || {
+        tower_promises::observe::metrics::describe();
+        let request = ask(PromiseLayer::new(), |promises| {
+            promises.result_or_submit("a", async || ())?;
+            Ok(String::new())
+        });
+        runtime.block_on(request).unwrap();
+    });
+    let text = recorder.handle().render();
+
+    let mut kinds = BTreeMap::new();
+    let mut labels: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for line in text.lines() {
+        if let Some(family) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = family.split_once(' ').unwrap();
+            // Prometheus exports a histogram without buckets as a summary.
+            kinds.insert(name, kind.replace("summary", "histogram"));
+        } else if let Some((series, _)) = line.split_once("\"} ") {
+            let (name, label) = series.split_once('{').unwrap();
+            let (_, value) = label.split_once("=\"").unwrap();
+            labels.entry(name).or_default().insert(value);
+        }
+    }
+
+    let code = read_to_string(source().join("observe/metrics.rs")).unwrap();
+    let rows = code
+        .lines()
+        .filter_map(|line| line.strip_prefix("//! | `tower_promises_"));
+    let mut told = BTreeMap::new();
+    for row in rows {
+        let cells: Vec<_> = row.trim_end_matches(" |").split(" | ").collect();
+        let name = format!("tower_promises_{}", cells[0].trim_end_matches('`'));
+        if name.ends_with("_total") {
+            let quoted = cells[3].split('`').skip(1).step_by(2);
+            assert_eq!(quoted.collect::<BTreeSet<_>>(), labels[&*name], "{name}");
+        }
+        told.insert(name, cells[1].to_owned());
+    }
+    let told: BTreeMap<_, _> = told
+        .iter()
+        .map(|(name, kind)| (&**name, kind.clone()))
+        .collect();
+    assert_eq!(told, kinds);
+}

@@ -1,0 +1,8 @@
+//! Spans, events, advice, and the `Server-Timing` header.
+#![allow(clippy::unwrap_used)]
+
+mod advice;
+mod events;
+mod guide;
+mod server_timing;
+mod spans;

@@ -1,0 +1,14 @@
+//! Promises: passes, the handle, loaders, blocking work, readiness, the end of requests.
+#![allow(clippy::unwrap_used)]
+
+mod blocking;
+mod fairness;
+mod handle;
+mod loader;
+mod passes;
+mod readiness;
+mod registry_properties;
+mod request_end;
+mod resolve;
+mod submit_body;
+mod timeouts;

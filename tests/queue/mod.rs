@@ -1,4 +1,0 @@
-//! Code that the tests of queues share.
-#![allow(unreachable_pub)]
-
-pub mod broken;
