@@ -78,7 +78,8 @@ impl<R> From<Bytes> for OperationBody<R> {
 
 /// An empty body.
 ///
-/// Middleware that answers in place of the inner service needs it, for example the CORS and timeout layers of tower-http.
+/// Middleware that answers in place of the inner service needs an empty body, for example the CORS and timeout layers
+/// of tower-http.
 impl<R> Default for OperationBody<R> {
     fn default() -> Self {
         Self::from(Bytes::new())
