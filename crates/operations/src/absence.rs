@@ -1,4 +1,4 @@
-//! Leases that this process has found absent.
+//! Leases that this process has found expired.
 
 use super::record::Key;
 use tower_promises_backend::kit::sync::lock;
@@ -8,12 +8,13 @@ use std::sync::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How many leases are remembered at most. Beyond that the one that was not asked for longest is forgotten, which then
-/// counts as absent from the next look on.
+/// The largest number of recorded leases. Beyond it, the lease that was looked up longest ago is dropped, and counts as
+/// absent only from its next look-up on.
 const MOST: usize = 4096;
 
-/// Since when leases are absent, by the monotonic clock of this process. The clock of a store may be wrong for a moment, and
-/// then living leases are absent. Their owners renew them, so a lease is over only when it stays absent.
+/// The times since which leases are absent, by the monotonic clock of this process. The clock of a store may be wrong
+/// for a moment, and then living leases are absent. Their owners renew them, so a lease is expired only if it stays
+/// absent.
 #[derive(Debug, Default)]
 pub(super) struct Absences {
     leases: Mutex<HashMap<Key, Absence>>,
@@ -26,8 +27,8 @@ struct Absence {
 }
 
 impl Absences {
-    /// Notes that a lease is absent. Returns whether it was absent at an earlier look too, at least `time` ago, and was not
-    /// seen present in between.
+    /// Records that a lease is absent. Returns whether it was also absent at a look-up at least `time` ago, and never
+    /// seen present since.
     pub(super) fn note(&self, key: &Key, time: Duration) -> bool {
         let now = Instant::now();
         let mut leases = lock(&self.leases);
@@ -52,7 +53,7 @@ impl Absences {
         }
     }
 
-    /// Forgets a lease that is there, or that is not needed any more.
+    /// Removes a lease that is present, or no longer needed.
     pub(super) fn forget(&self, key: &Key) {
         lock(&self.leases).remove(key);
     }
@@ -72,7 +73,7 @@ mod tests {
         assert!(!absences.note(&key, LEASE));
         tokio::time::advance(LEASE / 2).await;
         assert!(absences.note(&key, LEASE));
-        // It was renewed.
+        // The lease was renewed.
         absences.forget(&key);
         assert!(!absences.note(&key, LEASE));
     }

@@ -1,15 +1,15 @@
-//! The request header `Accept`, as far as it tells a browser from other clients.
+//! The request header `Accept`, as far as it distinguishes browsers from other clients.
 
 use super::prefer::split;
 use http::HeaderMap;
 use http::header::ACCEPT;
 
-/// Whether the client names `text/html` anywhere, so that it can be sent to a page.
+/// Whether the client accepts `text/html` by name, so that it can be redirected to a page.
 pub(super) fn names_html(headers: &HeaderMap) -> bool {
     ranges(headers).any(|(range, quality)| range == "text/html" && quality > 0)
 }
 
-/// Whether the client would rather have HTML than JSON. Where it does not care it gets JSON.
+/// Whether the client prefers HTML to JSON. Clients without a preference get JSON.
 pub(super) fn prefers_html(headers: &HeaderMap) -> bool {
     let (html, json) = (
         Wish::of(headers, "text", "html"),
@@ -20,10 +20,10 @@ pub(super) fn prefers_html(headers: &HeaderMap) -> bool {
             || html.quality == json.quality && html.precision > json.precision)
 }
 
-/// How much a client wants a media type: that of the most precise range that covers it.
+/// The preference for a media type, from the most precise range that covers it.
 #[derive(Default)]
 struct Wish {
-    /// 0 for a range that does not cover it, 3 for the type itself.
+    /// 0 if no range covers the type, 3 for the type itself.
     precision: u8,
     /// In thousandths.
     quality: u16,
@@ -47,7 +47,7 @@ impl Wish {
     }
 }
 
-/// The media ranges in lower case, without parameters, and their quality in thousandths.
+/// Returns the media ranges in lower case, without parameters, with their quality in thousandths.
 fn ranges(headers: &HeaderMap) -> impl Iterator<Item = (String, u16)> {
     let lines = headers.get_all(ACCEPT).iter();
     lines.flat_map(|line| {
@@ -64,7 +64,7 @@ fn range(text: &str) -> (String, u16) {
     (range, quality.map_or(1000, thousandths))
 }
 
-/// A quality is a number from 0 to 1 with at most three decimals. One that is not counts as 1.
+/// Parses a quality, a number from 0 to 1 with at most three decimals. A malformed quality counts as 1.
 fn thousandths(quality: &str) -> u16 {
     match quality.trim().split_once('.') {
         Some(("0", decimals)) if decimals.bytes().all(|byte| byte.is_ascii_digit()) => {

@@ -9,12 +9,12 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-/// How much of a body that is to be read once is handed out at a time.
+/// The size of the pieces of a body that is read once.
 const PIECE_BYTES: usize = 64 * 1024;
 
 pin_project! {
-    /// Response body of [`OperationService`](super::OperationService): that of the inner service, untouched, or one of
-    /// the layer's own.
+    /// Response body of [`OperationService`](super::OperationService): the unchanged body of the inner service, or a
+    /// body of the layer.
     pub struct OperationBody<R> {
         #[pin]
         kind: Kind<R>,
@@ -24,7 +24,7 @@ pin_project! {
 pin_project! {
     #[project = KindProj]
     enum Kind<R> {
-        // The inner service's own.
+        // The body of the inner service.
         Inner {
             #[pin]
             body: R,
@@ -32,10 +32,10 @@ pin_project! {
         // A document, a page or a stored result.
         Whole {
             data: Bytes,
-            // What is to happen when it has been sent to the end.
+            // The callback for the end of the transfer.
             sent: Option<OnSent>,
         },
-        // Events, as long as there are some.
+        // Events, until the operation ends.
         Stream {
             stream: BoxStream<'static, Bytes>,
         },
@@ -55,10 +55,10 @@ impl<R> OperationBody<R> {
         }
     }
 
-    /// Calls `sent` when all of it has been sent.
+    /// Creates a body that calls `sent` when all data has been sent.
     pub(super) fn once(data: Bytes, sent: impl FnOnce() + Send + Sync + 'static) -> Self {
         let sent = Some(OnSent {
-            // A body without data is at its end from the start.
+            // An empty body is at its end from the start.
             at_end: data.is_empty(),
             call: Some(Box::new(sent)),
         });
@@ -78,7 +78,8 @@ impl<R> From<Bytes> for OperationBody<R> {
 
 /// An empty body.
 ///
-/// Middleware that answers in place of the inner service needs it, for example the CORS and timeout layers of tower-http.
+/// Middleware that answers in place of the inner service needs an empty body, for example the CORS and timeout layers
+/// of tower-http.
 impl<R> Default for OperationBody<R> {
     fn default() -> Self {
         Self::from(Bytes::new())
@@ -105,7 +106,8 @@ where
                 let Some(sent) = sent else {
                     return Poll::Ready(Some(Ok(Frame::data(std::mem::take(data)))));
                 };
-                // In pieces, so that the last one is taken only when the client has taken most of them.
+                // The body is sent in pieces, so that the server takes the last piece only after the client has
+                // received most of the data.
                 let piece = data.split_to(data.len().min(PIECE_BYTES));
                 sent.at_end = data.is_empty();
                 Poll::Ready(Some(Ok(Frame::data(piece))))
@@ -140,7 +142,7 @@ impl<R> fmt::Debug for OperationBody<R> {
     }
 }
 
-/// Calls a function when the body that holds it is dropped after its end.
+/// Calls a function when its body is dropped after the end of the data.
 struct OnSent {
     at_end: bool,
     call: Option<Box<dyn FnOnce() + Send + Sync>>,
@@ -155,18 +157,18 @@ impl Drop for OnSent {
 }
 
 pin_project! {
-    /// Request body that the inner service of [`OperationService`](super::OperationService) sees: what the layer has
-    /// read of the client's body, and the rest of it.
+    /// Request body for the inner service of [`OperationService`](super::OperationService): the bytes that the layer
+    /// has read from the client's body, and the rest of that body.
     pub struct OperationRequestBody<B>
     where
         B: Body,
     {
         read: Bytes,
-        // What comes after that: the rest of the client's body, or how it has ended.
+        // The rest of the client's body. `None` after its end or an error.
         rest: Option<Pin<Box<B>>>,
         trailers: Option<HeaderMap>,
         error: Option<B::Error>,
-        // Hears that the inner service reads.
+        // Notified when the inner service begins to read.
         progress: Option<Progress>,
     }
 }
@@ -185,7 +187,7 @@ impl<B: Body> Default for OperationRequestBody<B> {
 }
 
 impl<B: Body> OperationRequestBody<B> {
-    /// The body as it comes from the client.
+    /// Creates a body that streams from the client.
     pub(super) fn streaming(body: B) -> Self {
         Self {
             rest: Some(Box::pin(body)),
@@ -221,7 +223,7 @@ impl<B: Body> OperationRequestBody<B> {
         this
     }
 
-    /// Lets the progress know when the inner service begins to read.
+    /// Notifies `progress` when the inner service begins to read.
     pub(super) fn watched_by(self, progress: Progress) -> Self {
         Self {
             progress: Some(progress),
@@ -229,12 +231,12 @@ impl<B: Body> OperationRequestBody<B> {
         }
     }
 
-    /// Whether all of it has been read.
+    /// Whether the whole body has been read.
     pub(super) fn is_whole(&self) -> bool {
         self.rest.is_none() && self.error.is_none()
     }
 
-    /// Whether there is more of it than was to be read.
+    /// Whether the body has more bytes than the limit.
     pub(super) fn is_too_large(&self) -> bool {
         self.rest.is_some()
     }
@@ -286,7 +288,7 @@ impl<B: Body> Body for OperationRequestBody<B> {
         let rest = self.rest.as_ref().map(|body| body.size_hint());
         let mut rest = match rest {
             Some(rest) => rest,
-            // How much would have come before the error is not known.
+            // The number of bytes that were lost with the error is unknown.
             None if self.error.is_some() => SizeHint::default(),
             None => SizeHint::with_exact(0),
         };

@@ -16,10 +16,10 @@ use tokio::time::timeout;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// How many bytes the form may have. The token has 32.
+/// The largest number of bytes of the form. The token has 32.
 const MAX_FORM_BYTES: usize = 4096;
 
-/// What a page of another site can send without asking first.
+/// The content types that a page of another site can send without a preflight.
 const FORM_TYPES: [&str; 3] = [
     "application/x-www-form-urlencoded",
     "multipart/form-data",
@@ -57,8 +57,8 @@ where
     })
 }
 
-/// Whether the request comes from the page of this operation, or from a client that is no browser. An error where its
-/// form takes too long to arrive.
+/// Returns whether the request comes from the page of this operation, or from a client that is not a browser. Returns
+/// an error if the form takes too long to arrive.
 async fn is_allowed<B: Body>(
     core: &Core,
     record: &Record,
@@ -70,7 +70,7 @@ async fn is_allowed<B: Body>(
         Some(b"same-origin" | b"none") => {}
         Some(_) => return Ok(false),
         None => {
-            // The page asks browsers to send no referrer, which makes of its origin `null`.
+            // The page has the referrer policy `no-referrer`, with which browsers send the origin `null`.
             let origin = headers.get(ORIGIN).map(|origin| origin.as_bytes());
             let origin = origin.filter(|origin| *origin != b"null");
             if origin.is_some_and(|origin| !is_own(core, origin, request)) {
@@ -78,8 +78,8 @@ async fn is_allowed<B: Body>(
             }
         }
     }
-    // A page elsewhere can make a browser send a form, and some of them say nothing of where it comes from. It
-    // cannot know the token. What is no form, it cannot send without asking.
+    // A page of another site can make a browser send a form, and some browsers do not send the origin of a form. Such a
+    // page cannot know the token, and cannot send other content types without a preflight.
     let says_nothing = !headers.contains_key(SEC_FETCH_SITE)
         && headers.get(ORIGIN).is_some_and(|origin| origin == "null");
     if !is_form(headers) && !says_nothing {
@@ -100,7 +100,7 @@ fn is_form(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Whether an origin is the configured one, or that which the request was sent to.
+/// Whether an origin is the configured origin or the host of the request.
 fn is_own(core: &Core, origin: &[u8], request: &request::Parts) -> bool {
     let configured = &core.settings.origin;
     if !configured.is_empty() && origin.eq_ignore_ascii_case(configured.as_bytes()) {
@@ -115,7 +115,7 @@ fn is_own(core: &Core, origin: &[u8], request: &request::Parts) -> bool {
     host.is_some() && origin == host
 }
 
-/// Whether a form has the field `token` with this value. A token has no character that a form encodes.
+/// Whether a form has the field `token` with this value. A token has no characters that need encoding.
 fn has_token(form: &[u8], token: &str) -> bool {
     form.split(|byte| *byte == b'&').any(|field| {
         let value = field.strip_prefix(b"token=");
@@ -123,7 +123,7 @@ fn has_token(form: &[u8], token: &str) -> bool {
     })
 }
 
-/// Compares in a time that does not tell where they differ.
+/// Compares in constant time for equal lengths, so that the time does not reveal the position of a difference.
 fn is_same(a: &[u8], b: &[u8]) -> bool {
     let differences = a.iter().zip(b).fold(0, |all, (a, b)| all | (a ^ b));
     a.len() == b.len() && differences == 0

@@ -1,4 +1,4 @@
-//! The claim that a client makes by sending an `Idempotency-Key`.
+//! The claim of a client that sends an `Idempotency-Key`.
 
 use super::prefer::split;
 use super::record::digest;
@@ -13,27 +13,27 @@ use std::time::Duration;
 
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// How many bytes a key may have.
+/// The largest number of bytes of a key.
 const MAX_KEY_BYTES: usize = 255;
 
-/// What a client claims by sending a key.
+/// A claim on a key.
 pub(super) struct Claim {
-    /// The name of the key in the store. The principal is a part of it.
+    /// The name of the key in the store. It includes the principal.
     pub(super) name: String,
-    /// What the key was sent with. Another request must not get the answer to this one.
+    /// A digest of the request. A different request must not get the reply to this one.
     pub(super) fingerprint: String,
 }
 
-/// What the store knows of a key.
+/// The stored owner of a key.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Claimed {
     pub(super) fingerprint: String,
-    /// The operation of the key. The key is free where there is no such operation.
+    /// The operation of the key. The key is free if the operation does not exist.
     pub(super) id: String,
 }
 
 impl Claim {
-    /// `None` for a request without a key, an error for a key that is malformed.
+    /// Returns `None` for a request without a key, and an error for a malformed key.
     pub(super) fn of(
         request: &request::Parts,
         principal: Option<&str>,
@@ -47,7 +47,7 @@ impl Claim {
         if keys.next().is_some() {
             return Err(());
         }
-        // HTTP/2 has the host in the address, and HTTP/1 in a header.
+        // The host is in the URI in HTTP/2, and in a header in HTTP/1.
         let authority = request.uri.authority().map(Authority::as_str);
         let host = authority.map(str::as_bytes);
         let host = host.or_else(|| Some(request.headers.get(HOST)?.as_bytes()));
@@ -75,14 +75,14 @@ impl Claim {
     }
 }
 
-/// Frees the key of an operation, unless another operation has it by now.
+/// Frees the key of an operation, unless another operation has taken it.
 pub(super) async fn release(records: &Records, name: &str, id: &str) -> Result<(), BackendError> {
     let Some(entry) = records.get(name).await? else {
         return Ok(());
     };
     let claimed: Claimed = decode(&entry.value)?;
     if claimed.id == id {
-        // The store deletes unconditionally only, so the key gets an operation that does not exist.
+        // The store has no conditional delete, so the key gets an operation that does not exist.
         let free = Claimed {
             fingerprint: String::new(),
             id: String::new(),
@@ -94,10 +94,9 @@ pub(super) async fn release(records: &Records, name: &str, id: &str) -> Result<(
     Ok(())
 }
 
-/// The key in a header value: a string of structured fields (RFC 9651, section 3.3.3), whose parameters mean nothing, or
-/// for compatibility the key itself without quotes. `None` where it is neither, empty or too long.
+/// Parses the key: a string of structured fields (RFC 9651, section 3.3.3), whose parameters are ignored, or for
+/// compatibility the key without quotes. Returns `None` if the value is neither, empty or too long.
 fn key_of(value: &HeaderValue) -> Option<Vec<u8>> {
-    // Only ASCII.
     let value = value.to_str().ok()?.trim();
     let key = match value.strip_prefix('"') {
         Some(string) => {
@@ -112,7 +111,7 @@ fn key_of(value: &HeaderValue) -> Option<Vec<u8>> {
     (1..=MAX_KEY_BYTES).contains(&key.len()).then_some(key)
 }
 
-/// The content of a string that begins here, and what follows its closing quote.
+/// Returns the content of a string, and the text after its closing quote.
 fn unescaped(string: &str) -> Option<(Vec<u8>, &str)> {
     let mut content = Vec::new();
     let mut bytes = string.bytes().enumerate();
@@ -130,7 +129,7 @@ fn unescaped(string: &str) -> Option<(Vec<u8>, &str)> {
     None
 }
 
-/// Whether this is nothing or a list of parameters.
+/// Whether the text is empty or a list of parameters.
 fn are_parameters(text: &str) -> bool {
     let mut parameters = split(text, ';').map(|parameter| parameter.trim_start_matches(' '));
     parameters.next() == Some("")
@@ -144,7 +143,8 @@ fn are_parameters(text: &str) -> bool {
         })
 }
 
-/// The boundary of a multipart media type, with what stands before and after it. A client makes a new one each time.
+/// Returns the boundary of a multipart media type, with the text before and after it. Clients generate a new boundary
+/// for each request.
 fn boundary(content_type: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let text = std::str::from_utf8(content_type).ok()?;
     let is_multipart = text.get(..10)?.eq_ignore_ascii_case("multipart/");
@@ -175,7 +175,7 @@ fn boundary(content_type: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     None
 }
 
-/// What stands between the boundaries of a multipart body. A body without boundaries is one piece.
+/// Returns the parts of a multipart body. A body without boundaries is one part.
 fn parts<'a>(body: &'a [u8], boundary: &[u8]) -> Vec<&'a [u8]> {
     let is_boundary = |line: &[u8]| {
         let line = line.strip_prefix(b"--");
@@ -188,7 +188,7 @@ fn parts<'a>(body: &'a [u8], boundary: &[u8]) -> Vec<&'a [u8]> {
             begin = line + 2 + boundary.len();
             line = begin;
         }
-        // A boundary stands at the beginning of a line.
+        // A boundary is at the beginning of a line.
         let next = body[line..].windows(2).position(|end| end == b"\r\n");
         let Some(next) = next else {
             parts.push(&body[begin..]);

@@ -1,4 +1,4 @@
-//! What the layer, its services, its handles and the operations of one process share.
+//! State shared by the layer, its services, its handles and the operations of a process.
 
 use super::claim;
 use super::hub::{CONSUMED, ENDED, Hub, REMOVED};
@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// How long whoever cancels waits until the work has been dropped. It is longer only for a work that blocks its
+/// How long a cancelling request waits until the work has been dropped. Work is only dropped later if it blocks its
 /// thread.
 pub(super) const DROP_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -33,66 +33,66 @@ pub(super) struct Core {
     pub(super) hub: Arc<Hub>,
     pub(super) limits: Arc<Limits>,
     pub(super) mount: Mount,
-    /// The operations that this process works on. Their channels close when the work has been dropped.
+    /// The operations that this process runs. The channel of an operation closes when its work has been dropped.
     running: Mutex<HashMap<Key, watch::Receiver<()>>>,
-    /// How many they are.
+    /// The number of running operations.
     pub(super) running_count: watch::Sender<usize>,
     pub(super) phase: watch::Sender<Phase>,
-    /// The operations that clients of this process are cancelling, and how many do.
+    /// The operations that clients of this process are cancelling, with the number of cancelling requests.
     cancelling: Mutex<HashMap<Key, usize>>,
     listener: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// How the process takes its leave.
+/// The phase of the shutdown of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
     Serving,
-    /// Nothing becomes an operation any more.
+    /// No request becomes an operation any more.
     Draining,
-    /// What runs is given up.
+    /// Running operations are given up.
     GivingUp,
 }
 
 impl Phase {
-    /// Resolves when what runs is to be given up. Cancel safe.
+    /// Resolves when running operations must be given up. Cancel safe.
     pub(super) async fn given_up(phase: &mut watch::Receiver<Self>) {
         let given_up = phase.wait_for(|phase| *phase == Self::GivingUp);
-        // Without the guard, which must not be held.
+        // Drops the guard, which must not be held across an await.
         let has_nobody = given_up.await.map(drop).is_err();
         if has_nobody {
-            // There is nobody left who could say so.
+            // The sender is gone, so the phase cannot change any more.
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// Who has asked for an operation, and when.
+/// The origin of a request: its principal and its time.
 #[derive(Clone)]
 pub(super) struct Requester {
-    /// As a digest.
+    /// A digest.
     pub(super) principal: Option<String>,
     /// In milliseconds since the epoch.
     pub(super) received: u64,
 }
 
-/// An operation as one client may see it.
+/// The outcome of a look-up for one principal.
 pub(super) enum Found {
     Record(Box<Record>),
-    /// Its time is over.
+    /// The operation has expired.
     Gone,
-    /// There is none, or it is somebody else's.
+    /// There is no such operation, or it belongs to another principal.
     Unknown,
 }
 
-/// Says that this process works on an operation, until it is dropped.
+/// Marks an operation as running in this process, until dropped.
 pub(super) struct Registration {
     pub(super) core: Arc<Core>,
     pub(super) key: Key,
-    /// Closes when this is dropped.
+    /// Closes the channel in `Core::running` on drop.
     _dropped: watch::Sender<()>,
 }
 
-/// Says that an operation is being cancelled, until it is dropped.
+/// Marks an operation as being cancelled, until dropped.
 struct Cancelling {
     core: Arc<Core>,
     key: Key,
@@ -142,7 +142,7 @@ impl Core {
         })
     }
 
-    /// Listens to the other instances, unless it does already. Needs a runtime.
+    /// Starts to listen to the bus, unless the listener runs already. Needs a runtime.
     pub(super) fn listen(&self) {
         let mut listener = lock(&self.listener);
         if listener.as_ref().is_none_or(JoinHandle::is_finished) {
@@ -162,12 +162,12 @@ impl Core {
         Links::new(&self.settings.origin, &self.settings.mount, id)
     }
 
-    /// A principal as the store knows it.
+    /// Returns the form in which the store contains a principal.
     pub(super) fn principal_digest(principal: &str) -> String {
         digest(&[principal.as_bytes()])
     }
 
-    /// Makes an operation and stores it. One with an idempotency key says how the store calls that.
+    /// Creates and stores an operation. `claim` is the name of its idempotency key in the store.
     pub(super) async fn create(
         self: Arc<Self>,
         requester: Requester,
@@ -195,7 +195,7 @@ impl Core {
         Ok((key, record))
     }
 
-    /// Removes everything that is stored of an operation that has no result and of which no client was told.
+    /// Removes all records of an operation that has no result and whose id no client has.
     pub(super) async fn discard(&self, record: &Record) {
         let key = Key::of(&record.id);
         for key_in_store in [key.record(), key.tombstone(), key.lease()] {
@@ -212,13 +212,13 @@ impl Core {
         }
     }
 
-    /// The record, brought up to date.
+    /// Returns the current record. Ends an operation that is lost.
     pub(super) async fn load(&self, key: &Key) -> Result<Option<Record>, BackendError> {
         let is_running_here = lock(&self.running).contains_key(key);
         self.records.load(key, is_running_here).await
     }
 
-    /// What a principal, given as a digest, may see of an operation.
+    /// Looks up an operation for a principal, which is given as a digest.
     pub(super) async fn find(
         &self,
         key: &Key,
@@ -244,8 +244,9 @@ impl Core {
         })
     }
 
-    /// Ends an operation from outside, if it `may` be and has not ended, and waits a moment until its work, if it is
-    /// here, has been dropped. Goes on when this is dropped, so that the work is told what the store knows.
+    /// Cancels an operation, if `may` allows it and the operation has not ended. Waits a moment until its work, if it
+    /// runs in this process, has been dropped. Continues when the future is dropped, so that the work learns of the
+    /// state in the store.
     pub(super) async fn cancel(
         self: &Arc<Self>,
         key: &Key,
@@ -274,20 +275,20 @@ impl Core {
             let dropped = lock(&self.running).get(key).cloned();
             self.announce(key, ENDED).await;
             if let Some(mut dropped) = dropped {
-                // It ends in an error, when the sender is gone.
+                // Returns an error when the sender has been dropped.
                 let _ = timeout(DROP_PATIENCE, dropped.changed()).await;
             }
         }
         Ok(changed)
     }
 
-    /// Whether somebody cancels it and has not been answered yet.
+    /// Whether a request cancels the operation and has not been answered yet.
     pub(super) fn is_being_cancelled(&self, key: &Key) -> bool {
         lock(&self.cancelling).contains_key(key)
     }
 
-    /// Removes an operation that has ended. Returns whether it was this call that did. Goes on when this is dropped, so
-    /// that nothing stays of it.
+    /// Removes an operation that has ended. Returns whether this call has removed it. Continues when the future is
+    /// dropped, so that no record is left behind.
     pub(super) async fn remove(
         self: &Arc<Self>,
         key: &Key,
@@ -298,13 +299,13 @@ impl Core {
     }
 
     async fn remove_now(&self, key: &Key, record: &Record) -> Result<bool, BackendError> {
-        // The tombstone first: without the record it says that the operation has expired.
+        // Deletes the tombstone first: a tombstone without a record means that the operation has expired.
         self.records.delete(&key.tombstone()).await?;
         let removed = self.records.delete(&key.record()).await?;
         if removed {
             self.limits.forget(key);
             self.announce(key, REMOVED).await;
-            // It is gone. What does not go with it now does so when its time is up.
+            // The operation is removed. A record that cannot be deleted now expires later.
             let log = |error| observe::backend_failed(key, &error);
             if let Some(stored) = record.result {
                 let deleted = self.records.delete_result(key, stored).await;
@@ -322,7 +323,7 @@ impl Core {
     pub(super) fn consume(self: Arc<Self>, runtime: &Handle, key: Key) {
         runtime.spawn(async move {
             let changed = self.records.change(&key, |record| {
-                // The document stays as it is, and so does its version.
+                // The status document and its version do not change.
                 !std::mem::replace(&mut record.consumed, true)
             });
             let removed = match changed.await {
@@ -343,7 +344,7 @@ impl Core {
         });
     }
 
-    /// Tells this process and the others what has happened to an operation. A message that is lost costs time only.
+    /// Announces a change of an operation in all processes. A lost message only delays others.
     pub(super) async fn announce(&self, key: &Key, message: &'static [u8]) {
         self.hub.tell(key, message);
         let payload = Bytes::from_static(message);

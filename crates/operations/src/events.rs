@@ -20,7 +20,7 @@ const INCREMENTAL: HeaderName = HeaderName::from_static("incremental");
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// When a client whose stream broke is to connect again.
+/// The delay before a client with a broken stream reconnects.
 const RETRY_MILLISECONDS: u32 = 2000;
 
 /// Answers `GET P/events`.
@@ -32,10 +32,10 @@ pub(super) fn answer<R>(
 ) -> Reply<R> {
     let last = request.headers.get(LAST_EVENT_ID);
     let last: Option<u64> = last.and_then(|id| id.to_str().ok()?.trim().parse().ok());
-    // An id that no event has had says nothing. Waiting for the ones after it might never end.
+    // An id above the current version is not the id of an event. Waiting for later versions might never end.
     let last = last.filter(|last| *last <= record.version);
     if record.status.is_terminal() && last == Some(record.version) {
-        // The client has seen the end. This status tells it not to come again.
+        // The client has seen the end. Status 204 stops it from reconnecting.
         let mut response = Response::new(Bytes::new().into());
         *response.status_mut() = StatusCode::NO_CONTENT;
         no_store(response.headers_mut());
@@ -45,7 +45,7 @@ pub(super) fn answer<R>(
         Bytes::new().into()
     } else {
         let events = Events {
-            // Before the state is read: what changes after that is told.
+            // Subscribes before the state is read, so that no later change is missed.
             news: core.hub.subscribe(&key),
             phase: core.phase.subscribe(),
             core: core.clone(),
@@ -63,7 +63,7 @@ pub(super) fn answer<R>(
     });
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    // Both ask proxies to forward each event at once: RFC 10036, and what nginx and its relatives know.
+    // Both headers make proxies forward each event at once: RFC 10036, and the header of nginx and similar proxies.
     headers.insert(INCREMENTAL, HeaderValue::from_static("?1"));
     headers.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
     no_store(headers);
@@ -82,7 +82,7 @@ struct Events {
 }
 
 impl Events {
-    /// The next event or comment. An event has the newest state, however long the client has not read.
+    /// Returns the next event or comment. An event has the latest state, however long the client has not read.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             if self.is_over {
@@ -95,9 +95,9 @@ impl Events {
                         return Some(self.event(&record));
                     }
                 }
-                // It was removed or has expired. A client that connects again gets 404 or 410.
+                // The operation was removed or has expired. A client that reconnects gets 404 or 410.
                 Ok(None) => return None,
-                // The stream goes on: the next news or heartbeat may fare better.
+                // The stream continues: the next read may succeed.
                 Err(error) => observe::backend_failed(&self.key, &error),
             }
             if self.is_over {
@@ -110,7 +110,7 @@ impl Events {
                 () = sleep(settings.heartbeat.min(settings.lease)) => {
                     return Some(Bytes::from_static(b":\n\n"));
                 }
-                // A client that connects again reaches another process.
+                // A client that reconnects reaches another process.
                 () = Phase::given_up(&mut self.phase) => return None,
             }
         }
@@ -120,7 +120,7 @@ impl Events {
         self.last = Some(record.version);
         let name = if self.is_over { "done" } else { "status" };
         let links = self.core.links(&record.id);
-        // JSON has no line breaks of its own here, so it is one line of data.
+        // This JSON has no line breaks, so it is one line of data.
         let document = document(record, &links);
         let version = record.version;
         let retry = if std::mem::take(&mut self.is_first) {

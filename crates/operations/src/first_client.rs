@@ -1,4 +1,4 @@
-//! What the client that has sent an idempotency key first is told, and when its key is free again.
+//! The end of work with an idempotency key, for the client that sent the key first, and the release of the key.
 
 use super::claim;
 use super::observe;
@@ -16,17 +16,17 @@ use http_body::Body;
 use std::any::Any;
 use tokio::sync::oneshot;
 
-/// The key of an operation, and the client that has sent it first.
+/// The idempotency key of an operation, and the client that sent it first.
 pub(super) struct Keyed<E> {
     /// The name of the key in the store.
     pub(super) name: String,
-    /// The operation as it was made.
+    /// The operation as created.
     pub(super) record: Box<Record>,
-    /// Open while that client waits for its first reply.
+    /// Open while the client waits for its first reply.
     pub(super) first: oneshot::Sender<Told<E>>,
 }
 
-/// What the first client of a key is told in place of what is stored.
+/// The reply to the first client of a key, in place of the stored result.
 pub(super) enum Told<E> {
     /// A refusal that is not remembered.
     Response(Outcome),
@@ -41,23 +41,23 @@ where
     R: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     E: Into<BoxError> + Send + 'static,
 {
-    /// Ends the operation of work that has answered 503 or 429. With a key it is remembered only where the work has
-    /// reported progress, so that it may have done something, or where a client was told of the operation.
+    /// Ends the operation of work that has answered 503 or 429. With a key, the end is remembered only if the work has
+    /// reported progress, so that it may have had an effect, or if a client has the id of the operation.
     pub(super) async fn refused(&self, outcome: Outcome, keyed: Option<Keyed<E>>, report: &Report) {
         match keyed {
             Some(keyed) if !report.has_progress() => {
                 if !self.forget(&keyed).await {
                     self.answered(outcome.clone(), report).await;
                 }
-                // A client that has its reply does not hear it.
+                // Fails if the client has its reply already.
                 let _ = keyed.first.send(Told::Response(outcome));
             }
-            // The client waits until the key is dropped.
+            // The client waits until `_keyed` is dropped.
             _keyed => self.answered(outcome, report).await,
         }
     }
 
-    /// Stores an error or a panic as the end, and hands it to the client that waits, so that layers outside see it as
+    /// Stores an error or a panic as the end, and passes it to the client that waits, so that outer layers see it as
     /// they do without a key.
     pub(super) async fn raised(&self, told: Told<E>, keyed: Option<Keyed<E>>, report: &Report) {
         let Some(keyed) = keyed else {
@@ -65,7 +65,7 @@ where
             return self.end(Status::Failed, Some(failure), None, report).await;
         };
         let has_begun = match told {
-            // A layer can refuse with an error, but not with a panic. What panics may be the handler, after anything.
+            // A layer refuses with an error, not with a panic. A panic may come from the handler, after an effect.
             Told::Panic(_) => report.is_called(),
             _ => self.work.progress().has_begun(),
         };
@@ -99,8 +99,8 @@ where
         }
     }
 
-    /// Stores the end of an operation. If its work has not begun, its key is free, and the operation is forgotten unless a
-    /// client was told of it.
+    /// Stores the end of an operation. If its work has not begun, its key becomes free, and the operation is forgotten
+    /// unless a client has its id.
     async fn end_or_forget(
         &self,
         (status, failure): (Status, Failure),
@@ -112,13 +112,13 @@ where
             if self.forget(keyed).await {
                 return;
             }
-            // Before the end, which other requests with the key must not get.
+            // Releases the key before the end is stored, because other requests with the key must not get this end.
             self.release(keyed).await;
         }
         self.end(status, Some(failure), None, report).await;
     }
 
-    /// Tells the log of what no layer outside sees.
+    /// Logs a failure that no outer layer sees.
     fn log(&self, told: Told<E>) -> Failure {
         match told {
             Told::Panic(panic) => panicked(&self.key, &*panic),
@@ -130,10 +130,10 @@ where
         }
     }
 
-    /// Forgets an operation of which no client was told, and frees its key. Returns whether it is forgotten.
+    /// Forgets an operation whose id no client has, and frees its key. Returns whether the operation is forgotten.
     ///
-    /// One change decides: either the operation is forgotten, or a client is told of it. From then on the key is free,
-    /// whatever becomes of this process.
+    /// One compare-and-set decides whether the operation is forgotten or a client gets its id. From then on the key is
+    /// free, even if this process ends.
     async fn forget(&self, keyed: &Keyed<E>) -> bool {
         let (core, key) = (&self.core, &self.key);
         let forget = || {
@@ -146,11 +146,11 @@ where
             })
         };
         match repeat(key, forget).await {
-            // It is gone also where an attempt has succeeded of which the store has not told.
+            // The operation is also gone if an earlier attempt has succeeded whose answer was lost.
             Ok(Changed::Yes(_) | Changed::Gone) => {}
             Ok(Changed::No(_)) => return false,
             Err(_) => {
-                // The key may be in a part of the store that does answer.
+                // The key may be in a part of the store that still answers.
                 self.release(keyed).await;
                 return false;
             }
@@ -168,7 +168,7 @@ where
     }
 }
 
-/// Whether a status says that the request may be sent again later, and that nothing has come of it.
+/// Whether a status means that the request had no effect and can be repeated later.
 pub(super) fn is_refusal(status: StatusCode) -> bool {
     status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::SERVICE_UNAVAILABLE
 }

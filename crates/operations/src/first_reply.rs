@@ -1,4 +1,4 @@
-//! The first reply: the inner response if it comes in time, else one that names the operation.
+//! The first reply: the inner response if it comes in time, else a reply that names the operation.
 
 use super::body::{OperationBody, OperationRequestBody};
 use super::claim::{Claim, IDEMPOTENCY_KEY};
@@ -59,7 +59,7 @@ where
         && escalate != Escalate::Never
         && parts.headers.contains_key(IDEMPOTENCY_KEY);
     if has_key && core.is_draining() {
-        // Another instance can see to it that it runs once.
+        // Another instance can ensure that the request runs once.
         return Ok(idempotency::draining(&core, &parts.headers));
     }
     if !(can_escalate || has_key) || core.is_draining() {
@@ -78,7 +78,7 @@ where
         observe::refused(refusal);
         core.refusal(refusal, &parts.headers)
     };
-    // A request with a key needs no room for a result if it was sent before.
+    // A repeated request needs no room for a result.
     let needs_room = !has_key;
     let body = if body.is_end_stream() {
         OperationRequestBody::default()
@@ -110,8 +110,8 @@ where
         });
     }
     if !body.is_whole() {
-        // It never becomes an operation. A place would be held for as long as the client likes, because no limit of the
-        // layer applies to a body that the inner service reads from the connection.
+        // The request never becomes an operation. Counting it as running would let the client hold the place for any
+        // time, because no limit of the layer applies to a body that the inner service reads from the connection.
         let response = on_connection(service, parts, body).await?;
         return Ok(published(response, true));
     }
@@ -157,16 +157,16 @@ where
     wait(core, asked, admission, call).await
 }
 
-/// What of a request its first reply depends on.
+/// The data of a request that its first reply depends on.
 pub(super) struct Asked {
     pub(super) preferences: Preferences,
-    /// How long it can wait.
+    /// How long the client waits.
     pub(super) patience: Duration,
     pub(super) headers: http::HeaderMap,
     pub(super) requester: Requester,
 }
 
-/// Calls the inner service as if the layer were not there.
+/// Calls the inner service as if the layer were absent.
 async fn on_connection<S, B, R>(
     service: S,
     mut parts: request::Parts,
@@ -182,7 +182,7 @@ where
     progress.scope(call(service, request, &progress)).await
 }
 
-/// The inner call as a task, which starts when this is called.
+/// Returns a function that spawns the inner call as a task.
 fn start<S, B, R>(
     service: S,
     mut parts: request::Parts,
@@ -216,7 +216,7 @@ fn published<R>(response: Response<R>, varies: bool) -> Reply<R> {
     response
 }
 
-/// Waits for the inner response, and no longer than the client wants to.
+/// Waits for the inner response, at most as long as the client.
 async fn wait<R, E>(
     core: Arc<Core>,
     asked: Asked,
@@ -260,13 +260,13 @@ where
             return Ok(published(unwrapped(call.await).await?, true));
         }
     };
-    // Before it is asked whether the process drains, so that who drains waits for it.
+    // Registers before the check for draining, so that `drain` waits for this operation.
     let registration = core.register(&key);
     if core.is_draining() {
         drop(registration);
         return Ok(published(unwrapped(call.await).await?, true));
     }
-    // A reply that names an operation never names one that has ended.
+    // A reply must not name an operation that has ended.
     if let Some(ended) = call.poll_now() {
         return Ok(published(unwrapped(ended).await?, true));
     }
@@ -278,7 +278,7 @@ where
     Ok(core.accepted(&record, asked.preferences, &asked.headers))
 }
 
-/// An operation that is being made. Unless it is kept it is forgotten again, whatever it was dropped for.
+/// An operation that is being created. Dropping it discards the operation, unless [`keep`](Self::keep) was called.
 struct Creating {
     core: Arc<Core>,
     task: Option<JoinHandle<Result<(Key, Record), BackendError>>>,
@@ -295,7 +295,7 @@ impl Creating {
         }
     }
 
-    /// Resolves once, to the operation. Cancel safe.
+    /// Resolves once, to the created operation. Cancel safe.
     async fn created(&mut self) -> Result<(Key, Record), BackendError> {
         let Some(task) = &mut self.task else {
             return std::future::pending().await;
@@ -338,7 +338,8 @@ impl Drop for Creating {
     }
 }
 
-/// Work whose client waits. Dropped before its end, because the client is gone, it goes on where that is configured.
+/// Work whose client waits. If the client disconnects and drops it before the end, the work continues where that is
+/// configured.
 struct Waiting<R, E>
 where
     R: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
@@ -374,7 +375,7 @@ where
                     Runner::new(registration, work, admission, None).run().await;
                 }
                 Err(error) => {
-                    // It goes on all the same, and nobody can ask for it.
+                    // The work continues without an address.
                     observe::stays_on_connection(&error);
                     let _ = call.await;
                 }

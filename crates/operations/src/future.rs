@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 
 /// Response future of [`OperationService`](super::OperationService).
 ///
-/// Dropping it before it is ready drops the work, unless it is to
-/// [go on](super::OperationLayerBuilder::on_disconnect).
+/// Dropping the future before it is ready drops the work, unless the layer is
+/// [configured](super::OperationLayerBuilder::on_disconnect) to continue it.
 #[must_use = "futures do nothing unless polled"]
 pub struct OperationFuture<R, E> {
     future: BoxFuture<'static, Result<Response<OperationBody<R>>, E>>,

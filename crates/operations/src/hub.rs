@@ -1,4 +1,4 @@
-//! Who wants to know of changes, and the task that hears of those elsewhere.
+//! The subscribers to changes of operations, and the task that receives changes from other processes.
 
 use super::limits::Limits;
 use super::observe;
@@ -15,11 +15,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-/// What has happened to an operation, as numbers that rise.
+/// The numbers of changes to an operation so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct News {
     pub(super) changes: u64,
-    /// Those of them that may have ended it.
+    /// The number of changes that may have ended the operation.
     pub(super) ends: u64,
 }
 
@@ -29,7 +29,7 @@ pub(super) struct Hub {
     topics: Mutex<HashMap<Key, watch::Sender<News>>>,
 }
 
-/// Hears of one operation until it is dropped.
+/// A subscription to one operation, until dropped.
 #[derive(Debug)]
 pub(super) struct Subscription {
     hub: Arc<Hub>,
@@ -52,14 +52,14 @@ impl Hub {
         }
     }
 
-    /// Tells the subscribers of this process.
+    /// Notifies the subscribers in this process.
     pub(super) fn tell(&self, key: &Key, message: &[u8]) {
         if let Some(topic) = lock(&self.topics).get(key) {
             news(topic, matches!(message, ENDED | REMOVED));
         }
     }
 
-    /// Tells everybody that something may have happened which nobody has heard of.
+    /// Notifies all subscribers that messages may have been missed.
     fn tell_all(&self) {
         for topic in lock(&self.topics).values() {
             news(topic, true);
@@ -67,7 +67,7 @@ impl Hub {
     }
 
     fn hear(&self, topic: &str, payload: &Bytes, limits: &Limits) {
-        // Others use the bus too.
+        // The bus also has messages of other subsystems.
         let Some(key) = topic.strip_prefix(TOPIC_PREFIX) else {
             return;
         };
@@ -80,7 +80,7 @@ impl Hub {
         self.tell(&key, payload);
     }
 
-    /// Listens to the other instances until the task is aborted. What they remove is not counted any longer.
+    /// Listens to the other instances until the task is aborted. Operations that they remove no longer count.
     pub(super) async fn listen(
         self: Arc<Self>,
         backend: Backend,
@@ -120,11 +120,11 @@ impl Hub {
     }
 }
 
-/// What a message on the bus says.
+/// The messages on the bus.
 pub(super) const ENDED: &[u8] = b"ended";
 pub(super) const CHANGED: &[u8] = b"changed";
 pub(super) const REMOVED: &[u8] = b"removed";
-/// Its result has been read, and removed.
+/// The result has been read and removed.
 pub(super) const CONSUMED: &[u8] = b"consumed";
 
 fn news(topic: &watch::Sender<News>, ended: bool) {
@@ -135,13 +135,13 @@ fn news(topic: &watch::Sender<News>, ended: bool) {
 }
 
 impl Subscription {
-    /// Resolves when something has happened since the last call. Cancel safe.
+    /// Resolves on the first change since the last call. Cancel safe.
     pub(super) async fn changed(&mut self) {
-        // It cannot fail: the hub keeps the sender as long as this is there.
+        // Never fails: the hub keeps the sender while a subscription exists.
         let _ = self.news.changed().await;
     }
 
-    /// Resolves when it may have ended since the last call. Cancel safe.
+    /// Resolves when the operation may have ended since the last call. Cancel safe.
     pub(super) async fn ended(&mut self) {
         let seen = self.seen_ends;
         if let Ok(news) = self.news.wait_for(|news| news.ends > seen).await {
@@ -153,7 +153,7 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut topics = lock(&self.hub.topics);
-        // This receiver is still one of them.
+        // The count includes this receiver.
         let is_last = |topic: &watch::Sender<News>| topic.receiver_count() <= 1;
         if topics.get(&self.key).is_some_and(is_last) {
             topics.remove(&self.key);

@@ -1,4 +1,4 @@
-//! Requests with an `Idempotency-Key`: the same key, the same operation.
+//! Requests with an `Idempotency-Key`: requests with the same key share an operation.
 
 use super::body::OperationBody;
 use super::claim::{Claim, Claimed};
@@ -29,31 +29,31 @@ use tokio::select;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-/// Says that a key is not one.
+/// The reply for a malformed key.
 pub(super) fn malformed<R>(core: &Core, headers: &HeaderMap) -> Reply<R> {
     let detail = "The idempotency key is not valid.";
     varying(core.problem(StatusCode::BAD_REQUEST, detail, headers))
 }
 
-/// Says that another instance has to see to it that a request runs once.
+/// The reply of a draining process: another instance must ensure that the request runs once.
 pub(super) fn draining<R>(core: &Core, headers: &HeaderMap) -> Reply<R> {
     varying(core.unavailable(headers))
 }
 
-/// Says that a request is too large to be run once: it could not be told from another.
+/// The reply for a body that is too large to be compared with other requests.
 pub(super) fn too_large<R>(core: &Core, headers: &HeaderMap) -> Reply<R> {
     let detail = "The request body is too large.";
     varying(core.problem(StatusCode::PAYLOAD_TOO_LARGE, detail, headers))
 }
 
-/// Says that the body of a request has not arrived to its end, so that it cannot be told from another.
+/// The reply for a body that has not arrived completely, so that it cannot be compared with other requests.
 pub(super) fn incomplete<R>(core: &Core, headers: &HeaderMap) -> Reply<R> {
     let detail = "The request body is incomplete.";
     varying(core.problem(StatusCode::BAD_REQUEST, detail, headers))
 }
 
-/// Answers a request with a key. `start` is called if the key was not sent before. An error or a panic of the work is
-/// that of this while the client waits.
+/// Answers a request with a key. Calls `start` if the key is new. While the client waits, this function passes errors
+/// and panics of the work on to its caller.
 pub(super) async fn answer<R, E>(
     core: Arc<Core>,
     claim: Claim,
@@ -72,7 +72,7 @@ where
         admission,
         start,
     );
-    // A client that goes away in between must not leave a key behind for work that nobody does.
+    // A client that disconnects meanwhile must not leave behind a key without work.
     let (first, mut news, mut told) = match to_its_end(begin).await {
         Ok(Taken::First(first, news, told)) => (first, news, told),
         Ok(Taken::Again(key, record, mut news, _admission)) => {
@@ -90,7 +90,7 @@ where
             observe::refused(refusal);
             return Ok(core.refusal(refusal, &asked.headers));
         }
-        // Without the store it might run twice.
+        // Without the store the request might run twice.
         Err(error) => {
             observe::stays_on_connection(&error);
             return Ok(varying(core.unavailable(&asked.headers)));
@@ -101,7 +101,7 @@ where
         told = &mut told => Some(told.ok()),
         () = end(&core, &first.key, &mut news, asked.patience) => None,
     };
-    // The client is told the id now, unless its work has the last word before the store knows that.
+    // Tells the store that the client is about to get the id. If the work reports first, its report is the reply.
     let key = first.key.clone();
     let landed = loop {
         if let Some(Some(told)) = heard {
@@ -115,15 +115,15 @@ where
         }
     };
     let can_hear = heard.is_none();
-    // An operation that is gone, or that has ended without a result, leaves the last word to its work. So does one of
-    // which the store does not know that the client is told: it may be forgotten.
+    // The report of the work is the reply if the operation is gone or has ended without a result, and also if the store
+    // does not know that the client gets the id, because the operation may be forgotten.
     let is_over = match &landed {
         Some(Some(record)) => record.status == Status::Failed && record.result.is_none(),
         Some(None) | None => true,
     };
     match landed {
         Some(_) => first.has_landed(),
-        // Which tries it again.
+        // Dropping it retries the write in the background.
         None => drop(first),
     }
     if can_hear && !is_over {
@@ -140,7 +140,7 @@ where
     }))
 }
 
-/// What the work has ended with, as it is without a key.
+/// Returns the end of the work, as it would be without a key.
 fn published<R, E>(core: &Core, told: Told<E>, headers: &HeaderMap) -> Result<Reply<R>, E> {
     match told {
         Told::Response(outcome) => Ok(varying(answered(outcome))),
@@ -157,15 +157,15 @@ fn answered<R>(outcome: Outcome) -> Reply<R> {
     response
 }
 
-/// Waits until an operation has ended that had not when it was subscribed to, and no longer than the client does.
+/// Waits, at most as long as the client, until an operation ends that had not ended when `news` was subscribed.
 async fn end(core: &Core, key: &Key, news: &mut Subscription, patience: Duration) {
     let settings = &core.settings;
     let end = async {
         loop {
             select! {
-                // It is only said that it may have ended.
+                // The news says only that the operation may have ended.
                 () = news.ended() => {}
-                // In case the message is lost, or the process that works on it.
+                // The message, or the process that runs the operation, may be lost.
                 () = sleep(settings.heartbeat.min(settings.lease)) => {}
             }
             match core.load(key).await {
@@ -178,7 +178,7 @@ async fn end(core: &Core, key: &Key, news: &mut Subscription, patience: Duration
     let _ = timeout(patience, end).await;
 }
 
-/// Says that nobody waits any more for the first reply, which the document does not show. Returns the record.
+/// Records that no client waits for the first reply any more. The document does not show it. Returns the record.
 async fn land(core: &Core, key: &Key) -> Result<Option<Record>, BackendError> {
     let changed = core.records.change(key, |record| {
         !record.status.is_terminal() && std::mem::take(&mut record.in_flight)
@@ -186,7 +186,7 @@ async fn land(core: &Core, key: &Key) -> Result<Option<Record>, BackendError> {
     changed.await.map(Changed::record)
 }
 
-/// Says that a client is told the id. Returns the record.
+/// Records that a client gets the id. Returns the record.
 async fn tell(core: &Core, key: &Key) -> Result<Option<Record>, BackendError> {
     let changed = core.records.change(key, |record| {
         if record.status.is_terminal() || record.told {
@@ -199,7 +199,8 @@ async fn tell(core: &Core, key: &Key) -> Result<Option<Record>, BackendError> {
     changed.await.map(Changed::record)
 }
 
-/// The client that waits for the first reply. If it goes away before, it can come back for the operation.
+/// A client that waits for the first reply. If it disconnects before that, it can repeat the request to get the
+/// operation.
 struct InFlight {
     core: Arc<Core>,
     key: Key,
@@ -224,22 +225,22 @@ impl Drop for InFlight {
     }
 }
 
-/// Whose a key is.
+/// The owner of a key.
 enum Taken<E> {
-    /// This request's, whose work has begun.
+    /// This request has the key, and its work has begun.
     First(InFlight, Subscription, oneshot::Receiver<Told<E>>),
-    /// That of the same request, sent before.
+    /// An earlier, equal request has the key.
     Again(Key, Box<Record>, Subscription, Admission),
-    /// That of another request.
+    /// Another request has the key.
     ByOther,
-    /// Nobody's: this process is about to end.
+    /// The key is free, but this process drains.
     Draining,
-    /// Nobody's: there is no room for the result.
+    /// The key is free, but there is no room for the result.
     Refused(Refusal),
 }
 
-/// Takes the key, and begins the work if nobody has taken it before. From then on the work goes on whatever becomes of
-/// the client, which is to come back.
+/// Takes the key, and begins the work if the key is free. From then on the work continues even if the client
+/// disconnects, because the client is expected to repeat the request.
 async fn begin<R, E>(
     core: Arc<Core>,
     claim: Claim,
@@ -256,7 +257,7 @@ where
         if let Some(entry) = core.records.get(&claim.name).await? {
             let claimed: Claimed = decode(&entry.value)?;
             let key = Key::of(&claimed.id);
-            // Before it is known whether it has ended, so that its end is heard.
+            // Subscribes before the record is loaded, so that no end is missed.
             let news = core.hub.subscribe(&key);
             if let Some(record) = core.load(&key).await? {
                 return Ok(if claimed.fingerprint == claim.fingerprint {
@@ -265,13 +266,13 @@ where
                     Taken::ByOther
                 });
             }
-            // The operation is gone, and the key free.
+            // The operation is gone, so the key is free.
             expected = Some(entry.revision);
         }
         if let Err(refusal) = admission.check_room() {
             return Ok(Taken::Refused(refusal));
         }
-        // The operation first: a key without one is free.
+        // The operation is created first, because a key without an operation is free.
         let name = Some(claim.name.clone());
         let created = core
             .clone()
@@ -288,10 +289,10 @@ where
             .set(&claim.name, expected, value, longest)
             .await;
         if let Ok(CompareAndSet::Set(_)) = set {
-            // Before it is asked whether the process drains, so that who drains waits for it.
+            // Registers before the check for draining, so that `drain` waits for this operation.
             let registration = core.register(&key);
             if core.is_draining() {
-                // It has begun to while the body was read or the store was asked.
+                // Draining began while the body was read or the store was called.
                 core.discard(&record).await;
                 return Ok(Taken::Draining);
             }
@@ -311,14 +312,14 @@ where
             };
             return Ok(Taken::First(first, news, told));
         }
-        // Another request with this key was faster, or the store has not answered. It may have set the key even so,
-        // which is free without the operation.
+        // Another request with this key was faster, or the store has not answered. The store may have set the key
+        // nevertheless. Without the operation the key is free.
         core.discard(&record).await;
         let _ = set?;
     }
 }
 
-/// The answer to a request that was sent before.
+/// The reply to a repeated request.
 async fn again<R>(
     core: &Core,
     key: &Key,
@@ -339,7 +340,7 @@ async fn again<R>(
         latest => latest,
     };
     match latest {
-        // It was refused.
+        // The request was refused.
         Ok(None) if !record.told => core.unavailable(&asked.headers),
         Ok(latest) => reply(core, key, latest, asked).await,
         Err(error) => {
@@ -353,19 +354,19 @@ async fn again<R>(
     }
 }
 
-/// The answer when the client has waited, and there is this of the operation.
+/// The reply after the wait, for the current record.
 async fn reply<R>(core: &Core, key: &Key, record: Option<Record>, asked: &Asked) -> Reply<R> {
     match record {
         Some(record) if record.status.is_terminal() => {
             ended(core, key, &record, &asked.headers).await
         }
         Some(record) => core.accepted(&record, asked.preferences, &asked.headers),
-        // A reply must not name what cannot be asked for.
+        // A reply must not name an operation that does not exist.
         None => core.gone("The operation was removed.", &asked.headers),
     }
 }
 
-/// The inner response, from the store.
+/// The stored inner response.
 async fn ended<R>(core: &Core, key: &Key, record: &Record, headers: &HeaderMap) -> Reply<R> {
     if record.status == Status::Canceled {
         return core.canceled(headers);

@@ -10,8 +10,7 @@ use tower_layer::Layer;
 
 /// Layer that applies the [`OperationService`] middleware.
 ///
-/// Clones stand for the same operations and share their limits. See the [module docs](crate::operation) for an
-/// example.
+/// Clones share their operations and limits. See the [module docs](crate::operation) for an example.
 #[derive(Clone)]
 #[must_use]
 pub struct OperationLayer {
@@ -19,23 +18,23 @@ pub struct OperationLayer {
 }
 
 impl OperationLayer {
-    /// A layer that keeps operations in this backend, with the default settings.
+    /// Creates a layer that stores operations in this backend, with the default settings.
     pub fn new(backend: Backend) -> Self {
         Self::builder(backend).build()
     }
 
-    /// A layer that keeps operations in this process, with the default settings.
+    /// Creates a layer that stores operations in this process, with the default settings.
     pub fn memory() -> Self {
         Self::new(Backend::memory())
     }
 
-    /// Builds a layer that keeps operations in this backend and has other settings.
+    /// Creates a builder for a layer that stores operations in this backend.
     pub fn builder(backend: Backend) -> OperationLayerBuilder {
         OperationLayerBuilder::new(backend)
     }
 
-    /// A service that answers requests for operations, to be mounted in a router that has the layer on some of its
-    /// routes only: with `Router::route_layer` or on a method router of axum, the layer never sees such requests.
+    /// Returns a service that answers requests for operations. Mount it in a router that has the layer only on some of
+    /// its routes: with `Router::route_layer`, or on a method router of axum, the layer never sees such requests.
     ///
     /// ```
     /// use axum::{Router, routing::post};
@@ -57,7 +56,7 @@ impl OperationLayer {
         Self { core }
     }
 
-    /// A handle to the operations, for code that is not a handler.
+    /// Returns a handle to the operations, for code outside of handlers.
     #[must_use]
     pub fn operations(&self) -> Operations {
         Operations::of(self.core.clone())

@@ -1,12 +1,12 @@
-//! Middleware that makes a resource of a slow request.
+//! Middleware that turns a slow request into a resource.
 //!
-//! A request that takes longer than its client should wait leaves its connection and goes on. The client gets a
-//! reply that names it: a browser is sent to a page with progress and a cancel button, with or without scripts; any
-//! other client gets a status document to ask for, an event stream to follow and a result to come back for. What
-//! ends in time is answered as if the layer were not there.
+//! If a request takes longer than a configured wait, its work continues in the background, and the client gets a reply
+//! with the address of an operation. A browser is redirected to a page with progress and a cancel button, which works
+//! with and without scripts. Any other client gets a status document to poll, an event stream to follow and a result to
+//! fetch later. A request that ends within the wait is answered as if the layer were not there.
 //!
 //! ```text
-//! POST /report ─▶ OperationLayer ─▶ inner service, in a task of its own
+//! POST /report ─▶ OperationLayer ─▶ inner service, in its own task
 //!                     │                  │
 //!                     │ within the wait  ▼
 //!                     ├──────────── its response
@@ -14,7 +14,7 @@
 //!                     └─▶ 202 or 303, and from then on
 //!                           GET    /.operations/{id}          status, or the page
 //!                           GET    /.operations/{id}/events   progress as it happens
-//!                           GET    /.operations/{id}/result   202 until it is there
+//!                           GET    /.operations/{id}/result   202 until it is ready
 //!                           DELETE /.operations/{id}          cancel, or remove
 //!                           POST   /.operations/{id}/cancel   the same, from a form
 //! ```
@@ -44,7 +44,7 @@
 //! let app: Router = Router::new()
 //!     .route("/import", post(import))
 //!     .layer(layer);
-//! // Before the server starts: do the addresses that clients get lead here?
+//! // Before the server starts: do requests for operations reach the layer?
 //! operations
 //!     .check_mount::<_, Body>(app.clone())
 //!     .await
@@ -61,131 +61,136 @@
 //! # }
 //! ```
 //!
-//! [`guide`] goes from a report that takes 40 seconds to production.
+//! [`guide`] leads from a report that takes 40 seconds to production.
 //!
 //! # Rules
 //!
-//! 1. A [predicate](OperationLayerBuilder::predicate) says which requests can become operations. Their responses
-//!    have `Vary: Prefer, Accept`, and so have those to `HEAD` where `GET` can. All others pass through; upgrades and
-//!    `CONNECT` always do, and gRPC calls unless a predicate says otherwise.
+//! 1. A [predicate](OperationLayerBuilder::predicate) decides which requests can become operations. Their responses
+//!    have `Vary: Prefer, Accept`, and so have responses to `HEAD` if the same request with `GET` can become an
+//!    operation. All other requests pass through. Upgrades and `CONNECT` always pass through, and gRPC calls do unless
+//!    a predicate decides otherwise.
 //! 2. The request body is read, up to [`max_body_bytes`](OperationLayerBuilder::max_body_bytes), before the inner
-//!    service is called. With a larger one the request streams through, stays on its connection and never counts as
-//!    running. Until it has been read the request does not count as running either. Bodies that are being received
-//!    have a [limit](OperationLayerBuilder::max_receiving) (503, or 429 for one principal) and a
-//!    [time](OperationLayerBuilder::receive_timeout) (408) of their own.
-//! 3. The inner call runs in its own task. If its response begins within the wait, that is the reply, and its body
-//!    streams on. The wait is [`wait`](OperationLayerBuilder::wait), or what `Prefer` asks for.
-//! 4. Otherwise the request becomes an operation. The reply is `303` to the page where `Accept` names `text/html`,
-//!    else `202` with the status document. It never names an operation that has ended. If the store does not answer,
+//!    service is called. A request with a larger body streams to the inner service, stays on its connection and never
+//!    counts as running. A request whose body has not been read yet does not count as running either. Bodies that are
+//!    being received have a [limit](OperationLayerBuilder::max_receiving) (503, or 429 for one principal) and a
+//!    [timeout](OperationLayerBuilder::receive_timeout) (408) of their own.
+//! 3. The inner call runs in its own task. If its response begins within the wait, the response is the reply, and its
+//!    body streams. The wait is [`wait`](OperationLayerBuilder::wait), or the value in `Prefer`.
+//! 4. Otherwise the request becomes an operation. The reply is `303` to the page if `Accept` names `text/html`, else
+//!    `202` with the status document. The reply never names an operation that has ended. If the store does not answer,
 //!    the request stays on its connection.
 //! 5. The response is then read to its end, up to [`max_result_bytes`](OperationLayerBuilder::max_result_bytes), and
-//!    stored without the headers that belong to a connection. It is the [result](Status): a status of 400 or more is
-//!    `Failed`. Trailers are not kept. It never answers a condition or a range of the request: the inner service does
-//!    not see `If-Range` and `Range` of a request that can become an operation, nor `If-Modified-Since` and
-//!    `If-None-Match` of a `GET`, `HEAD` or `QUERY`. Conditions that protect from lost updates stay: `If-Match`,
-//!    `If-Unmodified-Since`, and `If-None-Match` of all other methods.
-//! 6. An operation ends once. Cancel, completion and loss decide by compare-and-set in the store; what comes later
-//!    changes nothing. The inner request is never run a second time. A `DELETE` that arrives while another one of the
-//!    same process cancels is told so (409): it does not remove what it was to cancel. `If-Match` with the `ETag` of
-//!    the status document makes sure of that everywhere: where that or `If-None-Match` does not hold, `DELETE` and
-//!    `POST …/cancel` change nothing (412).
-//! 7. Any process that shares the backend answers for every operation. The one that works on it renews a
-//!    [lease](OperationLayerBuilder::lease). When that ends, a process that is asked waits for one more lease, in case the
-//!    other one renews it late. Asked again after that, it marks the operation as `Failed` with the code `Lost`.
-//! 8. Every request carries [`Progress`] and [`Operations`] in its extensions; with the feature `axum` both are
+//!    stored without the headers that belong to a connection and without trailers. The stored response is the result. A
+//!    response with a status of 400 or more makes the operation [`Failed`](Status). A result never answers a condition
+//!    or a range of the request: the inner service does not see `If-Range` and `Range` of a request that can become an
+//!    operation, nor `If-Modified-Since` and `If-None-Match` of a `GET`, `HEAD` or `QUERY`. Conditions that protect
+//!    from lost updates stay: `If-Match`, `If-Unmodified-Since`, and `If-None-Match` of all other methods.
+//! 6. An operation ends once. Cancel, completion and loss are decided by compare-and-set in the store; later changes
+//!    have no effect. The inner request never runs a second time. A `DELETE` that arrives while another request in the
+//!    same process cancels the operation is answered with 409 instead of removing the cancelled operation. `If-Match`
+//!    with the `ETag` of the status document protects in all processes: if `If-Match` or `If-None-Match` does not hold,
+//!    `DELETE` and `POST …/cancel` change nothing (412).
+//! 7. Any process that shares the backend answers requests for every operation. The process that runs an operation
+//!    renews a [lease](OperationLayerBuilder::lease). If another process gets a request for the operation and finds the
+//!    lease expired, it waits for one more lease, in case the renewal is late. The first request after that marks the
+//!    operation as `Failed` with the code `Lost`.
+//! 8. Every request carries [`Progress`] and [`Operations`] in its extensions. With the feature `axum`, both are
 //!    extractors.
-//! 9. The service is always ready, so that status requests do not wait for the inner service. A request waits for it
-//!    in its own task, and is `NotStarted` until it is ready.
-//! 10. The layer has to see the requests for operations. See [how to mount it](guide#mounting-the-layer).
+//! 9. The service is always ready, so that status requests do not wait for the inner service. Any other request waits
+//!    for the inner service in its own task, and its operation is `NotStarted` until the inner service is ready.
+//! 10. Requests for operations must reach the layer. See [how to mount it](guide#mounting-the-layer).
 //! 11. [`Operations::drain`] ends the operations of a process before the process ends.
 //!
 //! # Error codes
 //!
-//! | code | status | why |
+//! | code | status | cause |
 //! |---|---|---|
-//! | `Canceled` | `Canceled` | its owner, or the application |
-//! | `LifetimeExceeded` | `Canceled` | it took longer than [`lifetime`](OperationLayerBuilder::lifetime) |
+//! | `Canceled` | `Canceled` | its owner or the application cancelled the operation |
+//! | `LifetimeExceeded` | `Canceled` | the work took longer than [`lifetime`](OperationLayerBuilder::lifetime) |
 //! | the reason phrase, `NotFound` for example | `Failed` | the inner service has answered with that status |
 //! | `Panicked`, `ServiceError` | `Failed` | the inner service has panicked, or its response is an error |
-//! | `ResultTooLarge`, `StorageFull`, `StorageFailed` | `Failed` | the result could not be kept |
-//! | `Lost` | `Failed` | the process that worked on it is gone |
-//! | `ShuttingDown` | `Failed` | the process has ended before the work |
+//! | `ResultTooLarge`, `StorageFull`, `StorageFailed` | `Failed` | the result could not be stored |
+//! | `Lost` | `Failed` | the process that ran the work is gone |
+//! | `ShuttingDown` | `Failed` | the process ended before the work |
 //!
 //! # Idempotency keys
 //!
-//! With [`idempotency_keys`](OperationLayerBuilder::idempotency_keys), of all requests of a principal with the same
-//! `Idempotency-Key` one runs, on whatever machine they arrive:
+//! With [`idempotency_keys`](OperationLayerBuilder::idempotency_keys), requests of a principal with the same
+//! `Idempotency-Key` run once, on whichever machines they arrive:
 //!
-//! 1. A request that was sent before gets the reply for the same operation, or its result, and waits for it as it
-//!    prefers to. While the client of the first one waits for its reply, it is answered with 409. It needs no room
-//!    for another result, so it is answered also where new requests are refused because too much is stored.
-//! 2. Another method, URI, content type or body with the same key is answered with 422. A multipart body is compared
-//!    part by part, so it may have another boundary.
-//! 3. A response that comes in time is stored too, for the next one who asks, so it does not stream and is bounded.
-//! 4. The work goes on when the client goes away. Where running once cannot be promised, the request is refused: 503
-//!    where the store does not answer or the process drains, 413 where the body is too large to be read first, 400
-//!    where the body breaks before its end. Where the store does not answer afterwards, the client gets no address: the
-//!    request stays on its connection.
+//! 1. A repeated request waits as `Prefer` says, and gets the reply for the same operation, or its result. While the
+//!    client of the first request waits for its reply, a repeated request is answered with 409. A repeated request
+//!    needs no room for another result, so it is answered even when new requests are refused because too much is
+//!    stored.
+//! 2. A request with the same key and another method, URI, content type or body is answered with 422. A multipart body
+//!    is compared part by part, so its boundary may differ.
+//! 3. A response that comes within the wait is stored as well, for repeated requests. So it does not stream, and its
+//!    size is limited.
+//! 4. The work continues when the client disconnects. If running once cannot be guaranteed, the request is refused: 503
+//!    if the store does not answer or the process drains, 413 if the body is too large to be read first, 400 if the
+//!    body breaks before its end. If the store stops answering after the work was started, the client gets no address,
+//!    and the request stays on its connection.
 //! 5. The key is free again when the operation is removed or has expired.
-//! 6. What was refused is not remembered: the key is free, and the request **runs again** when it is sent again. It
-//!    was refused when
-//!    - its response has the status 429 or 503, unless the handler has reported progress, or a client was told the
-//!      address of the operation: then the response is a result like any other;
-//!    - the inner service has returned an error before the work has begun. It has begun when the inner service has
-//!      waited for something, has read the body, has reported progress or has responded;
+//! 6. A refused request is not remembered: its key is free, and the request **runs again** when it is sent again. A
+//!    request is refused if
+//!    - its response has the status 429 or 503. If the handler has reported progress, or a client has the address of
+//!      the operation, the response is a result like any other instead;
+//!    - the inner service has returned an error before the work has begun. The work has begun when the inner service
+//!      has waited for an event, has read the body, has reported progress or has responded;
 //!    - the inner service has returned an error or has panicked before it was ready, so that it was not called;
 //!    - the process or the [lifetime](OperationLayerBuilder::lifetime) has ended before the work has begun. The client
 //!      that waits is answered with 503.
 //!
-//!    So a handler that does something which must not be done twice reports progress before it, such as
-//!    `progress.set(0)`. Without that, what it does before it answers 429 or 503 is done again, and so is what it does
-//!    before an error without having waited or read. Load shedding stands outside of any `Buffer`: waiting in the
-//!    queue of a buffer is a beginning, so a request that is shed behind it has failed and is remembered.
-//! 7. While the first client waits, errors and panics of the inner service reach the layers outside, as they do
-//!    without a key. Panics, and errors of work that has begun, are remembered: the request is `Failed`, and does not
-//!    run again.
-//! 8. The value of the header is a string of structured fields (RFC 9651), such as `"8e03978e"`. For compatibility the
-//!    quotes may be missing. A key has up to 255 bytes. A value that is malformed is answered with 400.
+//!    So a handler whose effects must not happen twice reports progress before them, for example with
+//!    `progress.set(0)`. Otherwise, effects before a 429 or 503 are repeated, and so are effects before an error of a
+//!    handler that has neither waited nor read the body. Load shedding belongs outside of any `Buffer`: waiting in the
+//!    queue of a buffer counts as a beginning, so a request that is shed behind a buffer has failed and is remembered.
+//! 7. While the first client waits, errors and panics of the inner service reach the outer layers, as they do without a
+//!    key. Panics, and errors of work that has begun, are remembered: the operation is `Failed`, and the request does
+//!    not run again.
+//! 8. The value of the header is a string as in structured fields (RFC 9651), such as `"8e03978e"`. For compatibility,
+//!    the quotes may be missing. A key has up to 255 bytes. A malformed value is answered with 400.
 //!
-//! All clients without a principal share one set of keys, so these should be unguessable.
+//! All clients without a principal share one set of keys, so their keys should be unguessable.
 //!
 //! # Cancel safety
 //!
-//! Dropping [`OperationFuture`] before it is ready is what a server does when the client goes away. The work is
-//! dropped, or goes on: see [`OnDisconnect`]. Afterwards it always goes on.
+//! A server drops [`OperationFuture`] when the client disconnects. If the future is not ready yet, the work is dropped
+//! or continues, see [`OnDisconnect`]. After the first reply, the work always continues.
 //!
 //! # Panics
 //!
 //! The service must be called within a tokio runtime whose timers are enabled. A panic of the inner service propagates
-//! as it would without the layer while a client waits, and is `Failed` after that.
+//! as it would without the layer while a client waits for the first reply. Later, it makes the operation `Failed`.
 //!
 //! # Security
 //!
-//! - **Principals.** Without [`principal`](OperationLayerBuilder::principal), who knows an id may see and cancel the
-//!   operation. With it, others get the same 404 as for an id that does not exist. The layer authenticates nobody:
-//!   put it inside of what does.
-//! - **Ids** have 128 random bits. The store and the bus know their digests as names, and logs of level `INFO` and
-//!   above show eight characters of those. The store has the ids themselves in its values. The layer's own responses
-//!   ask browsers to send no `Referer`; results are left as they are.
-//! - **Cross-site requests.** `POST …/cancel` is refused (403) when `Sec-Fetch-Site` or `Origin` say that another site
-//!   makes it, and a form must have the token that only the page has. Other methods need a preflight across origins.
-//! - **Results** are handed out as the inner service made them, cookies included, from another address than that which
-//!   was asked for. A relative `Location` in them means another place there.
-//! - **Caches** keep nothing that the layer says: it all has `Cache-Control: no-store`. A result has what the inner
-//!   service says in `Cache-Control` or `Expires`. Where that is nothing, or the result can be read
-//!   [once](OperationLayerBuilder::result_once) only, it has `no-store` too: at its own address it is the response to a
-//!   `GET`, which shared caches may keep and give to others unless they are told.
-//! - **Addresses** are never made from `Host` or forwarded headers.
-//! - **Limits**, all per process: requests at work and requests that are received, per principal and in all; bytes of a body, of a result, of the
-//!   results of a principal and of all results; lifetime and retention; the length of messages. Event streams are not
-//!   limited: put a limit on connections outside. One event at a time is made for each, when its client takes it.
-//! - **Nothing internal** reaches the client: no panic or error text, no key, no limit.
+//! - **Principals.** Without [`principal`](OperationLayerBuilder::principal), any client that knows an id may see and
+//!   cancel the operation. With it, other principals get the same 404 as for an id that does not exist. The layer does
+//!   not authenticate clients: place it inside of an authentication layer.
+//! - **Ids** have 128 random bits. The names in the store and on the bus are digests of ids, and logs of level `INFO`
+//!   and above contain eight characters of a digest. The values in the store contain the ids. The layer's own responses
+//!   instruct browsers to send no `Referer`; results are unchanged.
+//! - **Cross-site requests.** `POST …/cancel` is refused (403) if `Sec-Fetch-Site` or `Origin` names another site, and
+//!   a form must have the token that only the page contains. Other methods need a preflight across origins.
+//! - **Results** are returned as the inner service made them, including cookies, but from another address than that of
+//!   the request. A relative `Location` in a result is resolved against that address.
+//! - **Caches** must not store status documents, pages and errors: all have `Cache-Control: no-store`. A result keeps
+//!   the `Cache-Control` and `Expires` of the inner service. A result without both, or one that can be read
+//!   [once](OperationLayerBuilder::result_once) only, gets `no-store` too: at its own address it is the response to a
+//!   `GET`, which shared caches may otherwise store and send to other clients.
+//! - **Addresses** are never built from `Host` or forwarded headers.
+//! - **Limits** are per process: running requests and requests that are being received, per principal and in total;
+//!   bytes of a body, of a result, of the results of a principal and of all results; lifetime and retention; the length
+//!   of messages. The number of event streams is not limited: limit connections in an outer layer. A stream creates one
+//!   event at a time, when its client takes it.
+//! - **Internal details** do not reach the client: no panic or error text, no key, no limit.
 //!
 //! # Difference from its neighbours
 //!
-//! `tower::timeout` gives up where this layer lets the work go on. A [`PromiseLayer`](crate::PromiseLayer) makes a slow
-//! page fast by running its parts at once; the client still waits for the whole. A job queue survives the process, and
-//! runs its jobs again: an operation does neither, because it is a request.
+//! `tower::timeout` drops the work where this layer continues it. A [`PromiseLayer`](crate::PromiseLayer) makes a slow
+//! page fast by running its parts concurrently; the client still waits for the whole page. A job queue survives the
+//! process and runs its jobs again. An operation does neither, because it is a request.
 
 mod absence;
 mod accept;

@@ -1,4 +1,4 @@
-//! What one process takes on.
+//! Limits on the requests and results of a process.
 
 use super::record::Key;
 use tower_promises_backend::kit::sync::lock;
@@ -15,10 +15,10 @@ pub(super) struct Limits {
     state: Mutex<State>,
 }
 
-/// What somebody has, or may have at most.
+/// The usage or the limit of a principal or of the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Share {
-    /// Requests at work.
+    /// Running requests.
     pub(super) running: usize,
     /// Requests whose body has not arrived yet.
     pub(super) receiving: usize,
@@ -28,46 +28,46 @@ pub(super) struct Share {
 #[derive(Debug, Default)]
 struct State {
     total: Share,
-    /// Those of principals who have something.
+    /// The usage of each principal that has any.
     by_principal: HashMap<Arc<str>, Share>,
     stored: HashMap<Key, Kept>,
-    /// When the store will have forgotten them, soonest first. The number tells those of the same instant apart.
+    /// The expiry times of stored operations, soonest first. The number distinguishes equal times.
     expiring: BTreeMap<(Instant, u64), Key>,
     counted: u64,
 }
 
-/// What is stored of one operation.
+/// The stored bytes of an operation.
 #[derive(Debug)]
 struct Kept {
     principal: Option<Arc<str>>,
     bytes: usize,
-    /// Its place among those that expire.
+    /// Its key in `State::expiring`.
     end: Option<(Instant, u64)>,
 }
 
-/// Why a request is not taken on.
+/// The reason why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// Its principal has too many others. 429.
+    /// The principal has too many running requests. 429.
     Principal,
-    /// Its principal sends too many others. 429.
+    /// The principal sends too many request bodies. 429.
     PrincipalReceiving,
-    /// Too much is stored of what its principal has asked for. 429.
+    /// Too many bytes of the principal's results are stored. 429.
     PrincipalStored,
-    /// The process has too many, or has stored too much. 503.
+    /// The process runs too many requests, or has stored too many bytes. 503.
     Total,
-    /// The process receives too many. 503.
+    /// The process receives too many request bodies. 503.
     TotalReceiving,
 }
 
-/// One of the requests whose body has not arrived yet, until it is dropped.
+/// A request whose body has not arrived yet. Counted until dropped.
 #[derive(Debug)]
 pub(super) struct Receiving {
     limits: Arc<Limits>,
     principal: Option<Arc<str>>,
 }
 
-/// One of the requests that are counted, until it is dropped.
+/// A running request. Counted until dropped.
 #[derive(Debug)]
 pub(super) struct Admission {
     limits: Arc<Limits>,
@@ -83,8 +83,8 @@ impl Limits {
         }
     }
 
-    /// Begins to receive a request. Refuses it where it could not be [taken on](Self::admit) now, so that nothing is
-    /// received in vain.
+    /// Begins to receive a request. Refuses the request if it could not be [admitted](Self::admit) now, so that no body
+    /// is received in vain.
     pub(super) fn receive(self: &Arc<Self>, principal: Option<&str>) -> Result<Receiving, Refusal> {
         let mut state = lock(&self.state);
         state.forget_expired();
@@ -105,8 +105,8 @@ impl Limits {
         })
     }
 
-    /// Takes a request on, for which there must be a place. Whether anything can be stored of it is to be asked
-    /// [then](Admission::check_room).
+    /// Admits a request if the limits on running requests allow it. The stored bytes have a check of their own:
+    /// [`check_room`](Admission::check_room).
     pub(super) fn admit(self: &Arc<Self>, principal: Option<&str>) -> Result<Admission, Refusal> {
         let mut state = lock(&self.state);
         state.forget_expired();
@@ -145,31 +145,32 @@ impl Limits {
         Ok(())
     }
 
-    /// Counts no more than this of what is stored any longer.
+    /// Reduces the counted bytes of an operation.
     pub(super) fn shrink(&self, key: &Key, bytes: usize) {
         lock(&self.state).shrink(key, bytes);
     }
 
-    /// Gives the room of a result back.
+    /// Releases the counted bytes of an operation.
     pub(super) fn forget(&self, key: &Key) {
         lock(&self.state).forget(key);
     }
 }
 
 impl Receiving {
-    /// Refuses a request of which something is to be stored where there is no room for anything.
+    /// Refuses a request with a result if no more bytes may be stored.
     pub(super) fn check_room(&self) -> Result<(), Refusal> {
         self.limits.check_room(self.principal.as_ref())
     }
 }
 
 impl Admission {
-    /// Refuses a request of which something is to be stored where there is no room for anything.
+    /// Refuses a request with a result if no more bytes may be stored.
     pub(super) fn check_room(&self) -> Result<(), Refusal> {
         self.limits.check_room(self.principal.as_ref())
     }
 
-    /// Takes room for the result of this request, which the store keeps for this long. Returns whether there was any.
+    /// Counts the result of this request, which is stored for `time_to_live`. Returns `false`, and counts nothing, if
+    /// there is no room.
     pub(super) fn store(&self, key: &Key, bytes: usize, time_to_live: Duration) -> bool {
         let limits = &self.limits;
         let mut state = lock(&limits.state);
@@ -190,7 +191,7 @@ impl Admission {
         true
     }
 
-    /// Counts what is stored of this request in any case.
+    /// Counts stored bytes of this request without a check.
     pub(super) fn count(&self, key: &Key, bytes: usize, time_to_live: Duration) {
         let mut state = lock(&self.limits.state);
         state.forget_expired();
@@ -204,7 +205,7 @@ impl State {
         share.unwrap_or_default()
     }
 
-    /// Changes what there is in all, and what its principal has of it.
+    /// Changes the usage in total and that of the principal.
     fn change(&mut self, principal: Option<&Arc<str>>, change: impl Fn(&mut Share)) {
         change(&mut self.total);
         if let Some(principal) = principal {
@@ -295,7 +296,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    /// The public interface shows what is counted, but not what the counting costs.
+    /// The public interface shows what is counted, but not the memory used for counting.
     #[tokio::test(start_paused = true)]
     async fn what_is_removed_or_has_expired_takes_no_memory() {
         let share = |stored_bytes| Share {

@@ -1,4 +1,4 @@
-//! How requests for operations reach the layer.
+//! The check that requests for operations reach the layer.
 
 use super::body::OperationBody;
 use super::core::Core;
@@ -19,37 +19,38 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tower_service::Service;
 
-/// After how many operations of which none was asked for, and after how long at the earliest, the log says so.
+/// The number of operations without a single request for one of them, and the minimum time, after which a warning is
+/// logged.
 const SUSPICIOUS: (u32, Duration) = (10, Duration::from_secs(60));
 
-/// How long a check may take. It is sent when a server starts, which must not wait for a fallback that never answers.
+/// The timeout of a check. A server start must not wait for a fallback that never answers.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is known of the way to the layer.
+/// The known state of the mount.
 ///
-/// A layer on a route of a router cannot tell whether the rest of the router has it as well: neither the request nor the
-/// inner service says so. Only requests that arrive, or do not, tell.
+/// A layer on a route cannot detect whether the other routes of the router have it: neither the request nor the inner
+/// service contains that information. Only an arriving request shows it.
 #[derive(Default)]
 pub(super) struct Mount {
-    /// A check has not arrived, and none since. Other requests do not count: where the layer is in a nested router, one
-    /// that knows the outer path arrives, and the addresses that clients get lead nowhere all the same.
+    /// The latest check has not arrived. Other requests do not count: if the layer is in a nested router, a request
+    /// with the outer path arrives, although the addresses that clients get do not work.
     is_unreachable: AtomicBool,
     /// A request for an operation has arrived at some time.
     has_arrived: AtomicBool,
-    /// The log says that no operation was asked for.
+    /// The warning has been logged.
     has_warned: AtomicBool,
-    /// How many addresses were given to clients, and since when.
+    /// The number of addresses that clients have got, and the time of the first.
     given: Mutex<(u32, Option<Instant>)>,
 }
 
-/// A request that only asks whether it arrives.
+/// The extension of a request that checks the mount.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Check {
     has_arrived: Arc<AtomicBool>,
 }
 
 impl Mount {
-    /// A request below the mount path is here.
+    /// Records the arrival of a request below the mount path.
     pub(super) fn arrived(&self, extensions: &Extensions) {
         self.has_arrived.store(true, Ordering::Relaxed);
         if let Some(check) = extensions.get::<Check>() {
@@ -58,7 +59,7 @@ impl Mount {
         }
     }
 
-    /// A client is about to get an address. Returns whether it is time to tell that none was asked for so far.
+    /// Records that a client gets an address. Returns whether to log that no address has been requested so far.
     pub(super) fn gives(&self) -> bool {
         if self.has_arrived.load(Ordering::Relaxed) {
             return false;
@@ -68,7 +69,7 @@ impl Mount {
         let since = *given.1.get_or_insert_with(Instant::now);
         given.0 = given.0.saturating_add(1);
         let is_suspicious = given.0 > number && since.elapsed() >= patience;
-        // Once is enough.
+        // The warning is logged once.
         is_suspicious && !self.has_warned.swap(true, Ordering::Relaxed)
     }
 
@@ -78,7 +79,7 @@ impl Mount {
 }
 
 impl Core {
-    /// Checks the way from outside an application to this.
+    /// Sends a check through an application.
     pub(super) async fn check_mount<S, B>(&self, mut app: S) -> Result<(), UnreachableMount>
     where
         S: Service<Request<B>>,
@@ -93,11 +94,11 @@ impl Core {
             let send = async {
                 let is_ready = std::future::poll_fn(|cx| app.poll_ready(cx)).await.is_ok();
                 if is_ready {
-                    // What it is answered with does not matter.
+                    // The answer does not matter.
                     let _ = app.call(request).await;
                 }
             };
-            // Nor does it whether it is answered.
+            // A timeout does not matter either.
             let _ = timeout(CHECK_TIMEOUT, send).await;
         }
         if check.has_arrived.load(Ordering::Relaxed) {
@@ -111,11 +112,10 @@ impl Core {
     }
 }
 
-/// Service that answers requests for operations and no others, for a router that has the layer on some of its routes
-/// only.
+/// Service that answers only requests for operations, for a router that has the layer on some of its routes.
 ///
-/// [`OperationLayer::routes`](super::OperationLayer::routes) makes one. It takes paths with the mount path and, for
-/// routers that remove it, paths without.
+/// [`OperationLayer::routes`](super::OperationLayer::routes) creates it. It accepts paths with the mount path and, for
+/// routers that remove the mount path, paths without it.
 #[derive(Clone)]
 pub struct OperationRoutes {
     core: Arc<Core>,
@@ -154,7 +154,7 @@ impl fmt::Debug for OperationRoutes {
     }
 }
 
-/// Requests for operations do not reach the layer, so their addresses would lead nowhere.
+/// The error of a check: requests for operations do not reach the layer, so their addresses do not work.
 ///
 /// See [how to mount the layer](super::guide#mounting-the-layer).
 #[derive(Clone, Debug, PartialEq, Eq)]

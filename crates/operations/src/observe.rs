@@ -1,6 +1,6 @@
-//! What operations tell the operator. Without the feature `tracing` all of this is nothing.
+//! The log of operations. Without the feature `tracing` these functions do nothing.
 //!
-//! An id is a capability, so the log has eight characters of its digest instead, which is how [`Key`] displays.
+//! An id is a capability, so the log contains eight characters of its digest instead, which [`Key`] displays.
 
 use super::limits::Refusal;
 use super::mount::UnreachableMount;

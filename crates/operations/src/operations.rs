@@ -12,13 +12,13 @@ use std::time::{Duration, SystemTime};
 use tokio::time::timeout;
 use tower_service::Service;
 
-/// A handle to the operations of a layer, for application code and for other handlers.
+/// Handle to the operations of a layer, for application code and for other handlers.
 ///
-/// [`OperationLayer::operations`](super::OperationLayer::operations) makes one, and every request has one in its
-/// extensions. Clones are cheap and stand for the same operations. It sees those of all instances that share the
-/// backend, except where it says otherwise.
+/// [`OperationLayer::operations`](super::OperationLayer::operations) creates a handle, and every request has one in its
+/// extensions. Clones are cheap and share the same operations. Unless documented otherwise, a handle covers the
+/// operations of all instances that share the backend.
 ///
-/// It knows no principals: check who may do what before you ask it.
+/// The handle does not check principals: the caller must check permissions first.
 ///
 /// ```
 /// use std::time::Duration;
@@ -42,7 +42,7 @@ pub struct Operations {
     core: Arc<Core>,
 }
 
-/// An operation as it was when it was asked for.
+/// A snapshot of an operation.
 #[derive(Clone)]
 pub struct Operation {
     record: Record,
@@ -53,22 +53,23 @@ impl Operations {
         Self { core }
     }
 
-    /// The operation with this id, or `None` if there is none or its time is over.
+    /// Returns the operation with this id, or `None` if there is none or it has expired.
     ///
     /// # Errors
     ///
-    /// Where the backend does not answer.
+    /// If the backend does not answer.
     pub async fn get(&self, id: &str) -> Result<Option<Operation>, BackendError> {
         let record = self.core.load(&Key::of(id)).await?;
         Ok(record.map(|record| Operation { record }))
     }
 
-    /// The operations of a principal, newest first. Of more than 256, the oldest are left out; those of nobody in
-    /// particular are not listed at all, nor are those that another version has stored and this one cannot read.
+    /// Returns the operations of a principal, newest first. If there are more than 256, the oldest are left out.
+    /// Operations without a principal are never listed. Operations that another version of this crate has stored in a
+    /// format that this version cannot read are left out too.
     ///
     /// # Errors
     ///
-    /// Where the backend does not answer.
+    /// If the backend does not answer.
     pub async fn list(&self, principal: &str) -> Result<Vec<Operation>, BackendError> {
         let principal = Core::principal_digest(principal);
         let mut operations = Vec::new();
@@ -77,43 +78,44 @@ impl Operations {
                 break;
             }
             match self.get(id).await {
-                // It hides no others.
+                // One unreadable operation must not hide the others.
                 Err(error @ BackendError::Unreadable { .. }) => {
                     observe::backend_failed(&Key::of(id), &error);
                 }
-                // Those that are gone stay in the list until it is full.
+                // Ids of removed operations stay in the list until the list is full.
                 found => operations.extend(found?),
             }
         }
         Ok(operations)
     }
 
-    /// Cancels an operation. Returns whether that took effect: of many that cancel it at once, one is told so, and
-    /// none if it has ended.
+    /// Cancels an operation. Returns whether this call has cancelled it: of several concurrent calls one returns
+    /// `true`, and none does if the operation has ended.
     ///
-    /// When it resolves, a work of this process that waits has been dropped, and one that blocks its thread has been
-    /// told. One of another process is dropped as soon as that hears of it, at the latest after a third of the
-    /// [lease](super::OperationLayerBuilder::lease).
+    /// When the future resolves, work in this process that awaits has been dropped, and work that blocks its thread has
+    /// been notified. Work in another process is dropped as soon as that process receives the message, at the latest
+    /// after a third of the [lease](super::OperationLayerBuilder::lease).
     ///
-    /// Cancel safety: once it was polled, it cancels the operation also when it is dropped.
+    /// Cancel safety: once the future has been polled, it cancels the operation even if it is dropped.
     ///
     /// # Errors
     ///
-    /// Where the backend does not answer. The operation may or may not be cancelled.
+    /// If the backend does not answer. The operation may or may not be cancelled.
     pub async fn cancel(&self, id: &str) -> Result<bool, BackendError> {
         let changed = self.core.cancel(&Key::of(id), |_| true).await?;
         Ok(matches!(changed, Changed::Yes(_)))
     }
 
-    /// Checks that requests for operations reach the layer when they are sent to this application, which is the whole of
-    /// it as the server gets it. Where they do not, that is logged as an error, and from then on requests stay on their
-    /// connection instead of getting an address that leads nowhere, until a later check succeeds.
+    /// Checks that requests for operations reach the layer through this application, which must be the whole
+    /// application that the server gets. If they do not, the failure is logged as an error. From then on, requests stay
+    /// on their connection instead of getting an address that does not work, until a later check succeeds.
     ///
-    /// It sends one `GET` below the mount path, and waits for at most 10 seconds until the application is ready and has
-    /// answered. Layers outside that refuse it, such as authentication, look like a wrong mount. Call it before the server
-    /// starts, and in a test, within a tokio runtime whose timers are enabled.
+    /// The check sends one `GET` below the mount path, and waits up to 10 seconds until the application is ready and
+    /// has answered. If an outer layer refuses the request, for example for lack of credentials, the check fails as
+    /// well. Call it before the server starts, and in a test, within a tokio runtime whose timers are enabled.
     ///
-    /// Cancel safety: dropped before it resolves, it changes nothing, except that a check which has arrived counts.
+    /// Cancel safety: if the future is dropped before it resolves, nothing changes, except that a check which has
+    /// reached the layer counts.
     ///
     /// ```
     /// use axum::body::Body;
@@ -134,7 +136,7 @@ impl Operations {
     ///
     /// # Errors
     ///
-    /// Where the request does not arrive in that time. The text says how to mount the layer.
+    /// If the request does not reach the layer in that time. The text explains how to mount the layer.
     pub async fn check_mount<S, B>(&self, app: S) -> Result<(), UnreachableMount>
     where
         S: Service<Request<B>>,
@@ -143,22 +145,23 @@ impl Operations {
         self.core.check_mount(app).await
     }
 
-    /// How many operations this process works on. Requests whose client still waits for the first reply are not
+    /// Returns how many operations this process runs. Requests whose client still waits for the first reply are not
     /// counted.
     #[must_use]
     pub fn running(&self) -> usize {
         *self.core.running_count.borrow()
     }
 
-    /// Lets this process end: waits until its operations have ended, for this long at most, and gives up the rest.
-    /// Returns how many were given up.
+    /// Prepares the end of this process: waits until its operations have ended, at most for `deadline`, and gives up
+    /// the rest. Returns how many operations were given up.
     ///
-    /// From the first call on no request becomes an operation: a slow one stays on its connection, and is waited for
-    /// by the graceful shutdown of the server. Operations that are given up have failed with the code
-    /// `ShuttingDown`. Event streams end, so that clients connect to another instance. Call it before the server
-    /// shuts down, so that clients can go on asking in the meantime.
+    /// From the first call on, no request becomes an operation. A slow request stays on its connection, and the
+    /// graceful shutdown of the server waits for it. Operations that are given up fail with the code `ShuttingDown`.
+    /// Event streams end, so that clients connect to another instance. Call this method before the server shuts down,
+    /// so that clients can continue to poll in the meantime.
     ///
-    /// Cancel safety: dropped before it resolves, nothing is given up, and nothing becomes an operation.
+    /// Cancel safety: if the future is dropped before it resolves, no operation is given up, and no request becomes an
+    /// operation.
     pub async fn drain(&self, deadline: Duration) -> usize {
         let raise = |to: Phase| {
             self.core.phase.send_if_modified(|phase| {
@@ -172,50 +175,51 @@ impl Operations {
         let _ = none.await;
         let given_up = self.running();
         raise(Phase::GivingUp);
-        // It ends when the store has been told, or does not answer.
+        // Resolves when the ends are stored, or the store does not answer.
         let _ = running.wait_for(|running| *running == 0).await;
         given_up
     }
 }
 
 impl Operation {
-    /// Its id, which is a secret: who knows it can see the operation, unless it has a principal.
+    /// Returns the id. It is a secret: any client that knows it can see the operation, unless the operation has a
+    /// principal.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.record.id
     }
 
-    /// Where it stands.
+    /// Returns the status.
     #[must_use]
     pub fn status(&self) -> Status {
         self.record.status
     }
 
-    /// How much is done, in percent, if the work has said so.
+    /// Returns how much is done, in percent, if the work has reported it.
     #[must_use]
     pub fn progress(&self) -> Option<f64> {
         self.record.progress
     }
 
-    /// What the work has said about itself. It is a text: escape it.
+    /// Returns the latest message of the work. It is plain text: escape it.
     #[must_use]
     pub fn message(&self) -> Option<&str> {
         self.record.message.as_deref()
     }
 
-    /// Why it has failed or was cancelled, as a short word.
+    /// Returns the error code of an operation that has failed or was cancelled.
     #[must_use]
     pub fn error_code(&self) -> Option<&str> {
         self.record.error.as_ref().map(|error| &*error.code)
     }
 
-    /// When it was made.
+    /// Returns the time of creation.
     #[must_use]
     pub fn created(&self) -> SystemTime {
         clock::time(self.record.created)
     }
 
-    /// When it has ended.
+    /// Returns the time of the end.
     #[must_use]
     pub fn finished(&self) -> Option<SystemTime> {
         let finished = self.record.finished?;
@@ -231,7 +235,7 @@ impl fmt::Debug for Operations {
     }
 }
 
-/// Without the id, which is a secret.
+/// Omits the id, which is a secret.
 impl fmt::Debug for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Operation")

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 pub(super) const PREFER: HeaderName = HeaderName::from_static("prefer");
 
-/// What a client prefers, as far as it concerns operations.
+/// The preferences of a client that affect operations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Preferences {
     pub(super) respond_async: bool,
@@ -15,7 +15,7 @@ pub(super) struct Preferences {
 }
 
 impl Preferences {
-    /// Reads all lines of the header. Nothing in it is an error: what is not understood is ignored.
+    /// Parses all fields of the header. Malformed and unknown preferences are ignored.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let mut preferences = Self::default();
         let (mut seen_respond_async, mut seen_wait) = (false, false);
@@ -26,7 +26,7 @@ impl Preferences {
                 let preference = split(preference, ';').next().unwrap_or_default();
                 let (name, value) = preference.split_once('=').unwrap_or((preference, ""));
                 let (name, value) = (name.trim(), unquoted(value.trim()));
-                // The first of several wins, also where it cannot be understood.
+                // The first of repeated preferences counts, even if it is malformed.
                 if name.eq_ignore_ascii_case("respond-async") && !seen_respond_async {
                     seen_respond_async = true;
                     preferences.respond_async = value.is_empty();
@@ -39,7 +39,7 @@ impl Preferences {
         preferences
     }
 
-    /// How long this client is to wait for its first reply.
+    /// Returns how long this client waits for its first reply.
     pub(super) fn wait(self, default: Duration, longest: Duration) -> Duration {
         match self.wait {
             Some(seconds) => Duration::from_secs(seconds).min(longest),
@@ -48,7 +48,7 @@ impl Preferences {
         }
     }
 
-    /// The value of `Preference-Applied` once the request has become an operation.
+    /// Returns the value of `Preference-Applied` for a request that has become an operation.
     pub(super) fn applied(self, longest: Duration) -> Option<String> {
         let wait = self.wait.filter(|wait| *wait <= longest.as_secs());
         let mut applied = Vec::new();
@@ -60,7 +60,7 @@ impl Preferences {
     }
 }
 
-/// Digits alone: the grammar has no sign and no fraction. What is too large for a number is too long a wait.
+/// Parses digits only: the grammar has no sign and no fraction. A number that overflows counts as the longest wait.
 fn seconds(value: &str) -> Option<u64> {
     let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| value.parse().unwrap_or(u64::MAX))
@@ -73,7 +73,7 @@ fn unquoted(value: &str) -> &str {
         .unwrap_or(value)
 }
 
-/// Splits at a separator that does not stand in a quoted string.
+/// Splits at a separator outside of quoted strings.
 pub(super) fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     text.split(move |character| {

@@ -4,18 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 
-/// How many bytes a progress message may have. What is longer is cut.
+/// The largest number of bytes of a progress message. A longer message is cut.
 pub const MAX_MESSAGE_BYTES: usize = 1024;
 
 tokio::task_local! {
     static CURRENT: Progress;
 }
 
-/// What a handler says about how far it has come, and hears about being cancelled.
+/// Reports the progress of a handler, and notifies the handler of cancellation.
 ///
-/// [`OperationLayer`](super::OperationLayer) puts one into the extensions of every request, whether or not it can
-/// become an operation, so that a handler need not care. It is cheap to clone, and a clone is the same: give one to
-/// a promise, to a blocking job or to another task.
+/// [`OperationLayer`](super::OperationLayer) puts a `Progress` into the extensions of every request, whether or not the
+/// request can become an operation, so that handlers need no special case. Clones are cheap and share their state: pass
+/// a clone to a promise, a blocking job or another task.
 ///
 /// ```
 /// use tower_promises_operations::Progress;
@@ -31,15 +31,14 @@ tokio::task_local! {
 ///     rows.len()
 /// }
 ///
-/// // Where no layer is at hand, in a test for example, nobody listens.
+/// // In a test, or without a layer, nothing reads the reports.
 /// assert_eq!(import(&["a", "b"], &Progress::detached()), 2);
 /// ```
 ///
 /// # Costs
 ///
-/// Setting it takes well under a microsecond and never waits. Only the latest state is kept, so it may be set as often
-/// as is convenient; see [`progress_interval`](super::OperationLayerBuilder::progress_interval) for when others see
-/// it.
+/// Reporting takes well under a microsecond and never waits. Only the latest report is kept, so a handler may report
+/// often. [`progress_interval`](super::OperationLayerBuilder::progress_interval) limits how often it is stored.
 #[derive(Clone)]
 pub struct Progress {
     shared: Arc<Shared>,
@@ -51,10 +50,10 @@ struct Shared {
     has_begun: AtomicBool,
 }
 
-/// What is known of a work that has not ended.
+/// The latest report of work that has not ended.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Report {
-    /// Since when the inner service works on it, in milliseconds since the epoch.
+    /// When the inner service was called, in milliseconds since the epoch.
     pub(super) started: Option<u64>,
     pub(super) percent: Option<f64>,
     pub(super) message: Option<Arc<str>>,
@@ -66,14 +65,15 @@ impl Report {
         self.started.is_some()
     }
 
-    /// Whether the work has said something about itself.
+    /// Whether the work has reported progress or a message.
     pub(super) fn has_progress(&self) -> bool {
         self.percent.is_some() || self.message.is_some()
     }
 }
 
 impl Progress {
-    /// A progress that nobody listens to and nobody cancels: for tests, and where no layer is in place.
+    /// Creates a `Progress` without an operation, for tests and for code without a layer. Its reports are not read, and
+    /// it is never cancelled.
     #[must_use]
     pub fn detached() -> Self {
         Self::new()
@@ -89,39 +89,39 @@ impl Progress {
         }
     }
 
-    /// The progress of the request that this task is handling.
+    /// Returns the progress of the request that this task handles.
     ///
-    /// `Some` wherever the handler's own task runs a request that can become an operation, deep in synchronous code
-    /// too. `None` in other tasks and threads, so not in what is given to `tokio::spawn`, `spawn_blocking` or to a
-    /// blocking promise: give them a clone.
+    /// Returns `Some` in the handler's own task, also deep in synchronous code, if the request can become an operation.
+    /// Returns `None` in other tasks and threads, for example in a future passed to `tokio::spawn`, and in closures
+    /// passed to `spawn_blocking` or to a blocking promise: pass a clone there.
     #[must_use]
     pub fn current() -> Option<Self> {
         CURRENT.try_with(Clone::clone).ok()
     }
 
-    /// Runs a future with this as [`Progress::current`].
+    /// Runs a future in which [`Progress::current`] returns this progress.
     pub async fn scope<F: Future>(&self, future: F) -> F::Output {
         CURRENT.scope(self.clone(), future).await
     }
 
-    /// Says how much is done, in percent. NaN is ignored, values below 0 or above 100 count as those. 100 does not
-    /// end anything: the response does.
+    /// Reports how much is done, in percent. NaN is ignored, and values outside of 0 to 100 are clamped. 100 does not
+    /// end the operation: only the response does.
     ///
-    /// It is also how a handler marks its beginning: a request with an [idempotency key](super#idempotency-keys) never
-    /// runs again after that, so call it before anything that must not be done twice.
+    /// A report also marks the beginning of the work: a request with an [idempotency key](super#idempotency-keys) never
+    /// runs again after a report, so call this method before effects that must not happen twice.
     pub fn set(&self, percent: impl Into<f64>) {
         let percent = percent.into();
         if percent.is_nan() {
             return;
         }
-        // Adding zero makes of a negative zero a positive one.
+        // Adding zero turns a negative zero into a positive zero.
         let percent = Some(percent.clamp(0.0, 100.0) + 0.0);
         self.begin();
         self.report(|report| std::mem::replace(&mut report.percent, percent) != percent);
     }
 
-    /// Says in words what is being done, for the client to read. At most [`MAX_MESSAGE_BYTES`]. It is shown as text:
-    /// markup in it means nothing.
+    /// Reports a message for the client, cut at [`MAX_MESSAGE_BYTES`]. It is shown as plain text, in which markup has
+    /// no effect.
     pub fn message(&self, text: impl Into<String>) {
         let mut text = text.into();
         let end = (0..=MAX_MESSAGE_BYTES.min(text.len())).rev();
@@ -136,21 +136,21 @@ impl Progress {
         });
     }
 
-    /// Whether nobody wants the work any more: the operation was cancelled, its lifetime has ended, the server shuts
-    /// down, or the client went away before it got a reply. `false` once the work has been done.
+    /// Whether the work is cancelled: the operation was cancelled, its lifetime has ended, the server shuts down, or
+    /// the client disconnected before it got a reply. `false` after the work has ended.
     ///
-    /// A future is dropped then and need not ask. Code that blocks a thread asks it every now and then.
+    /// A cancelled future is dropped and need not check. Code that blocks a thread should check regularly.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         *self.shared.cancelled.borrow()
     }
 
-    /// Resolves when [`is_cancelled`](Self::is_cancelled) turns true, and never before.
+    /// Resolves when [`is_cancelled`](Self::is_cancelled) becomes true, and never otherwise.
     ///
-    /// Cancel safety: dropping it changes nothing.
+    /// Cancel safety: dropping the future has no effect.
     pub async fn cancelled(&self) {
         let mut cancelled = self.shared.cancelled.subscribe();
-        // It cannot fail: the sender is here.
+        // Never fails: `self` owns the sender.
         let _ = cancelled.wait_for(|cancelled| *cancelled).await;
     }
 
@@ -158,7 +158,7 @@ impl Progress {
         self.shared.cancelled.send_replace(true);
     }
 
-    /// The inner service is ready, and is called.
+    /// Records that the inner service is ready and is called.
     pub(super) fn start(&self) {
         self.report(|report| {
             report.started = Some(now());
@@ -166,13 +166,13 @@ impl Progress {
         });
     }
 
-    /// The inner service does something with the request: it waits, reads the body, reports or responds.
+    /// Records that the work has begun: the inner service waits, reads the body, reports or responds.
     pub(super) fn begin(&self) {
         self.shared.has_begun.store(true, Ordering::Relaxed);
     }
 
-    /// Whether an error may leave something behind. Layers that refuse a request do that at once, before they do anything
-    /// with it.
+    /// Whether the work has begun, so that an error may leave effects behind. Layers that refuse a request do so at
+    /// once, before the work has begun.
     pub(super) fn has_begun(&self) -> bool {
         self.shared.has_begun.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! What the store keeps of an operation.
+//! The stored data of an operation.
 
 use super::progress::Report;
 use super::status::Status;
@@ -10,11 +10,11 @@ use std::fmt::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The state of an operation. Whoever changes it does so by compare-and-set.
+/// The state of an operation. It is changed only by compare-and-set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) id: String,
-    /// Rises with each change that the document shows.
+    /// Increases with each change that the document shows.
     pub(super) version: u64,
     pub(super) status: Status,
     pub(super) progress: Option<f64>,
@@ -24,32 +24,32 @@ pub(super) struct Record {
     pub(super) started: Option<u64>,
     pub(super) updated: u64,
     pub(super) finished: Option<u64>,
-    /// When the store forgets it, at the latest.
+    /// The latest expiry in the store.
     pub(super) expires: u64,
     pub(super) error: Option<Failure>,
     /// The digest of the principal.
     pub(super) principal: Option<String>,
-    /// What the form on the page sends along.
+    /// The token in the form on the page.
     pub(super) token: String,
     /// The client waits for its first reply.
     pub(super) in_flight: bool,
-    /// A client that has sent its idempotency key was told the id.
+    /// A client that has sent its idempotency key has the id.
     #[serde(default)]
     pub(super) told: bool,
-    /// The request was refused and no client was told the id: the operation counts as one that does not exist, and its
-    /// idempotency key as free.
+    /// The request was refused and no client has the id: the operation counts as absent, and its idempotency key as
+    /// free.
     #[serde(default)]
     pub(super) forgotten: bool,
-    /// What its idempotency key is called in the store.
+    /// The name of its idempotency key in the store.
     #[serde(default)]
     pub(super) claim: Option<String>,
-    /// Where the inner service has answered.
+    /// The stored response, if the inner service has answered.
     pub(super) result: Option<Stored>,
-    /// The result was to be read once, and was.
+    /// The result could be read once, and has been read.
     pub(super) consumed: bool,
 }
 
-/// Why an operation has failed or was cancelled. Neither part is empty.
+/// The reason why an operation has failed or was cancelled. Neither part is empty.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Failure {
     pub(super) code: String,
@@ -65,7 +65,7 @@ impl Failure {
     }
 }
 
-/// How a stored result is divided.
+/// The size of a stored result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stored {
     pub(super) chunks: usize,
@@ -104,20 +104,20 @@ impl Record {
         }
     }
 
-    /// Takes over what the work has reported. Returns whether that changes anything.
+    /// Copies the report of the work. Returns whether the record has changed.
     pub(super) fn report(&mut self, report: &Report) -> bool {
         let before = self.clone();
         if report.started.is_some() && self.status == Status::NotStarted {
             self.status = Status::Running;
         }
-        // A clock that is set back must not make it start before it was created.
+        // The clock may have been set back since the creation.
         self.started = report.started.map(|started| started.max(self.created));
         self.progress = report.percent;
         self.message = report.message.as_deref().map(str::to_owned);
         *self != before
     }
 
-    /// Ends it. What ended it first stays.
+    /// Records the end. The caller checks that the operation has not ended.
     pub(super) fn end(&mut self, status: Status, error: Option<Failure>, retention: Duration) {
         let now = self.touch();
         self.status = status;
@@ -127,22 +127,22 @@ impl Record {
         self.in_flight = false;
     }
 
-    /// Makes it a new version.
+    /// Starts a new version and returns its time.
     pub(super) fn touch(&mut self) -> u64 {
         self.version += 1;
         self.updated = now().max(self.updated);
         self.updated
     }
 
-    /// For how long the store is to keep it.
+    /// Returns how long the store must keep the record.
     pub(super) fn time_to_live(&self) -> Duration {
-        // At least a moment: no time at all might mean forever to a backend.
+        // At least a second: a backend may treat zero as no expiry.
         Duration::from_millis(self.expires.saturating_sub(now()).max(1000))
     }
 }
 
-/// What an operation is called in the store, on the bus and within the process: a digest of its id, so that neither
-/// shows up in a log as what it is, a capability.
+/// The name of an operation in the store, on the bus and within the process: a digest of its id. The id is a capability
+/// and must not appear in a log.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key(Arc<str>);
 
@@ -163,7 +163,7 @@ impl Key {
         format!("operation/lease/{}", self.0)
     }
 
-    /// Outlives the record, so that its owner is told that it is gone.
+    /// Returns the name of the tombstone, which outlives the record so that the owner gets 410.
     pub(super) fn tombstone(&self) -> String {
         format!("operation/tombstone/{}", self.0)
     }
@@ -183,7 +183,7 @@ impl Key {
 
 pub(super) const TOPIC_PREFIX: &str = "operation/";
 
-/// What the log shows of an operation.
+/// Writes the part of the digest that appears in the log.
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0.get(..8).unwrap_or(&self.0))
@@ -196,7 +196,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// The SHA-256 digest of some parts, each with its length, in hexadecimal.
+/// Returns the SHA-256 digest of the parts, each with its length, in hexadecimal.
 pub(super) fn digest(parts: &[&[u8]]) -> String {
     let mut hash = Sha256::new();
     for part in parts {
@@ -206,7 +206,7 @@ pub(super) fn digest(parts: &[&[u8]]) -> String {
     hexadecimal(&hash.finalize())
 }
 
-/// 128 random bits in hexadecimal: an id, or a token.
+/// Returns 128 random bits in hexadecimal, for an id or a token.
 pub(super) fn random() -> Result<String, BackendError> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)
@@ -217,7 +217,7 @@ pub(super) fn random() -> Result<String, BackendError> {
 fn hexadecimal(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() * 2);
     for byte in bytes {
-        // A string takes everything.
+        // Writing to a string does not fail.
         let _ = write!(text, "{byte:02x}");
     }
     text

@@ -1,4 +1,4 @@
-//! Operations in the store.
+//! The records of operations in the store.
 
 use super::absence::Absences;
 use super::record::{Failure, Key, Record};
@@ -11,31 +11,31 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How many of a principal's operations are listed.
+/// The largest number of listed operations of a principal.
 pub(super) const MAX_LISTED: usize = 256;
 
-/// How many of them are kept. Requests that are refused leave the list again. The difference is how many of them can be in
-/// it at the same time without pushing out one that is listed.
+/// The largest number of stored ids in a list. A refused request removes its id again. The difference to [`MAX_LISTED`]
+/// is the number of such requests that can run at the same time without pushing out a listed operation.
 const MAX_KEPT: usize = 2 * MAX_LISTED;
 
-/// The store as operations use it: each answer has its time and no more.
+/// The store, with a timeout on each call.
 #[derive(Clone, Debug)]
 pub(super) struct Records {
     pub(super) backend: Backend,
     pub(super) timeout: Duration,
-    /// How long a record is kept after its end.
+    /// How long a record is stored after the end of its operation.
     pub(super) retention: Duration,
     pub(super) lease: Duration,
-    /// Leases of other processes that were absent.
+    /// Expired leases of other processes.
     pub(super) absences: Arc<Absences>,
 }
 
-/// What became of a change.
+/// The outcome of a change.
 #[derive(Debug)]
 pub(super) enum Changed {
-    /// It took effect.
+    /// The change was stored.
     Yes(Record),
-    /// It did not apply to what was found.
+    /// The change did not apply to this record.
     No(Record),
     /// There is no such operation.
     Gone,
@@ -50,7 +50,7 @@ impl Changed {
     }
 }
 
-/// What is left of an operation whose time is over.
+/// The record of an expired operation.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Tombstone {
     pub(super) principal: Option<String>,
@@ -99,21 +99,21 @@ impl Records {
         self.put(&key.lease(), Bytes::new(), self.lease).await
     }
 
-    /// Makes an operation known to all instances.
+    /// Stores a new operation, for all instances.
     pub(super) async fn create(&self, key: &Key, record: &Record) -> Result<(), BackendError> {
         self.bury(key, record).await?;
-        // The lease first: a record without one is lost.
+        // The lease is stored first, because a record without a lease is lost.
         self.renew_lease(key).await?;
         let (name, value) = (key.record(), encode(record)?);
         let set = self.set(&name, None, value, record.time_to_live());
         match set.await? {
             CompareAndSet::Set(_) => Ok(()),
-            // 128 random bits do not come twice.
+            // 128 random bits do not repeat.
             CompareAndSet::Conflict => Err(BackendError::unavailable("the id is taken")),
         }
     }
 
-    /// Sees to it that the owner is told, once the record is gone, that it was there.
+    /// Stores a tombstone, so that the owner gets 410 after the record has expired.
     async fn bury(&self, key: &Key, record: &Record) -> Result<(), BackendError> {
         let tombstone = Tombstone {
             principal: record.principal.clone(),
@@ -123,7 +123,7 @@ impl Records {
             .await
     }
 
-    /// The record as the store has it, unless the operation is forgotten.
+    /// Returns the stored record, unless the operation is forgotten.
     pub(super) async fn find(&self, key: &Key) -> Result<Option<(Record, Revision)>, BackendError> {
         let Some(entry) = self.get(&key.record()).await? else {
             return Ok(None);
@@ -132,10 +132,11 @@ impl Records {
         Ok((!record.forgotten).then_some((record, entry.revision)))
     }
 
-    /// The record, which is ended as lost if no instance renews its lease any more.
+    /// Returns the record. Ends the operation as lost if no instance renews its lease any more.
     ///
-    /// One look at the lease is not enough: the clock of the store may be wrong for a moment, after that of the machine was
-    /// set, and a living owner renews the lease whether or not it is there. So it has to stay absent for as long as it lasts.
+    /// One look-up of the lease is not enough: the clock of the store may be wrong for a moment after the clock of the
+    /// machine was set, and a living owner renews the lease even if it is absent. So the lease must stay absent for its
+    /// whole duration.
     pub(super) async fn load(
         &self,
         key: &Key,
@@ -153,7 +154,7 @@ impl Records {
         if !self.absences.note(key, self.lease) {
             return Ok(Some(record));
         }
-        // Its end may have come between the two questions, so this asks again.
+        // The end may have been stored between the two reads, so the change checks the status again.
         let changed = self.change(key, |record| {
             if record.status.is_terminal() {
                 return false;
@@ -168,7 +169,7 @@ impl Records {
         Ok(record)
     }
 
-    /// Changes a record until that succeeds, or until `change` says that there is nothing to change.
+    /// Changes a record and retries after conflicts, until the change is stored or `change` returns `false`.
     pub(super) async fn change(
         &self,
         key: &Key,
@@ -179,7 +180,8 @@ impl Records {
         loop {
             let Some((mut record, revision)) = self.find(key).await? else {
                 if has_buried {
-                    // Somebody has ended and removed it meanwhile, and what that leaves is to be unknown.
+                    // Another process has ended and removed the operation meanwhile. A removed operation must be
+                    // unknown, so it must not have a tombstone.
                     self.delete(&key.tombstone()).await?;
                 }
                 return Ok(Changed::Gone);
@@ -190,13 +192,14 @@ impl Records {
             }
             let value = encode(&record)?;
             if !had_ended && record.status.is_terminal() {
-                // Before its end is seen, or who removes it then would find it buried afterwards. Where this fails,
-                // the one from the beginning stays, which lasts longer.
+                // The tombstone is renewed before the end is visible, because a client that sees the end may remove the
+                // operation, and its tombstone with it. If the renewal fails, the tombstone from the creation stays,
+                // which lasts longer.
                 let _ = self.bury(key, &record).await;
                 has_buried = true;
             }
             let set = self.set(&name, Some(revision), value, record.time_to_live());
-            // A conflict says that somebody else has made progress, so this ends.
+            // A conflict means that another process has made progress, so the loop ends.
             if let CompareAndSet::Conflict = set.await? {
                 continue;
             }
@@ -204,7 +207,7 @@ impl Records {
         }
     }
 
-    /// Adds an operation to those of its principal, and forgets the oldest of too many.
+    /// Adds an operation to the list of its principal, and drops the oldest ids beyond [`MAX_KEPT`].
     pub(super) async fn list_add(
         &self,
         principal: &str,
@@ -220,7 +223,7 @@ impl Records {
         .await
     }
 
-    /// Takes an operation out of those of its principal.
+    /// Removes an operation from the list of its principal.
     pub(super) async fn list_remove(
         &self,
         principal: &str,
@@ -235,13 +238,13 @@ impl Records {
         .await
     }
 
-    /// The ids of a principal's operations, oldest first. Some of them may be gone.
+    /// Returns the ids of a principal's operations, oldest first. The operations may no longer exist.
     pub(super) async fn list(&self, principal: &str) -> Result<Vec<String>, BackendError> {
         let entry = self.get(&list_key(principal)).await?;
         entry.map_or_else(|| Ok(Vec::new()), |entry| decode(&entry.value))
     }
 
-    /// Changes the list until that succeeds, or until `change` says that there is nothing to change.
+    /// Changes the list and retries after conflicts, until the change is stored or `change` returns `false`.
     async fn list_change(
         &self,
         principal: &str,

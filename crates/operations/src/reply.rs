@@ -1,4 +1,4 @@
-//! The responses that the layer makes itself.
+//! Responses that the layer creates.
 
 use super::body::OperationBody;
 use super::condition;
@@ -28,7 +28,7 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
-/// What the layer's own page needs, and no more.
+/// The minimal policy for the layer's own page.
 const POLICY: &str =
     "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
@@ -95,7 +95,7 @@ impl Core {
     }
 
     fn page<R>(&self, record: &Record) -> Reply<R> {
-        // Without the origin: a page belongs to that which it was loaded from.
+        // Without the origin: the page is loaded from the right origin already.
         let links = Links::new("", &self.settings.mount, &record.id);
         let assets = self.assets();
         let context = PageContext {
@@ -116,7 +116,7 @@ impl Core {
             strings: &self.settings.strings,
         };
         match &self.settings.page {
-            // A policy for a page that is not known could break it.
+            // A policy could break a page of the application.
             Some(page) => html(StatusCode::OK, page(&context), false),
             None => html(StatusCode::OK, page::render(&context), true),
         }
@@ -126,7 +126,7 @@ impl Core {
         format!("{}/assets", self.settings.mount)
     }
 
-    /// The result in the store, as the inner service has sent it.
+    /// The stored response of the inner service.
     pub(super) fn result<R>(&self, outcome: Outcome, body: OperationBody<R>) -> Reply<R> {
         let length = outcome.body.len();
         let mut response = Response::new(body);
@@ -135,11 +135,11 @@ impl Core {
         headers.insert(ASYNC_RESULT, outcome.status.as_u16().into());
         let says_how_long = headers.contains_key(CACHE_CONTROL) || headers.contains_key(EXPIRES);
         if self.settings.result_once || !says_how_long {
-            // Here it is the response to a `GET`, which a cache may keep for as long as it sees fit (RFC 9111, section
-            // 4.2.2) and give to others, whatever the method of the request was.
+            // This is the response to a `GET`, which a cache may otherwise store for a time of its own choice (RFC
+            // 9111, section 4.2.2) and send to other clients, even if the original request had another method.
             headers.insert(CACHE_CONTROL, NO_STORE);
         }
-        // 202 would say that it is not done.
+        // 202 would mean that the result is not ready.
         let status = match outcome.status {
             StatusCode::ACCEPTED => StatusCode::OK,
             status => status,
@@ -147,13 +147,13 @@ impl Core {
         *response.status_mut() = status;
         let has_no_length = status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
         if !has_no_length {
-            // Also for `HEAD`, whose body nobody can measure.
+            // Also for `HEAD`, because servers do not measure that body.
             response.headers_mut().insert(CONTENT_LENGTH, length.into());
         }
         response
     }
 
-    /// The result of work that has not answered.
+    /// The result of work that has ended without a response.
     pub(super) fn no_result<R>(&self, request: &HeaderMap) -> Reply<R> {
         let mut response = self.problem(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -164,7 +164,7 @@ impl Core {
         response
     }
 
-    /// Says why a request is not taken on.
+    /// The reply to a refused request.
     pub(super) fn refusal<R>(&self, refusal: Refusal, request: &HeaderMap) -> Reply<R> {
         let (status, detail) = match refusal {
             Refusal::Principal => (
@@ -189,7 +189,7 @@ impl Core {
         response
     }
 
-    /// An error as problem+json, or as a page where the client prefers that.
+    /// An error as problem+json, or as a page if the client prefers HTML.
     pub(super) fn problem<R>(
         &self,
         status: StatusCode,
@@ -231,7 +231,7 @@ impl Core {
         response
     }
 
-    /// Says that the body of a request has taken too long to arrive.
+    /// The reply to a request whose body has taken too long to arrive.
     pub(super) fn too_slow<R>(&self, request: &HeaderMap) -> Reply<R> {
         let detail = "The request body took too long to arrive.";
         self.problem(StatusCode::REQUEST_TIMEOUT, detail, request)
@@ -282,11 +282,11 @@ impl Core {
     }
 }
 
-/// Says what the response of a request that can become an operation depends on.
+/// Adds the headers that decide whether a request becomes an operation to `Vary`.
 pub(super) fn add_vary(headers: &mut HeaderMap) {
     let mut names: Vec<String> = Vec::new();
     for line in headers.get_all(VARY) {
-        // A line that is no text has no names that could be kept.
+        // A line that is not ASCII contains no names.
         let line = line.to_str().unwrap_or_default();
         names.extend(line.split(',').map(|name| name.trim().to_owned()));
     }
@@ -340,14 +340,14 @@ pub(super) fn see_other<R>(location: &str) -> Reply<R> {
     response
 }
 
-/// What holds for all that tells of an operation: its address is a secret, and it is not to be kept.
+/// Sets the headers of all responses that describe an operation: its address is a secret, and they must not be stored.
 pub(super) fn no_store(headers: &mut HeaderMap) {
     headers.insert(CACHE_CONTROL, NO_STORE);
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }
 
-/// Whole seconds (RFC 9110, section 10.2.3): too late rather than too early, and never at once.
+/// Returns whole seconds (RFC 9110, section 10.2.3), rounded up and at least one.
 pub(super) fn whole_seconds(delay: Duration) -> u64 {
     let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
     seconds.max(1)
@@ -357,7 +357,7 @@ fn seconds(delay: Duration) -> HeaderValue {
     whole_seconds(delay).into()
 }
 
-/// A header value. What cannot be one, an origin with a line break for example, is left out.
+/// Converts to a header value. Invalid text, such as an origin with a line break, becomes an empty value.
 pub(super) fn value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
 }

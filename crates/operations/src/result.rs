@@ -1,4 +1,4 @@
-//! The result of an operation in the store: a head, and a body in chunks.
+//! The stored result of an operation: a head, and a body in chunks.
 
 use super::record::{Key, Stored};
 use super::records::{Records, decode, encode};
@@ -9,10 +9,10 @@ use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// What every store takes as one value.
+/// The chunk size, which every store accepts as one value.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Headers that belong to a connection and not to what is sent over it.
+/// Headers that belong to a connection and not to the response.
 const HOP_BY_HOP: [&str; 8] = [
     "keep-alive",
     "proxy-authenticate",
@@ -24,7 +24,7 @@ const HOP_BY_HOP: [&str; 8] = [
     "upgrade",
 ];
 
-/// The response of the inner service, in full.
+/// The complete response of the inner service.
 #[derive(Clone, Debug)]
 pub(super) struct Outcome {
     pub(super) status: StatusCode,
@@ -35,7 +35,7 @@ pub(super) struct Outcome {
 #[derive(Serialize, Deserialize)]
 struct Head {
     status: u16,
-    /// A value is its bytes, each as the character with that number: it need not be UTF-8.
+    /// Values may not be UTF-8, so each byte is stored as the character with that number.
     headers: Vec<(String, String)>,
 }
 
@@ -52,7 +52,7 @@ impl Outcome {
             headers.remove(name);
         }
         headers.remove(CONNECTION);
-        // Whoever sends the body knows how long it is.
+        // The server computes the length of the body that it sends.
         headers.remove(CONTENT_LENGTH);
         for name in HOP_BY_HOP {
             headers.remove(name);
@@ -64,7 +64,7 @@ impl Outcome {
         }
     }
 
-    /// How many bytes the store has to keep, roughly.
+    /// Returns the approximate number of stored bytes.
     pub(super) fn size(&self) -> usize {
         let headers = self.headers.iter();
         let headers: usize = headers
@@ -73,7 +73,7 @@ impl Outcome {
         headers + self.body.len()
     }
 
-    /// How the store keeps it.
+    /// Returns the size of the stored result.
     pub(super) fn stored(&self) -> Stored {
         Stored {
             chunks: self.body.len().div_ceil(CHUNK_BYTES),
@@ -92,7 +92,7 @@ impl Outcome {
         }
     }
 
-    /// The outcome with this head, unless it has what no response can have.
+    /// Returns the outcome with this head, or `None` if the head is invalid.
     fn of(head: Head, body: Bytes) -> Option<Self> {
         let mut headers = HeaderMap::new();
         for (name, value) in head.headers {
@@ -112,8 +112,8 @@ impl Outcome {
 }
 
 impl Records {
-    /// Stores a result, before the record says that there is one. What there is of it after an error is to be
-    /// [deleted](Self::delete_result).
+    /// Stores a result, before the record refers to it. After an error, the caller must [delete](Self::delete_result)
+    /// the stored parts.
     pub(super) async fn put_result(
         &self,
         key: &Key,
@@ -130,7 +130,7 @@ impl Records {
         Ok(())
     }
 
-    /// The result, or `None` if a part of it is gone.
+    /// Returns the result, or `None` if a part of it is missing.
     pub(super) async fn get_result(
         &self,
         key: &Key,

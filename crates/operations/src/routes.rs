@@ -1,4 +1,4 @@
-//! What the layer answers below its mount path.
+//! Replies to requests below the mount path.
 
 use super::body::OperationBody;
 use super::cancel;
@@ -19,7 +19,7 @@ use http_body::Body;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 
-/// What a request below the mount path is for.
+/// The target of a request below the mount path.
 pub(super) enum Route<'a> {
     Asset(&'a str),
     Status(&'a str),
@@ -30,7 +30,7 @@ pub(super) enum Route<'a> {
 }
 
 impl<'a> Route<'a> {
-    /// `None` for a path that is not below the mount path.
+    /// Returns `None` for a path that is not below the mount path.
     pub(super) fn of(path: &'a str, mount: &str) -> Option<Self> {
         let below = path.strip_prefix(mount)?;
         let Some(below) = below.strip_prefix('/') else {
@@ -51,7 +51,7 @@ impl<'a> Route<'a> {
     }
 }
 
-/// Answers a request below the mount path, and listens for changes of its operation.
+/// Answers a request below the mount path, and starts to listen for changes.
 pub(super) async fn answer<B, R>(core: Arc<Core>, parts: request::Parts, body: B) -> Reply<R>
 where
     B: Body,
@@ -59,7 +59,7 @@ where
     core.mount.arrived(&parts.extensions);
     let headers = &parts.headers;
     let path = parts.uri.path();
-    // A router that mounts the routes may have removed the mount path.
+    // A router that mounts these routes may have removed the mount path.
     let route = Route::of(path, &core.settings.mount).or_else(|| Route::of(path, ""));
     let route = route.unwrap_or(Route::Unknown);
     core.listen();
@@ -104,7 +104,7 @@ fn failed<R>(core: &Core, key: &Key, error: &BackendError, headers: &HeaderMap) 
 fn status<R>(core: &Core, record: &Record, headers: &HeaderMap) -> Reply<R> {
     let mut response = core.status(record, headers);
     if response.status() != StatusCode::OK {
-        // Conditions count where there is something to give.
+        // Conditions apply to responses with content only.
         return response;
     }
     let tag = response.headers().get(ETAG);
@@ -129,7 +129,7 @@ async fn delete<R>(
 ) -> Result<Reply<R>, BackendError> {
     if record.status.is_terminal() {
         if comes_late || core.is_being_cancelled(key) {
-            // It was sent to cancel what somebody else cancels, and not to remove that.
+            // The client wanted to cancel the operation, which another request cancels, and not to remove it.
             return Ok(core.conflict(headers));
         }
         if !condition::allows(headers, record) {
@@ -197,7 +197,7 @@ fn asset<R>(core: &Core, file: &str, request: &request::Parts) -> Reply<R> {
     let mut response = Response::new(Bytes::from_static(asset.body.as_bytes()).into());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(asset.content_type));
-    // Its name has a digest of its content.
+    // The file name contains a digest of the content.
     let forever = HeaderValue::from_static("public, max-age=31536000, immutable");
     headers.insert(CACHE_CONTROL, forever);
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -1,4 +1,4 @@
-//! The task that sees an operation through to its end.
+//! The task that runs an operation to its end.
 
 use super::core::{Core, DROP_PATIENCE, Phase, Registration};
 use super::first_client::{Keyed, Told, is_refusal};
@@ -22,7 +22,7 @@ use tokio::select;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 
-/// What an operation costs the store beyond its result, roughly.
+/// The approximate size of a stored operation without its result.
 pub(super) const RECORD_BYTES: usize = 1024;
 
 /// Runs one operation.
@@ -30,23 +30,23 @@ pub(super) struct Runner<R, E> {
     pub(super) core: Arc<Core>,
     pub(super) key: Key,
     pub(super) work: Work<R, E>,
-    /// Taken back when the work has been dropped and its end is told.
+    /// Dropped when the work has been dropped and its end has been announced.
     registration: Registration,
-    /// Given back when there is nothing left to do.
+    /// Dropped when the runner has finished.
     admission: Admission,
     news: Subscription,
     phase: watch::Receiver<Phase>,
-    /// What is there of an idempotency key.
+    /// The idempotency key of the request, if any.
     keyed: Option<Keyed<E>>,
 }
 
-/// Why the work is over.
+/// The reason for the end of the work.
 enum End<E> {
     Unanswered(Unanswered<E>),
     Answered(Outcome),
     Failed(Failure),
     TooLong,
-    /// Somebody else has ended it.
+    /// The operation was ended outside of this runner.
     Elsewhere,
 }
 
@@ -78,7 +78,7 @@ where
         observe::began(&self.key);
         let (end, report) = self.wait().await;
         let (core, key) = (self.core.clone(), self.key.clone());
-        // Until the end is in the store the operation is not lost.
+        // The operation must not count as lost before its end is stored.
         select! {
             biased;
             () = self.finish(end, &report) => {}
@@ -88,17 +88,17 @@ where
             observe::backend_failed(&key, &error);
         }
         drop(self.registration);
-        // Work that blocks its thread still counts.
+        // The admission still counts work that blocks its thread.
         self.work.stop().await;
     }
 
-    /// Stops the work and stores how it has ended.
+    /// Stops the work and stores its end.
     async fn finish(&mut self, end: End<E>, report: &Report) {
-        // One that blocks its thread cannot be dropped, and must not keep the end from being told.
+        // Work that blocks its thread cannot be dropped, and must not delay the end.
         if timeout(DROP_PATIENCE, self.work.stop()).await.is_err() {
             self.work.progress().begin();
         }
-        // It is dropped when the end is stored, so that the client waits no longer.
+        // Dropped when the end is stored, so that the client stops waiting.
         let keyed = self.keyed.take();
         match end {
             End::Answered(outcome) if is_refusal(outcome.status) => {
@@ -120,7 +120,7 @@ where
                     .await;
             }
             End::Elsewhere => {
-                // It may have been removed meanwhile, and then nothing is stored of it.
+                // A removed operation has no record that needs to be counted.
                 if !matches!(self.core.records.find(&self.key).await, Ok(None)) {
                     let retention = self.core.settings.retention;
                     self.admission.count(&self.key, RECORD_BYTES, retention);
@@ -130,7 +130,7 @@ where
         }
     }
 
-    /// Waits for the end, and meanwhile keeps the store up to date.
+    /// Waits for the end, and updates the store meanwhile.
     async fn wait(&mut self) -> (End<E>, Report) {
         let settings = &self.core.settings;
         let limit = settings.max_result_bytes;
@@ -140,7 +140,7 @@ where
         let lifetime = Instant::now() + settings.lifetime;
         let progress = self.work.progress().clone();
         let mut reports = progress.subscribe();
-        // What was reported before may not be in the store.
+        // Earlier reports may not be in the store.
         reports.mark_changed();
         let mut next_flush = Instant::now();
         let mut has_changed = false;
@@ -159,7 +159,7 @@ where
                 }
                 () = sleep_until(lifetime) => break End::TooLong,
                 _ = renewal.tick() => {
-                    // In case nobody has told.
+                    // The announcement of an end may be lost.
                     if self.has_ended().await {
                         break End::Elsewhere;
                     }
@@ -191,7 +191,7 @@ where
         }
     }
 
-    /// Stores what the work has reported. Returns whether somebody else has ended the operation meanwhile.
+    /// Stores the latest report. Returns whether the operation has been ended outside of this runner.
     async fn flush(&self, report: &Report) -> bool {
         let changed = self.core.records.change(&self.key, |record| {
             if record.status.is_terminal() || !record.report(report) {
@@ -219,7 +219,8 @@ where
         let retention = core.settings.retention;
         let fail = |failure| self.end(Status::Failed, Some(failure), None, report);
         if outcome.status.is_informational() {
-            // It would be the end of nothing, least of all on the connection of whoever asks for the result.
+            // An informational status is not a final response, and must not be sent to a client that requests the
+            // result.
             return fail(failed("ServiceError")).await;
         }
         let bytes = RECORD_BYTES + outcome.size();
@@ -227,7 +228,7 @@ where
             let full = "The server has no room to keep the result.";
             return fail(Failure::new("StorageFull", full)).await;
         }
-        // A result lasts a little longer than the record that names it.
+        // A result must not expire before the record that names it.
         let time_to_live = retention + Duration::from_secs(60);
         let stored = outcome.stored();
         let put = repeat(key, || core.records.put_result(key, &outcome, time_to_live));
@@ -267,7 +268,7 @@ where
         }
     }
 
-    /// Stores the end, unless there is one already.
+    /// Stores the end, unless the operation has ended.
     pub(super) async fn end(
         &self,
         status: Status,
@@ -298,7 +299,7 @@ where
                 core.announce(key, ENDED).await;
             }
             Ok(changed @ (Changed::No(_) | Changed::Gone)) => {
-                // Canceled is final: nobody will ask for this result.
+                // `Canceled` is final: no client will request this result.
                 match changed {
                     Changed::Gone => core.limits.forget(key),
                     _ => self.admission.count(key, RECORD_BYTES, retention),
@@ -307,14 +308,14 @@ where
                     self.delete_result(stored).await;
                 }
             }
-            // A result stays, for its end may be stored all the same, and so it goes on counting.
+            // The end may have been stored despite the error, so the result stays and still counts.
             Err(_) if stored.is_some() => {}
             Err(_) => self.admission.count(key, RECORD_BYTES, retention),
         }
     }
 }
 
-/// Renews the lease until this is dropped.
+/// Renews the lease until dropped.
 async fn keep_lease(core: &Core, key: &Key) {
     let third = core.settings.lease / 3;
     let mut renewal = interval_at(Instant::now() + third, third);
@@ -327,7 +328,7 @@ async fn keep_lease(core: &Core, key: &Key) {
     }
 }
 
-/// Repeats a call for an operation until the backend answers, within reason.
+/// Retries a backend call for an operation, a limited number of times.
 pub(super) async fn repeat<T, F>(key: &Key, call: impl FnMut() -> F) -> Result<T, BackendError>
 where
     F: Future<Output = Result<T, BackendError>>,

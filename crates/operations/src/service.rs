@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 use tower_layer::Layer;
 use tower_service::Service;
 
-/// Middleware that makes a resource of a slow request.
+/// Middleware that turns a slow request into a resource.
 ///
 /// See the [module docs](crate::operation) for an example.
 #[derive(Clone)]
@@ -62,8 +62,8 @@ where
     type Error = S::Error;
     type Future = OperationFuture<R, S::Error>;
 
-    /// Always ready: who asks how an operation is must not wait until the inner service has room for another. A
-    /// request for the inner service waits for it in the response future.
+    /// Always ready: status requests must not wait until the inner service has capacity. A request for the inner
+    /// service waits for it in the response future.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         Poll::Ready(Ok(()))
     }
@@ -76,7 +76,7 @@ where
                 async move { Ok(routes::answer(core, parts, body).await) },
             );
         }
-        // Whoever has polled the inner service, before it was wrapped, has polled this one and not the clone.
+        // The clone may not be ready. The caller may have polled the inner service ready before it was wrapped.
         let clone = self.inner.clone();
         let service = mem::replace(&mut self.inner, clone);
         OperationFuture::new(first_reply::answer(core, service, request))

@@ -7,81 +7,81 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a client waits for its first reply.
+/// The default time that a client waits for its first reply.
 pub const DEFAULT_WAIT: Duration = Duration::from_secs(2);
 
-/// How long a client can ask to wait for its first reply.
+/// The default limit on the wait that a client can request.
 pub const DEFAULT_MAX_WAIT: Duration = Duration::from_secs(30);
 
-/// Where operations are mounted.
+/// The default mount path.
 pub const DEFAULT_MOUNT: &str = "/.operations";
 
-/// How many requests that can become operations a process works on at the same time.
+/// The default number of requests that can become operations and that a process runs at the same time.
 pub const DEFAULT_MAX_RUNNING: usize = 1000;
 
-/// How many of them one principal may have.
+/// The default number of these requests of a principal.
 pub const DEFAULT_MAX_RUNNING_PER_PRINCIPAL: usize = 20;
 
-/// How many bytes of a request body are read before the work begins.
+/// The default number of bytes of a request body that are read before the work begins.
 pub const DEFAULT_MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
 
-/// How many bytes one result may have.
+/// The default limit on the size of a result, in bytes.
 pub const DEFAULT_MAX_RESULT_BYTES: usize = 4 * 1024 * 1024;
 
-/// How many bytes the results of one process may have together.
+/// The default limit on the size of all results of a process, in bytes.
 pub const DEFAULT_MAX_STORED_BYTES: usize = 32 * 1024 * 1024;
 
-/// How long an operation may take.
+/// The default lifetime of an operation.
 pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(60 * 60);
 
-/// How long an operation is kept after its end.
+/// The default time for which an operation is stored after its end.
 pub const DEFAULT_RETENTION: Duration = Duration::from_secs(60 * 60);
 
-/// How often progress goes to the store.
+/// The default interval at which progress is written to the store.
 pub const DEFAULT_PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How long an operation outlives the last sign of life of the process that works on it.
+/// The default time that an operation stays valid after the last sign of life of its process.
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(15);
 
-/// When a client is told to ask again.
+/// The default delay in `Retry-After`.
 pub const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// How often an event stream says that it is still there.
+/// The default interval between comments in an idle event stream.
 pub const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// How long the backend may take for one answer.
+/// The default timeout of a backend call.
 pub const DEFAULT_BACKEND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many request bodies a process receives at the same time.
+/// The default number of request bodies that a process receives at the same time.
 pub(super) const RECEIVING: usize = 256;
 
-/// How many of them one principal may send.
+/// The default number of these bodies of a principal.
 pub(super) const RECEIVING_PER_PRINCIPAL: usize = 20;
 
-/// How long the body of a request may take to arrive.
+/// The default time that the body of a request may take to arrive.
 pub(super) const RECEIVE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Whether a request becomes an operation when it takes longer than the wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Escalate {
-    /// It stays on its connection. Its response has no `Vary`.
+    /// The request stays on its connection. Its response has no `Vary`.
     Never,
-    /// It does if the client sends `Prefer: respond-async`.
+    /// The request becomes an operation if the client sends `Prefer: respond-async`.
     WhenPreferred,
-    /// It does, whatever the client says.
+    /// The request becomes an operation, with or without a preference of the client.
     Always,
 }
 
-/// What happens to the work of a client that goes away before its first reply. After the reply the work always
-/// goes on.
+/// What happens to the work of a client that disconnects before its first reply. After the reply the work always
+/// continues.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnDisconnect {
-    /// It is dropped, as a server does without the layer.
+    /// The work is dropped, as in a server without the layer.
     #[default]
     Drop,
-    /// It goes on as an operation. Its client was never told the id, but its principal finds it by
+    /// The work continues as an operation. Its client does not know the id, but its principal finds the operation with
     /// [`Operations::list`](super::Operations::list).
     Continue,
 }
@@ -90,7 +90,7 @@ pub enum OnDisconnect {
 pub(super) struct Settings {
     pub(super) wait: Duration,
     pub(super) max_wait: Duration,
-    /// Without a slash at its end.
+    /// Without a trailing slash.
     pub(super) mount: Arc<str>,
     /// Empty for addresses that are path-absolute.
     pub(super) origin: Arc<str>,
@@ -107,7 +107,7 @@ pub(super) struct Settings {
     pub(super) max_body_bytes: usize,
     pub(super) max_result_bytes: usize,
     pub(super) max_stored_bytes: usize,
-    /// `None` for a share that the other limits say.
+    /// `None` derives the value from the other limits.
     pub(super) max_stored_bytes_per_principal: Option<usize>,
     pub(super) lifetime: Duration,
     pub(super) retention: Duration,
@@ -158,11 +158,11 @@ impl Default for Settings {
     }
 }
 
-/// The default predicate. Requests that change something become operations, requests that read do when their client
-/// prefers that.
+/// The default predicate. Requests that change data become operations; requests that read do so if their client prefers
+/// it.
 fn by_method(request: &request::Parts) -> Escalate {
     match request.method {
-        // The client of a call may wait for a message before it sends the next one, so the body cannot be read first.
+        // The client of a gRPC call may wait for a message before it sends the next, so the body cannot be read first.
         _ if is_grpc(request) => Escalate::Never,
         Method::POST | Method::PUT | Method::PATCH | Method::DELETE => Escalate::Always,
         Method::HEAD | Method::OPTIONS | Method::TRACE => Escalate::Never,
@@ -170,7 +170,7 @@ fn by_method(request: &request::Parts) -> Escalate {
     }
 }
 
-/// Whether the media type is `application/grpc` or one that begins with it.
+/// Whether the media type begins with `application/grpc`.
 fn is_grpc(request: &request::Parts) -> bool {
     const GRPC: &[u8] = b"application/grpc";
     let content_type = request.headers.get(CONTENT_TYPE);
@@ -179,8 +179,9 @@ fn is_grpc(request: &request::Parts) -> bool {
 }
 
 impl Settings {
-    /// Whether responses to a request of which the predicate says this depend on what `Vary` names. Those to `HEAD` have
-    /// the headers of those to `GET`, so they depend on it also where only `GET` can become an operation.
+    /// Whether responses to a request depend on the headers that `Vary` names, where `escalate` is the predicate's
+    /// decision. Responses to `HEAD` have the headers of responses to `GET`, so they also depend on them if only the
+    /// `GET` request can become an operation.
     pub(super) fn varies(&self, request: &mut request::Parts, escalate: Escalate) -> bool {
         if escalate != Escalate::Never {
             return true;
@@ -194,7 +195,7 @@ impl Settings {
         as_get != Escalate::Never
     }
 
-    /// What the predicate says, except for requests that need their connection.
+    /// Returns the predicate's decision. Requests that need their connection never become operations.
     pub(super) fn escalate(&self, request: &request::Parts) -> Escalate {
         let upgrades = request.headers.contains_key(UPGRADE)
             || request.headers.get_all(CONNECTION).iter().any(|value| {
@@ -209,7 +210,7 @@ impl Settings {
         (self.predicate)(request)
     }
 
-    /// How much there may be in all, and of one principal.
+    /// Returns the limits in total and per principal.
     pub(super) fn shares(&self) -> (Share, Share) {
         let one = self.max_result_bytes.saturating_add(RECORD_BYTES);
         let stored_bytes = self.max_stored_bytes_per_principal;

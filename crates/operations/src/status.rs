@@ -1,35 +1,35 @@
-//! The status of an operation and the document that tells it.
+//! The status of an operation and its JSON document.
 
 use super::record::Record;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::{Duration, UNIX_EPOCH};
 
-/// Where an operation stands. Their names are those of the wire contract.
+/// The status of an operation. The names are those of the wire contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Status {
-    /// Accepted, and waiting until the inner service is ready for it.
+    /// Accepted. The inner service is not ready for it yet.
     NotStarted,
-    /// The inner service works on it.
+    /// The inner service is running.
     Running,
     /// The inner service has answered with a status below 400.
     Succeeded,
-    /// The inner service has answered with a status of 400 or more, or has not answered: it panicked, was lost, or
-    /// its response is too large to be kept.
+    /// The inner service has answered with a status of 400 or more, or has not answered: it panicked, its process was
+    /// lost, or its response is too large to be stored.
     Failed,
     /// Cancelled by its owner or by the end of its lifetime.
     Canceled,
 }
 
 impl Status {
-    /// Whether nothing changes any more.
+    /// Whether the status is final.
     #[must_use]
     pub const fn is_terminal(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Canceled)
     }
 
-    /// Its spelling on the wire.
+    /// Returns the spelling on the wire.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -48,7 +48,7 @@ impl fmt::Display for Status {
     }
 }
 
-/// The addresses of one operation.
+/// The addresses of an operation.
 #[derive(Clone, Debug)]
 pub(super) struct Links {
     pub(super) own: String,
@@ -70,7 +70,7 @@ impl Links {
     }
 }
 
-/// The status document. The order of its members is that of the wire contract.
+/// The status document. Its members have the order of the wire contract.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Document<'a> {
@@ -107,7 +107,7 @@ struct LinksPart<'a> {
     cancel: &'a str,
 }
 
-/// The document as JSON, in one line.
+/// Returns the document as JSON, on one line.
 pub(super) fn document(record: &Record, links: &Links) -> String {
     let succeeded = record.status == Status::Succeeded;
     let document = Document {
@@ -135,7 +135,7 @@ pub(super) fn document(record: &Record, links: &Links) -> String {
     serde_json::to_string(&document).expect("strings and finite numbers are JSON")
 }
 
-/// 42 rather than 42.0.
+/// Converts to a JSON number, without `.0` for whole numbers.
 fn number(progress: f64) -> Option<serde_json::Number> {
     #[expect(
         clippy::cast_possible_truncation,
@@ -150,9 +150,9 @@ fn number(progress: f64) -> Option<serde_json::Number> {
     serde_json::Number::from_f64(progress)
 }
 
-/// Milliseconds since the epoch as RFC 3339.
+/// Formats milliseconds since the epoch as RFC 3339.
 fn timestamp(milliseconds: u64) -> String {
-    // The format ends with the year 9999.
+    // The year 9999 is the last in this format.
     let last = 253_402_300_799_999;
     let time = UNIX_EPOCH + Duration::from_millis(milliseconds.min(last));
     humantime::format_rfc3339_millis(time).to_string()

@@ -1,4 +1,4 @@
-//! The inner call, in a task of its own.
+//! The inner call, in its own task.
 
 use super::OperationBody;
 use super::observe;
@@ -17,7 +17,7 @@ use std::task::{Context, Poll};
 use tokio::task::{JoinError, JoinHandle};
 use tower_service::Service;
 
-/// A task that is aborted when this is dropped.
+/// A task that is aborted on drop.
 pub(super) struct Task<T> {
     handle: JoinHandle<T>,
     progress: Progress,
@@ -43,7 +43,7 @@ impl<T: Send + 'static> Task<T> {
         }
     }
 
-    /// What it has ended with, if it has.
+    /// Returns the output if the task has ended.
     pub(super) fn poll_now(&mut self) -> Option<Result<T, JoinError>> {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         match Pin::new(self).poll(&mut cx) {
@@ -60,7 +60,7 @@ impl<T: Send + 'static> Task<T> {
         self.has_ended
     }
 
-    /// Aborts it and resolves when its future has been dropped.
+    /// Aborts the task and resolves when its future has been dropped.
     async fn stop(&mut self) {
         if !self.has_ended {
             self.progress.cancel();
@@ -101,13 +101,13 @@ pub(super) async fn call<S, Q>(
 where
     S: Service<Q>,
 {
-    // It may be a clone, which need not be ready.
+    // The service may be a clone that is not ready.
     poll_fn(|cx| service.poll_ready(cx)).await?;
     progress.start();
     let mut response = pin!(service.call(request));
     poll_fn(|cx| {
         let polled = response.as_mut().poll(cx);
-        // An error that comes at once may be that of a layer which has not passed the request on.
+        // An immediate error may come from a layer that has not passed the request on.
         if !matches!(polled, Poll::Ready(Err(_))) {
             progress.begin();
         }
@@ -116,17 +116,17 @@ where
     .await
 }
 
-/// The outcome of a call, as if it had run in the task of whoever waits for it.
+/// Returns the output of a task as if it had run in the caller's task.
 pub(super) async fn unwrapped<T>(ended: Result<T, JoinError>) -> T {
     match ended.map_err(JoinError::try_into_panic) {
         Ok(outcome) => outcome,
         Err(Ok(panic)) => resume_unwind(panic),
-        // The runtime shuts down, and this future with it.
+        // The runtime shuts down and drops this future.
         Err(Err(_)) => std::future::pending().await,
     }
 }
 
-/// Runs a change to its end, whatever becomes of the client that has asked for it.
+/// Runs a change to its end, even if the client disconnects.
 pub(super) async fn to_its_end<T: Send + 'static>(
     change: impl Future<Output = T> + Send + 'static,
 ) -> T {
@@ -135,7 +135,7 @@ pub(super) async fn to_its_end<T: Send + 'static>(
     unwrapped(tokio::spawn(change).await).await
 }
 
-/// The work of an operation, which goes on until there is a result.
+/// The work of an operation until its result is complete.
 pub(super) enum Work<R, E> {
     Calling(Call<R, E>),
     Collecting(Task<Collected>),
@@ -143,19 +143,19 @@ pub(super) enum Work<R, E> {
 
 pub(super) type Collected = Result<Outcome, Uncollected>;
 
-/// Why there is no result.
+/// The reason why a response has no result.
 pub(super) enum Uncollected {
     TooLarge,
     Failed(BoxError),
 }
 
-/// How the inner service has ended without a result.
+/// The reason why the inner service has ended without a result.
 pub(super) enum Unanswered<E> {
-    /// It has returned an error instead of a response.
+    /// The inner service has returned an error.
     Error(E),
-    /// It has panicked before it had a response.
+    /// The inner service has panicked before it had a response.
     Panic(Box<dyn Any + Send>),
-    /// Its response cannot be the result.
+    /// The response cannot be the result.
     Failed(Failure),
 }
 
@@ -164,7 +164,7 @@ where
     R: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     E: Into<BoxError> + Send + 'static,
 {
-    /// The result, or why there is none. Cancel safe.
+    /// Returns the result, or the reason why there is none. Cancel safe.
     pub(super) async fn end(&mut self, key: &Key, limit: usize) -> Result<Outcome, Unanswered<E>> {
         loop {
             match self {
@@ -200,7 +200,7 @@ where
         }
     }
 
-    /// Drops it, and resolves when that has happened.
+    /// Drops the work, and resolves when the future has been dropped.
     pub(super) async fn stop(&mut self) {
         match self {
             Self::Calling(call) => call.stop().await,
@@ -224,18 +224,18 @@ pub(super) fn too_large() -> Failure {
     Failure::new("ResultTooLarge", "The result is too large to be kept.")
 }
 
-/// Tells the log of a panic.
+/// Logs a panic.
 pub(super) fn panicked(key: &Key, panic: &(dyn Any + Send)) -> Failure {
     observe::panicked(key, panic::text(panic).unwrap_or("a panic without a text"));
     failed("Panicked")
 }
 
-/// Only a runtime that shuts down stops a task unasked.
+/// A task that was not aborted here is stopped only by the shutdown of the runtime.
 fn shutting_down() -> Failure {
     Failure::new("ShuttingDown", "The server is shutting down.")
 }
 
-/// Reads the body of a response, within a bound.
+/// Reads the body of a response, up to `limit` bytes.
 async fn collect<R>(response: Response<R>, limit: usize) -> Collected
 where
     R: Body<Data = Bytes, Error: Into<BoxError>>,
@@ -245,7 +245,7 @@ where
     let mut data = BytesMut::new();
     while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
         let frame = frame.map_err(|error| Uncollected::Failed(error.into()))?;
-        // Trailers have no place in a stored result.
+        // Trailers are not stored.
         if let Ok(bytes) = frame.into_data() {
             if bytes.len() > limit.saturating_sub(data.len()) {
                 return Err(Uncollected::TooLarge);

@@ -3,9 +3,9 @@
 pub(crate) struct Asset {
     /// The media type, with its charset.
     pub(crate) content_type: &'static str,
-    /// What is in it.
+    /// The content.
     pub(crate) body: &'static str,
-    /// Another one for other contents, so that a browser may keep it forever.
+    /// The file name. It changes with the content, so browsers may cache the file forever.
     pub(crate) file_name: &'static str,
 }
 
@@ -28,21 +28,21 @@ pub(super) static SCRIPT: Asset = Asset {
     file_name: text(&SCRIPT_NAME),
 };
 
-/// Without one, a browser would ask the application for `/favicon.ico`.
+/// Without an icon, browsers request `/favicon.ico` from the application.
 pub(super) static ICON: Asset = Asset {
     content_type: "image/svg+xml",
     body: ICON_TEXT,
     file_name: text(&ICON_NAME),
 };
 
-/// The file of this name, if the pages have one.
+/// Returns the file with this name.
 pub(crate) fn asset(file_name: &str) -> Option<&'static Asset> {
     [&STYLE, &SCRIPT, &ICON]
         .into_iter()
         .find(|asset| asset.file_name == file_name)
 }
 
-/// The hash of what is in a file, in 16 hexadecimal digits, and its extension.
+/// Returns the hash of the content, in 16 hexadecimal digits, and the extension.
 const fn file_name<const N: usize>(body: &str, extension: &[u8]) -> [u8; N] {
     assert!(N == 16 + extension.len());
     let hash = hash(body.as_bytes());
@@ -59,7 +59,7 @@ const fn file_name<const N: usize>(body: &str, extension: &[u8]) -> [u8; N] {
     name
 }
 
-/// FNV-1a: it need not withstand anybody, and the compiler can compute it.
+/// FNV-1a: the hash needs no protection against attacks, and the compiler can compute it.
 const fn hash(bytes: &[u8]) -> u64 {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     let mut at = 0;

@@ -1,6 +1,6 @@
 use std::fmt::{self, Display, Formatter, Write};
 
-/// A text as it stands in HTML, between tags or in a quoted attribute.
+/// A text, escaped for HTML between tags or in a quoted attribute.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Escaped<'a>(pub(super) &'a str);
 

@@ -1,23 +1,23 @@
-//! The pages that browsers see of an operation: how far it is, and what went wrong.
+//! The pages of operations for browsers: progress and errors.
 //!
-//! They work with and without scripts, with a keyboard and with a screen reader, in light and dark and on a phone.
-//! Nothing in them is inline, so they work under `Content-Security-Policy: default-src 'self'`. [`Strings`] has all
-//! of their texts. To show a page of one's own instead, take what a [`PageContext`] or an [`ErrorContext`] has.
+//! The pages work with and without scripts, with a keyboard and with a screen reader, in light and dark and on a phone.
+//! They contain nothing inline, so they work under `Content-Security-Policy: default-src 'self'`. [`Strings`] contains
+//! all of their texts. A custom page can use the data of [`PageContext`] or [`ErrorContext`].
 //!
 //! # Event streams
 //!
-//! Over HTTP/1.1 a browser opens six connections to a site, and an event stream takes one of them for as long as it
-//! lasts: seven pages that follow one each would leave none for the rest of the site. Therefore at most two visible
-//! pages of an origin have a stream at the same time. They agree on this by the browser's Web Locks, which insecure
-//! origins other than `localhost` do not have. All other pages poll: visible pages at the interval of
-//! [`PageContext::refresh`], hidden pages at that interval or every 5 s, whichever is longer. A page that is shown
-//! again catches up at once. A page of one's own that opens [`PageLinks::events`] needs a bound too.
+//! Over HTTP/1.1 a browser opens six connections to a site, and an event stream occupies one of them while it lasts:
+//! six pages with a stream each would leave no connection for the rest of the site. Therefore at most two visible pages
+//! of an origin have a stream at the same time. They coordinate with the browser's Web Locks, which insecure origins
+//! other than `localhost` do not have. All other pages poll: visible pages at the interval of [`PageContext::refresh`],
+//! hidden pages at that interval or every 5 s, whichever is longer. A page that is shown again polls at once. A custom
+//! page that opens [`PageLinks::events`] needs a limit too.
 //!
 //! # Security
 //!
 //! Every text is escaped. The form that cancels an operation has [`PageContext::cancel_token`] in a hidden field
-//! `token`. The pages ask browsers to send no `Referer`, because an operation's address is a secret. For the
-//! same reason the form's request has `Origin: null`: `Sec-Fetch-Site` and the token show where it comes from.
+//! `token`. The pages instruct browsers to send no `Referer`, because an operation's address is a secret. For the same
+//! reason the form's request has `Origin: null`: `Sec-Fetch-Site` and the token show its origin.
 
 mod assets;
 mod escape;
@@ -34,25 +34,25 @@ pub(super) use assets::asset;
 pub(super) use render::{render, render_error};
 pub use strings::Strings;
 
-/// What the page of an operation shows.
+/// The data of the page of an operation.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct PageContext<'a> {
-    /// How far the operation is.
+    /// The status of the operation.
     pub status: Status,
-    /// How much is done, in percent from 0 to 100, if it is known.
+    /// The progress in percent from 0 to 100, if it is known.
     pub progress: Option<f64>,
-    /// What the work says of itself. It is a text: escape it.
+    /// The latest message of the work. It is plain text: escape it.
     pub message: Option<&'a str>,
-    /// How long ago the operation was created.
+    /// The time since the operation was created.
     pub elapsed: Duration,
-    /// Where its resources are.
+    /// The addresses of the operation.
     pub links: PageLinks<'a>,
-    /// What a `POST` to [`PageLinks::cancel`] has in its form field `token`.
+    /// The value of the form field `token` in a `POST` to [`PageLinks::cancel`].
     pub cancel_token: &'a str,
     /// Whether the operation can be cancelled.
     pub can_cancel: bool,
-    /// How long to wait before the page asks again, where it does not follow the events.
+    /// The polling interval for a page without an event stream.
     pub refresh: Duration,
     /// The texts of the page.
     pub strings: &'a Strings,
@@ -62,29 +62,29 @@ pub struct PageContext<'a> {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct PageLinks<'a> {
-    /// The operation itself: its page, and for `Accept: application/json` its status.
+    /// The operation itself: its page, or with `Accept: application/json` its status.
     pub own: &'a str,
-    /// The stream of its events. Close it while the page is hidden: see [event streams](self#event-streams).
+    /// The event stream. Close it while the page is hidden: see [event streams](self#event-streams).
     pub events: &'a str,
-    /// Its result.
+    /// The result.
     pub result: &'a str,
-    /// Where a `POST` cancels it.
+    /// The target of a `POST` that cancels the operation.
     pub cancel: &'a str,
-    /// What the file names of styles and scripts are appended to, after a `/`.
+    /// The prefix of the addresses of styles and scripts, without the `/` before the file name.
     pub assets: &'a str,
 }
 
-/// What an error page shows.
+/// The data of an error page.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ErrorContext<'a> {
     /// The status of the response.
     pub status: StatusCode,
-    /// Whether the operation was cancelled, which is no error to the user. The status is 410 then.
+    /// Whether the operation was cancelled, which is not an error to the user. The status is then 410.
     pub is_canceled: bool,
-    /// How long to wait before it makes sense to try again.
+    /// The time to wait before another attempt.
     pub retry_after: Option<Duration>,
-    /// What the file names of styles are appended to, after a `/`.
+    /// The prefix of the addresses of styles, without the `/` before the file name.
     pub assets: &'a str,
     /// The texts of the page.
     pub strings: &'a Strings,

@@ -1,6 +1,6 @@
-// Keeps the page of an operation up to date and goes on to the result. The page follows the event stream while it is
-// visible and few other pages do. It polls while it is hidden, while other pages have the streams, and where a proxy
-// lets none through. Without this script the page reloads itself.
+// Keeps the page of an operation up to date and opens the result. The page follows the event stream while the page is
+// visible and few other pages have streams. It polls while it is hidden, while other pages have the streams, and if a
+// proxy blocks streams. Without this script the page reloads itself.
 
 const operation = document.getElementById("operation");
 const heading = document.getElementById("heading");
@@ -21,19 +21,19 @@ const headings = {
 };
 
 const refresh = Number(settings.refresh) * 1000;
-// How long the stream may take for its first event: some proxies keep back what they should pass on.
+// The time limit for the first event of a stream: some proxies buffer events.
 const firstEventTimeout = 10_000;
 const maxStreamFailures = 3;
-// A stream that is silent for longer is opened anew: a broken connection is not always reported.
+// A stream that is silent for longer is opened again: a broken connection is not always reported.
 const maxSilence = 60_000;
 // Pages of this origin that may have a stream at the same time. Over HTTP/1.1 a browser has six connections to a site,
 // and each stream takes one of them.
 const maxStreams = 2;
-// How often a hidden page polls, for its title and to go on to the result.
+// The polling interval of a hidden page, which updates its title and opens the result.
 const hiddenRefresh = 5_000;
 const requestTimeout = 30_000;
 const maxRetryDelay = 30_000;
-// At most one change of the message in this time is read out by a screen reader.
+// A screen reader reads out at most one change of the message in this time.
 const announcementInterval = 10_000;
 
 const loaded = Date.now();
@@ -41,7 +41,7 @@ let ended = false;
 let streamsComeThrough = true;
 let failedQuestions = 0;
 
-// What {name} stands for in a translated pattern.
+// Replaces {name} in a translated pattern.
 function fill(pattern, values) {
   return pattern.replace(/\{(\w+)\}/g, (all, name) => values[name] ?? all);
 }
@@ -57,7 +57,7 @@ function showMessage(text) {
   if (message.textContent === text) return;
   message.textContent = text;
   if (message.ariaLive !== "off") {
-    // Not at once, or this change would not be read out either.
+    // Delayed, otherwise the screen reader would not read out this change either.
     setTimeout(() => { message.ariaLive = "off"; }, 1000);
     setTimeout(() => { message.ariaLive = null; }, announcementInterval);
   }
@@ -81,7 +81,7 @@ function isTerminal(state) {
   return state.status !== "NotStarted" && state.status !== "Running";
 }
 
-// Goes on to the result. The page stays where that is a download, so it must not look as if something went on.
+// Opens the result. The page stays if the result is a download, so it must not look as if work were running.
 function end(state) {
   ended = true;
   clearInterval(ticking);
@@ -95,7 +95,7 @@ function end(state) {
   location.replace(settings.own);
 }
 
-// The server answers with what is the matter: the operation is gone, or the session is another user's.
+// The server shows the reason: the operation is gone, or the session belongs to another user.
 function reload() {
   ended = true;
   location.replace(settings.own);
@@ -121,7 +121,7 @@ async function tryToFollow() {
   try {
     return await inStreamPlace(follow);
   } catch {
-    // Insecure origins and sandboxed documents have no locks. A stream that is not counted could be one too many.
+    // Insecure origins and sandboxed documents have no locks. An uncounted stream could exceed the limit.
     return false;
   }
 }
@@ -129,7 +129,7 @@ async function tryToFollow() {
 // Resolves when the stream has ended, does not come through, or the page is hidden.
 function follow() {
   return new Promise((resolve) => {
-    // It may have been hidden while it waited for its place.
+    // The page may have been hidden while it waited for its place.
     if (document.hidden) return resolve();
     const events = new EventSource(settings.events);
     const listening = new AbortController();
@@ -183,7 +183,7 @@ function follow() {
   });
 }
 
-// Asks for the status once, and resolves to the delay before the next question.
+// Requests the status once, and resolves to the delay before the next request.
 async function ask() {
   let delay = refresh;
   try {
@@ -211,7 +211,7 @@ async function ask() {
   return delay;
 }
 
-// Waits, but not for longer than the device is offline or the page is hidden.
+// Waits. A device that comes online, or a page that is shown, ends the wait.
 function pause(delay) {
   return new Promise((resolve) => {
     const listening = new AbortController();
@@ -238,13 +238,13 @@ async function keepUpToDate() {
 
 form?.addEventListener("submit", (event) => {
   const button = form.querySelector("button");
-  // A second click would ask to cancel what is cancelled already. Not `disabled`: that would take away the focus.
+  // A second click must not cancel again. Not `disabled`, which would take away the focus.
   if (button.ariaDisabled === "true") return event.preventDefault();
   button.ariaDisabled = "true";
   button.textContent = settings.canceling;
 });
 
-// A page that comes back from the browser's cache is out of date.
+// A page from the browser's back-forward cache is out of date.
 addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 
 const ticking = setInterval(tick, 1000);

@@ -6,7 +6,7 @@ use http::StatusCode;
 use std::fmt::Write;
 use std::time::Duration;
 
-/// The page of an operation.
+/// Renders the page of an operation.
 pub(crate) fn render(context: &PageContext<'_>) -> String {
     let strings = context.strings;
     let heading = heading(context.status, strings);
@@ -51,7 +51,7 @@ pub(crate) fn render(context: &PageContext<'_>) -> String {
     )
 }
 
-/// The page of an error. It says nothing that the status does not say.
+/// Renders an error page. It contains no more information than the status.
 pub(crate) fn render_error(context: &ErrorContext<'_>) -> String {
     let strings = context.strings;
     let (title, text) = match context.status {
@@ -98,13 +98,14 @@ fn is_terminal(status: Status) -> bool {
     !matches!(status, Status::NotStarted | Status::Running)
 }
 
-/// Rounded down: what is not done does not read as done. Of no interest when the operation has ended.
+/// Returns the progress, rounded down, so that unfinished work does not show 100. Returns `None` if the operation has
+/// ended.
 fn whole_percent(context: &PageContext<'_>) -> Option<f64> {
     let progress = context.progress.filter(|_| !is_terminal(context.status))?;
     Some(progress.floor())
 }
 
-/// How the page keeps itself up to date, with scripts and without.
+/// The elements that keep the page up to date, with and without scripts.
 fn live(context: &PageContext<'_>) -> String {
     format!(
         r#"<noscript><meta http-equiv="refresh" content="{}"></noscript>
@@ -116,7 +117,7 @@ fn live(context: &PageContext<'_>) -> String {
     )
 }
 
-/// What the script knows.
+/// The data for the script.
 fn data(context: &PageContext<'_>) -> String {
     let strings = context.strings;
     let elapsed = context.elapsed.as_secs().to_string();
@@ -153,7 +154,7 @@ fn progress(context: &PageContext<'_>) -> String {
     )
 }
 
-/// What there is to do: wait and cancel, or look at the result.
+/// The actions: cancel, or open the result.
 fn actions(context: &PageContext<'_>, running: bool) -> String {
     let strings = context.strings;
     let mut actions = String::new();
@@ -182,7 +183,7 @@ fn actions(context: &PageContext<'_>, running: bool) -> String {
     actions + &link
 }
 
-/// The number of the status, for a request for help. A page for a cancelled operation has none.
+/// The number of the status, for support requests. A page for a cancelled operation has none.
 fn status(context: &ErrorContext<'_>) -> String {
     if context.is_canceled {
         return String::new();
@@ -209,14 +210,14 @@ fn retry(context: &ErrorContext<'_>) -> String {
     format!("<p>{}</p>\n", Escaped(&text))
 }
 
-/// Rounded up: a client must not come back too early.
+/// Rounds up, so that clients do not retry too early.
 fn whole_seconds(duration: Duration) -> u64 {
     duration
         .as_secs()
         .saturating_add(u64::from(duration.subsec_nanos() > 0))
 }
 
-/// As clocks show it in most languages, and as the script does: `0:07`, `12:34`, `1:02:03`.
+/// Formats a duration as `0:07`, `12:34` or `1:02:03`, like the script.
 fn clock(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);

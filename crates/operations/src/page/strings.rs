@@ -1,11 +1,11 @@
 use std::borrow::Cow;
 
-/// Makes the table: a field, its setter and its English default for each text.
+/// Defines a field, its setter and its English default for each text.
 macro_rules! strings {
     ($($(#[doc = $doc:literal])+ $name:ident = $english:literal;)+) => {
         /// The texts of the pages, in English unless they are set.
         ///
-        /// `{percent}` and such in a text are replaced by their values. What is set is a text, not HTML.
+        /// Placeholders such as `{percent}` in a text are replaced by their values. The texts are plain text, not HTML.
         ///
         /// ```
         /// use tower_promises_operations::page::Strings;
@@ -25,8 +25,8 @@ macro_rules! strings {
         }
 
         impl Strings {
-            /// The English texts, to be replaced by those of another language. `lang` is its tag as in HTML,
-            /// such as `pt-BR`.
+            /// Creates the English texts, to be replaced by another language. `lang` is its tag as in HTML, such as
+            /// `pt-BR`.
             pub fn new(lang: impl Into<Cow<'static, str>>) -> Self {
                 Self {
                     lang: lang.into(),
@@ -35,7 +35,7 @@ macro_rules! strings {
                 }
             }
 
-            /// Whether the language is written from right to left.
+            /// Sets whether the language is written from right to left.
             pub fn right_to_left(mut self, right_to_left: bool) -> Self {
                 self.right_to_left = right_to_left;
                 self
@@ -54,33 +54,33 @@ macro_rules! strings {
 }
 
 strings! {
-    /// The heading of an operation that waits for its turn.
+    /// The heading of an operation that has not started.
     not_started = "Waiting to start";
-    /// The heading of an operation at work.
+    /// The heading of a running operation.
     running = "Working on it";
-    /// The heading of an operation that has ended well.
+    /// The heading of an operation that has succeeded.
     succeeded = "Done";
     /// The heading of an operation that has failed.
     failed = "That did not work";
     /// The heading of an operation that was cancelled.
     canceled = "Cancelled";
-    /// The text of the page where its result would be.
+    /// The text in place of the result of a cancelled operation.
     canceled_text = "The operation was cancelled before it was done.";
-    /// The title of the page while there is progress, of `{percent}` and `{heading}`.
+    /// The title of the page with progress, with `{percent}` and `{heading}`.
     title = "{percent} · {heading}";
-    /// How far the work is, of `{percent}`, a whole number.
+    /// The progress, with `{percent}`, a whole number.
     percent = "{percent}%";
-    /// What stands before the time that the work has taken so far.
+    /// The label of the elapsed time.
     elapsed = "Elapsed";
     /// The button that cancels the operation.
     cancel = "Cancel";
-    /// The same button once it was pressed.
+    /// The same button after it was pressed.
     canceling = "Cancelling…";
     /// The link to the result, shown when the operation has ended.
     result = "See the result";
-    /// What is said while the server does not answer.
+    /// The text while the server does not answer.
     connection_lost = "The connection is interrupted. Trying again …";
-    /// What is said where scripts do not run.
+    /// The text if scripts do not run.
     reloads = "This page reloads itself until the result is there.";
 
     /// The heading of the error page for 404.
@@ -113,11 +113,11 @@ it is done or has expired.";
     broken = "Something went wrong";
     /// The text of the error page for any other status.
     broken_text = "The fault is on our side. Try again later.";
-    /// When to try again, of `{seconds}`.
+    /// The time until another attempt, with `{seconds}`.
     retry_seconds = "Try again in {seconds} s.";
-    /// When to try again, of `{minutes}`, where it is two minutes or more.
+    /// The time until another attempt, with `{minutes}`, if it is two minutes or more.
     retry_minutes = "Try again in {minutes} min.";
-    /// What stands small below the text of an error page, of `{status}`, the number of the HTTP status.
+    /// The small text at the bottom of an error page, with `{status}`, the number of the HTTP status.
     error_status = "Error {status}";
 }
 
