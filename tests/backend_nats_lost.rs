@@ -99,7 +99,7 @@ impl Drop for Busy {
 
 /// The server does not answer requests for a consumer that does not exist.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_whose_consumer_is_deleted_while_it_is_busy_goes_on() {
+async fn a_busy_worker_whose_consumer_is_deleted_continues() {
     let server = Server::start().await;
     let queue = server.backend().await.queue();
     let busy = Busy::start(queue.clone());
@@ -139,7 +139,7 @@ async fn a_long_poll_interval_does_not_block_a_worker() {
 
 /// Newer servers keep the consumer while an acknowledgement is missing, so no envelope is leased meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_whose_consumer_expires_goes_on() {
+async fn a_worker_whose_consumer_expires_continues() {
     let server = Server::start().await;
     let queue = server.backend().await.queue();
     add(&queue, "first").await;
@@ -552,7 +552,7 @@ async fn records_of_the_first_version_are_deleted_after_their_leases() {
 
 /// Applies to servers that can start a stream at any sequence: version 2.10 or newer.
 #[tokio::test]
-async fn revisions_go_on_after_a_loss() {
+async fn revisions_continue_after_a_loss() {
     let server = Server::start().await;
     let store = server.backend().await.store();
     let before = store.put("key", "before".into(), None).await.unwrap();

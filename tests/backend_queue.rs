@@ -343,7 +343,7 @@ async fn a_lease_is_renewed_while_a_handler_computes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_goes_on_after_errors() {
+async fn a_worker_continues_after_errors() {
     const ENVELOPES: usize = 100;
     let queue = Broken::new(Fault::FailsOften);
     let (sender, mut handled) = mpsc::unbounded_channel();

@@ -260,7 +260,7 @@ async fn expired_rows_are_deleted() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_lost_is_an_error() {
+async fn a_lost_file_is_an_error() {
     let place = place();
     let database = SqliteDatabase::open(&place.path).await.unwrap();
     let (store, bus) = (database.store(), database.bus());

@@ -48,6 +48,6 @@ async fn memory_is_proportional_to_the_body_for_any_frames() {
     let kept = kept(LENGTH, 1, LENGTH / 2).await;
     assert!(
         kept < 4096,
-        "{kept} bytes kept of a body that outgrew its limit"
+        "{kept} bytes kept of a body that exceeds the limit"
     );
 }

@@ -373,7 +373,7 @@ async fn a_task_whose_record_cannot_be_read_waits_for_a_version_that_can() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_letter_that_cannot_be_read_hides_no_others() {
+async fn a_dead_letter_that_cannot_be_read_does_not_hide_others() {
     let backend = Backend::memory();
     let old = Version::<Old>::of(&backend);
     let new = Version::<New>::of(&backend);
@@ -399,7 +399,7 @@ async fn a_dead_letter_that_cannot_be_read_hides_no_others() {
 
 /// An envelope that another version of the crate may enqueue.
 #[tokio::test(start_paused = true)]
-async fn an_envelope_of_another_version_is_left_to_it_for_the_lifetime_of_a_task() {
+async fn an_envelope_of_another_version_stays_for_the_lifetime_of_a_task() {
     let log = Log::start();
     let backend = Backend::memory();
     let minutes = |minutes: u32| SECOND * 60 * minutes;
