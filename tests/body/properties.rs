@@ -24,7 +24,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn a_body_replays_whatever_its_frames(
+    fn a_body_replays_with_any_frames(
         steps in vec(step(), 0..30),
         is_sized: bool,
         limit in prop_oneof![Just(usize::MAX), 0..5000_usize, 0..200_usize],
@@ -58,7 +58,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn a_body_that_spools_replays_whatever_its_frames(
+    fn a_spooled_body_replays_with_any_frames(
         steps in vec(large_step(), 0..20),
         is_sized: bool,
         limit in prop_oneof![Just(0), 0..5000_usize, 0..300_000_usize],

@@ -300,7 +300,7 @@ fn sized(length: usize) -> ReplayBody<impl Body<Data = Bytes, Error = Infallible
 
 /// Keeping more would take memory without use.
 #[tokio::test]
-async fn of_a_body_whose_size_hint_exceeds_the_limit_the_beginning_is_kept() {
+async fn the_beginning_of_a_body_whose_size_hint_exceeds_the_limit_is_kept() {
     for (length, frames_kept) in [(KIB * KIB, 32), (KIB * KIB + 1, 2)] {
         let mut first = sized(length);
         let second = first.replay();
@@ -589,7 +589,7 @@ async fn a_published_response_may_continue_to_read_and_nothing_is_kept() {
             .unwrap();
         assert_eq!(echo.next().await.unwrap().unwrap().len(), 4096);
     }
-    assert_eq!(alive.get(), 100, "each was dropped once it was echoed");
+    assert_eq!(alive.get(), 100, "each frame is dropped after its echo");
 }
 
 struct Tracked(Vec<u8>, #[allow(dead_code)] test_support::DropGuard);

@@ -2,4 +2,3 @@
 #![allow(clippy::unwrap_used)]
 
 mod server_timing;
-mod support;

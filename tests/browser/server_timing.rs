@@ -83,7 +83,7 @@ async fn a_browser_reads_what_was_sent() {
     let entries: Vec<Entry> = browser.evaluate(entries).await;
     let (passes, header) = sent.recv().await.unwrap();
 
-    // The browser has parsed each entry correctly and kept the order.
+    // The browser has parsed each entry correctly, in the same order.
     let entry = |name: &str, description: &str, duration: Duration| Entry {
         name: name.to_owned(),
         description: description.to_owned(),

@@ -1,4 +1,4 @@
-//! The browser that other tests use: that it does and shows what they rely on.
+//! The browser of other tests has the abilities that they rely on.
 
 
 use axum::Router;
@@ -32,7 +32,7 @@ async fn serve() -> String {
 }
 
 #[tokio::test]
-async fn sees_what_a_user_sees() {
+async fn the_browser_shows_pages_to_tests() {
     let url = serve().await;
     let browser = Browser::start().await;
     browser.open(&url).await;
@@ -45,7 +45,7 @@ async fn sees_what_a_user_sees() {
             .await,
         None
     );
-    // The inline style.
+    // The browser complains about the inline style.
     let complaints = browser.complaints().await;
     assert!(
         complaints
@@ -89,7 +89,7 @@ async fn sees_what_a_user_sees() {
 }
 
 #[tokio::test]
-async fn does_without_scripts() {
+async fn the_browser_can_disable_scripts() {
     let url = serve().await;
     let browser = Browser::start().await;
     browser.allow_scripts(false).await;
@@ -109,7 +109,7 @@ async fn does_without_scripts() {
 }
 
 #[tokio::test]
-async fn does_without_the_network() {
+async fn the_browser_can_disconnect_the_network() {
     let url = serve().await;
     let browser = Browser::start().await;
     browser.open(&url).await;
@@ -122,7 +122,7 @@ async fn does_without_the_network() {
 }
 
 #[tokio::test]
-async fn shows_one_tab_and_hides_the_others() {
+async fn the_browser_shows_one_tab_and_hides_the_others() {
     let url = serve().await;
     let browser = Browser::start().await;
     let mut tabs = Vec::new();
@@ -143,7 +143,7 @@ async fn shows_one_tab_and_hides_the_others() {
 }
 
 #[tokio::test]
-async fn takes_other_hosts_for_insecure() {
+async fn the_browser_considers_other_hosts_insecure() {
     let url = serve().await;
     let browser = Browser::start().await;
     for (host, is_secure) in [("127.0.0.1", true), ("site.test", false)] {

@@ -1,4 +1,4 @@
-//! The examples as a user meets them: started as processes, used over HTTP.
+//! The examples as a user meets them: started as processes, and used over HTTP.
 #![allow(clippy::unwrap_used)]
 
 
@@ -31,7 +31,7 @@ async fn hyper() {
     );
 }
 
-/// The number in the element with this id.
+/// Returns the number in the element with this id.
 fn number(page: &str, id: &str) -> u64 {
     let (_, element) = page.split_once(&format!("id=\"{id}\">")).unwrap();
     element.split('<').next().unwrap().parse().unwrap()
@@ -111,7 +111,7 @@ async fn upload() {
     let uploads = folder.path().to_str().unwrap();
     let example = Example::start_with("upload", &[("UPLOADS", uploads)]);
 
-    // Larger than what is kept for replay.
+    // Larger than the part that is kept for replay.
     let chunks =
         futures_util::stream::iter((0..100).map(|_| Ok::<_, std::io::Error>(vec![0; 100_000])));
     let request = example
@@ -119,7 +119,7 @@ async fn upload() {
         .put(&example.url)
         .body(reqwest::Body::wrap_stream(chunks));
     let answer = request.send().await.unwrap().text().await.unwrap();
-    // What `head -c 10000000 /dev/zero | sha256sum` says.
+    // The output of `head -c 10000000 /dev/zero | sha256sum`.
     let digest = "f5e02aa71e67f41d79023a128ca35bad86cf7b6656967bfe0884b3a3c4325eaf";
     assert_eq!(answer, format!("10000000 bytes, SHA-256 {digest}\n"));
     let stored = std::fs::read(folder.path().join(digest)).unwrap();
@@ -141,7 +141,7 @@ async fn upload() {
     request.abort();
     assert!(request.await.is_err());
     drop(sender);
-    until("nothing of it is left", async || files() == 1).await;
+    until("the partial file is removed", async || files() == 1).await;
 }
 
 #[tokio::test]
@@ -171,7 +171,7 @@ async fn chat() {
         .await;
     assert_eq!(status, 413);
 
-    // Waits until somebody waits, however long that takes.
+    // Sends until the room has a waiting client, however long that takes.
     let say = until("a room that is not empty", async || {
         let form = example
             .client
@@ -201,7 +201,7 @@ async fn operations() {
             .await
             .contains("/work?ms=2500&amp;steps=5")
     );
-    // However busy the machine is, what takes no time becomes no operation within this wait.
+    // Work without a pause becomes no operation within this wait, even on a busy machine.
     let quick = async |query: &str| {
         let url = format!("{}/work?ms=0{query}", example.url);
         let request = example.client.post(url).header("prefer", "wait=30");
@@ -276,7 +276,7 @@ async fn operations_with_an_origin() {
 }
 
 #[test]
-fn operations_say_which_setting_is_wrong() {
+fn operations_name_the_wrong_setting() {
     for (variable, value) in [("LEASE_MS", "soon"), ("STORE", "redis")] {
         let ended = Command::new(binary("operations"))
             .env("ADDR", "127.0.0.1:0")

@@ -1,4 +1,5 @@
-//! How much memory a replayable body takes. Alone in its file: it counts what the process allocates.
+//! The memory that a replayable body takes. The test has a binary of its own, because it counts the allocations of the
+//! process.
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -12,7 +13,7 @@ use tower_promises::body::ReplayBody;
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// What stays allocated, in bytes, once a body of `frames` frames of `size` bytes each has been read.
+/// Reads a body of `frames` frames of `size` bytes each. Returns the number of bytes that stay allocated.
 async fn kept(frames: usize, size: usize, limit: usize) -> usize {
     let frames = (0..frames).map(move |_| {
         let buffer = Bytes::from(vec![7; size.max(8192)]);
@@ -28,11 +29,11 @@ async fn kept(frames: usize, size: usize, limit: usize) -> usize {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn memory_is_in_proportion_to_the_bytes_whatever_the_frames() {
+async fn memory_is_proportional_to_the_body_for_any_frames() {
     const LENGTH: usize = 1 << 20;
     for size in [1, 7, 100, 1000, 4096, 65_536] {
         let kept = kept(LENGTH / size, size, usize::MAX).await;
-        // A frame that is larger than a tenth of its buffer may be kept by reference.
+        // A frame that is larger than a tenth of its buffer may share the buffer instead of being copied.
         let most = if size < 1024 {
             LENGTH * 9 / 8
         } else {
@@ -46,6 +47,6 @@ async fn memory_is_in_proportion_to_the_bytes_whatever_the_frames() {
     let kept = kept(LENGTH, 1, LENGTH / 2).await;
     assert!(
         kept < 4096,
-        "{kept} bytes kept of a body that outgrew its limit"
+        "{kept} bytes kept of a body that exceeds the limit"
     );
 }

@@ -1,5 +1,5 @@
-//! How much memory a body takes that goes to a file. Alone in its file: it counts what the process
-//! allocates.
+//! The memory that a body takes whose data goes to a file. The test has a binary of its own, because it counts the
+//! allocations of the process.
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -13,7 +13,7 @@ use tower_promises::body::{ReplayBody, Spool};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Reads all of it and says how much was allocated at most after a frame.
+/// Reads a whole body. Returns its size and the maximum of allocated bytes after a frame.
 async fn most<B>(region: &Region<'_, System>, mut body: ReplayBody<B>) -> (usize, usize)
 where
     B: Body<Error = Infallible>,
@@ -32,11 +32,11 @@ where
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn memory_is_flat_whatever_the_body_and_its_frames() {
+async fn memory_is_bounded_for_any_body_and_any_frames() {
     const LIMIT: usize = 256 * 1024;
     const CHUNK: usize = 64 * 1024;
     let directory = tempfile::tempdir().unwrap();
-    // The blocking thread and what it needs are there from the start.
+    // Starts the blocking thread, so that its own memory does not count.
     tokio::task::spawn_blocking(|| ()).await.unwrap();
     for (len, size) in [
         (1 << 20, 1),
@@ -56,7 +56,7 @@ async fn memory_is_flat_whatever_the_body_and_its_frames() {
         for body in [first, second] {
             let (read, most) = most(&region, body).await;
             assert_eq!(read, len);
-            // What stays, a chunk that fills up or is read ahead, one that the reader has, small change.
+            // The part in memory, three chunks (filled, read ahead, and at the reader), and an eighth for the rest.
             let allowed = LIMIT * 9 / 8 + 3 * CHUNK;
             assert!(most < allowed, "{most} bytes for {len} in frames of {size}");
         }

@@ -136,7 +136,7 @@ async fn promises_are_counted_by_outcome() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn durations_are_those_of_passes_and_promises_alone() {
+async fn durations_cover_only_passes_and_promises() {
     let recorded = Recorded::start().await;
     ask_async(PromiseLayer::new(), async |promises| {
         sleep(Duration::from_millis(1500 * promises.pass() as u64)).await;
@@ -249,7 +249,7 @@ async fn a_saturated_pool_is_a_kind_of_rejection_too() {
 }
 
 #[tokio::test]
-async fn labels_have_nothing_that_a_client_chooses() {
+async fn labels_contain_no_input_of_a_client() {
     let recorded = Recorded::start().await;
     let service = PromiseLayer::new().layer(service_fn(async |request: TestRequest| {
         let promises = promises(&request);

@@ -14,7 +14,7 @@ use tower_promises::body::ReplayBody;
 use tower_promises::{BoxError, PromiseLayer};
 use test_support::uploads::{temporary_directory, upload};
 #[tokio::test]
-async fn gauges_show_what_is_in_flight_until_the_client_goes_away() {
+async fn gauges_show_what_is_in_flight_until_the_client_disconnects() {
     let recorded = Recorded::start().await;
     let requests: Vec<_> = (0..3)
         .map(|_| tokio::spawn(ask_for(PromiseLayer::new(), pending)))
@@ -60,7 +60,7 @@ async fn a_promise_is_in_flight_from_its_start_until_it_settles() {
 }
 
 #[tokio::test]
-async fn gauges_show_the_jobs_that_run_and_those_that_wait() {
+async fn gauges_show_running_and_waiting_jobs() {
     let recorded = Recorded::start().await;
     let layer = PromiseLayer::new().blocking(BlockingPool::new().max_running(1));
     let (release, job) = held();
@@ -84,7 +84,7 @@ async fn gauges_show_the_jobs_that_run_and_those_that_wait() {
 }
 
 #[tokio::test]
-async fn a_job_that_runs_on_without_its_client_is_in_flight() {
+async fn a_job_that_continues_without_its_client_is_in_flight() {
     let recorded = Recorded::start().await;
     let (release, held) = held();
     let (started, mut has_started) = tokio::sync::mpsc::channel(1);
@@ -103,7 +103,7 @@ async fn a_job_that_runs_on_without_its_client_is_in_flight() {
 }
 
 #[tokio::test]
-async fn replay_bytes_are_those_of_bodies_that_can_be_read_again() {
+async fn replay_bytes_count_bodies_that_can_be_read_again() {
     let recorded = Recorded::start().await;
     let body = |len| ReplayBody::with_max_bytes(TestBody::from(vec![b'x'; len]), 1000);
     let (first, second, large) = (body(600), body(1000), body(1001));
@@ -115,7 +115,11 @@ async fn replay_bytes_are_those_of_bodies_that_can_be_read_again() {
     second.replay().collect().await.unwrap();
     assert_eq!(recorded.gauge("replay_bytes"), 1600.0);
     large.replay().collect().await.unwrap();
-    assert_eq!(recorded.gauge("replay_bytes"), 1600.0, "it was outgrown");
+    assert_eq!(
+        recorded.gauge("replay_bytes"),
+        1600.0,
+        "the large body exceeds the limit"
+    );
     drop(first);
     assert_eq!(recorded.gauge("replay_bytes"), 1000.0);
     drop(second);
@@ -123,7 +127,7 @@ async fn replay_bytes_are_those_of_bodies_that_can_be_read_again() {
 }
 
 #[tokio::test]
-async fn replay_bytes_go_with_the_last_pass_and_with_the_client() {
+async fn replay_bytes_end_with_the_last_pass_and_with_the_client() {
     let recorded = Recorded::start().await;
     let directory = temporary_directory();
     let spooling = PromiseLayer::new()

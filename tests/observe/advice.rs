@@ -115,7 +115,7 @@ async fn keys_that_differ_in_every_pass_are_warned_of_once() {
 }
 
 #[tokio::test]
-async fn a_chain_of_promises_is_no_reason_to_warn() {
+async fn a_chain_of_promises_causes_no_warning() {
     let log = Log::start();
     let answer = ask(PromiseLayer::new(), |promises| {
         let user: u8 = promises.result_or_submit("user", async || 1)?;
@@ -179,7 +179,7 @@ async fn keys_that_are_submitted_again_cause_no_warning() {
 }
 
 #[tokio::test]
-async fn loading_row_after_row_is_no_reason_to_warn() {
+async fn loading_row_after_row_causes_no_warning() {
     struct Parents;
 
     impl Loader for Parents {
@@ -255,7 +255,7 @@ async fn promises_for_their_effect_cause_no_warning_about_keys() {
 
 /// Publishes a redirect while a promise is pending, and leaves a value unread.
 #[tokio::test]
-async fn a_redirect_is_a_success_to_warnings() {
+async fn warnings_treat_a_redirect_as_a_success() {
     let log = Log::start();
     let service = PromiseLayer::new().layer(service_fn(async |request: TestRequest| {
         let promises = promises(&request);
@@ -278,7 +278,7 @@ async fn a_redirect_is_a_success_to_warnings() {
 }
 
 #[tokio::test]
-async fn a_placeholder_for_one_reader_does_not_excuse_the_next() {
+async fn a_placeholder_for_one_reader_does_not_silence_the_next_warning() {
     let log = Log::start();
     ask(PromiseLayer::new(), |promises| {
         promises.publish();
@@ -294,7 +294,7 @@ async fn a_placeholder_for_one_reader_does_not_excuse_the_next() {
 }
 
 #[tokio::test]
-async fn a_pending_error_that_is_swallowed_is_warned_of() {
+async fn a_pending_error_that_is_ignored_is_warned_of() {
     let handler = |promises: &Promises| {
         promises.publish();
         promises.result_or_submit("price", async || 9_u8)

@@ -32,7 +32,7 @@ async fn outgrow(count: usize) -> u16 {
 }
 
 #[tokio::test]
-async fn a_body_that_outgrew_replay_is_warned_of_with_advice() {
+async fn a_body_that_exceeds_the_limit_of_replay_is_warned_of_with_advice() {
     let log = Log::start();
     assert_eq!(outgrow(1).await, 413);
     let warning = line(&log, "WARN");
@@ -48,7 +48,7 @@ async fn a_body_that_outgrew_replay_is_warned_of_with_advice() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_not_read_again_may_outgrow_replay() {
+async fn a_body_that_is_not_read_again_may_exceed_the_limit_of_replay() {
     let log = Log::start();
     assert_eq!(outgrow(0).await, 200);
     assert_eq!(log.text(), "");

@@ -5,4 +5,3 @@ mod advice;
 mod events;
 mod guide;
 mod server_timing;
-mod spans;

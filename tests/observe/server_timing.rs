@@ -72,7 +72,7 @@ async fn the_time_of_a_handler_that_waits_is_its_pass() {
 }
 
 #[tokio::test]
-async fn a_response_of_a_single_pass_without_promises_is_left_alone() {
+async fn a_response_of_a_single_pass_without_promises_is_unchanged() {
     let response = send(PromiseLayer::new(), |_| Ok(())).await;
     assert!(response.extensions().get::<Passes>().is_none());
     assert!(response.extensions().is_empty());
@@ -161,7 +161,7 @@ async fn without_promises_there_is_no_header() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_many_promises_the_slowest_are_shown() {
+async fn the_slowest_of_many_promises_are_shown() {
     let layer = ServerTimingLayer::new(|_| true).max_entries(3);
     let headers = headers(layer, |promises| {
         for n in 0..100_u64 {
@@ -186,7 +186,7 @@ async fn of_many_promises_the_slowest_are_shown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_many_passes_the_slowest_are_shown() {
+async fn the_slowest_of_many_passes_are_shown() {
     let service = ServiceBuilder::new()
         .layer(ServerTimingLayer::new(|_| true).max_entries(3))
         .layer(PromiseLayer::new().max_passes(1000))
@@ -260,12 +260,12 @@ async fn largest(timing: ServerTimingLayer<fn(&Parts) -> bool>) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_header_is_no_longer_than_proxies_take() {
+async fn the_header_fits_the_limits_of_proxies() {
     // Half of the limit of nginx for all response headers together.
     const MAX_BYTES: usize = 2048;
     let header = largest(ServerTimingLayer::new(|_| true)).await;
     assert!(header.len() <= MAX_BYTES, "{}", header.len());
-    // There is no room for another entry.
+    // Another entry would not fit.
     assert!(header.len() + 250 > MAX_BYTES, "{}", header.len());
 
     // All passes, followed by the slowest promises, in their order.
@@ -317,7 +317,7 @@ async fn long_names_are_truncated_and_empty_names_are_shown() {
 }
 
 #[tokio::test]
-async fn a_header_that_is_there_already_stays() {
+async fn an_existing_header_stays() {
     let service = ServiceBuilder::new()
         .layer(ServerTimingLayer::new(|_| true))
         .layer(PromiseLayer::new())

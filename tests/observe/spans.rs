@@ -73,7 +73,7 @@ async fn spans_of_promises_and_handlers_nest() {
 }
 
 #[tokio::test]
-async fn spans_of_a_part_of_the_request_are_below_the_pass_that_made_it() {
+async fn spans_of_an_inner_request_are_below_the_pass_that_made_it() {
     let spans = SpanTree::record();
     let part = PromiseLayer::new().layer(service_fn(async |request: TestRequest| {
         let value = promises(&request).result_or_submit("inner", async || 7_u8)?;

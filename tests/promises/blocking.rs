@@ -29,7 +29,7 @@ fn gate() -> (Gate, impl FnOnce() + Send + 'static) {
     (Gate { started, release }, job)
 }
 
-/// Waits until a job says that it runs, while the runtime goes on.
+/// Waits until a job reports that it runs. Does not block the runtime.
 async fn started(started: &Receiver<()>) {
     eventually("the job runs", async || started.try_recv().ok()).await;
 }
@@ -279,7 +279,10 @@ async fn requests_take_turns() {
             });
             answer.await.map(drop)
         }));
-        until("its jobs wait", async || pool.waiting() == before + jobs).await;
+        until("the jobs of the request wait", async || {
+            pool.waiting() == before + jobs
+        })
+        .await;
     }
     drop(gate.release);
     busy.await.unwrap().unwrap();
@@ -341,7 +344,7 @@ async fn cancelled_jobs() {
         ));
         // Does not call `waiting()`, because that would remove the cancelled jobs.
         let waiting = format!("waiting: {}", before + 10);
-        until("its jobs wait", async || {
+        until("the jobs of the request wait", async || {
             format!("{pool:?}").contains(&waiting)
         })
         .await;

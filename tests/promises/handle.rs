@@ -435,7 +435,7 @@ fn a_handle_with_results_acts_as_in_the_second_pass() {
 }
 
 #[test]
-fn of_two_results_with_the_same_name_the_last_counts() {
+fn the_last_of_two_results_with_the_same_name_counts() {
     for others in [0, 15, 16, 100] {
         let results = PromiseResults::new().value("x", 1_u32).value("y", 2_u32);
         let results = (0..others).fold(results, |all, index| all.value(format!("{index}"), index));

@@ -60,7 +60,7 @@ async fn all_keys_of_a_pass_become_one_call() {
     let doubler = Arc::new(Doubler::default());
     let answer = ask(PromiseLayer::new(), |promises| {
         let mut sum = 0;
-        // From any component, and some keys more than once.
+        // Any component may request a key, and some keys are requested more than once.
         for key in [3, 1, 2, 3, 1] {
             sum += promises.load(&doubler, key).or_pending(None)?.unwrap_or(0);
         }

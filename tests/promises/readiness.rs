@@ -187,7 +187,7 @@ async fn passes_of_slow(layer: PromiseLayer, handler: impl Fn(&Promises) + Clone
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiting_for_readiness_is_no_busy_loop_whatever_is_submitted_meanwhile() {
+async fn waiting_for_readiness_is_no_busy_loop() {
     // A promise that submits another promise at its end.
     let submits = |promises: &Promises| {
         let handle = promises.clone();
@@ -228,7 +228,7 @@ async fn waiting_for_readiness_is_no_busy_loop_whatever_is_submitted_meanwhile()
 }
 
 #[tokio::test]
-async fn poll_ready_is_that_of_the_inner_service() {
+async fn poll_ready_delegates_to_the_inner_service() {
     let (mut service, mut handle) =
         mock::spawn_layer::<TestRequest, Response<Full<Bytes>>, _>(PromiseLayer::new());
     handle.allow(0);

@@ -1,5 +1,4 @@
-//! Properties of a request's promises: whatever handlers do with them in whatever passes, it is what a simple model of
-//! them does.
+//! Properties of a request's promises: for any steps in any passes, they do what a simple model predicts.
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
 #[path = "model/registry.rs"]
@@ -15,14 +14,14 @@ use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::promise::{PromiseResults, Start};
 use tower_promises::{BoxError, Key, PromiseError, PromiseLayer, Promises, SubmitError};
 
-/// The value of a promise: its number, and a share of what is to be let go of with the request.
+/// The value of a promise: its number, and a reference to show that the value is dropped with the request.
 #[derive(Clone)]
 struct Value {
     number: usize,
     _share: Arc<()>,
 }
 
-/// What the handlers of one request have in common.
+/// The shared state of the handlers of one request.
 struct Run {
     model: Mutex<Model>,
     passes: Vec<Vec<Step>>,
@@ -122,7 +121,7 @@ fn refused(error: &SubmitError) -> Outcome {
     }
 }
 
-/// Sends a request whose handlers take these steps, and compares it with its model all along.
+/// Sends a request whose handlers take these steps, and compares each outcome with the model.
 async fn check(passes: Vec<Vec<Step>>, model: Model) {
     let start = match model.is_eager {
         true => Start::Eager,
@@ -173,7 +172,7 @@ async fn check(passes: Vec<Vec<Step>>, model: Model) {
     let status = match last {
         End::Publish => 200,
         End::Reject => 500,
-        End::Repeat => panic!("the last pass was to be repeated"),
+        End::Repeat => panic!("the model repeats the last pass"),
     };
     assert_eq!(response.status(), status);
     assert_eq!(
@@ -181,7 +180,7 @@ async fn check(passes: Vec<Vec<Step>>, model: Model) {
         run.model.lock().unwrap().polled
     );
 
-    // A handle that somebody has kept keeps nothing alive.
+    // A handle that outlives the request does not keep values alive.
     let kept = run.kept.lock().unwrap().clone().unwrap();
     assert_eq!(Arc::strong_count(&share), 2);
     assert!(kept.keys().is_empty());
@@ -205,7 +204,7 @@ fn step(names: usize) -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Steps of a handler that asks for the same promises in the same order in each pass, more or less.
+/// Steps of a handler that requests the same promises in almost the same order in each pass.
 fn usual_steps(names: usize) -> impl Strategy<Value = Vec<Step>> {
     vec((0..20, step(names)), names).prop_map(|steps| {
         let steps = steps.into_iter().enumerate();
@@ -229,7 +228,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn promises_do_what_their_model_does(
+    fn promises_match_their_model(
         passes in (1..60_usize).prop_flat_map(|names| vec(vec(step(names), 0..80), 1..5)),
         is_eager: bool,
         max_promises in prop_oneof![Just(1024_usize), 1..50_usize],
@@ -240,7 +239,7 @@ proptest! {
     }
 
     #[test]
-    fn a_handler_that_asks_again_in_the_same_order_does_what_its_model_does(
+    fn promises_in_the_same_order_in_each_pass_match_their_model(
         passes in (12..40_usize).prop_flat_map(|names| vec(usual_steps(names), 2..4)),
         is_eager: bool,
         outer in 0..8_usize,
@@ -253,7 +252,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 3, failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn thousands_of_promises_do_what_their_model_does(
+    fn thousands_of_promises_match_their_model(
         passes in vec(usual_steps(1500), 2..4),
         is_eager: bool,
     ) {

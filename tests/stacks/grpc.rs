@@ -1,4 +1,4 @@
-//! A tonic server: unary calls in several passes, and streams that pass through as they are.
+//! A tonic server: unary calls in several passes, and unchanged streams.
 
 use futures_util::StreamExt;
 use hyper_util::rt::TokioIo;
@@ -18,7 +18,7 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tower_promises::{PromiseError, PromiseLayer, Promises, Rejection};
 
-/// Answers a check once a promise is kept.
+/// Answers a check when a promise has settled.
 struct PromisedHealth;
 
 #[tonic::async_trait]
@@ -54,7 +54,7 @@ impl Health for PromisedHealth {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let promises = request.extensions().get::<Promises>().unwrap();
-        // A key that differs in every pass.
+        // The name differs in every pass, so no pass is the last.
         let _ = promises.submit(format!("{}", promises.pass()), async {});
         Err(Status::unavailable("pending"))
     }
@@ -63,7 +63,7 @@ impl Health for PromisedHealth {
 async fn connect() -> Channel {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    // A rejection in the terms of gRPC.
+    // Rejections become gRPC statuses.
     let layer = PromiseLayer::new().on_rejection(|rejection: Rejection| {
         let status = match rejection {
             Rejection::BodyTooLarge { .. } => Status::resource_exhausted("message too large"),
@@ -147,6 +147,6 @@ async fn a_bidirectional_stream_passes_through() {
     }
     drop(sender);
     assert!(responses.next().await.is_none());
-    // The status comes in the trailers: a stream that ends without them would be an error.
+    // The status is in the trailers. A stream that ends without trailers would be an error.
     assert!(responses.trailers().await.unwrap().is_some());
 }

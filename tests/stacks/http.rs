@@ -52,7 +52,7 @@ where
 /// Waits with a timeout, so that a test fails instead of hanging.
 async fn soon<F: Future>(future: F) -> F::Output {
     let waited = tokio::time::timeout(Duration::from_secs(120), future).await;
-    waited.expect("it takes too long")
+    waited.expect("the future resolves in time")
 }
 
 /// Sends raw bytes and reads until the server closes the connection.
@@ -234,7 +234,7 @@ async fn expect_100_continue() {
     let response = read_until(&mut stream, "hello").await;
     assert!(response.starts_with("HTTP/1.1 200 OK"), "{response}");
 
-    // Without a read of the body the client is not asked to send it.
+    // If the server does not read the body, the client does not send it.
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream
         .write_all(format!("POST /forbidden {head}").as_bytes())

@@ -1,7 +1,7 @@
-//! The clock of the machine is set forward and back while processes work.
+//! Processes that work while the clock of the machine is set forward and back.
 //!
-//! The other processes are this program again, each under a clock of its own: libfaketime shows it what a file says. The
-//! tests need that library, which `.ci/install` installs.
+//! The other processes run this program again, each with a clock of its own: libfaketime reads the offset of the clock
+//! from a file. The tests need that library, which `.ci/install` installs.
 #![allow(clippy::unwrap_used)]
 
 
@@ -26,17 +26,17 @@ use tower_promises_nats::NatsBackend;
 use tower_promises_nats::async_nats;
 use tower_promises_backend::{Backend, Envelope, Outcome, Receipt};
 
-/// What a process opens: a path, or the address of a server.
+/// The environment variable with the backend of a process: a path, or `nats:` and the address of a server.
 const PLACE: &str = "TEST_PLACE";
 
-/// How much the clock of the machine is set: longer than anything lasts in these tests.
+/// The steps of the clock, in seconds. They exceed every duration in these tests.
 const FORWARD: &str = "+6000";
 const BACK: &str = "-6000";
 
-/// Where Debian has the library.
+/// The path of the library on Debian, below a folder for libraries.
 const LIBRARY: &str = "faketime/libfaketime.so.1";
 
-/// The clock of a machine, as its processes see it.
+/// A machine: its clock, as its processes see it, and the backend that they share.
 struct Machine {
     clock: PathBuf,
     place: String,
@@ -51,7 +51,7 @@ impl Machine {
         Self::new(directory, place.to_str().unwrap().to_owned(), None)
     }
 
-    /// The clock of the server is another machine's.
+    /// Starts a server, which keeps the real clock, as on another machine.
     async fn with_nats() -> Self {
         let server = Server::start().await;
         let place = format!("nats:{}", server.address());
@@ -69,9 +69,9 @@ impl Machine {
         machine
     }
 
-    /// Sets the clock.
+    /// Sets the clock to an offset from the real time, in seconds.
     fn set(&self, clock: &str) {
-        // At once: no process reads half of it.
+        // The file is replaced at once, so no process reads a part of it.
         let new = self.clock.with_extension("new");
         fs::write(&new, clock).unwrap();
         fs::rename(new, &self.clock).unwrap();
@@ -82,11 +82,11 @@ impl Machine {
     }
 }
 
-/// Another process, which does what it is told.
+/// Another process, which executes commands.
 struct Process {
     child: Child,
     input: ChildStdin,
-    /// Its answers, which a thread reads so that to wait for one has a bound.
+    /// The answers of the process. A thread reads them, so that waiting for an answer has a timeout.
     answers: Receiver<String>,
 }
 
@@ -130,12 +130,12 @@ impl Process {
         self.answer()
     }
 
-    /// What time the process sees, in seconds.
+    /// Returns the time that the process sees, in seconds.
     fn time(&mut self) -> i64 {
         self.tell("time").parse().unwrap()
     }
 
-    /// Sends a signal that ends nothing.
+    /// Sends `STOP` or `CONT` to the process.
     fn signal(&self, signal: &str) {
         let id = self.child.id().to_string();
         let sent = Command::new("kill").args(["-s", signal, &id]).status();
@@ -148,7 +148,7 @@ impl Process {
     }
 }
 
-/// What a process answers, line by line, until its output ends.
+/// Returns the answers in the output of a process, until the output ends.
 fn answers(output: ChildStdout) -> Receiver<String> {
     let (sender, answers) = channel();
     std::thread::spawn(move || {
@@ -171,7 +171,7 @@ impl Drop for Process {
     }
 }
 
-/// What the other processes run. By itself it does nothing.
+/// The main function of the other processes. It does nothing without the environment variable.
 #[tokio::test]
 async fn the_other_process() {
     let Ok(place) = std::env::var(PLACE) else {
@@ -190,7 +190,7 @@ async fn the_other_process() {
         .route("/", post(async || pending::<()>().await))
         .layer(layer.build());
     println!("answer: ready");
-    // The runtime goes on meanwhile.
+    // Reading is asynchronous, so that the runtime can run other tasks meanwhile.
     let mut lines = tokio::io::BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = lines.next_line().await.unwrap() {
         let answer = match line.split_once(' ') {
@@ -202,7 +202,7 @@ async fn the_other_process() {
     }
 }
 
-/// The path and the state of the operation that a request is about.
+/// Sends a request. Returns the path, the status and the error of its operation.
 async fn operation(app: &Router, method: Method, path: &str) -> String {
     let request = Request::builder().method(method).uri(path);
     let request = request.header("accept", "application/json");
@@ -240,7 +240,6 @@ async fn follow(backend: &Backend, line: &str) -> String {
             let envelope = Envelope::new("work", id, "x".into()).delay(milliseconds(delay));
             format!("{:?}", queue.enqueue(envelope).await.unwrap())
         }
-        // Waits for so long.
         ["take", lease, wait] => {
             let take = queue.take("work", 1, milliseconds(lease));
             match timeout(milliseconds(wait), take).await {
@@ -270,21 +269,21 @@ async fn done(backend: &Backend, receipt: &str) -> String {
 
 const MINUTE: &str = "60000";
 
-/// Longer than a test, and shorter than the step of the clock.
+/// In milliseconds. Longer than a test, and shorter than the step of the clock.
 const HOUR: &str = "3600000";
 
-/// Longer than anything takes, in milliseconds.
+/// Returns a timeout that no call reaches, in milliseconds.
 fn long() -> String {
     BOUND.as_millis().to_string()
 }
 
-/// An envelope and the receipt of its lease.
+/// Splits an answer: the id of an envelope and the receipt of its lease, or the path of an operation and its state.
 fn taken(answer: &str) -> (&str, &str) {
     answer.split_once(' ').expect(answer)
 }
 
-/// In a process that goes on, and in one that begins afterwards.
-async fn what_has_no_delay_is_due(machine: &Machine) {
+/// Takes envelopes in a process that runs while the clock is set, and in a process that starts afterwards.
+async fn envelopes_without_delay_are_due(machine: &Machine) {
     let (mut here, mut there) = (machine.process(), machine.process());
     for (number, clock) in [BACK, FORWARD, "+0", BACK].into_iter().enumerate() {
         let id = number.to_string();
@@ -303,7 +302,7 @@ async fn what_has_no_delay_is_due(machine: &Machine) {
         let (found, receipt) = taken(&answer);
         assert_eq!(found, id);
         assert_eq!(taker.tell(&format!("settle {receipt}")), "true");
-        // And what comes afterwards.
+        // The same for an envelope that is enqueued afterwards.
         let id = format!("{id}/after");
         assert_eq!(there.tell(&format!("enqueue {id} 0")), "Added");
         let answer = here.tell(&format!("take {MINUTE} {}", long()));
@@ -314,18 +313,18 @@ async fn what_has_no_delay_is_due(machine: &Machine) {
 }
 
 #[tokio::test]
-async fn what_has_no_delay_is_due_in_sqlite() {
-    what_has_no_delay_is_due(&Machine::with_sqlite()).await;
+async fn envelopes_without_delay_are_due_in_sqlite() {
+    envelopes_without_delay_are_due(&Machine::with_sqlite()).await;
 }
 
 #[tokio::test]
-async fn what_has_no_delay_is_due_in_nats() {
-    what_has_no_delay_is_due(&Machine::with_nats().await).await;
+async fn envelopes_without_delay_are_due_in_nats() {
+    envelopes_without_delay_are_due(&Machine::with_nats().await).await;
 }
 
-/// With no process that sees how the clock is set.
+/// No process sees that the clock is set.
 #[tokio::test]
-async fn what_has_no_delay_is_due_after_all_processes_were_gone() {
+async fn envelopes_without_delay_are_due_after_all_processes_were_gone() {
     let machine = Machine::with_sqlite();
     let mut before = machine.process();
     assert_eq!(before.tell("enqueue id 0"), "Added");
@@ -335,10 +334,10 @@ async fn what_has_no_delay_is_due_after_all_processes_were_gone() {
     assert_eq!(taken(&answer).0, "id");
 }
 
-/// A lease, a claim in the store and a delay neither end early nor last longer.
-async fn times_go_on(machine: &Machine) {
+/// Checks that a lease, a claim in the store and a delay end neither early nor late.
+async fn durations_stay_the_same(machine: &Machine) {
     let (mut owner, mut other) = (machine.process(), machine.process());
-    // Forward: what is alive stays so.
+    // When the clock is set forward, active leases, values and delays stay in force.
     assert_eq!(owner.tell("enqueue leased 0"), "Added");
     let answer = owner.tell(&format!("take {HOUR} {}", long()));
     let (_, receipt) = taken(&answer);
@@ -352,7 +351,7 @@ async fn times_go_on(machine: &Machine) {
     assert_eq!(owner.tell(&format!("renew {HOUR} {receipt}")), "true");
     assert_eq!(machine.process().tell("get claim"), "present");
     assert_eq!(owner.tell(&format!("settle {receipt}")), "true");
-    // Back: what is over ends.
+    // When the clock is set back, they end in time.
     assert_eq!(owner.tell("enqueue crashed 0"), "Added");
     let answer = owner.tell(&format!("take 2000 {}", long()));
     assert_eq!(taken(&answer).0, "crashed");
@@ -370,15 +369,15 @@ async fn times_go_on(machine: &Machine) {
     assert_eq!(found, ["crashed", "soon"]);
     let end = Instant::now() + BOUND;
     while other.tell("get lease") == "present" {
-        assert!(Instant::now() < end, "a claim lasts for minutes more");
+        assert!(Instant::now() < end, "the claim does not end in time");
         std::thread::sleep(nats::PAUSE);
     }
 }
 
-/// A process that opens the file after a step, and before any other makes a call, believes the machine. The next call of
-/// an older process corrects that, for processes that begin later too.
+/// A process that opens the file after the clock was set, and before any other process makes a call, uses the time of
+/// the machine. The next call of an older process corrects this time, also for processes that start later.
 #[test]
-fn what_a_new_process_believes_is_corrected() {
+fn the_clock_of_a_new_process_is_corrected() {
     let machine = Machine::with_sqlite();
     let mut owner = machine.process();
     assert_eq!(owner.tell("enqueue leased 0"), "Added");
@@ -390,11 +389,11 @@ fn what_a_new_process_believes_is_corrected() {
     let mut second = machine.process();
     assert_eq!(second.tell("put other 1000"), "done");
     assert_eq!(second.tell("enqueue new 0"), "Added");
-    // The clock is corrected now.
+    // This call corrects the clock.
     assert_eq!(owner.tell("get claim"), "present");
     let mut third = machine.process();
     assert_eq!(third.tell("get claim"), "present");
-    // It is due although its time is that of the wrong clock.
+    // The envelope is due, although its time stems from the wrong clock.
     let answer = third.tell(&format!("take {MINUTE} {}", long()));
     let (id, _) = taken(&answer);
     assert_eq!(id, "new");
@@ -403,9 +402,9 @@ fn what_a_new_process_believes_is_corrected() {
     assert_eq!(owner.tell(&format!("settle {receipt}")), "true");
 }
 
-/// What begins after the correction is not lost for processes that begin later.
+/// An operation or a claim that begins after the correction is not lost for processes that start later.
 #[test]
-fn work_of_after_a_correction_is_not_lost() {
+fn work_that_begins_after_a_correction_is_not_lost() {
     let machine = Machine::with_sqlite();
     let mut owner = machine.process();
     machine.set(FORWARD);
@@ -422,15 +421,15 @@ fn work_of_after_a_correction_is_not_lost() {
     assert_eq!(third.tell("get claim"), "present");
 }
 
-/// A process that sees the end of a lease by a wrong clock gives the owner the time to renew it.
+/// A process that sees the end of a lease by a wrong clock gives the owner time to renew the lease.
 #[test]
-fn work_is_not_lost_at_one_look() {
+fn work_is_not_lost_at_the_first_check() {
     let machine = Machine::with_sqlite();
     let mut owner = machine.process();
     let answer = owner.tell("post /");
     let (path, _) = taken(&answer);
     let status = format!("status {path}");
-    // So that it corrects nothing.
+    // Stops the owner, so that its calls do not correct the clock.
     owner.signal("STOP");
     machine.set(FORWARD);
     let mut second = machine.process();
@@ -443,8 +442,8 @@ fn work_is_not_lost_at_one_look() {
     }
 }
 
-/// No other process says that work is lost that goes on.
-async fn work_that_goes_on_is_not_lost(machine: &Machine) {
+/// Checks that other processes declare an operation lost only after its process has ended.
+async fn running_work_is_not_lost(machine: &Machine) {
     let (mut owner, mut other) = (machine.process(), machine.process());
     let answer = owner.tell("post /");
     let (path, state) = taken(&answer);
@@ -462,38 +461,41 @@ async fn work_that_goes_on_is_not_lost(machine: &Machine) {
     loop {
         let answer = other.tell(&format!("status {path}"));
         if !answer.contains("Running") {
-            // Where its result would be.
+            // The path of its result.
             assert!(answer.contains("/result 500"), "{answer}");
             break;
         }
-        assert!(Instant::now() < end, "it is never lost: {answer}");
+        assert!(
+            Instant::now() < end,
+            "the operation is not declared lost: {answer}"
+        );
         std::thread::sleep(nats::PAUSE * 10);
     }
 }
 
 #[tokio::test]
-async fn work_that_goes_on_is_not_lost_in_sqlite() {
-    work_that_goes_on_is_not_lost(&Machine::with_sqlite()).await;
+async fn running_work_is_not_lost_in_sqlite() {
+    running_work_is_not_lost(&Machine::with_sqlite()).await;
 }
 
 #[tokio::test]
-async fn work_that_goes_on_is_not_lost_in_nats() {
-    work_that_goes_on_is_not_lost(&Machine::with_nats().await).await;
+async fn running_work_is_not_lost_in_nats() {
+    running_work_is_not_lost(&Machine::with_nats().await).await;
 }
 
 #[tokio::test]
-async fn times_go_on_in_sqlite() {
-    times_go_on(&Machine::with_sqlite()).await;
+async fn durations_stay_the_same_in_sqlite() {
+    durations_stay_the_same(&Machine::with_sqlite()).await;
 }
 
 #[tokio::test]
-async fn times_go_on_in_nats() {
+async fn durations_stay_the_same_in_nats() {
     let machine = Machine::with_nats().await;
-    times_go_on(&machine).await;
-    assert!(machine.server.is_some(), "it was there all the time");
+    durations_stay_the_same(&machine).await;
+    assert!(machine.server.is_some(), "the server ran during the test");
 }
 
-/// A machine whose clock is ten minutes ahead of that of the server, and one whose clock is behind.
+/// The clock of one machine is 100 minutes ahead of the server's clock, that of another is 100 minutes behind.
 #[tokio::test]
 async fn machines_need_not_agree_with_the_server() {
     let machine = Machine::with_nats().await;
@@ -510,7 +512,7 @@ async fn machines_need_not_agree_with_the_server() {
     assert_eq!(machine.process().tell("get claim"), "present");
     let end = Instant::now() + BOUND;
     while behind.tell("get key") == "present" {
-        assert!(Instant::now() < end, "a value lives for minutes more");
+        assert!(Instant::now() < end, "the value does not end in time");
         std::thread::sleep(nats::PAUSE);
     }
 }

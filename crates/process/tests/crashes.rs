@@ -199,7 +199,7 @@ async fn a_process_that_does_not_end_after_its_answer_is_ended() {
     let answer = pool.run(Act::Linger(file.clone())).await;
     assert_eq!(answer.unwrap(), "answer");
     let id = read_id(&file).unwrap();
-    until("it ends", async || !is_alive(id)).await;
+    until("the process ends", async || !is_alive(id)).await;
     assert_eq!(pool.run(Act::Answer).await.unwrap(), "answer");
 }
 
@@ -240,7 +240,7 @@ fn the_end_of_the_runtime_ends_its_jobs() {
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(until("it ends", async || !is_alive(id)));
+    runtime.block_on(until("the process ends", async || !is_alive(id)));
     assert_eq!(runtime.block_on(pool.run(Act::Answer)).unwrap(), "answer");
 }
 

@@ -227,11 +227,11 @@ async fn dropping_the_future_kills_the_process() {
     assert_eq!(pool.running(), 1);
     drop(job);
     until("the process ends", async || !is_alive(process)).await;
-    until("its place is free", async || pool.running() == 0).await;
+    until("the place of the job is free", async || pool.running() == 0).await;
 }
 
 #[tokio::test]
-async fn a_job_dropped_while_it_starts_gives_its_place_back() {
+async fn a_job_dropped_while_it_starts_frees_its_place() {
     let (pool, endless) = (pool(), Endless::new());
     for _ in 0..10 {
         // A job that runs forever, so that it is still running when it is polled, however slow this thread is.
@@ -376,7 +376,7 @@ async fn a_job_can_be_a_promise() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn the_job_of_a_client_that_goes_away_is_killed() {
+async fn the_job_of_a_disconnected_client_is_killed() {
     let (pool, endless) = (pool(), Endless::new());
     let file = endless.directory.path().join("pid");
     let process = {

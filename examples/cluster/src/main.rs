@@ -6,7 +6,7 @@
 //! that is kept), or `sqlite` (a temporary file). The default is NATS if `NATS_URL` names a server or the program
 //! `nats-server` is installed, and otherwise `sqlite`. Ctrl-C ends all processes and deletes temporary files.
 
-/// Writes a line to stderr at once. All processes share that, and the parts of lines that are written in parts get mixed.
+/// Writes a line to stderr at once. All processes share stderr, so the parts of several writes could mix.
 macro_rules! log {
     ($($text:tt)*) => {
         crate::write_line(format!($($text)*))
@@ -119,7 +119,7 @@ async fn run() -> Result<(), BoxError> {
 
 fn write_line(mut line: String) {
     line.push('\n');
-    // There is nowhere else to say so.
+    // A failure cannot be reported, because stderr is the last resort.
     let _ = io::stderr().write_all(line.as_bytes());
 }
 

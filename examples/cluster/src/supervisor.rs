@@ -185,7 +185,7 @@ impl Start {
             .stdout(Stdio::piped())
             .spawn()?;
         let output = child.stdout.take();
-        // From here on it is waited for, also where this future is dropped.
+        // From here on the child is killed and waited for, even if this future is dropped.
         let mut running = Running::new(self.name, child, &self.left);
         let output = output.ok_or("its output is not a pipe")?;
         let mut lines = BufReader::new(output).lines();

@@ -5,7 +5,7 @@
 use test_support::example::{Example, until};
 use std::collections::BTreeSet;
 
-/// A span as OpenTelemetry has exported it.
+/// A span as exported by OpenTelemetry.
 #[derive(Debug, Default)]
 struct Span {
     name: String,
@@ -16,7 +16,7 @@ struct Span {
 }
 
 impl Span {
-    /// Those in the output of the exporter that are whole.
+    /// Returns the complete spans in the output of the exporter.
     fn all(output: &str) -> Vec<Self> {
         let blocks = output.split("Span #").skip(1);
         blocks.map(Self::parse).collect()
@@ -24,10 +24,10 @@ impl Span {
 
     fn parse(block: &str) -> Self {
         let mut span = Self::default();
-        // The attributes of events are none of the span.
+        // The attributes of events do not belong to the span.
         let block = block.split("\tEvents:").next().unwrap();
         for line in block.lines() {
-            // That of the instrumentation stands deeper.
+            // The name of the instrumentation scope has a deeper indentation.
             let line = line.strip_prefix('\t').unwrap_or_default();
             if let Some(attribute) = line.strip_prefix("\t ->  ") {
                 span.attributes.push(attribute.to_owned());
@@ -46,7 +46,7 @@ impl Span {
         span
     }
 
-    /// The text of an attribute, or its number.
+    /// Returns the text of an attribute, or its number.
     fn attribute(&self, name: &str) -> &str {
         let text = format!("{name}: String(Owned(\"");
         let number = format!("{name}: I64(");
@@ -60,7 +60,7 @@ impl Span {
     }
 }
 
-/// Asserts that this trace is a request of the page, with all that happened for it.
+/// Asserts that these spans are the trace of a request of the page.
 fn assert_is_trace_of_the_page(spans: &[&Span]) {
     let named = |name| {
         let spans = spans.iter().filter(move |span| span.name == name);
@@ -101,12 +101,12 @@ fn assert_is_trace_of_the_page(spans: &[&Span]) {
     ]);
     assert_eq!(fates, wanted);
 
-    // The task is a part of the request, whoever runs it.
+    // The task belongs to the request, also if another process runs it.
     let tasks = named("invoice");
     assert_eq!(tasks.len(), 1, "{spans:#?}");
     assert_eq!(tasks[0].parent, requests[0].id);
 
-    // The spans of what promises and tasks do are below theirs.
+    // The spans inside of promises and tasks are their children.
     let (in_tasks, in_promises): (Vec<_>, Vec<_>) = named("query")
         .into_iter()
         .partition(|query| query.parent == tasks[0].id);
@@ -121,7 +121,7 @@ fn assert_is_trace_of_the_page(spans: &[&Span]) {
     assert_eq!(keys, BTreeSet::from(["orders:7", "user:Ferris"]));
 }
 
-/// The traces in this output, each one with all of its spans.
+/// Returns the traces in this output, each with all of its spans.
 fn traces(spans: &[Span]) -> Vec<Vec<&Span>> {
     let requests = spans.iter().filter(|span| span.name == "request");
     let trace = |request: &Span| {
@@ -143,7 +143,7 @@ async fn observability() {
         .map(|entry| entry.split(';').next().unwrap())
         .collect();
     assert_eq!(names[..3], ["pass-1", "pass-2", "pass-3"]);
-    // Those of the first pass in the order in which they settled.
+    // The promises of the first pass are in the order in which they settled.
     let first: BTreeSet<_> = names[3..8].iter().copied().collect();
     let wanted = [
         "advertisement",
@@ -199,7 +199,7 @@ async fn observability() {
         );
     }
 
-    // The span of a request ends last, and a batch is exported soon.
+    // The span of a request ends last, and is exported with the next batch.
     until("the first batch of spans", async || {
         !traces(&Span::all(&example.output())).is_empty()
     })
@@ -216,7 +216,7 @@ async fn observability() {
 }
 
 #[tokio::test]
-async fn what_a_client_sends_is_no_markup() {
+async fn input_of_a_client_is_escaped() {
     let example = Example::start_with("observability", &[("RUST_LOG", "error")]);
     let page = example.get("/?user=%3Cb%3EA%26B").await;
     assert!(page.contains("an invoice for &lt;b>A&amp;B,"), "{page}");

@@ -1,9 +1,9 @@
-//! Slow requests that leave their connection: browsers see a page with progress, other clients poll, follow events or
-//! come back for the result, and everybody can cancel.
+//! Slow requests continue without their connection. Browsers show a page with progress; other clients poll, follow
+//! events or fetch the result later. Every client can cancel.
 //!
-//! Start it with `cargo run --example operations`. `PUBLIC_ORIGIN=https://example.com` makes addresses absolute,
+//! Start it with `cargo run --example operations`. `PUBLIC_ORIGIN=https://example.com` makes addresses absolute.
 //! `STORE=sqlite:operations.db` keeps operations over restarts and shares them between processes. `LEASE_MS=2000` lets
-//! these notice sooner than after 15 seconds when one of them is killed.
+//! the processes notice the end of a killed process after 2 seconds instead of 15.
 
 mod report;
 
@@ -42,16 +42,16 @@ const FORM: &str = r#"<!doctype html>
 </html>
 "#;
 
-/// What is to be done.
+/// The parameters of a request.
 #[derive(Deserialize)]
 struct Work {
-    /// How long it takes altogether.
+    /// The total time in milliseconds.
     #[serde(default)]
     ms: u64,
-    /// In how many steps.
+    /// The number of steps.
     #[serde(default = "one")]
     steps: u32,
-    /// `1` lets it fail.
+    /// `1` makes the work fail.
     #[serde(default)]
     fail: u8,
     /// The status of the answer.
@@ -62,7 +62,7 @@ fn one() -> u32 {
     1
 }
 
-/// Works for some time, and says how far it is.
+/// Works for some time, and reports its progress.
 async fn work(Query(work): Query<Work>, progress: Progress) -> Result<Response, StatusCode> {
     let steps = work.steps.clamp(1, 10_000);
     let pause = Duration::from_millis(work.ms) / steps;
@@ -73,7 +73,7 @@ async fn work(Query(work): Query<Work>, progress: Progress) -> Result<Response, 
     }
     let code = work.code.unwrap_or(if work.fail == 1 { 422 } else { 200 });
     let status = StatusCode::from_u16(code).map_err(|_| StatusCode::BAD_REQUEST)?;
-    // Those of 1xx are not for a handler to give.
+    // A handler cannot answer with a status of 1xx.
     if status.is_informational() {
         return Err(StatusCode::BAD_REQUEST);
     }
@@ -90,7 +90,7 @@ async fn work(Query(work): Query<Work>, progress: Progress) -> Result<Response, 
     Ok((status, Json(json!({ "answer": 42 }))).into_response())
 }
 
-/// The store that `STORE` names: `memory`, or `sqlite:` and a path.
+/// Opens the store that `STORE` names: `memory`, or `sqlite:` and a path.
 async fn backend() -> Result<Backend, BoxError> {
     let store = std::env::var("STORE").unwrap_or_else(|_| "memory".into());
     match store.split_once(':') {
@@ -105,7 +105,7 @@ async fn main() -> Result<(), BoxError> {
     let mut operations = OperationLayer::builder(backend().await?)
         .wait(Duration::from_millis(200))
         .mount("/.operations")
-        // A report reads, so the default is that only clients who prefer it get an operation.
+        // A report is a `GET` request. By default it becomes an operation only if the client prefers so.
         .predicate(|request| match request.uri.path() {
             "/work" | "/report" => Escalate::Always,
             _ => Escalate::Never,
@@ -128,7 +128,7 @@ async fn main() -> Result<(), BoxError> {
         .route("/report", get(report::report).layer(PromiseLayer::new()))
         .layer(operations.clone());
 
-    // A layer on a part of the router would give addresses that lead nowhere.
+    // Fails if the layer is on a part of the router only, because its addresses would lead nowhere.
     let mounted = operations.operations();
     mounted.check_mount::<_, Body>(app.clone()).await?;
 

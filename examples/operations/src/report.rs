@@ -1,4 +1,4 @@
-//! A page whose template cannot wait, made of numbers that take long to compute.
+//! A page whose template cannot wait, with numbers that take long to compute.
 
 use axum::http::StatusCode;
 use axum::response::Html;
@@ -8,7 +8,7 @@ use tower_promises::operations::Progress;
 
 const REGIONS: [&str; 4] = ["north", "east", "south", "west"];
 
-/// Blocks its thread for a second, and says how far it is. Gives up when nobody wants to know any more.
+/// Blocks its thread for a second, and reports its progress. Stops early if the operation is cancelled.
 fn revenue(region: &'static str, number: usize, progress: &Progress) -> u32 {
     let start = Instant::now();
     let mut revenue = 0;
@@ -22,12 +22,12 @@ fn revenue(region: &'static str, number: usize, progress: &Progress) -> u32 {
     revenue % 9 + 1
 }
 
-/// Runs once for each region, until all are there.
+/// Runs once more for each region.
 fn table(promises: &Promises, progress: &Progress) -> Result<String, PromiseError> {
     let mut rows = String::new();
     for (number, region) in REGIONS.into_iter().enumerate() {
         let progress = progress.clone();
-        // One after the other: each is asked for once the one before it is there.
+        // The `?` makes the promises run in sequence: each is submitted when the previous one has settled.
         let revenue = promises
             .result_or_submit_blocking(format!("revenue:{region}"), move || {
                 revenue(region, number, &progress)

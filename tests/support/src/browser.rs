@@ -267,7 +267,7 @@ impl Process {
         });
         let port = port
             .recv_timeout(PATIENCE)
-            .expect("chromedriver says where it listens");
+            .expect("chromedriver prints its port");
         (process, format!("http://127.0.0.1:{port}"))
     }
 }

@@ -74,7 +74,9 @@ pub async fn until(what: &str, condition: impl AsyncFn() -> bool) {
 
 /// Returns the output of a future that waits for another process, thread, socket or file.
 pub async fn soon<F: Future>(future: F) -> F::Output {
-    timeout(BOUND, future).await.expect("it happens")
+    timeout(BOUND, future)
+        .await
+        .expect("the future resolves in time")
 }
 
 /// Returns the text after `marker`, in the first line of a process's output that contains it. The rest of the output is

@@ -69,7 +69,7 @@ impl Example {
             readers: [read_output, read_log],
         };
         let line = first_line.recv_timeout(BOUND);
-        let line = line.unwrap_or_else(|error| panic!("it does not listen: {error}"));
+        let line = line.unwrap_or_else(|error| panic!("the example does not listen: {error}"));
         let (_, url) = line.trim().split_once("listening on ").unwrap();
         let url = url.split(',').next().unwrap();
         example.url = match url.starts_with("http") {
@@ -93,7 +93,7 @@ impl Example {
         let kill = Command::new("kill").args(["-INT", &id]).status();
         assert!(kill.unwrap().success());
         let ended = async || self.process.try_wait().unwrap();
-        assert!(eventually("its end", ended).await.success());
+        assert!(eventually("the end of the example", ended).await.success());
         until("all is read", async || {
             self.readers.iter().all(JoinHandle::is_finished)
         })

@@ -1,5 +1,4 @@
 //! Code that the tests of all packages share.
-#![allow(clippy::unwrap_used)]
 
 pub mod browser;
 pub mod eventually;
@@ -238,7 +237,7 @@ pub async fn until(what: &str, condition: impl Fn() -> bool) {
 pub async fn soon<F: Future>(future: F) -> F::Output {
     timeout(Duration::from_secs(10_000), future)
         .await
-        .expect("it is ready before long")
+        .expect("the future resolves soon")
 }
 
 /// Returns two handles that only share the backend, like two processes.

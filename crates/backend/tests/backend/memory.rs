@@ -1,4 +1,4 @@
-//! The memory adapters pass the conformance suites, and broken adapters do not.
+//! The memory adapters pass the conformance suites, and broken adapters fail them.
 
 use bytes::Bytes;
 use futures_util::{StreamExt, future, stream};
@@ -43,7 +43,7 @@ async fn a_backend_hands_out_its_adapters() {
     backend.queue().enqueue(envelope).await.unwrap();
 }
 
-/// On several threads, where rivals really call at once.
+/// Runs on several threads, so that competing calls overlap.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_memory_store_decides_races_between_threads() {
     let store = MemoryStore::new();
@@ -90,16 +90,16 @@ async fn names_are_checked() {
 }
 
 #[tokio::test]
-async fn a_store_has_a_bound_and_drops_what_is_used_least() {
+async fn a_full_store_drops_the_least_used_entries() {
     const ENTRIES: usize = 1000;
     let value = Bytes::from(vec![0; 744]);
-    // Room for about a hundred.
+    // Has room for about a hundred entries.
     let store = MemoryStore::new().max_bytes(100 * 1024);
     for number in 0..ENTRIES {
         let key = number.to_string();
         store.put(&key, value.clone(), None).await.unwrap();
     }
-    // The cache does its housekeeping now and then, as it is used.
+    // The cache evicts entries from time to time, when it is used.
     for _ in 0..ENTRIES {
         store.get("none").await.unwrap();
     }
@@ -109,12 +109,12 @@ async fn a_store_has_a_bound_and_drops_what_is_used_least() {
             kept.push(number);
         }
     }
-    assert!(kept.len() < ENTRIES / 2, "{} are kept", kept.len());
-    assert!(kept.contains(&(ENTRIES - 1)), "the last one is kept");
+    assert!(kept.len() < ENTRIES / 2, "{} entries are kept", kept.len());
+    assert!(kept.contains(&(ENTRIES - 1)), "the last entry is kept");
 }
 
 #[tokio::test]
-async fn a_slow_watcher_is_told() {
+async fn a_slow_watcher_gets_the_number_of_missed_changes() {
     let store = MemoryStore::new().watch_capacity(2);
     let mut watch = store.watch("").await.unwrap();
     for value in ["1", "2", "3", "4", "5"] {
@@ -131,7 +131,7 @@ async fn a_slow_watcher_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_time_to_live_of_nothing_is_over_at_once() {
+async fn a_time_to_live_of_zero_ends_at_once() {
     let store = MemoryStore::new();
     let put = store.put("key", "value".into(), Some(Duration::ZERO));
     put.await.unwrap();
@@ -169,7 +169,7 @@ fn errors_have_a_source() {
     assert_eq!(error.source().unwrap().to_string(), "connection refused");
 }
 
-/// What is wrong with a [`Broken`] adapter.
+/// The fault of a [`Broken`] adapter.
 #[derive(Clone, Copy, PartialEq)]
 enum Fault {
     SetsAlways,
@@ -334,7 +334,7 @@ async fn check_bus(fault: Fault) {
     conformance::bus(async || broken.clone()).await;
 }
 
-/// Each fault fails the suite, with a message that names the guarantee.
+/// Defines tests: each fault fails the suite, with a message that names the violated guarantee.
 macro_rules! broken {
     ($($name:ident: $check:ident($fault:ident), $message:literal;)*) => {$(
         #[tokio::test(start_paused = true)]
@@ -361,7 +361,7 @@ broken! {
     a_bus_that_accepts_all_topics_fails: check_bus(AcceptsAllNames), "must be an error";
 }
 
-/// A broken adapter without its fault passes, so that it is the fault that fails above.
+/// Shows that the faults cause the failures above: an adapter whose fault concerns the other trait conforms.
 #[tokio::test(start_paused = true)]
 async fn the_broken_adapter_without_a_fault_conforms() {
     let sound = Broken::new(Fault::DropsMessages);
@@ -371,7 +371,7 @@ async fn the_broken_adapter_without_a_fault_conforms() {
 }
 
 #[tokio::test]
-async fn a_value_that_the_memory_store_has_no_room_for_is_refused() {
+async fn a_value_larger_than_the_memory_store_is_refused() {
     use tower_promises_backend::Store as _;
 
     let store = tower_promises_backend::memory::MemoryStore::new().max_bytes(1000);

@@ -1,4 +1,5 @@
-//! The memory queue passes the conformance suite, broken queues do not, and workers bear what backends and handlers do.
+//! The memory queue passes the conformance suite, broken queues fail it, and workers withstand failing backends and
+//! handlers.
 
 
 use bytes::Bytes;
@@ -33,7 +34,7 @@ async fn the_memory_queue_conforms() {
     conformance::queue(async || queue.clone()).await;
 }
 
-/// On several threads, where rivals really call at once.
+/// Runs on several threads, so that competing calls overlap.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_memory_queue_decides_races_between_threads() {
     let queue = MemoryQueue::new();
@@ -60,7 +61,7 @@ async fn add(queue: &impl Queue, id: &str) {
 
 async fn take(queue: &impl Queue) -> Taken {
     let taken = timeout(MINUTE, queue.take("queue", 1, LEASE)).await;
-    taken.expect("there is one").unwrap().remove(0)
+    taken.expect("an envelope is available").unwrap().remove(0)
 }
 
 async fn done(queue: &impl Queue, taken: &Taken) {
@@ -83,9 +84,9 @@ async fn the_memory_queue_is_bounded_in_number() {
     queue.enqueue(late).await.unwrap();
     assert!(is_full(&queue, "c").await);
     let again = queue.enqueue(envelope("a")).await.unwrap();
-    assert_eq!(again, Enqueued::Duplicate, "it is there already");
+    assert_eq!(again, Enqueued::Duplicate, "the queue has this envelope");
     let a = take(&queue).await;
-    assert!(is_full(&queue, "c").await, "one that is leased counts");
+    assert!(is_full(&queue, "c").await, "a leased envelope counts");
     done(&queue, &a).await;
     assert!(!is_full(&queue, "c").await);
     let error = queue.enqueue(envelope("d")).await.unwrap_err();
@@ -107,7 +108,7 @@ async fn the_memory_queue_is_bounded_in_bytes() {
     let large = take(&queue).await;
     let retry = Outcome::Retry { after: LEASE };
     assert!(queue.settle(&large.receipt, retry).await.unwrap());
-    assert!(is_full(&queue, "more").await, "one that waits counts");
+    assert!(is_full(&queue, "more").await, "a waiting envelope counts");
     for _ in 0..=small {
         let taken = take(&queue).await;
         done(&queue, &taken).await;
@@ -147,7 +148,7 @@ async fn the_memory_queue_forgets_ids_after_the_window() {
     assert!(is_known("a").await);
     advance(Duration::from_millis(1)).await;
     end("a").await;
-    // No more than there may be envelopes.
+    // The queue remembers at most as many ids as it has room for envelopes.
     for id in ["b", "c", "d"] {
         end(id).await;
     }
@@ -157,9 +158,9 @@ async fn the_memory_queue_forgets_ids_after_the_window() {
     end("a").await;
 }
 
-/// Queues come and go, and their leases are not confused.
+/// Queues are created and removed, and their leases are not confused.
 #[tokio::test(start_paused = true)]
-async fn a_receipt_is_that_of_one_queue() {
+async fn a_receipt_belongs_to_one_queue() {
     let queue = MemoryQueue::new().deduplication_window(Duration::ZERO);
     let mut receipts = Vec::new();
     for round in 0..200 {
@@ -175,9 +176,9 @@ async fn a_receipt_is_that_of_one_queue() {
     }
 }
 
-/// Times that do not end are no problem.
+/// The longest durations are valid.
 #[tokio::test(start_paused = true)]
-async fn times_can_be_as_long_as_they_like() {
+async fn durations_can_be_unlimited() {
     let queue = MemoryQueue::new();
     let never = envelope("never").delay(Duration::MAX);
     queue.enqueue(never).await.unwrap();
@@ -194,9 +195,9 @@ async fn times_can_be_as_long_as_they_like() {
     assert!(none.is_err(), "{none:?}");
 }
 
-/// One who waits learns of an end that another one knew of, who is gone.
+/// A waiting call notices the end of a delay, even if another call noted that delay and was dropped.
 #[tokio::test(start_paused = true)]
-async fn a_taker_that_is_dropped_leaves_nothing_to_be_forgotten() {
+async fn a_dropped_take_does_not_lose_the_end_of_a_delay() {
     let queue = MemoryQueue::new();
     let mut gone = queue.take("queue", 1, LEASE);
     let mut waits = queue.take("queue", 1, LEASE);
@@ -209,12 +210,12 @@ async fn a_taker_that_is_dropped_leaves_nothing_to_be_forgotten() {
     assert_eq!(&*taken[0].id, "late");
 }
 
-/// A worker until the test ends.
+/// Starts a worker that runs until the test ends.
 fn work(queue: impl Queue, options: WorkOptions, handler: impl Handler) -> JoinHandle<()> {
     tokio::spawn(async move {
         let forever = future::pending().boxed();
         let ended = queue.work(options, Arc::new(handler), forever).await;
-        panic!("it ended with {ended:?}");
+        panic!("the worker ended with {ended:?}");
     })
 }
 
@@ -222,7 +223,7 @@ fn options() -> WorkOptions {
     WorkOptions::new("queue").lease(LEASE)
 }
 
-/// Says when it is dropped.
+/// Sends its number and the time when it is dropped.
 struct Dropped(mpsc::UnboundedSender<(u32, Instant)>, u32);
 
 impl Drop for Dropped {
@@ -231,7 +232,8 @@ impl Drop for Dropped {
     }
 }
 
-/// A worker with a handler that never ends. Returns the leases it gets, and the numbers of those that are dropped.
+/// Starts a worker with a handler that never ends. Returns the leases of started handlers, and the numbers of dropped
+/// handlers with the times.
 fn stuck(
     queue: &Broken,
 ) -> (
@@ -271,7 +273,7 @@ async fn a_handler_whose_lease_is_lost_is_dropped() {
     );
     assert!(
         begun.recv().await.unwrap().is_held(),
-        "it is delivered again"
+        "the envelope is delivered again"
     );
 }
 
@@ -325,7 +327,7 @@ async fn a_lease_is_renewed_while_a_handler_computes() {
             .unwrap();
         future::ready(Outcome::Done)
     };
-    // Long enough that a busy machine can renew it.
+    // Long enough for a busy machine to renew the lease.
     let lease = Duration::from_secs(3);
     work(queue.clone(), options().lease(lease), handler);
     add(&queue, "id").await;
@@ -338,14 +340,14 @@ async fn a_lease_is_renewed_while_a_handler_computes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_goes_on_after_errors() {
+async fn a_worker_continues_after_errors() {
     const ENVELOPES: usize = 100;
     let queue = Broken::new(Fault::FailsOften);
     let (sender, mut handled) = mpsc::unbounded_channel();
     let handler = move |delivery: Delivery| {
         let sender = sender.clone();
         async move {
-            // For longer than the lease.
+            // Longer than the lease.
             sleep(MINUTE).await;
             sender.send(delivery.id).unwrap();
             Outcome::Done
@@ -364,10 +366,10 @@ async fn a_worker_goes_on_after_errors() {
     assert!(handled.try_recv().is_err(), "each is handled once");
 }
 
-/// The answer was lost, not the lease.
+/// If the queue settles the envelope but its answer is lost, the worker does not report a lost lease.
 #[cfg(feature = "tracing")]
 #[tokio::test(start_paused = true)]
-async fn an_envelope_that_is_settled_though_nobody_was_told_is_no_lost_lease() {
+async fn a_settlement_whose_answer_is_lost_is_no_lost_lease() {
     let log = test_support::Log::start();
     let queue = Broken::new(Fault::SettlesInSilence);
     add(&queue, "id").await;
@@ -410,7 +412,7 @@ async fn check_work(fault: WorkFault) {
     conformance::queue(async || broken.clone()).await;
 }
 
-/// Each fault fails the suite, with a message that names the guarantee.
+/// Defines tests: each fault fails the suite, with a message that names the violated guarantee.
 macro_rules! broken {
     ($($name:ident: $check:ident($fault:expr), $message:literal;)*) => {$(
         #[tokio::test(start_paused = true)]
@@ -422,36 +424,36 @@ macro_rules! broken {
 }
 
 broken! {
-    one_that_accepts_all_names_fails: check(Fault::AcceptsAllNames), "must be an error";
-    one_that_accepts_all_sizes_fails: check(Fault::AcceptsAllSizes), "must be an error";
-    one_that_adds_twice_fails: check(Fault::AddsTwice), "the id is known";
-    one_that_delivers_twice_fails: check(Fault::DeliversTwice), "duplicates are not delivered";
-    one_that_loses_envelopes_fails: check_workers(Fault::LosesEnvelopes), "every envelope is handled";
-    one_that_reverses_the_order_fails: check(Fault::ReversesOrder), "they are taken in order";
-    one_that_ignores_priorities_fails: check(Fault::IgnoresPriorities), "a higher priority is taken first";
-    one_that_ignores_delays_fails: check(Fault::IgnoresDelays), "a delay";
-    one_that_leases_to_all_fails: check(Fault::LeasesToAll), "in force";
-    one_that_leases_for_too_long_fails: check(Fault::LeasesTooLong), "delivered again when the lease ends";
-    one_that_leases_for_too_short_fails: check(Fault::LeasesTooShort), "a lease is as long as asked for";
-    one_that_does_not_count_fails: check(Fault::CountsNothing), "deliveries are counted";
-    one_that_ignores_renewals_fails: check(Fault::IgnoresRenewals), "renewed";
-    one_that_renews_lost_leases_fails: check(Fault::RenewsLostLeases), "cannot be renewed";
-    one_that_settles_lost_leases_fails: check(Fault::SettlesLostLeases), "cannot be settled again";
-    one_that_retries_too_early_fails: check(Fault::RetriesTooEarly), "is not before";
-    one_that_never_retries_fails: check(Fault::RetriesNever), "took longer than";
+    a_queue_that_accepts_all_names_fails: check(Fault::AcceptsAllNames), "must be an error";
+    a_queue_that_accepts_all_sizes_fails: check(Fault::AcceptsAllSizes), "must be an error";
+    a_queue_that_adds_twice_fails: check(Fault::AddsTwice), "the id is known";
+    a_queue_that_delivers_twice_fails: check(Fault::DeliversTwice), "duplicates are not delivered";
+    a_queue_that_loses_envelopes_fails: check_workers(Fault::LosesEnvelopes), "every envelope is handled";
+    a_queue_that_reverses_the_order_fails: check(Fault::ReversesOrder), "they are taken in order";
+    a_queue_that_ignores_priorities_fails: check(Fault::IgnoresPriorities), "a higher priority is taken first";
+    a_queue_that_ignores_delays_fails: check(Fault::IgnoresDelays), "a delay";
+    a_queue_that_leases_to_all_fails: check(Fault::LeasesToAll), "in force";
+    a_queue_that_leases_for_too_long_fails: check(Fault::LeasesTooLong), "delivered again when the lease ends";
+    a_queue_that_leases_for_too_short_fails: check(Fault::LeasesTooShort), "a lease is as long as asked for";
+    a_queue_that_does_not_count_fails: check(Fault::CountsNothing), "deliveries are counted";
+    a_queue_that_ignores_renewals_fails: check(Fault::IgnoresRenewals), "renewed";
+    a_queue_that_renews_lost_leases_fails: check(Fault::RenewsLostLeases), "cannot be renewed";
+    a_queue_that_settles_lost_leases_fails: check(Fault::SettlesLostLeases), "cannot be settled again";
+    a_queue_that_retries_too_early_fails: check(Fault::RetriesTooEarly), "is not before";
+    a_queue_that_never_retries_fails: check(Fault::RetriesNever), "took longer than";
     a_worker_that_runs_too_many_fails: check_work(WorkFault::RunsTooMany), "no more handlers run than may";
     a_worker_that_ignores_shutdown_fails: check_work(WorkFault::IgnoresShutdown), "a worker ends when";
     a_worker_that_drops_handlers_fails: check_work(WorkFault::DropsHandlers), "it waits for the handlers";
 }
 
-/// The broken queue without its fault passes, so that it is the fault that fails above.
+/// Shows that the faults cause the failures above: the broken queue without a fault conforms.
 #[tokio::test(start_paused = true)]
 async fn the_broken_queue_without_a_fault_conforms() {
     check(Fault::None).await;
 }
 
-/// A take that is dropped may disturb the order, as one does whose server hears of it a moment later.
+/// A dropped take may disturb the order: a server may notice the drop a moment later.
 #[tokio::test(start_paused = true)]
-async fn one_that_gives_back_late_conforms() {
+async fn a_queue_that_returns_envelopes_late_conforms() {
     check(Fault::GivesBackLate).await;
 }

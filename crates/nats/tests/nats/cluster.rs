@@ -1,4 +1,4 @@
-//! Three servers with a copy of everything on each: one after the other is killed under load.
+//! Three servers with a replica of everything on each. They are killed in turn, under load.
 
 
 use futures_util::FutureExt;
@@ -16,8 +16,8 @@ const STREAMS: [&str; 3] = [
     "tower-promises-leases",
 ];
 
-/// Nothing that was acknowledged is lost, and no envelope is handled twice: its lease is longer than the servers take to
-/// choose a new leader.
+/// Nothing that was acknowledged is lost, and no envelope is handled twice: the lease is longer than the election of a
+/// new leader takes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_loss_of_each_server_in_turn_loses_nothing() {
     let mut servers = Servers::start().await;
@@ -84,7 +84,7 @@ async fn the_loss_of_each_server_in_turn_loses_nothing() {
     for producer in producers {
         producer.abort();
     }
-    until("all are handled", async || {
+    until("all enqueued envelopes are handled", async || {
         let handled = handled.lock().unwrap();
         let enqueued = enqueued.lock().unwrap();
         enqueued.iter().all(|id| handled.contains_key(id))

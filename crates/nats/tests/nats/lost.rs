@@ -1,5 +1,5 @@
-//! What the server has lost is made again: streams and consumers that are deleted, that expire, or that were on a disk
-//! or in a memory that is gone.
+//! Recovery from data that the server has lost: streams and consumers that were deleted, that expired, or that were on
+//! a disk or in memory that is gone.
 
 
 use futures_util::future::{join_all, pending};
@@ -20,7 +20,7 @@ use tower_promises_backend::{
     Revision, Store, WorkOptions,
 };
 
-/// Longer than any of these tests waits.
+/// Longer than any test.
 const NEVER: Duration = Duration::from_secs(60 * 60);
 
 const STREAMS: [&str; 3] = [
@@ -38,14 +38,14 @@ async fn context(server: &Server) -> jetstream::Context {
     jetstream::new(server.client().await)
 }
 
-/// The name of the one consumer that the stream of envelopes has, if it has one.
+/// Returns the name of the consumer of the stream of envelopes, if it exists.
 async fn consumer_name(server: &Server) -> Option<String> {
     let stream = context(server).await.get_stream(STREAMS[1]).await.ok()?;
     let mut names = stream.consumer_names();
     names.next().await?.ok()
 }
 
-/// A worker with one slot, whose handlers wait for a permit each.
+/// A worker with one slot. Each handler waits for a permit.
 struct Busy {
     began: Arc<Mutex<Vec<String>>>,
     permits: Arc<Semaphore>,
@@ -94,9 +94,9 @@ impl Drop for Busy {
     }
 }
 
-/// The server says nothing to a request of a consumer that is not there.
+/// The server does not answer requests for a consumer that does not exist.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_whose_consumer_is_deleted_while_it_is_busy_goes_on() {
+async fn a_busy_worker_whose_consumer_is_deleted_continues() {
     let server = Server::start().await;
     let queue = server.backend().await.queue();
     let busy = Busy::start(queue.clone());
@@ -110,14 +110,14 @@ async fn a_worker_whose_consumer_is_deleted_while_it_is_busy_goes_on() {
     busy.has_begun(&["first", "second"]).await;
     busy.permits.add_permits(1);
     let messages = async || server.stream(STREAMS[1]).await.state.messages;
-    until("both are done", async || messages().await == 0).await;
+    until("both envelopes are deleted", async || messages().await == 0).await;
     let began = busy.began.lock().unwrap().clone();
-    assert_eq!(began, ["first", "second"], "each runs once");
+    assert_eq!(began, ["first", "second"], "each task runs once");
 }
 
-/// With no question that ends for an hour, and with no other worker that would make the consumer again.
+/// The requests of the worker do not end for an hour, and no other worker would create the consumer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_long_poll_interval_does_not_make_a_worker_deaf() {
+async fn a_long_poll_interval_does_not_block_a_worker() {
     let server = Server::start().await;
     let builder = server.builder().await.poll_interval(NEVER);
     let queue = builder.open().await.unwrap().queue();
@@ -128,21 +128,21 @@ async fn a_long_poll_interval_does_not_make_a_worker_deaf() {
     let stream = context(&server).await.get_stream(STREAMS[1]).await;
     stream.unwrap().delete_consumer(&name).await.unwrap();
     busy.permits.add_permits(1);
-    // It asks by then, and nothing answers.
+    // By then the worker has sent its request, which is not answered.
     sleep(SECOND).await;
     add(&queue, "second").await;
     busy.has_begun(&["first", "second"]).await;
 }
 
-/// New servers keep the consumer while an acknowledgement is missing, so nothing is taken meanwhile.
+/// Newer servers keep the consumer while an acknowledgement is missing, so no envelope is leased meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_whose_consumer_expires_goes_on() {
+async fn a_worker_whose_consumer_expires_continues() {
     let server = Server::start().await;
     let queue = server.backend().await.queue();
     add(&queue, "first").await;
     let first = queue.take("work", 1, NEVER).await.unwrap().remove(0);
     assert!(queue.settle(&first.receipt, Outcome::Done).await.unwrap());
-    // A day, at high speed.
+    // Shortens the time of a day after which the consumer expires.
     let name = consumer_name(&server).await.unwrap();
     let stream = context(&server).await.get_stream(STREAMS[1]).await.unwrap();
     let consumer: consumer::PullConsumer = stream.get_consumer(&name).await.unwrap();
@@ -159,7 +159,7 @@ async fn a_worker_whose_consumer_expires_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_survives_a_server_that_has_lost_its_memory() {
+async fn a_worker_survives_the_loss_of_streams_in_memory() {
     let mut server = Server::start().await;
     let builder = server.builder().await.in_memory(true);
     let queue = builder.open().await.unwrap().queue();
@@ -168,19 +168,19 @@ async fn a_worker_survives_a_server_that_has_lost_its_memory() {
     busy.has_begun(&["first"]).await;
     server.kill();
     server.start_again().await;
-    // Enough for all.
+    // Enough permits for all handlers.
     busy.permits.add_permits(100);
     let envelope = Envelope::new("work", "second", "x".into());
-    until("it is enqueued", async || {
+    until("the envelope is enqueued", async || {
         queue.enqueue(envelope.clone()).await.is_ok()
     })
     .await;
     busy.has_begun(&["first", "second"]).await;
 }
 
-/// Each call is the first one of a process that is open.
+/// Each call is the first call of an open process after the loss.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_call_makes_again_what_is_gone() {
+async fn each_call_recreates_lost_streams() {
     let mut server = Server::start().await;
     let open = async || {
         let builder = server.builder().await.deduplication_window(SECOND * 7);
@@ -207,7 +207,7 @@ async fn each_call_makes_again_what_is_gone() {
         .remove(0);
 
     for round in 0..2 {
-        // A worker that waits all the time.
+        // A worker that waits during all losses.
         let worker = tokio::spawn({
             let queue = take.queue();
             async move {
@@ -263,14 +263,14 @@ async fn each_call_makes_again_what_is_gone() {
         lose(&mut server, round).await;
         assert!(!once(async || settle.queue().settle(&taken.receipt, Outcome::Done).await).await);
 
-        // With the settings of the process that makes them.
+        // The new stream has the settings of the process that created it.
         let stream = server.stream(STREAMS[1]).await;
         assert_eq!(stream.config.duplicate_window, SECOND * 7);
         assert_eq!(
             enqueue.queue().capabilities().deduplication_window,
             SECOND * 7
         );
-        // The bus keeps nothing that could be lost.
+        // The bus stores nothing that could be lost.
         let bus = get.bus();
         let mut listener = once(async || bus.listen().await).await;
         once(async || put.bus().publish("topic", "x".into()).await).await;
@@ -278,7 +278,7 @@ async fn each_call_makes_again_what_is_gone() {
     }
 }
 
-/// First by the tools of NATS, then with the disk.
+/// Deletes the streams in the first round, and the disk of the server in later rounds.
 async fn lose(server: &mut Server, round: usize) {
     if round > 0 {
         return server.start_empty().await;
@@ -288,8 +288,8 @@ async fn lose(server: &mut Server, round: usize) {
     }
 }
 
-/// What a call returns once the client is connected again. While it is not, calls may time out; it succeeds at the
-/// first time otherwise.
+/// Returns the output of the first call after the client has connected again. Before that, calls may time out. All
+/// other errors fail the test.
 async fn once<T>(call: impl AsyncFn() -> Result<T, BackendError>) -> T {
     let end = Instant::now() + BOUND;
     loop {
@@ -304,13 +304,13 @@ async fn once<T>(call: impl AsyncFn() -> Result<T, BackendError>) -> T {
     }
 }
 
-/// Whether an error is that of a client without its connection: no answer, or a connection that ended in the middle, for
-/// which systems have several words.
+/// Whether the client had no connection: a timeout, or a connection that ended during the call, which systems report
+/// differently.
 fn is_away(error: &BackendError) -> bool {
     if matches!(error, BackendError::TimedOut { .. }) {
         return true;
     }
-    // Some errors of the client have their cause as text only.
+    // Some errors of the client contain their cause only as text.
     let text = format!("{error:?}").to_lowercase();
     LOST.iter().any(|kind| {
         let name = format!("{kind:?}").to_lowercase();
@@ -318,7 +318,7 @@ fn is_away(error: &BackendError) -> bool {
     })
 }
 
-/// How a connection ends that the other side has ended.
+/// The errors of a connection that the other side has closed.
 const LOST: [io::ErrorKind; 5] = [
     io::ErrorKind::BrokenPipe,
     io::ErrorKind::ConnectionAborted,
@@ -327,9 +327,9 @@ const LOST: [io::ErrorKind; 5] = [
     io::ErrorKind::NotConnected,
 ];
 
-/// Of several streams that are missing, each is named, and none at the beginning.
+/// The log names each missing stream. It names none when the streams are created at the start.
 #[tokio::test]
-async fn what_is_made_again_is_logged() {
+async fn recreated_streams_are_logged() {
     let log = Log::start();
     let server = Server::start().await;
     let backend = server.backend().await;
@@ -352,7 +352,7 @@ async fn what_is_made_again_is_logged() {
     }
 }
 
-/// The prefix has the token that numbers the streams.
+/// The prefix may be one of the tokens that mark the number of a stream.
 #[tokio::test]
 async fn a_watch_with_any_prefix_outlives_the_stream() {
     for prefix in ["i", "changes"] {
@@ -367,16 +367,16 @@ async fn a_watch_with_any_prefix_outlives_the_stream() {
             .unwrap();
         store.put("key", "new".into(), None).await.unwrap();
         let change = soon(changes.next()).await.unwrap().unwrap();
-        // A sequence that is higher alone would be that of many changes.
+        // By itself, the jump of the sequence would count as many changes.
         assert!(matches!(change, Change::Lagged(1)), "{change:?}");
         let change = soon(changes.next()).await.unwrap().unwrap();
         assert!(matches!(change, Change::Put { .. }), "{change:?}");
     }
 }
 
-/// Many calls of several processes at once make each stream once.
+/// Many concurrent calls of several processes create each stream at most once for each process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_gone_is_made_once_for_many_callers() {
+async fn lost_streams_are_recreated_once_for_many_callers() {
     const PROCESSES: usize = 3;
     let server = Server::start().await;
     let mut backends = Vec::new();
@@ -417,7 +417,7 @@ async fn what_is_gone_is_made_once_for_many_callers() {
     for (stream, requests) in made {
         assert!(
             requests <= PROCESSES,
-            "{stream} was asked for {requests} times"
+            "{stream} was requested {requests} times"
         );
     }
     for (stream, messages) in [(STREAMS[0], 150), (STREAMS[1], 150)] {
@@ -425,7 +425,7 @@ async fn what_is_gone_is_made_once_for_many_callers() {
     }
 }
 
-/// A watch that is older than the streams sees what happens in the new ones, after word that changes are missing.
+/// A watch that is older than the streams sees the changes in the new streams, after a report that changes are missing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_outlives_the_stream() {
     let server = Server::start().await;
@@ -453,9 +453,9 @@ async fn a_watch_outlives_the_stream() {
     assert!(matches!(change, Change::Deleted { .. }), "{change:?}");
 }
 
-/// The numbers of envelopes may begin again, and the receipts of before must not fit.
+/// The numbers of envelopes may start again, and earlier receipts must not match.
 #[tokio::test]
-async fn a_receipt_of_before_settles_nothing_of_after() {
+async fn a_receipt_from_before_a_loss_settles_nothing() {
     let server = Server::start().await;
     let (here, there) = (
         server.backend().await.queue(),
@@ -473,13 +473,16 @@ async fn a_receipt_of_before_settles_nothing_of_after() {
     assert!(!here.renew(&before.receipt, SECOND).await.unwrap());
     assert!(!here.settle(&before.receipt, Outcome::Done).await.unwrap());
     let stream = server.stream(STREAMS[1]).await;
-    assert_eq!(stream.state.messages, 1, "it is still there");
+    assert_eq!(
+        stream.state.messages, 1,
+        "the envelope is still in the stream"
+    );
     assert!(there.settle(&after.receipt, Outcome::Done).await.unwrap());
 }
 
-/// The record of an envelope that is gone is not that of another one with the same number.
+/// The record of a lost envelope does not apply to a new envelope with the same number.
 #[tokio::test]
-async fn a_record_of_before_says_nothing_of_after() {
+async fn a_record_from_before_a_loss_does_not_apply() {
     let server = Server::start().await;
     let queue = server.backend().await.queue();
     add(&queue, "before").await;
@@ -492,9 +495,9 @@ async fn a_record_of_before_says_nothing_of_after() {
     assert_eq!((&*after.id, after.number), ("after", 1));
 }
 
-/// Its acknowledgement was lost with the consumer.
+/// The acknowledgement was lost with the consumer.
 #[tokio::test]
-async fn what_has_ended_is_deleted_all_the_same() {
+async fn settled_envelopes_are_deleted_without_an_acknowledgement() {
     let server = Server::start().await;
     let builder = server.builder().await.sweep_interval(SECOND / 5);
     let queue = builder.open().await.unwrap().queue();
@@ -506,14 +509,17 @@ async fn what_has_ended_is_deleted_all_the_same() {
     add(&queue, "waiting").await;
     assert!(queue.settle(&taken.receipt, Outcome::Done).await.unwrap());
     let messages = async || server.stream(STREAMS[1]).await.state.messages;
-    until("it is deleted", async || messages().await == 1).await;
+    until("the settled envelope is deleted", async || {
+        messages().await == 1
+    })
+    .await;
     let taken = soon(queue.take("work", 1, NEVER)).await.unwrap().remove(0);
-    assert_eq!(&*taken.id, "waiting", "it is kept");
+    assert_eq!(&*taken.id, "waiting", "the waiting envelope is kept");
 }
 
-/// The first version named the records of leases by a number alone. What is over of them is deleted.
+/// The first version named the records of leases by number only. Records of leases that have ended are deleted.
 #[tokio::test]
-async fn records_of_the_first_version_are_deleted_when_they_are_over() {
+async fn records_of_the_first_version_are_deleted_after_their_leases() {
     let server = Server::start().await;
     let builder = server.builder().await.sweep_interval(SECOND / 5);
     let _backend = builder.open().await.unwrap();
@@ -534,16 +540,16 @@ async fn records_of_the_first_version_are_deleted_when_they_are_over() {
             .await
             .is_ok()
     };
-    until("they are deleted", async || {
+    until("records of ended leases are deleted", async || {
         !is_there(1).await && !is_there(2).await
     })
     .await;
-    assert!(is_there(3).await, "its lease goes on");
+    assert!(is_there(3).await, "the record of an active lease is kept");
 }
 
-/// Where the server can start anywhere, from 2.10 on.
+/// Applies to servers that can start a stream at any sequence: version 2.10 or newer.
 #[tokio::test]
-async fn revisions_go_on_after_a_loss() {
+async fn revisions_continue_after_a_loss() {
     let server = Server::start().await;
     let store = server.backend().await.store();
     let before = store.put("key", "before".into(), None).await.unwrap();
@@ -555,16 +561,20 @@ async fn revisions_go_on_after_a_loss() {
         let set = store.compare_and_set("key", Some(before), "x".into(), None);
         assert_eq!(set.await.unwrap(), CompareAndSet::Conflict);
     } else {
-        assert_eq!(after, Revision::new(1), "documented");
+        assert_eq!(
+            after,
+            Revision::new(1),
+            "revisions start again, as documented"
+        );
     }
 }
 
-/// Callers are told at once why streams cannot be made, and do not hold each other up.
+/// Callers get the error at once, and do not delay each other.
 #[tokio::test]
-async fn what_cannot_be_made_is_an_error_in_time() {
+async fn a_stream_that_cannot_be_created_is_an_error_at_once() {
     let server = Server::start().await;
     let client = server.client().await;
-    // A server alone has no room for three replicas.
+    // A single server cannot have three replicas.
     let opened = NatsBackend::builder(client).replicas(3).open().await;
     let error = opened.unwrap_err();
     assert!(
@@ -573,7 +583,7 @@ async fn what_cannot_be_made_is_an_error_in_time() {
     );
     let backend = server.backend().await;
     let count = Arc::new(AtomicUsize::new(0));
-    // Another one has taken the subjects.
+    // Another stream has the subjects.
     let context = context(&server).await;
     for stream in STREAMS {
         context.delete_stream(stream).await.unwrap();

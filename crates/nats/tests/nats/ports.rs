@@ -1,4 +1,4 @@
-//! The NATS adapters pass the conformance suites on a real server, and go on when it is restarted.
+//! The NATS adapters pass the conformance suites on a real server, and continue after a restart of the server.
 
 
 use futures_util::StreamExt;
@@ -57,9 +57,9 @@ async fn the_queue_conforms_on_a_connection_for_each_caller() {
     conformance::queue(async || server.backend().await.queue()).await;
 }
 
-/// Where the server takes nothing more, what is over is absent all the same.
+/// An expired value is absent, even if the server accepts no message that would sample its clock.
 #[tokio::test]
-async fn what_is_over_is_absent_where_the_server_is_full() {
+async fn an_expired_value_is_absent_when_the_server_is_full() {
     let server = Server::start().await;
     let store = server.backend().await.store();
     let time = Some(SECOND / 10);
@@ -69,16 +69,16 @@ async fn what_is_over_is_absent_where_the_server_is_full() {
     let mut config = server.stream(leases).await.config;
     config.sealed = true;
     context.update_stream(config).await.unwrap();
-    // Until the newest sample of the server's clock is an old one.
+    // Waits until the newest sample of the server's clock is outdated.
     sleep(SECOND * 3 / 2).await;
     for _ in 0..3 {
         assert_eq!(store.get("over").await.unwrap(), None);
     }
 }
 
-/// Many reads of what is over ask the server for the time once.
+/// Many reads of expired values share one request for the server's time.
 #[tokio::test]
-async fn reads_of_what_is_over_do_not_stampede() {
+async fn reads_of_expired_values_do_not_stampede() {
     const READS: usize = 500;
     let server = Server::start().await;
     let store = server.backend().await.store();
@@ -102,11 +102,11 @@ async fn reads_of_what_is_over_do_not_stampede() {
     while timeout(SECOND / 2, asked.next()).await.is_ok() {
         count += 1;
     }
-    // One for each second that the reads take.
+    // One request for each second that the reads take.
     assert!((1..READS / 10).contains(&count), "{count}");
 }
 
-/// What was acknowledged is there after a crash of the server, and the same adapters go on.
+/// The effects of acknowledged calls survive a crash of the server, and the same adapters continue to work.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_of_the_server_loses_nothing() {
     let mut server = Server::start().await;
@@ -136,9 +136,15 @@ async fn a_crash_of_the_server_loses_nothing() {
     server.kill();
     let lost = hear(&mut listener).await.unwrap_err();
     assert!(matches!(lost, BackendError::Unavailable { .. }), "{lost:?}");
-    assert!(soon(listener.next()).await.is_none(), "then it ends");
+    assert!(
+        soon(listener.next()).await.is_none(),
+        "the stream ends after the error"
+    );
     assert!(soon(watch.next()).await.unwrap().is_err());
-    assert!(soon(watch.next()).await.is_none(), "then it ends");
+    assert!(
+        soon(watch.next()).await.is_none(),
+        "the stream ends after the error"
+    );
     server.start_again().await;
 
     until("the client is connected", async || {
@@ -149,14 +155,14 @@ async fn a_crash_of_the_server_loses_nothing() {
     assert_eq!((&entry.value[..], entry.revision), (&b"1"[..], first));
     let set = store.compare_and_set("kept", Some(first), "3".into(), None);
     let CompareAndSet::Set(second) = set.await.unwrap() else {
-        panic!("its revision is still the same");
+        panic!("the revision has not changed");
     };
-    assert!(second > deleted, "the deletion had a revision too");
+    assert!(second > deleted, "the deletion has a revision, too");
 
     let again = Envelope::new("work", "leased", "x".into());
     assert_eq!(queue.enqueue(again).await.unwrap(), Enqueued::Duplicate);
     let renewed = queue.renew(&leased.receipt, SECOND * 60).await;
-    assert!(renewed.unwrap(), "a lease is in force over a crash");
+    assert!(renewed.unwrap(), "a lease survives a crash");
     let mut ids = Vec::new();
     for number in [1, 2] {
         let taken = soon(queue.take("work", 1, SECOND * 60)).await.unwrap();
@@ -173,7 +179,7 @@ async fn a_crash_of_the_server_loses_nothing() {
     assert!(settled.elapsed() >= SECOND * 2, "a delay is not cut short");
     assert!(queue.settle(&leased.receipt, Outcome::Done).await.unwrap());
 
-    // Who waited for an envelope either still does or has got an error.
+    // The waiting call still waits or has returned an error.
     queue
         .enqueue(Envelope::new("other", "id", "x".into()))
         .await
@@ -193,13 +199,13 @@ async fn a_crash_of_the_server_loses_nothing() {
     assert_eq!(hear(&mut listener).await.unwrap(), heard);
 }
 
-/// A worker goes on by itself.
+/// A worker continues by itself after restarts of the server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_survives_restarts() {
     const ENVELOPES: usize = 60;
     let mut server = Server::start().await;
     let builder = server.builder().await.poll_interval(SECOND / 2);
-    // A server that is killed may have counted an acknowledgement whose message it still has.
+    // A killed server may have recorded an acknowledgement and still have the message, which the sweep deletes.
     let builder = builder.timeout(SECOND * 5).sweep_interval(SECOND * 5);
     let queue = builder.open().await.unwrap().queue();
     let (sender, mut handled) = mpsc::unbounded_channel();
@@ -229,8 +235,8 @@ async fn a_worker_survives_restarts() {
         }
         let id = number.to_string();
         let envelope = Envelope::new("work", &*id, "x".into());
-        // To enqueue the same again is always right.
-        until("it is enqueued", async || {
+        // Enqueueing the same envelope again is always safe.
+        until("the envelope is enqueued", async || {
             queue.enqueue(envelope.clone()).await.is_ok()
         })
         .await;
@@ -239,9 +245,13 @@ async fn a_worker_survives_restarts() {
     while !missing.is_empty() {
         missing.remove(&soon(handled.recv()).await.unwrap());
     }
-    // What was done while the server was away may be delivered again, so the worker goes on until then.
+    // Envelopes that were settled while the server was away may be delivered again, so the worker runs until all are
+    // deleted.
     let messages = async || server.stream("tower-promises-queue").await.state.messages;
-    until("what is done is deleted", async || messages().await == 0).await;
+    until("settled envelopes are deleted", async || {
+        messages().await == 0
+    })
+    .await;
     drop(stop);
     soon(worker).await.unwrap().unwrap();
 }
@@ -282,9 +292,9 @@ async fn calls_while_the_server_is_away_end_in_time() {
     }
 }
 
-/// The consumer would take the acknowledgement of a worker whose time is over for that of its successor.
+/// To the consumer, the acknowledgement of a worker whose lease has ended looks like that of the next worker.
 #[tokio::test]
-async fn a_worker_that_comes_late_settles_nothing() {
+async fn a_late_worker_settles_nothing() {
     let server = Server::start().await;
     let (here, there) = (
         server.backend().await.queue(),
@@ -298,12 +308,15 @@ async fn a_worker_that_comes_late_settles_nothing() {
         .remove(0);
     assert!(!here.settle(&first.receipt, Outcome::Done).await.unwrap());
     let stream = server.stream("tower-promises-queue").await;
-    assert_eq!(stream.state.messages, 1, "it is still there");
+    assert_eq!(
+        stream.state.messages, 1,
+        "the envelope is still in the stream"
+    );
     assert!(there.settle(&second.receipt, Outcome::Done).await.unwrap());
 }
 
 #[tokio::test]
-async fn what_is_over_is_deleted_from_the_server() {
+async fn expired_entries_are_deleted_from_the_server() {
     let server = Server::start().await;
     let builder = server.builder().await.sweep_interval(SECOND / 5);
     let backend = builder.open().await.unwrap();
@@ -333,7 +346,7 @@ async fn what_is_over_is_deleted_from_the_server() {
         messages("tower-promises-store").await == 2
     })
     .await;
-    // The record of the one that is leased, that of the sweep, and that of the clock.
+    // The records of the leased envelope, of the sweep and of the clock.
     until("records are swept", async || {
         messages("tower-promises-leases").await == 3
     })
@@ -345,13 +358,13 @@ async fn what_is_over_is_deleted_from_the_server() {
     let set = store.compare_and_set("deleted 1", None, "y".into(), None);
     assert_ne!(set.await.unwrap(), CompareAndSet::Conflict);
     let entry = store.get("deleted 1").await.unwrap().unwrap();
-    assert!(entry.revision > revision, "revisions rise all the same");
+    assert!(entry.revision > revision, "revisions still rise");
     assert!(queue.settle(&last.receipt, Outcome::Done).await.unwrap());
 }
 
-/// A counter, a lease or the record of a task.
+/// For example a counter, a lease or the record of a task.
 #[tokio::test]
-async fn what_was_just_read_is_replaced_in_one_round_trip() {
+async fn a_value_that_was_just_read_is_replaced_in_one_round_trip() {
     let server = Server::start().await;
     let (client, other) = (server.client().await, server.backend().await.store());
     let statistics = client.statistics();
@@ -377,7 +390,7 @@ async fn what_was_just_read_is_replaced_in_one_round_trip() {
             let (late, _) = set(&key, Some(read), time_to_live).await;
             assert_eq!(late, CompareAndSet::Conflict);
         }
-        // What others do in between is a conflict all the same.
+        // A change by another client in between still causes a conflict.
         let read = store.get(&key).await.unwrap().unwrap().revision;
         assert!(other.delete(&key).await.unwrap());
         let (late, _) = set(&key, Some(read), time_to_live).await;
@@ -386,7 +399,7 @@ async fn what_was_just_read_is_replaced_in_one_round_trip() {
 }
 
 #[tokio::test]
-async fn prefixes_are_backends_of_their_own() {
+async fn prefixes_separate_backends() {
     let server = Server::start().await;
     let open = async |prefix: &str| server.builder().await.prefix(prefix).open().await;
     let (one, two) = (open("one").await.unwrap(), open("two").await.unwrap());
@@ -403,9 +416,9 @@ async fn prefixes_are_backends_of_their_own() {
     }
 }
 
-/// And keeps what it has.
+/// A full store or queue keeps its entries, which can still be replaced.
 #[tokio::test]
-async fn what_is_full_refuses_the_new() {
+async fn a_full_backend_refuses_new_entries() {
     const ROOM: usize = 20;
     let server = Server::start().await;
     let builder = server.builder().await;
@@ -438,7 +451,7 @@ async fn what_is_full_refuses_the_new() {
         assert_eq!(*taken.id, **id, "{id} is kept");
         assert!(queue.settle(&taken.receipt, Outcome::Done).await.unwrap());
     }
-    until("there is room", async || {
+    until("the queue has room", async || {
         let envelope = Envelope::new("work", "later", "x".into());
         queue.enqueue(envelope).await.is_ok()
     })
@@ -470,7 +483,7 @@ async fn sizes_are_limited() {
         let is_too_large = matches!(error, BackendError::TooLarge { size: 4, limit: 3 });
         assert!(is_too_large, "{error:?}");
     }
-    // The server has a limit too, and what fits in fits with long names.
+    // The server has a limit, too. A payload that fits also fits with the longest names.
     let queue = backend.queue();
     let limit = queue.capabilities().max_payload_bytes;
     assert!(limit < 1024 * 1024, "{limit}");

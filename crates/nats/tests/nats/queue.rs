@@ -1,4 +1,4 @@
-//! The NATS queue bears restarts of the server and dropped calls.
+//! Restarts of the server and dropped calls with the NATS queue.
 
 
 use futures_util::{FutureExt, future};
@@ -12,7 +12,7 @@ use tower_promises_backend::{
     Delivery, Enqueued, Envelope, Outcome, Queue, Receipt, Taken, WorkOptions,
 };
 
-/// Longer than any of these tests waits.
+/// Longer than any test.
 const NEVER: Duration = Duration::from_secs(60 * 60);
 
 async fn add(queue: &NatsQueue, id: &str) {
@@ -25,9 +25,9 @@ async fn take(queue: &NatsQueue) -> Taken {
     taken.remove(0)
 }
 
-/// The server has forgotten who waits.
+/// A restarted server no longer knows the waiting calls.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_waits_learns_of_a_restart_at_once() {
+async fn a_waiting_worker_notices_a_restart_at_once() {
     let mut server = Server::start().await;
     let builder = server.builder().await.poll_interval(NEVER);
     let queue = builder.open().await.unwrap().queue();
@@ -38,7 +38,7 @@ async fn a_worker_that_waits_learns_of_a_restart_at_once() {
         let queue = queue.clone();
         async move { queue.take("work", 1, NEVER).await }
     });
-    // It waits by then.
+    // The spawned call is waiting when this call times out.
     let quiet = tokio::time::timeout(SECOND, queue.take("work", 1, NEVER)).await;
     assert!(quiet.is_err(), "{quiet:?}");
     server.kill();
@@ -46,14 +46,14 @@ async fn a_worker_that_waits_learns_of_a_restart_at_once() {
     add(&server.backend().await.queue(), "after").await;
     let taken = match soon(waiting).await.unwrap() {
         Ok(mut taken) => taken.remove(0),
-        // A worker tries again.
+        // A worker would try again.
         Err(_) => take(&queue).await,
     };
     assert_eq!(&*taken.id, "after");
 }
 
 #[tokio::test]
-async fn what_is_taken_by_a_dropped_call_is_given_back_at_once() {
+async fn envelopes_of_a_dropped_call_are_returned_at_once() {
     let server = Server::start().await;
     let queue = server.backend().await.queue();
     let never_taken = Receipt::new("4000000000 1 1 1 nobody");
@@ -68,11 +68,11 @@ async fn what_is_taken_by_a_dropped_call_is_given_back_at_once() {
                 break;
             }
             drops += 1;
-            // What the server says comes between two polls.
+            // Receives the messages of the server between two polls.
             queue.renew(&never_taken, SECOND).await.unwrap();
         }
         drop(early);
-        // Its lease would end far later.
+        // Without the return, the lease would end far later.
         let taken = match early_taken {
             Some(taken) => taken.unwrap().remove(0),
             None => take(&queue).await,
@@ -82,7 +82,7 @@ async fn what_is_taken_by_a_dropped_call_is_given_back_at_once() {
     assert!(drops > 0);
 }
 
-/// Two producers and two workers are in the middle of something whenever the server is killed.
+/// Two producers and two workers have calls in progress whenever the server is killed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restarts_under_load_lose_nothing_that_was_acknowledged() {
     const RESTARTS: usize = 3;
@@ -115,7 +115,7 @@ async fn restarts_under_load_lose_nothing_that_was_acknowledged() {
                 let envelope = Envelope::new("work", &*id, "x".into());
                 match queue.enqueue(envelope).await {
                     Ok(_) => drop(acknowledged.lock().unwrap().insert(id)),
-                    // The server starts again meanwhile.
+                    // The server is starting again.
                     Err(_) => sleep(SECOND / 50).await,
                 }
             }
@@ -124,7 +124,7 @@ async fn restarts_under_load_lose_nothing_that_was_acknowledged() {
     let many_more = async || {
         let before = acknowledged.lock().unwrap().len();
         let are_there = async || acknowledged.lock().unwrap().len() >= before + 100;
-        nats::until("all are connected again", are_there).await;
+        nats::until("all clients are connected again", are_there).await;
     };
     for _ in 0..RESTARTS {
         many_more().await;
@@ -135,7 +135,7 @@ async fn restarts_under_load_lose_nothing_that_was_acknowledged() {
     for producer in producers {
         producer.abort();
     }
-    nats::until("all are handled", async || {
+    nats::until("all acknowledged envelopes are handled", async || {
         let acknowledged = acknowledged.lock().unwrap();
         handled.lock().unwrap().is_superset(&acknowledged)
     })

@@ -16,4 +16,3 @@ mod removal;
 mod results;
 mod sockets;
 mod status;
-mod uploads;

@@ -308,7 +308,7 @@ async fn a_latch_that_the_bus_lost_is_found_by_the_slow_poll() {
     };
     tokio::select! {
         value = soon(wait) => assert_eq!(value.unwrap(), 1),
-        () = busy => unreachable!("it never ends"),
+        () = busy => unreachable!("this loop never ends"),
     }
     let elapsed = start.elapsed();
     assert!(elapsed > SECOND && elapsed <= SECOND * 6, "{elapsed:?}");
@@ -443,12 +443,16 @@ async fn no_task_outlives_the_last_handle_and_wait() {
     let waits: Vec<_> = (0..10).map(|_| signals.wait::<u32>("x")).collect();
     let other = signals.namespace("other");
     signals.listen().await.unwrap();
-    assert_eq!((tasks(), bus.listeners()), (1, 1), "one for all");
+    assert_eq!(
+        (tasks(), bus.listeners()),
+        (1, 1),
+        "all waits share one task and one listener"
+    );
     drop((signals, waits));
     let last = other.wait::<u32>("x");
     drop(other);
     tokio::task::yield_now().await;
-    assert_eq!((tasks(), bus.listeners()), (1, 1), "a wait needs it");
+    assert_eq!((tasks(), bus.listeners()), (1, 1), "a wait keeps the task");
     drop(last);
     until("the task ends", || tasks() == 0).await;
     assert_eq!(bus.listeners(), 0);

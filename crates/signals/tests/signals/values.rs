@@ -111,7 +111,7 @@ async fn a_dropped_wait_is_gone_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_latch_reaches_late_waiters_until_its_time_is_over() {
+async fn a_latch_reaches_late_waiters_until_it_expires() {
     let signals = Signals::memory();
     let before = signals.wait::<u32>("x");
     assert_eq!(signals.latch("x", &7, SECOND * 10).await.unwrap(), 1);
@@ -139,7 +139,7 @@ async fn a_latch_is_replaced_and_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn send_one_goes_on_to_the_next_when_its_waiter_is_dropped() {
+async fn send_one_reaches_the_next_waiter_when_the_first_is_dropped() {
     let signals = Signals::memory();
     let (first, second) = (signals.wait::<u32>("x"), signals.wait::<u32>("x"));
     assert!(signals.send_one("x", &1).await.unwrap());
@@ -297,7 +297,7 @@ fn page(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_page_shows_what_another_request_says() {
+async fn a_page_shows_a_value_from_another_request() {
     let signals = Signals::memory();
     let asked = ask(PromiseLayer::new(), page(&signals));
     let said = async {
@@ -335,7 +335,7 @@ async fn a_send_between_submit_and_first_poll_is_not_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_goes_with_its_request() {
+async fn a_waiter_is_dropped_with_its_request() {
     let signals = Signals::memory();
     let requests: Vec<_> = (0..10)
         .map(|_| Box::pin(ask(PromiseLayer::new(), page(&signals))))
@@ -348,9 +348,9 @@ async fn a_waiter_goes_with_its_request() {
     assert_eq!(signals.send("message", "hello").await.unwrap(), 0);
 }
 
-/// Waiters come and go while values are sent. Each value must reach a waiter that stays.
+/// Waiters are created and dropped while values are sent. Each value must reach a waiter that is not dropped.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn values_for_one_survive_waiters_that_come_and_go() {
+async fn values_for_one_waiter_survive_dropped_waiters() {
     const VALUES: usize = 3000;
     let signals = Signals::memory();
     let sent = Arc::new(AtomicBool::new(false));

@@ -1,5 +1,5 @@
-//! The SQLite adapters within a process: what arrives when, what is kept for how long, which files are refused, and
-//! what dropped calls and ended runtimes leave behind.
+//! The SQLite adapters within a process: delivery, retention, refused files, and the effects of dropped calls and ended
+//! runtimes.
 
 
 use bytes::Bytes;
@@ -27,7 +27,7 @@ async fn dropped_calls_leave_nothing_open() {
     let place = place();
     let database = SqliteDatabase::open(&place.path).await.unwrap();
     let store = database.store();
-    // Dropped before they start, while they wait for their turn, in the middle and at the end.
+    // Calls are dropped before they start, while they wait for their turn, in the middle and at the end.
     for polls in 0..300 {
         let mut calls = Box::pin(future::join(
             store.put("dropped", "x".into(), None),
@@ -59,7 +59,7 @@ async fn writes_can_wait_for_the_disk() {
 }
 
 #[tokio::test]
-async fn what_this_process_writes_arrives_without_a_poll() {
+async fn writes_of_this_process_arrive_without_a_poll() {
     let place = place();
     let database = SqliteDatabase::builder(&place.path)
         .poll_interval(NEVER)
@@ -74,14 +74,14 @@ async fn what_this_process_writes_arrives_without_a_poll() {
         assert_eq!(hear(&mut listener).await, message("topic", "x"));
         let revision = store.put("key", "x".into(), None).await.unwrap();
         let Change::Put { entry, .. } = see(&mut watch).await else {
-            panic!("it was put");
+            panic!("the change is a put");
         };
         assert_eq!(entry.revision, revision);
     }
 }
 
 #[tokio::test]
-async fn what_was_published_before_is_not_heard() {
+async fn a_listener_does_not_get_earlier_messages() {
     let place = place();
     let bus = SqliteDatabase::open(&place.path).await.unwrap().bus();
     let mut first = bus.listen().await.unwrap();
@@ -121,7 +121,7 @@ async fn no_task_outlives_the_last_listener() {
         store.watch("a").await.unwrap(),
         store.watch("b").await.unwrap(),
     ];
-    assert_eq!(tasks(), 2, "one for listeners, one for watchers");
+    assert_eq!(tasks(), 2, "one task for listeners, one for watchers");
     let [first, last] = listeners;
     drop((first, watches));
     until("the task for watchers ends", async || tasks() == 1).await;
@@ -133,9 +133,9 @@ async fn no_task_outlives_the_last_listener() {
     assert_eq!(hear(&mut again).await, message("topic", "again"));
 }
 
-/// What a process missed because others have deleted it, and what a listener missed because it was slow.
+/// The numbers include the changes that another process deleted first, and the changes that a slow listener missed.
 #[tokio::test]
-async fn who_falls_behind_is_told_how_far() {
+async fn slow_subscribers_get_the_number_of_missed_events() {
     const CHANGES: u64 = 500;
     let place = place();
     let slow = SqliteDatabase::builder(&place.path)
@@ -151,7 +151,7 @@ async fn who_falls_behind_is_told_how_far() {
         .unwrap();
     let mut watch = slow.store().watch("key").await.unwrap();
     let mut listener = slow.bus().listen().await.unwrap();
-    // The tasks have looked once, and do not before this process writes.
+    // The tasks have polled once, and do not poll again before this process writes.
     slow.store().put("key", "start".into(), None).await.unwrap();
     slow.bus().publish("topic", "start".into()).await.unwrap();
     see(&mut watch).await;
@@ -195,7 +195,7 @@ async fn who_falls_behind_is_told_how_far() {
 }
 
 #[tokio::test]
-async fn a_slow_watcher_is_told() {
+async fn a_slow_watcher_gets_the_number_of_missed_changes() {
     let place = place();
     let store = SqliteDatabase::builder(&place.path)
         .watch_capacity(2)
@@ -219,7 +219,7 @@ async fn a_slow_watcher_is_told() {
 }
 
 #[tokio::test]
-async fn what_is_no_longer_needed_is_deleted() {
+async fn expired_rows_are_deleted() {
     let place = place();
     let database = SqliteDatabase::builder(&place.path)
         .retention(Duration::ZERO)
@@ -236,7 +236,7 @@ async fn what_is_no_longer_needed_is_deleted() {
     }
     for number in 0..64 {
         store.put("new", "x".into(), None).await.unwrap();
-        // Expired entries are deleted without a change. A watcher that is slow misses changes, which are not retained.
+        // Expired entries are deleted without a change. A slow watcher misses changes that are not retained.
         while let Some(change) = watch.next().now_or_never() {
             let change = change.unwrap().unwrap();
             let is_deletion = matches!(change, Change::Deleted { .. });
@@ -251,11 +251,14 @@ async fn what_is_no_longer_needed_is_deleted() {
     let changes = number(&place.path, "SELECT count(*) FROM store_changes").await;
     let messages = number(&place.path, "SELECT count(*) FROM bus_messages").await;
     assert!(changes <= 64 && messages <= 64, "{changes}, {messages}");
-    assert!(messages >= 1, "the newest shows what has been missed");
+    assert!(
+        messages >= 1,
+        "the newest message shows which ones were missed"
+    );
 }
 
 #[tokio::test]
-async fn a_file_that_is_lost_is_an_error() {
+async fn a_lost_file_is_an_error() {
     let place = place();
     let database = SqliteDatabase::open(&place.path).await.unwrap();
     let (store, bus) = (database.store(), database.bus());
@@ -266,9 +269,9 @@ async fn a_file_that_is_lost_is_an_error() {
     let backup = place.directory.path().join("backup.db");
     std::fs::rename(&place.path, &backup).unwrap();
     soon(watch.next()).await.unwrap().unwrap_err();
-    assert!(soon(watch.next()).await.is_none(), "it ends");
+    assert!(soon(watch.next()).await.is_none(), "the stream ends");
     soon(listener.next()).await.unwrap().unwrap_err();
-    assert!(soon(listener.next()).await.is_none(), "it ends");
+    assert!(soon(listener.next()).await.is_none(), "the stream ends");
     store.put("key", "y".into(), None).await.unwrap_err();
     store.get("key").await.unwrap_err();
     assert!(store.watch("").await.is_err());
@@ -283,7 +286,7 @@ async fn a_file_that_is_lost_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_file_of_something_else_is_refused() {
+async fn a_file_of_another_application_is_refused() {
     let place = place();
     let path = &place.path;
     let prefix = format!(
@@ -319,7 +322,7 @@ async fn a_file_of_something_else_is_refused() {
         .fetch_one(&mut connection)
         .await
         .unwrap();
-    assert_eq!(mode, "delete", "it is left as it was");
+    assert_eq!(mode, "delete", "the file is unchanged");
 
     let text = place.directory.path().join("text");
     std::fs::write(
@@ -332,7 +335,7 @@ async fn a_file_of_something_else_is_refused() {
 }
 
 #[tokio::test]
-async fn a_path_that_is_none_is_refused() {
+async fn an_invalid_path_is_refused() {
     let place = place();
     for path in ["", ":memory:", "file:shared.db?mode=memory"] {
         let error = refusal(path).await;
@@ -349,7 +352,7 @@ async fn a_path_that_is_none_is_refused() {
 }
 
 #[tokio::test]
-async fn a_relative_path_will_do() {
+async fn a_relative_path_is_valid() {
     let directory = tempfile::tempdir_in(".").unwrap();
     let name = directory.path().file_name().unwrap();
     let path = Path::new(name).join("shared.db");
@@ -360,7 +363,7 @@ async fn a_relative_path_will_do() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_new_file_is_its_owner_s_alone() {
+async fn a_new_file_is_private_to_its_owner() {
     use std::os::unix::fs::PermissionsExt;
 
     let place = place();
@@ -372,7 +375,7 @@ async fn a_new_file_is_its_owner_s_alone() {
         assert_eq!(mode & 0o777, 0o600);
         files += 1;
     }
-    assert_eq!(files, 3, "the database, its log, and the index of that");
+    assert_eq!(files, 3, "the database, its log, and the index of the log");
 }
 
 #[tokio::test]
@@ -402,7 +405,7 @@ async fn sizes_are_limited() {
 }
 
 #[tokio::test]
-async fn revisions_that_cannot_be_are_conflicts() {
+async fn impossible_revisions_are_conflicts() {
     let place = place();
     let store = SqliteDatabase::open(&place.path).await.unwrap().store();
     store.put("key", "x".into(), None).await.unwrap();
@@ -415,7 +418,7 @@ async fn revisions_that_cannot_be_are_conflicts() {
     }
 }
 
-/// Time that stands still for tests does not make calls fail: what they wait for is real.
+/// A paused clock does not make calls time out while they wait for real events.
 #[tokio::test(start_paused = true)]
 async fn paused_time_does_no_harm() {
     let place = place();
@@ -431,9 +434,9 @@ async fn paused_time_does_no_harm() {
     }
 }
 
-/// A runtime that exists, but that nobody drives any more, keeps nothing from the others.
+/// A runtime that exists, but is not polled any more, does not block the others.
 #[test]
-fn a_runtime_that_stands_still_does_no_harm() {
+fn a_stopped_runtime_does_no_harm() {
     let place = place();
     let runtimes = [(); 3].map(|()| {
         let mut builder = tokio::runtime::Builder::new_current_thread();
@@ -444,7 +447,7 @@ fn a_runtime_that_stands_still_does_no_harm() {
     for number in 0..300 {
         let runtime = &runtimes[number % 3];
         runtime.block_on(async {
-            // Some have asked and do not wait for the answer.
+            // Some calls have started and are dropped without an answer.
             for _ in 0..number % 5 {
                 assert!(store.put("key", "x".into(), None).now_or_never().is_none());
             }
@@ -473,7 +476,10 @@ fn a_database_outlives_its_runtime() {
 
     let second = runtime();
     second.block_on(async {
-        assert!(soon(listener.next()).await.is_none(), "its task has ended");
+        assert!(
+            soon(listener.next()).await.is_none(),
+            "the task of the listener has ended"
+        );
         let mut listener = bus.listen().await.unwrap();
         bus.publish("topic", "x".into()).await.unwrap();
         assert_eq!(hear(&mut listener).await, message("topic", "x"));

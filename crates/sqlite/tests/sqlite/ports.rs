@@ -1,4 +1,5 @@
-//! The SQLite adapters pass the conformance suites, in one process and in two, and bear restarts, crashes and locks.
+//! The SQLite adapters pass the conformance suites, in one process and in two, and withstand restarts, crashes and
+//! locks.
 
 
 use bytes::Bytes;
@@ -40,7 +41,7 @@ async fn the_bus_conforms_on_a_database_for_each_caller() {
     conformance::bus(async || SqliteDatabase::open(&place.path).await.unwrap().bus()).await;
 }
 
-/// Every second caller is in the other process: once the odd ones, once the even ones.
+/// Every second caller is in the other process: first the odd callers, then the even ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_store_conforms_between_two_processes() {
     let place = place();
@@ -82,7 +83,7 @@ async fn the_bus_conforms_between_two_processes() {
 }
 
 #[tokio::test]
-async fn a_restart_keeps_values_and_revisions_go_on() {
+async fn a_restart_keeps_values_and_revisions() {
     let place = place();
     let process = Process::start(&place.path);
     let store = process.adapter();
@@ -97,15 +98,15 @@ async fn a_restart_keeps_values_and_revisions_go_on() {
     assert_eq!((&entry.value[..], entry.revision), (&b"1"[..], first));
     let set = store.compare_and_set("kept", Some(first), "3".into(), None);
     let CompareAndSet::Set(second) = set.await.unwrap() else {
-        panic!("its revision is still the same");
+        panic!("the revision has not changed");
     };
-    assert!(second > deleted, "the deletion had a revision too");
+    assert!(second > deleted, "the deletion has a revision, too");
     let again = store.put("deleted", "4".into(), None).await.unwrap();
     assert!(again > second);
 }
 
 #[tokio::test]
-async fn a_time_to_live_goes_on_over_a_restart() {
+async fn a_time_to_live_continues_over_a_restart() {
     const TIME_TO_LIVE: Duration = Duration::from_millis(1500);
     let place = place();
     let process = Process::start(&place.path);
@@ -118,7 +119,7 @@ async fn a_time_to_live_goes_on_over_a_restart() {
 
     let store = SqliteDatabase::open(&place.path).await.unwrap().store();
     let is_there = async |key| store.get(key).await.unwrap().is_some();
-    until("the time is over", async || !is_there("short").await).await;
+    until("the value expires", async || !is_there("short").await).await;
     assert!(started.elapsed() >= TIME_TO_LIVE);
     assert!(is_there("long").await);
 }
@@ -134,7 +135,7 @@ async fn a_kill_in_the_middle_of_writes_leaves_a_sound_database() {
         let _counting = process.count().await;
         for _ in 0..100 {
             let Change::Put { entry, .. } = see(&mut watch).await else {
-                panic!("it counts, and this watch keeps up");
+                panic!("the process only counts, and this watch is fast enough");
             };
             seen = entry.revision.get();
         }
@@ -143,10 +144,14 @@ async fn a_kill_in_the_middle_of_writes_leaves_a_sound_database() {
         let check = "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'";
         assert_eq!(number(&place.path, check).await, 1);
         let entry = store.get("count").await.unwrap().unwrap();
-        assert!(entry.revision.get() >= seen, "what was seen is kept");
+        assert!(entry.revision.get() >= seen, "seen revisions are kept");
         let change = "SELECT count(*) FROM store_changes
             JOIN store_entries USING (key, revision, value) JOIN store_revision ON last = revision";
-        assert_eq!(number(&place.path, change).await, 1, "all or nothing");
+        assert_eq!(
+            number(&place.path, change).await,
+            1,
+            "the tables are consistent"
+        );
         let revision = store.put("other", "x".into(), None).await.unwrap();
         assert!(revision > entry.revision);
     }
@@ -167,7 +172,7 @@ async fn a_lock_of_another_process_is_waited_for_and_then_an_error() {
 
     let lock = process.lock().await;
     let started = Instant::now();
-    // They do not wait one after the other: that would take longer than `soon` waits.
+    // The calls wait concurrently: in sequence they would take longer than `soon` waits.
     let puts = future::join_all((0..500).map(|_| store.put("key", "locked".into(), None)));
     let publish = bus.publish("topic", "locked".into());
     let (puts, published) = soon(future::join(puts, publish)).await;
@@ -185,7 +190,7 @@ async fn a_lock_of_another_process_is_waited_for_and_then_an_error() {
     assert_eq!(entry.value, "before", "readers do not wait");
     let mut listener = bus.listen().await.unwrap();
     drop(lock);
-    // The other process has to hear of it first.
+    // The other process has to notice the drop first.
     until("the lock is free", async || {
         store.put("key", "after".into(), None).await.is_ok()
     })
@@ -206,11 +211,11 @@ async fn dropped_calls_that_wait_for_a_lock_do_not_add_up() {
     let store = database.store();
     let process = Process::start(&place.path);
     let lock = process.lock().await;
-    // One after the other, they would wait for longer than `soon` does.
+    // In sequence, the calls would take longer than `soon` waits.
     for _ in 0..500 {
         let mut put = store.put("dropped", "x".into(), None);
         for _ in 0..3 {
-            assert!((&mut put).now_or_never().is_none(), "it waits");
+            assert!((&mut put).now_or_never().is_none(), "the call waits");
             tokio::task::yield_now().await;
         }
     }
@@ -223,7 +228,7 @@ async fn dropped_calls_that_wait_for_a_lock_do_not_add_up() {
     .await;
 }
 
-/// An open database needs no lock to be opened once more.
+/// Opening an existing database needs no lock.
 #[tokio::test]
 async fn a_locked_database_can_be_opened() {
     let place = place();
@@ -249,16 +254,16 @@ async fn signals_cross_processes() {
     process.send("here", "hello back").await;
     assert_eq!(soon(here).await.unwrap(), "hello back");
 
-    // A latch is for those who come later, in any process, and outlives the one that has set it.
+    // A latch is for later waiters in any process, and outlives the process that set it.
     signals.latch("later", "latched", NEVER).await.unwrap();
     drop(signals);
     let later = process.wait("later").await;
     assert_eq!(soon(later).await, "latched");
 }
 
-/// Processes that create the same file at the same time do not get into each other's way.
+/// Processes that create the same file at the same time do not disturb each other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn many_can_create_it_at_once() {
+async fn many_processes_can_create_the_file_at_once() {
     for _ in 0..5 {
         let place = place();
         let tasks: Vec<_> = (0..16)

@@ -1,4 +1,4 @@
-//! The SQLite queue passes the conformance suite, in one process and in two, and bears crashes, locks and dropped
+//! The SQLite queue passes the conformance suite, in one process and in two, and withstands crashes, locks and dropped
 //! calls.
 
 
@@ -21,10 +21,10 @@ use tower_promises_backend::{
 
 assert_impl_all!(SqliteQueue: Queue, Clone, Send, Sync, std::fmt::Debug);
 
-/// Long enough that a busy machine can renew it.
+/// Long enough for a busy machine to renew the lease.
 const LEASE: Duration = Duration::from_secs(3);
 
-/// Now.
+/// Retries at once.
 const RETRY: Outcome = Outcome::Retry {
     after: Duration::ZERO,
 };
@@ -48,21 +48,21 @@ async fn done(queue: &impl Queue, taken: &Taken) -> bool {
 }
 
 #[tokio::test]
-async fn it_conforms_on_one_database() {
+async fn the_queue_conforms_on_one_database() {
     let place = place();
     let queue = SqliteDatabase::open(&place.path).await.unwrap().queue();
     conformance::queue(async || queue.clone()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn it_conforms_on_a_database_for_each_caller() {
+async fn the_queue_conforms_on_a_database_for_each_caller() {
     let place = place();
     conformance::queue(async || SqliteDatabase::open(&place.path).await.unwrap().queue()).await;
 }
 
-/// Every second caller is in the other process: once the odd ones, once the even ones.
+/// Every second caller is in the other process: first the odd callers, then the even ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_conforms_between_two_processes() {
+async fn the_queue_conforms_between_two_processes() {
     let place = place();
     let here = SqliteDatabase::open(&place.path).await.unwrap();
     let there = Process::start(&place.path);
@@ -82,7 +82,7 @@ async fn it_conforms_between_two_processes() {
 }
 
 #[tokio::test]
-async fn what_a_killed_process_has_leased_comes_back_when_the_leases_end() {
+async fn envelopes_of_a_killed_process_come_back_when_their_leases_end() {
     const ENVELOPES: usize = 3;
     let place = place();
     let queue = SqliteDatabase::open(&place.path).await.unwrap().queue();
@@ -100,7 +100,7 @@ async fn what_a_killed_process_has_leased_comes_back_when_the_leases_end() {
     }
     assert_eq!(seen.len(), ENVELOPES);
 
-    // It renews its leases, and tells nobody else.
+    // The worker renews its leases, so no other worker gets the envelopes.
     let early = timeout(LEASE * 4, queue.take("queue", 1, LEASE)).await;
     assert!(early.is_err(), "{early:?}");
     process.kill();
@@ -114,14 +114,14 @@ async fn what_a_killed_process_has_leased_comes_back_when_the_leases_end() {
     assert_eq!(back, seen);
 }
 
-/// It wakes up with leases that another one has by then.
+/// The process wakes up with leases that another process has by then.
 #[cfg(unix)]
 #[tokio::test]
-async fn a_process_that_stood_still_changes_nothing_afterwards() {
+async fn a_stopped_process_changes_nothing_after_its_leases_have_ended() {
     let place = place();
     let queue = SqliteDatabase::open(&place.path).await.unwrap().queue();
     let process = Process::start(&place.path);
-    // A worker, and one that would settle only now.
+    // A worker, and a call that settles after the stop.
     let mut begun = process.work("queue", LEASE).await;
     add(&queue, "worker").await;
     assert_eq!(soon(begun.next()).await, ("worker".to_owned(), 1));
@@ -137,20 +137,20 @@ async fn a_process_that_stood_still_changes_nothing_afterwards() {
     process.go_on();
     for outcome in [Outcome::Done, RETRY, Outcome::GiveUp] {
         let settled = soon(there.settle(&late.receipt, outcome)).await;
-        assert!(!settled.unwrap(), "its lease has ended");
+        assert!(!settled.unwrap(), "the lease has ended");
     }
-    // The worker goes on with what is next.
+    // The worker continues with the next envelope.
     add(&queue, "next").await;
     assert_eq!(soon(begun.next()).await, ("next".to_owned(), 1));
     for taken in [&worker, &again] {
         let renewed = queue.renew(&taken.receipt, NEVER).await.unwrap();
-        assert!(renewed, "nothing has changed");
+        assert!(renewed, "the late calls changed nothing");
         assert!(done(&queue, taken).await);
     }
 }
 
 #[tokio::test]
-async fn a_restart_keeps_what_is_queued() {
+async fn a_restart_keeps_queued_envelopes() {
     let place = place();
     let process = Process::start(&place.path);
     let queue = process.adapter();
@@ -178,10 +178,14 @@ async fn a_restart_keeps_what_is_queued() {
     process.kill();
     let queue = SqliteDatabase::open(&place.path).await.unwrap().queue();
     let again = queue.enqueue(envelope("first")).await.unwrap();
-    assert_eq!(again, Enqueued::Duplicate, "it has ended not long ago");
+    assert_eq!(
+        again,
+        Enqueued::Duplicate,
+        "the id is remembered after the end"
+    );
 }
 
-/// A kill may come at any moment. Nothing is lost, and nothing that is done comes again.
+/// A kill at any moment loses nothing, and settled envelopes do not come again.
 #[tokio::test]
 async fn kills_in_the_middle_of_work_lose_nothing() {
     const ENVELOPES: usize = 60;
@@ -198,9 +202,12 @@ async fn kills_in_the_middle_of_work_lose_nothing() {
         let last = taken.pop().unwrap();
         for taken in taken {
             assert!(done(&there, &taken).await);
-            assert!(ended.insert(taken.id), "what is done does not come again");
+            assert!(
+                ended.insert(taken.id),
+                "settled envelopes do not come again"
+            );
         }
-        // In the middle of a take and a settlement, each time somewhere else.
+        // The kill hits a take and a settlement, each time at another point.
         let kill = async {
             for _ in 0..round * 3 {
                 tokio::task::yield_now().await;
@@ -212,7 +219,7 @@ async fn kills_in_the_middle_of_work_lose_nothing() {
         let (settled, _, ()) = soon(future::join3(settle, take, kill)).await;
         match settled {
             Ok(settled) => assert!(settled && ended.insert(last.id)),
-            // Nobody knows.
+            // The envelope may be settled or not.
             Err(_) => drop(open.insert(last.id)),
         }
     }
@@ -221,9 +228,12 @@ async fn kills_in_the_middle_of_work_lose_nothing() {
         let taken = take(&queue, NEVER).await;
         assert!(done(&queue, &taken).await);
         open.remove(&taken.id);
-        assert!(ended.insert(taken.id), "what is done does not come again");
+        assert!(
+            ended.insert(taken.id),
+            "settled envelopes do not come again"
+        );
     }
-    // Those that are left over had been settled when the process was killed.
+    // Envelopes that did not come again had been settled when the process was killed.
     ended.append(&mut open);
     assert_eq!(ended.len(), ENVELOPES, "nothing is lost");
     let check = "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check = 'ok'";
@@ -244,18 +254,18 @@ async fn a_worker_of_the_same_process_does_not_wait_for_a_poll() {
         assert_eq!(again.number, 2);
         assert!(done(&queue, &again).await);
     }
-    // Nor does it for the end of a delay that it knows.
+    // A worker does not wait for a poll at the end of a delay that the process knows, either.
     queue.enqueue(envelope("late").delay(LEASE)).await.unwrap();
     let taken = take(&queue, LEASE).await;
     let again = take(&queue, NEVER).await;
     assert_eq!((again.id, again.number), (taken.id, 2));
 }
 
-/// As between two processes, of which none is notified of what the other one writes.
+/// Like two processes that do not get notified of each other's writes.
 #[tokio::test]
-async fn who_is_busy_looks_more_often() {
+async fn a_busy_database_is_polled_more_often() {
     const ROUNDS: u32 = 20;
-    // So long that what a busy machine takes is little beside it.
+    // So long that the delays of a busy machine are small in comparison.
     const INTERVAL: Duration = Duration::from_secs(4);
     let place = place();
     let open = async || {
@@ -272,7 +282,7 @@ async fn who_is_busy_looks_more_often() {
         sqlite::hear(&mut answers).await;
         assert!(done(&there.queue(), &taken).await);
     }
-    // With looks at the interval, each of the two ways takes half of it on an average.
+    // With polls at the interval, each of the two ways would take half of the interval on average.
     let elapsed = started.elapsed();
     assert!(elapsed < INTERVAL * ROUNDS / 2, "{elapsed:?}");
 }
@@ -300,11 +310,11 @@ async fn an_id_can_be_used_again_after_the_window() {
         assert!(done(&queue, &taken).await);
         receipts.insert(taken.receipt.as_str().to_owned());
     }
-    assert_eq!(receipts.len(), 3, "no lease is known by the same receipt");
+    assert_eq!(receipts.len(), 3, "each lease has a receipt of its own");
 }
 
 #[tokio::test]
-async fn what_has_ended_is_deleted_after_the_window() {
+async fn settled_envelopes_are_deleted_after_the_window() {
     let place = place();
     let database = SqliteDatabase::builder(&place.path).deduplication_window(LEASE);
     let database = database.open().await.unwrap();
@@ -315,8 +325,12 @@ async fn what_has_ended_is_deleted_after_the_window() {
     let taken = take(&queue, NEVER).await;
     assert!(done(&queue, &taken).await);
     let bytes = "SELECT sum(length(payload)) FROM queue_envelopes";
-    assert_eq!(number(&place.path, bytes).await, 4, "its payload is gone");
-    until("it is deleted", async || {
+    assert_eq!(
+        number(&place.path, bytes).await,
+        4,
+        "the payload is deleted at once"
+    );
+    until("the settled envelope is deleted", async || {
         store.put("key", "x".into(), None).await.unwrap();
         number(&place.path, "SELECT count(*) FROM queue_envelopes").await == 1
     })
@@ -351,7 +365,7 @@ async fn numbers_and_sizes_are_limited() {
 }
 
 #[tokio::test]
-async fn what_is_taken_by_a_dropped_call_is_given_back_at_once() {
+async fn envelopes_of_a_dropped_call_are_returned_at_once() {
     let place = place();
     let queue = SqliteDatabase::open(&place.path).await.unwrap().queue();
     add(&queue, "id").await;
@@ -361,7 +375,7 @@ async fn what_is_taken_by_a_dropped_call_is_given_back_at_once() {
         for _ in 0..turns {
             if let Some(taken) = (&mut early).now_or_never() {
                 let [taken] = &taken.unwrap()[..] else {
-                    panic!("there is one");
+                    panic!("one envelope is taken");
                 };
                 assert!(queue.settle(&taken.receipt, RETRY).await.unwrap());
                 break;
@@ -377,7 +391,7 @@ async fn what_is_taken_by_a_dropped_call_is_given_back_at_once() {
 }
 
 #[tokio::test]
-async fn a_lock_of_another_process_is_an_error_and_then_forgotten() {
+async fn a_lock_of_another_process_is_an_error_until_it_ends() {
     const BUSY_TIMEOUT: Duration = Duration::from_millis(300);
     let place = place();
     let database = SqliteDatabase::builder(&place.path).busy_timeout(BUSY_TIMEOUT);
@@ -406,13 +420,13 @@ async fn a_lock_of_another_process_is_an_error_and_then_forgotten() {
     }
 }
 
-/// The first versions of the schema, as they were.
+/// The first versions of the schema, unchanged.
 const VERSIONS: [&str; 2] = [
     include_str!("database/version_1.sql"),
     include_str!("database/version_2.sql"),
 ];
 
-/// A database of an older version, with a value, and with an envelope where it has queues.
+/// Creates a database of an older version, with a value, and with an envelope if the version has queues.
 async fn old_database(place: &Place, version: usize) {
     let mut connection = connect(&place.path).await;
     for tables in &VERSIONS[..version] {
@@ -432,7 +446,7 @@ async fn old_database(place: &Place, version: usize) {
 }
 
 #[tokio::test]
-async fn databases_of_older_versions_go_on() {
+async fn databases_of_older_versions_are_migrated() {
     for version in 1..=VERSIONS.len() {
         let place = place();
         old_database(&place, version).await;
@@ -440,7 +454,7 @@ async fn databases_of_older_versions_go_on() {
         let (store, queue) = (backend.store(), backend.queue());
         let entry = store.get("key").await.unwrap().unwrap();
         assert_eq!(entry.value, "kept");
-        // All that triggers do: a change, a replacement and a deletion are seen.
+        // Covers all triggers: a change, a replacement and a deletion are seen.
         let mut changes = store.watch("").await.unwrap();
         let first = store.put("key", "new".into(), None).await.unwrap();
         assert!(first > entry.revision);
@@ -460,7 +474,7 @@ async fn databases_of_older_versions_go_on() {
         }
         assert_eq!(ids, ["old", "id"][2 - version..]);
         drop((changes, backend));
-        // And opens again.
+        // The database can be opened again.
         let backend = Backend::sqlite(&place.path).await.unwrap();
         assert!(backend.store().get("other").await.unwrap().is_some());
     }

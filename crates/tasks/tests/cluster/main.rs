@@ -1,4 +1,4 @@
-//! Several processes and a NATS server: killed, restarted and blocked while they work.
+//! Several processes and a NATS server that are killed, restarted and blocked while they work.
 #![allow(clippy::unwrap_used)]
 
 #[path = "cluster/process.rs"]
@@ -16,14 +16,14 @@ use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard, Notify};
 use tower_promises_tasks::{TaskError, TaskId, TaskState, Tasks};
 
-/// A server, and what its processes do.
+/// A server, and a record of what its processes do.
 struct Cluster {
     server: Server,
     journal: Journal,
-    /// Of the process of the test.
+    /// The handle of the test's own process.
     tasks: Tasks,
     _directory: TempDir,
-    /// Leases are renewed in time only where there is time: one test after the other.
+    /// Tests run in turn, because a busy machine would not renew leases in time.
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -51,7 +51,7 @@ impl Cluster {
         soon(self.tasks.output::<Job>(id)).await
     }
 
-    /// The number of attempts that were begun, by task.
+    /// Returns the number of attempts that have begun, for each task.
     fn begun(&self) -> BTreeMap<String, u32> {
         let mut begun = BTreeMap::new();
         for line in self.journal.read("begin") {
@@ -68,7 +68,7 @@ fn the_other_process() {
 }
 
 #[tokio::test]
-async fn every_task_has_one_result_though_a_worker_is_killed() {
+async fn every_task_has_one_result_when_a_worker_is_killed() {
     const TASKS: u64 = 1000;
     let cluster = Cluster::start().await;
     let survivor = cluster.process("worker");
@@ -77,7 +77,7 @@ async fn every_task_has_one_result_though_a_worker_is_killed() {
     let submits = (0..TASKS).map(|number| service.submit(Job::Square(number)));
     let submit = async { try_join_all(submits).await.unwrap() };
     let kill = async {
-        // These it has certainly begun and not ended.
+        // The victim has certainly begun these tasks, and not ended them.
         let stuck = eventually("the victim has tasks", async || {
             let stuck = cluster.journal.read("stuck");
             (stuck.len() >= 3).then_some(stuck)
@@ -96,26 +96,26 @@ async fn every_task_has_one_result_though_a_worker_is_killed() {
         let (square, attempt) = output.unwrap();
         assert_eq!(square, number * number);
         assert_eq!(status.state(), TaskState::Succeeded);
-        // The result that is recorded is that of the attempt that counts.
+        // The recorded result belongs to the attempt that counts.
         assert_eq!(status.attempt(), attempt);
-        // One that was killed between the store and its first line has begun, too.
+        // An attempt also counts if its worker was killed before it wrote the first line.
         assert!((1..=attempt).contains(&begun[id.as_str()]), "{status:?}");
         assert!(attempt <= 2, "{status:?}");
     }
     for line in stuck {
         let status = cluster.tasks.status(&TaskId::new(line.task)).await.unwrap();
-        assert_eq!(status.attempt(), 2, "the one that was killed counts");
+        assert_eq!(status.attempt(), 2, "the killed attempt counts");
     }
     drop(survivor);
 }
 
-/// A client whose requests have a bound.
+/// Returns a client with a timeout.
 fn client() -> reqwest::Client {
     let client = reqwest::Client::builder().timeout(BOUND).build();
     client.unwrap()
 }
 
-/// Starts an operation, and returns its path.
+/// Starts an operation. Returns its path.
 async fn operation(client: &reqwest::Client, url: &str) -> String {
     let answer = client.post(url).send().await.unwrap();
     assert_eq!(answer.status(), 202);
@@ -129,14 +129,14 @@ async fn document(client: &reqwest::Client, url: &str) -> Value {
 }
 
 #[tokio::test]
-async fn the_operation_of_an_instance_that_is_killed_is_lost() {
+async fn the_operation_of_a_killed_instance_is_lost() {
     let cluster = Cluster::start().await;
     let here = cluster.process("web");
     let there = cluster.process("web");
     let client = client();
     let path = operation(&client, &format!("{}/endless", here.url)).await;
     let url = format!("{}{path}", there.url);
-    // Longer than a lease: that it is renewed keeps it alive.
+    // Longer than a lease, so only its renewal keeps the operation running.
     let start = Instant::now();
     eventually("two leases have passed", async || {
         assert_eq!(document(&client, &url).await["status"], "Running");
@@ -144,7 +144,7 @@ async fn the_operation_of_an_instance_that_is_killed_is_lost() {
     })
     .await;
     here.kill();
-    let lost = eventually("it is lost", async || {
+    let lost = eventually("the operation is lost", async || {
         let document = document(&client, &url).await;
         (document["status"] != "Running").then_some(document)
     });
@@ -169,7 +169,10 @@ async fn a_cancel_at_another_instance_stops_the_work() {
             })
             .await;
         } else {
-            eventually("it has begun", async || cluster.journal.read("begin").pop()).await;
+            eventually("the work has begun", async || {
+                cluster.journal.read("begin").pop()
+            })
+            .await;
         }
         let cancelled = client.delete(&url).send().await.unwrap();
         let cancelled: Value = cancelled.json().await.unwrap();
@@ -191,7 +194,7 @@ async fn nothing_acknowledged_is_lost_when_the_server_restarts() {
     let service = cluster.tasks.service("many");
     let submit = async |wave: u64| {
         let submits = (0..20).map(|number| service.submit(Job::Square(wave * 20 + number)));
-        // Those that fail were not acknowledged.
+        // Submissions that failed were not acknowledged.
         let submitted = join_all(submits).await;
         submitted
             .into_iter()
@@ -202,7 +205,7 @@ async fn nothing_acknowledged_is_lost_when_the_server_restarts() {
     for wave in 0..WAVES / 2 {
         acknowledged.extend(submit(wave).await);
     }
-    // In the middle of submitting and of working: some are acknowledged by then, others are on their way.
+    // The server is killed while tasks are submitted and run: some are acknowledged by then, others are in progress.
     let some = Notify::new();
     let load = async {
         let submits = (0..100).map(|number| service.submit(Job::Square(number)));
@@ -230,7 +233,7 @@ async fn nothing_acknowledged_is_lost_when_the_server_restarts() {
     for output in join_all(acknowledged.iter().map(|id| cluster.output(id))).await {
         output.unwrap();
     }
-    // Both workers go on.
+    // Both workers continue.
     let before: Vec<_> = cluster.journal.read("end");
     let workers: HashSet<u32> = workers.iter().map(Process::id).collect();
     eventually("both workers work again", async || {
@@ -240,7 +243,7 @@ async fn nothing_acknowledged_is_lost_when_the_server_restarts() {
         (ended.collect::<HashSet<_>>() == workers).then_some(())
     })
     .await;
-    // The instance hears signals again.
+    // The instance receives signals again.
     let signals = tower_promises_signals::Signals::new(backend(&cluster.server.address()).await);
     let client = client();
     let heard = client.get(format!("{}/wait?name=bell", web.url)).send();
@@ -275,7 +278,7 @@ async fn a_task_that_kills_its_workers_is_given_up() {
         matches!(error, TaskError::Dead { attempts: 3, .. }),
         "{error:?}"
     );
-    let dead = eventually("it is listed", async || {
+    let dead = eventually("the dead letter is listed", async || {
         let dead = service.dead_letters().await.unwrap();
         (!dead.is_empty()).then_some(dead)
     });
@@ -284,7 +287,7 @@ async fn a_task_that_kills_its_workers_is_given_up() {
         (dead.len(), dead[0].id(), dead[0].attempt()),
         (1, &poison, 3)
     );
-    // The worker that has buried it lives, and works.
+    // The worker that gave the task up still runs, and works.
     let next = service.submit(Job::Square(7)).await.unwrap();
     assert_eq!(cluster.output(&next).await.unwrap(), (49, 1));
     assert!(worker.ended().is_none());
@@ -292,11 +295,11 @@ async fn a_task_that_kills_its_workers_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_lease_that_is_renewed_keeps_the_others_away() {
+async fn a_renewed_lease_excludes_other_workers() {
     let cluster = Cluster::start().await;
     let _workers = [cluster.process("worker"), cluster.process("worker")];
     let service = cluster.tasks.service("many");
-    // Three times as long as a lease.
+    // Three times the duration of a lease.
     let ticks = u32::try_from(LEASE.as_millis() / 100).unwrap() * 3;
     let submits = (0..8).map(|_| service.submit(Job::Tick(ticks)));
     let ids = try_join_all(submits).await.unwrap();
@@ -310,18 +313,21 @@ async fn a_lease_that_is_renewed_keeps_the_others_away() {
         let lines = cluster.journal.read("tick");
         let processes = lines.iter().filter(|line| line.task == id.as_str());
         let processes: HashSet<u32> = processes.map(|line| line.process).collect();
-        assert_eq!(processes.len(), 1, "one worker has it all the time");
+        assert_eq!(processes.len(), 1, "one worker runs the task all the time");
     }
 }
 
 #[tokio::test]
-async fn a_worker_that_stood_still_changes_no_result() {
+async fn a_worker_that_was_blocked_changes_no_result() {
     let cluster = Cluster::start().await;
     let blocked = cluster.process("worker");
     let service = cluster.tasks.service("single");
     let milliseconds = u64::try_from(LEASE.as_millis()).unwrap() * 4;
     let id = service.submit(Job::Block(milliseconds)).await.unwrap();
-    eventually("it has begun", async || cluster.journal.read("begin").pop()).await;
+    eventually("the work has begun", async || {
+        cluster.journal.read("begin").pop()
+    })
+    .await;
     let other = cluster.process("worker");
     let output = cluster.output(&id).await.unwrap();
     assert_eq!(output, (u64::from(other.id()), 2));
@@ -333,7 +339,8 @@ async fn a_worker_that_stood_still_changes_no_result() {
             .all(|line| line.process == other.id())
     );
     other.kill();
-    // The first attempt ends, and wants to store its result. Afterwards, as it does one thing at a time, it does this.
+    // The first attempt ends and tries to store its result. The worker runs one task at a time, so the next task starts
+    // after that.
     let next = service.submit(Job::Square(7)).await.unwrap();
     assert_eq!(cluster.output(&next).await.unwrap(), (49, 1));
     let ended = cluster.journal.read("end");

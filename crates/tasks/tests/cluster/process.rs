@@ -1,4 +1,4 @@
-//! The other processes of the tests: this program again, as a worker or as an instance of a web service.
+//! The other processes of the tests. They run this program again, as a worker or as an instance of a web service.
 
 #![allow(unreachable_pub)]
 
@@ -22,17 +22,17 @@ use tower_promises_tasks::{Task, TaskContext, TaskError, TaskFailure, TaskServic
 use tower_promises_operations::{OperationLayer, Progress};
 use tower_promises_signals::Signals;
 
-/// Short, so that the tests are. Long enough that a busy machine can renew it.
+/// Short, to keep the tests short. Long enough for a busy machine to renew the lease.
 pub const LEASE: Duration = Duration::from_secs(4);
 
 const ROLE: &str = "TEST_ROLE";
 const SERVER: &str = "TEST_SERVER";
 const JOURNAL: &str = "TEST_JOURNAL";
 
-/// Another process. Killed when it is dropped.
+/// Another process. It is killed on drop.
 pub struct Process {
     child: Child,
-    /// Where it listens, if it does.
+    /// The URL of an instance.
     pub url: String,
 }
 
@@ -61,13 +61,13 @@ impl Process {
         self.child.id()
     }
 
-    /// Ends it as `kill -9` does.
+    /// Kills the process, as `kill -9` does.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// How it has ended, if it has.
+    /// Returns the exit status, if the process has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
@@ -80,7 +80,7 @@ impl Drop for Process {
     }
 }
 
-/// What all processes of a test have done, in a file to which they append.
+/// A file to which all processes of a test append their actions.
 #[derive(Clone)]
 pub struct Journal {
     path: PathBuf,
@@ -102,7 +102,7 @@ impl Journal {
         }
     }
 
-    /// One write, so lines of several processes do not mix.
+    /// Writes a line at once, so that lines of several processes do not mix.
     pub fn write(&self, what: &str, task: &str, attempt: u32) {
         let mut line = serde_json::to_string(&Line {
             what: what.into(),
@@ -126,7 +126,7 @@ impl Journal {
         lines.filter(|line: &Line| line.what == what).collect()
     }
 
-    /// Says so when it is dropped.
+    /// Returns a guard that writes a line when it is dropped.
     fn on_drop(&self, task: &str) -> impl Drop + use<> {
         struct Guard(Journal, String);
         impl Drop for Guard {
@@ -138,22 +138,22 @@ impl Journal {
     }
 }
 
-/// What a worker may be asked to do.
+/// A task of the workers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Job {
-    /// Squares the number. A worker with the role `victim` gets stuck at every fiftieth.
+    /// Squares the number. A worker with the role `victim` gets stuck at every fiftieth number.
     Square(u64),
-    /// Writes a line every tenth of a second, so many times.
+    /// Writes a line every tenth of a second, this many times.
     Tick(u32),
-    /// The first attempt keeps its worker from doing anything else, for this many milliseconds.
+    /// In the first attempt, blocks the whole worker for this many milliseconds.
     Block(u64),
-    /// Ends the process.
+    /// Aborts the process.
     Abort,
-    /// Says that it has begun, and does not end.
+    /// Writes a line at the start, and does not end.
     Endless,
 }
 
-/// The number, and which attempt has found it.
+/// The number, and the attempt that returned it.
 pub type Output = (u64, u32);
 
 impl Task for Job {
@@ -200,7 +200,7 @@ impl Task for Job {
     }
 }
 
-/// The services that all processes have: `many` runs some tasks at a time, `single` one.
+/// Creates a handle with the services of all processes: `many` runs several tasks at a time, `single` runs one.
 pub fn tasks(backend: Backend, journal: &Journal) -> Tasks {
     let service = |name: &str, concurrency| {
         let service = TaskService::builder(name).task::<Job>();
@@ -224,17 +224,17 @@ pub async fn backend(server: &str) -> Backend {
     NatsBackend::open(client).await.unwrap().backend()
 }
 
-/// What a process does that [`Process::start`] has started.
+/// The main function of a process that [`Process::start`] has started.
 pub fn run() {
     let role = std::env::var(ROLE).unwrap();
     let server = std::env::var(SERVER).unwrap();
     let journal = Journal::at(std::env::var(JOURNAL).unwrap());
-    // It ends with the test, however that ends.
+    // The process ends with the test, in any case.
     std::thread::spawn(|| {
         let _ = std::io::stdin().read(&mut [0]);
         std::process::exit(0);
     });
-    // One thread does all, so that a task that blocks it stops the renewal of leases, too.
+    // The runtime has a single thread, so that a task that blocks it also blocks the renewal of leases.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -18,7 +18,7 @@ use tower_promises_tasks::{TaskError, TaskState};
 /// The fault of a [`Faulty`] queue.
 #[derive(Clone, Copy, PartialEq)]
 enum Fault {
-    /// The first envelope is lost, and the caller gets an error that says so.
+    /// The first envelope is lost, and the caller gets an error that reports the loss.
     LosesTheFirst,
     /// The first envelope is added, but the caller gets an error that leaves this open.
     LosesTheFirstAnswer,
@@ -221,7 +221,7 @@ async fn a_worker_that_has_ended_is_started_again_after_pauses_that_grow() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_has_worked_for_long_is_started_again_soon() {
+async fn a_worker_that_ran_for_long_is_started_again_soon() {
     let queue = Ending::new([Duration::ZERO, Duration::ZERO, SECOND * 10]);
     let process = process(&queue.backend(), async |argument, _| Ok(argument));
     let _worker = process.work().unwrap();
@@ -251,7 +251,7 @@ async fn draining_does_not_wait_for_a_worker_that_pauses() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_result_is_in_the_store_before_the_queue_is_told() {
+async fn a_result_is_stored_before_the_envelope_is_settled() {
     let queue = Faulty::new(Fault::Nothing);
     let process = process(&queue.backend(), async |argument, _| Ok(argument + "!"));
     let worker = process.work().unwrap();
@@ -369,7 +369,7 @@ async fn a_task_does_not_wait_for_the_bus_before_it_begins() {
     let _worker = process.work().unwrap();
     let start = Instant::now();
     let id = process.service("main").submit(act("x")).await.unwrap();
-    until("it begins", || begun.get() == 1).await;
+    until("the task begins", || begun.get() == 1).await;
     assert_eq!(start.elapsed(), Duration::ZERO);
     // A waiter in the same process does not wait for the bus either.
     assert_eq!(soon(process.output::<Act>(&id)).await.unwrap(), "x");
@@ -397,7 +397,7 @@ async fn all_times_may_be_the_longest_duration() {
         .build();
     let worker = process.work().unwrap();
     let id = process.service("main").submit(act("x")).await.unwrap();
-    until("it begins", || begun.get() == 1).await;
+    until("the task begins", || begun.get() == 1).await;
     assert!(!worker.drain(SECOND).await);
     assert_eq!(
         process.status(&id).await.unwrap().state(),
@@ -406,7 +406,7 @@ async fn all_times_may_be_the_longest_duration() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_that_waits_for_a_lone_one_goes_to_other_workers_eventually() {
+async fn a_task_that_waits_for_a_lone_task_goes_to_other_workers_eventually() {
     let queue = Faulty::new(Fault::Nothing);
     let begun = Arc::new(Mutex::new(Vec::new()));
     let names = begun.clone();
@@ -437,7 +437,11 @@ async fn a_task_that_waits_for_a_lone_one_goes_to_other_workers_eventually() {
     assert!(queue.retried.lock().unwrap().is_empty());
     sleep(SECOND * 60 * 2).await;
     assert_eq!(*queue.retried.lock().unwrap(), [SECOND]);
-    assert_eq!(begun.lock().unwrap().len(), 3, "it does not begin here");
+    assert_eq!(
+        begun.lock().unwrap().len(),
+        3,
+        "the suspect task does not begin on this worker"
+    );
 }
 
 /// A slow store that completes calls even after their futures were dropped.
@@ -492,7 +496,7 @@ fn is_cancelled(record: &[u8]) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_is_dropped_before_its_task_is_stored_leaves_none_that_waits() {
+async fn a_call_that_is_dropped_before_its_task_is_stored_leaves_no_waiting_task() {
     let store = Remote(MemoryStore::new());
     let backend = Backend::new(store, MemoryBus::new(), MemoryQueue::new());
     let client = client(&backend);

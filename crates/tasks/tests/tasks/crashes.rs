@@ -13,7 +13,7 @@ use tower_promises_tasks::{TaskContext, TaskError, TaskId, TaskService, TaskStat
 /// All other tasks take a minute.
 #[derive(Clone, Default)]
 struct Site {
-    /// Notified when the process has to end.
+    /// Notified when the process should end.
     dies: Arc<Notify>,
     /// The running tasks.
     running: Arc<Mutex<Vec<String>>>,
@@ -83,7 +83,7 @@ impl Site {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_that_kills_its_workers_does_not_take_others_along() {
+async fn a_task_that_kills_its_workers_does_not_harm_other_tasks() {
     let backend = Backend::memory();
     let site = Site::default();
     let client = site.process(&backend);
@@ -114,7 +114,7 @@ async fn a_task_that_kills_its_workers_does_not_take_others_along() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_tasks_that_kill_their_workers_do_not_take_others_along() {
+async fn many_tasks_that_kill_their_workers_do_not_harm_other_tasks() {
     let backend = Backend::memory();
     let site = Site::default();
     let client = site.process(&backend);
@@ -134,7 +134,7 @@ async fn many_tasks_that_kill_their_workers_do_not_take_others_along() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_that_kills_its_workers_spares_those_of_other_services() {
+async fn a_task_that_kills_its_workers_does_not_harm_other_services() {
     let backend = Backend::memory();
     let site = Site::default();
     let client = site.process(&backend);
@@ -162,7 +162,7 @@ async fn waiting_for_its_last_attempt(
     let process = site.process(backend);
     let worker = process.work().unwrap();
     process.service("main").submit(act(other)).await.unwrap();
-    // The other task starts at once. The suspect task would start at the end of its lease if it did not have to wait.
+    // The other task starts at once. Without it, the suspect task would start when its lease ends.
     let mut watch = process.watch(&id).unwrap();
     while soon(watch.changed()).await.unwrap().state() != TaskState::Queued {}
     (process, worker, id)
@@ -188,7 +188,7 @@ async fn the_last_attempt_waits_for_running_tasks_and_later_tasks_wait_for_it() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_that_waits_for_its_last_attempt_lets_others_begin_in_the_end() {
+async fn a_task_that_waits_for_its_last_attempt_does_not_block_others_forever() {
     let backend = Backend::memory();
     let site = Site::default();
     let (process, _worker, id) = waiting_for_its_last_attempt(&site, &backend, "endless").await;
@@ -224,12 +224,16 @@ async fn a_task_that_waits_for_its_last_attempt_is_cancelled_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn draining_gives_a_task_back_that_waits_for_its_last_attempt() {
+async fn draining_returns_a_task_that_waits_for_its_last_attempt() {
     let backend = Backend::memory();
     let site = Site::default();
     let (process, worker, id) = waiting_for_its_last_attempt(&site, &backend, "long").await;
-    assert!(worker.drain(SECOND * 1000).await, "the other one ends");
-    assert_eq!(site.beside.lock().unwrap().len(), 2, "it has not begun");
+    assert!(worker.drain(SECOND * 1000).await, "the other task ends");
+    assert_eq!(
+        site.beside.lock().unwrap().len(),
+        2,
+        "the suspect task has not begun"
+    );
     let status = process.status(&id).await.unwrap();
     assert_eq!((status.state(), status.attempt()), (TaskState::Queued, 2));
     // Another worker gets the task at once.
@@ -291,7 +295,7 @@ async fn a_task_that_waits_for_another_service_blocks_no_other_task() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_attempt_has_all_its_time_and_submits_tasks_as_any_other() {
+async fn the_last_attempt_has_its_full_time_and_can_submit_tasks() {
     for concurrency in [1, 2] {
         let backend = Backend::memory();
         let process = || {
@@ -326,7 +330,7 @@ async fn the_last_attempt_has_all_its_time_and_submits_tasks_as_any_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_that_was_told_to_stop_is_not_given_back_by_a_worker_that_shuts_down() {
+async fn a_cancelled_task_is_not_returned_by_a_worker_that_shuts_down() {
     let backend = Backend::memory();
     let begun = Counter::default();
     let count = begun.clone();
@@ -338,7 +342,7 @@ async fn a_task_that_was_told_to_stop_is_not_given_back_by_a_worker_that_shuts_d
     let process = process.poll_interval(SECOND * 10_000).build();
     let worker = process.work().unwrap();
     let id = process.service("main").submit(act("x")).await.unwrap();
-    test_support::until("it begins", || begun.get() == 1).await;
+    test_support::until("the task begins", || begun.get() == 1).await;
     // Simulates a lost message: only the record is changed.
     let key = format!("task/record/{id}");
     let entry = backend.store().get(&key).await.unwrap().unwrap();

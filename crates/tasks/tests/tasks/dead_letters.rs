@@ -223,7 +223,7 @@ impl Bus for Holding {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_letter_that_dies_while_it_is_sent_again_is_listed() {
+async fn a_letter_that_fails_while_it_is_sent_again_is_listed() {
     let (holds, gate) = (
         Arc::new(AtomicBool::new(false)),
         Arc::new(Semaphore::new(0)),
@@ -247,7 +247,7 @@ async fn a_letter_that_dies_while_it_is_sent_again_is_listed() {
         let (service, id) = (service.clone(), id.clone());
         async move { service.send_again(&id).await }
     });
-    until("it is tried again", || attempts.get() == 2).await;
+    until("the task is tried again", || attempts.get() == 2).await;
     let error = soon(process.output::<Act>(&id)).await.unwrap_err();
     assert!(matches!(error, TaskError::Dead { .. }), "{error:?}");
     assert!(!sent.is_finished());
@@ -278,7 +278,7 @@ async fn a_task_that_is_cancelled_after_it_was_sent_again_is_no_dead_letter() {
     ));
 }
 
-/// A store that fails to update the list of dead letters while the test says so.
+/// A store that fails to update the list of dead letters while `fails` is set.
 struct NoList {
     store: MemoryStore,
     fails: Arc<AtomicBool>,
@@ -365,7 +365,7 @@ async fn late_deliveries_of_an_earlier_submission_are_ignored() {
     let _worker = process.work().unwrap();
     let _ = soon(process.output::<Act>(&id)).await;
     service.send_again(&id).await.unwrap();
-    until("it is tried again", || attempts.get() == 2).await;
+    until("the task is tried again", || attempts.get() == 2).await;
     tokio::time::sleep(SECOND * 100).await;
     assert_eq!(attempts.get(), 2);
     let status = process.status(&id).await.unwrap();

@@ -9,6 +9,5 @@ mod operations;
 mod requests;
 mod results;
 mod rules;
-mod spans;
 mod transactions;
 mod workers;

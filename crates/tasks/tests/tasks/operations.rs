@@ -59,7 +59,7 @@ async fn told(app: &App, path: &str) -> serde_json::Value {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_progress_of_a_promised_task_is_that_of_the_operation() {
+async fn the_progress_of_a_promised_task_becomes_the_progress_of_the_operation() {
     let backend = Backend::memory();
     let worker = builder(&backend, async |_, context| Ok(halfway(context).await)).build();
     let _worker = worker.work().unwrap();
@@ -105,7 +105,7 @@ async fn the_progress_of_a_promised_task_needs_no_bus() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn to_cancel_the_operation_cancels_the_task() {
+async fn cancelling_the_operation_cancels_the_task() {
     let backend = Backend::memory();
     let dropped = Counter::default();
     let count = dropped.clone();

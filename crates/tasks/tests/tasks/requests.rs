@@ -63,7 +63,7 @@ async fn a_page_waits_for_a_task_in_another_process() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_goes_away_takes_its_task_along() {
+async fn a_dropped_request_cancels_its_task() {
     let backend = Backend::memory();
     let (begun, dropped) = (Counter::default(), Counter::default());
     let process = process(&backend, {
@@ -89,7 +89,7 @@ async fn a_request_that_goes_away_takes_its_task_along() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_principal_is_that_of_the_request_also_in_what_it_spawns() {
+async fn the_handle_of_a_request_keeps_its_principal() {
     async fn principals(tasks: Tasks) -> String {
         let direct = Principal::current().map(String::from);
         // The handle of a request keeps its principal.
@@ -138,7 +138,7 @@ async fn a_missing_layer_is_an_error_that_names_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_of_a_task_tells_the_client_nothing_and_the_log_all() {
+async fn an_error_of_a_task_is_hidden_from_the_client_and_logged() {
     async fn state(Path(id): Path<TaskId>, tasks: Tasks) -> Result<String, TaskError> {
         Ok(tasks.status(&id).await?.state().to_string())
     }
@@ -176,7 +176,7 @@ async fn an_error_of_a_task_tells_the_client_nothing_and_the_log_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_within_a_task_is_still_a_part_of_it() {
+async fn a_request_within_a_task_belongs_to_the_task() {
     let backend = Backend::memory();
     let inner: Router = Router::new().route(
         "/",

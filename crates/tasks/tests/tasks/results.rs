@@ -132,9 +132,12 @@ async fn a_thread_can_detect_the_cancel_of_its_task() {
     });
     let _worker = process.work().unwrap();
     let id = process.service("main").submit(act("")).await.unwrap();
-    until("it begins", || begun.get() > 0).await;
+    until("the task begins", || begun.get() > 0).await;
     process.cancel(&id).await.unwrap();
-    until("it is told", || told.load(Ordering::SeqCst)).await;
+    until("the thread detects the cancel", || {
+        told.load(Ordering::SeqCst)
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -145,7 +148,7 @@ async fn a_call_that_is_dropped_cancels_its_task() {
     let id = call.id().clone();
     assert!(timeout(SECOND, call).await.is_err());
     process.begins().await;
-    until("it is cancelled", || process.dropped.get() == 1).await;
+    until("the task is cancelled", || process.dropped.get() == 1).await;
     let error = soon(client.output::<Act>(&id)).await.unwrap_err();
     assert!(matches!(error, TaskError::Cancelled { .. }));
 }
@@ -213,7 +216,7 @@ async fn a_timeout_of_a_call_is_a_value_and_cancels_the_task() {
     assert_eq!(start.elapsed(), SECOND);
     let error = error.unwrap_err();
     assert!(error.to_string().ends_with("has not ended within 1s"));
-    until("it is cancelled", || process.dropped.get() == 1).await;
+    until("the task is cancelled", || process.dropped.get() == 1).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -363,7 +366,7 @@ async fn an_attempt_begins_without_progress() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_that_runs_longer_than_it_may_wait_is_not_forgotten() {
+async fn a_task_that_runs_longer_than_its_lifetime_is_not_forgotten() {
     let backend = Backend::memory();
     let process = builder(&backend, async |argument, _| {
         tokio::time::sleep(SECOND * 60 * 50).await;

@@ -118,12 +118,12 @@ async fn a_nested_call_runs_in_place() {
     assert!(soon(call).await.unwrap().ends_with(" ada"));
     assert!(
         start.elapsed() < SECOND,
-        "what runs in place is not delayed"
+        "a task that runs in place is not delayed"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_of_a_nested_task_is_one_of_the_outer_task() {
+async fn an_error_of_a_nested_task_is_an_error_of_the_outer_task() {
     let backend = Backend::memory();
     let attempts = Counter::default();
     let count = attempts.clone();
@@ -152,7 +152,7 @@ async fn an_error_of_a_nested_task_is_one_of_the_outer_task() {
     assert_eq!(
         attempts.get(),
         3,
-        "its conflict is a conflict of the outer task"
+        "a conflict of the nested task is a conflict of the outer task"
     );
 
     let error = soon(service.call(act("panics"))).await.unwrap_err();
@@ -200,7 +200,7 @@ async fn a_task_of_an_unknown_service_runs_at_once_with_a_warning() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_conflict_is_tried_three_times_and_then_dead() {
+async fn a_task_with_conflicts_is_dead_after_three_attempts() {
     let log = Log::start();
     let backend = Backend::memory();
     let begun = Arc::new(Mutex::new(Vec::new()));
@@ -238,7 +238,7 @@ async fn a_conflict_is_tried_three_times_and_then_dead() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_conflict_that_does_not_recur_is_no_error() {
+async fn a_conflict_that_does_not_repeat_is_no_error() {
     let backend = Backend::memory();
     let process = process(&backend, async |_, context| match context.attempt() {
         1 | 2 => Err(TaskFailure::conflict(Broken)),
@@ -332,7 +332,7 @@ async fn another_error_ends_the_task_and_is_logged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_application_can_say_what_a_conflict_is() {
+async fn the_application_can_define_conflicts() {
     let backend = Backend::memory();
     let process = builder(&backend, async |_, _| Err(Around(Broken).into()));
     // The function is also called with sources.
@@ -366,7 +366,7 @@ impl Task for Secret {
     type Output = ();
 
     async fn run(self, _: TaskContext) -> Result<(), TaskFailure> {
-        panic!("it does not arrive");
+        panic!("this task does not run");
     }
 }
 

@@ -67,7 +67,7 @@ async fn a_task_that_kills_its_workers_ends_as_a_dead_letter() {
         "{}",
         chain(&error)
     );
-    assert_eq!(begun.get(), 0, "it is not begun again");
+    assert_eq!(begun.get(), 0, "the task does not begin again");
     assert!(log.text().contains("task is a dead letter now"));
     let letters = client.service("main").dead_letters().await.unwrap();
     assert_eq!(letters.len(), 1);
@@ -91,7 +91,7 @@ async fn draining_waits_for_tasks_and_takes_no_more() {
     });
     let worker = process.work().unwrap();
     let first = process.service("main").submit(act("first")).await.unwrap();
-    until("it begins", || begun.get() == 1).await;
+    until("the task begins", || begun.get() == 1).await;
     let drain = tokio::spawn(worker.drain(SECOND * 60));
     tokio::task::yield_now().await;
     let second = process.service("main").submit(act("second")).await.unwrap();
@@ -119,7 +119,7 @@ async fn tasks_that_do_not_end_in_time_are_returned_at_once() {
             .with_id(id.clone())
             .await
             .unwrap();
-        until("it begins", || begun.get() == 1).await;
+        until("the task begins", || begun.get() == 1).await;
         let start = Instant::now();
         assert!(!worker.drain(SECOND).await);
         assert_eq!(start.elapsed(), SECOND);
@@ -173,7 +173,7 @@ async fn a_task_that_takes_too_long_has_failed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_that_has_waited_too_long_is_not_begun() {
+async fn a_task_that_has_waited_too_long_does_not_begin() {
     let backend = Backend::memory();
     let late = builder(&backend, async |_, _| Ok(String::new()));
     let late = late.lifetime(Duration::ZERO).build();
@@ -255,7 +255,7 @@ async fn a_lost_lease(poll_interval: Duration) -> (String, usize) {
     let late = late.service(service).poll_interval(poll_interval).build();
     let worker = late.work().unwrap();
     let id = late.service("main").submit(act("")).await.unwrap();
-    until("it begins", || begun.get() == 1).await;
+    until("the task begins", || begun.get() == 1).await;
 
     let other = process(&touching, async |_, context| {
         Ok(format!("in time {}", context.attempt()))
@@ -295,7 +295,10 @@ async fn an_unknown_type_of_task_is_a_dead_letter_in_the_end() {
     let worker = old.work().unwrap();
     let error = soon(old.output::<Act>(&id)).await.unwrap_err();
     assert!(chain(&error).ends_with("this worker does not know tasks `act`"));
-    assert!(start.elapsed() >= SECOND * 60, "a roll-out has its time");
+    assert!(
+        start.elapsed() >= SECOND * 60,
+        "a roll-out has time to finish"
+    );
     drop(worker);
 
     let new = process(&backend, async |_, _| Ok("known".into()));
@@ -322,7 +325,7 @@ async fn an_invalid_envelope_does_not_block_tasks() {
     );
 }
 
-/// A store that fails when the test says so.
+/// A store that fails on request of the test.
 #[derive(Clone)]
 struct Fragile {
     store: MemoryStore,
@@ -385,7 +388,7 @@ impl Store for Fragile {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tasks_go_on_when_the_store_has_recovered() {
+async fn tasks_continue_when_the_store_has_recovered() {
     let store = Fragile {
         store: MemoryStore::new(),
         fails: Arc::default(),
@@ -419,7 +422,11 @@ async fn tasks_go_on_when_the_store_has_recovered() {
     });
     let _worker = process.work().unwrap();
     tokio::time::sleep(SECOND * 30).await;
-    assert_eq!(begun.get(), 0, "what cannot be claimed is not begun");
+    assert_eq!(
+        begun.get(),
+        0,
+        "a task that cannot be claimed does not begin"
+    );
     fails(false);
     while begun.get() == 0 {
         tokio::time::sleep(SECOND / 10).await;
@@ -433,7 +440,7 @@ async fn tasks_go_on_when_the_store_has_recovered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_task_is_lost_with_an_answer_of_the_store() {
+async fn no_task_is_lost_when_an_answer_of_the_store_is_lost() {
     let store = Fragile {
         store: MemoryStore::new(),
         fails: Arc::default(),
@@ -505,7 +512,7 @@ async fn a_full_queue_is_an_error_and_leaves_nothing() {
             error: BackendError::Full
         }
     ));
-    // The task can be submitted once there is room.
+    // The task can be submitted once the queue has room.
     let tasks = process(&backend, async |argument, _| Ok(argument));
     let error = tasks.status(&"y".into()).await.unwrap_err();
     assert!(matches!(error, TaskError::NotFound { .. }));

@@ -80,7 +80,7 @@ async fn until_the_id_is_forgotten() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_letter_and_one_that_is_sent_again_have_their_arguments() {
+async fn dead_letters_and_letters_sent_again_keep_their_arguments() {
     let backend = Backend::memory();
     let process = builder(&backend, async |_, _| Err(TaskFailure::conflict(Broken)));
     let process = process.max_attempts(1).build();
@@ -177,7 +177,7 @@ fn order(change: impl FnOnce(&mut Order)) -> Order {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_order_of_keys_makes_no_difference_and_all_else_does() {
+async fn only_the_order_of_keys_makes_no_difference() {
     let tasks = Tasks::builder(Backend::memory())
         .service(TaskService::builder("main").task::<Order>())
         .build();
@@ -215,7 +215,7 @@ impl Task for Large {
 }
 
 #[tokio::test(start_paused = true)]
-async fn large_numbers_are_told_apart() {
+async fn large_numbers_are_distinguished() {
     let tasks = Tasks::builder(Backend::memory())
         .service(TaskService::builder("main").task::<Large>())
         .build();

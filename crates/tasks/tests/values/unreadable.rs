@@ -103,7 +103,10 @@ async fn a_task_that_no_worker_can_read_is_a_dead_letter_with_its_arguments() {
     let worker = new.tasks.work().unwrap();
     let start = Instant::now();
     let error = new.output(&id).await.unwrap_err();
-    assert!(start.elapsed() >= SECOND * 60, "a roll-out has its time");
+    assert!(
+        start.elapsed() >= SECOND * 60,
+        "a roll-out has time to finish"
+    );
     let TaskError::Dead { attempts: 3, .. } = &error else {
         panic!("{error:?}");
     };
@@ -126,7 +129,7 @@ async fn a_task_that_no_worker_can_read_is_a_dead_letter_with_its_arguments() {
     assert!(letters.is_empty());
 }
 
-/// What is in the queue as a whole: another version of the crate has written it.
+/// Another version of the crate has written the envelope.
 #[tokio::test(start_paused = true)]
 async fn a_letter_that_no_worker_can_read_is_a_dead_letter_with_its_bytes() {
     for is_known in [true, false] {
@@ -140,7 +143,7 @@ async fn a_letter_that_no_worker_can_read_is_a_dead_letter_with_its_bytes() {
         if !is_known {
             store.delete(&format!("task/record/{id}")).await.unwrap();
         }
-        // Another queue, which has never seen it.
+        // Another queue, which does not know the envelope.
         let queue = MemoryQueue::new();
         let backend = Backend::new(store, MemoryBus::new(), queue.clone());
         let version = Version::<Old>::living(&backend, SECOND * 600);
@@ -157,7 +160,7 @@ async fn a_letter_that_no_worker_can_read_is_a_dead_letter_with_its_bytes() {
                 tokio::time::sleep(SECOND).await;
             }
         };
-        // It stays what it is when it is sent again to a version that cannot read it, either.
+        // The task becomes a dead letter again when it is sent to a version that cannot read it either.
         for _ in 0..2 {
             let letter = soon(dead()).await;
             assert_eq!(letter.id(), &id);
@@ -177,10 +180,10 @@ async fn a_letter_that_no_worker_can_read_is_a_dead_letter_with_its_bytes() {
             assert!(service.dead_letters().await.unwrap().is_empty());
         }
         soon(dead()).await;
-        // After its lifetime.
+        // Waits for longer than the lifetime of the task.
         tokio::time::sleep(SECOND * 60 * 60).await;
         assert_eq!(version.runs.get(), 0);
-        // The version that can read it.
+        // The record now has the format of the version that can read it.
         change(&backend, &id, "contents\\\":", "arguments\\\":").await;
         service.send_again(&id).await.unwrap();
         assert_eq!(version.output(&id).await.unwrap().year, 2026);
@@ -294,7 +297,7 @@ impl Task for Lost {
     type Output = ();
 
     async fn run(self, _: TaskContext) -> Result<(), TaskFailure> {
-        panic!("it does not arrive");
+        panic!("this task does not run");
     }
 }
 
@@ -370,7 +373,7 @@ async fn a_task_whose_record_cannot_be_read_waits_for_a_version_that_can() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_letter_that_cannot_be_read_hides_no_others() {
+async fn a_dead_letter_that_cannot_be_read_does_not_hide_others() {
     let backend = Backend::memory();
     let old = Version::<Old>::of(&backend);
     let new = Version::<New>::of(&backend);
@@ -396,7 +399,7 @@ async fn a_dead_letter_that_cannot_be_read_hides_no_others() {
 
 /// An envelope that another version of the crate may enqueue.
 #[tokio::test(start_paused = true)]
-async fn an_envelope_of_another_version_is_left_to_it_for_the_lifetime_of_a_task() {
+async fn an_envelope_of_another_version_stays_for_the_lifetime_of_a_task() {
     let log = Log::start();
     let backend = Backend::memory();
     let minutes = |minutes: u32| SECOND * 60 * minutes;
@@ -436,10 +439,13 @@ async fn an_envelope_of_another_version_is_left_to_it_for_the_lifetime_of_a_task
     enqueue("second").await;
     let worker = process.work().unwrap();
     let text = "an envelope in the queue is not a task that this version can read";
-    until("it is seen", || log.text().contains("envelope=\"second\"")).await;
+    until("the envelope is logged", || {
+        log.text().contains("envelope=\"second\"")
+    })
+    .await;
     assert!(log.text().contains(text));
     tokio::time::sleep(minutes(15)).await;
     assert!(worker.drain(SECOND).await);
     work().await;
-    assert_eq!(taken.get(), 1, "its time is over");
+    assert_eq!(taken.get(), 1, "the second envelope has expired");
 }

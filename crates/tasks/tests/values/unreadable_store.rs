@@ -62,7 +62,7 @@ async fn a_result_that_cannot_be_read_stays_for_a_version_that_can() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_operation_that_cannot_be_read_hides_no_others() {
+async fn an_operation_that_cannot_be_read_does_not_hide_others() {
     let backend = Backend::memory();
     let store = backend.store();
     let mut records = store.watch("operation/record/").await.unwrap();

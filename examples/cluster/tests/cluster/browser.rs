@@ -6,7 +6,7 @@ use test_support::example::Example;
 use thirtyfour::Key;
 
 #[tokio::test]
-async fn the_page_of_the_cluster_changes_under_a_keyboard_and_leaves_the_focus() {
+async fn the_page_of_the_cluster_keeps_the_focus_when_it_changes() {
     let cluster = Example::start("cluster");
     let browser = Browser::start().await;
     browser.open(&cluster.url).await;

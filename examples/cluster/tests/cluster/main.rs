@@ -1,4 +1,4 @@
-//! The example `cluster`, started and ended in every way there is.
+//! The example `cluster`, started and ended in all ways.
 #![allow(clippy::unwrap_used)]
 
 #[path = "examples_cluster/proxy.rs"]
@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::time::sleep;
 
-/// The processes of the cluster, by name, and what they do. `None` for one that is not there.
+/// Returns the members of the cluster with the ids of their processes. The id of a missing process is `None`.
 async fn members(example: &Example) -> Vec<(String, Option<String>)> {
     let page = example.get("/").await;
     let rows = page.split("<tr id=\"").skip(1);
@@ -25,7 +25,7 @@ async fn members(example: &Example) -> Vec<(String, Option<String>)> {
     rows.collect()
 }
 
-/// Waits until all processes of the cluster are there, except for an old one.
+/// Waits until all processes of the cluster run, and `without` has been replaced.
 async fn complete(example: &Example, without: Option<&str>) -> Vec<String> {
     eventually("a cluster with all processes", async || {
         let members = members(example).await;
@@ -41,7 +41,7 @@ async fn cluster() {
     let example = Example::start("cluster");
     let processes = complete(&example, None).await;
 
-    // Every request may land on either instance, so those for the operation do, too.
+    // Every request may reach either instance, also requests for the operation.
     let url = format!("{}/report?seconds=2", example.url);
     let response = example.client.get(url).send().await.unwrap();
     assert_eq!(response.status().as_u16(), 202);
@@ -69,7 +69,7 @@ async fn cluster() {
     );
     assert!(report.ends_with("in attempt 1\n"), "{report}");
 
-    // The one rings at an instance until the other has heard it, wherever that is.
+    // Rings at either instance until the waiting request has received it, at whatever instance.
     let ring = eventually("silence", async || {
         assert_eq!(example.post("/ring", "").await.0, 200);
         None::<()>
@@ -80,19 +80,19 @@ async fn cluster() {
     };
     assert!(heard.contains("has heard it"), "{heard}");
 
-    // An instance answers what it has begun before it ends, also the order to do so.
+    // Before an instance ends, it answers the requests in progress, including the command to end.
     for (name, process) in ["web-1", "web-2"].into_iter().zip(&processes) {
         let order = format!("/control?member={name}&how=restart");
         assert_eq!(example.post(&order, "").await.0, 200);
         complete(&example, Some(process)).await;
     }
 
-    // One that is killed comes back.
+    // A killed process is restarted.
     let order = "/control?member=worker-1&how=kill";
     assert_eq!(example.post(order, "").await.0, 200);
     complete(&example, Some(&processes[2])).await;
 
-    // What was submitted at either instance is listed, and what has become of it.
+    // The page lists the tasks that were submitted at either instance, with their states.
     let order = "/control?member=worker-2&how=kill";
     let (submitted, killed) = tokio::join!(
         example.post("/burst?count=300", ""),
@@ -119,7 +119,7 @@ fn send(signal: &str, process: &str) {
     assert!(kill.unwrap().success());
 }
 
-/// The pauses that the supervisor has announced for a member, in seconds.
+/// Returns the pauses that the supervisor has announced for a member, in seconds.
 fn pauses(log: &str, member: &str) -> Vec<f32> {
     let start = format!("{member} starts again in ");
     let pauses = log.lines().filter_map(|line| line.strip_prefix(&start));
@@ -129,7 +129,7 @@ fn pauses(log: &str, member: &str) -> Vec<f32> {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_member_that_does_not_start_is_tried_again_with_growing_pauses() {
+async fn a_member_that_does_not_start_is_retried_with_growing_pauses() {
     let example = Example::start_with("cluster", &[("BACKEND", "sqlite")]);
     let processes = complete(&example, None).await;
     let address = eventually("the address of web-2", async || {
@@ -141,7 +141,7 @@ async fn a_member_that_does_not_start_is_tried_again_with_growing_pauses() {
     })
     .await;
 
-    // The test has the address of the instance before the supervisor can start it again.
+    // The supervisor is stopped, so that the test gets the address of the instance first.
     let supervisor = example.process.id().to_string();
     send("-STOP", &supervisor);
     send("-KILL", &processes[1]);
@@ -150,7 +150,7 @@ async fn a_member_that_does_not_start_is_tried_again_with_growing_pauses() {
     })
     .await;
     send("-CONT", &supervisor);
-    // As an instance that ends: it closes what the proxy sends it.
+    // Acts like an instance that ends: it closes the connections of the proxy.
     let closing = tokio::spawn(async move {
         loop {
             drop(listener.accept().await);
@@ -165,13 +165,13 @@ async fn a_member_that_does_not_start_is_tried_again_with_growing_pauses() {
     complete(&example, Some(&processes[1])).await;
     let pauses = pauses(&example.log(), "web-2");
     assert!(pauses.len() >= 3 && pauses.is_sorted(), "{pauses:?}");
-    // Each is up to twice as long as its part without chance, which doubles.
+    // Each pause is a fixed part, which doubles, plus a random part of at most the same length.
     for (pause, shortest) in pauses.iter().zip([1.0, 2.0, 4.0]) {
         assert!((shortest..=shortest * 2.0).contains(pause), "{pauses:?}");
     }
 }
 
-/// The processes that have this on their command line or in their environment.
+/// Returns the processes that have this text in their command line or in their environment.
 #[cfg(target_os = "linux")]
 fn processes_with(text: &str) -> Vec<PathBuf> {
     let has = |file: PathBuf| {
@@ -186,7 +186,7 @@ fn processes_with(text: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The processes that a process has started.
+/// Returns the children of a process.
 #[cfg(target_os = "linux")]
 fn children(process: u32) -> BTreeSet<String> {
     let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
@@ -196,7 +196,8 @@ fn children(process: u32) -> BTreeSet<String> {
     children.split_whitespace().map(str::to_owned).collect()
 }
 
-/// All that a cluster makes: its processes and files know of this directory.
+/// Asserts that no process and no file of a cluster is left. All of them have this directory in their environment or
+/// path.
 #[cfg(target_os = "linux")]
 async fn assert_nothing_is_left(directory: &Path) {
     let name = directory.to_str().unwrap();
@@ -221,7 +222,7 @@ async fn a_cluster_leaves_nothing_behind() {
         let environment = [("TMPDIR", name), ("BACKEND", backend)];
         let mut example = Example::start_with("cluster", &environment);
         assert_eq!(example.post("/burst?count=100", "").await.0, 200);
-        // The supervisor, two for a server, two instances, two workers and the proxy.
+        // The supervisor, two processes for a server, two instances, two workers and the proxy.
         assert_eq!(processes_with(name).len(), processes);
         send(&format!("-{signal}"), &example.process.id().to_string());
         let ended = async || example.process.try_wait().unwrap();
@@ -231,7 +232,7 @@ async fn a_cluster_leaves_nothing_behind() {
     }
 }
 
-/// A member that has begun and does not listen yet is waited for like the others.
+/// The supervisor also waits for a member that has started and does not listen yet.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_cluster_that_ends_while_a_member_starts_leaves_nothing_behind() {
@@ -248,18 +249,18 @@ async fn a_cluster_that_ends_while_a_member_starts_leaves_nothing_behind() {
             if let Some(new) = now.difference(&before).next() {
                 return new.clone();
             }
-            // A shorter pause than elsewhere: before long it listens.
+            // A short pause, because the process listens soon.
             sleep(Duration::from_millis(1)).await;
         }
     };
     let started = soon(started).await;
-    // It stands still, so only a supervisor that waits for it can end it.
+    // The process is stopped, so it ends only if the supervisor kills it.
     send("-STOP", &started);
     send("-INT", &example.process.id().to_string());
     let ended = async || example.process.try_wait().unwrap();
     let ended = eventually("the end of the supervisor", ended).await;
     assert!(ended.success(), "{ended}");
-    until("the supervisor has waited for it", async || {
+    until("the supervisor has waited for the member", async || {
         example
             .log()
             .lines()
@@ -274,7 +275,7 @@ async fn a_cluster_that_ends_while_a_member_starts_leaves_nothing_behind() {
 async fn a_cluster_that_cannot_start_says_why_and_leaves_nothing_behind() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    // Nothing listens there.
+    // Nothing listens at this address.
     let bound = TcpSocket::new_v4().unwrap();
     bound.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let url = format!("nats://{}", bound.local_addr().unwrap());

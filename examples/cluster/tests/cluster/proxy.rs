@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-/// What an instance does when it has read a request.
+/// The behaviour of an instance after it has read a request.
 #[derive(Clone, Copy)]
 enum Then {
     Answers,
@@ -37,20 +37,20 @@ impl Instance {
                     Then::Closes => "",
                     Then::BreaksOff => "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nans",
                 };
-                // The proxy may have gone away.
+                // The proxy may have disconnected.
                 let _ = stream.write_all(answer.as_bytes()).await;
             }
         });
         Self { address, requests }
     }
 
-    /// The requests since the last call.
+    /// Returns the requests since the last call.
     fn requests(&self) -> Vec<String> {
         std::mem::take(&mut self.requests.lock().unwrap())
     }
 }
 
-/// The first line and the body of a request.
+/// Reads a request. Returns its first line and its body.
 async fn read(stream: &mut TcpStream) -> String {
     let mut stream = BufReader::new(stream);
     let mut head = String::new();
@@ -81,14 +81,14 @@ async fn ask(proxy: &Example, method: Method, body: impl Into<Body>) -> Response
     soon(request.send()).await.unwrap()
 }
 
-/// An address at which nothing listens as long as the socket is there.
+/// Returns an address at which nothing listens while the socket exists.
 fn closed() -> (String, TcpSocket) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     (socket.local_addr().unwrap().to_string(), socket)
 }
 
-/// More than the proxy keeps.
+/// Returns a body that is too large for the proxy to keep.
 fn large() -> String {
     "x".repeat(100_000)
 }
@@ -101,7 +101,7 @@ async fn an_idempotent_request_without_an_answer_goes_to_the_next_instance() {
     ];
     let proxy = proxy([&closing.address, &other.address]);
     for method in ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"] {
-        // Each instance has its turn.
+        // Each instance is the first in turn.
         for turn in [1, 0] {
             let answer = ask(&proxy, method.parse().unwrap(), "body").await;
             assert_eq!(answer.status(), 200, "{method}");
@@ -132,7 +132,7 @@ async fn a_request_that_may_have_been_handled_is_not_sent_again() {
         assert_eq!(answer.text().await.unwrap(), "no instance has answered\n");
         assert_eq!(closing.requests().len(), 1);
         assert_eq!(other.requests().len(), 0, "{method}");
-        // The turn of the other one.
+        // This request starts at the other instance.
         let answer = ask(&proxy, method, "body").await;
         assert_eq!(answer.status(), 200);
         assert_eq!(other.requests().len(), 1);
@@ -140,7 +140,7 @@ async fn a_request_that_may_have_been_handled_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn a_request_that_was_not_sent_goes_to_the_next_instance_whatever_it_is() {
+async fn any_request_that_was_not_sent_goes_to_the_next_instance() {
     let (address, _socket) = closed();
     let instance = Instance::start(Then::Answers).await;
     let proxy = proxy([&address, &instance.address]);
@@ -148,14 +148,14 @@ async fn a_request_that_was_not_sent_goes_to_the_next_instance_whatever_it_is() 
         let answer = ask(&proxy, Method::POST, large()).await;
         assert_eq!(answer.status(), 200, "{turn}");
         let [request] = &instance.requests()[..] else {
-            panic!("it is sent once");
+            panic!("the request is sent once");
         };
         assert_eq!(*request, format!("post / http/1.1 {}", large()));
     }
 }
 
 #[tokio::test]
-async fn each_instance_is_asked_once() {
+async fn each_instance_is_tried_once() {
     let instances = [
         Instance::start(Then::Closes).await,
         Instance::start(Then::Closes).await,
@@ -168,7 +168,7 @@ async fn each_instance_is_asked_once() {
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_off_is_not_asked_for_again() {
+async fn a_request_with_a_partial_answer_is_not_sent_again() {
     let [breaking, other] = [
         Instance::start(Then::BreaksOff).await,
         Instance::start(Then::Answers).await,

@@ -1,7 +1,8 @@
-//! A server of NATS with JetStream, for tests: on a free port, with a directory of its own.
+//! A NATS server with JetStream for tests, on a free port and with a directory of its own.
 //!
-//! The tests need a `nats-server`. They run the one that the environment variable `NATS_SERVER` names, or else the first
-//! on the path. `.ci/install` installs Debian's, and with `--newest` puts the newest into `target/nats-server/nats-server`.
+//! The tests need a `nats-server`: the program in the environment variable `NATS_SERVER`, or else the first on the
+//! path. `.ci/install` installs Debian's version. With `--newest` it puts the newest version into
+//! `target/nats-server/nats-server`.
 
 pub mod servers;
 
@@ -22,10 +23,10 @@ pub const SECOND: Duration = Duration::from_secs(1);
 
 const NEEDED: &str = "nats-server is needed for this test: .ci/install installs it";
 
-/// The server that `NATS_SERVER` names, or the one on the path.
+/// Returns the command of the program in `NATS_SERVER`, or of the first on the path.
 pub fn command() -> Command {
     let server = std::env::var("NATS_SERVER").unwrap_or_else(|_| "nats-server".to_owned());
-    // Debian puts it where only administrators look.
+    // Debian installs servers in a folder that is not in the `PATH` of users.
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
     let mut command = Command::new(server);
     command.env("PATH", path);
@@ -36,20 +37,20 @@ pub struct Server {
     process: Option<Child>,
     directory: TempDir,
     port: u16,
-    /// Keeps the port from others, also while the server is away.
+    /// Reserves the port while the server is not running.
     _reserved: Option<TcpSocket>,
     /// Further arguments of the server.
     arguments: Vec<String>,
 }
 
-/// A free port that no connection and no other socket gets until the socket is dropped. A server can listen on it
+/// Returns a free port that no other process gets until the socket is dropped. A server can listen on the port
 /// meanwhile.
 fn reserve() -> (u16, Option<TcpSocket>) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_reuseaddr(true).unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let port = socket.local_addr().unwrap().port();
-    // Other systems let no server listen where this socket is.
+    // Other systems do not let a server listen on a port that another socket is bound to.
     (port, cfg!(target_os = "linux").then_some(socket))
 }
 
@@ -61,7 +62,7 @@ impl Server {
         server
     }
 
-    /// Starts a server.
+    /// Starts a server without waiting for an answer.
     fn with(arguments: Vec<String>) -> Self {
         let (port, reserved) = reserve();
         let mut server = Self {
@@ -94,7 +95,7 @@ impl Server {
     }
 
     async fn answers(&mut self) {
-        // Not `eventually`: a benchmark needs a future that is `Send`, which those of async closures are not in general.
+        // Not `eventually`: a benchmark needs a `Send` future, which an async closure does not return in general.
         let answer = async {
             while !self.has_answered().await {
                 sleep(PAUSE).await;
@@ -117,7 +118,7 @@ impl Server {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Kills it, as a crash would.
+    /// Kills the server, like a crash.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().unwrap();
@@ -125,13 +126,13 @@ impl Server {
         }
     }
 
-    /// Starts it again, with what it has stored.
+    /// Starts the server again with the stored data.
     pub async fn start_again(&mut self) {
         self.run();
         self.answers().await;
     }
 
-    /// Starts it again with nothing of what it has stored, as on a new disk.
+    /// Starts the server again without the stored data, as on a new disk.
     pub async fn start_empty(&mut self) {
         self.kill();
         self.directory = tempfile::tempdir().unwrap();
@@ -139,7 +140,7 @@ impl Server {
     }
 
     pub async fn client(&self) -> Client {
-        // Tests of a restart do not wait for longer and longer pauses.
+        // Reconnects without the growing pauses of the default, which would slow down tests.
         let options = ConnectOptions::new()
             .connection_timeout(BOUND)
             .reconnect_delay_callback(|_| SECOND / 20);
@@ -154,14 +155,14 @@ impl Server {
         NatsBackend::open(self.client().await).await.unwrap()
     }
 
-    /// The first two numbers of its version.
+    /// Returns the major and the minor version of the server.
     pub async fn version(&self) -> (u32, u32) {
         let version = self.client().await.server_info().version;
         let mut numbers = version.split('.').map(|number| number.parse().unwrap());
         (numbers.next().unwrap(), numbers.next().unwrap())
     }
 
-    /// What the server has to say about a stream.
+    /// Returns the server's information about a stream.
     pub async fn stream(&self, name: &str) -> Info {
         let context = jetstream::new(self.client().await);
         let stream = context.get_stream(name).await.unwrap();
@@ -175,7 +176,9 @@ impl Drop for Server {
     }
 }
 
-/// The next message.
+/// Returns the next message.
 pub async fn hear(listener: &mut BusStream) -> Result<BusEvent, BackendError> {
-    soon(listener.next()).await.expect("it does not end")
+    soon(listener.next())
+        .await
+        .expect("the stream does not end")
 }

@@ -1,4 +1,4 @@
-//! Three servers of NATS that are one cluster.
+//! A cluster of three NATS servers.
 
 use super::{SECOND, Server, eventually, reserve, until};
 use std::ops::{Index, IndexMut};
@@ -11,12 +11,12 @@ pub const SERVERS: usize = 3;
 
 pub struct Servers {
     servers: [Server; SERVERS],
-    /// Keep the ports of their routes from others.
+    /// Reserves the ports for the connections between the servers.
     _routes: [Option<TcpSocket>; SERVERS],
 }
 
 impl Servers {
-    /// Starts the servers, and waits until each of them answers.
+    /// Starts the servers and waits until each of them answers.
     pub async fn start() -> Self {
         let mut servers = Self::run();
         for server in &mut servers.servers {
@@ -51,7 +51,7 @@ impl Servers {
         }
     }
 
-    /// A client that goes to another server when its own is gone.
+    /// Returns a client that connects to another server when its server is killed.
     pub async fn client(&self) -> Client {
         let addresses = self.servers.iter().map(Server::address);
         let addresses: Vec<ServerAddr> = addresses.map(|it| it.parse().unwrap()).collect();
@@ -63,12 +63,12 @@ impl Servers {
         client
     }
 
-    /// A builder with a copy of everything on each server.
+    /// Returns a builder with a replica of everything on each server.
     pub async fn builder(&self) -> NatsBuilder {
         NatsBackend::builder(self.client().await).replicas(SERVERS)
     }
 
-    /// Opens a backend, as soon as the servers have found each other.
+    /// Opens a backend as soon as the servers form a cluster.
     pub async fn open(&self) -> NatsBackend {
         let builder = self.builder().await;
         eventually("streams in the cluster", async || {
@@ -77,7 +77,7 @@ impl Servers {
         .await
     }
 
-    /// Waits until each server has all of the streams, so that the next one may be lost.
+    /// Waits until each server has all streams, so that the next server may be lost.
     pub async fn have_caught_up(&self, streams: &[&str]) {
         for name in streams {
             until("the servers have caught up", async || {

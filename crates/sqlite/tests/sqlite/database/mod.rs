@@ -1,4 +1,4 @@
-//! What the tests of the SQLite adapters share. Each test file uses a part of it.
+//! Code that the tests of the SQLite adapters share. Each test file uses a part of it.
 #![allow(dead_code, unreachable_pub, unused_imports, clippy::unwrap_used)]
 
 pub mod process;
@@ -16,7 +16,7 @@ pub use test_support::eventually::{soon, until};
 
 pub const SECOND: Duration = Duration::from_secs(1);
 
-/// So rare that nothing of these tests is found by it.
+/// Longer than any test, as an interval of polls or as a lease.
 pub const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A path in a directory of its own.
@@ -31,7 +31,7 @@ pub fn place() -> Place {
     Place { directory, path }
 }
 
-/// A connection of another program, so to say.
+/// Opens a connection like another program.
 pub async fn connect(path: &Path) -> SqliteConnection {
     let options = SqliteConnectOptions::new().filename(path);
     options.create_if_missing(true).connect().await.unwrap()
@@ -57,7 +57,7 @@ pub fn message(topic: &str, payload: &'static str) -> BusEvent {
     }
 }
 
-/// An error and all its sources.
+/// Returns the texts of an error and its sources.
 pub fn chain(error: &BackendError) -> String {
     let sources = std::iter::successors(error.source(), |&error| error.source());
     let sources = sources.map(|error| format!(": {error}"));

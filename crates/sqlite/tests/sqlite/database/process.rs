@@ -1,4 +1,4 @@
-//! Another process that opens the same database, and adapters that work through it.
+//! Another process that opens the same database, and adapters that call it.
 
 mod queue;
 
@@ -22,10 +22,10 @@ use tower_promises_backend::{
     Store, WatchStream,
 };
 
-/// Names the file for the other process.
+/// The environment variable with the path of the database, for the other process.
 const DATABASE: &str = "TEST_DATABASE";
 
-/// Another process. Killed when it is dropped.
+/// Another process. It is killed on drop.
 pub struct Process {
     child: Child,
     address: SocketAddr,
@@ -50,13 +50,13 @@ impl Process {
         process
     }
 
-    /// Ends it as `kill -9` does.
+    /// Kills the process, as `kill -9` does.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// The store and the bus that it has opened.
+    /// Returns the store and the bus that the process has opened.
     pub fn adapter(&self) -> Remote {
         Remote {
             address: self.address,
@@ -64,25 +64,25 @@ impl Process {
         }
     }
 
-    /// Makes it hold the lock of a writer for as long as the connection is kept.
+    /// Makes the process hold the lock of a writer until the returned connection is dropped.
     pub async fn lock(&self) -> impl Sized + use<> {
         let mut lines = Lines::connect(self.address).await;
         lines.call::<()>(&Request::Lock).await.unwrap();
         lines
     }
 
-    /// Makes it count in the key `count` as fast as it can, until it ends.
+    /// Makes the process count in the key `count` as fast as possible, until it ends.
     pub async fn count(&self) -> impl Sized + use<> {
         let mut lines = Lines::connect(self.address).await;
         lines.call::<()>(&Request::Count).await.unwrap();
         lines
     }
 
-    /// Makes it wait for a signal. The future that is returned resolves to the value.
+    /// Makes the process wait for a signal. The returned future resolves to the value of the signal.
     pub async fn wait(&self, name: &str) -> impl Future<Output = String> + use<> {
         let mut lines = Lines::connect(self.address).await;
         lines.call::<()>(&Request::Wait(name.into())).await.unwrap();
-        async move { lines.receive().await.expect("it ends with the signal") }
+        async move { lines.receive().await.expect("the process sends the value") }
     }
 
     pub async fn send(&self, name: &str, value: &str) {
@@ -99,7 +99,7 @@ impl Drop for Process {
     }
 }
 
-/// What the other process is asked to do. Each is answered by a result, and may be followed by more lines.
+/// A request to the other process. The answer is a result, which more lines may follow.
 #[derive(Debug, Serialize, Deserialize)]
 enum Request {
     Get(String),
@@ -159,7 +159,7 @@ enum Event {
     Lagged(u64),
 }
 
-/// A connection with a line of JSON for each thing that is said.
+/// A connection that carries one JSON value in each line.
 struct Lines(tokio::io::BufReader<TcpStream>);
 
 impl Lines {
@@ -179,7 +179,7 @@ impl Lines {
         self.0.write_all(&line).await
     }
 
-    /// `None` at the end of the connection.
+    /// Returns `None` at the end of the connection.
     async fn receive<T: DeserializeOwned>(&mut self) -> Option<T> {
         let mut line = String::new();
         let read = self.0.read_line(&mut line).await.unwrap_or(0);
@@ -193,7 +193,7 @@ impl Lines {
         answer.ok_or_else(unavailable)?.map_err(Into::into)
     }
 
-    /// What a subscription says.
+    /// Returns the events of a subscription.
     fn events<E: 'static>(
         self,
         event: fn(Event) -> E,
@@ -206,7 +206,7 @@ impl Lines {
     }
 }
 
-/// A store and a bus in another process. Each is a connection to it, which clones share.
+/// A store and a bus in another process. Clones share one connection.
 #[derive(Clone)]
 pub struct Remote {
     address: SocketAddr,
@@ -318,7 +318,7 @@ fn entry(value: Vec<u8>, revision: u64) -> Entry {
     }
 }
 
-/// The other process. It ends with the one that has started it.
+/// The main function of the other process. It ends with the process that started it.
 pub async fn serve() {
     let path = std::env::var_os(DATABASE).expect("other tests start this one with a database");
     std::thread::spawn(|| {
@@ -344,7 +344,7 @@ pub async fn serve() {
     }
 }
 
-/// Does what is asked for. Returns whether the other side may ask for more.
+/// Executes a request. Returns whether the connection accepts further requests.
 async fn answer(
     request: Request,
     lines: &mut Lines,
@@ -429,7 +429,7 @@ async fn answer(
             let mut connection = options.connect().await.unwrap();
             let lock = connection.begin_with("BEGIN IMMEDIATE").await.unwrap();
             lines.send(&Ok::<_, Failure>(())).await.unwrap();
-            // Until the other side has gone.
+            // Holds the lock until the other side disconnects.
             let end: Option<()> = lines.receive().await;
             assert_eq!(end, None);
             lock.rollback().await.unwrap();
@@ -461,7 +461,7 @@ async fn answer(
     sent.is_ok()
 }
 
-/// Says that a subscription is in force, and then what it yields, until the other side has gone.
+/// Confirms a subscription and sends its events, until the other side disconnects.
 async fn tell(
     lines: &mut Lines,
     events: Result<stream::BoxStream<'static, Result<Event, BackendError>>, BackendError>,

@@ -1,4 +1,4 @@
--- What version 1 of the schema adds.
+-- Version 1 of the schema.
 CREATE TABLE store_revision (last INTEGER NOT NULL);
 INSERT INTO store_revision (last) VALUES (0);
 CREATE TABLE store_entries (

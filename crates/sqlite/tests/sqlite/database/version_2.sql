@@ -1,4 +1,4 @@
--- What version 2 of the schema adds.
+-- The additions of version 2 of the schema.
 CREATE TABLE queue_size (envelopes INTEGER NOT NULL);
 INSERT INTO queue_size (envelopes) VALUES (0);
 CREATE TABLE queue_envelopes (
@@ -16,7 +16,7 @@ CREATE TABLE queue_envelopes (
 CREATE INDEX queue_envelopes_due ON queue_envelopes (queue, priority, due, place)
     WHERE ended IS NULL;
 CREATE INDEX queue_envelopes_ended ON queue_envelopes (ended) WHERE ended IS NOT NULL;
--- Only those that have ended are deleted.
+-- Only envelopes that have ended are deleted.
 CREATE TRIGGER queue_inserts AFTER INSERT ON queue_envelopes BEGIN
     UPDATE queue_size SET envelopes = envelopes + 1;
 END;

@@ -36,29 +36,29 @@ pub(super) enum Settlement {
     GiveUp,
 }
 
-/// The id, the payload, the number, how long the lease is still in force, and the receipt.
+/// The id, the payload, the number, the remaining time of the lease, and the receipt.
 type Lent = (String, Vec<u8>, u32, Duration, String);
 
 const PRIORITIES: [Priority; 3] = [Priority::Low, Priority::Normal, Priority::High];
 
-/// What the workers of another process have begun.
+/// The deliveries that the workers of another process have begun.
 pub struct Begun(Lines);
 
 impl Begun {
-    /// The id and the number of the next delivery.
+    /// Returns the id and the number of the next delivery.
     pub async fn next(&mut self) -> (String, u32) {
-        self.0.receive().await.expect("it is still there")
+        self.0.receive().await.expect("the process still runs")
     }
 }
 
 impl Process {
-    /// Lets it stand still, as a machine that sleeps.
+    /// Stops the process, like a machine that sleeps.
     #[cfg(unix)]
     pub fn stop(&self) {
         self.signal("-STOP");
     }
 
-    /// Lets it go on.
+    /// Continues the process.
     #[cfg(unix)]
     pub fn go_on(&self) {
         self.signal("-CONT");
@@ -71,7 +71,7 @@ impl Process {
         assert!(kill.status().unwrap().success());
     }
 
-    /// Makes it work on a queue with handlers that never end.
+    /// Makes the process work on a queue with handlers that never end.
     pub async fn work(&self, queue: &str, lease: Duration) -> Begun {
         let mut lines = Lines::connect(self.address).await;
         let work = super::Request::Queue(Request::Work(queue.into(), lease));
@@ -82,7 +82,7 @@ impl Process {
 
 impl Remote {
     async fn ask<T: DeserializeOwned>(&self, request: Request) -> Result<T, BackendError> {
-        // It may have been killed.
+        // The process may have been killed.
         let lines = Lines::try_connect(self.address).await;
         let mut lines = lines.map_err(BackendError::unavailable)?;
         lines.call(&super::Request::Queue(request)).await
@@ -91,7 +91,7 @@ impl Remote {
 
 impl Queue for Remote {
     fn capabilities(&self) -> Capabilities {
-        // Those of the default settings.
+        // The capabilities of the default settings.
         Capabilities::new(256 * 1024, Duration::from_secs(120))
     }
 
@@ -156,7 +156,7 @@ impl Queue for Remote {
     }
 }
 
-/// Does what is asked for, unless the other side has gone before.
+/// Executes a request, unless the other side disconnects first.
 pub(super) async fn answer(request: Request, lines: &mut Lines, queue: SqliteQueue) {
     match request {
         Request::Enqueue {
@@ -219,6 +219,6 @@ pub(super) async fn answer(request: Request, lines: &mut Lines, queue: SqliteQue
 }
 
 async fn tell<T: Serialize>(lines: &mut Lines, answer: Result<T, BackendError>) {
-    // The other side may have gone.
+    // The other side may have disconnected.
     let _ = lines.send(&answer.map_err(Failure::from)).await;
 }
