@@ -53,7 +53,7 @@ pub(super) struct Deliveries {
     known: Arc<Mutex<HashMap<Arc<str>, Known>>>,
 }
 
-/// What is known about an existing consumer.
+/// The state of an existing consumer.
 #[derive(Clone, Copy, Debug)]
 struct Known {
     /// The numbers of the connection and of the streams with which the consumer was seen. With other numbers, the
