@@ -430,21 +430,21 @@ broken! {
     one_that_adds_twice_fails: check(Fault::AddsTwice), "the id is known";
     one_that_delivers_twice_fails: check(Fault::DeliversTwice), "duplicates are not delivered";
     one_that_loses_envelopes_fails: check_workers(Fault::LosesEnvelopes), "every envelope is handled";
-    one_that_reverses_the_order_fails: check(Fault::ReversesOrder), "they are taken in order";
+    one_that_reverses_the_order_fails: check(Fault::ReversesOrder), "envelopes are taken in order";
     one_that_ignores_priorities_fails: check(Fault::IgnoresPriorities), "a higher priority is taken first";
     one_that_ignores_delays_fails: check(Fault::IgnoresDelays), "a delay";
-    one_that_leases_to_all_fails: check(Fault::LeasesToAll), "in force";
+    one_that_leases_to_all_fails: check(Fault::LeasesToAll), "an active lease";
     one_that_leases_for_too_long_fails: check(Fault::LeasesTooLong), "delivered again when the lease ends";
-    one_that_leases_for_too_short_fails: check(Fault::LeasesTooShort), "a lease is as long as asked for";
+    one_that_leases_for_too_short_fails: check(Fault::LeasesTooShort), "a lease is as long as requested";
     one_that_does_not_count_fails: check(Fault::CountsNothing), "deliveries are counted";
     one_that_ignores_renewals_fails: check(Fault::IgnoresRenewals), "renewed";
     one_that_renews_lost_leases_fails: check(Fault::RenewsLostLeases), "cannot be renewed";
     one_that_settles_lost_leases_fails: check(Fault::SettlesLostLeases), "cannot be settled again";
-    one_that_retries_too_early_fails: check(Fault::RetriesTooEarly), "is not before";
+    one_that_retries_too_early_fails: check(Fault::RetriesTooEarly), "is earlier than";
     one_that_never_retries_fails: check(Fault::RetriesNever), "took longer than";
-    a_worker_that_runs_too_many_fails: check_work(WorkFault::RunsTooMany), "no more handlers run than may";
+    a_worker_that_runs_too_many_fails: check_work(WorkFault::RunsTooMany), "no more handlers run than the limit allows";
     a_worker_that_ignores_shutdown_fails: check_work(WorkFault::IgnoresShutdown), "a worker ends when";
-    a_worker_that_drops_handlers_fails: check_work(WorkFault::DropsHandlers), "it waits for the handlers";
+    a_worker_that_drops_handlers_fails: check_work(WorkFault::DropsHandlers), "the worker waits for its running handlers";
 }
 
 /// The broken queue without its fault passes, so that it is the fault that fails above.
