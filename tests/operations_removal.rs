@@ -37,7 +37,7 @@ async fn section_4_an_operation_removed_while_it_ends_is_unknown_and_not_expired
         app.ask(&line, &[])
     );
     assert_eq!(first.status, 200);
-    // Removes the operation in case the second request came too early.
+    // Removes the operation in case the second request did not.
     app.ask(&line, &[]).await;
     assert_eq!(app.get(&path).await.status, 404);
 }

@@ -14,7 +14,7 @@ pub(crate) async fn in_time<T>(
 }
 
 impl Backend {
-    /// Listens to the bus, which has this time to begin.
+    /// Listens to the bus, or returns an error after this time.
     pub(crate) async fn listen(&self, after: Duration) -> Result<BusStream, BackendError> {
         in_time(after, self.bus().listen()).await
     }
