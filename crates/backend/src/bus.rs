@@ -44,7 +44,7 @@ pub trait Bus: Send + Sync + 'static {
     /// When the future resolves, the subscription is active: the stream yields every message whose publication starts
     /// afterwards, on any machine. Each listener receives all messages, on the same machine and on different ones.
     ///
-    /// If the connection is lost, the stream ends, possibly after an error. The listener then has to listen again and
+    /// If the connection is lost, the stream ends, possibly after an error. The listener must then listen again and
     /// must assume that it missed messages.
     ///
     /// # Cancel safety

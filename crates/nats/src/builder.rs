@@ -8,32 +8,32 @@ use tower_promises_backend::kit::limits::{
 use async_nats::Client;
 use std::time::Duration;
 
-/// What the names of streams and subjects start with.
+/// The default prefix of the names of streams and subjects.
 const DEFAULT_PREFIX: &str = "tower-promises";
 
-/// How long a call waits for the server.
+/// The default time that a call waits for the server: 5 seconds.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a worker waits for envelopes before it asks the server again.
+/// The default time that a worker waits for envelopes before it sends another request: 5 seconds.
 const DEFAULT_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How often what is over is deleted from the server.
+/// The default interval of sweeps: 5 minutes.
 const DEFAULT_SWEEP_INTERVAL: Duration = Duration::from_secs(5 * 60);
 
-/// How many envelopes there are at most.
+/// The default maximum number of envelopes: a million.
 const DEFAULT_MAX_ENVELOPES: u64 = 1_000_000;
 
 const SHORTEST: Duration = Duration::from_millis(1);
 
-/// The server's own least window.
+/// The shortest window that the server accepts.
 const SHORTEST_WINDOW: Duration = Duration::from_millis(100);
 
-/// Opens a [`NatsBackend`] with other than the default settings.
+/// Opens a [`NatsBackend`] with settings other than the defaults.
 ///
 /// Settings of streams ([`replicas`](Self::replicas), [`in_memory`](Self::in_memory),
 /// [`deduplication_window`](Self::deduplication_window), [`max_values`](Self::max_values) and
-/// [`max_envelopes`](Self::max_envelopes)) are those of the process that creates them, or that makes them again when the
-/// server has lost them. Other processes take them as they are. The tools of NATS change them.
+/// [`max_envelopes`](Self::max_envelopes)) apply when a process creates the streams, or creates them again after the
+/// server has lost them. Other processes use the streams as they are. Change existing streams with the tools of NATS.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -100,122 +100,122 @@ impl NatsBuilder {
         }
     }
 
-    /// What the names of streams and subjects start with, default [`DEFAULT_PREFIX`]. Applications that share a
-    /// server without sharing a backend have different ones. Letters, digits, `-` and `_`, at most 100.
+    /// Sets the prefix of the names of streams and subjects, default [`DEFAULT_PREFIX`]. Applications that share a
+    /// server but not a backend need different prefixes. A prefix has 1 to 100 letters, digits, `-` and `_`.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.settings.prefix = prefix.into();
         self
     }
 
-    /// On how many servers of a cluster the streams are kept, default 1. It is at least 1 and at most 5; with 3
-    /// the backend survives the loss of one server.
+    /// Sets the number of servers of a cluster that store the streams, default 1. The value is clamped to 1 to 5. With
+    /// 3, the backend survives the loss of one server.
     pub fn replicas(mut self, servers: usize) -> Self {
         self.settings.replicas = servers.clamp(1, 5);
         self
     }
 
-    /// Whether streams are kept in the server's memory instead of on its disk, default no. Then nothing survives a
-    /// restart of the server, or of all that have a replica; empty streams are made again.
+    /// Sets whether the streams are in the server's memory instead of on its disk, default no. In memory, nothing
+    /// survives a restart of the server, or of all servers with a replica. Empty streams are then created again.
     pub fn in_memory(mut self, in_memory: bool) -> Self {
         self.settings.in_memory = in_memory;
         self
     }
 
-    /// How long a call waits for the server, default [`DEFAULT_TIMEOUT`]. While the connection is lost, calls wait
-    /// for the next one. Then it is [`BackendError::TimedOut`]. Only [`take`](tower_promises_backend::Queue::take) waits
-    /// longer, for envelopes. It is at least a millisecond.
+    /// Sets how long a call waits for the server, default [`DEFAULT_TIMEOUT`]. While the connection is lost, calls wait
+    /// for the next connection. A call that takes longer fails with [`BackendError::TimedOut`]. Only
+    /// [`take`](tower_promises_backend::Queue::take) waits longer, for envelopes. At least a millisecond.
     pub fn timeout(mut self, time: Duration) -> Self {
         self.settings.timeout = time.clamp(SHORTEST, LONGEST);
         self
     }
 
-    /// How long a worker waits for envelopes before it asks the server again, default
-    /// [`DEFAULT_POLL_INTERVAL`]. Envelopes are delivered at once, and a worker that was connected again asks within
-    /// half a second. While a worker waits, the server says each second that it does, or twice in the interval if that is
-    /// shorter; a worker that hears nothing for two and a half seconds asks again. It is at least a millisecond.
+    /// Sets how long a worker waits for envelopes before it sends another request to the server, default
+    /// [`DEFAULT_POLL_INTERVAL`]. Envelopes are delivered at once, and after a reconnection a worker sends another
+    /// request within half a second. While a worker waits, the server sends a heartbeat each second, or twice in the
+    /// interval if that is shorter. A worker that receives nothing for two and a half seconds sends another request. At
+    /// least a millisecond.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.settings.poll_interval = interval.clamp(SHORTEST, LONGEST);
         self
     }
 
-    /// How often what is over is deleted from the server, default [`DEFAULT_SWEEP_INTERVAL`]: values whose time to
-    /// live is over, marks of deletions, and records of envelopes that have ended. They stay for one more
-    /// interval. One process at a time reads the keys of all values for that, and all such records. It is at
-    /// least a millisecond; choose it longer than a worker can stand still.
+    /// Sets how often expired messages are deleted from the server, default [`DEFAULT_SWEEP_INTERVAL`]: values whose
+    /// time to live has ended, markers of deletions, and records of envelopes that have ended. They stay for one more
+    /// interval. For this, one process at a time reads the keys of all values and all such records. At least a
+    /// millisecond. Choose an interval that is longer than a worker can be suspended.
     pub fn sweep_interval(mut self, interval: Duration) -> Self {
         self.settings.sweep_interval = interval.clamp(SHORTEST, LONGEST);
         self
     }
 
-    /// For how long the id of an envelope is known after it was enqueued, default
-    /// [`DEFAULT_DEDUPLICATION_WINDOW`]. The server keeps the ids in memory. It is at least 100 ms.
+    /// Sets how long the id of an envelope is known after it was enqueued, default [`DEFAULT_DEDUPLICATION_WINDOW`].
+    /// The server holds the ids in memory. At least 100 ms.
     pub fn deduplication_window(mut self, time: Duration) -> Self {
         self.settings.deduplication_window = time.clamp(SHORTEST_WINDOW, LONGEST);
         self
     }
 
-    /// How many bytes a value may have, default [`DEFAULT_MAX_VALUE_BYTES`]. For this and the next two the server
-    /// has a limit too, by default a mebibyte; of it 8 KiB are for headers. The lower one counts.
+    /// Sets the maximum size of a value in bytes, default [`DEFAULT_MAX_VALUE_BYTES`]. The server also limits values,
+    /// bus messages and envelopes, by default to 1 MiB, of which 8 KiB are reserved for headers. The lower limit
+    /// applies.
     pub fn max_value_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_value_bytes = bytes;
         self
     }
 
-    /// How many bytes a message of the bus may have, default [`DEFAULT_MAX_MESSAGE_BYTES`].
+    /// Sets the maximum size of a bus message in bytes, default [`DEFAULT_MAX_MESSAGE_BYTES`].
     pub fn max_message_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_message_bytes = bytes;
         self
     }
 
-    /// How many bytes the payload of an envelope may have, default [`DEFAULT_MAX_ENVELOPE_BYTES`].
+    /// Sets the maximum size of the payload of an envelope in bytes, default [`DEFAULT_MAX_ENVELOPE_BYTES`].
     pub fn max_envelope_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_envelope_bytes = bytes;
         self
     }
 
-    /// How many values there are at most, those that are over included until a [sweep](Self::sweep_interval) has
-    /// deleted them. A new one more is [`BackendError::Full`]; those that are there can be replaced and deleted. By
-    /// default the limits of the server alone count.
+    /// Sets the maximum number of values. Expired values count until a [sweep](Self::sweep_interval) deletes them. A
+    /// further value fails with [`BackendError::Full`], while existing values can be replaced and deleted. By default
+    /// only the limits of the server apply.
     ///
-    /// It is a number because the server keeps it exactly. To keep a limit on the bytes of a stream, servers of 2.9
-    /// delete the oldest messages, though told not to.
+    /// The limit is a number of values because the server enforces it exactly. To enforce a limit on the bytes of a
+    /// stream, servers of version 2.9 delete the oldest messages, although the stream is configured to refuse new ones.
     pub fn max_values(mut self, values: u64) -> Self {
         self.settings.max_values = Some(values);
         self
     }
 
-    /// How many envelopes there are in all queues at most, default [`DEFAULT_MAX_ENVELOPES`]: those that are queued,
-    /// delayed or leased. More are [`BackendError::Full`].
+    /// Sets the maximum number of envelopes in all queues together, default [`DEFAULT_MAX_ENVELOPES`]. Queued, delayed
+    /// and leased envelopes count. A further envelope fails with [`BackendError::Full`].
     pub fn max_envelopes(mut self, envelopes: u64) -> Self {
         self.settings.max_envelopes = envelopes;
         self
     }
 
-    /// How many messages are kept in memory for a listener that falls behind, default
-    /// [`DEFAULT_BUS_CAPACITY`]: with the default sizes at most 64 MiB. It is at least one and may be rounded
-    /// up; more than a million is a million.
+    /// Sets how many messages are buffered for a listener that falls behind, default [`DEFAULT_BUS_CAPACITY`], which is
+    /// at most 64 MiB with the default sizes. The value is clamped to 1 to 1,000,000 and may be rounded up.
     pub fn bus_capacity(mut self, messages: usize) -> Self {
         self.settings.bus_capacity = capacity(messages);
         self
     }
 
-    /// How many changes are kept in memory for a watcher that falls behind, default
-    /// [`DEFAULT_WATCH_CAPACITY`]: with the default sizes at most 64 MiB. It is at least one and may be
-    /// rounded up; more than a million is a million.
+    /// Sets how many changes are buffered for a watcher that falls behind, default [`DEFAULT_WATCH_CAPACITY`], which is
+    /// at most 64 MiB with the default sizes. The value is clamped to 1 to 1,000,000 and may be rounded up.
     pub fn watch_capacity(mut self, changes: usize) -> Self {
         self.settings.watch_capacity = capacity(changes);
         self
     }
 
-    /// Opens the backend, and creates its streams if they do not exist.
+    /// Opens the backend, and creates missing streams.
     ///
-    /// Cancel safety: dropped before it resolves, streams may have been created.
+    /// Cancel safety: if the future is dropped before it resolves, streams may have been created.
     ///
     /// # Errors
     ///
-    /// [`BackendError::InvalidName`] where the prefix is not valid. [`BackendError::TimedOut`] and
-    /// [`BackendError::Unavailable`] where the server does not answer, has no JetStream, or refuses to create a
-    /// stream; the sources of the error say which.
+    /// [`BackendError::InvalidName`] if the prefix is invalid. [`BackendError::TimedOut`] or
+    /// [`BackendError::Unavailable`] if the server does not answer, has no JetStream, or refuses to create a stream.
+    /// The sources of the error give the reason.
     pub async fn open(self) -> Result<NatsBackend, BackendError> {
         NatsBackend::open_with(self.client, self.settings).await
     }

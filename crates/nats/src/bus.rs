@@ -11,11 +11,12 @@ use futures_util::stream;
 use std::sync::Arc;
 use tokio::sync::broadcast::error::RecvError;
 
-/// A [`Bus`] of the machines that are connected to one server or cluster. A [`NatsBackend`](super::NatsBackend)
-/// has it.
+/// A [`Bus`] for the machines that are connected to one server or cluster. [`NatsBackend`](super::NatsBackend) creates
+/// it.
 ///
-/// Messages are those of core NATS: they are not stored, and reach who is connected. All listeners of a process
-/// share one subscription; one that falls behind by more than the [capacity](super::NatsBuilder::bus_capacity) is told.
+/// Messages are core NATS messages: they are not stored, and reach connected listeners only. All listeners of a process
+/// share one subscription. A listener that falls behind by more than the [capacity](super::NatsBuilder::bus_capacity)
+/// gets [`BusEvent::Lagged`].
 #[derive(Clone, Debug)]
 pub struct NatsBus {
     connection: Arc<Connection>,

@@ -4,15 +4,15 @@ use tower_promises_backend::kit::sync::lock;
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
-/// By how much a sample may differ from what was expected before the clock of the server counts as set. Servers of a
-/// cluster differ too.
+/// The largest difference between a sample and the expected time. Beyond it, the clock of the server counts as set. The
+/// clocks of the servers of a cluster differ too.
 const TOLERANCE: Duration = Duration::from_secs(2);
 
-/// How old a sample may be when something is found to be over.
+/// The largest age of a sample by which something may be found to be expired.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// What time the server has. Its stamps are compared with nothing else: a clock of this machine may be another one, and
-/// may be set. Between two samples the monotonic clock of the process counts on, which is never set.
+/// Estimates the time of the server. Timestamps of the server are compared with this estimate only: the clock of this
+/// machine may differ, and may be set. Between two samples the monotonic clock of the process counts.
 #[derive(Debug, Default)]
 pub(super) struct Clock {
     state: Mutex<State>,
@@ -21,23 +21,23 @@ pub(super) struct Clock {
 #[derive(Debug, Default)]
 struct State {
     present: Option<Sample>,
-    /// The sample before the clock of the server was set, and until when stamps are of that time.
+    /// The last sample before the clock of the server was set, and the time until which timestamps are by that clock.
     before: Option<(Sample, SystemTime)>,
-    /// When the server was last asked.
+    /// The time of the last request to the server.
     asked: Option<Instant>,
 }
 
-/// The server had that time then, or a time that is later by `late` at most.
+/// The server had the time `stamp`, or a time that is later by at most `late`, at the instant `then`.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     stamp: SystemTime,
     then: Instant,
-    /// How long the answer took.
+    /// The round-trip time of the request.
     late: Duration,
 }
 
 impl Sample {
-    /// What time it is by it. A time that no clock shows is the end.
+    /// The time at `now` according to this sample. If the sum overflows, the time of the sample.
     fn at(self, now: Instant) -> SystemTime {
         let elapsed = now.saturating_duration_since(self.then);
         self.stamp.checked_add(elapsed).unwrap_or(self.stamp)
@@ -45,7 +45,7 @@ impl Sample {
 }
 
 impl Clock {
-    /// Takes over a stamp that the server has made between two instants.
+    /// Adds a timestamp that the server made between two instants.
     pub(super) fn sample(&self, stamp: SystemTime, asked: Instant, answered: Instant) {
         let mut state = lock(&self.state);
         state.asked = Some(answered);
@@ -58,10 +58,11 @@ impl Clock {
             let expected = present.at(answered);
             let latest = stamp.checked_add(sample.late).unwrap_or(stamp);
             if (stamp..=latest).contains(&expected) {
-                // Of two that agree, the one with the faster answer is more exact: it says later.
+                // The samples agree. The earlier sample shows the later time, so its answer was faster and it is more
+                // exact.
                 return;
             }
-            // The sample before was late, too.
+            // The earlier sample may itself be behind the server.
             let forward = stamp.duration_since(expected).unwrap_or_default();
             let back = expected.duration_since(latest).unwrap_or_default();
             if forward > TOLERANCE + present.late || back > TOLERANCE {
@@ -71,30 +72,30 @@ impl Clock {
         state.present = Some(sample);
     }
 
-    /// Notes that the server was asked, and did not say.
+    /// Records that the server was asked but did not answer.
     pub(super) fn was_asked(&self, now: Instant) {
         lock(&self.state).asked = Some(now);
     }
 
-    /// Whether the server was asked not long ago.
+    /// Whether the server was asked recently.
     pub(super) fn is_fresh(&self) -> bool {
         let asked = lock(&self.state).asked;
         asked.is_some_and(|asked| asked.elapsed() < FRESH)
     }
 
-    /// How much is left of a time that began at a stamp of the server. It is at most as much longer as the fastest answer
-    /// took, and never too short.
+    /// The remaining part of a duration that started at a timestamp of the server. The result is never too short, and
+    /// too long by at most the round-trip time of the fastest answer.
     pub(super) fn left(&self, began: SystemTime, time: Duration) -> Duration {
         self.left_at(began, time, Instant::now())
     }
 
     fn left_at(&self, began: SystemTime, time: Duration, now: Instant) -> Duration {
         let Some(end) = began.checked_add(time) else {
-            // No clock gets there.
+            // No clock reaches that time.
             return Duration::MAX;
         };
         let state = lock(&self.state);
-        // There is always a sample: the backend is not open before.
+        // There is always a sample, because opening the backend takes one.
         let Some(present) = state.present else {
             return end.duration_since(SystemTime::now()).unwrap_or_default();
         };
@@ -106,9 +107,9 @@ impl Clock {
     }
 }
 
-/// Whether a stamp was made before the clock of the server was set. After a step forward, stamps up to the time of the step
-/// are. After a step back, stamps ahead of the present are. A sample is behind the server by what its answer took, so stamps
-/// of the last moment are ahead of it too: a step is longer than that.
+/// Whether a timestamp was made before the clock of the server was set. After a step forward, timestamps up to the time
+/// of the step were. After a step back, timestamps that are ahead of the present were. A sample is behind the server by
+/// up to its round-trip time, so the latest timestamps are ahead of it too, but by less than a step.
 fn is_of_before(
     began: SystemTime,
     before: Sample,
@@ -136,8 +137,8 @@ mod tests {
     const STEP: Duration = Duration::from_secs(600);
     const LEASE: Duration = Duration::from_secs(15);
 
-    /// A clock that has seen the server set by ten minutes, ten seconds after the first sample. Returns the time of the
-    /// server at that moment, before it was set.
+    /// A clock that detects that the server was set by ten minutes, ten seconds after the first sample. Returns the
+    /// time of the server at that moment, by the clock before it was set.
     fn set(is_forward: bool) -> (Clock, Instant, SystemTime) {
         let (clock, then) = (Clock::default(), Instant::now());
         let stamp = SystemTime::UNIX_EPOCH + STEP * 1000;
@@ -174,7 +175,7 @@ mod tests {
         }
     }
 
-    /// A sample that took a while is behind the server by up to that long.
+    /// A sample is behind the server by up to its round-trip time.
     #[test]
     fn a_lease_has_its_time_although_the_sample_is_behind() {
         const MOMENT: Duration = Duration::from_millis(5);
@@ -182,10 +183,10 @@ mod tests {
             for is_forward in [true, false] {
                 let (clock, then) = (Clock::default(), Instant::now());
                 let stamp = SystemTime::UNIX_EPOCH + STEP * 1000;
-                // The server makes the stamp at once, and its answer is late.
+                // The server makes the timestamp at once, and its answer arrives late.
                 clock.sample(stamp, then, then + took);
                 let now = then + took + SECOND * 10;
-                // The stamp of a lease from just before the step.
+                // A lease that started just before the step.
                 let before = stamp + (now - then) - MOMENT;
                 let time = stamp + (now - then);
                 let is = if is_forward { time + STEP } else { time - STEP };
@@ -194,7 +195,7 @@ mod tests {
                 let left = clock.left_at(before, LEASE, now);
                 let least = LEASE - took - MOMENT;
                 assert!(left >= least && left <= least + took, "{left:?}");
-                // And of one from just now.
+                // A lease that started just now.
                 let left = clock.left_at(is + took - MOMENT, LEASE, now);
                 assert!(left >= LEASE - MOMENT && left <= LEASE + took, "{left:?}");
             }
@@ -205,12 +206,12 @@ mod tests {
     fn the_faster_answer_counts() {
         let (clock, then) = (Clock::default(), Instant::now());
         let stamp = SystemTime::UNIX_EPOCH + STEP;
-        // It took a second, so it may be later by up to a second.
+        // The answer took a second, so the server may be ahead by up to a second.
         clock.sample(stamp, then, then + SECOND);
         assert_eq!(clock.left_at(stamp, LEASE, then + SECOND), LEASE);
         clock.sample(stamp + SECOND, then + SECOND, then + SECOND);
         assert_eq!(clock.left_at(stamp, LEASE, then + SECOND), LEASE - SECOND);
-        // A slow answer is not a clock that was set.
+        // A slow answer does not mean that the clock was set.
         let (slow, later) = (Clock::default(), then + SECOND * 4);
         slow.sample(stamp, then, later);
         slow.sample(stamp + SECOND * 4, later, later);

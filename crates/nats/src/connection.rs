@@ -22,24 +22,25 @@ use tokio::sync::Mutex;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
-/// How often it is seen whether the connection is still the same.
+/// The interval of checks whether the connection is still the same.
 pub(super) const LOOK: Duration = Duration::from_millis(500);
 
-/// The pauses before a call is made again whose streams were not there: a cluster may have to choose their leaders.
+/// The pauses before a call that found its streams missing is repeated. A cluster may first have to choose the leaders
+/// of the streams.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// How often the server is asked what time it has.
+/// The interval of requests for the time of the server.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The client, and how it is used.
+/// The client, with the settings and the state that all adapters share.
 pub(super) struct Connection {
     client: Client,
     context: Context,
     settings: Settings,
     streams: Streams,
     clock: Clock,
-    /// Locked while the server is asked for the time because something seems to be over.
+    /// Locked while the server is asked for the time because something seems to be expired.
     asking: Mutex<()>,
     tasks: OnceLock<[AbortOnDrop; 2]>,
 }
@@ -56,14 +57,14 @@ impl Drop for AbortOnDrop {
 /// A message in a stream.
 pub(super) struct Stored {
     pub(super) sequence: u64,
-    /// When the server has stored it, by its clock.
+    /// The timestamp of the server.
     pub(super) time: SystemTime,
     pub(super) headers: async_nats::HeaderMap,
     pub(super) payload: Bytes,
 }
 
 impl Connection {
-    /// Connects the adapters, and creates the streams that do not exist.
+    /// Connects the adapters, and creates missing streams.
     pub(super) async fn open(
         client: Client,
         settings: Settings,
@@ -89,7 +90,7 @@ impl Connection {
             connection.set_clock().await
         };
         connection.in_time(prepare).await?;
-        // As long as an adapter has the connection.
+        // The tasks end when the last adapter is dropped.
         let sweep = tokio::spawn(sweep(
             Arc::downgrade(&connection),
             connection.settings.sweep_interval,
@@ -97,7 +98,7 @@ impl Connection {
         let number = connection.number();
         let watch = tokio::spawn(watch_clock(Arc::downgrade(&connection), number));
         let tasks = [sweep, watch].map(|task| AbortOnDrop(task.abort_handle()));
-        // They are set once.
+        // The cell is empty here, because this is the only call to `set`.
         let _ = connection.tasks.set(tasks);
         Ok(connection)
     }
@@ -122,9 +123,9 @@ impl Connection {
         &self.clock
     }
 
-    /// How much is left of a time that began at a stamp of the server. Nothing is over by an old sample of its clock, which
-    /// may have been set back since. Many calls at once ask once. Where the server refuses the message that asks, because it
-    /// is full, the old sample has to do.
+    /// The remaining part of a duration that started at a timestamp of the server. Nothing expires by an old sample of
+    /// the clock, because the clock may have been set back meanwhile. Concurrent calls share one request for the time.
+    /// If the server refuses that request because its storage is full, the old sample is used.
     pub(super) async fn left(
         &self,
         began: SystemTime,
@@ -147,14 +148,14 @@ impl Connection {
         Ok(self.clock.left(began, time))
     }
 
-    /// Asks the server what time it has, by the stamp of a message. Servers of 2.9 say it in no other way.
+    /// Reads the time of the server from the timestamp of a message. Servers of version 2.9 offer no other way.
     async fn set_clock(&self) -> Result<(), BackendError> {
         let subject = format!("{}.leases.clock", self.settings.prefix);
         let asked = Instant::now();
         let stored = self.publish(&subject, PublishMessage::build()).await?;
         let answered = Instant::now();
         let Some(last) = self.last(&self.streams.leases, &subject).await? else {
-            // It was deleted just now, and the next time comes.
+            // The message was deleted meanwhile. The next request sets the clock.
             return Ok(());
         };
         let is_ours = stored.is_some_and(|stored| stored.sequence == last.sequence);
@@ -163,27 +164,27 @@ impl Connection {
         Ok(())
     }
 
-    /// Which connection to a server it is, or `None` where there is none at present.
+    /// The number of the present connection to a server, or `None` while there is no connection.
     pub(super) fn number(&self) -> Option<u64> {
         let is_connected = self.client.connection_state() == State::Connected;
         is_connected.then(|| self.connects())
     }
 
-    /// How often there was a new connection.
+    /// The number of connections so far.
     pub(super) fn connects(&self) -> u64 {
         self.client.statistics().connects.load(Ordering::Relaxed)
     }
 
-    /// Resolves when there is a newer connection than those.
+    /// Resolves when there is a newer connection than number `connects`.
     pub(super) async fn reconnected(&self, connects: u64) {
         while self.number().is_none_or(|number| number == connects) {
             sleep(LOOK).await;
         }
     }
 
-    /// What a call answers, in time. While the connection is lost, requests wait for the next one. Where the server has
-    /// lost the streams, they are made again, and then so is the call, which has done nothing. Where a cluster chooses a
-    /// leader, the call waits for it.
+    /// Returns the result of a call, within the timeout. While the connection is lost, requests wait for the next
+    /// connection. If the server has lost the streams, they are created again, and the call, which had no effect, is
+    /// repeated. While a cluster chooses a leader, the call waits for it.
     pub(super) async fn in_time<T, F>(&self, call: impl Fn() -> F) -> Result<T, BackendError>
     where
         F: Future<Output = Result<T, BackendError>>,
@@ -210,9 +211,9 @@ impl Connection {
         deadline::in_time(self.settings.timeout, answer).await
     }
 
-    /// Resolves when the server has done what was sent to it before.
+    /// Resolves when the server has processed all earlier messages of this connection.
     pub(super) async fn round_trip(&self) -> Result<(), BackendError> {
-        // Nobody listens there, and the server says so at once.
+        // The subject has no subscribers, so the server answers at once.
         let nobody = format!("{}.nobody", self.settings.prefix);
         match self.client.request(nobody, Bytes::new()).await {
             Ok(_) => Ok(()),
@@ -221,7 +222,7 @@ impl Connection {
         }
     }
 
-    /// Stores a message and returns what the server says about it, or `None` where the subject has not the
+    /// Stores a message and returns the acknowledgement of the server, or `None` if the subject does not have the
     /// expected last sequence.
     pub(super) async fn publish(
         &self,
@@ -238,7 +239,7 @@ impl Connection {
             }
             None => self.context.publish(message.subject, message.payload).await,
         };
-        // The second answer says that it is stored.
+        // The first future sends the message. The second resolves when the message is stored.
         let stored = match sent {
             Ok(sent) => sent.await,
             Err(error) => Err(error),
@@ -250,7 +251,7 @@ impl Connection {
         }
     }
 
-    /// The last message with a subject. The leader of the stream answers: another server may be behind.
+    /// The last message with a subject. The leader of the stream answers, because other servers may be behind.
     pub(super) async fn last(
         &self,
         stream: &Stream<()>,
@@ -283,7 +284,7 @@ impl Connection {
                     | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED,
                 ),
             ) => BackendError::Full,
-            // One code for all that goes wrong with the storage.
+            // The server has one code for all storage failures.
             (_, Some(ErrorCode::STREAM_STORE_FAILED))
                 if source.is_some_and(|source| source.to_string().contains("maximum")) =>
             {
@@ -309,7 +310,7 @@ impl Connection {
         }
     }
 
-    /// How many bytes something may have: what was asked for, if the server takes it beside the headers.
+    /// The maximum size of a payload: the given limit, or the limit of the server minus the headers if that is lower.
     pub(super) fn limit(&self, asked: usize) -> usize {
         const HEADERS: usize = 8 * 1024;
         let server = self.client.max_payload();
@@ -317,7 +318,7 @@ impl Connection {
     }
 }
 
-/// Asks the server for the time again and again, and when there is a new connection: it may be to another server.
+/// Asks the server for the time at regular intervals, and after a new connection, which may be to another server.
 async fn watch_clock(connection: Weak<Connection>, mut connects: Option<u64>) {
     let mut asked = Instant::now();
     loop {
@@ -331,7 +332,7 @@ async fn watch_clock(connection: Weak<Connection>, mut connects: Option<u64>) {
             asked = Instant::now();
             match connection.in_time(|| connection.set_clock()).await {
                 Ok(()) => connects = number.or(connects),
-                // The clock goes on as it did.
+                // The clock continues with the earlier sample.
                 Err(error) => observe::clock_not_set(&error),
             }
         }
@@ -346,7 +347,7 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// An error of the server that has no other words.
+/// An error for an unexpected status of the server.
 pub(super) fn refused(status: StatusCode, description: Option<&str>) -> BackendError {
     let description = description.unwrap_or("it gives no reason");
     BackendError::unavailable(format!("the server has answered {status}: {description}"))

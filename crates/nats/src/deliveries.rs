@@ -1,4 +1,4 @@
-//! What the consumers of queues deliver, to those who ask for it.
+//! Fetches messages from the consumers of the queues, for the workers of this process.
 
 use super::connection::{Connection, refused};
 use super::names;
@@ -18,48 +18,49 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// How long a worker may take from the delivery of a message to the record of its lease. Then it is delivered
-/// to another one.
+/// The time from the delivery of a message to the record of its lease. If a worker takes longer, the message is
+/// delivered to another worker.
 const CLAIM_TIME: Duration = Duration::from_secs(2);
 
-/// How long a queue that nobody works on keeps its consumer. The next worker makes a new one.
+/// How long the consumer of a queue without workers stays. The next worker creates a new consumer.
 const CONSUMER_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How many workers can wait for one queue at once.
+/// The number of workers that can wait for one queue at once.
 const MAX_WAITING: i64 = 8192;
 
-/// How long the server may say nothing to a request that does not wait: it does so where another worker was given
-/// the last message in the meantime.
+/// How long a request that does not wait may stay without an answer. The server sends no answer if another worker has
+/// received the last message meanwhile.
 const UNANSWERED: Duration = Duration::from_millis(500);
 
-/// How long the other answers may take when the first one is there.
+/// How long to wait for further answers after the first one.
 const MORE: Duration = Duration::from_millis(50);
 
-/// How often the server says that a request is still waiting. Without a word for more than twice that, the request, its
-/// consumer or the server is gone.
+/// The interval of the server's heartbeats for a waiting request. If they are missing for more than twice that long,
+/// the request, its consumer or the server is gone.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// How many are asked for at once.
+/// The largest number of messages that are requested at once.
 const MAX_REQUESTS: usize = 64;
 
-/// How many queues a process remembers to have a consumer.
+/// The largest number of queues whose consumers a process remembers.
 const MAX_REMEMBERED: usize = 1024;
 
-/// The way from the stream of envelopes to the workers of this process: a durable consumer for each queue.
+/// Delivers the stream of envelopes to the workers of this process, with a durable consumer for each queue.
 #[derive(Clone, Debug)]
 pub(super) struct Deliveries {
     connection: Arc<Connection>,
-    /// The queues that have a consumer, as far as is known.
+    /// The queues whose consumers are known to exist.
     known: Arc<Mutex<HashMap<Arc<str>, Known>>>,
 }
 
-/// What is known of a consumer that was there.
+/// The state of an existing consumer.
 #[derive(Clone, Copy, Debug)]
 struct Known {
-    /// The connection and the streams it was seen with. With others, it may have been lost.
+    /// The numbers of the connection and of the streams with which the consumer was seen. With other numbers, the
+    /// consumer may have been lost.
     connects: u64,
     made: u64,
-    /// Whether more seems to be there than was asked for.
+    /// Whether the queue seems to have more messages than were requested.
     has_more: bool,
 }
 
@@ -71,8 +72,8 @@ impl Deliveries {
         }
     }
 
-    /// Messages of a queue, at most `limit`, or none where there was none for a while. Dropped before it resolves, it
-    /// gives back what it has.
+    /// Returns up to `limit` messages of a queue, or none if there was none for a while. If the future is dropped
+    /// before it resolves, the messages that it has received are returned to the queue.
     pub(super) async fn next(
         &self,
         queue: &str,
@@ -82,7 +83,7 @@ impl Deliveries {
         let (is_new, has_more) = self.prepare(queue).await?;
         let messages = self.receive(queue, limit, has_more).await;
         match messages {
-            // The consumer may be gone, and is made before the next request.
+            // The consumer may be gone. The next request creates it.
             Err(_) if !is_new => Ok(Vec::new()),
             messages => messages,
         }
@@ -101,15 +102,15 @@ impl Deliveries {
                 return Ok(messages);
             }
         }
-        // Most of the time there is nothing to take, or one.
+        // Usually there is no message, or only one.
         let wait = self.connection.settings().poll_interval;
         let messages = self.pull(queue, 1, Some(wait)).await?;
         self.remember(queue, messages.iter().any(is_one_of_many));
         Ok(messages)
     }
 
-    /// Tells the consumer when to deliver a message again, if ever. What is lost on the way costs time only: the
-    /// record decides.
+    /// Acknowledges a message, or tells the consumer when to deliver it again. A lost acknowledgement costs only time,
+    /// because the record of the lease decides.
     pub(super) async fn tell(&self, reply: &str, kind: AckKind) -> Result<(), BackendError> {
         let client = self.connection.client();
         let told = client.publish(reply.to_owned(), kind.into()).await;
@@ -122,13 +123,13 @@ impl Deliveries {
         }
     }
 
-    /// Lets the next call see to the consumer of a queue.
+    /// Lets the next call create the consumer of a queue.
     fn forget(&self, queue: &str) {
         lock(&self.known).remove(queue);
     }
 
-    /// Creates the consumer of a queue if it is not known to be there. Returns whether it has done so, and whether more
-    /// seems to be there than one message.
+    /// Creates the consumer of a queue unless it is known to exist. Returns whether it was created, and whether the
+    /// queue seems to have more than one message.
     async fn prepare(&self, queue: &str) -> Result<(bool, bool), BackendError> {
         let connects = self.connection.connects();
         let made = self.connection.streams().made();
@@ -144,7 +145,7 @@ impl Deliveries {
             filter_subject: format!("{prefix}.queue.{}.*", names::token(queue)),
             ack_policy: AckPolicy::Explicit,
             ack_wait: CLAIM_TIME,
-            // What waits for its time is pending too.
+            // Messages that wait for a delay or a retry are pending too.
             max_ack_pending: -1,
             max_waiting: MAX_WAITING,
             inactive_threshold: CONSUMER_LIFE,
@@ -162,7 +163,7 @@ impl Deliveries {
         if known.len() >= MAX_REMEMBERED {
             known.clear();
         }
-        // Whoever works on it for the first time finds what has gathered.
+        // Messages may have accumulated before the first request.
         let seen = Known {
             connects,
             made,
@@ -172,7 +173,8 @@ impl Deliveries {
         Ok((true, seen.has_more))
     }
 
-    /// Asks the consumer for messages, one by one: so many that each request has exactly one answer.
+    /// Requests messages from the consumer, with one request for each message, so that each request has exactly one
+    /// answer.
     async fn pull(
         &self,
         queue: &str,
@@ -191,22 +193,23 @@ impl Deliveries {
             let reconnected = self.connection.reconnected(connects);
             match select(pin!(received), pin!(reconnected)).await {
                 Either::Left((received, _)) => received,
-                // The server has forgotten who waits.
+                // The new connection's server does not know of the requests.
                 Either::Right(_) => Ok(true),
             }
         };
         match received {
             Ok(true) => Ok(mem::take(&mut answers.messages)),
             Ok(false) => {
-                // That another worker got the last message is no reason. That nothing says that the request waits is one:
-                // to a consumer that is gone, the server does not answer.
+                // Without `wait`, another worker may have received the last message. With `wait`, missing heartbeats
+                // mean that the consumer may be gone: the server does not answer requests to a consumer that does not
+                // exist.
                 if wait.is_some() {
                     self.forget(queue);
                 }
                 Ok(Vec::new())
             }
             Err(error) => {
-                // It may be that the consumer is not there any more.
+                // The consumer may be gone.
                 self.forget(queue);
                 Err(error)
             }
@@ -245,7 +248,7 @@ impl Deliveries {
         };
         for _ in 0..requests {
             let (subject, inbox) = (subject.clone(), inbox.clone());
-            // Before it is sent: it may be sent and its future dropped.
+            // Counted before the request is sent: the future may be dropped after the request was sent.
             answers.open += 1;
             let asked = client
                 .publish_with_reply(subject, inbox, request.clone())
@@ -256,30 +259,31 @@ impl Deliveries {
     }
 }
 
-/// How often the server speaks while a request waits. It allows for at most half of the time.
+/// The interval of heartbeats. The server allows at most half of the waiting time.
 fn heartbeat(wait: Duration) -> Duration {
     HEARTBEAT.min(wait / 2)
 }
 
-/// Whether a message shows that there may be more: not all were delivered yet, or this one not for the first time, as
-/// all those that a worker has left behind.
+/// Whether a message suggests that there are more: the consumer has undelivered messages, or the message is delivered
+/// again, as are all messages of a worker that has crashed.
 fn is_one_of_many(message: &Message) -> bool {
     let info = message.info();
     info.is_ok_and(|info| info.pending > 0 || info.delivered > 1)
 }
 
-/// The answers to requests for messages. Dropped, it gives back those that nobody has taken, and what comes too late.
+/// The answers to requests for messages. On drop, the messages that were not taken, and messages that arrive too late,
+/// are returned to the queue.
 struct Answers {
     client: Client,
     context: Context,
     subscriber: Option<Subscriber>,
     messages: Vec<Message>,
-    /// How many are missing.
+    /// The number of missing answers.
     open: usize,
 }
 
 impl Answers {
-    /// Waits for all answers. Returns whether the server says something in time, again and again.
+    /// Waits for all answers. Returns whether the server answers, or sends heartbeats, in time.
     async fn receive(&mut self, patience: Duration) -> Result<bool, BackendError> {
         let (mut until, mut is_first) = (Instant::now() + patience, true);
         while self.open > 0 {
@@ -308,7 +312,7 @@ impl Answers {
                 Some(_) if !self.messages.is_empty() => break,
                 Some(status) => return Err(refused(status, answer.description.as_deref())),
             }
-            // What is there does not wait for what may come.
+            // Messages that have arrived do not wait long for further ones.
             until = until.min(Instant::now() + MORE);
         }
         Ok(true)
@@ -327,7 +331,7 @@ impl Drop for Answers {
         }
         let client = self.client.clone();
         runtime.spawn(async move {
-            // If it is lost, the message comes back all the same.
+            // If the acknowledgement is lost, the message is delivered again later.
             let give_back = async |reply: Option<Subject>| {
                 if let Some(reply) = reply {
                     let _ = client.publish(reply, AckKind::Nak(None).into()).await;
@@ -336,7 +340,7 @@ impl Drop for Answers {
             for message in messages {
                 give_back(message.message.reply).await;
             }
-            // The server sends no more, and what is on its way still comes.
+            // The server sends no more messages to the inbox. Messages that are in flight still arrive.
             if subscriber.drain().await.is_err() {
                 return;
             }

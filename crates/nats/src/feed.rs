@@ -11,8 +11,8 @@ use tokio::sync::Mutex;
 use tokio::sync::broadcast::{self, Receiver, Sender, WeakSender};
 use tokio::time::{MissedTickBehavior, interval};
 
-/// What a subscription hears, for all listeners of a process: one task reads it, so that each message comes over
-/// the network once, and a slow listener holds nobody up.
+/// A subscription that all listeners of a process share. One task reads it, so that each message crosses the network
+/// once, and a slow listener does not delay the others.
 pub(super) struct Feed<T> {
     connection: Arc<Connection>,
     subject: String,
@@ -24,7 +24,7 @@ pub(super) struct Feed<T> {
 pub(super) type Event<T> = Result<T, BackendError>;
 
 impl<T: Clone + Send + 'static> Feed<T> {
-    /// The feed of a subject. What `read` cannot read is not heard.
+    /// Creates the feed of a subject. Messages that `read` cannot parse are ignored.
     pub(super) fn new(
         connection: Arc<Connection>,
         subject: String,
@@ -40,8 +40,8 @@ impl<T: Clone + Send + 'static> Feed<T> {
         })
     }
 
-    /// Listens. The subscription is in force after the next round trip. What was published before may be heard
-    /// too.
+    /// Adds a listener. The subscription is active after the next round trip. The listener may also receive messages
+    /// that were published before.
     pub(super) async fn join(self: &Arc<Self>) -> Result<Receiver<Event<T>>, BackendError> {
         let runtime = Handle::try_current().map_err(BackendError::unavailable)?;
         let mut running = self.running.lock().await;
@@ -54,7 +54,7 @@ impl<T: Clone + Send + 'static> Feed<T> {
         let subscriber = subscriber.map_err(BackendError::unavailable)?;
         let (sender, receiver) = broadcast::channel(self.capacity);
         *running = Some(sender.downgrade());
-        // Only the task has the sender: when it ends, however it does, so do the streams of all listeners.
+        // Only the task owns the sender, so the streams of all listeners end when the task ends for any reason.
         runtime.spawn(self.clone().run(sender, subscriber, number));
         Ok(receiver)
     }
@@ -68,13 +68,13 @@ impl<T: Clone + Send + 'static> Feed<T> {
         let Err(error) = self.follow(&sender, heard, number).await else {
             return;
         };
-        // Before the error is told, so that who listens again gets a new task.
+        // Cleared before the error is sent, so that a listener that joins again starts a new task.
         *self.running.lock().await = None;
-        // That nobody listens is no error.
+        // Sending fails if there are no listeners, which is not an error.
         let _ = sender.send(Err(error));
     }
 
-    /// Tells what is heard, until nobody listens.
+    /// Forwards messages until there are no listeners.
     async fn follow(
         &self,
         sender: &Sender<Event<T>>,
@@ -88,7 +88,7 @@ impl<T: Clone + Send + 'static> Feed<T> {
                 Either::Left((message, _)) => Some(message),
                 Either::Right(_) => None,
             };
-            // The client subscribes again by itself, but what came in between is lost.
+            // The client subscribes again by itself, but messages in between are lost.
             if number.is_none() || self.connection.number() != number {
                 return Err(BackendError::unavailable("the connection was lost"));
             }

@@ -7,27 +7,27 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// Who has which envelope. A consumer of NATS would take the acknowledgement of a worker whose time is over for that
-/// of the one that has the message now, so it is not the consumer that decides but a record for each message.
-/// Each change of a record names the one it replaces, so of two workers that change it at once one is refused.
+/// The leases of envelopes. A consumer of NATS cannot tell the acknowledgement of a worker whose lease has ended from
+/// that of the present worker, so a record for each message decides instead. Each change of a record names the revision
+/// that it replaces, so that one of two concurrent changes is refused.
 #[derive(Clone, Debug)]
 pub(super) struct Leases {
     connection: Arc<Connection>,
 }
 
-/// Which message of the stream of envelopes it is. A server that has lost the stream begins to count anew, so the
-/// sequence alone could be that of two.
+/// Identifies a message in the stream of envelopes. A server that has lost the stream counts sequences from the start
+/// again, so two messages can have the same sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Number {
     pub(super) sequence: u64,
-    /// When the server has stored it, in nanoseconds.
+    /// The timestamp of the server, in nanoseconds since the epoch.
     pub(super) published: u64,
 }
 
 impl Number {
     pub(super) fn new(sequence: u64, published: SystemTime) -> Self {
         let published = published.duration_since(SystemTime::UNIX_EPOCH);
-        // Times that do not fit are centuries away.
+        // A time that does not fit is centuries away.
         let published = published.unwrap_or_default().as_nanos();
         Self {
             sequence,
@@ -51,24 +51,24 @@ impl fmt::Display for Number {
     }
 }
 
-/// What is known of an envelope that has been taken.
+/// The state of an envelope that was taken.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Record {
-    /// How often it has been taken.
+    /// The number of deliveries so far.
     pub(super) number: u32,
     pub(super) state: State,
-    /// For how long it is in this state, from the time on at which the server has stored the record.
+    /// The duration of the state, from the time at which the server has stored the record.
     pub(super) milliseconds: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum State {
-    /// A worker has it.
+    /// A worker has the lease.
     Leased,
-    /// It is to be delivered again.
+    /// The envelope will be delivered again.
     Waiting,
-    /// It has ended. The record stays for a while, for workers who do not know.
+    /// The envelope has ended. The record stays for a while, for workers that do not know it yet.
     Ended,
 }
 
@@ -80,7 +80,7 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// How long no worker may take it.
+    /// How long no worker may take the envelope.
     pub(super) async fn left(&self, connection: &Connection) -> Result<Duration, BackendError> {
         let time = Duration::from_millis(self.record.milliseconds);
         connection.left(self.time, time).await
@@ -96,7 +96,7 @@ impl Leases {
         format!("{}.leases.{message}", self.connection.settings().prefix)
     }
 
-    /// The record of a message.
+    /// Reads the record of a message.
     pub(super) async fn read(&self, message: Number) -> Result<Option<Known>, BackendError> {
         let subject = self.subject(message);
         let stream = &self.connection.streams().leases;
@@ -104,8 +104,8 @@ impl Leases {
         stored.as_ref().map(known).transpose()
     }
 
-    /// Replaces the record with a revision; zero stands for none. Returns the new revision, or `None` where it
-    /// is another one by now.
+    /// Replaces the record with the expected revision. Zero means no record. Returns the new revision, or `None` if the
+    /// record has another revision.
     pub(super) async fn write(
         &self,
         message: Number,
@@ -121,7 +121,7 @@ impl Leases {
         Ok(stored.map(|stored| stored.sequence))
     }
 
-    /// Replaces the record of a lease that is in force. Returns whether it was.
+    /// Replaces the record of an active lease. Returns whether the lease was active.
     pub(super) async fn change(
         &self,
         claim: &Claim<'_>,
@@ -133,7 +133,7 @@ impl Leases {
             state,
             milliseconds: time::milliseconds(time),
         };
-        // Most leases are never renewed, so it is not even read.
+        // Most leases are never renewed, so the revision of the receipt is tried before the record is read.
         if milliseconds_now() < claim.expires
             && self
                 .write(claim.message, record, claim.revision)
@@ -163,7 +163,7 @@ impl Leases {
     }
 }
 
-/// Reads a record.
+/// Parses a record.
 pub(super) fn known(stored: &Stored) -> Result<Known, BackendError> {
     let record = serde_json::from_slice(&stored.payload).map_err(BackendError::unavailable)?;
     Ok(Known {
@@ -173,16 +173,16 @@ pub(super) fn known(stored: &Stored) -> Result<Known, BackendError> {
     })
 }
 
-/// What the receipt of a lease says.
+/// The contents of a receipt.
 pub(super) struct Claim<'a> {
     pub(super) message: Number,
-    /// That of the delivery.
+    /// The number of the delivery.
     pub(super) number: u32,
-    /// That of the record when the lease began.
+    /// The revision of the record when the lease started.
     pub(super) revision: u64,
-    /// When it ends if it is not renewed: by the monotonic clock of the process that has taken it.
+    /// The end of the lease unless it is renewed, by the monotonic clock of the process that took it.
     pub(super) expires: u64,
-    /// Where the consumer wants to hear about the message.
+    /// The subject for acknowledgements of the message.
     pub(super) reply: &'a str,
 }
 
@@ -214,7 +214,7 @@ impl<'a> Claim<'a> {
     }
 }
 
-/// The state in which an outcome leaves an envelope, and for how long.
+/// The state of an envelope after an outcome, and the duration of that state.
 pub(super) fn after(outcome: Outcome) -> (State, Duration) {
     match outcome {
         Outcome::Retry { after } => (State::Waiting, after),

@@ -1,4 +1,4 @@
-//! Adapters for many machines: a NATS server with JetStream, or a cluster, is what they share.
+//! Adapters for many machines that share a NATS server or cluster with JetStream.
 //!
 //! ```no_run
 //! use tower_promises_backend::Backend;
@@ -16,92 +16,96 @@
 //!
 //! # When to use it
 //!
-//! For a service that runs on more than one machine. Every call is one or two round trips to the server, fractions of
-//! a millisecond in a local network, and what one machine says the others hear at once. For the processes of one
-//! machine SQLite needs no server; for one process the [`memory`](super::memory) adapters are faster.
+//! For a service that runs on more than one machine. A call takes one or two round trips to the server, which is a
+//! fraction of a millisecond in a local network. Messages and changes reach the other machines at once. For the
+//! processes of one machine, SQLite needs no server. For one process, the [`memory`](super::memory) adapters are
+//! faster.
 //!
-//! # What it needs
+//! # Requirements
 //!
-//! 1. A server from 2.9 on, with JetStream (`nats-server -js -sd directory`). It is tested with 2.9.10
-//!    and with 2.15.1.
-//! 2. A client of [`async_nats`], made by the application: addresses, credentials, TLS and the features of
-//!    that crate are its own. The options `no_echo` and an inbox prefix of which the user may not publish do
-//!    not work.
-//! 3. A runtime of tokio with time and I/O enabled. New messages and changes are read by a task in the runtime of the
-//!    first who listens; when that runtime ends, so do the streams of all listeners.
+//! 1. A server of version 2.9 or later, with JetStream (`nats-server -js -sd directory`). The adapters are tested with
+//!    2.9.10 and 2.15.1.
+//! 2. A client of [`async_nats`] that the application creates. The application chooses the addresses, credentials, TLS
+//!    and the features of that crate. The option `no_echo` does not work, nor does an inbox prefix to which the user
+//!    may not publish.
+//! 3. A tokio runtime with time and I/O enabled. A task in the runtime of the first listener or watcher reads new
+//!    messages and changes. When that runtime ends, the streams of all listeners and watchers end.
 //!
 //! # Clocks
 //!
-//! Times to live, leases and delays begin at a time that the server stamps, and end by the clock of the server. A process
-//! asks for it when it opens the backend, then each minute, after each new connection, and before it finds something to be
-//! over if the last answer is older than a second; in between its own monotonic clock counts on. So the clocks of the
-//! machines need not agree with that of the server, and may be set. Where the clock of the server is set, processes that
-//! have the backend open see that and count on. A process that opens the backend afterwards does not know of it: for it,
-//! what began before a step forward is over that much earlier, and what began before a step back that much later, until it
-//! is renewed. The servers of a cluster should agree within a second.
+//! Times to live, leases and delays start at a timestamp of the server and end by the clock of the server. A process
+//! reads that clock when it opens the backend, each minute, and after each new connection. It also does so before it
+//! treats something as expired, if the last reading is older than a second. Between two readings the monotonic clock of
+//! the process counts. So the clocks of the machines need not agree with the clock of the server, and may be set. If
+//! the clock of the server is set, processes that have the backend open detect that and adjust. A process that opens
+//! the backend afterwards cannot: after a step forward, anything that started before the step expires that much too
+//! early; after a step back, that much too late, until it is renewed. The clocks of the servers of a cluster should
+//! agree within a second.
 //!
-//! # What it makes
+//! # Streams
 //!
 //! With the default [prefix](NatsBuilder::prefix) there are three streams. `tower-promises-store` has a message for
-//! each key. `tower-promises-queue` has one for each envelope, and a durable consumer for each queue.
-//! `tower-promises-leases` has a record for each envelope that was taken. The subjects start with `tower-promises.`;
-//! keys, topics, queues and ids are in base64url in them. Those who watch and listen use plain subscriptions to what
-//! the server republishes, and to the bus. The streams belong to this crate alone: the tools of NATS may look at them
-//! and change their limits, not their messages.
+//! each key. `tower-promises-queue` has a message for each envelope, and a durable consumer for each queue.
+//! `tower-promises-leases` has a record for each envelope that was taken. The subjects start with `tower-promises.` and
+//! contain keys, topics, queues and ids in base64url. Watchers and listeners use plain subscriptions: to the changes
+//! that the server republishes, and to the bus. The streams belong to this crate alone. The tools of NATS may inspect
+//! them and change their limits, but not their messages.
 //!
-//! What is gone is made again: the call that finds a stream missing makes all streams, once for all calls that need them,
-//! and is made again. A worker whose consumer is gone, because it was deleted, expired, or was lost with its server, notices
-//! that within three seconds and makes it anew. What was in a stream is lost with it: values are absent, and receipts and
-//! revisions of before fit nothing. A watch says that changes are missing and goes on. Streams are made with the settings of
-//! the process that makes them again. Servers before 2.10 count the revisions of a new stream from one, so with them a
-//! revision of before may be that of a later value. Each stream that is made again is a warning in the log, with its name.
-//! Stop all processes before you restore a stream from a backup: one that runs makes an empty stream in its place.
+//! A missing stream is created again: the call that detects it creates all missing streams, once for all concurrent
+//! calls, and is then repeated. A worker whose consumer is gone, because it was deleted, has expired, or was lost with
+//! its server, detects that within three seconds and creates the consumer again. The contents of a lost stream are
+//! lost: values are absent, and older receipts and revisions match nothing. A watch reports missing changes and
+//! continues. Streams are created with the settings of the process that creates them. Servers before 2.10 count the
+//! revisions of a new stream from 1, so with such a server an older revision may match a later value. The log has a
+//! warning with the name of each stream that is created again. Stop all processes before you restore a stream from a
+//! backup, because a running process creates an empty stream in its place.
 //!
-//! # What survives what
+//! # Durability
 //!
 //! | | values, envelopes | messages and changes |
 //! |---|---|---|
-//! | a restart or crash of a process | all | those that it had yet to hear are not heard |
+//! | a restart or crash of a process | all | messages and changes that the process had not received are lost |
 //! | a restart, a crash or `kill -9` of the server | all that were acknowledged, and the ids of envelopes that have not ended | listeners and watchers get an error and listen again |
-//! | a crash of the server's machine, loss of power | all but those of the last `sync_interval` of the server, by default two minutes; with [replicas](NatsBuilder::replicas) all | the same |
-//! | the loss of a server's disk, or of its memory with [in-memory](NatsBuilder::in_memory) streams | none, or with replicas all | the same |
+//! | a crash of the server's machine, loss of power | all except the last `sync_interval` of the server, by default two minutes; with [replicas](NatsBuilder::replicas) all | the same |
+//! | the loss of a server's disk, or of its memory with [in-memory](NatsBuilder::in_memory) streams | none; with replicas all | the same |
 //!
-//! The client reconnects by itself. Meanwhile calls wait, and are [`TimedOut`](super::BackendError::TimedOut) after the
-//! [timeout](NatsBuilder::timeout); what they wanted may still happen when the connection is back. Workers go on.
+//! The client reconnects by itself. Meanwhile calls wait, and fail with [`TimedOut`](super::BackendError::TimedOut)
+//! after the [timeout](NatsBuilder::timeout). Their effects may still happen once the connection is back. Workers
+//! continue.
 //!
-//! In a cluster the leader of a stream answers all calls. When a leader that was cut off does not know it yet, a
-//! [`get`](super::Store::get) may for a moment see what was there before. Changes are decided by a majority and
-//! are never lost or decided twice.
+//! In a cluster the leader of a stream answers all calls. A leader that has just been cut off from the cluster may not
+//! know it yet, so a [`get`](super::Store::get) may return an outdated value for a moment. A majority decides changes,
+//! so a change is never lost or decided twice.
 //!
 //! # Limits
 //!
-//! [`NatsBuilder`] has the settings: largest sizes, how much is kept in memory for listeners that fall behind, and how
-//! many envelopes and [values](NatsBuilder::max_values) there are at most. Do not limit the bytes of the streams:
-//! servers of 2.9 then delete what they have acknowledged. Those of the account can be limited. What is over is deleted
-//! by a [sweep](NatsBuilder::sweep_interval) of one process at a time. Every process that watches hears the changes of
-//! all keys. The bus is at most once: messages in flight are lost with a connection, and when the client's own buffer
-//! of 65536 messages overflows because the runtime stands still.
+//! [`NatsBuilder`] sets the maximum sizes, the buffers for listeners that fall behind, and the maximum numbers of
+//! envelopes and [values](NatsBuilder::max_values). Do not limit the bytes of the streams: servers of version 2.9 then
+//! delete acknowledged messages. The bytes of the account can be limited. A [sweep](NatsBuilder::sweep_interval) of one
+//! process at a time deletes expired messages. Every process that watches receives the changes of all keys. The bus
+//! delivers at most once: messages in flight are lost with a connection, and when the client's own buffer of 65536
+//! messages overflows because the runtime is blocked.
 //!
 //! # Cancel safety
 //!
-//! Every future may be dropped. What it has sent by then, the server does. An envelope that was just being taken is
-//! given back at once, or delivered again when its lease ends if the server could not be told. Either way others of its
-//! queue may come before it.
+//! Every future may be dropped. The server processes the requests that were sent before. An envelope that was being
+//! taken is returned at once. If the server cannot be reached, the envelope is delivered again when its lease ends. In
+//! both cases other envelopes of its queue may be taken before it.
 //!
 //! # Panics
 //!
-//! Only outside of a runtime of tokio with time enabled.
+//! Panics only outside of a tokio runtime with time enabled.
 //!
 //! # Security
 //!
-//! Who may publish to the subjects can make every machine believe anything: give the application an account of its own,
-//! credentials and TLS. It needs to publish to and subscribe to `<prefix>.>`, to publish to `$JS.API.>` and
-//! `$JS.ACK.>`, and to subscribe to `_INBOX.>`. The server holds all values in the clear unless its storage is
-//! encrypted.
+//! A client that may publish to the subjects can forge anything for every machine: give the application an account of
+//! its own, credentials and TLS. The account needs permission to publish and subscribe to `<prefix>.>`, to publish to
+//! `$JS.API.>` and `$JS.ACK.>`, and to subscribe to `_INBOX.>`. The server stores all values in plain text unless its
+//! storage is encrypted.
 //!
 //! # Rust version
 //!
-//! async-nats needs Rust 1.89, so this feature does, though the rest of the crate is content with an older one.
+//! This feature needs Rust 1.89, because async-nats does. The rest of the crate works with older versions.
 
 mod builder;
 mod bus;
@@ -130,7 +134,7 @@ use async_nats::Client;
 use builder::Settings;
 use connection::Connection;
 
-/// A server or cluster of NATS, from which the adapters come. Clones are cheap and share its subscriptions.
+/// A NATS server or cluster, and the adapters that use it. Clones are cheap and share the subscriptions.
 #[derive(Clone, Debug)]
 pub struct NatsBackend {
     store: NatsStore,
@@ -139,9 +143,9 @@ pub struct NatsBackend {
 }
 
 impl NatsBackend {
-    /// Opens a backend with the default settings, and creates its streams if they do not exist.
+    /// Opens a backend with the default settings, and creates missing streams.
     ///
-    /// Cancel safety: dropped before it resolves, streams may have been created.
+    /// Cancel safety: if the future is dropped before it resolves, streams may have been created.
     ///
     /// # Errors
     ///
@@ -150,7 +154,7 @@ impl NatsBackend {
         Self::builder(client).open().await
     }
 
-    /// Opens a backend with other settings.
+    /// Returns a builder for other settings.
     pub fn builder(client: Client) -> NatsBuilder {
         NatsBuilder::new(client)
     }
@@ -169,27 +173,29 @@ impl NatsBackend {
         })
     }
 
-    /// All that it has, as a backend.
+    /// Returns all three adapters as a backend.
     #[must_use]
     pub fn backend(&self) -> Backend {
         Backend::new(self.store(), self.bus(), self.queue())
     }
 
-    /// Its store. All stores of a backend share one subscription for their watchers.
+    /// Returns the store. All stores of a backend share one subscription for their watchers.
     #[must_use]
     pub fn store(&self) -> NatsStore {
         self.store.clone()
     }
 
-    /// Its bus. All buses of a backend share one subscription for their listeners.
+    /// Returns the bus. All buses of a backend share one subscription for their listeners.
     #[must_use]
     pub fn bus(&self) -> NatsBus {
         self.bus.clone()
     }
 
-    /// Its queue.
+    /// Returns the queue.
     #[must_use]
     pub fn queue(&self) -> NatsQueue {
         self.queue.clone()
     }
 }
+<<<<<<< HEAD:crates/nats/src/lib.rs
+=======

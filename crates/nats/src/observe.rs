@@ -1,9 +1,9 @@
-//! What goes to the log.
+//! Log messages.
 
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::log;
 
-/// What is no longer needed could not be deleted.
+/// Expired messages could not be deleted.
 pub(super) fn sweep_failed(error: &BackendError) {
     let error: &dyn std::error::Error = error;
     log::warning!(
@@ -12,13 +12,13 @@ pub(super) fn sweep_failed(error: &BackendError) {
     );
 }
 
-/// What time the server has could not be asked.
+/// The time of the server could not be read.
 pub(super) fn clock_not_set(error: &BackendError) {
     let error: &dyn std::error::Error = error;
     log::debug!(error, "the server does not say what time it has");
 }
 
-/// A stream was there before, and had to be made anew.
+/// A stream was lost and has been created again.
 pub(super) fn stream_made_again(stream: &str) {
     log::warning!(
         stream,

@@ -13,20 +13,20 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
-/// A delay in milliseconds.
+/// The header for a delay in milliseconds.
 const DELAY: &str = "Tower-Promises-Delay";
 
-/// A [`Queue`] of the machines that are connected to one server or cluster. A [`NatsBackend`](super::NatsBackend)
-/// has it.
+/// A [`Queue`] for the machines that are connected to one server or cluster. [`NatsBackend`](super::NatsBackend)
+/// creates it.
 ///
-/// All queues are one JetStream stream, each with a durable consumer. There are delays but no priorities. A record for
-/// each message that was taken, in a stream of its own, says who has the lease: each change of it is compared and
-/// set, which the consumer's acknowledgements are not. Leases and delays begin when the server has stored the
-/// record, and end by the [clock of the server](super#clocks).
+/// All queues are in one JetStream stream, with a durable consumer for each. Delays are supported, priorities are not.
+/// A separate stream has a record for each message that was taken, which says which worker has the lease. Records are
+/// changed with compare-and-set, which the acknowledgements of a consumer do not offer. Leases and delays start when
+/// the server has stored the record, and end by the [clock of the server](super#clocks).
 ///
-/// An id is known for the [window](super::NatsBuilder::deduplication_window) after it was enqueued, and as long as its
-/// envelope has not ended. A server that was restarted has forgotten the ids of those that have. A message that is
-/// given up makes the server tell so in an advisory.
+/// The id of an envelope is known for the [window](super::NatsBuilder::deduplication_window) after it was enqueued, and
+/// until the envelope has ended. A server that was restarted has forgotten the ids of ended envelopes. The server
+/// publishes an advisory for each message that is given up.
 #[derive(Clone, Debug)]
 pub struct NatsQueue {
     connection: Arc<Connection>,
@@ -47,9 +47,9 @@ impl NatsQueue {
         let (queue, id) = (names::token(&envelope.queue), names::token(&envelope.id));
         let mut message = PublishMessage::build()
             .payload(envelope.payload.clone())
-            // Known for the window.
+            // Deduplicates within the window.
             .message_id(format!("{queue}.{id}"))
-            // Known as long as it has not ended.
+            // Deduplicates until the envelope has ended.
             .expected_last_subject_sequence(0);
         if !envelope.delay.is_zero() {
             message = message.header(DELAY, time::milliseconds(envelope.delay).to_string());
@@ -62,7 +62,7 @@ impl NatsQueue {
         }
     }
 
-    /// Takes a message that was delivered, unless it is not for us, or not yet.
+    /// Takes a delivered message unless another worker has it or it is not due yet.
     async fn claim(
         &self,
         message: &Message,
@@ -76,12 +76,12 @@ impl NatsQueue {
             return Err(BackendError::unavailable("a message has no reply subject"));
         };
         let Some(id) = names::last_name(&message.message.subject) else {
-            // It is not one of ours.
+            // The crate did not publish this message.
             self.deliveries.tell(&reply, AckKind::Term).await?;
             return Ok(None);
         };
         let mut known = if is_first {
-            // Most have no record by then, and if there is one, the first write finds out.
+            // Most messages have no record at their first delivery. If there is a record, the first write detects it.
             None
         } else {
             self.leases.read(place).await?
@@ -89,7 +89,7 @@ impl NatsQueue {
         loop {
             let left = match &known {
                 Some(known) if known.record.state == State::Ended => {
-                    // Its worker could not say so.
+                    // The acknowledgement of its worker was lost.
                     self.deliveries.tell(&reply, AckKind::Ack).await?;
                     return Ok(None);
                 }
@@ -137,13 +137,13 @@ impl NatsQueue {
             // Another worker was faster.
             known = self.leases.read(place).await?;
             if known.is_none() {
-                // It has even ended long ago.
+                // The envelope has ended, and its record was already deleted.
                 return Ok(None);
             }
         }
     }
 
-    /// Takes those of the messages that it can.
+    /// Takes all of the messages that can be taken.
     async fn claim_all(
         self,
         messages: Vec<Message>,
@@ -160,7 +160,7 @@ impl NatsQueue {
             }
         }
         match failed {
-            // The others are delivered again.
+            // The remaining messages are delivered again.
             Some(error) if taken.is_empty() => Err(error),
             _ => Ok(taken),
         }
@@ -179,7 +179,7 @@ impl NatsQueue {
         let change = || async {
             let is_changed = self.leases.change(&claim, state, time).await?;
             if is_changed {
-                // It is decided, whatever the consumer hears.
+                // The record decides, so a failure here has no effect on the outcome.
                 let _ = self.deliveries.tell(claim.reply, kind).await;
             }
             Ok(is_changed)
@@ -188,9 +188,9 @@ impl NatsQueue {
     }
 }
 
-/// Delivers a message again after a time. It is what makes the end of a lease known, too.
+/// Delivers a message again after a time. A lease ends in this way too.
 fn again(after: Duration) -> AckKind {
-    // Zero would be the time of the consumer.
+    // A delay of zero would mean the consumer's own `ack_wait`.
     let at_once = after.is_zero().then_some(None);
     AckKind::Nak(at_once.unwrap_or(Some(after.min(time::LONGEST))))
 }

@@ -1,4 +1,4 @@
-//! Until when values are there, as far as this process has seen them.
+//! The expiry times of revisions that this process has read.
 
 use super::clock::Clock;
 use tower_promises_backend::Revision;
@@ -7,17 +7,17 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
-/// How many revisions are remembered.
+/// The largest number of revisions that are remembered.
 const MAX_REMEMBERED: usize = 1024;
 
-/// What is nearer to its end is read again.
+/// A revision that expires sooner is read again.
 const MARGIN: Duration = Duration::from_secs(1);
 
-/// The times to live of revisions that were read not long ago. They never change, so whoever compares and sets what it
-/// has just read need not read it a second time: whether it is still the last revision, the server decides.
+/// The times to live of recently read revisions. They never change, so a compare-and-set of a value that was just read
+/// needs no second read: the server decides whether the revision is still the last one.
 #[derive(Debug, Default)]
 pub(super) struct Revisions {
-    /// When they began, and for how long they are there.
+    /// The start and the time to live of each revision.
     seen: Mutex<HashMap<Revision, (SystemTime, Option<Duration>)>>,
 }
 
@@ -29,14 +29,14 @@ impl Revisions {
         time_to_live: Option<Duration>,
     ) {
         let mut seen = lock(&self.seen);
-        // What is forgotten costs a round trip.
+        // A forgotten revision costs a round trip.
         if seen.len() >= MAX_REMEMBERED {
             seen.clear();
         }
         seen.insert(revision, (began, time_to_live));
     }
 
-    /// Whether the time to live of a revision is certainly not over. It may have been replaced.
+    /// Whether the time to live of a revision has certainly not ended. The revision may have been replaced.
     pub(super) fn is_alive(&self, revision: Revision, clock: &Clock) -> bool {
         let seen = lock(&self.seen).get(&revision).copied();
         seen.is_some_and(|(began, time_to_live)| {

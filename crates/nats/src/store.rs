@@ -19,23 +19,23 @@ use std::time::Duration;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-/// What a deletion says, as in the key-value stores of NATS.
+/// The header of a deletion, as in the key-value stores of NATS.
 const OPERATION: &str = "KV-Operation";
 const DELETED: &str = "DEL";
 
-/// A time to live in milliseconds.
+/// The header for a time to live in milliseconds.
 const TIME_TO_LIVE: &str = "Tower-Promises-Time-To-Live";
 
-/// A [`Store`] of the machines that are connected to one server or cluster. A [`NatsBackend`](super::NatsBackend)
-/// has it.
+/// A [`Store`] for the machines that are connected to one server or cluster. [`NatsBackend`](super::NatsBackend)
+/// creates it.
 ///
-/// Each key is a subject of a JetStream stream, which keeps the last message of each. Revisions are the sequences of
-/// the stream, so they number the changes of all keys. A time to live counts from the moment at which the server has
-/// stored the value, by the [clock of the server](super#clocks). What is over is absent at once, and
-/// deleted from the server by a [sweep](super::NatsBuilder::sweep_interval).
+/// Each key is a subject of a JetStream stream, which stores the last message of each subject. Revisions are the
+/// sequences of the stream, so they number the changes of all keys. A time to live starts when the server has stored
+/// the value, and ends by the [clock of the server](super#clocks). An expired value is absent at once. A
+/// [sweep](super::NatsBuilder::sweep_interval) deletes it from the server.
 ///
-/// The server publishes each change once it has stored it. A watcher knows by the sequences when changes are missing
-/// and says so with the next one that arrives; in a cluster one may get lost when a stream gets a new leader.
+/// The server publishes each change after storing it. A watcher detects missing changes by their sequences, and reports
+/// them when the next change arrives. In a cluster, a change may be lost when a stream gets a new leader.
 #[derive(Clone, Debug)]
 pub struct NatsStore {
     connection: Arc<Connection>,
@@ -43,10 +43,10 @@ pub struct NatsStore {
     changes: Arc<Feed<(Place, Change)>>,
 }
 
-/// Where a change stands among all.
+/// The position of a change among all changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
-    /// Which stream it is that has this name: one that was lost and made again is another.
+    /// Distinguishes streams of the same name: a stream that was lost and created again is another one.
     incarnation: u64,
     sequence: u64,
 }
@@ -85,7 +85,7 @@ impl NatsStore {
         Ok((sequence, Some(Entry { value, revision })))
     }
 
-    /// A message that sets a value.
+    /// Builds a message that sets a value.
     fn value(
         &self,
         value: Bytes,
@@ -108,8 +108,8 @@ impl NatsStore {
         expected: Option<Revision>,
         message: &PublishMessage,
     ) -> Result<CompareAndSet, BackendError> {
-        // Most of the time the server need not be asked first: what is to be absent was never there, and what is to be
-        // present was read just now.
+        // Usually no read is needed first: a key that is expected to be absent has never existed, and an expected
+        // revision was just read.
         let mut guess = match expected {
             None => Some(0),
             Some(revision) => self
@@ -132,7 +132,7 @@ impl NatsStore {
             if let Some(stored) = self.connection.publish(subject, message).await? {
                 return Ok(CompareAndSet::Set(Revision::new(stored.sequence)));
             }
-            // Another change came before. It may be a sweep, after which the key is still absent.
+            // Another change came first. If a sweep made it, the key is still absent.
         }
     }
 
@@ -151,7 +151,7 @@ impl NatsStore {
         }
     }
 
-    /// The place of the last change there was.
+    /// The place of the last change.
     async fn last_place(&self) -> Result<Place, BackendError> {
         let info = self.connection.streams().values.get_info().await;
         let info = info.map_err(BackendError::unavailable)?;
@@ -162,7 +162,7 @@ impl NatsStore {
     }
 }
 
-/// Whether a message says that its key is absent, and has done so for a time.
+/// Whether a message means that its key is absent, and has been for at least `since`.
 pub(super) async fn is_over(
     stored: &Stored,
     since: Duration,
@@ -170,7 +170,7 @@ pub(super) async fn is_over(
 ) -> Result<bool, BackendError> {
     let time = if is_deletion(&stored.headers) {
         if since.is_zero() {
-            // Whatever time it is.
+            // A deletion is absent at any time.
             return Ok(true);
         }
         Some(Duration::ZERO)
@@ -190,7 +190,7 @@ fn is_deletion(headers: &HeaderMap) -> bool {
         .is_some_and(|operation| operation.as_str() == DELETED)
 }
 
-/// A change, as the server publishes it once it has stored it, and its place.
+/// Reads a change that the server has stored and published, and its place.
 fn read_change(message: Message) -> Option<(Place, Change)> {
     let key = names::last_name(&message.subject)?.into();
     let incarnation = incarnation(&message.subject);
@@ -266,7 +266,7 @@ impl Store for NatsStore {
             check_prefix(prefix)?;
             let join = || async {
                 let changes = self.changes.join().await?;
-                // The answer is the round trip too.
+                // The answer also is the round trip after which the subscription is active.
                 let last = self.last_place().await?;
                 Ok((changes, last))
             };
@@ -288,12 +288,12 @@ impl Store for NatsStore {
     }
 }
 
-/// Sees all changes, since only of all it can tell whether some are missing.
+/// Receives the changes of all keys, because only the complete sequence shows whether changes are missing.
 struct Watcher {
     changes: Receiver<Event<(Place, Change)>>,
-    /// The place of the last change that was seen.
+    /// The place of the last received change.
     last: Place,
-    /// A change that comes after the word that some are missing.
+    /// A change to return after [`Change::Lagged`].
     next: Option<Change>,
     prefix: Arc<str>,
 }
@@ -307,15 +307,15 @@ impl Watcher {
             let (place, change) = match self.changes.recv().await {
                 Ok(Ok(change)) => change,
                 Ok(Err(error)) => return Some(Err(error)),
-                // The sequence of the next change says how many are missing, here or on the way.
+                // The sequence of the next change tells how many are missing, in this channel or on the network.
                 Err(RecvError::Lagged(_)) => continue,
                 Err(RecvError::Closed) => return None,
             };
             let missing = if place.incarnation != self.last.incarnation {
-                // The values are gone with the stream, and how many changes there were meanwhile is not known.
+                // The values are lost with the stream. The number of changes meanwhile is unknown.
                 1
             } else if place.sequence <= self.last.sequence {
-                // Older than the watch.
+                // The change is older than the watch.
                 continue;
             } else {
                 place.sequence - self.last.sequence - 1

@@ -1,4 +1,4 @@
-//! The streams of a backend, and how they are made again when the server has lost them.
+//! The streams of a backend. They are created again if the server has lost them.
 
 use super::builder::Settings;
 use super::connection::Connection;
@@ -25,24 +25,25 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-/// What the destination of changes has before the keys, in streams that this version has made.
+/// The token before the number of the incarnation in the destination of changes. Streams of older versions do not have
+/// it.
 const INCARNATION: &str = "i";
 
-/// How long an answer about a stream may take until the server is asked again.
+/// How long to wait for an answer about a stream before the request is repeated.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 
-/// The streams of a backend: their names, and what is known of them.
+/// The streams of a backend: their names and their state.
 #[derive(Debug)]
 pub(super) struct Streams {
     pub(super) values: Stream<()>,
     pub(super) envelopes: Stream<()>,
     envelopes_name: String,
     pub(super) leases: Stream<()>,
-    /// For how long the stream of envelopes knows an id. Another process may have made it, with another setting.
+    /// How long the stream of envelopes knows an id. Another process may have created the stream, with another setting.
     window: StdMutex<Duration>,
-    /// How often they were made, or found to be there.
+    /// How often the streams were created or found.
     made: AtomicU64,
-    /// Locked while they are made, so that many calls at once make them once.
+    /// Locked while the streams are created, so that concurrent calls create them once.
     making: Mutex<()>,
 }
 
@@ -64,7 +65,7 @@ impl Streams {
         })
     }
 
-    /// What the stream of envelopes is called.
+    /// The name of the stream of envelopes.
     pub(super) fn envelopes_name(&self) -> &str {
         &self.envelopes_name
     }
@@ -73,12 +74,12 @@ impl Streams {
         *lock(&self.window)
     }
 
-    /// How often they were made. What depends on them is made again when this is another number.
+    /// How often the streams were created or found. Whatever depends on them is created again when the number changes.
     pub(super) fn made(&self) -> u64 {
         self.made.load(Ordering::Acquire)
     }
 
-    /// Makes the streams that are not there, unless another call has done so since they were made `seen` times.
+    /// Creates the missing streams, unless another call has done so since number `seen`.
     pub(super) async fn make(
         &self,
         connection: &Connection,
@@ -104,7 +105,7 @@ impl Streams {
     }
 }
 
-/// Creates a stream if it is not there. Returns whether it was not.
+/// Creates a stream if it does not exist. Returns whether it was created.
 async fn create(connection: &Connection, config: &Config) -> Result<(Info, bool), BackendError> {
     let context = connection.context();
     let name = &config.name;
@@ -114,8 +115,8 @@ async fn create(connection: &Connection, config: &Config) -> Result<(Info, bool)
         Response::Err { error } if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
         Response::Err { error } => return Err(BackendError::unavailable(error)),
     }
-    // Not by a method of the client, which knows the first sequence only with a feature that every server would
-    // have to be new for.
+    // The client sets the first sequence only with a feature that requires new servers, so the request is sent without
+    // it.
     let mut request = serde_json::to_value(config).map_err(BackendError::unavailable)?;
     if let Value::Object(config) = &mut request {
         config.insert("first_seq".to_owned(), incarnation_now().into());
@@ -133,8 +134,8 @@ async fn create(connection: &Connection, config: &Config) -> Result<(Info, bool)
     }
 }
 
-/// What the server answers about a stream. A cluster that is choosing a leader may leave a question without an answer, so it
-/// is asked again until the call that needs the stream is over.
+/// Requests information about a stream. A cluster that is choosing a leader may not answer, so the request is repeated
+/// until the call that needs the stream times out.
 async fn ask(
     context: &Context,
     subject: String,
@@ -148,29 +149,30 @@ async fn ask(
     }
 }
 
-/// A number for streams that are made now. It is higher than those of all messages in streams that were made before,
-/// since no stream takes a message in each microsecond.
+/// The number for streams that are created now. It is higher than the sequences in all earlier streams, because no
+/// stream receives a message every microsecond.
 fn incarnation_now() -> u64 {
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     u64::try_from(now.as_micros()).unwrap_or(1).max(1)
 }
 
-/// Which incarnation of a stream publishes a change to a subject: zero for streams of older versions.
+/// The incarnation of the stream that publishes a change to a subject. Zero for streams of older versions.
 pub(super) fn incarnation(subject: &str) -> u64 {
-    // The prefix is one token, and may be the same as that of the incarnation.
+    // The prefix is one token, and may be equal to [`INCARNATION`].
     let mut tokens = subject.split('.').skip(1);
     let is_numbered = tokens.next() == Some("changes") && tokens.next() == Some(INCARNATION);
     let number = tokens.next().filter(|_| is_numbered);
     number.and_then(|it| it.parse().ok()).unwrap_or(0)
 }
 
-/// Which incarnation of the stream of values it is.
+/// The incarnation of the stream of values.
 pub(super) fn incarnation_of(info: &Info) -> u64 {
     let republish = info.config.republish.as_ref();
     republish.map_or(0, |republish| incarnation(&republish.destination))
 }
 
-/// Whether an error says that a stream is not there, or that no server has it at present. Then the call has done nothing.
+/// Whether the error means that a stream does not exist, or that no server has it at present. The call had no effect
+/// then.
 pub(super) fn is_missing(error: &BackendError) -> bool {
     is_leaderless(error)
         || causes(error).any(|error| {
@@ -184,12 +186,12 @@ pub(super) fn is_missing(error: &BackendError) -> bool {
         })
 }
 
-/// Whether an error says that a cluster is choosing a leader.
+/// Whether the error means that a cluster is choosing a leader.
 pub(super) fn is_leaderless(error: &BackendError) -> bool {
     causes(error).any(|error| code(error) == Some(ErrorCode::CLUSTER_NOT_AVAILABLE))
 }
 
-/// Whether the server has refused what was asked for, where the streams are there.
+/// Whether the server has refused the request although the streams exist.
 pub(super) fn is_refused(error: &BackendError) -> bool {
     matches!(error, BackendError::Full)
         || (!is_missing(error) && causes(error).any(|error| code(error).is_some()))
@@ -199,7 +201,7 @@ fn causes(error: &BackendError) -> impl Iterator<Item = &(dyn Error + 'static)> 
     successors(error.source(), |error| (*error).source())
 }
 
-/// What the server has answered. Some errors of the client have it as their source, and some within.
+/// The error code of the server. Some errors of the client have it in their source, others in their kind.
 fn code(error: &(dyn Error + 'static)) -> Option<ErrorCode> {
     if let Some(error) = error.downcast_ref::<jetstream::Error>() {
         return Some(error.error_code());
@@ -229,19 +231,19 @@ fn configs(settings: &Settings) -> [Config; 3] {
             StorageType::File
         },
         num_replicas: settings.replicas,
-        // What is full refuses the new; it does not forget the old.
+        // A full stream refuses new messages instead of deleting old ones.
         discard: DiscardPolicy::New,
         max_bytes: -1,
         max_messages: -1,
         ..Default::default()
     };
-    // The server takes all below one for no limit.
+    // The server takes values below one as no limit.
     let limit = |messages: u64| i64::try_from(messages.max(1)).unwrap_or(-1);
     let incarnation = incarnation_now();
     let values = Config {
         max_messages_per_subject: 1,
         max_messages: settings.max_values.map_or(-1, limit),
-        // What was refused is not heard, unlike with a subscription to the subjects themselves.
+        // A refused message is not republished. A subscription to the subjects themselves would receive it.
         republish: Some(Republish {
             source: format!("{prefix}.store.>"),
             destination: format!("{prefix}.changes.{INCARNATION}.{incarnation}.>"),

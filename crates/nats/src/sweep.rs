@@ -10,8 +10,8 @@ use std::sync::Weak;
 use std::time::{Duration, SystemTime};
 use tokio::time::{sleep, timeout};
 
-/// Deletes what is over from the streams, in turns with the other processes, until no adapter has the connection any
-/// more.
+/// Deletes expired messages from the streams, in turns with the other processes, until all adapters of the connection
+/// are dropped.
 pub(super) async fn sweep(connection: Weak<Connection>, interval: Duration) {
     loop {
         sleep(interval).await;
@@ -29,7 +29,7 @@ pub(super) async fn sweep(connection: Weak<Connection>, interval: Duration) {
 
 #[derive(Clone, Copy)]
 enum Kind {
-    /// Values that have expired, and the marks of deletions.
+    /// Expired values, and markers of deletions.
     Values,
     /// The records of envelopes that have ended.
     Leases,
@@ -48,14 +48,14 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// Whether nobody else has swept in this interval. A record of the last time says so.
+    /// Whether no other process has swept in this interval. A record stores the time of the last sweep.
     async fn is_our_turn(&self) -> Result<bool, BackendError> {
         let subject = self.turns();
         let leases = &self.connection.streams().leases;
         let last = self.connection.last(leases, &subject).await?;
         let clock = self.connection.clock();
         let interval = self.connection.settings().sweep_interval;
-        // Somewhat less: the others wait as long as this one.
+        // All processes sleep for the same interval, so a turn is early only within half of it.
         let is_early = |last: &Stored| !clock.left(last.time, interval / 2).is_zero();
         if last.as_ref().is_some_and(is_early) {
             return Ok(false);
@@ -77,17 +77,17 @@ impl Turn<'_> {
     ) -> Result<bool, BackendError> {
         let grace = self.connection.settings().sweep_interval;
         match kind {
-            // Watchers may still look at it for a while.
+            // Watchers may still read the message for a while.
             Kind::Values => store::is_over(stored, grace, self.connection).await,
             Kind::Leases => {
-                // A worker that stands still may have yet to find out.
+                // A worker that was suspended may still have to detect that its lease has ended.
                 let young = self.connection.left(stored.time, grace);
                 let token = subject.rsplit('.').next();
                 let message = token.and_then(Number::read);
-                // Records of the first version name the sequence alone. Only this reads them.
+                // The first version named a record by the sequence alone. Only the sweep reads such records.
                 let is_old = token.is_some_and(|token| token.parse::<u64>().is_ok());
                 if message.is_none() && !is_old {
-                    // It is the record of a turn, or of the clock.
+                    // The record of a turn, or of the clock.
                     return Ok(false);
                 }
                 if !young.await?.is_zero() {
@@ -104,22 +104,23 @@ impl Turn<'_> {
                 };
                 let is_there = self.has_envelope(message).await?;
                 if is_there && known.record.state == State::Ended {
-                    // A server that was killed may have kept the message of an acknowledgement that it has counted.
+                    // A server that was killed may have restored a message whose acknowledgement it had counted.
                     let envelopes = &self.connection.streams().envelopes;
                     let delete = || async {
-                        // The acknowledgement may come after all.
+                        // The acknowledgement may have deleted the message meanwhile.
                         let _ = envelopes.delete_message(message.sequence).await;
                         Ok(())
                     };
                     self.connection.in_time(delete).await?;
                 }
-                // As long as the message is there, it would be delivered again without its record.
+                // While the message exists, the record must exist too: without the record, the message would be
+                // delivered again.
                 Ok(!is_there)
             }
         }
     }
 
-    /// Whether a message is there, and not another one with its sequence.
+    /// Whether the message exists, and its sequence does not belong to another message.
     async fn has_envelope(&self, message: Number) -> Result<bool, BackendError> {
         let read = || async {
             let envelopes = &self.connection.streams().envelopes;
@@ -132,8 +133,8 @@ impl Turn<'_> {
         self.connection.in_time(read).await
     }
 
-    /// Reads all messages of a stream and deletes those that are over. By their sequence, so that what replaces
-    /// them at the same time stays.
+    /// Reads all messages of a stream and deletes the expired ones by their sequences, so that a message that replaces
+    /// an expired one at the same time stays.
     async fn delete(&self, kind: Kind) -> Result<(), BackendError> {
         let (stream, headers_only) = match kind {
             Kind::Values => (&self.connection.streams().values, true),
@@ -177,7 +178,7 @@ impl Turn<'_> {
                 .await?
             {
                 let delete = || async {
-                    // Another one may have deleted or replaced it.
+                    // Another process may have deleted or replaced the message.
                     let _ = stream.delete_message(sequence).await;
                     Ok(())
                 };

@@ -1,24 +1,24 @@
-//! Times as milliseconds.
+//! Durations in milliseconds.
 
 use async_nats::HeaderMap;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-/// A time that no server counts to the end. What comes too early is told the rest.
+/// The longest duration that is sent to the server. A message that is delivered before its time is delayed again.
 pub(super) const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// A time in headers and records: in milliseconds, rounded up, so that it is never too short.
+/// A duration for headers and records, rounded up so that it is never too short.
 pub(super) fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
-/// A time in a header.
+/// Reads a duration from a header.
 pub(super) fn header(headers: &HeaderMap, name: &str) -> Option<Duration> {
     let milliseconds = headers.get(name)?.as_str().parse().ok()?;
     Some(Duration::from_millis(milliseconds))
 }
 
-/// The milliseconds since a moment in the life of this process, by a clock that is never set.
+/// The milliseconds since the first call in this process, by the monotonic clock.
 pub(super) fn milliseconds_now() -> u64 {
     static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
     u64::try_from(BEGAN.elapsed().as_millis()).unwrap_or(u64::MAX)

@@ -7,22 +7,22 @@ use tower_promises_backend::kit::limits::{
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How often a process looks for what others have written, while somebody listens.
+/// The default interval of polls for writes of other processes: 20 ms.
 const DEFAULT_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long a call waits for a lock.
+/// The default time that a call waits for a lock: 5 seconds.
 const DEFAULT_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many messages are kept in the file for other processes.
+/// The default number of messages that are retained in the file for other processes: 4096.
 const DEFAULT_RETAINED_MESSAGES: u32 = 4096;
 
-/// How many changes are kept in the file for other processes.
+/// The default number of changes that are retained in the file for other processes: 1024.
 const DEFAULT_RETAINED_CHANGES: u32 = 1024;
 
-/// How long messages and changes are kept in the file for other processes.
+/// The default time for which messages and changes are retained in the file: 60 seconds.
 const DEFAULT_RETENTION: Duration = Duration::from_secs(60);
 
-/// How many envelopes there are at most.
+/// The default maximum number of envelopes: 100,000.
 const DEFAULT_MAX_ENVELOPES: u32 = 100_000;
 
 const SHORTEST_BUSY_TIMEOUT: Duration = Duration::from_millis(1);
@@ -30,12 +30,12 @@ const SHORTEST_BUSY_TIMEOUT: Duration = Duration::from_millis(1);
 /// SQLite counts milliseconds in 31 bits.
 const LONGEST_BUSY_TIMEOUT: Duration = Duration::from_secs(24 * 24 * 60 * 60);
 
-/// SQLite's own limit is about a billion for a whole row.
+/// The limit of SQLite itself is about a billion bytes for a whole row.
 const LARGEST: usize = 256 * 1024 * 1024;
 
-/// Opens a [`SqliteDatabase`] with other than the default settings.
+/// Opens a [`SqliteDatabase`] with settings other than the defaults.
 ///
-/// Processes that share a file should have the same settings. Where retentions differ, the shortest counts.
+/// Processes that share a file should have the same settings. If their retentions differ, the shortest applies.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -109,119 +109,119 @@ impl SqliteBuilder {
         }
     }
 
-    /// How often this process looks for what other processes have written, default
-    /// [`DEFAULT_POLL_INTERVAL`]. It is how late their messages, changes and envelopes arrive at most; those of this
-    /// process arrive at once. It looks only while somebody listens, watches or works, and up to 16 times as
-    /// often just after it has written or found something, when an answer is likely. Workers that wait share these more
-    /// frequent looks. It is at least a millisecond.
+    /// Sets how often this process polls for writes of other processes, default [`DEFAULT_POLL_INTERVAL`]. The interval
+    /// is the maximum delay of their messages, changes and envelopes. Writes of this process arrive at once. The
+    /// process polls only while it has listeners, watchers or workers, and up to 16 times as often just after it has
+    /// written or found something, when an answer is likely. Waiting workers share these more frequent polls. At least
+    /// a millisecond.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.settings.poll_interval = interval.max(Duration::from_millis(1));
         self
     }
 
-    /// How long a call waits for a lock that another process holds, default [`DEFAULT_BUSY_TIMEOUT`]. Then
-    /// it is [`BackendError::TimedOut`], and nothing was written. With other calls of this process before it,
-    /// a call may wait twice as long. Reads wait for no lock, except for the first after the clock of the machine was set,
-    /// which is a write before it is a read. It is at least a millisecond, and at most 24 days.
+    /// Sets how long a call waits for a lock that another process holds, default [`DEFAULT_BUSY_TIMEOUT`]. A call that
+    /// takes longer fails with [`BackendError::TimedOut`] and writes nothing. With other calls of this process before
+    /// it, a call may wait twice as long. Reads wait for no lock, except for the first read after the clock of the
+    /// machine was set, which begins with a write. The value is clamped to 1 ms to 24 days.
     pub fn busy_timeout(mut self, timeout: Duration) -> Self {
         self.settings.busy_timeout = timeout.clamp(SHORTEST_BUSY_TIMEOUT, LONGEST_BUSY_TIMEOUT);
         self
     }
 
-    /// Whether a write resolves only when the disk has it, default no.
+    /// Sets whether a write resolves only when it has reached the disk, default no.
     ///
-    /// In either case what was written survives the end of the process, however it ends, and the file stays
-    /// whole. Without it a crash of the machine or a loss of power may undo the last writes; with it each
-    /// write costs a flush of the disk, which is often a hundred times as long.
+    /// In both cases, writes survive any end of the process, and the file stays intact. If not set, a crash of the
+    /// machine or a loss of power may undo the last writes. If set, each write costs a flush of the disk, which often
+    /// takes a hundred times as long.
     pub fn flush_writes(mut self, flush: bool) -> Self {
         self.settings.flush_writes = flush;
         self
     }
 
-    /// How many bytes a value may have, default [`DEFAULT_MAX_VALUE_BYTES`], at most 256 MiB.
+    /// Sets the maximum size of a value in bytes, default [`DEFAULT_MAX_VALUE_BYTES`], at most 256 MiB.
     pub fn max_value_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_value_bytes = bytes.min(LARGEST);
         self
     }
 
-    /// How many bytes a message of the bus may have, default [`DEFAULT_MAX_MESSAGE_BYTES`], at most 256 MiB.
+    /// Sets the maximum size of a bus message in bytes, default [`DEFAULT_MAX_MESSAGE_BYTES`], at most 256 MiB.
     pub fn max_message_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_message_bytes = bytes.min(LARGEST);
         self
     }
 
-    /// How many messages are kept in memory for a listener that falls behind, default
-    /// [`DEFAULT_BUS_CAPACITY`]: with the default sizes at most 64 MiB. It is at least one and may be rounded
-    /// up; more than a million is a million.
+    /// Sets how many messages are buffered in memory for a listener that falls behind, default
+    /// [`DEFAULT_BUS_CAPACITY`], which is at most 64 MiB with the default sizes. The value is clamped to 1 to 1,000,000
+    /// and may be rounded up.
     pub fn bus_capacity(mut self, messages: usize) -> Self {
         self.settings.bus_capacity = capacity(messages);
         self
     }
 
-    /// How many changes are kept in memory for a watcher that falls behind, default
-    /// [`DEFAULT_WATCH_CAPACITY`]: with the default sizes at most 64 MiB. It is at least one and may be
-    /// rounded up; more than a million is a million.
+    /// Sets how many changes are buffered in memory for a watcher that falls behind, default
+    /// [`DEFAULT_WATCH_CAPACITY`], which is at most 64 MiB with the default sizes. The value is clamped to 1 to
+    /// 1,000,000 and may be rounded up.
     pub fn watch_capacity(mut self, changes: usize) -> Self {
         self.settings.watch_capacity = capacity(changes);
         self
     }
 
-    /// How many messages are kept in the file for other processes, default [`DEFAULT_RETAINED_MESSAGES`]:
-    /// with the default sizes at most 256 MiB. At least one is. For a while there may be 64 more for each
-    /// process that writes.
+    /// Sets how many messages are retained in the file for other processes, default [`DEFAULT_RETAINED_MESSAGES`],
+    /// which is at most 256 MiB with the default sizes. At least 1. Temporarily there may be 64 more for each process
+    /// that writes.
     pub fn retained_messages(mut self, messages: u32) -> Self {
         self.settings.retained_messages = messages.max(1);
         self
     }
 
-    /// How many changes are kept in the file for other processes, default [`DEFAULT_RETAINED_CHANGES`]: with
-    /// the default sizes at most 256 MiB. At least one is. For a while there may be 64 more for each process
-    /// that writes.
+    /// Sets how many changes are retained in the file for other processes, default [`DEFAULT_RETAINED_CHANGES`], which
+    /// is at most 256 MiB with the default sizes. At least 1. Temporarily there may be 64 more for each process that
+    /// writes.
     pub fn retained_changes(mut self, changes: u32) -> Self {
         self.settings.retained_changes = changes.max(1);
         self
     }
 
-    /// How long messages and changes are kept in the file, default [`DEFAULT_RETENTION`]. A process that did
-    /// not run for that long, because its machine slept or a debugger held it, is told that it has
-    /// missed some. They are deleted with a later write, the newest excepted.
+    /// Sets how long messages and changes are retained in the file, default [`DEFAULT_RETENTION`]. A process that did
+    /// not run for longer, because its machine slept or a debugger stopped it, is notified of missed messages and
+    /// changes. A later write deletes them, except for the newest.
     pub fn retention(mut self, time: Duration) -> Self {
         self.settings.retention = time;
         self
     }
 
-    /// How many envelopes there are in all queues at most, default [`DEFAULT_MAX_ENVELOPES`]: with the default
-    /// sizes at most 25 GiB. More are [`BackendError::Full`]. Those that have ended do not count.
+    /// Sets the maximum number of envelopes in all queues together, default [`DEFAULT_MAX_ENVELOPES`], which is at most
+    /// 25 GiB with the default sizes. A further envelope fails with [`BackendError::Full`]. Envelopes that have ended
+    /// do not count.
     pub fn max_envelopes(mut self, envelopes: u32) -> Self {
         self.settings.max_envelopes = envelopes;
         self
     }
 
-    /// How many bytes the payload of an envelope may have, default [`DEFAULT_MAX_ENVELOPE_BYTES`], at most
+    /// Sets the maximum size of the payload of an envelope in bytes, default [`DEFAULT_MAX_ENVELOPE_BYTES`], at most
     /// 256 MiB.
     pub fn max_envelope_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_envelope_bytes = bytes.min(LARGEST);
         self
     }
 
-    /// For how long the id of an envelope is known after it has ended, default
-    /// [`DEFAULT_DEDUPLICATION_WINDOW`]. Then it is deleted with a later write.
+    /// Sets how long the id of an envelope is known after it has ended, default [`DEFAULT_DEDUPLICATION_WINDOW`]. A
+    /// later write then deletes it.
     pub fn deduplication_window(mut self, time: Duration) -> Self {
         self.settings.deduplication_window = time;
         self
     }
 
-    /// Opens the database, and creates it if it does not exist: on Unix readable and writable for its owner
-    /// alone.
+    /// Opens the database, and creates it if it does not exist, on Unix with permissions for its owner only.
     ///
-    /// Cancel safety: dropped before it resolves, a new file may have been created.
+    /// Cancel safety: if the future is dropped before it resolves, a new file may have been created.
     ///
     /// # Errors
     ///
-    /// [`BackendError::Unavailable`] where the path is not that of a file (databases in memory are not
-    /// supported), where the file cannot be read and written, belongs to another application, or was written
-    /// by a newer version of this crate with another schema. The sources of the error say which.
-    /// [`BackendError::TimedOut`] never: a lock held for too long is `Unavailable` too.
+    /// [`BackendError::Unavailable`] if the path is not that of a file (in-memory databases are not supported), or if
+    /// the file cannot be read and written, belongs to another application, or was written by a newer version of this
+    /// crate with another schema. The sources of the error give the reason. Never [`BackendError::TimedOut`]: a lock
+    /// that is held for too long is `Unavailable` too.
     pub async fn open(self) -> Result<SqliteDatabase, BackendError> {
         SqliteDatabase::open_with(&self.path, self.settings).await
     }

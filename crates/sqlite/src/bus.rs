@@ -9,11 +9,11 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, query};
 use std::sync::Arc;
 
-/// A [`Bus`] between the processes that open one file. A [`SqliteDatabase`](super::SqliteDatabase) has it.
+/// A [`Bus`] between the processes that open one file. [`SqliteDatabase`](super::SqliteDatabase) creates it.
 ///
-/// Messages of this process arrive at once, those of others with the next
-/// [look](super::SqliteBuilder::poll_interval). All listeners hear all messages in the same order. Each
-/// message is written to the file and read by each process once, however many listen there.
+/// Messages of this process arrive at once, messages of other processes with the next
+/// [poll](super::SqliteBuilder::poll_interval). All listeners receive all messages in the same order. Each message is
+/// written to the file once, and read once by each process, regardless of the number of listeners.
 #[derive(Clone, Debug)]
 pub struct SqliteBus {
     connections: Arc<Connections>,

@@ -1,4 +1,4 @@
-//! The clock of a database, which goes on when that of the machine is set.
+//! The clock of a database, which continues when the clock of the machine is set.
 
 use tower_promises_backend::kit::sync::lock;
 use sqlx::sqlite::SqliteConnection;
@@ -6,19 +6,19 @@ use sqlx::{query, query_scalar};
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
-/// By how many milliseconds the two clocks of a process may differ before that of the machine counts as set. It is less
-/// than what NTP corrects in one step.
+/// The largest difference in milliseconds between the two clocks of a process. Beyond it, the clock of the machine
+/// counts as set. It is less than NTP corrects in one step.
 const TOLERANCE: i64 = 100;
 
-/// How long a time that was shown is not written down, at least. After a crash of all processes the clock may go back by
-/// that much.
+/// The shortest interval between two marks of the shown time in the file. After a crash of all processes, the clock may
+/// go back by this interval.
 const MARK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Between two looks at the same clock a process may stand still. Then it looks again.
+/// A process may be suspended between reading the two clocks. If the readings take longer than this, they are repeated.
 const LOOK: Duration = Duration::from_millis(5);
 const LOOKS: usize = 10;
 
-/// What a process knows of the clock. In the file, `clock` has the difference to that of the machine.
+/// The state of the clock in a process. The table `clock` contains the difference to the clock of the machine.
 pub(super) struct Clock {
     base: Mutex<Base>,
 }
@@ -29,15 +29,15 @@ struct Base {
     machine: SystemTime,
     monotonic: Instant,
     shift: i64,
-    /// Whether this process has written it down.
+    /// Whether this process has marked the time in the file.
     is_marked: bool,
 }
 
-/// What a process knows once its transaction is committed.
+/// The base to use once the transaction is committed.
 #[derive(Clone, Copy)]
 pub(super) struct Kept(Base);
 
-/// What has no delay is due, whatever the clock was when it was enqueued.
+/// Makes envelopes without a delay due, in case they were enqueued by a wrong clock.
 const MAKE_DUE: &str = "UPDATE queue_envelopes SET due = (SELECT milliseconds FROM now)
     WHERE NOT is_delayed AND NOT leased AND ended IS NULL
         AND due > (SELECT milliseconds FROM now)";
@@ -53,7 +53,7 @@ impl Base {
         }
     }
 
-    /// By how many milliseconds the clock of the machine was set forward since then.
+    /// The milliseconds by which the clock of the machine was set forward since this base.
     fn step(&self) -> i64 {
         let (machine, monotonic) = look();
         let elapsed = monotonic.saturating_duration_since(self.monotonic);
@@ -66,7 +66,7 @@ impl Base {
 }
 
 impl Clock {
-    /// The clock of a file. It does not go back behind what it has shown.
+    /// Opens the clock of a file. It does not go back behind the latest time that it has shown.
     pub(super) async fn open(connection: &mut SqliteConnection) -> sqlx::Result<Self> {
         let is_behind = "SELECT latest > milliseconds FROM clock, now";
         let is_behind: bool = query_scalar(is_behind).fetch_one(&mut *connection).await?;
@@ -83,36 +83,36 @@ impl Clock {
         })
     }
 
-    /// Whether the clock of the machine was set since this process has last written.
+    /// Whether the clock of the machine was set since the last write of this process.
     pub(super) fn was_set(&self) -> bool {
         let base = *lock(&self.base);
         base.step().abs() > TOLERANCE
     }
 
-    /// Whether [`keep`](Self::keep) has something to do.
+    /// Whether the next write must call [`keep`](Self::keep).
     pub(super) fn is_due(&self) -> bool {
         let base = *lock(&self.base);
         let is_marked = base.is_marked && base.monotonic.elapsed() < MARK_INTERVAL;
         !is_marked || self.was_set()
     }
 
-    /// Corrects the clock if that of the machine was set, and writes down what it shows. Returns what the process knows once
-    /// that has been committed.
+    /// Corrects the clock if the clock of the machine was set, and marks the shown time in the file. Returns the base
+    /// to use once the transaction is committed.
     pub(super) async fn keep(&self, connection: &mut SqliteConnection) -> sqlx::Result<Kept> {
         let base = *lock(&self.base);
         let step = base.step();
         let mark = if step.abs() > TOLERANCE {
-            // Another process may have done so, and has found about the same.
+            // Another process may have corrected the clock already, with about the same result.
             let corrected = query("UPDATE clock SET shift = ?1 WHERE abs(shift - ?1) > ?2")
                 .bind(base.shift.saturating_sub(step))
                 .bind(TOLERANCE)
                 .execute(&mut *connection)
                 .await?;
             if corrected.rows_affected() > 0 {
-                // A process that has begun since the step may have enqueued them by the wrong clock.
+                // A process that has opened the file since the step may have enqueued envelopes by the wrong clock.
                 query(MAKE_DUE).execute(&mut *connection).await?;
             }
-            // Such a process may have written down a time that is not yet.
+            // Such a process may also have marked a time in the future.
             "UPDATE clock SET latest = (SELECT milliseconds FROM now) RETURNING shift"
         } else {
             "UPDATE clock SET latest = max(latest, (SELECT milliseconds FROM now)) RETURNING shift"
@@ -121,13 +121,13 @@ impl Clock {
         Ok(Kept(Base::new(shift, true)))
     }
 
-    /// Takes over what is in the file, also what another process has corrected.
+    /// Adopts the state of the file, including corrections of other processes.
     pub(super) fn take_over(&self, Kept(base): Kept) {
         *lock(&self.base) = base;
     }
 }
 
-/// The clock of the machine and the monotonic one, at the same moment.
+/// Reads the clock of the machine and the monotonic clock at the same moment.
 fn look() -> (SystemTime, Instant) {
     let mut looks = 0;
     loop {

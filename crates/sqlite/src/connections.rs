@@ -1,4 +1,4 @@
-//! The connections to one file: one that writes, a few that read.
+//! The connections to one file: one for writes, a few for reads.
 
 use super::builder::Settings;
 use super::clock::Clock;
@@ -19,13 +19,13 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::sleep;
 
-/// How many connections read at the same time. Each has a thread.
+/// The number of concurrent readers. Each has a thread.
 const READERS: usize = 4;
 
-/// The pause before a file that another process is setting up is opened again.
+/// The pause before another attempt to open a file that another process is setting up.
 const OPEN_PAUSE: Duration = Duration::from_millis(5);
 
-/// How many times as often a process that is active looks for what others have written.
+/// How many times as often an active process polls for writes of other processes.
 const ACTIVE_LOOKS: u32 = 16;
 
 /// A statement with its arguments.
@@ -33,8 +33,8 @@ pub(super) type Statement = Query<'static, Sqlite, SqliteArguments>;
 
 /// The connections to one file.
 ///
-/// There is no pool of sqlx here: it needs a runtime where a connection is dropped, and gives up by tokio's
-/// clock, which tests stop.
+/// The pool of sqlx is not used: it needs a runtime when a connection is dropped, and its timeouts use tokio's clock,
+/// which tests pause.
 pub(super) struct Connections {
     file: File,
     options: SqliteConnectOptions,
@@ -43,7 +43,7 @@ pub(super) struct Connections {
     clock: Clock,
     idle_readers: Mutex<Vec<SqliteConnection>>,
     readers: Semaphore,
-    /// Changes with each write of this process, for those who need not wait for the next poll.
+    /// Notifies waiting tasks of each write of this process, so that they need not wait for the next poll.
     written: watch::Sender<()>,
     /// When this process last wrote something, or found something new.
     active: Mutex<Instant>,
@@ -64,7 +64,7 @@ impl Connections {
         let (writer, clock) = loop {
             match prepare(&options, &settings).await {
                 Ok(prepared) => break prepared,
-                // The switch to WAL does not wait for locks, and another process may be at it just now.
+                // The switch to WAL does not wait for locks, and another process may be switching at the same time.
                 Err(Refused::Sql(error))
                     if is_busy(&error) && started.elapsed() < settings.busy_timeout =>
                 {
@@ -90,9 +90,10 @@ impl Connections {
         &self.settings
     }
 
-    /// Runs a statement that writes, and returns its rows when it has been committed.
+    /// Runs a writing statement, and returns its rows once it is committed.
     ///
-    /// Dropped while it waits for its turn, nothing happens. Dropped later, the statement runs to its end.
+    /// If the future is dropped while it waits for its turn, it has no effect. If it is dropped later, the statement
+    /// runs to its end.
     pub(super) async fn write(
         self: &Arc<Self>,
         statement: Statement,
@@ -108,7 +109,7 @@ impl Connections {
         &self.clock
     }
 
-    /// Reads the rows of a statement.
+    /// Returns the rows of a statement.
     pub(super) async fn read(
         self: &Arc<Self>,
         statement: Statement,
@@ -129,32 +130,32 @@ impl Connections {
         };
         let rows = statement.fetch_all(&mut connection).await;
         let rows = rows.map_err(|error| self.error(error))?;
-        // Only one that is certainly idle. Another one ends with its statement.
+        // Only a connection that is certainly idle is returned. Any other connection closes when its statement ends.
         lock(&self.idle_readers).push(connection);
         Ok(rows)
     }
 
-    /// A connection that only reads.
+    /// Opens a read-only connection.
     pub(super) async fn connect_reader(&self) -> Result<SqliteConnection, BackendError> {
         let options = self.options.clone().pragma("query_only", "ON");
         let connection = options.connect().await;
         connection.map_err(|error| self.error(error))
     }
 
-    /// Reads the one number that a statement yields.
+    /// Returns the single number that a statement selects.
     pub(super) async fn read_number(
         self: &Arc<Self>,
         sql: &'static str,
     ) -> Result<i64, BackendError> {
         let rows = self.read(query(sql)).await?;
         let row = rows.first().ok_or_else(|| {
-            // Its table is not that of the schema.
+            // The table is not the one of the schema.
             BackendError::unavailable("a row is missing in the database")
         })?;
         sqlx::Row::try_get(row, 0).map_err(|error| self.error(error))
     }
 
-    /// Reads from a connection of one's own.
+    /// Reads a number through a connection of the caller's own.
     pub(super) async fn scalar(
         &self,
         connection: &mut SqliteConnection,
@@ -164,35 +165,35 @@ impl Connections {
         scalar.map_err(|error| self.error(error))
     }
 
-    /// Sees each write of this process.
+    /// A receiver that is notified of each write of this process.
     pub(super) fn writes(&self) -> watch::Receiver<()> {
         self.written.subscribe()
     }
 
-    /// Makes those who wait for a write look.
+    /// Wakes tasks that wait for writes.
     pub(super) fn wake(&self) {
         self.written.send_replace(());
     }
 
-    /// Says that something has happened, after which more is likely to happen soon.
+    /// Notes an event after which more events are likely to follow soon.
     pub(super) fn mark_active(&self) {
         *lock(&self.active) = Instant::now();
     }
 
-    /// How long to wait before a look at what other processes have written. An answer to what this process has just
-    /// written comes soon, if at all; so the pause is as long as the time since then, within bounds.
+    /// The pause before the next poll for writes of other processes. An answer to the latest write of this process
+    /// usually comes soon or not at all, so the pause is as long as the time since that write, within bounds.
     pub(super) fn pause(&self) -> Duration {
         let longest = self.settings.poll_interval;
         let idle = lock(&self.active).elapsed();
         idle.clamp(longest / ACTIVE_LOOKS, longest)
     }
 
-    /// Whether the file is still the one that was opened.
+    /// Returns an error if the file is no longer the one that was opened.
     pub(super) fn check_file(&self) -> Result<(), BackendError> {
         self.file.check()
     }
 
-    /// What an error of SQLite means.
+    /// Converts an error of SQLite.
     pub(super) fn error(&self, error: sqlx::Error) -> BackendError {
         if is_busy(&error) {
             return self.timed_out();
@@ -200,9 +201,10 @@ impl Connections {
         BackendError::unavailable(error)
     }
 
-    /// Whether a call may still begin.
+    /// Returns an error if a call has waited for too long to start.
     pub(super) fn check_in_time(&self, asked: Instant) -> Result<(), BackendError> {
-        // Those before may have used up the time. To try all the same would add it up over the queue.
+        // Earlier calls may have used up the time. If this call started nevertheless, the waiting times of all queued
+        // calls would add up.
         if asked.elapsed() >= self.settings.busy_timeout {
             return Err(self.timed_out());
         }
@@ -224,19 +226,19 @@ impl fmt::Debug for Connections {
     }
 }
 
-/// The runtime that the caller is in.
+/// The runtime of the caller.
 pub(super) fn runtime() -> Result<Handle, BackendError> {
     Handle::try_current().map_err(BackendError::unavailable)
 }
 
 fn is_busy(error: &sqlx::Error) -> bool {
-    // SQLITE_BUSY and SQLITE_LOCKED, whatever more the upper bytes say.
+    // SQLITE_BUSY and SQLITE_LOCKED. The upper bytes have details.
     let code = error.as_database_error().and_then(|error| error.code());
     let code = code.and_then(|code| code.parse::<i32>().ok());
     code.is_some_and(|code| matches!(code & 0xff, 5 | 6))
 }
 
-/// Connects, and makes of the file what it should be.
+/// Opens the writing connection and sets up the file.
 async fn prepare(
     options: &SqliteConnectOptions,
     settings: &Settings,
@@ -254,7 +256,7 @@ async fn prepare(
     } else {
         "NORMAL"
     };
-    // The log shrinks again after a burst. The word is one of two.
+    // The size limit lets the log shrink again after a burst. The statement is built from one of two constants.
     let pragmas =
         format!("PRAGMA synchronous = {synchronous}; PRAGMA journal_size_limit = 67108864");
     raw_sql(AssertSqlSafe(pragmas))

@@ -1,4 +1,4 @@
-//! New rows of a table, for all who listen in this process: one task looks, when somebody listens.
+//! New rows of a table, for all listeners of a process. One task polls while there are listeners.
 
 use super::connections::{Connections, runtime};
 use tower_promises_backend::BackendError;
@@ -12,41 +12,41 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::timeout;
 
-/// How many rows are read at once.
+/// The number of rows that are read at once.
 const BATCH: i64 = 64;
 
-/// A table whose rows have consecutive numbers, in the order of their commits. SQLite has one writer at a
-/// time, so no row appears below one that has been seen.
+/// A table whose rows have consecutive numbers, in the order of their commits. SQLite has one writer at a time, so no
+/// row appears with a lower number than a row that has been read.
 pub(super) trait Table: Send + Sync + 'static {
-    /// What a row says.
+    /// The contents of a row.
     type Item: Clone + Send + Sync + 'static;
 
-    /// A statement for the number of the last row there was.
+    /// A statement for the number of the last row so far.
     const LAST: &'static str;
 
-    /// A statement for the rows after `?1`, `?2` at most, each with its number first.
+    /// A statement for up to `?2` rows after number `?1`. Their first column is the number.
     const AFTER: &'static str;
 
     /// Reads a row.
     fn item(row: &SqliteRow) -> sqlx::Result<Self::Item>;
 }
 
-/// What a listener learns.
+/// An event for a listener.
 pub(super) enum Heard<T> {
     Item(T),
-    /// So many rows are missing.
+    /// The number of missing rows.
     Lagged(u64),
 }
 
 pub(super) struct Feed<T: Table> {
     connections: Arc<Connections>,
-    /// How many rows are kept for a listener that falls behind.
+    /// The number of rows that are buffered for a listener that falls behind.
     capacity: usize,
-    /// The way from the task to the listeners, while it runs.
+    /// The sender of the task, while it runs.
     running: Mutex<Option<Sender<T>>>,
 }
 
-/// A row with its number, or why there are no more.
+/// A row with its number, or the error that ends the feed.
 type Event<T> = Result<(i64, <T as Table>::Item), BackendError>;
 
 type Sender<T> = broadcast::Sender<Event<T>>;
@@ -60,7 +60,7 @@ impl<T: Table> Feed<T> {
         })
     }
 
-    /// Yields all rows that are committed after this has resolved.
+    /// Returns a stream of all rows that are committed after the future has resolved.
     pub(super) async fn subscribe(
         self: &Arc<Self>,
     ) -> Result<
@@ -69,7 +69,7 @@ impl<T: Table> Feed<T> {
     > {
         let start = self.connections.read_number(T::LAST).await?;
         let events = self.join(start)?;
-        // The task may have been at work before, so what it says now may be older than this call.
+        // The task may have been running before, so its next rows may be older than this call.
         let last = self.connections.read_number(T::LAST).await?;
         let listener = Listener::<T> {
             events,
@@ -84,7 +84,7 @@ impl<T: Table> Feed<T> {
         }))
     }
 
-    /// Starts the task if it is not at work. It begins after row `start`.
+    /// Starts the task if it is not running, with the rows after `start`.
     fn join(self: &Arc<Self>, start: i64) -> Result<Events<T>, BackendError> {
         let runtime = runtime()?;
         let mut running = lock(&self.running);
@@ -93,7 +93,7 @@ impl<T: Table> Feed<T> {
         } else {
             let (sender, receiver) = broadcast::channel(self.capacity);
             *running = Some(sender.clone());
-            // A runtime that is about to end drops the task at once, and that takes the lock.
+            // A runtime that is shutting down drops the task at once, which takes the lock.
             drop(running);
             let turn = Turn {
                 feed: self.clone(),
@@ -108,7 +108,7 @@ impl<T: Table> Feed<T> {
         })
     }
 
-    /// Whether nobody listens any more. Then the next listener starts a new task.
+    /// Whether there are no listeners. If so, the next listener starts a new task.
     fn is_over(&self, sender: &Sender<T>) -> bool {
         let mut running = lock(&self.running);
         let is_over = sender.receiver_count() == 0;
@@ -118,14 +118,14 @@ impl<T: Table> Feed<T> {
         is_over
     }
 
-    /// Tells all rows from `last` on, until nobody listens.
+    /// Sends all rows after `last`, until there are no listeners.
     async fn follow(&self, sender: &Sender<T>, mut last: i64) -> Result<(), BackendError> {
         let mut written = self.connections.writes();
         let mut connection = self.connections.connect_reader().await?;
         let mut version = None;
         while !self.is_over(sender) {
             self.connections.check_file()?;
-            // Before the rows: a commit in between shows the next time.
+            // Marked before the rows are read, so that a commit in between causes another round.
             written.mark_unchanged();
             let present = query_scalar("PRAGMA data_version");
             let present = self.connections.scalar(&mut connection, present).await?;
@@ -136,7 +136,7 @@ impl<T: Table> Feed<T> {
                 version = Some(present);
                 self.tell(sender, &mut connection, &mut last).await?;
             }
-            // Whichever comes first.
+            // Resolves after the pause or after a write of this process.
             let _ = timeout(self.connections.pause(), written.changed()).await;
         }
         Ok(())
@@ -159,7 +159,7 @@ impl<T: Table> Feed<T> {
                     .and_then(|number: i64| Ok((number, T::item(&row)?)));
                 let (number, item) = read.map_err(|error| self.connections.error(error))?;
                 *last = number;
-                // An error says that nobody listens, which the next round sees.
+                // Sending fails if there are no listeners, which the next round detects.
                 let _ = sender.send(Ok((number, item)));
             }
             if is_last_batch {
@@ -180,14 +180,14 @@ impl<T: Table> fmt::Debug for Feed<T> {
 async fn run<T: Table>(turn: Turn<T>, start: i64) {
     let sender = turn.sender.clone();
     let end = turn.feed.follow(&sender, start).await;
-    // Before the error is told, so that who listens again gets a new task.
+    // Cleared before the error is sent, so that a listener that subscribes again starts a new task.
     drop(turn);
     if let Err(error) = end {
         let _ = sender.send(Err(error));
     }
 }
 
-/// What the task has while it is the one that tells. It also ends when its runtime does.
+/// Clears the state of the feed when the task ends, also when its runtime shuts down.
 struct Turn<T: Table> {
     feed: Arc<Feed<T>>,
     sender: Sender<T>,
@@ -205,8 +205,8 @@ impl<T: Table> Drop for Turn<T> {
     }
 }
 
-/// What a listener hears from the task. Dropped, it stops listening and then lets the task look whether
-/// anybody is left.
+/// The events of a listener. On drop, the listener unsubscribes and then wakes the task, which ends if there are no
+/// other listeners.
 struct Events<T: Table> {
     receiver: broadcast::Receiver<Event<T>>,
     _wake: WakeOnDrop,
@@ -222,9 +222,9 @@ impl Drop for WakeOnDrop {
 
 struct Listener<T: Table> {
     events: Events<T>,
-    /// The number of the last row that was heard.
+    /// The number of the last received row.
     last: i64,
-    /// A row that comes after the word that some are missing.
+    /// A row to return after [`Heard::Lagged`].
     next: Option<T::Item>,
 }
 
@@ -237,13 +237,13 @@ impl<T: Table> Listener<T> {
             let (number, item) = match self.events.receiver.recv().await {
                 Ok(Ok(row)) => row,
                 Ok(Err(error)) => return Some(Err(error)),
-                // The number of the next row says how many are missing, here or in the table.
+                // The number of the next row tells how many are missing, in this channel or in the table.
                 Err(RecvError::Lagged(_)) => continue,
                 Err(RecvError::Closed) => return None,
             };
             let missing = number.saturating_sub(self.last).saturating_sub(1);
             let Ok(missing) = u64::try_from(missing) else {
-                // Older than the subscription.
+                // The row is older than the subscription.
                 continue;
             };
             self.last = number;

@@ -1,4 +1,4 @@
-//! The file of a database, and whether it is still there.
+//! The file of a database, and the check whether it still exists.
 
 use super::refused::Refused;
 use tower_promises_backend::BackendError;
@@ -9,16 +9,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 pub(super) struct File {
-    /// Absolute: later connections must not depend on the working directory.
+    /// Absolute, because later connections must not depend on the working directory.
     path: PathBuf,
     identity: Identity,
 }
 
 impl File {
-    /// Creates the file, for its owner alone, if it does not exist.
+    /// Creates the file, with permissions for its owner only, if it does not exist.
     pub(super) fn create(path: &Path) -> Result<Self, Refused> {
         let name = path.to_string_lossy();
-        // SQLite takes these for something else than a file.
+        // SQLite does not treat these names as files.
         if name.is_empty() || name == ":memory:" || name.starts_with("file:") {
             return Err(Refused::NoFile);
         }
@@ -38,8 +38,8 @@ impl File {
         &self.path
     }
 
-    /// Whether the path still leads to the file that was opened. SQLite itself goes on with a file that has
-    /// no name any more, and nobody else would see what is written.
+    /// Whether the path still refers to the file that was opened. SQLite itself continues to use a deleted file, and no
+    /// other process would see the writes.
     pub(super) fn check(&self) -> Result<(), BackendError> {
         let found = metadata(&self.path).map_err(BackendError::unavailable)?;
         if identity(&found) != self.identity {
@@ -51,8 +51,8 @@ impl File {
 }
 
 fn create_if_missing(path: &Path) -> io::Result<()> {
-    // To close a handle of a file gives up all locks that the process has on it, those of SQLite included.
-    // So a file that exists is never opened here, and a new one is closed before SQLite can open it.
+    // Closing a handle of a file releases all locks of the process on that file, including the locks of SQLite. So an
+    // existing file is never opened here, and a new file is closed before SQLite can open it.
     static CREATING: Mutex<()> = Mutex::new(());
     let _creating = lock(&CREATING);
     let mut options = OpenOptions::new();
@@ -78,7 +78,7 @@ fn identity(metadata: &Metadata) -> Identity {
 #[cfg(not(unix))]
 type Identity = bool;
 
-/// Where an open file can be neither deleted nor replaced, it is enough that there is one.
+/// An open file can be neither deleted nor replaced on these systems, so its existence is enough.
 #[cfg(not(unix))]
 fn identity(metadata: &Metadata) -> Identity {
     metadata.is_file()

@@ -1,8 +1,8 @@
-//! What goes to the log.
+//! Log messages.
 
 use tower_promises_backend::kit::log;
 
-/// What is no longer needed could not be deleted.
+/// Expired entries could not be deleted.
 pub(super) fn sweep_failed(error: &sqlx::Error) {
     let error: &dyn std::error::Error = error;
     log::warning!(

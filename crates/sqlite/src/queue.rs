@@ -15,23 +15,24 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-/// A [`Queue`] between the processes that open one file. A [`SqliteDatabase`](super::SqliteDatabase) has it.
+/// A [`Queue`] between the processes that open one file. [`SqliteDatabase`](super::SqliteDatabase) creates it.
 ///
-/// What is in it survives them. Workers look with every
-/// [poll interval](super::SqliteBuilder::poll_interval), and at once when their own process enqueues. Times go by
-/// the [clock of the database](super#clocks), to the millisecond. Ids of envelopes that have ended are known for the
-/// [window](super::SqliteBuilder::deduplication_window) from then on; their payloads are forgotten at once.
+/// Envelopes outlive the processes. Workers poll at the [poll interval](super::SqliteBuilder::poll_interval), and at
+/// once when their own process enqueues. Times use the [clock of the database](super#clocks), with a resolution of a
+/// millisecond. The id of an envelope that has ended is known for a
+/// [window](super::SqliteBuilder::deduplication_window) from then on. Its payload is deleted at once.
 #[derive(Clone, Debug)]
 pub struct SqliteQueue {
     connections: Arc<Connections>,
-    /// Changes when this process has made an envelope due.
+    /// Notifies workers when this process has made an envelope due.
     due: Arc<watch::Sender<()>>,
 }
 
-/// A time that no machine sees the end of.
+/// A duration that ends after the lifetime of any machine.
 const FOREVER: i64 = i64::MAX / 4;
 
-// The clock of the database, not that of the caller: a statement may wait for a lock before it runs.
+// Statements use the clock of the database rather than a time from the caller, because a statement may wait for a lock
+// before it runs.
 const ENQUEUE: &str =
     "INSERT OR REPLACE INTO queue_envelopes (queue, id, payload, priority, due, is_delayed)
     SELECT ?1, ?2, ?3, ?4, (SELECT milliseconds FROM now) + ?5, ?5 > 0
@@ -44,7 +45,7 @@ const ENQUEUE: &str =
 const IS_KNOWN: &str = "SELECT 1 FROM queue_envelopes WHERE queue = ?1 AND id = ?2
     AND (ended IS NULL OR ended > (SELECT milliseconds FROM now) - ?3)";
 
-/// In how many milliseconds the next one is due. One look into the index for each priority.
+/// The milliseconds until the next envelope is due, with one index look-up for each priority.
 const NEXT: &str = "SELECT CAST(min(due) - (SELECT milliseconds FROM now) AS INTEGER) FROM (
         SELECT min(due) AS due FROM queue_envelopes
             WHERE queue = ?1 AND priority = 0 AND ended IS NULL
@@ -81,7 +82,8 @@ const TAKE: &str = "UPDATE queue_envelopes
     )
     RETURNING place, number, priority, id, payload";
 
-// The number of a delivery is what fences: it rises with each, so those of lost leases fit no more.
+// The number of a delivery rises with each delivery and serves as a fencing token: the numbers of lost leases no longer
+// match.
 const RENEW: &str = "UPDATE queue_envelopes
     SET due = (SELECT milliseconds FROM now) + ?3
     WHERE place = ?1 AND number = ?2 AND leased AND due > (SELECT milliseconds FROM now)
@@ -128,7 +130,7 @@ impl SqliteQueue {
         Ok(Enqueued::Duplicate)
     }
 
-    /// Waits until an envelope is due, perhaps.
+    /// Waits until an envelope seems to be due.
     async fn wait(&self, queue: &str) -> Result<(), BackendError> {
         let mut changes = self.due.subscribe();
         loop {
@@ -148,20 +150,20 @@ impl SqliteQueue {
                 };
                 wait = wait.min(Duration::from_millis(next));
             }
-            // Whichever comes first.
+            // Resolves after the pause or when this process makes an envelope due.
             let _ = timeout(wait, changes.changed()).await;
         }
     }
 
-    /// How long to wait before the next look. All who wait in this process look together no more often than one of them
-    /// may alone, or each with every poll interval: what makes the process active is most likely not theirs.
+    /// The pause before the next poll. All waiting workers of this process together poll no more often than a single
+    /// worker may, or each at the poll interval: the activity of the process most likely concerns other queues.
     fn pause(&self) -> Duration {
         let waiting = u32::try_from(self.due.receiver_count()).unwrap_or(u32::MAX);
         let pause = self.connections.pause().saturating_mul(waiting);
         pause.min(self.connections.settings().poll_interval)
     }
 
-    /// Takes what is due.
+    /// Takes due envelopes.
     async fn claim(
         &self,
         queue: &str,
@@ -182,7 +184,7 @@ impl SqliteQueue {
         claim(self, taking).await
     }
 
-    /// Changes an envelope if its lease is in force. Returns whether it was.
+    /// Changes an envelope if its lease is active. Returns whether it was active.
     async fn change(
         &self,
         sql: &'static str,
@@ -200,7 +202,7 @@ impl SqliteQueue {
     }
 }
 
-/// The envelopes in the order in which they are to be handled. SQLite returns changed rows in any.
+/// Reads the envelopes in the order in which they are to be handled. SQLite returns changed rows in any order.
 fn read(rows: &[SqliteRow], asked: Instant, lease: Duration) -> sqlx::Result<Vec<Taken>> {
     let mut taken = Vec::with_capacity(rows.len());
     for row in rows {
@@ -220,7 +222,7 @@ fn read(rows: &[SqliteRow], asked: Instant, lease: Duration) -> sqlx::Result<Vec
     Ok(taken.into_iter().map(|(_, envelope)| envelope).collect())
 }
 
-/// The place and the number of a delivery.
+/// Parses the place and the number of a delivery.
 fn parse(receipt: &Receipt) -> Option<(i64, i64)> {
     let (place, number) = receipt.as_str().split_once(' ')?;
     Some((place.parse().ok()?, number.parse().ok()?))
@@ -258,7 +260,7 @@ impl Queue for SqliteQueue {
             check_name(queue)?;
             loop {
                 self.wait(queue).await?;
-                // Another worker may have been faster.
+                // May take nothing, because another worker was faster.
                 let taken = self.claim(queue, limit.max(1), lease).await?;
                 if !taken.is_empty() {
                     return Ok(taken);

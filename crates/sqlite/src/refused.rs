@@ -3,27 +3,27 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-/// Why a file cannot be opened.
+/// The error of opening a database.
 #[derive(Debug)]
 pub(super) struct OpenError {
     pub(super) path: PathBuf,
     pub(super) refused: Refused,
 }
 
-/// What is wrong with a file.
+/// The reason why a file is refused.
 #[derive(Debug)]
 pub(super) enum Refused {
-    /// It is no path of a file.
+    /// The path is not that of a file.
     NoFile,
-    /// It cannot be created or read.
+    /// The file cannot be created or read.
     Io(io::Error),
-    /// SQLite cannot read or write it.
+    /// SQLite cannot read or write the file.
     Sql(sqlx::Error),
     /// The file system has no shared memory.
     NoWal,
-    /// It is the database of something else.
+    /// The file is the database of another application.
     Foreign,
-    /// A newer version of this crate has written it.
+    /// A newer version of this crate has written the file.
     Version { found: i64, known: usize },
 }
 

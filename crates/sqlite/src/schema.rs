@@ -1,16 +1,16 @@
-//! The tables, and how a file gets them.
+//! The tables, and the migrations of a file.
 
 use super::refused::Refused;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Connection, query_scalar, raw_sql};
 
-/// How a file says that it belongs to this crate, in its header.
+/// Marks the file as belonging to this crate, in the header of SQLite.
 const APPLICATION_ID: i64 = 0x746f_7072;
 
-/// Each brings a file to the next version. What is released is not changed: a new version is a new step.
+/// Each step migrates a file to the next version. A released step is never changed: a new version is a new step.
 const STEPS: [&str; 4] = [
-    // Triggers number the changes and write them down, so that a change is one statement. It is SQLite that
-    // makes it atomic, whether or not others are committed with it.
+    // Triggers number and log the changes, so that a change is one statement. SQLite makes it atomic, whether or not
+    // others are committed with it.
     "CREATE TABLE store_revision (last INTEGER NOT NULL);
     INSERT INTO store_revision (last) VALUES (0);
     CREATE TABLE store_entries (
@@ -49,8 +49,8 @@ const STEPS: [&str; 4] = [
         topic TEXT NOT NULL,
         payload BLOB NOT NULL
     );",
-    // An envelope is due at a time: after its delay, or when its lease ends. Places are not used again, so that
-    // a delivery stays known by its place and number.
+    // `due` is the end of the delay, or the end of the lease. Places are never reused, so that the place and the number
+    // identify a delivery for ever.
     "CREATE TABLE queue_size (envelopes INTEGER NOT NULL);
     INSERT INTO queue_size (envelopes) VALUES (0);
     CREATE TABLE queue_envelopes (
@@ -76,8 +76,9 @@ const STEPS: [&str; 4] = [
     WHEN OLD.ended IS NULL AND NEW.ended IS NOT NULL BEGIN
         UPDATE queue_size SET envelopes = envelopes - 1;
     END;",
-    // A clock that goes on when that of the machine is set: `shift` is what is between them. `latest` is a time that it
-    // has shown, and does not go back behind when no process was there to see that the machine's was set.
+    // A clock that continues when the clock of the machine is set. `shift` is the difference between the two. `latest`
+    // is a time that the clock has shown. The clock does not go back behind it if the clock of the machine was set
+    // while no process had the file open.
     "CREATE TABLE clock (shift INTEGER NOT NULL, latest INTEGER NOT NULL);
     INSERT INTO clock (shift, latest) VALUES (0, 0);
     CREATE VIEW now (milliseconds) AS
@@ -102,13 +103,14 @@ const STEPS: [&str; 4] = [
         INSERT INTO store_changes (revision, changed, key)
             SELECT last, milliseconds, OLD.key FROM store_revision, now;
     END;",
-    // Whether the time at which an envelope is due is that of a delay. Of what is in the file that is not known.
+    // Whether `due` is the end of a delay. This is unknown for existing envelopes.
     "ALTER TABLE queue_envelopes ADD COLUMN is_delayed INTEGER NOT NULL DEFAULT 1;",
 ];
 
-/// Refuses a file that belongs to something else, before anything of it is changed.
+/// Refuses a file of another application before anything is changed in it.
 pub(super) async fn check(connection: &mut SqliteConnection) -> Result<(), Refused> {
-    // In this order: another process may create the tables in between, and marks the file with them.
+    // The order matters: another process may create the tables between the two queries, and marks the file in the same
+    // transaction.
     let tables: i64 = query_scalar("SELECT count(*) FROM sqlite_schema")
         .fetch_one(&mut *connection)
         .await?;
@@ -122,9 +124,9 @@ pub(super) async fn check(connection: &mut SqliteConnection) -> Result<(), Refus
     Ok(())
 }
 
-/// Brings a file to the present version.
+/// Migrates a file to the present version.
 pub(super) async fn migrate(connection: &mut SqliteConnection) -> Result<(), Refused> {
-    // Most of the time there is nothing to do, and no need for a lock.
+    // Usually the file needs no migration, and so no lock.
     if version(connection).await? == STEPS.len() {
         return Ok(());
     }
@@ -139,7 +141,7 @@ pub(super) async fn migrate(connection: &mut SqliteConnection) -> Result<(), Ref
         "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {}",
         STEPS.len()
     );
-    // Numbers alone are put together.
+    // The statement is built from numbers only.
     raw_sql(AssertSqlSafe(marks))
         .execute(&mut *transaction)
         .await?;

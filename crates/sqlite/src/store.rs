@@ -13,18 +13,20 @@ use sqlx::{Row, query};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A [`Store`] that the processes that open one file share. A [`SqliteDatabase`](super::SqliteDatabase) has it.
+/// A [`Store`] between the processes that open one file. [`SqliteDatabase`](super::SqliteDatabase) creates it.
 ///
-/// Times to live go by the [clock of the database](super#clocks), to the millisecond. A value whose time is over is absent at once, and deleted from the file with a later write.
-/// Watchers of this process see its own changes at once, those of other processes with the next
-/// [look](super::SqliteBuilder::poll_interval). Revisions number the changes of all keys.
+/// Times to live use the [clock of the database](super#clocks), with a resolution of a millisecond. An expired value is
+/// absent at once, and a later write deletes it from the file. Watchers receive changes of their own process at once,
+/// and changes of other processes with the next [poll](super::SqliteBuilder::poll_interval). Revisions number the
+/// changes of all keys.
 #[derive(Clone, Debug)]
 pub struct SqliteStore {
     connections: Arc<Connections>,
     changes: Arc<Feed<Changes>>,
 }
 
-// The clock of the database, not that of the caller: a statement may wait for a lock before it runs.
+// Statements use the clock of the database rather than a time from the caller, because a statement may wait for a lock
+// before it runs.
 const GET: &str = "SELECT revision, value FROM store_entries
     WHERE key = ?1 AND (expires IS NULL OR expires > (SELECT milliseconds FROM now))";
 
@@ -61,7 +63,7 @@ impl SqliteStore {
         }
     }
 
-    /// A statement with the arguments that those that set a value share.
+    /// Builds a statement that sets a value, with the arguments that all of them share.
     fn set(
         &self,
         sql: &'static str,
@@ -77,7 +79,7 @@ impl SqliteStore {
             .bind(time_to_live.and_then(milliseconds)))
     }
 
-    /// Runs a statement that changes one key or nothing. Returns the revision of its row.
+    /// Runs a statement that changes at most one key. Returns the revision of its row.
     async fn change(&self, statement: Statement) -> Result<Option<Revision>, BackendError> {
         let rows = self.connections.write(statement).await?;
         let revision = rows.first().map(|row| revision(row, 0)).transpose();
@@ -85,13 +87,13 @@ impl SqliteStore {
     }
 }
 
-/// A time to live as SQLite adds it to the present time, or `None` where it does not end while there are
-/// machines.
+/// The milliseconds that SQLite adds to the present time, or `None` if the time to live ends after the lifetime of any
+/// machine.
 pub(super) fn milliseconds(time_to_live: Duration) -> Option<i64> {
     if time_to_live.is_zero() {
         return Some(0);
     }
-    // The present time is rounded too: with one more it is never too short.
+    // The present time is rounded too. With one more millisecond, the time to live is never too short.
     let milliseconds = time_to_live.as_micros().div_ceil(1000) + 1;
     let milliseconds = i64::try_from(milliseconds).ok();
     milliseconds.filter(|milliseconds| *milliseconds < i64::MAX / 2)
@@ -99,7 +101,7 @@ pub(super) fn milliseconds(time_to_live: Duration) -> Option<i64> {
 
 fn revision(row: &SqliteRow, column: usize) -> sqlx::Result<Revision> {
     let number: i64 = row.try_get(column)?;
-    // They start at one.
+    // Revisions start at one.
     Ok(Revision::new(number.unsigned_abs()))
 }
 
@@ -162,7 +164,7 @@ impl Store for SqliteStore {
         Box::pin(async move {
             let put = self.set(PUT, key, value, time_to_live)?;
             let revision = self.change(put).await?;
-            // It sets in any case, unless the tables are not those of the schema.
+            // The statement always sets the value, unless the tables are not the ones of the schema.
             revision.ok_or_else(|| BackendError::unavailable("the database has not set the value"))
         })
     }
@@ -179,7 +181,7 @@ impl Store for SqliteStore {
                 None => self.set(SET_ABSENT, key, value, time_to_live)?,
                 Some(revision) => {
                     let set = self.set(SET_PRESENT, key, value, time_to_live)?;
-                    // One that SQLite cannot count to is that of no value, as is a negative one.
+                    // A revision beyond SQLite's integers matches no value, and neither does a negative one.
                     set.bind(i64::try_from(revision.get()).unwrap_or(-1))
                 }
             };

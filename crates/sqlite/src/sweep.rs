@@ -1,4 +1,4 @@
-//! What is no longer needed is deleted as other things are written.
+//! Deletes expired entries after other writes.
 
 use super::builder::Settings;
 use tower_promises_backend::kit::sync::lock;
@@ -7,18 +7,18 @@ use sqlx::sqlite::SqliteConnection;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// After so many writes what is no longer needed is deleted, or after [`SWEEP_INTERVAL`] with the next one.
+/// A sweep follows after this number of writes, or with the first write after [`SWEEP_INTERVAL`].
 const WRITES_PER_SWEEP: usize = 64;
 
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many expired entries, and how many envelopes that have ended, a sweep deletes at most, so that no writer waits
-/// for long.
+/// The largest number of expired entries, and of ended envelopes, that a sweep deletes, so that no write waits for
+/// long.
 const SWEEP_ENTRIES: i64 = 1000;
 
-/// When to delete what is no longer needed.
+/// Decides when to sweep.
 pub(super) struct Sweep {
-    /// When it was last done, and how much was written since.
+    /// The time of the last sweep, and the number of writes since then.
     last: Mutex<(Instant, usize)>,
 }
 
@@ -29,7 +29,7 @@ impl Sweep {
         }
     }
 
-    /// Whether it is time, after some writes. The next time is counted from there on.
+    /// Adds a number of writes. Returns whether a sweep is due, and then starts to count again.
     pub(super) fn is_due(&self, writes: usize) -> bool {
         let mut last = lock(&self.last);
         last.1 += writes;
@@ -41,7 +41,8 @@ impl Sweep {
     }
 }
 
-/// Deletes what is no longer needed. The newest change and message stay: they show what has been missed.
+/// Deletes expired entries. The newest change and the newest message stay, because their numbers show what a reader has
+/// missed.
 pub(super) async fn sweep(
     connection: &mut SqliteConnection,
     settings: &Settings,

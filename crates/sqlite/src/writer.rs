@@ -1,7 +1,7 @@
-//! The connection that writes: one task at a time works on it, and commits together what has come together.
+//! The connection for writes. One task at a time uses it, and commits concurrent statements together.
 //!
-//! Each batch is a task in the runtime of its first statement, whose caller waits there. A task for all of them
-//! could stand still in a runtime that nobody drives any more.
+//! Each batch is a task in the runtime of its first statement, because the caller of that statement waits there. A
+//! single task for all batches could stall in a runtime that is no longer driven.
 
 use super::clock::Clock;
 use super::connections::{Connections, Statement, runtime};
@@ -18,10 +18,10 @@ use std::time::Instant;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-/// How many statements are in the queue at most. More wait before it.
+/// The largest number of queued statements. Further statements wait for room.
 const QUEUE: usize = 1024;
 
-/// How many statements are committed together at most.
+/// The largest number of statements that are committed together.
 const BATCH: usize = 64;
 
 pub(super) struct Writer {
@@ -31,7 +31,8 @@ pub(super) struct Writer {
 }
 
 struct State {
-    /// `None` while a task works on it. It hands the connection on to what is added to the queue meanwhile.
+    /// `None` while a task uses the connection. The task then passes the connection on to statements that were queued
+    /// meanwhile.
     idle: Option<SqliteConnection>,
     queue: VecDeque<Job>,
 }
@@ -59,10 +60,10 @@ impl Writer {
     }
 }
 
-/// Runs a statement, and returns its rows when it has been committed.
+/// Runs a statement, and returns its rows once it is committed.
 ///
-/// It runs in a task. Were it the caller's future, that could be dropped while its statement waits for a lock
-/// of another process, and the next one would queue behind a statement that nobody needs.
+/// The statement runs in a task. If it ran in the caller's future, that future could be dropped while its statement
+/// waits for a lock of another process, and the next statement would queue behind a statement that is no longer needed.
 pub(super) async fn write(
     connections: &Arc<Connections>,
     statement: Statement,
@@ -90,14 +91,14 @@ pub(super) async fn write(
     answered.await.map_err(ended)?
 }
 
-/// Gives the connection to those who are next, or keeps it for later.
+/// Passes the connection to the next statements, or stores it as idle.
 fn hand_on(connections: &Arc<Connections>, connection: SqliteConnection) {
-    // To drop them wakes others, which is not to be done under the lock.
+    // Dropping a job releases its permit and so wakes waiting tasks, which must not happen under the lock.
     let mut gone = Vec::new();
     let mut state = lock(&connections.writer().state);
     let runtime = loop {
         match state.queue.front() {
-            // Nobody may drive its runtime any more.
+            // The caller is gone, and its runtime may no longer be driven.
             Some(job) if job.answer.is_closed() => gone.extend(state.queue.pop_front()),
             Some(job) => break job.runtime.clone(),
             None => {
@@ -116,7 +117,7 @@ fn hand_on(connections: &Arc<Connections>, connection: SqliteConnection) {
     }));
 }
 
-/// The right to work on the connection, which is handed on when it is dropped.
+/// The right to use the connection, which is passed on when the turn is dropped.
 struct Turn {
     connections: Arc<Connections>,
     connection: Option<SqliteConnection>,
@@ -124,9 +125,9 @@ struct Turn {
 }
 
 impl Drop for Turn {
-    /// The task also ends when its runtime does, perhaps before it has begun.
+    /// Runs also if the runtime shuts down, possibly before the task has started.
     fn drop(&mut self) {
-        // Whoever waits for these learns it.
+        // Their callers get an error.
         self.jobs.clear();
         if let Some(connection) = self.connection.take() {
             hand_on(&self.connections, connection);
@@ -154,15 +155,15 @@ async fn run(mut turn: Turn) {
         connections.mark_active();
         connections.wake();
         if connections.writer().sweep.is_due(answers.len()) {
-            // What is left over is deleted the next time.
+            // Remaining entries are deleted by the next sweep.
             if let Err(error) = sweep(connection, connections.settings()).await {
                 observe::sweep_failed(&error);
             }
         }
     }
-    // Before the answers: with them the runtime may have reached what it was driven for.
+    // Dropped before the answers are sent: after an answer, the caller may no longer drive the runtime.
     drop(turn);
-    // Where nobody waits any more, nobody is told.
+    // Sending fails if the caller is gone, which is fine.
     match written {
         Ok(rows) => {
             for (answer, rows) in answers.into_iter().zip(rows) {
@@ -178,8 +179,8 @@ async fn run(mut turn: Turn) {
     }
 }
 
-/// Runs the statements one after the other and commits them together: all of them or none. The clock is corrected in the
-/// same transaction before them: by a clock that has been set, a lease could end early.
+/// Runs statements one after the other and commits all of them or none. If the clock was set, it is corrected before
+/// them in the same transaction: otherwise a lease could end early.
 async fn execute(
     clock: &Clock,
     connection: &mut SqliteConnection,
@@ -187,7 +188,7 @@ async fn execute(
 ) -> sqlx::Result<Vec<Vec<SqliteRow>>> {
     let is_clock_due = clock.is_due();
     if statements.len() == 1 && !is_clock_due {
-        // To read all rows matters even for one: an error of its commit comes after them.
+        // All rows are read even of a single statement, because an error of its commit follows them.
         let rows = match statements.pop() {
             Some(statement) => vec![statement.fetch_all(connection).await?],
             None => Vec::new(),
@@ -207,7 +208,7 @@ async fn execute(
     for statement in statements {
         rows.push(statement.fetch_all(&mut *transaction).await?);
     }
-    // Dropped before, it is rolled back, before the connection does anything else.
+    // If the transaction is dropped before the commit, it is rolled back before the connection does anything else.
     transaction.commit().await?;
     if let Some(kept) = kept {
         clock.take_over(kept);

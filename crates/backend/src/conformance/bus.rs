@@ -52,7 +52,7 @@ pub async fn bus_listeners<B: Bus>(make: impl AsyncFn() -> B) {
             assert_eq!(
                 heard,
                 Some(expected),
-                "listener {number} hears each message that is published after `listen` has resolved"
+                "listener {number} receives each message that is published after `listen` has resolved"
             );
         }
     }
@@ -65,7 +65,7 @@ pub async fn bus_listeners<B: Bus>(make: impl AsyncFn() -> B) {
     drop(dropped);
     publish(&there, "conformance/c", "3").await;
     let heard = hear(&mut listener).await.is_some();
-    assert!(heard, "a listener does not depend on another one");
+    assert!(heard, "a listener does not depend on other listeners");
 }
 
 /// Checks that the messages of one publisher arrive in order, and that no message of concurrent publishers is lost.
@@ -92,11 +92,11 @@ pub async fn bus_order<B: Bus>(make: impl AsyncFn() -> B) {
     for _ in 0..usize::from(PUBLISHERS) * usize::from(MESSAGES) {
         let (_, payload) = hear(&mut listener)
             .await
-            .expect("none is lost while the listener keeps up");
+            .expect("no message is lost while the listener keeps up");
         let next = &mut next[usize::from(payload[0])];
         assert_eq!(
             payload[1], *next,
-            "messages of one publisher arrive in order, and none is lost"
+            "messages of one publisher arrive in order, and no message is lost"
         );
         *next += 1;
     }
@@ -144,7 +144,7 @@ pub async fn bus_lag<B: Bus>(make: impl AsyncFn() -> B) {
         Ok(heard) => assert_eq!(
             heard.len(),
             FLOOD,
-            "a listener that has lost messages is told: none are lost silently"
+            "a listener that has lost messages gets `Lagged`"
         ),
         Err(missed) => assert!(missed > 0, "`Lagged` counts at least one message"),
     }
@@ -153,7 +153,7 @@ pub async fn bus_lag<B: Bus>(make: impl AsyncFn() -> B) {
     assert_eq!(
         heard.as_deref(),
         Some(&b"later"[..]),
-        "a slow listener goes on"
+        "a slow listener continues"
     );
 }
 

@@ -4,7 +4,7 @@ use crate::BackendError;
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// Pauses that double from the first to the longest one.
+/// Pauses that double from the first pause to the longest one.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
     first: Duration,
@@ -33,8 +33,8 @@ impl Backoff {
         pause
     }
 
-    /// The pause after a failure of what has worked for this long. What has worked for as long as the longest pause
-    /// begins with the first one.
+    /// The pause after a failure of an operation that worked for the given time. An operation that worked at least as
+    /// long as the longest pause starts again with the first pause.
     pub fn pause_after(&mut self, worked: Duration) -> Duration {
         if worked >= self.longest {
             self.next = self.first;

@@ -16,7 +16,7 @@ pub fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The time of a stored number. One that cannot be a time is the epoch.
+/// The time of a stored number. The epoch if the number is too large for a time.
 pub fn time(milliseconds: u64) -> SystemTime {
     let since = Duration::from_millis(milliseconds);
     UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH)

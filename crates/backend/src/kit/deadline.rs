@@ -13,7 +13,7 @@ pub async fn in_time<T>(
     answer.unwrap_or(Err(BackendError::TimedOut { after }))
 }
 
-/// Subscribes to the bus. The timeout covers the subscription.
+/// Listens to the bus, or returns an error after this time.
 pub async fn listen(backend: &Backend, after: Duration) -> Result<BusStream, BackendError> {
     in_time(after, backend.bus().listen()).await
 }

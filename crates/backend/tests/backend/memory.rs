@@ -348,16 +348,16 @@ macro_rules! broken {
 broken! {
     a_store_that_sets_always_fails: check_store(SetsAlways), "an absent value has no revision";
     a_store_that_is_not_atomic_fails: check_store(SetsWithoutAtomicity), "only one of many";
-    a_store_without_time_to_live_fails: check_store(IgnoresTimeToLive), "ends with its time to live";
-    a_store_that_confuses_keys_fails: check_store(ConfusesCase), "was there";
+    a_store_without_time_to_live_fails: check_store(IgnoresTimeToLive), "expires after its time to live";
+    a_store_that_confuses_keys_fails: check_store(ConfusesCase), "existed";
     a_store_that_accepts_all_keys_fails: check_store(AcceptsAllNames), "must be an error";
     a_watch_that_starts_late_fails: check_store(WatchesLate), "a watch sees every change";
     a_watch_that_skips_changes_fails: check_store(WatchSkips), "a watch sees every change";
-    a_watch_that_lags_silently_fails: check_store(WatchLagsSilently), "none are lost silently";
-    a_bus_that_drops_messages_fails: check_bus(DropsMessages), "none is lost";
+    a_watch_that_lags_silently_fails: check_store(WatchLagsSilently), "gets `Lagged`";
+    a_bus_that_drops_messages_fails: check_bus(DropsMessages), "no message is lost";
     a_bus_that_repeats_messages_fails: check_bus(RepeatsMessages), "a message arrives only once";
     a_bus_that_listens_late_fails: check_bus(ListensLate), "after `listen` has resolved";
-    a_bus_that_lags_silently_fails: check_bus(LagsSilently), "is told";
+    a_bus_that_lags_silently_fails: check_bus(LagsSilently), "gets `Lagged`";
     a_bus_that_accepts_all_topics_fails: check_bus(AcceptsAllNames), "must be an error";
 }
 

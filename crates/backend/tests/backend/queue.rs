@@ -429,21 +429,21 @@ broken! {
     a_queue_that_adds_twice_fails: check(Fault::AddsTwice), "the id is known";
     a_queue_that_delivers_twice_fails: check(Fault::DeliversTwice), "duplicates are not delivered";
     a_queue_that_loses_envelopes_fails: check_workers(Fault::LosesEnvelopes), "every envelope is handled";
-    a_queue_that_reverses_the_order_fails: check(Fault::ReversesOrder), "they are taken in order";
+    a_queue_that_reverses_the_order_fails: check(Fault::ReversesOrder), "envelopes are taken in order";
     a_queue_that_ignores_priorities_fails: check(Fault::IgnoresPriorities), "a higher priority is taken first";
     a_queue_that_ignores_delays_fails: check(Fault::IgnoresDelays), "a delay";
-    a_queue_that_leases_to_all_fails: check(Fault::LeasesToAll), "in force";
+    a_queue_that_leases_to_all_fails: check(Fault::LeasesToAll), "an active lease";
     a_queue_that_leases_for_too_long_fails: check(Fault::LeasesTooLong), "delivered again when the lease ends";
-    a_queue_that_leases_for_too_short_fails: check(Fault::LeasesTooShort), "a lease is as long as asked for";
+    a_queue_that_leases_for_too_short_fails: check(Fault::LeasesTooShort), "a lease is as long as requested";
     a_queue_that_does_not_count_fails: check(Fault::CountsNothing), "deliveries are counted";
     a_queue_that_ignores_renewals_fails: check(Fault::IgnoresRenewals), "renewed";
     a_queue_that_renews_lost_leases_fails: check(Fault::RenewsLostLeases), "cannot be renewed";
     a_queue_that_settles_lost_leases_fails: check(Fault::SettlesLostLeases), "cannot be settled again";
-    a_queue_that_retries_too_early_fails: check(Fault::RetriesTooEarly), "is not before";
+    a_queue_that_retries_too_early_fails: check(Fault::RetriesTooEarly), "is earlier than";
     a_queue_that_never_retries_fails: check(Fault::RetriesNever), "took longer than";
-    a_worker_that_runs_too_many_fails: check_work(WorkFault::RunsTooMany), "no more handlers run than may";
+    a_worker_that_runs_too_many_fails: check_work(WorkFault::RunsTooMany), "no more handlers run than the limit allows";
     a_worker_that_ignores_shutdown_fails: check_work(WorkFault::IgnoresShutdown), "a worker ends when";
-    a_worker_that_drops_handlers_fails: check_work(WorkFault::DropsHandlers), "it waits for the handlers";
+    a_worker_that_drops_handlers_fails: check_work(WorkFault::DropsHandlers), "the worker waits for its running handlers";
 }
 
 /// Shows that the faults cause the failures above: the broken queue without a fault conforms.

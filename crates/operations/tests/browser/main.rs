@@ -1,5 +1,5 @@
 //! Operations, section 6 of their contract: the pages in a real browser, with and without scripts, by mouse and by
-//! keyboard, in light and dark.
+//! keyboard, in light and dark mode.
 #![allow(clippy::unwrap_used)]
 
 #[path = "operation_browser/tabs.rs"]
@@ -45,7 +45,7 @@ async fn the_page_follows_the_work_and_ends_on_the_result() {
     site.browser
         .until("document.querySelector('time').textContent !== '0:00'")
         .await;
-    // All this without loading the page again.
+    // The page was not loaded again for this.
     assert_eq!(
         site.browser.evaluate::<f64>("performance.timeOrigin").await,
         page
@@ -54,14 +54,14 @@ async fn the_page_follows_the_work_and_ends_on_the_result() {
     work.finish();
     site.see_result().await;
     assert_eq!(site.browser.complaints().await, [""; 0]);
-    // The page gives its place to the result: the way back leads to the form.
+    // The result replaces the page in the history, so the back button leads to the form.
     site.browser.driver().back().await.unwrap();
     site.browser.until("document.title === 'start'").await;
 }
 
 // Contract: 6.2
 #[tokio::test]
-async fn the_page_reloads_itself_where_no_script_runs() {
+async fn the_page_reloads_itself_without_scripts() {
     let mut site = Site::start().await;
     site.browser.allow_scripts(false).await;
     let work = site.begin().await;
@@ -81,7 +81,7 @@ async fn the_page_reloads_itself_where_no_script_runs() {
     assert_eq!(site.browser.complaints().await, [""; 0]);
 }
 
-/// Where the result would be, it says that there is none, and nothing of an error.
+/// Checks that the result is a page that says that the operation was cancelled, and shows no error code.
 async fn see_cancelled(site: &Site) {
     site.see_error(410, "Cancelled").await;
     let text: String = site.browser.evaluate("document.body.innerText").await;
@@ -106,7 +106,7 @@ async fn the_mouse_cancels() {
 }
 
 #[tokio::test]
-async fn who_clicks_twice_cancels_once() {
+async fn a_double_click_cancels_once() {
     let mut site = Site::start().await;
     let work = site.begin().await;
     let twice = "{
@@ -117,7 +117,7 @@ async fn who_clicks_twice_cancels_once() {
         form.querySelector('button').click();
         submits;
     }";
-    // A second request would be a conflict.
+    // A second request would be answered with a conflict.
     assert_eq!(
         site.browser.evaluate::<Vec<bool>>(twice).await,
         [true, false]
@@ -137,7 +137,7 @@ async fn the_keyboard_cancels() {
     let outline = "parseFloat(getComputedStyle(document.activeElement).outlineWidth) >= 2";
     assert!(site.browser.evaluate::<bool>(outline).await);
     site.browser.screenshot("operation-focus").await;
-    // The page changes, and the focus stays.
+    // The page changes, and the button keeps the focus.
     work.progress.set(1);
     site.browser
         .until("document.title === '1% · Working on it'")
@@ -148,7 +148,7 @@ async fn the_keyboard_cancels() {
     see_cancelled(&site).await;
 }
 
-/// The lowest contrast between a text of the page and what is behind it.
+/// The lowest contrast between a text of the page and its background.
 const CONTRAST: &str = r"(() => {
     const light = (color) => {
         const [r, g, b] = color.match(/[\d.]+/g).map((part) => part / 255)
@@ -202,7 +202,7 @@ async fn the_pages_are_readable_in_light_and_dark_and_on_a_phone() {
 }
 
 #[tokio::test]
-async fn nothing_moves_for_those_who_do_not_like_it() {
+async fn nothing_moves_with_reduced_motion() {
     let mut site = Site::start().await;
     let _work = site.begin().await;
     let animations = "document.getAnimations().length";
@@ -246,14 +246,14 @@ async fn a_screen_reader_gets_names_and_values() {
     ] {
         assert!(nodes.contains(&node), "{node} is missing in {nodes:?}");
     }
-    // What changes soon after the first change is not read out.
+    // Later changes, soon after the first one, are not read out.
     site.browser
         .until("document.querySelector('[role=status]').ariaLive === 'off'")
         .await;
 }
 
 #[tokio::test]
-async fn the_page_asks_where_events_do_not_come_through() {
+async fn the_page_polls_if_events_do_not_arrive() {
     for proxy in [Proxy::RefusesEvents, Proxy::KeepsEvents] {
         let mut site = Site::start_with(proxy, |layer| layer).await;
         let work = site.begin().await;
@@ -266,7 +266,7 @@ async fn the_page_asks_where_events_do_not_come_through() {
         site.browser
             .until(&format!("{MESSAGE} === 'reading'"))
             .await;
-        // It was not loaded again.
+        // The page was not loaded again.
         assert_eq!(
             site.browser.evaluate::<f64>("performance.timeOrigin").await,
             page
@@ -311,7 +311,7 @@ async fn a_result_to_download_leaves_a_page_that_says_so() {
 }
 
 #[tokio::test]
-async fn what_somebody_else_ends_is_seen_to_end() {
+async fn the_page_shows_a_cancel_by_another_client() {
     for proxy in [Proxy::Transparent, Proxy::RefusesEvents] {
         let mut site = Site::start_with(proxy, |layer| layer).await;
         let work = site.begin().await;
@@ -342,7 +342,7 @@ async fn errors_are_pages_too() {
         .await;
     site.see_error(404, "There is nothing here").await;
 
-    // One request fills what its principal may have, two fill the server.
+    // One request reaches the limit of its principal, two requests reach the limit of the server.
     let client = reqwest::Client::new();
     let mut works = Vec::new();
     for (working, asking, status, heading) in [
@@ -383,7 +383,7 @@ async fn the_page_speaks_other_languages() {
 }
 
 #[tokio::test]
-async fn the_example_shows_it_all() {
+async fn the_example_works_with_and_without_scripts() {
     for scripts in [true, false] {
         let example = Example::start("operations");
         let browser = Browser::start().await;

@@ -4,12 +4,12 @@ use super::MESSAGE;
 use test_support::site::{Proxy, Site, Work};
 use thirtyfour::WindowHandle;
 
-/// More than a browser has connections to a site.
+/// More than the number of connections that a browser opens to a site.
 const TABS: usize = 8;
 
 const AT_WORK: &str = "30% · Working on it";
 
-/// Begins an operation in each of some new tabs.
+/// Starts an operation in each of several new tabs.
 async fn begin_all(site: &mut Site, visible: bool) -> Vec<(WindowHandle, Work)> {
     let mut pages = Vec::new();
     for _ in 0..TABS {
@@ -22,14 +22,14 @@ async fn begin_all(site: &mut Site, visible: bool) -> Vec<(WindowHandle, Work)> 
     pages
 }
 
-/// Opens an ordinary page of the site in a tab of its own, which is left open.
+/// Opens an ordinary page of the site in a new tab, which stays open.
 async fn assert_answers(site: &Site) {
     site.browser.open_tab().await;
     site.browser.open(&site.url).await;
     site.browser.until("document.title === 'start'").await;
 }
 
-/// Checks that each page follows its work and goes on to the result, wherever it is.
+/// Checks that each page follows its work and continues to the result, whether it is visible or hidden.
 async fn assert_go_on(site: &Site, pages: Vec<(WindowHandle, Work)>) {
     for (tab, work) in &pages {
         work.progress.set(30);
@@ -41,7 +41,8 @@ async fn assert_go_on(site: &Site, pages: Vec<(WindowHandle, Work)>) {
     }
 }
 
-/// Two pages have streams. The server counts each until it notices that the browser has closed it.
+/// Checks the number of concurrent streams. Two pages have streams, and the server counts each stream until it notices
+/// that the browser has closed it.
 fn assert_few_at_a_time(site: &Site) {
     let most = site.streams.borrow().most;
     assert!((2..=4).contains(&most), "{most} at the same time");
@@ -58,7 +59,7 @@ async fn a_hidden_page_has_no_stream_and_catches_up_when_it_is_shown() {
 
     let other = site.browser.open_tab().await;
     site.until_streams(0).await;
-    // The list of tabs shows its title.
+    // The title is visible in the list of tabs.
     work.progress.set(30);
     site.browser.until_title(&page, AT_WORK).await;
     assert_eq!(site.streams.borrow().open, 0);
@@ -70,7 +71,7 @@ async fn a_hidden_page_has_no_stream_and_catches_up_when_it_is_shown() {
         .until(&format!("{MESSAGE} === 'while it was hidden'"))
         .await;
     let origin: f64 = site.browser.evaluate("performance.timeOrigin").await;
-    assert_eq!(origin, loaded, "it was not loaded again");
+    assert_eq!(origin, loaded, "the page was not loaded again");
 
     site.browser.show(&other).await;
     site.until_streams(0).await;
@@ -86,7 +87,7 @@ async fn a_hidden_page_has_no_stream_and_catches_up_when_it_is_shown() {
 async fn eight_tabs_leave_connections_for_the_site() {
     let mut site = Site::start().await;
     let pages = begin_all(&mut site, false).await;
-    // That of the tab in front.
+    // The stream of the tab in front.
     site.until_streams(1).await;
     assert_answers(&site).await;
     site.until_streams(0).await;
@@ -110,7 +111,7 @@ async fn eight_windows_side_by_side_leave_connections_for_the_site() {
         site.browser.until_title(tab, "20% · Working on it").await;
     }
     assert_eq!(site.streams.borrow().open, 2);
-    // A page that has ended leaves its place to another one.
+    // A page that has ended passes its place to another page.
     let mut pages = pages.into_iter();
     for (tab, work) in pages.by_ref().take(TABS - 2) {
         work.finish();
@@ -140,7 +141,7 @@ async fn a_page_that_is_closed_leaves_its_stream_to_another_one() {
 #[tokio::test]
 async fn pages_of_an_insecure_origin_leave_connections_for_the_site() {
     let mut site = Site::start().await;
-    // Without locks, they cannot agree on the pages that have a stream.
+    // Without the Web Locks API, the pages cannot agree on the pages that have a stream.
     site.url = site.url.replace("127.0.0.1", "site.test");
     let pages = begin_all(&mut site, true).await;
     let locks = site.browser.evaluate::<String>("typeof navigator.locks");
@@ -148,7 +149,7 @@ async fn pages_of_an_insecure_origin_leave_connections_for_the_site() {
     assert_answers(&site).await;
     assert_go_on(&site, pages).await;
     assert_eq!(site.streams.borrow().most, 0);
-    // And the button works.
+    // The button works too.
     let work = site.begin().await;
     site.click("form button").await;
     work.until_dropped().await;

@@ -8,7 +8,7 @@ use test_support::operation::{App, SECOND, memory, progress, request_with, two_m
 use test_support::Counter;
 use tokio::time::{sleep, timeout};
 
-/// A service whose work counts when it is dropped.
+/// A service that counts dropped work.
 fn dropping(dropped: &Counter) -> App {
     let dropped = dropped.clone();
     App::new(memory(), move |_: Request| {
@@ -28,7 +28,7 @@ async fn section_4_delete_drops_the_work_and_answers_with_the_document() {
     let path = app.start("POST /", &[]).await;
     assert_eq!(dropped.get(), 0);
     let answer = app.ask(&format!("DELETE {path}"), &[]).await;
-    assert_eq!(dropped.get(), 1, "when the answer comes the work is gone");
+    assert_eq!(dropped.get(), 1, "the work is dropped before the answer");
     assert_eq!(answer.status, 200);
     let document = answer.json();
     assert_eq!(document["status"], "Canceled");
@@ -45,7 +45,7 @@ async fn section_4_delete_drops_the_work_and_answers_with_the_document() {
 
 // Contract: 4.2
 #[tokio::test(start_paused = true)]
-async fn section_4_delete_removes_what_has_ended() {
+async fn section_4_delete_removes_an_ended_operation() {
     let app = App::working(memory());
     let path = app.start("POST /?ms=3000", &[]).await;
     app.ended(&path).await;
@@ -61,7 +61,7 @@ async fn section_4_delete_removes_what_has_ended() {
 
 // Contract: 4.3
 #[tokio::test(start_paused = true)]
-async fn section_4_of_concurrent_deletes_one_takes_effect() {
+async fn section_4_one_of_concurrent_deletes_takes_effect() {
     for round in 0..50 {
         let dropped = Counter::default();
         let app = dropping(&dropped);
@@ -90,7 +90,7 @@ async fn section_4_of_concurrent_deletes_one_takes_effect() {
 
 // Contract: 4.3
 #[tokio::test(start_paused = true)]
-async fn section_4_of_concurrent_deletes_of_what_runs_none_removes_it() {
+async fn section_4_concurrent_deletes_of_a_running_operation_do_not_remove_it() {
     for round in 0..50 {
         let dropped = Counter::default();
         let app = dropping(&dropped);
@@ -105,7 +105,7 @@ async fn section_4_of_concurrent_deletes_of_what_runs_none_removes_it() {
         statuses.sort_unstable();
         assert_eq!(statuses, [200, 409, 409, 409], "round {round}");
         assert_eq!(app.document(&path).await["status"], "Canceled");
-        // Once the first has been answered, another one means to remove it.
+        // Once the first request is answered, a further one removes the operation.
         assert_eq!(app.ask(&line, &[]).await.status, 204);
     }
 }
@@ -126,7 +126,7 @@ async fn section_4_a_condition_that_does_not_hold_changes_nothing() {
         ("if-match", &*old),
         ("if-match", "\"x\""),
         ("if-match", ""),
-        // A weak tag might stand for another state.
+        // A weak tag may match another state.
         ("if-match", &weak),
         ("if-none-match", &running),
         ("if-none-match", &weak),
@@ -143,13 +143,13 @@ async fn section_4_a_condition_that_does_not_hold_changes_nothing() {
     assert_eq!(app.ask(&line, &[("if-match", &old)]).await.status, 412);
     assert_eq!(app.ask(&line, &[("if-match", &running)]).await.status, 200);
 
-    // The tag of what runs cancels, and removes nothing that has ended in the meantime.
+    // The tag of a running operation allows cancelling, but not the removal of an operation that has ended meanwhile.
     let list = format!("{old}, {running}");
     let answer = app.ask(&delete, &[("if-match", &list)]).await;
     assert_eq!(answer.status, 200);
     let ended = answer.header("etag").to_owned();
     assert_eq!(app.ask(&delete, &[("if-match", &list)]).await.status, 412);
-    // Without a condition this is a conflict, so it is one with it too.
+    // Without a condition this is a conflict, so it is a conflict with a condition too.
     assert_eq!(app.ask(&cancel, &[("if-match", &list)]).await.status, 409);
     assert_eq!(
         app.ask(&delete, &[("if-none-match", &ended)]).await.status,
@@ -168,7 +168,7 @@ async fn section_4_a_condition_that_does_not_hold_changes_nothing() {
 }
 
 #[tokio::test]
-async fn section_4_two_machines_that_cancel_at_once() {
+async fn section_4_one_of_two_machines_that_cancel_at_once_succeeds() {
     for _ in 0..50 {
         let machines = two_machines(|builder| builder.wait(SECOND / 100));
         let path = machines[0].start("POST /?ms=60000", &[]).await;
@@ -181,7 +181,7 @@ async fn section_4_two_machines_that_cancel_at_once() {
         for delete in deletes {
             statuses.push(delete.await.unwrap().status.as_u16());
         }
-        // Who comes later finds it ended, and removes it or is told that it was too late.
+        // The later request finds an ended operation, and removes it or gets a conflict.
         let cancelled = statuses.iter().filter(|status| **status == 200).count();
         assert_eq!(cancelled, 1, "{statuses:?}");
     }
@@ -195,7 +195,7 @@ async fn section_4_completion_and_cancel_race_for_one_end() {
         let app = App::working(memory());
         let path = app.start("POST /?ms=3000", &[]).await;
         let cancel = async {
-            // At the very time when the work ends.
+            // Cancels at the moment when the work ends.
             sleep(
                 SECOND + std::time::Duration::from_millis(round % 3)
                     - std::time::Duration::from_millis(1),
@@ -266,7 +266,7 @@ async fn section_4_the_form_is_protected_against_other_sites() {
     let host = ("host", "inside.example");
     let html = ("accept", "text/html");
     for (headers, has_token, status) in [
-        // As browsers send it from the page, which sends no referrer.
+        // Requests as browsers send them from the page, which sends no referrer.
         (
             &[
                 host,
@@ -291,7 +291,7 @@ async fn section_4_the_form_is_protected_against_other_sites() {
             200,
         ),
         (&[host, FORM, ("sec-fetch-site", "none")], true, 200),
-        // Not from the page.
+        // Requests that do not come from the page.
         (&[host, FORM], false, 403),
         (&[host, FORM, ("sec-fetch-site", "same-origin")], false, 403),
         (&[host, FORM, ("sec-fetch-site", "cross-site")], true, 403),
@@ -310,7 +310,7 @@ async fn section_4_the_form_is_protected_against_other_sites() {
             false,
             403,
         ),
-        // Not from a browser.
+        // Requests that do not come from a browser.
         (&[host], false, 200),
         (&[host, ("content-type", "application/json")], false, 200),
     ] {
@@ -339,7 +339,7 @@ async fn section_4_the_form_is_protected_against_other_sites() {
         assert_eq!(app.document(&path).await["status"], expected, "{headers:?}");
         app.ask(&format!("DELETE {path}"), &[]).await;
     }
-    // The token of one operation is none of another.
+    // The token of one operation is not valid for another.
     let (one, other) = (
         app.start("POST /?ms=60000", &[]).await,
         app.start("POST /?ms=60000", &[]).await,
@@ -357,7 +357,7 @@ async fn section_4_the_form_is_protected_against_other_sites() {
 
 // Contract: 4.8
 #[tokio::test(start_paused = true)]
-async fn section_4_work_elsewhere_hears_of_it() {
+async fn section_4_work_on_another_thread_is_notified_of_a_cancel() {
     let app = App::new(memory(), async |request: Request| {
         let progress = progress(&request);
         tokio::task::spawn_blocking(move || {
@@ -370,7 +370,7 @@ async fn section_4_work_elsewhere_hears_of_it() {
         .await
         .unwrap();
     });
-    // Blocking work keeps the clock from advancing by itself.
+    // Blocking work keeps the paused clock from advancing by itself.
     let path = app.start("POST /", &[("prefer", "respond-async")]).await;
     let line = format!("DELETE {path}");
     let delete = app.ask(&line, &[]);
@@ -378,7 +378,7 @@ async fn section_4_work_elsewhere_hears_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn work_that_has_been_done_is_not_cancelled() {
+async fn completed_work_is_not_cancelled() {
     let app = App::new(memory(), async |request: Request| {
         let progress = progress(&request);
         let handle = progress.clone();

@@ -1,4 +1,4 @@
-//! Operations, section 7 of their contract: errors, principals, limits, and what the log says.
+//! Operations, section 7 of their contract: errors, principals, limits and log messages.
 
 
 use axum::extract::Request;
@@ -10,7 +10,7 @@ use tower::{BoxError, ServiceExt};
 use tower_promises_operations::Progress;
 use tower_promises_operations::OperationLayerBuilder;
 
-/// A service whose users say who they are.
+/// A service whose requests name their user in a header.
 fn with_users(builder: OperationLayerBuilder) -> App {
     App::working(builder.principal(|request| {
         let user = request.headers.get("user")?;
@@ -23,7 +23,7 @@ const BERT: (&str, &str) = ("user", "bert");
 
 // Contract: 7.1
 #[tokio::test(start_paused = true)]
-async fn section_7_what_is_unknown_and_what_is_somebody_elses_look_alike() {
+async fn section_7_operations_of_other_principals_look_unknown() {
     let app = with_users(memory());
     let running = app.start("POST /?ms=600000", &[ANNA]).await;
     let ended = app.start("POST /?ms=3000", &[ANNA]).await;
@@ -49,7 +49,7 @@ async fn section_7_what_is_unknown_and_what_is_somebody_elses_look_alike() {
             }
         }
     }
-    // None of this had an effect.
+    // None of these requests had an effect.
     assert_eq!(
         app.ask(&format!("GET {running}"), &[ANNA]).await.json()["status"],
         "Running"
@@ -64,7 +64,7 @@ async fn section_7_what_is_unknown_and_what_is_somebody_elses_look_alike() {
 
 // Contract: 3.4, 7.1
 #[tokio::test(start_paused = true)]
-async fn section_7_an_expired_one_is_gone_for_its_owner_only() {
+async fn section_7_an_expired_operation_is_gone_for_its_owner_only() {
     let app = with_users(memory().retention(SECOND * 10));
     let path = app.start("POST /?ms=3000", &[ANNA]).await;
     sleep(SECOND * 14).await;
@@ -74,7 +74,7 @@ async fn section_7_an_expired_one_is_gone_for_its_owner_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_7_one_of_nobody_in_particular_belongs_to_who_knows_its_id() {
+async fn section_7_an_operation_without_a_principal_is_open_to_clients_that_know_its_id() {
     let app = with_users(memory());
     let path = app.start("POST /?ms=9000", &[]).await;
     for user in [&[ANNA] as &[_], &[]] {
@@ -106,7 +106,7 @@ async fn section_7_other_methods_are_405_with_allow() {
 
 // Contract: 7.1
 #[tokio::test(start_paused = true)]
-async fn section_7_problems_say_what_they_are() {
+async fn section_7_problems_have_a_type_and_a_status() {
     let app = App::working(memory());
     for path in [
         "/.operations",
@@ -126,7 +126,7 @@ async fn section_7_problems_say_what_they_are() {
             (Some(404), Some("about:blank"))
         );
     }
-    // A browser sees a page.
+    // A browser gets a page.
     let answer = app
         .ask("GET /.operations/x", &[("accept", "text/html,*/*;q=0.8")])
         .await;
@@ -177,12 +177,16 @@ async fn section_7_limits_are_429_and_503_and_the_service_is_not_called() {
         (refused.status.as_u16(), refused.header("retry-after")),
         (503, "7")
     );
-    assert_eq!(calls.get(), 3, "who is refused costs nothing");
-    // What cannot escalate is not counted.
+    assert_eq!(
+        calls.get(),
+        3,
+        "a refused request does not reach the service"
+    );
+    // Requests that cannot escalate are not counted.
     assert_eq!(app.ask("GET /carl", &[]).await.status, 200);
-    // Room is free again once something has ended.
+    // There is room again once an operation has ended.
     sleep(SECOND * 9).await;
-    until("they end", || app.operations.running() == 0).await;
+    until("the operations end", || app.operations.running() == 0).await;
     assert_eq!(app.ask("POST /anna?ms=0", &[]).await.status, 200);
 }
 
@@ -199,7 +203,7 @@ async fn section_7_stored_results_are_bounded() {
     app.ended(&first).await;
     let second = app.start("POST /", &[]).await;
     let third = app.start("POST /", &[]).await;
-    // There is no room for both.
+    // There is no room for both results.
     let mut codes = Vec::new();
     for path in [&second, &third] {
         codes.push(app.ended(path).await["error"]["code"].clone());
@@ -207,10 +211,10 @@ async fn section_7_stored_results_are_bounded() {
     let failed = codes.iter().filter(|code| **code == "StorageFull").count();
     assert_eq!(failed, 1, "{codes:?}");
     assert_eq!(app.ask("POST /", &[]).await.status, 503);
-    // What is removed makes room.
+    // A removed result makes room.
     app.ask(&format!("DELETE {first}"), &[]).await;
     assert_eq!(app.ask("POST /", &[]).await.status, 202);
-    // What has expired too.
+    // An expired result makes room too.
     sleep(SECOND * 110).await;
     let path = app.start("POST /", &[]).await;
     assert_eq!(app.ended(&path).await["status"], "Succeeded");
@@ -249,12 +253,12 @@ async fn section_7_one_principal_cannot_fill_the_store() {
     assert_eq!(refused.status, 429);
     assert_eq!(refused.header("retry-after"), "1");
     assert_eq!(refused.header("content-type"), "application/problem+json");
-    // It concerns nobody else.
+    // Other principals are not affected.
     assert_eq!(stored(&app, &[BERT]).await.1, none);
     for _ in 0..4 {
         assert_eq!(stored(&app, &[]).await.1, none);
     }
-    // What is removed makes room, and so does what has expired.
+    // A removed result makes room, and so does an expired one.
     for path in [first, failed] {
         let line = format!("DELETE {path}");
         assert_eq!(app.ask(&line, &[ANNA]).await.status, 204);
@@ -274,13 +278,13 @@ async fn section_7_by_default_a_principal_has_a_quarter_of_the_store() {
     }
     assert_eq!(stored(&app, &[ANNA]).await.1, "StorageFull");
     assert_eq!(stored(&app, &[BERT]).await.1, none);
-    // Yet any result that is small enough has room.
+    // Any result up to the maximum size still has room.
     let app = storing(memory().max_stored_bytes(6000).max_result_bytes(2000));
     assert_eq!(stored(&app, &[ANNA]).await.1, none);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_left_of_a_result_that_was_read_counts_until_it_expires() {
+async fn the_record_of_a_result_that_was_read_counts_until_it_expires() {
     let app = storing(memory().max_stored_bytes(5000).result_once(true));
     for _ in 0..3 {
         let path = stored(&app, &[]).await.0;
@@ -328,7 +332,7 @@ async fn section_7_ids_have_128_random_bits() {
         }
         assert!(seen.insert(number));
     }
-    // No bit is fixed.
+    // No bit is constant.
     assert!(
         bits.iter().all(|count| (150..350).contains(count)),
         "{bits:?}"
@@ -396,7 +400,11 @@ async fn section_7_a_panic_in_the_work_is_a_failure_without_its_text() {
     );
     assert_eq!(answer.header("content-type"), "application/problem+json");
     assert!(!answer.body.contains("on purpose"));
-    assert_eq!(app.ask("POST /", &[]).await.status, 200, "the server lives");
+    assert_eq!(
+        app.ask("POST /", &[]).await.status,
+        200,
+        "the server still works"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -418,7 +426,7 @@ async fn an_error_of_the_service_after_the_reply_is_a_failure() {
     assert_eq!(
         error.to_string(),
         "the secret",
-        "before it, it is the service's own"
+        "before the reply, the service's error is returned"
     );
     let response = service
         .clone()
@@ -487,7 +495,7 @@ async fn progress_is_found_deep_in_the_handler() {
     });
     let path = app.start("POST /", &[]).await;
     assert_eq!(app.document(&path).await["progress"], 25);
-    // Where nothing can escalate there is one too, and nobody listens.
+    // Requests that cannot escalate have a progress handle too, without a receiver.
     assert_eq!(app.ask("GET /", &[]).await.status, 200);
     assert!(Progress::current().is_none());
     let detached = Progress::detached();
@@ -497,7 +505,7 @@ async fn progress_is_found_deep_in_the_handler() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn times_can_be_as_long_as_there_are() {
+async fn each_setting_accepts_the_longest_duration() {
     let forever = std::time::Duration::MAX;
     let builder = memory()
         .max_wait(forever)
@@ -521,7 +529,7 @@ async fn times_can_be_as_long_as_there_are() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_that_a_client_sends_is_an_error_of_the_server() {
+async fn no_request_causes_a_server_error() {
     let app = App::working(memory().idempotency_keys(true));
     let path = app.start("POST /?ms=600000", &[]).await;
     let id = path.rsplit('/').next().unwrap();

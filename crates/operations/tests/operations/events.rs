@@ -95,14 +95,14 @@ impl Events {
 
 // Contract: 5.1, 5.5
 #[tokio::test(start_paused = true)]
-async fn section_5_events_come_as_it_happens_and_end_with_done() {
+async fn section_5_events_arrive_at_once_and_end_with_done() {
     let app = App::working(memory());
     let start = Instant::now();
     let path = app.start("POST /?ms=10000&steps=5", &[]).await;
     let mut events = Events::open(&app, &path, None).await;
     assert_eq!(events.headers["content-type"], "text/event-stream");
     assert_eq!(events.headers["cache-control"], "no-store");
-    // What asks proxies to pass on each event as it comes.
+    // These headers ask proxies to forward each event at once.
     assert_eq!(events.headers["incremental"], "?1");
     assert_eq!(events.headers["x-accel-buffering"], "no");
     let mut seen = Vec::new();
@@ -133,7 +133,7 @@ async fn section_5_events_come_as_it_happens_and_end_with_done() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_5_one_that_has_ended_sends_done_alone() {
+async fn section_5_an_ended_operation_sends_only_done() {
     let app = App::working(memory());
     let path = app.start("POST /?ms=3000&code=404", &[]).await;
     app.ended(&path).await;
@@ -146,7 +146,7 @@ async fn section_5_one_that_has_ended_sends_done_alone() {
 
 // Contract: 5.1
 #[tokio::test(start_paused = true)]
-async fn section_5_a_cancel_is_an_end_too() {
+async fn section_5_a_cancel_ends_the_stream_too() {
     let app = App::working(memory());
     let path = app.start("POST /?ms=60000", &[]).await;
     let mut events = Events::open(&app, &path, None).await;
@@ -191,7 +191,7 @@ async fn section_5_a_reconnect_neither_repeats_nor_skips() {
     let path = app.start("POST /?ms=20000&steps=10", &[]).await;
     let mut last = None;
     let mut seen = Vec::new();
-    // A connection that breaks after each event, now at once and now after a while.
+    // A connection that breaks after each event, sometimes at once and sometimes after a while.
     for round in 0.. {
         let line = format!("GET {path}/events");
         let id = last.map(|id: u64| id.to_string()).unwrap_or_default();
@@ -225,7 +225,7 @@ async fn section_5_a_reconnect_neither_repeats_nor_skips() {
 
 // Contract: 5.4
 #[tokio::test(start_paused = true)]
-async fn section_5_a_slow_reader_sees_the_newest_state_and_delays_nobody() {
+async fn section_5_a_slow_reader_sees_the_newest_state_and_delays_no_work() {
     let app = App::new(memory(), async |request: Request| {
         let steps = number(&request, "steps").unwrap();
         let progress = progress(&request);
@@ -242,14 +242,14 @@ async fn section_5_a_slow_reader_sees_the_newest_state_and_delays_nobody() {
     let event = soon(slow.next()).await.unwrap();
     assert_eq!(
         event.data["progress"], 100,
-        "what came in between is not kept"
+        "states in between are not buffered"
     );
-    // Changes are coalesced, and the last one comes through.
+    // Changes are coalesced, and the last change arrives.
     assert!(event.id < 200, "{event:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_5_a_stream_of_what_is_removed_ends() {
+async fn section_5_the_stream_of_a_removed_operation_ends() {
     let app = App::working(memory());
     let path = app.start("POST /?ms=60000", &[]).await;
     let mut events = Events::open(&app, &path, None).await;
@@ -270,7 +270,7 @@ async fn section_5_ids_agree_between_machines() {
     ];
     let [near, far] = streams.map(|stream| tokio::spawn(stream.rest()));
     let (near, far) = (near.await.unwrap(), far.await.unwrap());
-    // One may have seen a state that was soon over. What both have seen they call the same.
+    // One stream may miss a short-lived state. Events with the same id have the same data on both machines.
     for event in &far {
         if let Some(same) = near.iter().find(|other| other.id == event.id) {
             assert_eq!(same.data, event.data);
@@ -282,7 +282,7 @@ async fn section_5_ids_agree_between_machines() {
         "{far:?}"
     );
     let half = near[near.len() / 2].id;
-    // A client that reconnects to the other machine goes on where it was.
+    // A client that reconnects to the other machine continues where it stopped.
     let rest = Events::open(&there, &path, Some(half)).await.rest().await;
     assert_eq!(rest.len(), 1);
     assert_eq!(rest[0].id, near.last().unwrap().id);
@@ -305,7 +305,7 @@ async fn events_end_when_the_process_has_drained() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_5_an_id_that_was_never_given_out_says_nothing() {
+async fn section_5_an_unknown_last_event_id_is_ignored() {
     let app = App::working(memory());
     let path = app.start("POST /?ms=9000", &[]).await;
     let events = Events::open(&app, &path, Some(u64::MAX)).await;
@@ -322,7 +322,7 @@ async fn section_5_an_id_that_was_never_given_out_says_nothing() {
     }
 }
 
-/// Work behind a compression layer, for clients that decompress. `x-encoding` says how a response was sent.
+/// A service behind a compression layer, for clients that decompress. `x-encoding` has the encoding of a response.
 fn compressed(predicate: impl Predicate + Send + Sync + 'static) -> App {
     let mut app = App::working(memory().heartbeat(SECOND * 15));
     app.router = app
@@ -339,20 +339,20 @@ fn compressed(predicate: impl Predicate + Send + Sync + 'static) -> App {
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_5_events_come_as_it_happens_through_compression() {
+async fn section_5_events_arrive_at_once_through_compression() {
     let app = compressed(SizeAbove::default());
     let start = Instant::now();
     let path = app.start("POST /?ms=100000&steps=2", &[]).await;
     let mut events = Events::open(&app, &path, None).await;
     assert_eq!(events.headers["x-encoding"], "gzip");
-    // An encoder that keeps back what it has would hand it on with the next heartbeat, or at the end.
+    // An encoder that buffers its output would deliver an event with the next heartbeat, or at the end.
     let mut seen = Vec::new();
     while let Some(event) = soon(events.next()).await {
         seen.push((event.data["progress"].as_u64(), start.elapsed().as_secs()));
     }
     seen.dedup();
     assert_eq!(seen, [(None, 2), (Some(50), 50), (Some(100), 100)]);
-    assert_eq!(events.comments, 6, "heartbeats come through as well");
+    assert_eq!(events.comments, 6, "heartbeats arrive too");
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,7 +19,7 @@ use tower_promises_operations::{Escalate, OnDisconnect};
 
 // Contract: 1.1
 #[tokio::test(start_paused = true)]
-async fn section_1_work_that_ends_within_the_wait_is_answered_as_if_nothing_was_there() {
+async fn section_1_work_that_ends_within_the_wait_is_answered_as_without_the_layer() {
     let app = App::working(memory());
     let answer = app.ask("POST /work?ms=1900&code=201", &[]).await;
     assert_eq!(answer.status, 201);
@@ -65,9 +65,9 @@ async fn section_1_vary_is_appended_on_every_route_that_can_escalate() {
         ("POST /?Accept-Encoding", "Accept-Encoding, Prefer, Accept"),
         ("POST /?accept", "accept, Prefer"),
         ("POST /?*", "*"),
-        // It can with `Prefer: respond-async`, so its response depends on that.
+        // `GET` escalates with `Prefer: respond-async`, so its response depends on that header.
         ("GET /", "Prefer, Accept"),
-        // It says what `GET` says, although it never becomes an operation itself.
+        // `HEAD` answers as `GET` does, although it never escalates.
         ("HEAD /", "Prefer, Accept"),
         ("HEAD /?accept", "accept, Prefer"),
         ("OPTIONS /?Origin", "Origin"),
@@ -113,7 +113,7 @@ async fn the_predicate_is_asked_once_about_each_request() {
             app.ask(line, &[]).await;
             assert_eq!(asked.get(), number, "{line}");
         }
-        // And again about `GET` where the response to that could have another `Vary`.
+        // `HEAD` checks the predicate again for `GET` if the response to `GET` could have another `Vary`.
         app.ask("HEAD /", &[]).await;
         let is_asked_again = escalate == Escalate::Never;
         assert_eq!(asked.get(), 5 + usize::from(is_asked_again));
@@ -122,7 +122,7 @@ async fn the_predicate_is_asked_once_about_each_request() {
 
 // Contract: 1.3
 #[tokio::test(start_paused = true)]
-async fn section_1_who_names_html_anywhere_is_sent_to_the_page() {
+async fn section_1_a_client_that_accepts_html_is_redirected_to_the_page() {
     let app = App::working(memory());
     for accept in [
         "text/html",
@@ -154,7 +154,7 @@ async fn section_1_who_names_html_anywhere_is_sent_to_the_page() {
 
 // Contract: 1.4
 #[tokio::test(start_paused = true)]
-async fn section_1_any_other_gets_202_with_the_status_document() {
+async fn section_1_other_clients_get_202_with_the_status_document() {
     let app = App::working(memory());
     let answer = app.ask("POST /?ms=9000", &[]).await;
     assert_eq!(answer.status, 202);
@@ -178,7 +178,7 @@ async fn section_1_any_other_gets_202_with_the_status_document() {
 
 // Contract: 1.5, 1.7
 #[tokio::test(start_paused = true)]
-async fn section_1_preferences_are_read_generously_and_applied_honestly() {
+async fn section_1_preferences_are_parsed_leniently_and_reported_if_applied() {
     let app = App::working(memory().wait(SECOND * 2).max_wait(SECOND * 30));
     for (prefer, wait, applied) in [
         (&[] as &[&str], 2, ""),
@@ -190,7 +190,7 @@ async fn section_1_preferences_are_read_generously_and_applied_honestly() {
         (&["wait = 5 ; x=y"], 5, "wait=5"),
         (&["wait=0"], 0, "wait=0"),
         (&["wait=30"], 30, "wait=30"),
-        // What is capped was not honoured.
+        // A capped wait was not honoured, so it is not listed.
         (&["wait=31"], 30, ""),
         (
             &["wait=99999999999999999999999", "respond-async"],
@@ -203,7 +203,7 @@ async fn section_1_preferences_are_read_generously_and_applied_honestly() {
             "respond-async, wait=3",
         ),
         (&["wait=3, wait=7"], 3, "wait=3"),
-        // What cannot be understood is ignored.
+        // Invalid preferences are ignored.
         (&["wait"], 2, ""),
         (&["wait="], 2, ""),
         (&["wait=-1"], 2, ""),
@@ -228,7 +228,7 @@ async fn section_1_a_read_escalates_when_that_is_preferred() {
     let app = App::working(memory());
     assert_eq!(app.ask("GET /?ms=9000", &[]).await.status, 200);
     let waits = app.ask("GET /?ms=9000", &[("prefer", "wait=1")]).await;
-    assert_eq!(waits.status, 200, "to wait is not to prefer a monitor");
+    assert_eq!(waits.status, 200, "`wait` alone does not escalate a read");
     let asks = app
         .ask("GET /?ms=9000", &[("prefer", "respond-async")])
         .await;
@@ -245,11 +245,11 @@ async fn section_1_a_read_escalates_when_that_is_preferred() {
 
 // Contract: 1.6
 #[tokio::test(start_paused = true)]
-async fn section_1_completion_at_the_deadline_is_never_a_202_with_an_end() {
+async fn section_1_completion_at_the_deadline_is_never_a_202_with_a_final_status() {
     let app = App::working(memory().max_running(10_000));
     let mut inline = 0;
     for round in 0..1000 {
-        // Two milliseconds around the deadline, and the deadline itself most of the time.
+        // The deadline itself most of the time, and one millisecond before and after it.
         let ms = 2000 + [0, 1, 0, -1, 0][round % 5];
         let answer = app.ask(&format!("POST /?ms={ms}"), &[]).await;
         if answer.status == 200 {
@@ -268,7 +268,7 @@ async fn section_1_completion_at_the_deadline_is_never_a_202_with_an_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_made_for_a_reply_that_was_not_given_is_forgotten() {
+async fn an_operation_without_a_reply_is_forgotten() {
     let app = App::working(memory().principal(|_| Some("user".into())));
     let mut escalated = 0;
     for round in 0..60 {
@@ -277,7 +277,7 @@ async fn what_was_made_for_a_reply_that_was_not_given_is_forgotten() {
             let answer = app.ask(&line, &[]).await;
             escalated += usize::from(answer.status == 202);
         } else {
-            // A client that loses patience at the same time.
+            // A client whose own timeout ends at the same time.
             let patience = Duration::from_millis(2000);
             if let Ok(answer) = timeout(patience, app.ask(&line, &[])).await {
                 escalated += usize::from(answer.status == 202);
@@ -296,7 +296,7 @@ async fn what_was_made_for_a_reply_that_was_not_given_is_forgotten() {
 
 // Contract: 1.8
 #[tokio::test(start_paused = true)]
-async fn section_1_addresses_come_from_the_public_origin_and_from_nothing_else() {
+async fn section_1_addresses_come_from_the_public_origin_only() {
     let lies = [
         ("host", "evil.example"),
         ("x-forwarded-host", "evil.example"),
@@ -352,7 +352,7 @@ async fn section_1_the_mount_path_can_be_chosen_and_never_reaches_the_service() 
     assert_eq!(calls.get(), 2);
 }
 
-/// A body that comes in parts, with a pause before each.
+/// A body that arrives in parts, with a pause before each.
 fn slow_body(parts: usize, bytes: usize) -> Body {
     let parts = stream::iter(0..parts).then(move |_| async move {
         sleep(SECOND * 3).await;
@@ -361,7 +361,7 @@ fn slow_body(parts: usize, bytes: usize) -> Body {
     Body::from_stream(parts)
 }
 
-/// Counts the bytes of a body, then works.
+/// Reads the complete body, then works for `ms` milliseconds.
 async fn swallow(request: Request) -> Response {
     let ms = number(&request, "ms").unwrap_or(0);
     let body = request.into_body().collect().await.unwrap().to_bytes();
@@ -381,7 +381,7 @@ async fn section_1_the_body_is_read_in_full_before_the_first_reply() {
     assert_eq!(
         start.elapsed(),
         SECOND * 11,
-        "nine for the body, then the wait"
+        "nine seconds for the body, then the wait"
     );
     let path = answer.header("operation-location");
     app.ended(path).await;
@@ -446,7 +446,7 @@ async fn section_1_grpc_never_escalates_by_default() {
         "application/grpc-web-text; charset=utf-8",
         "Application/GRPC",
     ] {
-        // A client that sends only after it has read something.
+        // A client that sends only after it has received something.
         let body = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
         let headers = [("content-type", content_type), ("prefer", "respond-async")];
         let asked = app.send(request_with("POST /?ms=9000", &headers, body));
@@ -462,7 +462,7 @@ async fn section_1_grpc_never_escalates_by_default() {
 
 // Contract: 7.15
 #[tokio::test(start_paused = true)]
-async fn section_7_a_client_that_goes_away_takes_its_work_along() {
+async fn section_7_on_disconnect_decides_about_work_before_the_reply() {
     let (dropped, started) = (Counter::default(), Arc::new(Notify::new()));
     for on_disconnect in [OnDisconnect::Drop, OnDisconnect::Continue] {
         let (counter, has_started) = (dropped.clone(), started.clone());
@@ -546,7 +546,7 @@ async fn the_service_is_polled_ready_before_each_call_and_status_does_not_wait_f
     };
     let first = send("POST /?ms=9000").await;
     assert_eq!(first.json()["status"], "Running");
-    // The only place is taken, so this one waits, and status requests do not.
+    // The limit is reached, so this request waits. Status requests do not wait.
     let second = send("POST /?ms=9000").await;
     assert_eq!(second.json()["status"], "NotStarted");
     assert!(second.json().get("started").is_none());

@@ -14,7 +14,7 @@ use tower_promises_operations::OperationLayerBuilder;
 
 const KEY: (&str, &str) = ("idempotency-key", "8e03978e-40d5-43dd-bc93-6894a57f9324");
 
-/// A service that counts how often it is called.
+/// A service that counts its calls.
 fn counting(builder: OperationLayerBuilder) -> (App, Counter) {
     let calls = Counter::default();
     let counted = calls.clone();
@@ -54,13 +54,13 @@ async fn section_7_the_same_key_is_the_same_operation_run_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_7_what_was_answered_at_once_is_answered_again() {
+async fn section_7_an_immediate_answer_is_repeated() {
     let (app, calls) = counting(memory());
     let first = app.ask("POST /?ms=10&code=201", &[KEY]).await;
     assert_eq!(first.status, 201);
     assert_eq!(app.ask("POST /?ms=10&code=201", &[KEY]).await, first);
     assert_eq!(calls.get(), 1);
-    // Without the key it is another request.
+    // Without the key, this is another request.
     app.ask("POST /?ms=10&code=201", &[]).await;
     assert_eq!(calls.get(), 2);
 }
@@ -87,7 +87,7 @@ async fn section_7_another_request_with_the_key_is_422() {
 
 // Contract: 7.8
 #[tokio::test(start_paused = true)]
-async fn section_7_while_the_first_is_in_flight_it_is_409() {
+async fn section_7_a_key_in_flight_is_409() {
     let backend = Backend::memory();
     let (here, calls) = counting(OperationLayer::builder(backend.clone()));
     let (there, _) = counting(OperationLayer::builder(backend));
@@ -95,7 +95,7 @@ async fn section_7_while_the_first_is_in_flight_it_is_409() {
         let here = here.clone();
         async move { here.ask("POST /?ms=1000", &[KEY]).await }
     });
-    until("it is in flight", || calls.get() == 1).await;
+    until("the request is in flight", || calls.get() == 1).await;
     for app in [&here, &there] {
         let answer = app.ask("POST /?ms=1000", &[KEY]).await;
         assert_eq!(answer.status, 409);
@@ -108,7 +108,7 @@ async fn section_7_while_the_first_is_in_flight_it_is_409() {
 
 // Contract: 7.8
 #[tokio::test]
-async fn section_7_of_many_at_once_one_runs() {
+async fn section_7_one_of_many_concurrent_requests_runs() {
     for _ in 0..20 {
         let backend = Backend::memory();
         let (here, calls) = counting(OperationLayer::builder(backend.clone()));
@@ -149,7 +149,7 @@ async fn a_client_that_goes_away_comes_back_for_the_result() {
             .clone()
             .oneshot(request("POST /?ms=1000", &[KEY])),
     );
-    until("it is in flight", || calls.get() == 1).await;
+    until("the request is in flight", || calls.get() == 1).await;
     client.abort();
     sleep(SECOND * 2).await;
     let answer = app.ask("POST /?ms=1000", &[KEY]).await;
@@ -157,13 +157,13 @@ async fn a_client_that_goes_away_comes_back_for_the_result() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_7_what_nobody_waits_for_is_not_in_flight() {
+async fn section_7_a_request_without_its_client_is_not_in_flight() {
     let backend = Backend::memory();
     let (here, calls) = counting(OperationLayer::builder(backend.clone()));
     let (there, _) = counting(OperationLayer::builder(backend));
     let first = here.router.clone();
     let client = tokio::spawn(first.oneshot(request("POST /?ms=9000", &[KEY])));
-    until("it is in flight", || calls.get() == 1).await;
+    until("the request is in flight", || calls.get() == 1).await;
     assert_eq!(there.ask("POST /?ms=9000", &[KEY]).await.status, 409);
     client.abort();
     assert!(client.await.unwrap_err().is_cancelled());
@@ -177,7 +177,7 @@ async fn section_7_what_nobody_waits_for_is_not_in_flight() {
 
 // Contract: 1.5, 7.8
 #[tokio::test(start_paused = true)]
-async fn section_1_who_sends_a_key_again_waits_as_it_prefers() {
+async fn section_1_a_repeated_request_waits_as_its_client_prefers() {
     let backend = Backend::memory();
     let (here, calls) = counting(OperationLayer::builder(backend.clone()));
     let (there, _) = counting(OperationLayer::builder(backend));
@@ -191,7 +191,7 @@ async fn section_1_who_sends_a_key_again_waits_as_it_prefers() {
             assert_eq!(start.elapsed().as_secs(), wait);
         }
     }
-    // Both see the end when it comes.
+    // Both machines see the end of the operation at once.
     let start = Instant::now();
     let headers = [KEY, ("prefer", "wait=30")];
     let answers = [&here, &there].map(|app| app.ask("POST /?ms=20000", &headers));
@@ -206,7 +206,7 @@ async fn section_1_who_sends_a_key_again_waits_as_it_prefers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_sends_a_key_again_and_waits_counts_as_a_request() {
+async fn a_repeated_request_that_waits_counts_as_a_request() {
     let (app, _) = counting(memory().max_running(2));
     app.start("POST /?ms=9000", &[KEY]).await;
     let waiting = app.clone();
@@ -218,7 +218,7 @@ async fn who_sends_a_key_again_and_waits_counts_as_a_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_7_who_sends_a_key_again_needs_no_room_for_another_result() {
+async fn section_7_a_repeated_request_needs_no_room_for_another_result() {
     let user = ("user", "anna");
     for (builder, refused) in [
         (memory().max_stored_bytes_per_principal(2048), 429),
@@ -251,7 +251,7 @@ async fn section_7_a_request_to_another_host_is_another_request() {
         app.ask("POST /?ms=9000", &to("two.example")).await.status,
         422
     );
-    // HTTP/2 has the host in the address.
+    // HTTP/2 has the host in the URI.
     for line in ["POST /?ms=9000", "POST https://one.example/?ms=9000"] {
         assert_eq!(app.start(line, &to("one.example")).await, first, "{line}");
     }
@@ -277,7 +277,7 @@ async fn a_key_is_free_again_when_its_operation_is_gone() {
 
 // Contract: 7.13
 #[tokio::test(start_paused = true)]
-async fn where_running_once_cannot_be_promised_nothing_runs() {
+async fn a_request_that_is_not_guaranteed_to_run_once_does_not_run() {
     let (app, calls) = counting(memory().max_body_bytes(3));
     let large = app
         .send(request_with("POST /", &[KEY], Body::from("1234")))
@@ -290,7 +290,7 @@ async fn where_running_once_cannot_be_promised_nothing_runs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_counts_where_the_client_prefers_to_wait() {
+async fn a_key_applies_to_a_request_that_does_not_escalate() {
     let builder = memory().predicate(|_| tower_promises_operations::Escalate::WhenPreferred);
     let (app, calls) = counting(builder);
     for _ in 0..2 {

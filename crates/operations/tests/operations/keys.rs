@@ -1,4 +1,4 @@
-//! Operations, section 7 of their contract: what an `Idempotency-Key` is, and what is not remembered for it.
+//! Operations, section 7 of their contract: the syntax of an `Idempotency-Key`, and responses that are not remembered.
 
 
 use axum::body::Body;
@@ -22,7 +22,7 @@ fn keyed() -> OperationLayerBuilder {
     memory().idempotency_keys(true)
 }
 
-/// A service that counts how often it is called, and answers with these statuses, the last one ever again.
+/// A service that counts its calls and answers with these statuses, and with the last one from then on.
 fn answering(builder: OperationLayerBuilder, statuses: &'static [u16]) -> (App, Counter) {
     let calls = Counter::default();
     let counted = calls.clone();
@@ -110,7 +110,7 @@ async fn section_7_a_malformed_key_is_400() {
 
 // Contract: 7.12
 #[tokio::test(start_paused = true)]
-async fn section_7_a_form_that_is_sent_again_has_another_boundary() {
+async fn section_7_a_repeated_form_may_have_another_boundary() {
     let form = |boundary: &str, content: &str| {
         format!(
             "--{boundary}\r\ncontent-disposition: form-data; name=\"a\"\r\n\r\n{content}\r\n--{boundary}\r\n\
@@ -159,7 +159,7 @@ async fn section_7_a_form_that_is_sent_again_has_another_boundary() {
         ),
         ("multipart/form-data; boundary=", form("other", "1"), 422),
         ("text/plain", form("other", "1"), 422),
-        // A line that only looks like a boundary is content.
+        // A line that only resembles a boundary is content.
         (
             "multipart/form-data; boundary=other",
             form("other", "--other"),
@@ -171,7 +171,7 @@ async fn section_7_a_form_that_is_sent_again_has_another_boundary() {
     assert_eq!(calls.get(), 1);
 }
 
-/// A service whose panics a layer outside answers.
+/// A service with an outer layer that answers panics.
 fn panicking(builder: OperationLayerBuilder) -> (App, Counter) {
     let (mut app, calls) = {
         let calls = Counter::default();
@@ -210,8 +210,8 @@ async fn section_7_a_panic_reaches_the_layers_outside_as_without_a_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_7_what_panics_runs_once() {
-    // What panics at once may have done everything before, without waiting for anything.
+async fn section_7_a_panicking_request_runs_once() {
+    // A handler that panics in its first poll may already have had all its effects.
     for line in ["POST /", "POST /?ms=1000"] {
         let (app, calls) = panicking(keyed());
         assert_eq!(app.ask(line, &[KEY]).await.status, 418);
@@ -220,7 +220,7 @@ async fn section_7_what_panics_runs_once() {
         assert_eq!(again.header("content-type"), "application/problem+json");
         assert_eq!(app.operations.running(), 0);
     }
-    // After the first reply no layer outside sees it.
+    // After the first reply, no outer layer sees the panic.
     let (app, _) = panicking(keyed());
     let path = app.start("POST /?ms=9000", &[]).await;
     assert_eq!(app.ended(&path).await["error"]["code"], "Panicked");
@@ -228,7 +228,7 @@ async fn section_7_what_panics_runs_once() {
 
 type Reply = Result<Response, BoxError>;
 
-/// Sends a request to a service that has errors.
+/// Sends a request to a service that returns errors.
 async fn send<S>(service: &S, line: &str, headers: &[(&str, &str)]) -> Result<Answer, BoxError>
 where
     S: tower::Service<Request, Error = BoxError> + Clone,
@@ -238,12 +238,12 @@ where
     Ok(read(response.into_response()).await)
 }
 
-/// What the inner services of these tests get.
+/// The request of the inner services in these tests.
 type Inner = http::Request<OperationRequestBody<Body>>;
 
 // Contract: 7.10
 #[tokio::test(start_paused = true)]
-async fn section_7_what_was_shed_is_not_remembered() {
+async fn section_7_a_shed_request_is_not_remembered() {
     let calls = Counter::default();
     let counted = calls.clone();
     let service = ServiceBuilder::new()
@@ -255,7 +255,7 @@ async fn section_7_what_was_shed_is_not_remembered() {
             async move { Ok::<_, BoxError>(work(request.map(Body::new)).await) }
         });
     let busy = tokio::spawn(service.clone().oneshot(request("POST /?ms=9000", &[])));
-    until("it is busy", || calls.get() == 1).await;
+    until("the service is busy", || calls.get() == 1).await;
     for headers in [&[] as &[_], &[KEY], &[KEY]] {
         let error = send(&service, "POST /", headers).await.unwrap_err();
         assert!(error.is::<tower::load_shed::error::Overloaded>(), "{error}");
@@ -287,7 +287,7 @@ async fn section_7_an_error_of_work_that_has_begun_is_remembered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_7_reading_and_reporting_are_beginnings() {
+async fn section_7_work_begins_when_it_reads_its_body_or_reports() {
     for line in ["POST /read", "POST /report"] {
         let calls = Counter::default();
         let counted = calls.clone();
@@ -312,7 +312,7 @@ async fn section_7_reading_and_reporting_are_beginnings() {
     }
 }
 
-/// A service that is never ready: it has an error, or panics.
+/// A service that is never ready: polling it returns an error, or panics.
 #[derive(Clone)]
 struct Closed {
     polls: Counter,
@@ -334,7 +334,7 @@ impl tower::Service<Inner> for Closed {
     }
 
     fn call(&mut self, _: Inner) -> Self::Future {
-        unreachable!("it is not ready")
+        unreachable!("the service is not ready")
     }
 }
 
@@ -361,7 +361,7 @@ async fn section_7_a_failure_before_the_service_is_ready_is_not_remembered() {
 
 // Contract: 7.10
 #[tokio::test(start_paused = true)]
-async fn section_7_passing_refusals_are_not_remembered() {
+async fn section_7_temporary_refusals_are_not_remembered() {
     for (statuses, refusal) in [(&[503, 503, 201], 503), (&[429, 429, 201], 429)] {
         for line in ["POST /", "POST /?ms=1000"] {
             let (app, calls) = answering(keyed().principal(|_| Some("anna".into())), statuses);
@@ -376,12 +376,12 @@ async fn section_7_passing_refusals_are_not_remembered() {
                 assert_eq!((answer.status.as_u16(), &*answer.body), (201, "call 2"));
             }
             assert_eq!(calls.get(), 3);
-            // What was refused has left nothing behind.
+            // The refused requests have left nothing behind.
             assert_eq!(app.operations.list("anna").await.unwrap().len(), 1);
             assert_eq!(app.operations.running(), 0);
         }
     }
-    // Other failures are answers.
+    // Other failures are remembered.
     for status in [&[400, 200], &[404, 200], &[500, 200], &[502, 200]] {
         let (app, calls) = answering(keyed(), status);
         for _ in 0..2 {
@@ -395,7 +395,7 @@ async fn section_7_passing_refusals_are_not_remembered() {
 async fn section_7_a_refusal_after_the_first_reply_is_a_result_and_remembered() {
     let backend = Backend::memory();
     let builder = || OperationLayer::builder(backend.clone()).idempotency_keys(true);
-    // It is the first client that was told, or another one after that has gone away.
+    // The first client got the reply, or another client after the first has gone away.
     for (number, goes_away) in [false, true].into_iter().enumerate() {
         let key = [("idempotency-key", ["a", "b"][number])];
         let (here, _) = answering(builder(), &[503]);
@@ -443,7 +443,7 @@ async fn section_7_a_refusal_of_work_that_has_reported_is_remembered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_7_who_waits_for_the_request_of_another_hears_of_its_refusal() {
+async fn section_7_a_client_that_waits_for_an_earlier_request_gets_its_refusal() {
     let (app, calls) = answering(keyed(), &[503, 201]);
     let first = request("POST /?ms=5000", &[KEY]);
     let first = tokio::spawn(app.router.clone().oneshot(first));
@@ -460,7 +460,7 @@ async fn section_7_who_waits_for_the_request_of_another_hears_of_its_refusal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_refused_takes_no_place_in_the_list_of_its_principal() {
+async fn a_refused_request_takes_no_place_in_the_list_of_its_principal() {
     let builder = keyed().principal(|_| Some("anna".into()));
     let app = App::new(builder, async |request: Request| {
         if request.uri().path() == "/slow" {
@@ -475,7 +475,7 @@ async fn what_was_refused_takes_no_place_in_the_list_of_its_principal() {
     let listed = app.operations.list("anna").await.unwrap();
     assert_eq!(listed.len(), 1);
     assert_eq!(listed[0].status().to_string(), "Running");
-    // Nor does it when the list is full.
+    // The same applies when the list is full.
     for number in 0..300 {
         let path = app.start("POST /slow", &[]).await;
         if number >= 5 {
@@ -500,7 +500,7 @@ async fn section_7_a_client_that_is_gone_when_its_request_is_refused_can_send_it
     let (app, calls) = answering(keyed(), &[503, 200]);
     let first = app.router.clone();
     let client = tokio::spawn(first.oneshot(request("POST /?ms=1000", &[KEY])));
-    until("it is in flight", || calls.get() == 1).await;
+    until("the request is in flight", || calls.get() == 1).await;
     client.abort();
     sleep(SECOND * 2).await;
     let answer = app.ask("POST /?ms=1000", &[KEY]).await;
@@ -508,7 +508,7 @@ async fn section_7_a_client_that_is_gone_when_its_request_is_refused_can_send_it
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_7_a_refusal_at_the_deadline_is_never_an_address_that_is_unknown() {
+async fn section_7_a_refusal_at_the_deadline_gives_out_no_unknown_address() {
     for round in 0..200 {
         let ms = 2000 + [0, 1, 0, -1, 0][round % 5];
         let (app, _) = answering(keyed(), &[503]);

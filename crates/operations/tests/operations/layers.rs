@@ -1,4 +1,4 @@
-//! What stands around the layer for operations, and inside of it.
+//! Layers around the layer for operations, and inside of it.
 
 
 use bytes::Bytes;
@@ -26,7 +26,7 @@ async fn bodies_are_empty_by_default() {
 
 const SITE: (&str, &str) = ("origin", "https://app.example");
 
-/// What the guide says.
+/// The CORS settings that the guide recommends.
 fn cors() -> CorsLayer {
     let own = HeaderName::from_static;
     CorsLayer::new()
@@ -61,11 +61,11 @@ fn cors() -> CorsLayer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_page_of_another_site_uses_operations_as_cors_lets_it() {
+async fn a_page_of_another_site_uses_operations_within_its_cors_rules() {
     let mut app = App::working(memory().idempotency_keys(true));
     app.router = app.router.layer(cors());
     let path = app.start("POST /?ms=9000", &[]).await;
-    // A browser asks first whether it may send such a request, with no more than this.
+    // A browser first sends a preflight request, with only these headers.
     for (target, method, names) in [
         ("/", "POST", "content-type,idempotency-key,prefer"),
         (&*path, "GET", "if-none-match"),
@@ -91,7 +91,7 @@ async fn a_page_of_another_site_uses_operations_as_cors_lets_it() {
             assert!(allowed.split(',').any(|allowed| allowed == name), "{name}");
         }
     }
-    // It reads the headers of the layer only where they are exposed, whatever the layer answers.
+    // The page can read the headers of the layer only if they are exposed, for each kind of answer.
     let mut answers = vec![
         app.ask("POST /?ms=9000", &[SITE, ("prefer", "respond-async")])
             .await,
@@ -132,7 +132,7 @@ async fn a_page_of_another_site_uses_operations_as_cors_lets_it() {
         assert!(vary.join(",").contains("origin"), "{vary:?}");
     }
     assert_eq!(Vec::from_iter(seen), of_the_layer);
-    // The form that cancels is for the page of the layer alone.
+    // Only the page of the layer may use the form that cancels.
     let form = [SITE, ("sec-fetch-site", "cross-site")];
     let refused = app.ask(&format!("POST {path}/cancel"), &form).await;
     assert_eq!(refused.status, 403);
@@ -140,7 +140,7 @@ async fn a_page_of_another_site_uses_operations_as_cors_lets_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn layers_that_answer_themselves_stand_outside_and_inside() {
+async fn cors_works_outside_and_inside_of_the_layer() {
     let work = async |request: http::Request<OperationRequestBody<axum::body::Body>>| {
         let request = request.map(axum::body::Body::new);
         Ok::<_, Infallible>(operation::work(request).await)

@@ -1,4 +1,4 @@
-//! Operations on two machines that share a backend, and what becomes of them when one ends.
+//! Operations on two machines that share a backend, and the effects of the end of a machine.
 
 
 use axum::extract::Request;
@@ -41,7 +41,7 @@ async fn any_machine_answers_for_every_operation() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_removed_or_read_elsewhere_makes_room() {
+async fn a_result_that_another_machine_removes_or_reads_makes_room() {
     for once in [false, true] {
         let backend = Backend::memory();
         let [here, there] = [(); 2].map(|()| {
@@ -86,12 +86,15 @@ async fn a_cancel_reaches_the_machine_that_works() {
     let answer = there.ask(&format!("DELETE {path}"), &[]).await;
     assert_eq!(answer.json()["status"], "Canceled");
     until("the work is dropped", || dropped.get() == 1).await;
-    assert!(start.elapsed() < SECOND, "nobody waits for the slow poll");
-    until("it is over", || here.operations.running() == 0).await;
+    assert!(
+        start.elapsed() < SECOND,
+        "the cancel does not wait for the slow poll"
+    );
+    until("the operation has ended", || here.operations.running() == 0).await;
     assert_eq!(here.document(&path).await, answer.json());
 }
 
-/// A backend that can lose what is said, and refuse to answer.
+/// A backend that can lose messages and fail.
 #[derive(Clone)]
 struct Unreliable {
     store: MemoryStore,
@@ -114,7 +117,7 @@ impl Unreliable {
         Backend::new(self.clone(), self.clone(), MemoryQueue::new())
     }
 
-    /// The same as a machine sees it that can always reach it.
+    /// The same backend for a machine that can always reach it.
     fn reliable(&self) -> Backend {
         Backend::new(self.store.clone(), self.bus.clone(), MemoryQueue::new())
     }
@@ -141,7 +144,10 @@ impl Store for Unreliable {
         value: Bytes,
         time_to_live: Option<Duration>,
     ) -> BoxFuture<'a, Result<Revision, BackendError>> {
-        assert!(value.len() <= 64 * 1024, "larger than every store takes");
+        assert!(
+            value.len() <= 64 * 1024,
+            "every store accepts at least 64 KiB"
+        );
         self.unless_down(self.store.put(key, value, time_to_live))
     }
 
@@ -185,7 +191,7 @@ impl Bus for Unreliable {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_message_costs_time_and_not_correctness() {
+async fn a_cancel_takes_effect_although_its_message_is_lost() {
     let unreliable = Unreliable::new();
     unreliable.is_deaf.store(true, Ordering::SeqCst);
     let [here, there] = [(); 2]
@@ -200,7 +206,7 @@ async fn a_lost_message_costs_time_and_not_correctness() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn work_that_reports_hears_of_its_end_where_the_message_is_lost() {
+async fn reporting_work_notices_a_cancel_whose_message_is_lost() {
     let unreliable = Unreliable::new();
     unreliable.is_deaf.store(true, Ordering::SeqCst);
     let [here, there] =
@@ -230,17 +236,17 @@ async fn a_backend_that_is_down_keeps_requests_on_their_connection() {
         (answer.status.as_u16(), answer.header("retry-after")),
         (503, "1")
     );
-    // The end of the first one could not be stored at once.
+    // The end of the first operation could not be stored at once.
     sleep(SECOND * 2).await;
     unreliable.is_down.store(false, Ordering::SeqCst);
     sleep(SECOND * 5).await;
     assert_eq!(app.document(&path).await["status"], "Succeeded");
 }
 
-/// Short, because tests wait for its end in real time. Long enough that a busy machine can renew it.
+/// Short, because tests wait for its end in real time. Long enough for a busy machine to renew it.
 const SHORT_LEASE: Duration = Duration::from_secs(3);
 
-/// Runs a machine on a runtime of its own, which ends with the returned sender, without any farewell.
+/// Runs a machine on a runtime of its own, which is killed when the returned sender is dropped.
 fn machine_to_be_killed(backend: Backend) -> (String, std::sync::mpsc::Sender<()>) {
     let (paths, path) = std::sync::mpsc::channel();
     let (kill, killed) = std::sync::mpsc::channel::<()>();
@@ -265,11 +271,11 @@ fn machine_to_be_killed(backend: Backend) -> (String, std::sync::mpsc::Sender<()
 
 // Contract: 7.16
 #[tokio::test]
-async fn section_7_running_ones_of_a_process_that_is_gone_are_lost() {
+async fn section_7_running_operations_of_a_dead_process_are_lost() {
     let backend = Backend::memory();
     let (path, kill) = machine_to_be_killed(backend.clone());
     let there = App::working(OperationLayer::builder(backend).lease(SHORT_LEASE));
-    // As long as it lives, its lease does.
+    // While the machine is alive, its lease is renewed.
     let start = std::time::Instant::now();
     eventually("two leases have passed", async || {
         assert_eq!(there.document(&path).await["status"], "Running");
@@ -298,7 +304,7 @@ async fn a_lease_that_is_renewed_late_is_renewed() {
     for _ in 0..2 {
         unreliable.is_down.store(true, Ordering::SeqCst);
         sleep(DEFAULT_LEASE * 3 / 2).await;
-        // A look that finds no lease, more than a lease after the last one that did not either.
+        // This read finds no lease, more than a lease time after an earlier read that found none either.
         assert_eq!(there.document(&path).await["status"], "Running");
         unreliable.is_down.store(false, Ordering::SeqCst);
         sleep(DEFAULT_LEASE / 2).await;
@@ -314,7 +320,7 @@ async fn a_machine_that_was_taken_for_dead_changes_nothing_afterwards() {
     let here = App::working(OperationLayer::builder(unreliable.backend()));
     let there = App::working(OperationLayer::builder(unreliable.reliable()));
     let path = here.start("POST /?ms=40000", &[]).await;
-    // It cannot reach the store, so its lease ends.
+    // The machine cannot reach the store, so its lease ends.
     unreliable.is_down.store(true, Ordering::SeqCst);
     tokio::spawn(async move {
         sleep(SECOND * 20).await;
@@ -338,16 +344,16 @@ async fn drain_waits_and_then_gives_up() {
     let long = here.start("POST /?ms=600000", &[]).await;
     let draining = here.clone();
     let draining = tokio::spawn(async move { draining.operations.drain(SECOND * 20).await });
-    until("it drains", || !draining.is_finished()).await;
+    until("the machine drains", || !draining.is_finished()).await;
     sleep(SECOND / 10).await;
-    // From now on a slow request stays on its connection, and the others are answered for.
+    // From now on slow requests stay on their connections, and status requests are still answered.
     let answer = here
         .ask("POST /?ms=6000", &[("prefer", "respond-async")])
         .await;
     assert_eq!(answer.status, 200);
     assert_eq!(here.document(&long).await["status"], "Running");
     let start = Instant::now();
-    assert_eq!(draining.await.unwrap(), 1, "one was given up");
+    assert_eq!(draining.await.unwrap(), 1, "one operation was given up");
     assert!(start.elapsed() >= SECOND * 13, "{:?}", start.elapsed());
     assert_eq!(there.document(&short).await["status"], "Succeeded");
     let document = there.document(&long).await;
@@ -364,7 +370,7 @@ async fn drain_waits_and_then_gives_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn drain_tells_work_that_it_is_cancelled() {
+async fn drain_notifies_work_of_its_cancellation() {
     let told = Counter::default();
     let counter = told.clone();
     let app = App::new(operation::memory(), move |request: Request| {
@@ -379,5 +385,5 @@ async fn drain_tells_work_that_it_is_cancelled() {
     });
     app.start("POST /", &[]).await;
     assert_eq!(app.operations.drain(SECOND).await, 1);
-    until("it is told", || told.get() == 1).await;
+    until("the work is notified", || told.get() == 1).await;
 }

@@ -1,4 +1,5 @@
-//! Operations, section 7 of their contract: addresses are reachable, however the layer is mounted.
+//! Operations, section 7 of their contract: addresses are reachable if the layer is mounted correctly, and not given
+//! out otherwise.
 
 
 use axum::Router;
@@ -46,9 +47,9 @@ fn line(name: &str) -> &'static str {
     }
 }
 
-/// Sends the first request of a process, and sees that what it names is there.
+/// Sends the first request of a process, and checks that all addresses in the answer work.
 async fn check_right(name: &str, mount: impl Fn(OperationLayer) -> Router) {
-    // As `axum::serve` does, and with a handle that is kept.
+    // Once like `axum::serve`, and once with an `Operations` handle.
     let layer = memory().build();
     let served = app(&layer, mount(layer.clone()).with_state(()));
     assert_eq!(served.ask(line(name), &[]).await.status, 202, "{name}");
@@ -158,7 +159,7 @@ async fn section_7_right_mounts_have_operations_from_the_first_request_on() {
     .await;
 }
 
-/// Checks a mount as an application does when it starts.
+/// Checks a mount like an application that starts.
 async fn check_wrong(name: &str, mount: impl Fn(OperationLayer) -> Router) {
     let layer = memory().idempotency_keys(true).build();
     let app = app(&layer, mount(layer.clone()));
@@ -186,9 +187,9 @@ async fn check_wrong(name: &str, mount: impl Fn(OperationLayer) -> Router) {
         assert_eq!(body, (200, r#"{"answer":42}"#), "{name}");
         assert_eq!(answer.header("vary"), "Prefer, Accept");
     }
-    // It was said once, at the check.
+    // The check has already logged the error.
     assert!(!log.text().contains("ERROR"), "{}", log.text());
-    // Mounted rightly after all, it is found out.
+    // A later check of a correct mount enables operations.
     let service = layer.routes();
     let checked = app.operations.check_mount::<_, Body>(service);
     checked.await.unwrap();
@@ -225,7 +226,7 @@ const WRONG_MOUNTS: [(&str, Mount); 6] = [
 ];
 
 #[tokio::test(start_paused = true)]
-async fn section_7_what_a_stranger_asks_for_does_not_make_a_mount_right() {
+async fn section_7_requests_of_clients_do_not_make_a_mount_right() {
     let layer = memory().build();
     let wrong = other().nest(
         "/api",
@@ -261,7 +262,7 @@ async fn section_7_a_check_ends_although_nothing_answers() {
             .is_err()
     );
     assert_eq!(start.elapsed(), SECOND * 20);
-    // What is answered slowly is there.
+    // A slow answer counts as an answer.
     let slow = tower::ServiceBuilder::new()
         .map_future(|answer| async move {
             tokio::time::sleep(SECOND * 9).await;
@@ -272,7 +273,7 @@ async fn section_7_a_check_ends_although_nothing_answers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_7_addresses_that_are_never_asked_for_are_noticed() {
+async fn section_7_addresses_that_are_never_requested_are_reported() {
     let layer = memory().build();
     let wrong = app(&layer, working().route_layer(layer.clone()));
     let log = Log::start();
@@ -280,7 +281,7 @@ async fn section_7_addresses_that_are_never_asked_for_are_noticed() {
         assert_eq!(wrong.ask("POST /work?ms=9000", &[]).await.status, 202);
     }
     assert!(!log.text().contains("ERROR"), "{}", log.text());
-    // Clients that come back later are no reason to worry.
+    // Clients may come back later, so this is not suspicious yet.
     tokio::time::sleep(SECOND * 60).await;
     for _ in 0..10 {
         assert_eq!(wrong.ask("POST /work?ms=9000", &[]).await.status, 202);
@@ -358,7 +359,7 @@ async fn a_tonic_server_inside_keeps_its_streams_and_has_the_addresses() {
     let mut client = ServerReflectionClient::new(channel);
     let responses = client.server_reflection_info(ReceiverStream::new(receiver));
     let mut responses = responses.await.unwrap().into_inner();
-    // Each message is answered while the stream of requests is still open.
+    // Each message is answered while the request stream is still open.
     for _ in 0..3 {
         let request = ServerReflectionRequest {
             host: String::new(),

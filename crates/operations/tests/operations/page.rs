@@ -1,5 +1,4 @@
-//! Operations, section 6 of their contract: the pages as they come over HTTP. A browser sees them in
-//! `operation_browser.rs`.
+//! Operations, section 6 of their contract: the pages over HTTP. `operation_browser.rs` tests them in a browser.
 
 
 use axum::extract::Request;
@@ -12,7 +11,7 @@ const HTML: (&str, &str) = (
     "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
 );
 
-/// A service whose work has something to say, and takes nine seconds.
+/// A service whose work reports progress and a message, and takes nine seconds.
 fn talking(builder: tower_promises_operations::OperationLayerBuilder) -> App {
     App::new(builder, async |request: Request| {
         let progress = progress(&request);
@@ -26,7 +25,7 @@ async fn browse(app: &App, path: &str) -> Answer {
     app.ask(&format!("GET {path}"), &[HTML]).await
 }
 
-/// Checks that a page works where a site allows no inline code, and does not send its address to other sites.
+/// Checks that a page works on a site that allows no inline code, and does not reveal its address to other sites.
 fn assert_harmless(page: &Answer) {
     let content_type = page.header("content-type");
     assert_eq!(content_type, "text/html; charset=utf-8");
@@ -50,7 +49,7 @@ fn assert_harmless(page: &Answer) {
 
 // Contract: 6.1, 6.3
 #[tokio::test(start_paused = true)]
-async fn section_6_the_page_shows_how_far_it_is() {
+async fn section_6_the_page_shows_the_progress() {
     let app = talking(memory());
     let path = app.start("POST /", &[]).await;
     let page = browse(&app, &path).await;
@@ -75,7 +74,7 @@ async fn section_6_the_page_shows_how_far_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_6_what_the_page_needs_comes_from_the_layer_and_may_be_kept() {
+async fn section_6_the_assets_of_the_page_come_from_the_layer_and_are_cacheable() {
     let app = talking(memory().mount("/jobs"));
     let path = app.start("POST /", &[]).await;
     let page = browse(&app, &path).await;
@@ -111,7 +110,7 @@ async fn section_6_what_the_page_needs_comes_from_the_layer_and_may_be_kept() {
 
 // Contract: 6.4
 #[tokio::test(start_paused = true)]
-async fn section_6_what_has_ended_leads_browsers_to_its_result() {
+async fn section_6_the_page_of_an_ended_operation_redirects_to_its_result() {
     for origin in ["", "https://good.example"] {
         let builder = memory().public_origin(origin);
         let app = App::working(builder);
@@ -238,9 +237,9 @@ async fn section_6_the_page_can_be_replaced() {
     assert_eq!(answer.header("content-type"), "text/html; charset=utf-8");
     assert_eq!(answer.header("referrer-policy"), "no-referrer");
     assert_eq!(answer.header("cache-control"), "no-store");
-    // The layer does not know what a page of the application needs.
+    // The layer does not know the requirements of a page of the application.
     assert_eq!(answer.header("content-security-policy"), "");
-    // What has ended leads to the result all the same.
+    // An ended operation still redirects to its result.
     app.ended(&path).await;
     assert_eq!(browse(&app, &path).await.status, 303);
 }

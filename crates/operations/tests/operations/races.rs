@@ -1,4 +1,4 @@
-//! Operations whose backend is slow, unsure or refuses at the worst moment, and work that cannot be dropped.
+//! Operations with a backend that is slow, unreliable or fails at the worst moment, and work that cannot be dropped.
 
 
 use axum::body::Body;
@@ -37,7 +37,7 @@ async fn a_client_that_goes_away_while_its_key_is_taken_comes_back_for_the_resul
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_of_which_it_is_not_known_whether_it_was_taken_is_free() {
+async fn a_key_with_an_unconfirmed_claim_is_free() {
     let has_failed = AtomicBool::new(false);
     let store = Stepping::failing(move |at, key| {
         let fails = at == At::AfterWrite
@@ -53,7 +53,7 @@ async fn a_key_of_which_it_is_not_known_whether_it_was_taken_is_free() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_takes_a_key_again_keeps_it() {
+async fn a_key_that_is_claimed_again_stays_claimed() {
     let store = Stepping::plain();
     let (app, calls) = counting(&store);
     for count in 1..=3 {
@@ -69,7 +69,7 @@ async fn what_takes_a_key_again_keeps_it() {
     assert_eq!(app.start("POST /?ms=600000", &[KEY]).await, path);
 }
 
-/// A store that changes no record while this says so.
+/// A store that fails to change records while the flag is set.
 fn refusing(refuses: &Arc<AtomicBool>) -> Stepping {
     let refuses = refuses.clone();
     Stepping::failing(move |at, key| {
@@ -81,7 +81,7 @@ fn refusing(refuses: &Arc<AtomicBool>) -> Stepping {
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_7_what_nobody_waits_for_is_in_flight_no_longer_than_the_store_fails() {
+async fn section_7_a_request_in_flight_becomes_an_operation_once_the_store_works_again() {
     for goes_away in [true, false] {
         let refuses = Arc::new(AtomicBool::new(false));
         let store = refusing(&refuses);
@@ -95,7 +95,7 @@ async fn section_7_what_nobody_waits_for_is_in_flight_no_longer_than_the_store_f
             client.abort();
             assert!((&mut client).await.unwrap_err().is_cancelled());
         } else {
-            // A client is told the address when the store knows that.
+            // The client gets no address before the store has the record.
             sleep(SECOND * 2).await;
             assert!(!client.is_finished());
         }
@@ -111,7 +111,7 @@ async fn section_7_what_nobody_waits_for_is_in_flight_no_longer_than_the_store_f
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_result_that_stays_although_its_end_could_not_be_stored_counts() {
+async fn a_stored_result_counts_although_its_end_could_not_be_stored() {
     let refuses = Arc::new(AtomicBool::new(false));
     let store = refusing(&refuses);
     let builder = OperationLayer::builder(store.backend()).max_stored_bytes(300_000);
@@ -131,7 +131,7 @@ async fn a_result_that_stays_although_its_end_could_not_be_stored_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_a_result_that_could_not_be_stored_nothing_stays() {
+async fn a_result_that_could_not_be_stored_leaves_nothing_behind() {
     let store = Stepping::failing(|at, key| {
         let fails = at == At::BeforeWrite && key.contains("/result/") && key.ends_with("/2");
         fails.then_some(BackendError::TooLarge { size: 2, limit: 1 })
@@ -151,7 +151,7 @@ async fn of_a_result_that_could_not_be_stored_nothing_stays() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_stores_a_large_result_slowly_is_not_lost() {
+async fn an_operation_that_stores_a_large_result_slowly_is_not_lost() {
     let store = Stepping::slow(SECOND * 4, |at, key| {
         at == At::BeforeWrite && key.contains("/result/")
     });
@@ -170,7 +170,7 @@ async fn what_stores_a_large_result_slowly_is_not_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_becomes_an_operation_of_a_process_that_has_begun_to_drain() {
+async fn a_draining_process_starts_no_operation() {
     let gate = Gate::new();
     let store = Stepping::gated(&gate, |at, key| {
         at == At::BeforeWrite && key.contains("/record/")
@@ -189,7 +189,7 @@ async fn nothing_becomes_an_operation_of_a_process_that_has_begun_to_drain() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_that_is_taken_when_the_process_begins_to_drain_is_free_for_others() {
+async fn a_key_that_is_claimed_when_the_process_starts_to_drain_is_free_for_others() {
     let gate = Gate::new();
     let store = Stepping::gated(&gate, |at, key| {
         at == At::BeforeWrite && key.starts_with("operation/key/")
@@ -207,7 +207,7 @@ async fn a_key_that_is_taken_when_the_process_begins_to_drain_is_free_for_others
     assert_eq!(other_calls.get(), 1);
 }
 
-/// Work that blocks its thread until the sender is gone.
+/// Work that blocks its thread until the sender is dropped.
 fn blocking(builder: tower_promises_operations::OperationLayerBuilder) -> (App, mpsc::Sender<()>) {
     let (release, released) = mpsc::channel::<()>();
     let released = Arc::new(Mutex::new(released));
@@ -237,7 +237,7 @@ async fn section_7_work_that_blocks_its_thread_has_a_lifetime_too() {
     let path = app.start("POST /", &[("prefer", "respond-async")]).await;
     let ended = soon(app.ended(&path)).await;
     assert_eq!(ended["error"]["code"], "LifetimeExceeded");
-    // It is still there, and others must not come on top of it.
+    // The work still runs, so no other work may start.
     assert_eq!(app.ask("POST /", &[]).await.status, 503);
     drop(release);
     eventually::until("there is room again", async || {
@@ -246,7 +246,7 @@ async fn section_7_work_that_blocks_its_thread_has_a_lifetime_too() {
     .await;
 }
 
-/// A service that refuses its first call after `ms` milliseconds, and tells `refused` so.
+/// A service that refuses its first call after `ms` milliseconds, and then sets `refused`.
 fn refusing_once(store: &Stepping, refused: &Arc<AtomicBool>) -> (App, Counter) {
     let (calls, refused) = (Counter::default(), refused.clone());
     let counted = calls.clone();
@@ -270,7 +270,7 @@ fn refusing_once(store: &Stepping, refused: &Arc<AtomicBool>) -> (App, Counter) 
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_7_what_was_only_refused_is_never_500() {
+async fn section_7_a_refused_request_is_never_500() {
     let store = Stepping::slow(SECOND / 100, |_, _| true);
     let (app, calls) = refusing_once(&store, &Arc::default());
     let mut clients = Vec::new();
@@ -298,7 +298,7 @@ async fn section_7_a_process_that_dies_while_it_forgets_leaves_a_free_key() {
     for writes in 1..=6 {
         let refused = Arc::new(AtomicBool::new(false));
         let (has_refused, done) = (refused.clone(), AtomicUsize::new(0));
-        // Nothing that the process writes after so many changes arrives.
+        // No write of the process arrives after this number of changes.
         let store = Stepping::gated(&Gate::new(), move |at, _| {
             has_refused.load(Ordering::SeqCst)
                 && match at {
@@ -322,14 +322,14 @@ async fn section_7_a_process_that_dies_while_it_forgets_leaves_a_free_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_7_a_store_that_fails_at_the_deadline_makes_no_address_that_is_unknown() {
+async fn section_7_a_store_that_fails_at_the_deadline_gives_out_no_unknown_address() {
     let refuses = Arc::new(AtomicBool::new(false));
     let (app, calls) = refusing_once(&refusing(&refuses), &Arc::default());
     let client = app.clone();
     let client = tokio::spawn(async move { client.ask("POST /?ms=1950", &[KEY]).await });
     sleep(Duration::from_millis(1900)).await;
     refuses.store(true, Ordering::SeqCst);
-    // The refusal is to be forgotten from 1950 ms on, and the client waits until 2000 ms.
+    // The layer starts to forget the refusal at 1950 ms, and the client waits until 2000 ms.
     sleep(Duration::from_millis(130)).await;
     refuses.store(false, Ordering::SeqCst);
     let answer = client.await.unwrap();
@@ -377,8 +377,8 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_7_work_that_never_began_is_not_remembered_when_its_time_is_over() {
-    // The process ends, or the lifetime.
+async fn section_7_work_that_never_began_is_not_remembered_after_drain_or_lifetime() {
+    // The process ends, or the lifetime of the operation.
     for (drains, lifetime, code) in [
         (true, SECOND * 3600, "ShuttingDown"),
         (false, SECOND * 10, "LifetimeExceeded"),
@@ -393,9 +393,9 @@ async fn section_7_work_that_never_began_is_not_remembered_when_its_time_is_over
         let here = layer();
         let operations = here.operations();
         let (here, calls) = one_at_a_time(here);
-        // It stays on its connection, so it has no lifetime.
+        // This request stays on its connection, so it has no lifetime.
         let busy = tokio::spawn(here.clone().oneshot(request("GET /?ms=900000", &[])));
-        until("it is busy", || calls.get() == 1).await;
+        until("the service is busy", || calls.get() == 1).await;
         let waiting = here.clone();
         let waiting =
             tokio::spawn(
@@ -425,7 +425,7 @@ async fn section_7_work_that_never_began_is_not_remembered_when_its_time_is_over
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_7_work_that_has_begun_is_remembered_when_its_time_is_over() {
+async fn section_7_work_that_has_begun_is_remembered_after_drain_or_lifetime() {
     for (drains, remembered) in [(true, 500), (false, 410)] {
         let store = Stepping::plain();
         let builder = OperationLayer::builder(store.backend()).idempotency_keys(true);

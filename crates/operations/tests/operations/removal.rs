@@ -1,4 +1,4 @@
-//! Operations that are cancelled and removed while their backend is slow or refuses, or while their clients go away.
+//! Operations that are cancelled and removed while their backend is slow or fails, or while their clients disconnect.
 
 
 use axum::extract::Request;
@@ -13,7 +13,7 @@ use tower_promises_operations::OperationLayer;
 use tower_promises_backend::BackendError;
 
 #[tokio::test(start_paused = true)]
-async fn section_4_what_is_removed_while_it_ends_is_unknown_and_not_expired() {
+async fn section_4_an_operation_removed_while_it_ends_is_unknown_and_not_expired() {
     let is_slow = Arc::new(AtomicBool::new(false));
     let slow = is_slow.clone();
     let store = Stepping::slow(SECOND, move |at, key| {
@@ -31,13 +31,13 @@ async fn section_4_what_is_removed_while_it_ends_is_unknown_and_not_expired() {
         app.ask(&line, &[])
     );
     assert_eq!(first.status, 200);
-    // Once more, in case the second came too late to remove it.
+    // Removes the operation in case the second request did not.
     app.ask(&line, &[]).await;
     assert_eq!(app.get(&path).await.status, 404);
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_4_what_is_being_removed_is_unknown_and_not_expired() {
+async fn section_4_an_operation_being_removed_is_unknown_and_not_expired() {
     let gate = Gate::new();
     let is_removing = Arc::new(AtomicBool::new(false));
     let removing = is_removing.clone();
@@ -52,7 +52,7 @@ async fn section_4_what_is_being_removed_is_unknown_and_not_expired() {
     is_removing.store(true, Ordering::SeqCst);
     let (client, line) = (app.clone(), format!("DELETE {path}"));
     let delete = tokio::spawn(async move { client.ask(&line, &[]).await });
-    until("it is removed", || gate.arrivals.get() == 1).await;
+    until("the record is deleted", || gate.arrivals.get() == 1).await;
     for part in ["", "/result", "/events"] {
         assert_eq!(app.get(&format!("{path}{part}")).await.status, 404);
     }
@@ -61,12 +61,12 @@ async fn section_4_what_is_being_removed_is_unknown_and_not_expired() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_4_what_is_removed_before_its_end_is_stored_stays_unknown() {
+async fn section_4_an_operation_removed_before_its_end_is_stored_stays_unknown() {
     let gate = Gate::new();
     let ends = Arc::new(AtomicBool::new(false));
     let ending = ends.clone();
     let store = Stepping::gated(&gate, move |at, key| {
-        // The first one that tells of the end is the work's own.
+        // The first write of the end is that of the work itself.
         at == At::BeforeWrite && key.contains("tombstone") && ending.swap(false, Ordering::SeqCst)
     });
     let app = App::working(OperationLayer::builder(store.backend()).lease(SECOND * 1000));
@@ -82,7 +82,7 @@ async fn section_4_what_is_removed_before_its_end_is_stored_stays_unknown() {
     assert_eq!(store.left().await, [""; 0]);
 }
 
-/// A store in which whoever changes a record waits at a gate once it is armed.
+/// A store whose next change of a record waits at a gate once it is armed.
 fn gated(gate: &Gate, at: At, armed: &Arc<AtomicBool>) -> Stepping {
     let armed = armed.clone();
     Stepping::gated(gate, move |now, key| {
@@ -90,10 +90,10 @@ fn gated(gate: &Gate, at: At, armed: &Arc<AtomicBool>) -> Stepping {
     })
 }
 
-/// Sends a request and goes away while it is at the gate, which opens then.
+/// Sends a request, disconnects while the request is at the gate, and opens the gate.
 async fn ask_and_vanish(app: &App, gate: &Gate, line: &str) {
     let client = tokio::spawn(app.router.clone().oneshot(request(line, &[])));
-    until("it is at the gate", || gate.arrivals.get() == 1).await;
+    until("the request is at the gate", || gate.arrivals.get() == 1).await;
     client.abort();
     assert!(client.await.unwrap_err().is_cancelled());
     gate.open();
@@ -119,7 +119,7 @@ async fn a_client_that_goes_away_while_it_removes_leaves_nothing_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_goes_away_while_it_cancels_is_heard() {
+async fn a_cancel_takes_effect_although_its_client_goes_away() {
     for line in ["DELETE {}", "POST {}/cancel"] {
         let (gate, armed) = (Gate::new(), Arc::new(AtomicBool::new(false)));
         let store = gated(&gate, At::AfterWrite, &armed);
@@ -144,7 +144,7 @@ async fn a_client_that_goes_away_while_it_cancels_is_heard() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_removed_leaves_nothing_behind() {
+async fn a_removed_operation_leaves_nothing_behind() {
     let store = Stepping::plain();
     let builder = OperationLayer::builder(store.backend()).idempotency_keys(true);
     let app = App::new(builder, async |_: Request| {
@@ -160,7 +160,7 @@ async fn what_is_removed_leaves_nothing_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_removed_is_gone_although_the_store_fails_then() {
+async fn a_removed_operation_is_gone_although_the_store_fails_afterwards() {
     let store = Stepping::failing(|at, key| {
         let fails = at == At::AfterDelete && key.contains("/result/");
         fails.then(|| BackendError::unavailable("it has not answered"))
@@ -171,15 +171,15 @@ async fn what_is_removed_is_gone_although_the_store_fails_then() {
     assert_eq!(app.ended(&path).await["status"], "Succeeded");
     assert_eq!(app.ask(&format!("DELETE {path}"), &[]).await.status, 204);
     assert_eq!(app.ask(&format!("GET {path}"), &[]).await.status, 404);
-    // Its key is free.
+    // The key is free.
     app.start(line, &[KEY]).await;
     assert_eq!(calls.get(), 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_7_who_waits_for_what_is_removed_is_not_sent_to_it() {
+async fn section_7_a_client_that_waits_for_a_removed_operation_is_not_redirected_to_it() {
     let store = Stepping::plain();
-    // Each has a bus of its own, so neither hears of the other.
+    // Each process has a bus of its own, so neither receives messages of the other.
     let [(here, _), (there, _)] = [(); 2].map(|()| counting(&store));
     let path = here.start("POST /?ms=600000", &[KEY]).await;
     let waiting = tokio::spawn(async move {
@@ -196,15 +196,15 @@ async fn section_7_who_waits_for_what_is_removed_is_not_sent_to_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_another_process_has_cancelled_and_removed_does_not_count() {
+async fn an_operation_that_another_process_cancels_and_removes_does_not_count() {
     let store = Stepping::plain();
-    // Each has a bus of its own, so neither hears of the other.
+    // Each process has a bus of its own, so neither receives messages of the other.
     let [here, there] = [(); 2]
         .map(|()| App::working(OperationLayer::builder(store.backend()).max_stored_bytes(1024)));
     let path = here.start("POST /?ms=600000", &[]).await;
     let line = format!("DELETE {path}");
     assert_eq!(there.ask(&line, &[]).await.status, 200);
-    // Before the process that works on it has looked after it.
+    // Removed before the working process has checked its record.
     assert_eq!(there.ask(&line, &[]).await.status, 204);
     sleep(SECOND * 60).await;
     assert_eq!(here.operations.running(), 0);

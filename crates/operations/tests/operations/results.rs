@@ -1,4 +1,4 @@
-//! Operations, section 3 of their contract: results, and what becomes of those that are too large or break.
+//! Operations, section 3 of their contract: results, including results that are too large or fail.
 
 
 use axum::body::Body;
@@ -16,7 +16,7 @@ use tower::ServiceExt;
 
 // Contract: 3.1
 #[tokio::test(start_paused = true)]
-async fn section_3_a_result_that_is_not_there_is_202_every_time() {
+async fn section_3_a_result_that_is_not_ready_is_202_every_time() {
     let app = App::working(memory());
     let path = app.start("POST /?ms=9000", &[]).await;
     let result = format!("{path}/result");
@@ -89,13 +89,13 @@ async fn section_3_the_result_is_the_inner_response() {
     assert_eq!(
         app.get(&format!("{path}/result")).await,
         answer,
-        "it can be read again"
+        "the result can be read again"
     );
 }
 
 // Contract: 3.6
 #[tokio::test(start_paused = true)]
-async fn section_3_no_cache_keeps_what_the_service_has_not_given_to_caches() {
+async fn section_3_no_cache_stores_a_result_without_permission_of_the_service() {
     const MODIFIED: (&str, &str) = ("last-modified", "Fri, 01 Mar 2024 00:00:00 GMT");
     const EXPIRES: (&str, &str) = ("expires", "Fri, 01 Mar 2030 00:00:00 GMT");
     let cache_control = async |once: bool, headers: &'static [(&'static str, &'static str)]| {
@@ -121,9 +121,9 @@ async fn section_3_no_cache_keeps_what_the_service_has_not_given_to_caches() {
     };
     for (headers, expected) in [
         (&[] as &[_], "no-store"),
-        // From this, a cache would guess how long it may keep it.
+        // With this header alone, a cache may choose a lifetime by itself.
         (&[MODIFIED, ("etag", "\"1\"")], "no-store"),
-        // What the service says is its own business.
+        // The headers of the service are not changed.
         (
             &[("cache-control", "private, max-age=60")],
             "private, max-age=60",
@@ -136,7 +136,7 @@ async fn section_3_no_cache_keeps_what_the_service_has_not_given_to_caches() {
         (&[EXPIRES], ""),
     ] {
         assert_eq!(cache_control(false, headers).await, expected, "{headers:?}");
-        // A cache would give it to others a second time.
+        // A cache could serve the result a second time.
         assert_eq!(
             cache_control(true, headers).await,
             "no-store",
@@ -146,7 +146,7 @@ async fn section_3_no_cache_keeps_what_the_service_has_not_given_to_caches() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_layer_says_of_an_operation_is_kept_by_no_cache() {
+async fn no_cache_stores_an_answer_of_the_layer() {
     let app = App::working(memory().retention(SECOND * 100));
     let path = app.start("POST /?ms=9000", &[]).await;
     let (status, result) = (format!("GET {path}"), format!("GET {path}/result"));
@@ -224,7 +224,7 @@ async fn section_3_an_inner_error_is_the_result() {
 
 // Contract: 3.2
 #[tokio::test(start_paused = true)]
-async fn section_3_a_large_result_comes_back_whole() {
+async fn section_3_a_large_result_is_returned_completely() {
     let app = App::new(memory(), async |request: Request| {
         let bytes = number(&request, "bytes").unwrap();
         sleep(SECOND * 9).await;
@@ -244,13 +244,13 @@ async fn section_3_a_large_result_comes_back_whole() {
 
 // Contract: 3.4, 3.7
 #[tokio::test(start_paused = true)]
-async fn section_3_a_result_to_be_read_once_is_gone_when_it_was_sent() {
+async fn section_3_a_result_to_be_read_once_is_gone_after_it_was_sent() {
     let app = App::working(memory().result_once(true));
     for code in [200_u16, 204] {
         let path = app.start(&format!("POST /?ms=9000&code={code}"), &[]).await;
         app.ended(&path).await;
         let result = format!("{path}/result");
-        // Asking is not reading.
+        // A `HEAD` request, or a response that is not read, does not count as reading.
         for _ in 0..2 {
             let line = format!("HEAD {result}");
             assert_eq!(app.ask(&line, &[]).await.status, code);
@@ -274,7 +274,7 @@ async fn section_3_a_result_to_be_read_once_is_gone_when_it_was_sent() {
 
 // Contract: 3.4
 #[tokio::test(start_paused = true)]
-async fn section_3_what_is_cancelled_or_expired_is_410() {
+async fn section_3_a_cancelled_or_expired_operation_is_410() {
     let app = App::working(memory().retention(SECOND * 100));
     let cancelled = app.start("POST /?ms=9000", &[]).await;
     app.ask(&format!("DELETE {cancelled}"), &[]).await;
@@ -291,7 +291,7 @@ async fn section_3_what_is_cancelled_or_expired_is_410() {
     assert_eq!(
         app.get(&expired).await.status,
         404,
-        "after some time nobody knows"
+        "later the operation is unknown"
     );
 
     let cancelled = app.start("POST /?ms=9000", &[]).await;
@@ -323,13 +323,13 @@ async fn section_7_a_result_over_the_bound_fails() {
         (500, "500")
     );
     assert_eq!(answer.header("content-type"), "application/problem+json");
-    // In time it may have any size.
+    // A response before the first reply may have any size.
     let answer = app.ask("POST /?bytes=5000", &[("prefer", "wait=9")]).await;
     assert_eq!((answer.status.as_u16(), answer.body.len()), (200, 5000));
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_7_an_endless_body_is_not_collected_without_end() {
+async fn section_7_an_operation_with_an_endless_body_fails() {
     let app = App::new(memory().max_result_bytes(100_000), async |_: Request| {
         sleep(SECOND * 3).await;
         let endless = stream::repeat(Bytes::from_static(&[b'x'; 1000]));
@@ -337,7 +337,7 @@ async fn section_7_an_endless_body_is_not_collected_without_end() {
     });
     let path = app.start("POST /", &[]).await;
     assert_eq!(app.ended(&path).await["error"]["code"], "ResultTooLarge");
-    until("it is over", || app.operations.running() == 0).await;
+    until("the operation has ended", || app.operations.running() == 0).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -384,7 +384,7 @@ async fn trailers_of_a_request_reach_the_service() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_status_that_ends_nothing_is_a_failure() {
+async fn an_informational_status_is_a_failure() {
     let app = App::working(memory());
     for code in [100, 101, 103] {
         let path = app.start(&format!("POST /?ms=3000&code={code}"), &[]).await;
@@ -395,7 +395,7 @@ async fn a_status_that_ends_nothing_is_a_failure() {
     }
 }
 
-/// A handler that honours conditions and ranges, as one that serves and takes files does.
+/// A handler that honours conditions and ranges, like a file server.
 async fn conditional(request: Request) -> Response {
     let headers = request.headers();
     let is_read = matches!(request.method().as_str(), "GET" | "HEAD" | "QUERY");
@@ -429,13 +429,14 @@ const CONDITIONS: [&[(&str, &str)]; 4] = [
 
 // Contract: 3.5
 #[tokio::test(start_paused = true)]
-async fn section_3_the_result_answers_no_condition_and_no_range() {
+async fn section_3_the_result_ignores_conditions_and_ranges() {
     let app = App::new(memory().idempotency_keys(true), conditional);
     let prefer = ("prefer", "respond-async");
     for condition in CONDITIONS {
         for line in ["GET /?ms=9000", "QUERY /?ms=9000", "POST /?ms=9000"] {
             if line.starts_with("POST") && condition[0].0 == "if-none-match" {
-                // A precondition, and not a question whether there is something new.
+                // For `POST`, `if-none-match` is a precondition, rather than a question whether the client has the newest
+                // version.
                 continue;
             }
             let path = app.start(line, &[condition, &[prefer]].concat()).await;
@@ -444,7 +445,7 @@ async fn section_3_the_result_answers_no_condition_and_no_range() {
             let result = (result.status.as_u16(), &*result.body);
             assert_eq!(result, (200, "whole"), "{line} {condition:?}");
         }
-        // What is answered in time is remembered for the key.
+        // A response before the first reply is remembered for the key.
         let key = ("idempotency-key", condition[0].0);
         for headers in [
             &[condition, &[key, prefer, ("prefer", "wait=2")]].concat(),
@@ -458,7 +459,7 @@ async fn section_3_the_result_answers_no_condition_and_no_range() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_3_what_is_not_to_be_written_is_not_written() {
+async fn section_3_a_write_with_a_failed_precondition_is_412() {
     let app = App::new(memory(), conditional);
     let condition = [("if-none-match", "\"v7\", W/\"v8\"")];
     for method in ["PUT", "POST", "PATCH", "DELETE", "MKCOL"] {
@@ -473,7 +474,7 @@ async fn section_3_what_is_not_to_be_written_is_not_written() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_3_what_stays_on_its_connection_keeps_its_conditions() {
+async fn section_3_a_request_that_stays_on_its_connection_keeps_its_conditions() {
     let app = App::new(memory().max_body_bytes(3), conditional);
     let statuses = [(304, 412), (304, 200), (206, 206), (206, 206)];
     for (condition, (read, written)) in CONDITIONS.into_iter().zip(statuses) {
@@ -494,7 +495,7 @@ async fn section_3_conditions_that_protect_from_lost_updates_reach_the_service()
     let headers = [
         ("if-match", "\"v1\""),
         ("if-unmodified-since", "Sat, 01 Jan 2000 00:00:00 GMT"),
-        // Creates, and never replaces.
+        // Creates but never replaces.
         ("if-none-match", "*"),
     ];
     for method in ["PUT", "POST", "PATCH", "DELETE"] {

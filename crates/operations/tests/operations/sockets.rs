@@ -1,4 +1,4 @@
-//! Operations over real connections: uploads, clients that vanish, and event streams.
+//! Operations over real connections: uploads, clients that disconnect, and event streams.
 
 
 use axum::body::Body;
@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, watch};
 use tower_promises_operations::OperationLayerBuilder;
 
-/// What the test and the work tell each other.
+/// Signals between the test and the work.
 #[derive(Clone)]
 struct Stage {
     calls: Counter,
@@ -23,7 +23,7 @@ struct Stage {
     may_end: watch::Sender<bool>,
 }
 
-/// Serves work that ends when the test says so.
+/// Serves work that ends when the test allows it.
 async fn serve(builder: OperationLayerBuilder) -> (std::net::SocketAddr, App, Stage) {
     let stage = Stage {
         calls: Counter::default(),
@@ -74,7 +74,7 @@ async fn section_1_an_upload_is_complete_when_the_first_reply_is_given() {
     let mut stream = BufReader::new(TcpStream::connect(address).await.unwrap());
     let request = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n";
     stream.write_all(request.as_bytes()).await.unwrap();
-    // The wait is over at once, yet nothing comes before the body has.
+    // The wait ends at once, but there is no reply before the body is complete.
     let mut looks = 0;
     eventually("ten looks", async || {
         let early = stream.get_ref().try_read(&mut [0; 1]).unwrap_err();
@@ -96,7 +96,7 @@ async fn section_7_bodies_over_the_bound_take_no_place_of_running_work() {
     let mut uploads = Vec::new();
     for number in 0..10 {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        // The length says that the body is too large, or the first bytes of one without a length do.
+        // The `content-length` shows that the body is too large, or the first bytes of a chunked body do.
         let request = if number % 2 == 0 {
             "POST /up HTTP/1.1\r\nhost: x\r\ncontent-length: 1001\r\n\r\n".to_owned()
         } else {
@@ -117,7 +117,7 @@ async fn section_7_bodies_over_the_bound_take_no_place_of_running_work() {
         let answer = in_time(app.ask("POST /", &[])).await;
         assert_eq!((answer.status.as_u16(), &*answer.body), (200, "0 bytes"));
     }
-    // They go on.
+    // The uploads continue.
     let mut stream = BufReader::new(uploads.remove(0));
     stream.write_all(&[b'x'; 1001]).await.unwrap();
     assert!(head(&mut stream).await.starts_with("HTTP/1.1 200"));
@@ -131,7 +131,7 @@ async fn section_7_a_client_that_vanishes_during_its_upload_starts_nothing() {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\nbegin";
     stream.write_all(request.as_bytes()).await.unwrap();
-    // It is the only one that is received until it is gone.
+    // Until it disconnects, this upload takes the only place.
     until("the upload is received", async || {
         app.send(upload()).await.status == 503
     })
@@ -146,7 +146,7 @@ async fn section_7_a_client_that_vanishes_during_its_upload_starts_nothing() {
 }
 
 #[tokio::test]
-async fn section_7_a_connection_that_breaks_before_the_reply_takes_the_work_along() {
+async fn section_7_a_connection_that_breaks_before_the_reply_drops_the_work() {
     let (address, app, stage) = serve(memory().wait(SECOND * 600)).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream
@@ -209,7 +209,7 @@ async fn section_5_events_arrive_over_a_connection_and_the_stream_closes() {
 // Contract: 3.7
 #[tokio::test]
 async fn section_3_a_result_to_be_read_once_outlives_a_broken_connection() {
-    // More than the buffers of a connection take.
+    // More than the buffers of a connection hold.
     const BYTES: usize = 24 << 20;
     let builder = memory()
         .wait(Duration::ZERO)
@@ -241,10 +241,13 @@ async fn section_3_a_result_to_be_read_once_outlives_a_broken_connection() {
         in_time(stream.read_exact(&mut [0; 1000])).await.unwrap();
     }
     assert_eq!(app.get(&result).await.body.len(), BYTES);
-    until("it is gone", async || app.get(&result).await.status == 410).await;
+    until("the result is gone", async || {
+        app.get(&result).await.status == 410
+    })
+    .await;
 }
 
-/// The status and the body of the response to a request without a body.
+/// Sends a request without a body. Returns the status and the body of the response.
 async fn exchange(stream: &mut BufReader<TcpStream>, line: &str, headers: &str) -> (u16, String) {
     let request = format!("{line} HTTP/1.1\r\nhost: x\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -264,7 +267,7 @@ async fn exchange(stream: &mut BufReader<TcpStream>, line: &str, headers: &str) 
 }
 
 #[tokio::test]
-async fn responses_have_their_lengths_whatever_the_method_and_the_status() {
+async fn responses_have_lengths_for_all_methods_and_statuses() {
     let may_end = Arc::new(Semaphore::new(0));
     let ends = may_end.clone();
     let app = App::new(memory().wait(Duration::ZERO), move |request: Request| {

@@ -5,7 +5,7 @@ use axum::extract::Request;
 use test_support::operation::{App, SECOND, memory, progress};
 use tokio::time::sleep;
 
-/// Checks that a text is a time like `2026-01-02T03:04:05.678Z`.
+/// Checks that a text has the format `2026-01-02T03:04:05.678Z`.
 fn assert_time(value: &serde_json::Value) {
     let text = value.as_str().unwrap();
     let shape: String = text
@@ -64,16 +64,16 @@ async fn section_2_the_status_document() {
     assert_eq!(
         answer.header("retry-after"),
         "",
-        "there is nothing to wait for"
+        "a final status has no `retry-after`"
     );
     assert_ne!(answer.header("etag"), running.header("etag"));
-    // It stays for as long as it exists.
+    // The answer stays the same as long as the operation exists.
     assert_eq!(app.get(&path).await, answer);
 }
 
 // Contract: 2.1, 2.7
 #[tokio::test(start_paused = true)]
-async fn section_2_a_client_that_knows_the_document_is_told_so() {
+async fn section_2_a_client_that_knows_the_document_gets_304() {
     let app = App::working(memory());
     let path = app.start("POST /?ms=9000", &[]).await;
     let line = format!("GET {path}");
@@ -81,7 +81,7 @@ async fn section_2_a_client_that_knows_the_document_is_told_so() {
     let answer = app.ask(&line, &[("if-none-match", &tag)]).await;
     assert_eq!((answer.status.as_u16(), &*answer.body), (304, ""));
     assert_eq!(answer.header("etag"), tag);
-    // A proxy may have made it weak, and a client may know more than one.
+    // A proxy may have made the tag weak, and a client may send more than one tag.
     for known in ["*", &format!("W/{tag}"), &format!("\"x\", W/{tag} ,\"y\"")] {
         let answer = app.ask(&line, &[("if-none-match", known)]).await;
         assert_eq!(answer.status, 304, "{known}");
@@ -139,7 +139,7 @@ async fn section_2_progress_is_null_or_a_number_from_0_to_100() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_2_a_message_is_cut_where_it_is_too_long() {
+async fn section_2_a_long_message_is_truncated() {
     let app = App::new(memory(), async |request: Request| {
         progress(&request).message("é".repeat(2000));
         sleep(SECOND * 9).await;
@@ -178,7 +178,7 @@ async fn section_2_an_inner_error_status_is_failed() {
 
 // Contract: 2.3, 2.5
 #[tokio::test(start_paused = true)]
-async fn section_2_the_five_words() {
+async fn section_2_the_names_of_the_five_states() {
     use tower_promises_operations::Status;
     let words = [
         (Status::NotStarted, "NotStarted", false),
@@ -196,7 +196,7 @@ async fn section_2_the_five_words() {
 
 // Contract: 2.8
 #[tokio::test(start_paused = true)]
-async fn section_2_who_prefers_html_gets_the_page() {
+async fn section_2_a_client_that_prefers_html_gets_the_page() {
     let app = App::working(memory());
     let path = app.start("POST /?ms=60000", &[]).await;
     let line = format!("GET {path}");

@@ -1,4 +1,4 @@
-//! Operations, section 7 of their contract: requests whose body has not arrived yet.
+//! Operations, section 7 of their contract: requests whose body has not been received yet.
 
 
 use axum::body::Body;
@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-/// A request whose body goes on when the returned sender is used, or dropped.
+/// A request whose body continues when the returned sender is used or dropped.
 fn upload(
     app: &App,
     line: &str,
@@ -30,7 +30,7 @@ fn upload(
 
 // Contract: 7.14
 #[tokio::test(start_paused = true)]
-async fn section_7_what_is_being_received_takes_no_place_of_running_work() {
+async fn section_7_an_upload_takes_no_place_of_running_work() {
     let app = App::working(memory().max_running(5));
     let uploads: Vec<_> = (0..5).map(|_| upload(&app, "POST /?ms=10", &[])).collect();
     sleep(SECOND).await;
@@ -45,7 +45,7 @@ async fn section_7_what_is_being_received_takes_no_place_of_running_work() {
 
 // Contract: 7.14
 #[tokio::test(start_paused = true)]
-async fn section_7_what_is_being_received_has_a_limit_of_its_own() {
+async fn section_7_uploads_have_a_limit_of_their_own() {
     let builder = memory()
         .max_receiving(3)
         .max_receiving_per_principal(2)
@@ -74,9 +74,9 @@ async fn section_7_what_is_being_received_has_a_limit_of_its_own() {
         assert_eq!(refused.header("vary"), "Accept, Prefer");
         assert_eq!(refused.header("content-type"), "application/problem+json");
     }
-    // What is all there need not be received.
+    // A complete body need not be received.
     assert_eq!(app.ask("POST /anna", &[]).await.status, 200);
-    // A client that goes away, or has sent everything, makes room.
+    // A client that disconnects, or has sent its complete body, makes room.
     let (client, _) = uploads.remove(0);
     client.abort();
     assert!(client.await.unwrap_err().is_cancelled());
@@ -94,7 +94,7 @@ async fn section_7_what_is_being_received_has_a_limit_of_its_own() {
 
 // Contract: 7.14
 #[tokio::test(start_paused = true)]
-async fn section_7_what_is_being_received_has_a_time_of_its_own() {
+async fn section_7_uploads_have_a_timeout_of_their_own() {
     for (builder, seconds) in [
         (memory(), 60),
         (memory().receive_timeout(SECOND * 5).wait(SECOND), 5),
@@ -118,7 +118,7 @@ async fn section_7_what_is_being_received_has_a_time_of_its_own() {
         // The key is free.
         let key = [("idempotency-key", "k")];
         assert_eq!(app.ask("POST /", &key).await.status, 200);
-        // So is it with the form that cancels.
+        // The form that cancels has the same timeout.
         let path = app.start("POST /?ms=600000", &[]).await;
         let line = format!("POST {path}/cancel");
         let (client, _go_on) = upload(
@@ -132,7 +132,7 @@ async fn section_7_what_is_being_received_has_a_time_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_7_what_cannot_be_taken_on_is_not_received() {
+async fn section_7_a_request_beyond_the_limit_is_not_received() {
     let app = App::working(memory().max_running(1));
     app.start("POST /?ms=600000", &[]).await;
     let (client, _go_on) = upload(&app, "POST /", &[]);
@@ -170,7 +170,7 @@ async fn section_7_a_body_that_breaks_claims_no_key_and_calls_no_service() {
         assert_eq!(send(&[key], "begin", false).await.status, 200);
     }
     assert_eq!(calls.get(), 1);
-    // Without a key the service sees the error, as without the layer.
+    // Without a key the service gets the error, as it does without the layer.
     assert_eq!(send(&[], "begin", true).await.status, 200);
     assert_eq!(calls.get(), 2);
 }

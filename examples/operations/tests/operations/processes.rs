@@ -1,5 +1,4 @@
-//! Operations of real processes that share a file: what one of them leaves behind when it is killed, and what the
-//! others answer.
+//! Operations of real processes that share a file: the remains of a killed process, and the answers of the others.
 
 
 use bytes::Bytes;
@@ -12,12 +11,12 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::sleep;
 
-/// Short, because tests wait for its end. Long enough that a busy machine can renew it.
+/// Short, because tests wait for its end. Long enough for a busy machine to renew it.
 const LEASE: Duration = Duration::from_secs(4);
 
 const LONG: &str = "ms=600000&steps=6000";
 
-/// The folder of a database.
+/// The directory of a database.
 struct Folder(TempDir);
 
 impl Folder {
@@ -25,7 +24,7 @@ impl Folder {
         Self(TempDir::new().unwrap())
     }
 
-    /// Starts a process that works with the database.
+    /// Starts a process that uses the database.
     fn start(&self) -> Process {
         self.start_with(&[])
     }
@@ -45,7 +44,7 @@ impl Folder {
 #[derive(Clone, Debug, PartialEq)]
 struct Answer {
     status: u16,
-    /// Without the date.
+    /// Without the `date` header.
     headers: HeaderMap,
     body: Bytes,
 }
@@ -59,7 +58,7 @@ impl Answer {
 struct Process(Example);
 
 impl Process {
-    /// Ends it without any farewell.
+    /// Kills the process.
     fn kill(self) {
         drop(self.0);
     }
@@ -103,7 +102,7 @@ impl Process {
         panic!("the work always ends before it becomes an operation");
     }
 
-    /// Starts an operation, unless the work ends before that.
+    /// Starts an operation and returns its path, or `None` if the work ends before the first reply.
     async fn try_begin(&self, query: &str) -> Option<String> {
         let path = format!("/work?{query}");
         let prefer = ("prefer".parse().unwrap(), "respond-async".parse().unwrap());
@@ -117,7 +116,7 @@ impl Process {
         Some(location.to_str().unwrap().to_owned())
     }
 
-    /// Waits until the work says how far it is.
+    /// Waits until the work has reported progress.
     async fn until_progress(&self, path: &str) {
         until("there is progress", async || {
             !self.status(path).await["progress"].is_null()
@@ -125,7 +124,7 @@ impl Process {
         .await;
     }
 
-    /// Asks a resource as often as it says, until the answer is final.
+    /// Requests a resource at the intervals of its `Retry-After`, until the answer is final.
     async fn until_final(&self, path: &str) -> Answer {
         let answer = async {
             loop {
@@ -140,12 +139,12 @@ impl Process {
         soon(answer).await
     }
 
-    /// All events until the stream ends, each with its name.
+    /// Returns all events until the stream ends, each with its name.
     async fn events(&self, path: &str) -> Vec<(String, Value)> {
         let answer = self.get(&format!("{path}/events")).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         let text = std::str::from_utf8(&answer.body).unwrap();
-        // Comments have neither.
+        // Comments have no `data` and no `event`.
         let events = text.split("\n\n").filter_map(|block| {
             let field = |name| block.lines().find_map(|line| line.strip_prefix(name));
             let data = serde_json::from_str(field("data: ")?).unwrap();
@@ -154,14 +153,14 @@ impl Process {
         events.collect()
     }
 
-    /// The one event of an operation that has ended.
+    /// Returns the single event of an operation that has ended.
     async fn only_event(&self, path: &str) -> Value {
         let [(name, document)] = self.events(path).await.try_into().unwrap();
         assert_eq!(name, "done");
         document
     }
 
-    /// Sees that nothing is there any more.
+    /// Checks that the operation is unknown.
     async fn has_forgotten(&self, path: &str) {
         for resource in ["", "/result", "/events"] {
             assert_eq!(self.get(&format!("{path}{resource}")).await.status, 404);
@@ -169,7 +168,7 @@ impl Process {
     }
 }
 
-/// Sees that an operation is lost, on all of its resources.
+/// Checks that an operation is lost, on all of its resources.
 async fn assert_lost(process: &Process, path: &str) {
     let document = process.status(path).await;
     assert_eq!(document["status"], "Failed", "{document}");
@@ -188,7 +187,7 @@ async fn assert_lost(process: &Process, path: &str) {
 
 // Contract: 7.16
 #[tokio::test]
-async fn what_has_ended_outlives_a_kill() {
+async fn an_ended_operation_survives_a_kill() {
     let folder = Folder::new();
     let process = folder.start();
     let mut before = Vec::new();
@@ -234,7 +233,7 @@ async fn what_has_ended_outlives_a_kill() {
 
 // Contract: 7.16
 #[tokio::test]
-async fn what_was_running_is_lost_after_the_lease() {
+async fn a_running_operation_is_lost_after_the_lease() {
     let folder = Folder::new();
     let process = folder.start_with_short_lease();
     let [status, result, events] = join_all([LONG; 3].map(|query| process.begin(query)))
@@ -247,7 +246,7 @@ async fn what_was_running_is_lost_after_the_lease() {
     process.kill();
 
     let process = folder.start_with_short_lease();
-    // Whoever asks first brings it to light, whatever that is.
+    // The first request detects the loss, on any resource.
     let path_of_result = format!("{result}/result");
     let (document, answer, events_until_end) = tokio::join!(
         process.until_final(&status),
@@ -261,7 +260,7 @@ async fn what_was_running_is_lost_after_the_lease() {
         (name.as_str(), &document["error"]["code"]),
         ("done", &"Lost".into())
     );
-    // What it had reached stays to be seen.
+    // The last progress is still shown.
     assert!(document["progress"].is_number(), "{document}");
     for path in [&status, &result, &events] {
         assert_lost(&process, path).await;
@@ -271,7 +270,7 @@ async fn what_was_running_is_lost_after_the_lease() {
 }
 
 #[tokio::test]
-async fn what_was_running_can_be_cancelled_before_that() {
+async fn a_running_operation_can_be_cancelled_before_the_lease_ends() {
     let folder = Folder::new();
     let process = folder.start();
     let paths = join_all([LONG; 2].map(|query| process.begin(query))).await;
@@ -310,7 +309,7 @@ async fn a_kill_in_the_middle_leaves_nothing_half_done() {
     let paths: Vec<_> = paths.into_iter().flatten().collect();
     let middle = paths.len() / 2;
     process.events(&paths[middle]).await;
-    // Of the others some are stored, some run, and some are just about to be stored.
+    // Some of the other operations are stored, some are running, and some are about to be stored.
     process.kill();
 
     let process = folder.start_with_short_lease();
@@ -339,7 +338,7 @@ async fn each_of_two_processes_answers_for_the_other() {
     assert_eq!(document["status"], "Running");
     assert_eq!(other.get(&format!("{path}/result")).await.status, 202);
     let events = other.events(&path).await;
-    // The progress crosses over as it is made.
+    // The progress reaches the other process as it is reported.
     let progress: Vec<_> = events
         .iter()
         .filter_map(|(_, document)| document["progress"].as_f64())
@@ -374,7 +373,7 @@ async fn a_cancel_reaches_the_process_that_works() {
         events.last().unwrap(),
         &("done".to_owned(), cancelled.json())
     );
-    // The work is no more: the process counts what it gives up when it ends.
+    // The work was dropped: at its end, the process counts the operations that it gives up.
     let output = worker.0.interrupt().await;
     assert!(output.ends_with("0 operations were given up\n"), "{output}");
     assert_eq!(other.get(&format!("{path}/result")).await.status, 410);
@@ -389,7 +388,7 @@ async fn one_of_two_processes_is_killed() {
     ];
     let lost = victim.begin(LONG).await;
     victim.until_progress(&lost).await;
-    // Longer than a lease, which is therefore renewed.
+    // Longer than a lease, so the lease must be renewed.
     let query = format!("ms={}", 2 * LEASE.as_millis());
     let kept = survivor.begin(&query).await;
     victim.kill();
@@ -403,7 +402,7 @@ async fn one_of_two_processes_is_killed() {
         (result.status, &*result.body),
         (200, &br#"{"answer":42}"#[..])
     );
-    // It takes on new work as before.
+    // The process still accepts new work.
     let path = survivor.begin("ms=300").await;
     survivor.events(&path).await;
     assert_eq!(survivor.status(&path).await["status"], "Succeeded");

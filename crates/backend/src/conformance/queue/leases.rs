@@ -27,11 +27,11 @@ pub async fn queue_leases<Q: Queue>(make: impl AsyncFn() -> Q) {
     let until = first.leased_until;
     assert!(
         until <= answered + LEASE,
-        "a lease is in force as long as it says"
+        "`leased_until` is not after the end of the lease"
     );
     assert!(
         until + EARLY >= asked + LEASE,
-        "a lease is as long as asked for"
+        "a lease is as long as requested"
     );
     let second = take(&there, &name, LEASE).await;
     assert!(
@@ -52,7 +52,7 @@ pub async fn queue_leases<Q: Queue>(make: impl AsyncFn() -> Q) {
 
     // The new lease is unaffected by the refused calls.
     let renewed = answer("renew", there.renew(&second.receipt, LEASE)).await;
-    assert!(renewed, "a lease that is in force can be renewed");
+    assert!(renewed, "an active lease can be renewed");
     let ends = Instant::now() + LEASE;
     // A lease that is renewed in time does not end.
     let taking = async { take(&here, &name, LEASE).await };
@@ -60,7 +60,7 @@ pub async fn queue_leases<Q: Queue>(make: impl AsyncFn() -> Q) {
         for _ in 0..9 {
             sleep(LEASE / 3).await;
             let renewed = answer("renew", there.renew(&second.receipt, LEASE)).await;
-            assert!(renewed, "a lease that is in force can be renewed");
+            assert!(renewed, "an active lease can be renewed");
         }
     };
     let taking = pin!(taking);
@@ -74,7 +74,7 @@ pub async fn queue_leases<Q: Queue>(make: impl AsyncFn() -> Q) {
     let elapsed = stopped.elapsed();
     assert!(
         elapsed + EARLY * 10 >= LEASE,
-        "a renewed lease is as long as asked for"
+        "a renewed lease is as long as requested"
     );
     assert!(elapsed < LEASE + LATE, "a lease that is not renewed ends");
     assert!(third.number > second.number, "deliveries are counted");
@@ -88,16 +88,16 @@ pub async fn queue_leases<Q: Queue>(make: impl AsyncFn() -> Q) {
     }
     // Renewing can also shorten a lease.
     let renewed = answer("renew", there.renew(&fourth.receipt, LEASE)).await;
-    assert!(renewed, "a lease that is in force can be renewed");
+    assert!(renewed, "an active lease can be renewed");
     let asked = Instant::now();
     let fifth = take(&here, &name, LONG_LEASE).await;
     let elapsed = asked.elapsed();
     assert!(
         elapsed + EARLY * 10 >= LEASE && elapsed < LEASE + LATE,
-        "a lease lasts as long as it was renewed for, not {elapsed:?}"
+        "a renewed lease is as long as requested, not {elapsed:?}"
     );
     settle(&here, &fifth, Outcome::Done).await;
-    is_quiet(&here, &name, "what is done is not delivered again").await;
+    is_quiet(&here, &name, "a done envelope is not delivered again").await;
 }
 
 async fn refused(queue: &impl Queue, receipt: &Receipt, why: &str) {
@@ -129,16 +129,16 @@ pub async fn queue_retries<Q: Queue>(make: impl AsyncFn() -> Q) {
         let asked = Instant::now();
         settle(&here, &taken, Outcome::Retry { after }).await;
         let again = answer("settle", here.settle(&taken.receipt, Outcome::Done)).await;
-        assert!(!again, "what is settled cannot be settled again");
+        assert!(!again, "a settled envelope cannot be settled again");
         let taken = take(&there, &name, LEASE).await;
         let elapsed = asked.elapsed();
         assert!(
             elapsed + EARLY >= after,
-            "{elapsed:?} is not before {after:?}"
+            "a delivery after {elapsed:?} is earlier than {after:?}"
         );
         assert!(
             elapsed < after + LATE,
-            "{elapsed:?} is long after {after:?}"
+            "a delivery after {elapsed:?} is much later than {after:?}"
         );
         assert!(taken.number > number, "deliveries are counted");
         number = taken.number;
@@ -154,7 +154,7 @@ pub async fn queue_retries<Q: Queue>(make: impl AsyncFn() -> Q) {
     }
     let taken = take(&here, &name, LEASE).await;
     settle(&here, &taken, Outcome::Done).await;
-    is_quiet(&here, &name, "what is done is not delivered again").await;
+    is_quiet(&here, &name, "a done envelope is not delivered again").await;
 }
 
 /// Checks that no envelope is lost when calls of `take` are dropped.

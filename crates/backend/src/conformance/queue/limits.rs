@@ -27,30 +27,35 @@ pub async fn queue_deliveries<Q: Queue>(make: impl AsyncFn() -> Q) {
         assert_eq!(
             (&*taken.id, taken.number),
             (id, 1),
-            "it is the first delivery"
+            "the first delivery has number 1"
         );
         assert_eq!(taken.payload, payload, "a payload arrives unchanged");
         settle(&there, &taken, Outcome::Done).await;
         for queue in [&here, &there] {
             let again = answer("settle", queue.settle(&taken.receipt, Outcome::Done)).await;
-            assert!(!again, "what is settled cannot be settled again");
+            assert!(!again, "a settled envelope cannot be settled again");
             let renewed = answer("renew", queue.renew(&taken.receipt, LEASE)).await;
-            assert!(!renewed, "what is settled cannot be renewed");
+            assert!(!renewed, "a settled envelope cannot be renewed");
         }
     }
-    is_quiet(&here, &name, "what is done is not delivered again").await;
+    is_quiet(&here, &name, "a done envelope is not delivered again").await;
 
     // An envelope wakes a worker in the other process that is already waiting.
     let ((), taken) = futures_util::future::join(
         async {
-            is_quiet(&here, &fresh("other"), "nothing is in it").await;
+            is_quiet(&here, &fresh("other"), "the queue is empty").await;
             add_id(&here, &name, "wake").await;
         },
         take(&there, &name, LONG_LEASE),
     )
     .await;
     settle(&here, &taken, Outcome::GiveUp).await;
-    is_quiet(&there, &name, "what is given up is not delivered again").await;
+    is_quiet(
+        &there,
+        &name,
+        "an envelope that was given up is not delivered again",
+    )
+    .await;
 
     // Uses a new queue: a dropped take in the old one could return an envelope out of order.
     let (ids, name) = (awkward_names(), fresh("names"));
@@ -62,7 +67,7 @@ pub async fn queue_deliveries<Q: Queue>(make: impl AsyncFn() -> Q) {
     for id in &ids {
         for queue in [&format!("{start}{}", shorten(id)), &name] {
             let taken = take(&there, queue, LONG_LEASE).await;
-            assert_eq!(*taken.id, **id, "ids and queues stay as they are");
+            assert_eq!(*taken.id, **id, "queue names and ids arrive unchanged");
             assert_eq!(taken.payload, id.as_bytes());
             settle(&there, &taken, Outcome::Done).await;
         }
@@ -137,7 +142,11 @@ pub async fn queue_deduplication<Q: Queue>(make: impl AsyncFn() -> Q) {
                 (Enqueued::Duplicate, _) => {}
             }
         }
-        assert_eq!(added.len(), 1, "exactly one of many adds");
+        assert_eq!(
+            added.len(),
+            1,
+            "exactly one of many concurrent calls adds the envelope"
+        );
         let taken = take(&here, &name, LONG_LEASE).await;
         assert_eq!(
             taken.payload, added[0],
@@ -164,11 +173,15 @@ pub async fn queue_order<Q: Queue>(make: impl AsyncFn() -> Q) {
     let mut taken = Vec::new();
     while taken.len() < ENVELOPES {
         let some = answer("take", there.take(&name, 7, LONG_LEASE)).await;
-        assert!((1..=7).contains(&some.len()), "`take` keeps its limit");
+        assert!((1..=7).contains(&some.len()), "`take` respects its limit");
         taken.extend(some);
     }
     for (number, taken) in taken.iter().enumerate() {
-        assert_eq!(*taken.id, *number.to_string(), "they are taken in order");
+        assert_eq!(
+            *taken.id,
+            *number.to_string(),
+            "envelopes are taken in order"
+        );
         settle(&there, taken, Outcome::Done).await;
     }
 
@@ -207,12 +220,12 @@ pub async fn queue_order<Q: Queue>(make: impl AsyncFn() -> Q) {
             ("later", delay * 2),
         ] {
             let taken = take(&there, &name, LONG_LEASE).await;
-            assert_eq!(&*taken.id, id, "a delayed envelope does not hold up others");
+            assert_eq!(&*taken.id, id, "a delayed envelope does not delay others");
             let elapsed = started.elapsed() + super::EARLY;
-            assert!(elapsed >= delay, "a delay is not shorter than asked for");
+            assert!(elapsed >= delay, "a delay is not shorter than requested");
             assert!(
                 elapsed < delay + LATE,
-                "a delay is about as long as asked for"
+                "a delay is not much longer than requested"
             );
             settle(&there, &taken, Outcome::Done).await;
         }
@@ -240,7 +253,7 @@ pub async fn queue_order<Q: Queue>(make: impl AsyncFn() -> Q) {
     for rival in rivals {
         let rival = timeout(PATIENCE, rival)
             .await
-            .expect("there is one for each");
+            .expect("there is an envelope for each caller");
         seen.push(rival.expect("a rival does not fail"));
     }
     seen.sort_unstable();
@@ -274,7 +287,7 @@ pub async fn queue_limits<Q: Queue>(make: impl AsyncFn() -> Q) {
         }
     }
     let limit = queue.capabilities().max_payload_bytes;
-    assert!(limit >= PAYLOAD, "an adapter takes 64 KiB");
+    assert!(limit >= PAYLOAD, "an adapter accepts payloads of 64 KiB");
     let large = Envelope::new(&*name, "large", vec![0; limit + 1].into());
     let error = refusal("a payload that is too large", queue.enqueue(large)).await;
     let is_too_large = matches!(
@@ -285,21 +298,21 @@ pub async fn queue_limits<Q: Queue>(make: impl AsyncFn() -> Q) {
         is_too_large,
         "a payload that is too large is `TooLarge`, not {error:?}"
     );
-    is_quiet(&queue, &name, "what is refused is not delivered").await;
+    is_quiet(&queue, &name, "a refused envelope is not delivered").await;
 
     // `Duration::MAX` must work like any other duration.
     add_id(&queue, &name, "forever").await;
     let taken = answer("take", queue.take(&name, 0, Duration::MAX)).await;
     let [taken] = &taken[..] else {
-        panic!("`take` takes at least one, not {taken:?}");
+        panic!("`take` returns at least one envelope, not {taken:?}");
     };
     assert!(
         taken.leased_until > Instant::now() + LONG_LEASE,
-        "a lease is in force for as long as asked for"
+        "a lease is as long as requested"
     );
     let renewed = answer("renew", queue.renew(&taken.receipt, Duration::MAX)).await;
-    assert!(renewed, "a lease that is in force can be renewed");
-    is_quiet(&queue, &name, "it is leased").await;
+    assert!(renewed, "an active lease can be renewed");
+    is_quiet(&queue, &name, "the envelope is leased").await;
     let retry = Outcome::Retry {
         after: Duration::MAX,
     };
@@ -308,5 +321,5 @@ pub async fn queue_limits<Q: Queue>(make: impl AsyncFn() -> Q) {
         let late = envelope(&name, "late").delay(Duration::MAX);
         add(&queue, late).await;
     }
-    is_quiet(&queue, &name, "it is delayed").await;
+    is_quiet(&queue, &name, "the envelopes are delayed").await;
 }

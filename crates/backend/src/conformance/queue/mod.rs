@@ -92,7 +92,7 @@ async fn take(queue: &impl Queue, name: &str, lease: Duration) -> Taken {
     assert_eq!(
         taken.len(),
         1,
-        "`take` takes at least one and no more than asked"
+        "`take` returns at least one envelope and no more than requested"
     );
     taken.remove(0)
 }
@@ -100,7 +100,7 @@ async fn take(queue: &impl Queue, name: &str, lease: Duration) -> Taken {
 /// Settles an envelope. Panics if its lease has ended.
 async fn settle(queue: &impl Queue, taken: &Taken, outcome: Outcome) {
     let settled = answer("settle", queue.settle(&taken.receipt, outcome)).await;
-    assert!(settled, "a lease that is in force settles `{}`", taken.id);
+    assert!(settled, "an active lease settles `{}`", taken.id);
 }
 
 /// Checks that a queue delivers nothing.

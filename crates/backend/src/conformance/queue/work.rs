@@ -58,7 +58,7 @@ impl Drop for Worker {
 async fn next<T>(receiver: &mut mpsc::UnboundedReceiver<T>, what: &str) -> T {
     let next = timeout(PATIENCE, receiver.recv()).await;
     next.unwrap_or_else(|_| panic!("{what}"))
-        .expect("the sender is there")
+        .expect("the sender exists")
 }
 
 /// Checks that the outcome of a handler decides about its envelope, including handlers that panic, run longer than
@@ -124,22 +124,25 @@ pub async fn queue_work<Q: Queue>(make: impl AsyncFn() -> Q) {
     }
     assert!(
         handled.recv().await.is_none(),
-        "what has ended is not delivered again"
+        "an envelope that has ended is not delivered again"
     );
     let times = |id| deliveries.get(id).map_or(0, Vec::len);
     let counts = ["done", "retry", "panic", "give up", "long"].map(times);
     assert_eq!(
         counts,
         [1, 2, 2, 1, 1],
-        "each is delivered until it has ended: {deliveries:?}"
+        "each envelope is delivered until it has ended: {deliveries:?}"
     );
     for id in ["retry", "panic"] {
         let [(_, first), (number, second)] = deliveries[id][..] else {
-            unreachable!("it was counted");
+            unreachable!("the deliveries were counted");
         };
         assert!(number > 1, "deliveries are counted");
         assert!(second - started >= LEASE - super::EARLY);
-        assert!(second - first < LEASE + LATE, "`{id}` comes again in time");
+        assert!(
+            second - first < LEASE + LATE,
+            "`{id}` is delivered again in time"
+        );
     }
 
     // A worker that is dropped leaves its envelopes to others.
@@ -160,7 +163,7 @@ pub async fn queue_work<Q: Queue>(make: impl AsyncFn() -> Q) {
     assert_eq!(&*taken[0].id, "dropped");
     assert!(taken[0].number > 1, "deliveries are counted");
     super::settle(&queue, &taken[0], Outcome::Done).await;
-    is_quiet(&queue, &name, "all has ended").await;
+    is_quiet(&queue, &name, "all envelopes have ended").await;
 }
 
 /// Checks that a worker that is shut down takes no more envelopes and waits for its handlers, and that no more handlers
@@ -193,16 +196,19 @@ pub async fn queue_shutdown<Q: Queue>(make: impl AsyncFn() -> Q) {
         running.push(next(&mut begun, "as many handlers run as the limit allows").await);
     }
     sleep(QUIET).await;
-    assert!(begun.try_recv().is_err(), "no more handlers run than may");
+    assert!(
+        begun.try_recv().is_err(),
+        "no more handlers run than the limit allows"
+    );
     let (id, release) = running.remove(0);
     let _ = release.send(Outcome::Done);
-    running.push(next(&mut begun, "one that ends makes room").await);
+    running.push(next(&mut begun, "a handler that ends makes room").await);
 
     worker.shut_down();
     sleep(LEASE * 2).await;
     assert!(
         !worker.task.is_finished(),
-        "it waits for the handlers that run"
+        "the worker waits for its running handlers"
     );
     let mut ended = BTreeSet::from([id.to_string()]);
     for (id, release) in running {
@@ -212,20 +218,18 @@ pub async fn queue_shutdown<Q: Queue>(make: impl AsyncFn() -> Q) {
     worker.end().await;
     assert!(
         begun.try_recv().is_err(),
-        "a worker that is shut down takes no more"
+        "a worker that is shut down takes no more envelopes"
     );
 
     let left: Vec<_> = ids.difference(&ended).collect();
     assert_eq!(left.len(), 1, "each envelope has one handler");
     let taken = super::take(&queue, &name, LONG_LEASE).await;
-    assert_eq!(*taken.id, **left[0], "what is left is for others");
+    assert_eq!(
+        *taken.id, **left[0],
+        "the remaining envelope goes to another worker"
+    );
     super::settle(&queue, &taken, Outcome::Done).await;
-    is_quiet(
-        &queue,
-        &name,
-        "what handlers have ended is not delivered again",
-    )
-    .await;
+    is_quiet(&queue, &name, "handled envelopes are not delivered again").await;
 }
 
 /// Checks that four workers handle a thousand envelopes, each once and by one handler. Run it on a multi-threaded
@@ -277,7 +281,7 @@ pub async fn queue_workers<Q: Queue>(make: impl AsyncFn() -> Q) {
     for worker in workers {
         worker.end().await;
     }
-    is_quiet(&queue, &name, "all have ended").await;
+    is_quiet(&queue, &name, "all envelopes have ended").await;
     let deliveries = lock(&deliveries);
     assert_eq!(deliveries.len(), ENVELOPES, "every envelope is handled");
     let twice: Vec<_> = deliveries.iter().filter(|(_, times)| **times > 1).collect();
@@ -285,7 +289,7 @@ pub async fn queue_workers<Q: Queue>(make: impl AsyncFn() -> Q) {
     for most in most {
         assert!(
             most.load(Ordering::SeqCst) <= CONCURRENCY,
-            "no more handlers run than may"
+            "no more handlers run than the limit allows"
         );
     }
 }

@@ -46,16 +46,24 @@ pub async fn store_values<S: Store>(make: impl AsyncFn() -> S) {
         for value in [Bytes::from_static(b"\0\xff"), Bytes::new()] {
             let revision = answer("put", here.put(&key, value.clone(), None)).await;
             let entry = Some(Entry { value, revision });
-            assert_eq!(get(&here, &key).await, entry, "get sees what was put");
-            assert_eq!(get(&there, &key).await, entry, "other machines see it too");
+            assert_eq!(
+                get(&here, &key).await,
+                entry,
+                "`get` returns the value that was put"
+            );
+            assert_eq!(
+                get(&there, &key).await,
+                entry,
+                "other machines get the value too"
+            );
         }
     }
     // After all values were put, so that keys which the adapter confuses are detected.
     for key in awkward_names() {
         let deleted = answer("delete", there.delete(&key)).await;
-        assert!(deleted, "delete says that `{key}` was there");
+        assert!(deleted, "`delete` reports that `{key}` existed");
         let deleted = answer("delete", here.delete(&key)).await;
-        assert!(!deleted, "delete says that `{key}` was not there");
+        assert!(!deleted, "`delete` reports that `{key}` did not exist");
         assert_eq!(
             get(&here, &key).await,
             None,
@@ -113,7 +121,7 @@ pub async fn store_compare_and_set<S: Store>(make: impl AsyncFn() -> S) {
     assert_eq!(refused, None, "an absent value has no revision");
     let first = set(None, "1").await.expect("an absent value can be set");
     let refused = set(None, "2").await;
-    assert_eq!(refused, None, "a value that is there is not absent");
+    assert_eq!(refused, None, "an existing value is not absent");
     let second = set(Some(first), "3").await;
     let second = second.expect("the present revision can be replaced");
     let refused = set(Some(first), "4").await;
@@ -163,14 +171,8 @@ pub async fn store_races<S: Store>(make: impl AsyncFn() -> S) {
             CompareAndSet::Conflict => None,
         });
         let (winner, second) = (winners.next(), winners.next());
-        assert!(
-            winner.is_some(),
-            "one of many that compare and set at once wins"
-        );
-        assert_eq!(
-            second, None,
-            "only one of many that compare and set at once wins"
-        );
+        assert!(winner.is_some(), "one of many concurrent calls wins");
+        assert_eq!(second, None, "only one of many concurrent calls wins");
         expected = winner;
     }
 
@@ -178,7 +180,10 @@ pub async fn store_races<S: Store>(make: impl AsyncFn() -> S) {
         answer("delete", store.delete(key)).await
     });
     let deleted = deleted.await.into_iter().filter(|deleted| *deleted).count();
-    assert_eq!(deleted, 1, "one of many that delete at once is told so");
+    assert_eq!(
+        deleted, 1,
+        "exactly one of many concurrent deletions returns `true`"
+    );
 
     // Each caller increments the value, and retries until it succeeds.
     let counted = at_once(&make, |store: S| async move {
@@ -194,14 +199,14 @@ pub async fn store_races<S: Store>(make: impl AsyncFn() -> S) {
         }
     });
     answer("counting", async { Ok(counted.await) }).await;
-    let entry = get(&store, key).await.expect("it was set");
+    let entry = get(&store, key).await.expect("the value was set");
     assert_eq!(count(&entry.value), RIVALS, "no change is lost");
     answer("delete", store.delete(key)).await;
 }
 
 fn count(value: &Bytes) -> usize {
-    let text = std::str::from_utf8(value).expect("it was put as text");
-    text.parse().expect("it was put as a number")
+    let text = std::str::from_utf8(value).expect("the value is text");
+    text.parse().expect("the value is a number")
 }
 
 /// Runs a function concurrently on many connections.
@@ -247,7 +252,7 @@ pub async fn store_time_to_live<S: Store>(make: impl AsyncFn() -> S) {
     sleep(TIME_TO_LIVE / 2).await;
     for key in &keys {
         let there = get(&store, key).await.is_some();
-        assert!(there, "`{key}` does not end before its time to live");
+        assert!(there, "`{key}` does not expire before its time to live");
     }
     answer(
         "put",
@@ -259,7 +264,7 @@ pub async fn store_time_to_live<S: Store>(make: impl AsyncFn() -> S) {
     for key in [put_key, set_key] {
         for store in [&store, &other] {
             let there = get(store, key).await.is_some();
-            assert!(!there, "`{key}` ends with its time to live");
+            assert!(!there, "`{key}` expires after its time to live");
         }
     }
     for key in [kept, renewed] {
@@ -313,10 +318,10 @@ pub async fn store_limits<S: Store>(make: impl AsyncFn() -> S) {
     let key = "conformance/large";
     answer("putting 64 KiB", store.put(key, large.clone(), None)).await;
     let value = get(&store, key).await.map(|entry| entry.value);
-    assert_eq!(value, Some(large), "a value of 64 KiB can be kept");
+    assert_eq!(value, Some(large), "a value of 64 KiB can be stored");
     // `Duration::MAX` must work like any other time to live.
     answer("put", store.put(key, "x".into(), Some(Duration::MAX))).await;
-    assert!(get(&store, key).await.is_some(), "it is kept");
+    assert!(get(&store, key).await.is_some(), "the value is stored");
     answer("delete", store.delete(key)).await;
 }
 

@@ -102,7 +102,7 @@ pub async fn store_watch<S: Store>(make: impl AsyncFn() -> S) {
     assert_eq!(
         current.as_deref(),
         Some(&b"end"[..]),
-        "a change that is seen can be read"
+        "a received change can be read"
     );
     for key in ["conformance/v", key, "conformance/w/2"] {
         answer("delete", here.delete(key)).await;
@@ -122,11 +122,11 @@ pub async fn store_lag<S: Store>(make: impl AsyncFn() -> S) {
     for _ in 0..FLOOD {
         last = Some(put(&here, key, "x").await);
     }
-    let last = last.expect("there is one");
+    let last = last.expect("at least one value was put");
     let (mut seen, mut missed, mut newest) = (0, 0, None);
     let mut see = |change| match change {
         Change::Put { entry, .. } => {
-            assert!(newest < Some(entry.revision), "changes come in their order");
+            assert!(newest < Some(entry.revision), "changes arrive in order");
             newest = Some(entry.revision);
             seen += 1;
             newest
@@ -150,14 +150,14 @@ pub async fn store_lag<S: Store>(make: impl AsyncFn() -> S) {
     while see(change(&mut slow).await) != Some(later) {}
     assert!(
         missed > 0 || seen == FLOOD + 1,
-        "a watcher that has lost changes is told: none are lost silently"
+        "a watcher that has lost changes gets `Lagged`"
     );
     let current = answer("get", here.get(key)).await;
     let current = current.map(|entry| entry.revision);
     assert_eq!(
         current,
         Some(later),
-        "a slow watcher can read what there is"
+        "a slow watcher can read the present value"
     );
     assert!(last < later);
     answer("delete", here.delete(key)).await;
