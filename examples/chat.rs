@@ -11,8 +11,8 @@ use minijinja::{Environment, ErrorKind, Value, context};
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
-use tower_promises::{PromiseError, PromiseLayer, Promises};
 use tower_promises::signals::{SignalError, Signals};
+use tower_promises::{PromiseError, PromiseLayer, Promises};
 
 const DEFAULT_SECONDS: u64 = 30;
 const MAX_SECONDS: u64 = 120;

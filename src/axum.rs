@@ -19,16 +19,6 @@
 //! The response of a [`PromiseError`] or a [`SubmitError`] has the error's [status](PromiseError::status) and a body
 //! without details of the promise. The details go to the log. The same holds for a `TaskError` and its status.
 
-#[cfg(feature = "operations")]
-mod operation;
-#[cfg(feature = "tasks")]
-mod task;
-
-#[cfg(feature = "operations")]
-pub use operation::MissingOperationLayer;
-#[cfg(feature = "tasks")]
-pub use task::MissingTaskLayer;
-
 use crate::log;
 use crate::problem;
 use crate::promise::{MissingPromiseLayer, PromiseError, Promises, SubmitError};

@@ -110,18 +110,9 @@ pub mod body;
 pub mod promise;
 
 #[cfg(feature = "axum")]
-pub mod axum;
-#[cfg(feature = "backend")]
-pub mod backend;
+mod axum;
 #[cfg(feature = "util")]
 mod builder;
-#[cfg(any(
-    feature = "operations",
-    feature = "process",
-    feature = "signal",
-    feature = "tasks"
-))]
-mod json;
 #[cfg(feature = "loader")]
 pub mod loader;
 mod log;
@@ -129,35 +120,33 @@ mod log;
 pub mod observe;
 #[cfg(not(any(feature = "metrics", feature = "server-timing", feature = "tracing")))]
 mod observe;
-#[cfg(feature = "operations")]
-pub mod operation;
 mod panic;
 mod problem;
-#[cfg(feature = "process")]
-pub mod process;
-#[cfg(feature = "signal")]
-pub mod signal;
 mod sync;
-#[cfg(feature = "tasks")]
-pub mod task;
 
 #[cfg(feature = "util")]
 pub use builder::ServiceBuilderExt;
 #[cfg(feature = "loader")]
 pub use loader::Loader;
-#[cfg(feature = "operations")]
-pub use operation::{OperationLayer, Operations, Progress};
-#[cfg(feature = "process")]
-pub use process::{ProcessError, ProcessJob, ProcessPool};
 pub use promise::{
     Key, OnTimeout, OrPending, PromiseError, PromiseKey, PromiseLayer, PromiseResults, Promises,
     Rejection, Start, SubmitError,
 };
-
-#[cfg(feature = "signal")]
-pub use signal::{SignalError, Signals};
+#[cfg(feature = "backend")]
+#[doc(inline)]
+pub use tower_promises_backend as backend;
+#[cfg(feature = "operations")]
+#[doc(inline)]
+pub use tower_promises_operations as operations;
+#[cfg(feature = "process")]
+#[doc(inline)]
+pub use tower_promises_process as process;
+#[cfg(feature = "signals")]
+#[doc(inline)]
+pub use tower_promises_signals as signals;
 #[cfg(feature = "tasks")]
-pub use task::{Task, TaskContext, TaskError, TaskFailure, TaskLayer, TaskService, Tasks};
+#[doc(inline)]
+pub use tower_promises_tasks as tasks;
 
 /// A boxed error, as in tower.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

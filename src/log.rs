@@ -65,17 +65,10 @@ macro_rules! warning {
     ($($tokens:tt)*) => { $crate::log::event!(warn, $($tokens)*) };
 }
 
-#[cfg(feature = "operations")]
-macro_rules! info {
-    ($($tokens:tt)*) => { $crate::log::event!(info, $($tokens)*) };
-}
-
 macro_rules! debug {
     ($($tokens:tt)*) => { $crate::log::event!(debug, $($tokens)*) };
 }
 
-#[cfg(feature = "operations")]
-pub(crate) use info;
 #[cfg(not(feature = "tracing"))]
 pub(crate) use unused;
 pub(crate) use {debug, error, event, warning};

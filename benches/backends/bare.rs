@@ -1,12 +1,12 @@
 //! The times of the bare clients of SQLite and NATS for the minimal work of `Queue::enqueue`: one committed insertion,
 //! one acknowledged message.
 
-use super::nats::Server;
 use super::{Percentiles, times};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, query};
 use std::path::Path;
 use std::sync::Arc;
+use test_support::nats::Server;
 use tokio::sync::Mutex;
 use tower_promises_nats::async_nats::jetstream::{self, stream::Config};
 

@@ -13,9 +13,6 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod bare;
-#[path = "../../tests/nats/mod.rs"]
-mod nats;
-
 use futures_util::StreamExt;
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
@@ -24,6 +21,7 @@ use std::time::{Duration, Instant};
 use tower_promises::backend::{Backend, Envelope};
 use tower_promises::tasks::{Task, TaskContext, TaskFailure};
 use tower_promises::tasks::{TaskService, Tasks};
+use tower_promises_sqlite::SqliteDatabase;
 
 /// The number of concurrent calls for measuring throughput.
 const AT_ONCE: usize = 64;
@@ -213,8 +211,8 @@ async fn compare() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("bench.db");
     let sqlite = [
-        Backend::sqlite(&file).await.unwrap(),
-        Backend::sqlite(&file).await.unwrap(),
+        SqliteDatabase::open(&file).await.unwrap().backend(),
+        SqliteDatabase::open(&file).await.unwrap().backend(),
     ];
     let rounds = Rounds {
         enqueue: 2000,
@@ -229,7 +227,7 @@ async fn compare() {
         .split(':')
         .any(|path| Path::new(path).join("nats-server").is_file());
     if has_nats {
-        let server = nats::Server::start().await;
+        let server = test_support::nats::Server::start().await;
         let backends = [
             server.backend().await.backend(),
             server.backend().await.backend(),

@@ -1,7 +1,7 @@
 //! Compares `ReplayBody` with a model, for arbitrary frames, limits and readers.
 #![no_main]
 
-#[path = "../../tests/model/replay.rs"]
+#[path = "../../tests/body/properties/replay.rs"]
 mod replay;
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};

@@ -1,6 +1,5 @@
 //! Failing disks, and the files that remain on disks.
 
-
 use futures_util::FutureExt;
 use http::{Request, StatusCode};
 use http_body::{Body, Frame};
@@ -11,15 +10,15 @@ use std::io;
 use std::path::Path;
 use std::pin::pin;
 use std::task::{Context, Waker};
-use test_support::{Log, NoRejection, promises, text, text_response};
 use tempfile::TempDir;
-use tower::{Layer, ServiceExt, service_fn};
-use tower_promises::body::{ReplayBody, ReplayError, Spool};
-use tower_promises::{BoxError, PromiseLayer};
 use test_support::uploads::{
     CHUNK, SlowDisk, ask, disk_is_idle, file_names, one_blocking_thread, open_files, pattern, read,
     temporary_directory, upload,
 };
+use test_support::{Log, NoRejection, promises, text, text_response};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_promises::body::{ReplayBody, ReplayError, Spool};
+use tower_promises::{BoxError, PromiseLayer};
 
 /// Checks the response to a request whose body cannot be written to `directory`.
 async fn check_failure(directory: &Path, kind: io::ErrorKind) {

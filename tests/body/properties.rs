@@ -1,7 +1,6 @@
 //! Properties of `ReplayBody`, for any split into frames, any limit, and any point where a reader stops.
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
-#[path = "model/replay.rs"]
 mod replay;
 
 use proptest::collection::vec;

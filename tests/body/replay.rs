@@ -1,6 +1,5 @@
 //! The replayable body, by itself and in the passes of a request.
 
-
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Request, StatusCode};
@@ -87,11 +86,13 @@ async fn the_first_frame_reaches_pass_1_before_the_body_ends() {
 
 /// Posts a body of `size` bytes to a handler that reads the body and then requests a promise.
 async fn upload(layer: PromiseLayer, size: usize) -> test_support::Answer {
-    let service = layer.layer(service_fn(async |mut request: test_support::TestRequest| {
-        let body = request.body_mut().collect().await?.to_bytes();
-        promises(&request).result_or_submit("x", async || ())?;
-        Ok::<_, BoxError>(text_response(body.len().to_string()))
-    }));
+    let service = layer.layer(service_fn(
+        async |mut request: test_support::TestRequest| {
+            let body = request.body_mut().collect().await?.to_bytes();
+            promises(&request).result_or_submit("x", async || ())?;
+            Ok::<_, BoxError>(text_response(body.len().to_string()))
+        },
+    ));
     answer(service.oneshot(post(vec![7; size])).await.unwrap()).await
 }
 

@@ -1,6 +1,5 @@
 //! Bodies that exceed the memory limit and use a temporary file.
 
-
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream};
 use http::{Request, StatusCode};
@@ -8,14 +7,14 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full, StreamBody};
 use std::convert::Infallible;
 use std::pin::pin;
-use test_support::{Counter, Log, post, promises, text, text_response};
-use tower::{Layer, ServiceExt, service_fn};
-use tower_promises::body::{ReplayBody, ReplayError, Spool};
-use tower_promises::{BoxError, PromiseLayer, Rejection};
 use test_support::uploads::{
     CHUNK, SlowDisk, ask, file_names, one_blocking_thread, pattern, read, temporary_directory,
     upload,
 };
+use test_support::{Counter, Log, post, promises, text, text_response};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_promises::body::{ReplayBody, ReplayError, Spool};
+use tower_promises::{BoxError, PromiseLayer, Rejection};
 
 #[tokio::test]
 async fn a_large_body_is_read_in_two_passes() {

@@ -1,13 +1,12 @@
 //! The `Server-Timing` header in a real browser: `PerformanceServerTiming` contains the values that were sent.
 
-
 use axum::Router;
 use axum::http::StatusCode;
 use axum::response::Html;
 use axum::routing::get;
-use test_support::browser::Browser;
 use serde::Deserialize;
 use std::time::Duration;
+use test_support::browser::Browser;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::sleep;

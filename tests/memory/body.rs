@@ -1,17 +1,13 @@
-//! The memory that a replayable body takes. The test has a binary of its own, because it counts the allocations of the
-//! process.
+//! The memory that a replayable body takes.
 
+use crate::{ALLOCATOR, TURN};
 use bytes::Bytes;
 use futures_util::stream;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
-use std::alloc::System;
+use stats_alloc::Region;
 use std::convert::Infallible;
 use tower_promises::body::ReplayBody;
-
-#[global_allocator]
-static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// Reads a body of `frames` frames of `size` bytes each. Returns the number of bytes that stay allocated.
 async fn kept(frames: usize, size: usize, limit: usize) -> usize {
@@ -30,6 +26,7 @@ async fn kept(frames: usize, size: usize, limit: usize) -> usize {
 
 #[tokio::test(flavor = "current_thread")]
 async fn memory_is_proportional_to_the_body_for_any_frames() {
+    let _turn = TURN.lock().await;
     const LENGTH: usize = 1 << 20;
     for size in [1, 7, 100, 1000, 4096, 65_536] {
         let kept = kept(LENGTH / size, size, usize::MAX).await;

@@ -1,20 +1,16 @@
-//! The memory that a body takes whose data goes to a file. The test has a binary of its own, because it counts the
-//! allocations of the process.
+//! The memory that a body takes whose data goes to a file.
 
+use crate::{ALLOCATOR, TURN};
 use bytes::Bytes;
 use futures_util::stream;
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, StreamBody};
-use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
-use std::alloc::System;
+use stats_alloc::Region;
 use std::convert::Infallible;
 use tower_promises::body::{ReplayBody, Spool};
 
-#[global_allocator]
-static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
-
 /// Reads a whole body. Returns its size and the maximum of allocated bytes after a frame.
-async fn most<B>(region: &Region<'_, System>, mut body: ReplayBody<B>) -> (usize, usize)
+async fn most<B>(region: &Region<'_, std::alloc::System>, mut body: ReplayBody<B>) -> (usize, usize)
 where
     B: Body<Error = Infallible>,
 {
@@ -33,6 +29,7 @@ where
 
 #[tokio::test(flavor = "current_thread")]
 async fn memory_is_bounded_for_any_body_and_any_frames() {
+    let _turn = TURN.lock().await;
     const LIMIT: usize = 256 * 1024;
     const CHUNK: usize = 64 * 1024;
     let directory = tempfile::tempdir().unwrap();

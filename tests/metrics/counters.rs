@@ -1,24 +1,23 @@
 //! Metrics of events that have ended: passes, promises, durations and rejections, with their units and help texts.
 
-
 use futures_util::FutureExt;
 use futures_util::future::join3;
 use http_body_util::BodyExt;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::PrometheusBuilder;
-use test_support::recorded::{Recorded, ask_for, ask_for_job, held};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::panic::AssertUnwindSafe;
 use std::sync::Mutex;
 use std::time::Duration;
+use test_support::recorded::{Recorded, ask_for, ask_for_job, held};
+use test_support::uploads::temporary_directory;
 use test_support::{TestBody, TestRequest, ask, ask_async, get, post, promises, text_response};
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::blocking::{BlockingPool, OnSaturation};
 use tower_promises::body::ReplayBody;
 use tower_promises::{BoxError, OrPending, PromiseLayer, Promises, Rejection, Start};
-use test_support::uploads::temporary_directory;
 #[tokio::test]
 async fn passes_are_counted_by_outcome() {
     let mut recorded = Recorded::start().await;
@@ -367,7 +366,7 @@ fn described_metrics_exist_before_the_first_request() {
             wanted.insert(format!("tower_promises_{name}{{{label}=\"{value}\"}} 0"));
         }
     }
-    for gauge in recorded::GAUGES {
+    for gauge in test_support::recorded::GAUGES {
         wanted.insert(format!("tower_promises_{gauge} 0"));
     }
     let wanted: BTreeSet<_> = wanted.iter().map(String::as_str).collect();

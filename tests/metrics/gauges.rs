@@ -1,18 +1,17 @@
 //! Gauges: requests, promises and jobs in flight, and the bytes of bodies.
 
-
 use futures_util::future::join;
 use http::Request;
 use http_body_util::BodyExt;
-use test_support::recorded::{Recorded, ask_for, ask_for_job, held};
 use std::future::pending;
 use std::sync::Mutex;
+use test_support::recorded::{Recorded, ask_for, ask_for_job, held};
+use test_support::uploads::{temporary_directory, upload};
 use test_support::{TestBody, ask, promises, text_response};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::blocking::BlockingPool;
 use tower_promises::body::ReplayBody;
 use tower_promises::{BoxError, PromiseLayer};
-use test_support::uploads::{temporary_directory, upload};
 #[tokio::test]
 async fn gauges_show_what_is_in_flight_until_the_client_disconnects() {
     let recorded = Recorded::start().await;
@@ -148,7 +147,10 @@ async fn replay_bytes_end_with_the_last_pass_and_with_the_client() {
                         let mut released = released.clone();
                         async move {
                             let promises = promises(&request);
-                            assert_eq!(uploads::read(request.into_body()).await?, 200_000);
+                            assert_eq!(
+                                test_support::uploads::read(request.into_body()).await?,
+                                200_000
+                            );
                             promises.result_or_submit("x", async move || {
                                 let _ = released.wait_for(|released| *released).await;
                             })?;

@@ -1,6 +1,5 @@
 //! Warnings with advice: the conditions under which they are logged.
 
-
 use http::StatusCode;
 use std::collections::HashMap;
 use std::convert::Infallible;

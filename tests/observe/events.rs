@@ -1,6 +1,5 @@
 //! Log events about failures and rejections, and names that try to forge log lines.
 
-
 use http::{HeaderValue, StatusCode};
 use http_body_util::BodyExt;
 use std::future::pending;

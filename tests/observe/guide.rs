@@ -1,6 +1,5 @@
 //! The guide to observability lists exactly the spans, events and metrics of the code.
 
-
 use metrics_exporter_prometheus::PrometheusBuilder;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{read_dir, read_to_string};

@@ -1,6 +1,5 @@
 //! `Passes` in the extensions of responses, and the `Server-Timing` header derived from them.
 
-
 use http::request::Parts;
 use http::{HeaderMap, Request, Response};
 use std::future::pending;

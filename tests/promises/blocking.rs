@@ -1,6 +1,5 @@
 //! Promises that block a thread: limits, fairness, saturation, cancellation.
 
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Barrier, Mutex};
@@ -154,19 +153,22 @@ async fn a_saturated_pool_is_a_value_or_a_rejection() {
         let busy = tokio::spawn(one_job(layer.clone(), job));
         gate.started().await;
 
-        let service = layer
-            .clone()
-            .layer(service_fn(async |request: test_support::TestRequest| {
-                let promises = promises(&request);
-                // A promise that never settles must not delay the rejection.
-                if on_saturation == OnSaturation::Reject {
-                    let _ = promises.submit("slow", std::future::pending::<()>());
-                }
-                match promises.result_or_submit_blocking("x", || ()) {
-                    Err(PromiseError::Rejected { error }) => Ok(text_response(error.to_string())),
-                    read => Ok::<_, BoxError>(read.map(|()| text_response("never"))?),
-                }
-            }));
+        let service =
+            layer
+                .clone()
+                .layer(service_fn(async |request: test_support::TestRequest| {
+                    let promises = promises(&request);
+                    // A promise that never settles must not delay the rejection.
+                    if on_saturation == OnSaturation::Reject {
+                        let _ = promises.submit("slow", std::future::pending::<()>());
+                    }
+                    match promises.result_or_submit_blocking("x", || ()) {
+                        Err(PromiseError::Rejected { error }) => {
+                            Ok(text_response(error.to_string()))
+                        }
+                        read => Ok::<_, BoxError>(read.map(|()| text_response("never"))?),
+                    }
+                }));
         let response = service.oneshot(get("/")).await.unwrap();
         assert_eq!(response.status(), status);
         if status == 503 {

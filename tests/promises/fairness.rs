@@ -1,6 +1,5 @@
 //! Futures that are always ready do not starve other futures of the task's cooperative budget.
 
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

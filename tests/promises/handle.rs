@@ -1,10 +1,12 @@
 //! The methods of `Promises`.
 
-
 use std::error::Error;
 use std::sync::{Arc, Mutex};
 use test_support::{Counter, Log, Notes, ask, ask_async};
-use tower_promises::{BoxError, OrPending, PromiseError, PromiseKey, PromiseLayer, PromiseResults, Promises, SubmitError};
+use tower_promises::{
+    BoxError, OrPending, PromiseError, PromiseKey, PromiseLayer, PromiseResults, Promises,
+    SubmitError,
+};
 
 fn read(promises: &Promises, key: &'static str) -> String {
     match promises.result::<u32>(key) {

@@ -1,6 +1,5 @@
 //! Loaders: many keys that a pass requests become one call.
 
-
 use futures_util::future::join_all;
 use std::collections::HashMap;
 use std::error::Error;

@@ -1,6 +1,5 @@
 //! The number of passes of a request, the request that each pass gets, and the published outcome.
 
-
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri, Version};
 use http_body_util::{BodyExt, Full};

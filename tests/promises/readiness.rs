@@ -1,6 +1,5 @@
 //! The contract of `Service`: `poll_ready` before each `call`, and no ready service held while waiting.
 
-
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;

@@ -1,7 +1,6 @@
 //! Properties of a request's promises: for any steps in any passes, they do what a simple model predicts.
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
-#[path = "model/registry.rs"]
 mod registry;
 
 use proptest::collection::vec;

@@ -1,6 +1,5 @@
 //! Promises, values and undo functions at the end of a pass and of a request, in all the ways in which these end.
 
-
 use futures_util::FutureExt;
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;

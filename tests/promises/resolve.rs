@@ -1,6 +1,5 @@
 //! Waiting in place: `resolve`, and promises that start early.
 
-
 use futures_util::future::join;
 use std::time::Duration;
 use test_support::{Counter, ask_async};
@@ -303,12 +302,13 @@ async fn the_wakers_of_dropped_waiters_are_dropped() {
 async fn a_pending_request_does_not_wake_itself() {
     use tower::{Layer, ServiceExt};
 
-    let service =
-        PromiseLayer::new().layer(tower::service_fn(async |request: test_support::TestRequest| {
+    let service = PromiseLayer::new().layer(tower::service_fn(
+        async |request: test_support::TestRequest| {
             let promises = test_support::promises(&request);
             promises.result_or_submit("x", std::future::pending::<()>)?;
             Ok::<_, tower_promises::BoxError>(test_support::text_response(""))
-        }));
+        },
+    ));
     let mut response = tokio_test::task::spawn(service.oneshot(test_support::get("/")));
     assert!(response.poll().is_pending());
     assert!(!response.is_woken());

@@ -1,6 +1,5 @@
 //! Promises that read the body of the request.
 
-
 use bytes::Bytes;
 use futures_util::stream;
 use http::Request;

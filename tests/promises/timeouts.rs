@@ -1,6 +1,5 @@
 //! Timeouts of a promise and of a request.
 
-
 use std::time::Duration;
 use test_support::{Counter, Log, ask, ask_async};
 use tokio::time::{Instant, sleep};

@@ -1,6 +1,5 @@
 //! Extractors, layers, upgrades and error responses in an axum router.
 
-
 use axum::body::Body;
 use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::extract::{DefaultBodyLimit, Path};
@@ -19,9 +18,12 @@ use tower::{ServiceBuilder, ServiceExt};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::trace::TraceLayer;
-use tower_promises::promise::MissingPromiseLayer;
-use tower_promises::{OnTimeout, OrPending, PromiseError, PromiseLayer, Promises, Rejection, ServiceBuilderExt, Start, SubmitError};
 use tower_promises::operations::{OperationLayer, Operations, Progress};
+use tower_promises::promise::MissingPromiseLayer;
+use tower_promises::{
+    OnTimeout, OrPending, PromiseError, PromiseLayer, Promises, Rejection, ServiceBuilderExt,
+    Start, SubmitError,
+};
 
 async fn hello(Path(name): Path<String>, promises: Promises) -> Result<String, PromiseError> {
     let work = async move || format!("Hello, {name}!");

@@ -13,9 +13,11 @@ use std::task::{Context, Poll};
 use tower::{Layer, Service};
 use tower_promises::body::{ReplayBody, ReplayError, Spool};
 use tower_promises::operations::{OperationFuture, OperationLayerBuilder, OperationService};
-use tower_promises::promise::{DefaultResponseForRejection, PromiseFuture, PromiseService};
-use tower_promises::{Key, PromiseError, PromiseKey, PromiseLayer, PromiseResults, Promises, Rejection, SubmitError};
 use tower_promises::operations::{OperationLayer, Operations, Progress};
+use tower_promises::promise::{DefaultResponseForRejection, PromiseFuture, PromiseService};
+use tower_promises::{
+    Key, PromiseError, PromiseKey, PromiseLayer, PromiseResults, Promises, Rejection, SubmitError,
+};
 
 assert_impl_all!(Promises: Send, Sync, Clone, Unpin);
 assert_impl_all!(PromiseLayer: Send, Sync, Clone, Unpin);

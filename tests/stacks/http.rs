@@ -1,6 +1,5 @@
 //! Requests and responses over real sockets, without axum.
 
-
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Method, Request, Response};

@@ -1,6 +1,5 @@
 //! The layers of this crate combined with those of tower-http in a `ServiceBuilder`, inside and outside of them.
 
-
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
@@ -30,10 +29,10 @@ use tower_http::trace::TraceLayer;
 use tower_promises::backend::Backend;
 use tower_promises::body::ReplayBody;
 use tower_promises::observe::ServerTimingLayer;
-use tower_promises::promise::{EmptyResponseForRejection, ResponseForRejection};
-use tower_promises::{BoxError, PromiseLayer, Promises, Rejection};
 use tower_promises::operations::OperationLayer;
+use tower_promises::promise::{EmptyResponseForRejection, ResponseForRejection};
 use tower_promises::tasks::{TaskLayer, Tasks};
+use tower_promises::{BoxError, PromiseLayer, Promises, Rejection};
 
 const MINUTE: Duration = Duration::from_secs(60);
 

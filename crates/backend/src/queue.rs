@@ -1,6 +1,6 @@
-use crate::kit::limits::check_size;
 use super::work::{self, Handler, Outcome, WorkOptions};
 use super::{BackendError, check_name};
+use crate::kit::limits::check_size;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use std::sync::Arc;

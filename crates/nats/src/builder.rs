@@ -1,12 +1,12 @@
 use super::NatsBackend;
+use async_nats::Client;
+use std::time::Duration;
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::clock::LONGEST;
 use tower_promises_backend::kit::limits::{
     DEFAULT_BUS_CAPACITY, DEFAULT_DEDUPLICATION_WINDOW, DEFAULT_MAX_ENVELOPE_BYTES,
     DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_MAX_VALUE_BYTES, DEFAULT_WATCH_CAPACITY, capacity,
 };
-use async_nats::Client;
-use std::time::Duration;
 
 /// The default prefix of the names of streams and subjects.
 const DEFAULT_PREFIX: &str = "tower-promises";

@@ -1,8 +1,6 @@
 use super::connection::Connection;
 use super::feed::Feed;
 use super::names;
-use tower_promises_backend::kit::limits::check_size;
-use tower_promises_backend::{BackendError, Bus, BusEvent, BusStream, check_name};
 use async_nats::Message;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -10,6 +8,8 @@ use futures_util::future::BoxFuture;
 use futures_util::stream;
 use std::sync::Arc;
 use tokio::sync::broadcast::error::RecvError;
+use tower_promises_backend::kit::limits::check_size;
+use tower_promises_backend::{BackendError, Bus, BusEvent, BusStream, check_name};
 
 /// A [`Bus`] for the machines that are connected to one server or cluster. [`NatsBackend`](super::NatsBackend) creates
 /// it.

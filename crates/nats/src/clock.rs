@@ -1,8 +1,8 @@
 //! The clock of the server, as this process knows it.
 
-use tower_promises_backend::kit::sync::lock;
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
+use tower_promises_backend::kit::sync::lock;
 
 /// The largest difference between a sample and the expected time. Beyond it, the clock of the server counts as set. The
 /// clocks of the servers of a cluster differ too.

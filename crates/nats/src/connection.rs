@@ -3,8 +3,6 @@ use super::clock::Clock;
 use super::observe;
 use super::streams::{Streams, is_leaderless, is_missing, is_refused};
 use super::sweep::sweep;
-use tower_promises_backend::kit::backoff::Backoff;
-use tower_promises_backend::{BackendError, deadline};
 use async_nats::connection::State;
 use async_nats::jetstream::context::{ContextBuilder, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
@@ -21,6 +19,9 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Mutex;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
+use tower_promises_backend::BackendError;
+use tower_promises_backend::kit::backoff::Backoff;
+use tower_promises_backend::kit::deadline;
 
 /// The interval of checks whether the connection is still the same.
 pub(super) const LOOK: Duration = Duration::from_millis(500);

@@ -2,8 +2,6 @@
 
 use super::connection::{Connection, refused};
 use super::names;
-use tower_promises_backend::BackendError;
-use tower_promises_backend::kit::sync::lock;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::{AckKind, Context, Message};
 use async_nats::{Client, StatusCode, Subject, Subscriber};
@@ -17,6 +15,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};
+use tower_promises_backend::BackendError;
+use tower_promises_backend::kit::sync::lock;
 
 /// The time from the delivery of a message to the record of its lease. If a worker takes longer, the message is
 /// delivered to another worker.

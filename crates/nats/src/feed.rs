@@ -1,5 +1,4 @@
 use super::connection::{Connection, LOOK};
-use tower_promises_backend::BackendError;
 use async_nats::{Message, Subscriber};
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
@@ -10,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::sync::broadcast::{self, Receiver, Sender, WeakSender};
 use tokio::time::{MissedTickBehavior, interval};
+use tower_promises_backend::BackendError;
 
 /// A subscription that all listeners of a process share. One task reads it, so that each message crosses the network
 /// once, and a slow listener does not delay the others.

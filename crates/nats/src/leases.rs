@@ -1,11 +1,11 @@
 use super::connection::{Connection, Stored};
 use super::time::{self, milliseconds_now};
-use tower_promises_backend::{BackendError, Outcome, Receipt};
 use async_nats::jetstream::message::PublishMessage;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use tower_promises_backend::{BackendError, Outcome, Receipt};
 
 /// The leases of envelopes. A consumer of NATS cannot tell the acknowledgement of a worker whose lease has ended from
 /// that of the present worker, so a record for each message decides instead. Each change of a record names the revision

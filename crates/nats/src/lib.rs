@@ -1,14 +1,13 @@
 //! Adapters for many machines that share a NATS server or cluster with JetStream.
 //!
 //! ```no_run
-//! use tower_promises_backend::Backend;
-//! use tower_promises_nats::async_nats;
+//! use tower_promises_nats::{NatsBackend, async_nats};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! // On each machine:
 //! let client = async_nats::connect("nats.internal:4222").await?;
-//! let backend = Backend::nats(client).await?;
+//! let backend = NatsBackend::open(client).await?.backend();
 //! backend.store().put("greeting", "hello".into(), None).await?;
 //! # Ok(())
 //! # }
@@ -129,10 +128,10 @@ pub use bus::NatsBus;
 pub use queue::NatsQueue;
 pub use store::NatsStore;
 
-use tower_promises_backend::{Backend, BackendError};
 use async_nats::Client;
 use builder::Settings;
 use connection::Connection;
+use tower_promises_backend::{Backend, BackendError};
 
 /// A NATS server or cluster, and the adapters that use it. Clones are cheap and share the subscriptions.
 #[derive(Clone, Debug)]
@@ -197,5 +196,3 @@ impl NatsBackend {
         self.queue.clone()
     }
 }
-<<<<<<< HEAD:crates/nats/src/lib.rs
-=======

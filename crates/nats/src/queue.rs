@@ -2,16 +2,16 @@ use super::connection::Connection;
 use super::deliveries::Deliveries;
 use super::leases::{Claim, Leases, Number, Record, State, after};
 use super::{names, time};
-use tower_promises_backend::kit::claim::claim;
-use tower_promises_backend::{
-    BackendError, Capabilities, Enqueued, Envelope, Outcome, Queue, Receipt, Taken, check_name,
-};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{AckKind, Message};
 use futures_util::future::{BoxFuture, join_all};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
+use tower_promises_backend::kit::claim::claim;
+use tower_promises_backend::{
+    BackendError, Capabilities, Enqueued, Envelope, Outcome, Queue, Receipt, Taken, check_name,
+};
 
 /// The header for a delay in milliseconds.
 const DELAY: &str = "Tower-Promises-Delay";

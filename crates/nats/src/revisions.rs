@@ -1,11 +1,11 @@
 //! The expiry times of revisions that this process has read.
 
 use super::clock::Clock;
-use tower_promises_backend::Revision;
-use tower_promises_backend::kit::sync::lock;
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
+use tower_promises_backend::Revision;
+use tower_promises_backend::kit::sync::lock;
 
 /// The largest number of revisions that are remembered.
 const MAX_REMEMBERED: usize = 1024;

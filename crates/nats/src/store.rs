@@ -3,11 +3,6 @@ use super::feed::{Event, Feed};
 use super::revisions::Revisions;
 use super::streams::{incarnation, incarnation_of};
 use super::{names, time};
-use tower_promises_backend::kit::limits::check_size;
-use tower_promises_backend::{
-    BackendError, Change, CompareAndSet, Entry, Revision, Store, WatchStream, check_name,
-    check_prefix,
-};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
@@ -18,6 +13,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+use tower_promises_backend::kit::limits::check_size;
+use tower_promises_backend::{
+    BackendError, Change, CompareAndSet, Entry, Revision, Store, WatchStream, check_name,
+    check_prefix,
+};
 
 /// The header of a deletion, as in the key-value stores of NATS.
 const OPERATION: &str = "KV-Operation";
@@ -325,7 +325,8 @@ impl Watcher {
                 Change::Put { key, .. } | Change::Deleted { key, .. } => {
                     key.starts_with(&*self.prefix)
                 }
-                Change::Lagged(_) => true,
+                // A gap, or a change without a key.
+                _ => true,
             };
             if missing > 0 {
                 self.next = concerns.then_some(change);

@@ -3,8 +3,6 @@
 use super::builder::Settings;
 use super::connection::Connection;
 use super::observe;
-use tower_promises_backend::BackendError;
-use tower_promises_backend::kit::sync::lock;
 use async_nats::jetstream::context::{
     GetStreamError, PublishError, PublishErrorKind, RequestError, RequestErrorKind,
 };
@@ -24,6 +22,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
+use tower_promises_backend::BackendError;
+use tower_promises_backend::kit::sync::lock;
 
 /// The token before the number of the incarnation in the destination of changes. Streams of older versions do not have
 /// it.

@@ -1,7 +1,6 @@
 use super::connection::{Connection, Stored};
 use super::leases::{Number, State, known};
 use super::{observe, store};
-use tower_promises_backend::BackendError;
 use async_nats::jetstream::consumer::push::OrderedConfig;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
@@ -9,6 +8,7 @@ use futures_util::StreamExt;
 use std::sync::Weak;
 use std::time::{Duration, SystemTime};
 use tokio::time::{sleep, timeout};
+use tower_promises_backend::BackendError;
 
 /// Deletes expired messages from the streams, in turns with the other processes, until all adapters of the connection
 /// are dropped.

@@ -4,12 +4,10 @@
 //! from a file. The tests need that library, which `.ci/install` installs.
 #![allow(clippy::unwrap_used)]
 
-
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Method, Request};
 use axum::routing::post;
-use test_support::nats::{BOUND, SECOND, Server};
 use std::fs;
 use std::future::pending;
 use std::io::{BufRead, BufReader, Write};
@@ -18,13 +16,15 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use test_support::nats::{BOUND, SECOND, Server};
 use tokio::io::AsyncBufReadExt;
 use tokio::time::timeout;
 use tower::ServiceExt;
-use tower_promises_operations::OperationLayer;
+use tower_promises_backend::{Backend, Envelope, Outcome, Receipt};
 use tower_promises_nats::NatsBackend;
 use tower_promises_nats::async_nats;
-use tower_promises_backend::{Backend, Envelope, Outcome, Receipt};
+use tower_promises_operations::OperationLayer;
+use tower_promises_sqlite::SqliteDatabase;
 
 /// The environment variable with the backend of a process: a path, or `nats:` and the address of a server.
 const PLACE: &str = "TEST_PLACE";
@@ -183,7 +183,7 @@ async fn the_other_process() {
             let nats = NatsBackend::builder(client).poll_interval(SECOND / 4);
             nats.open().await.unwrap().backend()
         }
-        None => Backend::sqlite(place).await.unwrap(),
+        None => SqliteDatabase::open(place).await.unwrap().backend(),
     };
     let layer = OperationLayer::builder(backend.clone()).wait(Duration::ZERO);
     let app = Router::new()
@@ -370,7 +370,7 @@ async fn durations_stay_the_same(machine: &Machine) {
     let end = Instant::now() + BOUND;
     while other.tell("get lease") == "present" {
         assert!(Instant::now() < end, "the claim does not end in time");
-        std::thread::sleep(nats::PAUSE);
+        std::thread::sleep(test_support::nats::PAUSE);
     }
 }
 
@@ -469,7 +469,7 @@ async fn running_work_is_not_lost(machine: &Machine) {
             Instant::now() < end,
             "the operation is not declared lost: {answer}"
         );
-        std::thread::sleep(nats::PAUSE * 10);
+        std::thread::sleep(test_support::nats::PAUSE * 10);
     }
 }
 
@@ -513,6 +513,6 @@ async fn machines_need_not_agree_with_the_server() {
     let end = Instant::now() + BOUND;
     while behind.tell("get key") == "present" {
         assert!(Instant::now() < end, "the value does not end in time");
-        std::thread::sleep(nats::PAUSE);
+        std::thread::sleep(test_support::nats::PAUSE);
     }
 }

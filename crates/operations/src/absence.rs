@@ -1,12 +1,12 @@
 //! Leases that this process has found expired.
 
 use super::record::Key;
-use tower_promises_backend::kit::sync::lock;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
+use tower_promises_backend::kit::sync::lock;
 
 /// The largest number of recorded leases. Beyond it, the lease that was looked up longest ago is dropped, and counts as
 /// absent only from its next look-up on.

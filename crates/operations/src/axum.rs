@@ -1,12 +1,12 @@
-use tower_promises_backend::kit::log;
 use crate::{Operations, Progress};
-use tower_promises_backend::kit::problem;
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
 use http::{StatusCode, request::Parts};
 use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
+use tower_promises_backend::kit::log;
+use tower_promises_backend::kit::problem;
 
 /// Rejection of the extractors [`Operations`] and [`Progress`] where no
 /// [`OperationLayer`](crate::OperationLayer) wraps the handler.

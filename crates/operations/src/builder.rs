@@ -2,11 +2,11 @@ use super::core::Core;
 use super::layer::OperationLayer;
 use super::page::{PageContext, Strings};
 use super::settings::{DEFAULT_MOUNT, Escalate, OnDisconnect, Settings};
-use tower_promises_backend::Backend;
-use tower_promises_backend::kit::clock::LONGEST;
 use http::request;
 use std::sync::Arc;
 use std::time::Duration;
+use tower_promises_backend::Backend;
+use tower_promises_backend::kit::clock::LONGEST;
 
 /// Builds an [`OperationLayer`] with custom settings.
 ///

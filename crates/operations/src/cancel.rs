@@ -6,13 +6,13 @@ use super::record::{Key, Record};
 use super::records::Changed;
 use super::reply::{Reply, see_other};
 use super::{OperationRequestBody, accept, observe};
-use tower_promises_backend::BackendError;
 use http::header::{CONTENT_TYPE, HOST, HeaderName, ORIGIN};
 use http::{HeaderMap, StatusCode, request};
 use http_body::Body;
 use std::sync::Arc;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
+use tower_promises_backend::BackendError;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 

@@ -3,13 +3,13 @@
 use super::prefer::split;
 use super::record::digest;
 use super::records::{Records, decode, encode};
-use tower_promises_backend::BackendError;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST, HeaderName};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderValue, request};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use tower_promises_backend::BackendError;
 
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 

@@ -12,8 +12,6 @@ use super::runner::RECORD_BYTES;
 use super::settings::Settings;
 use super::status::{Links, Status};
 use super::work::to_its_end;
-use tower_promises_backend::{Backend, BackendError};
-use tower_promises_backend::kit::sync::lock;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -22,6 +20,8 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tower_promises_backend::kit::sync::lock;
+use tower_promises_backend::{Backend, BackendError};
 
 /// How long a cancelling request waits until the work has been dropped. Work is only dropped later if it blocks its
 /// thread.

@@ -9,12 +9,12 @@ use super::result::Outcome;
 use super::runner::{Runner, repeat};
 use super::status::Status;
 use super::work::{failed, panicked};
-use tower_promises_backend::BoxError;
 use bytes::Bytes;
 use http::StatusCode;
 use http_body::Body;
 use std::any::Any;
 use tokio::sync::oneshot;
+use tower_promises_backend::BoxError;
 
 /// The idempotency key of an operation, and the client that sent it first.
 pub(super) struct Keyed<E> {

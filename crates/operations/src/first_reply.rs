@@ -14,9 +14,6 @@ use super::runner::Runner;
 use super::settings::{Escalate, OnDisconnect};
 use super::work::{Call, Task, Work, call, unwrapped};
 use super::{condition, idempotency, work};
-use tower_promises_backend::BoxError;
-use tower_promises_backend::BackendError;
-use tower_promises_backend::kit::clock::now;
 use bytes::Bytes;
 use http::{Request, Response, request};
 use http_body::Body;
@@ -26,6 +23,9 @@ use tokio::runtime::Handle;
 use tokio::select;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
+use tower_promises_backend::BackendError;
+use tower_promises_backend::BoxError;
+use tower_promises_backend::kit::clock::now;
 use tower_service::Service;
 
 /// Answers a request that is not below the mount path.

@@ -4,9 +4,6 @@ use super::limits::Limits;
 use super::observe;
 use super::record::{Key, TOPIC_PREFIX};
 use super::runner::RECORD_BYTES;
-use tower_promises_backend::kit::backoff::Backoff;
-use tower_promises_backend::{Backend, BackendError, BusEvent};
-use tower_promises_backend::kit::sync::lock;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use std::collections::HashMap;
@@ -14,6 +11,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
+use tower_promises_backend::kit::backoff::Backoff;
+use tower_promises_backend::kit::deadline;
+use tower_promises_backend::kit::sync::lock;
+use tower_promises_backend::{Backend, BackendError, BusEvent};
 
 /// The numbers of changes to an operation so far.
 #[derive(Clone, Copy, Debug, Default)]
@@ -104,7 +105,7 @@ impl Hub {
         patience: Duration,
         limits: &Limits,
     ) -> Option<BackendError> {
-        let mut events = match deadline::listen(&backend, patience).await {
+        let mut events = match deadline::listen(backend, patience).await {
             Ok(events) => events,
             Err(error) => return Some(error),
         };
@@ -112,7 +113,8 @@ impl Hub {
         while let Some(event) = events.next().await {
             match event {
                 Ok(BusEvent::Message { topic, payload }) => self.hear(&topic, &payload, limits),
-                Ok(BusEvent::Lagged(_)) => self.tell_all(),
+                // Messages were lost, or the bus has news of an unknown kind.
+                Ok(_) => self.tell_all(),
                 Err(error) => return Some(error),
             }
         }

@@ -16,8 +16,6 @@ use super::result::Outcome;
 use super::runner::{Runner, repeat};
 use super::status::Status;
 use super::work::{Call, Work, to_its_end};
-use tower_promises_backend::BoxError;
-use tower_promises_backend::{BackendError, CompareAndSet, Revision};
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
@@ -28,6 +26,8 @@ use tokio::runtime::Handle;
 use tokio::select;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
+use tower_promises_backend::BoxError;
+use tower_promises_backend::{BackendError, CompareAndSet, Revision};
 
 /// The reply for a malformed key.
 pub(super) fn malformed<R>(core: &Core, headers: &HeaderMap) -> Reply<R> {

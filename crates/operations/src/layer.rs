@@ -3,10 +3,10 @@ use super::core::Core;
 use super::mount::OperationRoutes;
 use super::operations::Operations;
 use super::service::OperationService;
-use tower_promises_backend::Backend;
 use std::fmt;
 use std::sync::Arc;
 use tower_layer::Layer;
+use tower_promises_backend::Backend;
 
 /// Layer that applies the [`OperationService`] middleware.
 ///

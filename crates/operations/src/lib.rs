@@ -192,6 +192,11 @@
 //! page fast by running its parts concurrently; the client still waits for the whole page. A job queue survives the
 //! process and runs its jobs again. An operation does neither, because it is a request.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(feature = "axum")]
+mod axum;
+
 mod absence;
 mod accept;
 mod body;
@@ -227,6 +232,8 @@ mod settings;
 mod status;
 mod work;
 
+#[cfg(feature = "axum")]
+pub use axum::MissingOperationLayer;
 pub use body::{OperationBody, OperationRequestBody};
 pub use builder::OperationLayerBuilder;
 pub use future::OperationFuture;

@@ -1,11 +1,11 @@
 //! Limits on the requests and results of a process.
 
 use super::record::Key;
-use tower_promises_backend::kit::sync::lock;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
+use tower_promises_backend::kit::sync::lock;
 
 /// Counts requests and stored bytes of this process.
 #[derive(Debug)]

@@ -4,7 +4,6 @@ use super::body::OperationBody;
 use super::core::Core;
 use super::future::OperationFuture;
 use super::{observe, routes};
-use tower_promises_backend::kit::sync::Mutex;
 use bytes::Bytes;
 use http::{Extensions, Request, Response};
 use http_body::Body;
@@ -13,10 +12,12 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
+use tower_promises_backend::kit::sync::lock;
 use tower_service::Service;
 
 /// The number of operations without a single request for one of them, and the minimum time, after which a warning is
@@ -65,7 +66,7 @@ impl Mount {
             return false;
         }
         let (number, patience) = SUSPICIOUS;
-        let mut given = self.given.lock();
+        let mut given = lock(&self.given);
         let since = *given.1.get_or_insert_with(Instant::now);
         given.0 = given.0.saturating_add(1);
         let is_suspicious = given.0 > number && since.elapsed() >= patience;

@@ -6,9 +6,9 @@ use super::limits::Refusal;
 use super::mount::UnreachableMount;
 use super::record::Key;
 use super::status::Status;
+use std::time::Duration;
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::log;
-use std::time::Duration;
 
 pub(super) fn began(key: &Key) {
     log::info!(operation = %key, "a request has become an operation");

@@ -4,12 +4,13 @@ use super::observe;
 use super::record::{Key, Record};
 use super::records::{Changed, MAX_LISTED};
 use super::status::Status;
-use tower_promises_backend::{BackendError, clock};
 use http::Request;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::time::timeout;
+use tower_promises_backend::BackendError;
+use tower_promises_backend::kit::clock;
 use tower_service::Service;
 
 /// Handle to the operations of a layer, for application code and for other handlers.

@@ -1,8 +1,8 @@
-use tower_promises_backend::kit::clock::now;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
+use tower_promises_backend::kit::clock::now;
 
 /// The largest number of bytes of a progress message. A longer message is cut.
 pub const MAX_MESSAGE_BYTES: usize = 1024;

@@ -2,13 +2,13 @@
 
 use super::progress::Report;
 use super::status::Status;
-use tower_promises_backend::BackendError;
-use tower_promises_backend::kit::clock::{milliseconds, now};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fmt::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
+use tower_promises_backend::BackendError;
+use tower_promises_backend::kit::clock::{milliseconds, now};
 
 /// The state of an operation. It is changed only by compare-and-set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

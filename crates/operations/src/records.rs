@@ -3,13 +3,14 @@
 use super::absence::Absences;
 use super::record::{Failure, Key, Record};
 use super::status::Status;
-use tower_promises_backend::{Backend, BackendError, CompareAndSet, Entry, Revision, deadline};
-use tower_promises_backend::kit::json;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
+use tower_promises_backend::kit::deadline;
+use tower_promises_backend::kit::json;
+use tower_promises_backend::{Backend, BackendError, CompareAndSet, Entry, Revision};
 
 /// The largest number of listed operations of a principal.
 pub(super) const MAX_LISTED: usize = 256;

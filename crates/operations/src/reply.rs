@@ -10,8 +10,6 @@ use super::record::Record;
 use super::result::Outcome;
 use super::status::{Links, document};
 use super::{accept, observe, prefer::Preferences};
-use tower_promises_backend::kit::clock::now;
-use tower_promises_backend::kit::problem;
 use bytes::Bytes;
 use http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, EXPIRES,
@@ -19,6 +17,8 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use std::time::Duration;
+use tower_promises_backend::kit::clock::now;
+use tower_promises_backend::kit::problem;
 
 pub(super) type Reply<R> = Response<OperationBody<R>>;
 

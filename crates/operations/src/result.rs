@@ -2,12 +2,12 @@
 
 use super::record::{Key, Stored};
 use super::records::{Records, decode, encode};
-use tower_promises_backend::BackendError;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use tower_promises_backend::BackendError;
 
 /// The chunk size, which every store accepts as one value.
 const CHUNK_BYTES: usize = 64 * 1024;

@@ -11,13 +11,13 @@ use super::record::{Key, Record};
 use super::records::Changed;
 use super::reply::{Reply, no_store};
 use super::status::Status;
-use tower_promises_backend::BackendError;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, VARY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, request};
 use http_body::Body;
 use std::sync::Arc;
 use tokio::runtime::Handle;
+use tower_promises_backend::BackendError;
 
 /// The target of a request below the mount path.
 pub(super) enum Route<'a> {

@@ -11,9 +11,6 @@ use super::records::Changed;
 use super::result::Outcome;
 use super::status::Status;
 use super::work::{Unanswered, Work, failed, too_large};
-use tower_promises_backend::BoxError;
-use tower_promises_backend::BackendError;
-use tower_promises_backend::kit::backoff::retry;
 use bytes::Bytes;
 use http_body::Body;
 use std::sync::Arc;
@@ -21,6 +18,9 @@ use std::time::Duration;
 use tokio::select;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tower_promises_backend::BackendError;
+use tower_promises_backend::BoxError;
+use tower_promises_backend::kit::backoff::retry;
 
 /// The approximate size of a stored operation without its result.
 pub(super) const RECORD_BYTES: usize = 1024;

@@ -4,7 +4,6 @@ use super::first_reply;
 use super::future::OperationFuture;
 use super::layer::OperationLayer;
 use super::routes::{self, Route};
-use tower_promises_backend::BoxError;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
@@ -13,6 +12,7 @@ use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tower_layer::Layer;
+use tower_promises_backend::BoxError;
 use tower_service::Service;
 
 /// Middleware that turns a slow request into a resource.

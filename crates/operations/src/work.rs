@@ -5,7 +5,6 @@ use super::observe;
 use super::progress::Progress;
 use super::record::{Failure, Key};
 use super::result::Outcome;
-use crate::{BoxError, panic};
 use bytes::{Bytes, BytesMut};
 use http::Response;
 use http_body::Body;
@@ -15,6 +14,8 @@ use std::panic::resume_unwind;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use tokio::task::{JoinError, JoinHandle};
+use tower_promises_backend::BoxError;
+use tower_promises_backend::kit::panic;
 use tower_service::Service;
 
 /// A task that is aborted on drop.
@@ -34,7 +35,6 @@ impl<T: Send + 'static> Task<T> {
     ) -> Self {
         let current = progress.clone();
         let future = async move { current.scope(future).await };
-        #[cfg(feature = "tracing")]
         let future = tracing::Instrument::in_current_span(future);
         Self {
             handle: tokio::spawn(future),
@@ -130,7 +130,6 @@ pub(super) async fn unwrapped<T>(ended: Result<T, JoinError>) -> T {
 pub(super) async fn to_its_end<T: Send + 'static>(
     change: impl Future<Output = T> + Send + 'static,
 ) -> T {
-    #[cfg(feature = "tracing")]
     let change = tracing::Instrument::in_current_span(change);
     unwrapped(tokio::spawn(change).await).await
 }

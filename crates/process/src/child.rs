@@ -1,12 +1,12 @@
 use super::job::{Call, Reply, answer};
 use super::pool::POLL_INTERVAL;
 use super::{ProcessError, ProcessJob};
-use crate::{json, panic};
 use procspawn::{JoinHandle, SpawnError};
 use std::any::type_name;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Stdio;
 use std::sync::Arc;
+use tower_promises_backend::kit::{json, panic};
 
 /// Starts a process for a job. Blocks until the process has connected, possibly forever.
 pub(super) fn start<J: ProcessJob>(

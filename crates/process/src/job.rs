@@ -1,7 +1,7 @@
 use super::watch;
-use tower_promises_backend::kit::json;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tower_promises_backend::kit::json;
 
 /// A function that runs in a process of its own. The fields are its arguments, and [`run`](Self::run) is its body.
 ///

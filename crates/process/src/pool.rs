@@ -1,5 +1,4 @@
 use super::{ProcessError, ProcessJob, child, observe};
-use tower_promises_backend::kit::sync::lock;
 use futures_util::future::BoxFuture;
 use std::any::type_name;
 use std::fmt;
@@ -11,6 +10,7 @@ use std::thread::{self, available_parallelism};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tower_promises_backend::kit::sync::lock;
 use tower_service::Service;
 
 /// The default timeout of a job: 60 seconds.

@@ -2,11 +2,10 @@
 #![allow(clippy::unwrap_used)]
 #![cfg(target_os = "linux")]
 
-
-use test_support::eventually::{PAUSE, eventually, until};
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
+use test_support::eventually::{PAUSE, eventually, until};
 use tower_promises_process::{ProcessError, ProcessJob, ProcessPool};
 
 procspawn::enable_test_support!();

@@ -1,7 +1,6 @@
 //! Jobs in child processes: crashes, limits, cancellation, and their use as promises and in tasks.
 #![allow(clippy::unwrap_used)]
 
-
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use std::future::Future;
@@ -10,10 +9,10 @@ use std::time::Duration;
 use test_support::ask;
 use test_support::eventually::{eventually, until};
 use tower::{Service, ServiceExt};
+use tower_promises::PromiseLayer;
 use tower_promises_backend::Backend;
 use tower_promises_process::{ProcessError, ProcessFuture, ProcessJob, ProcessPool};
 use tower_promises_tasks::{Task, TaskContext, TaskFailure};
-use tower_promises::PromiseLayer;
 use tower_promises_tasks::{TaskService, Tasks};
 
 procspawn::enable_test_support!();

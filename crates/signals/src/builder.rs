@@ -1,7 +1,7 @@
 use super::Signals;
 use super::family::Family;
-use tower_promises_backend::Backend;
 use std::time::Duration;
+use tower_promises_backend::Backend;
 
 /// The default limit on the waiters of all signals in a process: 100,000.
 pub const DEFAULT_MAX_WAITERS: usize = 100_000;

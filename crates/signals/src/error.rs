@@ -1,9 +1,9 @@
 use super::MAX_SIGNAL_NAME_BYTES;
-use tower_promises_backend::BackendError;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+use tower_promises_backend::BackendError;
 
 /// Error of sending or waiting for a signal.
 ///

@@ -2,14 +2,15 @@ use super::builder::Settings;
 use super::listener;
 use super::message::{self, Message};
 use super::waiters::Waiters;
-use tower_promises_backend::{Backend, BackendError, deadline};
-use tower_promises_backend::kit::sync::lock;
 use bytes::Bytes;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tower_promises_backend::kit::deadline;
+use tower_promises_backend::kit::sync::lock;
+use tower_promises_backend::{Backend, BackendError};
 use uuid::Uuid;
 
 /// State shared by all handles and waits of one [`Signals`]. Dropping the last of them ends the listening task.

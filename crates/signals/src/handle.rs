@@ -3,13 +3,13 @@ use super::family::{Core, Family};
 use super::message;
 use super::name::{MAX_SIGNAL_NAME_BYTES, below};
 use super::{SignalError, Wait};
-use tower_promises_backend::{Backend, BackendError};
 use bytes::Bytes;
 use serde::Serialize;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tower_promises_backend::{Backend, BackendError};
 
 /// A handle for sending and awaiting named signals, see [the module](super).
 ///

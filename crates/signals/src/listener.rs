@@ -3,14 +3,14 @@
 use super::family::Core;
 use super::message::{self, Message};
 use super::observe;
-use tower_promises_backend::kit::backoff::Backoff;
-use tower_promises_backend::{BackendError, BusEvent, CompareAndSet};
 use bytes::Bytes;
 use futures_util::{StreamExt, future, stream};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
+use tower_promises_backend::kit::backoff::Backoff;
+use tower_promises_backend::{BackendError, BusEvent, CompareAndSet};
 
 /// The pause before a latch is read again after an error.
 const LATCH_PAUSE: Duration = Duration::from_secs(1);
@@ -66,6 +66,7 @@ async fn subscription(core: &Arc<Core>, claims: &mut JoinSet<()>) -> Option<Back
                 observe::bus_lagged(missed);
                 core.waiters.ask_for_all_latches();
             }
+            Ok(_) => core.waiters.ask_for_all_latches(),
             Err(error) => return Some(error),
         }
     }

@@ -1,11 +1,11 @@
 use super::SignalError;
-use tower_promises_backend::kit::json;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::any::type_name;
 use std::borrow::Cow;
 use std::sync::Arc;
+use tower_promises_backend::kit::json;
 
 /// The prefix of topics on the bus.
 const TOPIC: &str = "signal/";

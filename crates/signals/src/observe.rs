@@ -1,8 +1,8 @@
 //! Log events of signals. Without the feature `tracing` they compile to nothing.
 
+use std::time::Duration;
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::log;
-use std::time::Duration;
 
 pub(super) fn bus_lost(error: Option<&BackendError>, pause: Duration) {
     log::warning!(

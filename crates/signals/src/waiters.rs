@@ -1,9 +1,9 @@
-use tower_promises_backend::kit::sync::lock;
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::mem;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, oneshot};
+use tower_promises_backend::kit::sync::lock;
 
 /// A value for a waiter.
 #[derive(Clone, Debug)]

@@ -1,11 +1,11 @@
 use super::SqliteDatabase;
+use std::path::PathBuf;
+use std::time::Duration;
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::limits::{
     DEFAULT_BUS_CAPACITY, DEFAULT_DEDUPLICATION_WINDOW, DEFAULT_MAX_ENVELOPE_BYTES,
     DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_MAX_VALUE_BYTES, DEFAULT_WATCH_CAPACITY, capacity,
 };
-use std::path::PathBuf;
-use std::time::Duration;
 
 /// The default interval of polls for writes of other processes: 20 ms.
 const DEFAULT_POLL_INTERVAL: Duration = Duration::from_millis(20);

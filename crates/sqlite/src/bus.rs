@@ -1,13 +1,13 @@
 use super::connections::Connections;
 use super::feed::{Feed, Heard, Table};
-use tower_promises_backend::kit::limits::check_size;
-use tower_promises_backend::{BackendError, Bus, BusEvent, BusStream, check_name};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, query};
 use std::sync::Arc;
+use tower_promises_backend::kit::limits::check_size;
+use tower_promises_backend::{BackendError, Bus, BusEvent, BusStream, check_name};
 
 /// A [`Bus`] between the processes that open one file. [`SqliteDatabase`](super::SqliteDatabase) creates it.
 ///

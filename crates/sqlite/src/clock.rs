@@ -1,10 +1,10 @@
 //! The clock of a database, which continues when the clock of the machine is set.
 
-use tower_promises_backend::kit::sync::lock;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{query, query_scalar};
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
+use tower_promises_backend::kit::sync::lock;
 
 /// The largest difference in milliseconds between the two clocks of a process. Beyond it, the clock of the machine
 /// counts as set. It is less than NTP corrects in one step.

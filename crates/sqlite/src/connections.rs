@@ -6,8 +6,6 @@ use super::file::File;
 use super::refused::{OpenError, Refused};
 use super::schema;
 use super::writer::{self, Writer};
-use tower_promises_backend::BackendError;
-use tower_promises_backend::kit::sync::lock;
 use sqlx::query::{Query, QueryScalar};
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, ConnectOptions, query, query_scalar, raw_sql};
@@ -18,6 +16,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::sleep;
+use tower_promises_backend::BackendError;
+use tower_promises_backend::kit::sync::lock;
 
 /// The number of concurrent readers. Each has a thread.
 const READERS: usize = 4;

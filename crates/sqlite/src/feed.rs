@@ -1,8 +1,6 @@
 //! New rows of a table, for all listeners of a process. One task polls while there are listeners.
 
 use super::connections::{Connections, runtime};
-use tower_promises_backend::BackendError;
-use tower_promises_backend::kit::sync::lock;
 use futures_util::{Stream, stream};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{Row, query, query_scalar};
@@ -11,6 +9,8 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::timeout;
+use tower_promises_backend::BackendError;
+use tower_promises_backend::kit::sync::lock;
 
 /// The number of rows that are read at once.
 const BATCH: i64 = 64;

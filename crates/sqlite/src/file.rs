@@ -1,12 +1,12 @@
 //! The file of a database, and the check whether it still exists.
 
 use super::refused::Refused;
-use tower_promises_backend::BackendError;
-use tower_promises_backend::kit::sync::lock;
 use std::fs::{Metadata, OpenOptions, metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use tower_promises_backend::BackendError;
+use tower_promises_backend::kit::sync::lock;
 
 pub(super) struct File {
     /// Absolute, because later connections must not depend on the working directory.

@@ -1,14 +1,14 @@
 //! Adapters for the processes of one machine, which share an SQLite file.
 //!
 //! ```
-//! use tower_promises_backend::Backend;
+//! use tower_promises_sqlite::SqliteDatabase;
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let directory = tempfile::tempdir()?;
 //! # let path = directory.path().join("shared.db");
 //! // In each process:
-//! let backend = Backend::sqlite(path).await?;
+//! let backend = SqliteDatabase::open(path).await?.backend();
 //! let revision = backend.store().put("greeting", "hello".into(), None).await?;
 //! assert_eq!(revision.get(), 1);
 //! # Ok(())
@@ -76,7 +76,7 @@
 //!
 //! # Panics
 //!
-//! [`SqliteBuilder::open`], [`Backend::sqlite`], [`SqliteQueue::take`](super::Queue::take) and the task for listeners
+//! [`SqliteBuilder::open`], [`SqliteDatabase::open`], [`SqliteQueue::take`](tower_promises_backend::Queue::take) and the task for listeners
 //! use tokio's timers, which panic in a runtime without time enabled. The streams of listeners then end.
 //!
 //! # Security
@@ -109,7 +109,6 @@ pub use bus::SqliteBus;
 pub use queue::SqliteQueue;
 pub use store::SqliteStore;
 
-use tower_promises_backend::{Backend, BackendError};
 use builder::Settings;
 use bus::Messages;
 use connections::Connections;
@@ -118,6 +117,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use store::Changes;
 use tokio::sync::watch;
+use tower_promises_backend::{Backend, BackendError};
 
 /// An open database, and the adapters that use it. Clones are cheap and share the connections, which close when the
 /// last clone, adapter and listener are dropped.
@@ -181,5 +181,3 @@ impl SqliteDatabase {
         SqliteQueue::new(self.connections.clone(), self.due.clone())
     }
 }
-<<<<<<< HEAD:crates/sqlite/src/lib.rs
-=======

@@ -1,11 +1,5 @@
 use super::connections::Connections;
 use super::store::milliseconds;
-use tower_promises_backend::kit::claim::claim;
-use tower_promises_backend::kit::clock;
-use tower_promises_backend::{
-    BackendError, Capabilities, Enqueued, Envelope, Outcome, Priority, Queue, Receipt, Taken,
-    check_name,
-};
 use futures_util::future::BoxFuture;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, query};
@@ -14,6 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
+use tower_promises_backend::kit::claim::claim;
+use tower_promises_backend::kit::clock;
+use tower_promises_backend::{
+    BackendError, Capabilities, Enqueued, Envelope, Outcome, Priority, Queue, Receipt, Taken,
+    check_name,
+};
 
 /// A [`Queue`] between the processes that open one file. [`SqliteDatabase`](super::SqliteDatabase) creates it.
 ///

@@ -1,10 +1,5 @@
 use super::connections::{Connections, Statement};
 use super::feed::{Feed, Heard, Table};
-use tower_promises_backend::kit::limits::check_size;
-use tower_promises_backend::{
-    BackendError, Change, CompareAndSet, Entry, Revision, Store, WatchStream, check_name,
-    check_prefix,
-};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::{self, BoxFuture};
@@ -12,6 +7,11 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, query};
 use std::sync::Arc;
 use std::time::Duration;
+use tower_promises_backend::kit::limits::check_size;
+use tower_promises_backend::{
+    BackendError, Change, CompareAndSet, Entry, Revision, Store, WatchStream, check_name,
+    check_prefix,
+};
 
 /// A [`Store`] between the processes that open one file. [`SqliteDatabase`](super::SqliteDatabase) creates it.
 ///
@@ -218,6 +218,7 @@ impl Store for SqliteStore {
 fn concerns(change: &Change, prefix: &str) -> bool {
     match change {
         Change::Put { key, .. } | Change::Deleted { key, .. } => key.starts_with(prefix),
-        Change::Lagged(_) => true,
+        // A gap, or a change without a key.
+        _ => true,
     }
 }

@@ -1,11 +1,11 @@
 //! Deletes expired entries after other writes.
 
 use super::builder::Settings;
-use tower_promises_backend::kit::sync::lock;
 use sqlx::query;
 use sqlx::sqlite::SqliteConnection;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
+use tower_promises_backend::kit::sync::lock;
 
 /// A sweep follows after this number of writes, or with the first write after [`SWEEP_INTERVAL`].
 const WRITES_PER_SWEEP: usize = 64;

@@ -7,8 +7,6 @@ use super::clock::Clock;
 use super::connections::{Connections, Statement, runtime};
 use super::observe;
 use super::sweep::{Sweep, sweep};
-use tower_promises_backend::BackendError;
-use tower_promises_backend::kit::sync::lock;
 use sqlx::Connection;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use std::collections::VecDeque;
@@ -17,6 +15,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tower_promises_backend::BackendError;
+use tower_promises_backend::kit::sync::lock;
 
 /// The largest number of queued statements. Further statements wait for room.
 const QUEUE: usize = 1024;

@@ -1,5 +1,3 @@
-use tower_promises_backend::kit::log;
-use tower_promises_backend::kit::problem;
 use crate::{TaskError, Tasks};
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
@@ -7,6 +5,8 @@ use http::{StatusCode, request::Parts};
 use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
+use tower_promises_backend::kit::log;
+use tower_promises_backend::kit::problem;
 
 /// Rejection of the extractor [`Tasks`] for handlers outside of a [`TaskLayer`](crate::TaskLayer).
 ///

@@ -1,20 +1,18 @@
-#[cfg(feature = "tracing")]
 use super::TaskContext;
 use super::core::{Core, IsConflict, Service};
 use super::definition::run;
 use super::hub::Hub;
-#[cfg(feature = "tracing")]
 use super::observe::MakeSpan;
 use super::records::Records;
 use super::{Task, Tasks};
-use tower_promises_backend::Backend;
-use tower_promises_backend::kit::limits::DEFAULT_LEASE;
 use http::Extensions;
 use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tower_promises_backend::Backend;
+use tower_promises_backend::kit::limits::DEFAULT_LEASE;
 
 /// The default number of tasks of a service that a worker runs at once: 4.
 pub const DEFAULT_TASK_CONCURRENCY: usize = 4;
@@ -73,7 +71,6 @@ pub struct TasksBuilder {
     services: HashMap<Arc<str>, Service>,
     state: Extensions,
     is_conflict: Option<Arc<IsConflict>>,
-    #[cfg(feature = "tracing")]
     make_span: Option<Arc<MakeSpan>>,
     settings: Settings,
 }
@@ -86,7 +83,6 @@ impl TasksBuilder {
             services: HashMap::new(),
             state: Extensions::new(),
             is_conflict: None,
-            #[cfg(feature = "tracing")]
             make_span: None,
             settings: Settings {
                 max_attempts: DEFAULT_MAX_ATTEMPTS,
@@ -179,7 +175,6 @@ impl TasksBuilder {
     /// # Panics
     ///
     /// A panic in the closure ends the task, like a panic in [`Task::run`].
-    #[cfg(feature = "tracing")]
     pub fn make_span_with(
         mut self,
         make_span: impl Fn(&TaskContext) -> tracing::Span + Send + Sync + 'static,
@@ -278,7 +273,6 @@ impl TasksBuilder {
             services: self.services,
             state: self.state,
             is_conflict: self.is_conflict,
-            #[cfg(feature = "tracing")]
             make_span: self.make_span,
             hub: Arc::new(Hub::default()),
             suspect: tokio::sync::Mutex::new(()),

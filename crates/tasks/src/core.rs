@@ -1,13 +1,10 @@
 use super::builder::Settings;
 use super::definition::Run;
 use super::hub::{Hub, News, Subscription};
-#[cfg(feature = "tracing")]
 use super::observe::MakeSpan;
 use super::record::Record;
 use super::records::Records;
 use super::{TaskError, TaskFailure, TaskId, observe};
-use tower_promises_backend::BackendError;
-use tower_promises_backend::kit::sync::lock;
 use http::Extensions;
 use serde_json::value::RawValue;
 use std::collections::HashMap;
@@ -17,6 +14,8 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tower_promises_backend::BackendError;
+use tower_promises_backend::kit::sync::lock;
 
 /// State shared by the handles and workers of a process.
 pub(super) struct Core {
@@ -25,7 +24,6 @@ pub(super) struct Core {
     pub(super) services: HashMap<Arc<str>, Service>,
     pub(super) state: Extensions,
     pub(super) is_conflict: Option<Arc<IsConflict>>,
-    #[cfg(feature = "tracing")]
     pub(super) make_span: Option<Arc<MakeSpan>>,
     pub(super) hub: Arc<Hub>,
     /// Held by a suspect task during its last attempt, so that no two of them share the process.

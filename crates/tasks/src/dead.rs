@@ -4,9 +4,9 @@ use super::core::Core;
 use super::record::{Failure, Record, Unread};
 use super::records::{Changed, Update};
 use super::{TaskError, TaskId, TaskState, TaskStatus, observe};
+use std::time::Duration;
 use tower_promises_backend::kit::clock::{milliseconds, now};
 use tower_promises_backend::{BackendError, Delivery, Priority};
-use std::time::Duration;
 use uuid::Uuid;
 
 /// The maximum size of the list of a service's dead letters: the bytes of their ids as JSON. A list has room for more

@@ -1,5 +1,4 @@
 use super::{TaskContext, TaskFailure};
-use crate::{json, panic};
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde::de::{DeserializeOwned, Error as _};
@@ -7,6 +6,7 @@ use serde_json::value::RawValue;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
+use tower_promises_backend::kit::{json, panic};
 
 /// A function that runs on a task service. The fields are its arguments, and [`run`](Self::run) is its body.
 ///

@@ -1,10 +1,10 @@
 use super::TaskId;
-use tower_promises_backend::BackendError;
 use http::StatusCode;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+use tower_promises_backend::BackendError;
 
 /// Error of submitting a task, or of reading its state or output.
 #[derive(Clone, Debug)]

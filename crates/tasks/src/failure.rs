@@ -1,9 +1,9 @@
 use super::TaskError;
-use tower_promises_backend::BoxError;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
+use tower_promises_backend::BoxError;
 
 /// The maximum size of the text of an error and its sources, in bytes.
 const MAX_TEXT_BYTES: usize = 4096;

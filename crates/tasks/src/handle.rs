@@ -7,10 +7,10 @@ use super::{
     Principal, Task, TaskError, TaskId, TaskService, TaskStatus, TraceContext, Worker, observe,
     scope,
 };
-use tower_promises_backend::{Backend, BackendError};
 use std::fmt;
 use std::sync::Arc;
 use tokio::time::timeout;
+use tower_promises_backend::{Backend, BackendError};
 
 /// A handle to all task services, see [the module](super).
 ///

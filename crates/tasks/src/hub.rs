@@ -1,15 +1,16 @@
 //! Subscriptions to tasks, and the listener for changes in other processes.
 
 use super::{TaskId, observe};
-use tower_promises_backend::kit::backoff::Backoff;
-use tower_promises_backend::{Backend, BackendError, BusEvent};
-use tower_promises_backend::kit::sync::lock;
 use futures_util::StreamExt;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
+use tower_promises_backend::kit::backoff::Backoff;
+use tower_promises_backend::kit::deadline;
+use tower_promises_backend::kit::sync::lock;
+use tower_promises_backend::{Backend, BackendError, BusEvent};
 
 /// A change of a task, as sent over the bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +111,7 @@ impl Hub {
 
     /// Listens until the bus fails. Returns the error, if there is one.
     async fn listen_once(&self, backend: &Backend, patience: Duration) -> Option<BackendError> {
-        let mut events = match deadline::listen(&backend, patience).await {
+        let mut events = match deadline::listen(backend, patience).await {
             Ok(events) => events,
             Err(error) => return Some(error),
         };
@@ -124,7 +125,8 @@ impl Hub {
                         self.tell(id, news);
                     }
                 }
-                Ok(BusEvent::Lagged(_)) => self.tell_all(),
+                // Messages were lost, or the bus has news of an unknown kind.
+                Ok(_) => self.tell_all(),
                 Err(error) => return Some(error),
             }
         }

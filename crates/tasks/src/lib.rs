@@ -157,7 +157,11 @@
 //! | `tokio::spawn` | in this process | the request | through the `JoinHandle` |
 //! | a task | in any process | the request and, depending on the backend, processes | the output, for any process |
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod attempt;
+#[cfg(feature = "axum")]
+mod axum;
 mod builder;
 mod cancel;
 mod context;
@@ -186,6 +190,8 @@ mod submit;
 mod trace;
 mod worker;
 
+#[cfg(feature = "axum")]
+pub use axum::MissingTaskLayer;
 pub use builder::{
     DEFAULT_BACKEND_TIMEOUT, DEFAULT_DEAD_LETTER_TIME_TO_LIVE, DEFAULT_LIFETIME,
     DEFAULT_MAX_ATTEMPTS, DEFAULT_MAX_TASK_BYTES, DEFAULT_POLL_INTERVAL, DEFAULT_PROGRESS_INTERVAL,

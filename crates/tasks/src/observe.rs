@@ -2,10 +2,10 @@
 
 use super::record::Letter;
 use super::{TaskContext, TaskId, TaskState};
-use tower_promises_backend::BackendError;
-use tower_promises_backend::kit::log;
 use std::error::Error;
 use std::time::Duration;
+use tower_promises_backend::BackendError;
+use tower_promises_backend::kit::log;
 
 /// Logs an event at `$level`, with the service, type and id of a task.
 macro_rules! event {
@@ -21,11 +21,9 @@ macro_rules! event {
 }
 
 /// Function that creates the span of a task.
-#[cfg(feature = "tracing")]
 pub(super) type MakeSpan = dyn Fn(&TaskContext) -> tracing::Span + Send + Sync;
 
 /// Runs a task in its span. The span is created at the first poll.
-#[cfg(feature = "tracing")]
 pub(super) async fn in_span<F: Future>(context: &TaskContext, future: F) -> F::Output {
     use tracing::Instrument;
 
@@ -43,11 +41,6 @@ pub(super) async fn in_span<F: Future>(context: &TaskContext, future: F) -> F::O
         ),
     };
     future.instrument(span).await
-}
-
-#[cfg(not(feature = "tracing"))]
-pub(super) fn in_span<F: Future>(_: &TaskContext, future: F) -> impl Future<Output = F::Output> {
-    future
 }
 
 pub(super) fn unknown_service(service: &str, task: &str) {

@@ -4,12 +4,12 @@ use super::failure::Reported;
 use super::fingerprint::fingerprint;
 use super::scope::Caller;
 use super::{Principal, TaskError, TaskId, TaskState, TraceContext};
-use tower_promises_backend::kit::clock::{milliseconds, now};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::time::Duration;
+use tower_promises_backend::kit::clock::{milliseconds, now};
 
 /// A task in the queue. It contains everything that a worker needs, even if the record has expired in the store.
 #[derive(Clone, Debug, Serialize, Deserialize)]

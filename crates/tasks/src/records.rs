@@ -2,12 +2,13 @@
 
 use super::TaskId;
 use super::record::Record;
-use tower_promises_backend::{Backend, BackendError, CompareAndSet, Entry, Revision, deadline};
-use tower_promises_backend::kit::json;
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
+use tower_promises_backend::kit::deadline;
+use tower_promises_backend::kit::json;
+use tower_promises_backend::{Backend, BackendError, CompareAndSet, Entry, Revision};
 
 /// The maximum number of compare-and-set attempts of an update.
 const ATTEMPTS: usize = 100;

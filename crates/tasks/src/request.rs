@@ -9,9 +9,6 @@ use super::follow::{OnReport, follow_here};
 use super::record::{Failure, Letter, Record};
 use super::scope::{Caller, Scope, Scoped};
 use super::{Task, TaskContext, TaskError, TaskId, TaskState, Tasks, observe, scope};
-use tower_promises_backend::kit::clock::{milliseconds, now};
-use tower_promises_backend::{BackendError, Envelope, Priority};
-use tower_promises_backend::kit::json;
 use bytes::Bytes;
 use serde::ser::Error as _;
 use serde_json::value::RawValue;
@@ -20,6 +17,9 @@ use std::time::Duration;
 use tokio::select;
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tower_promises_backend::kit::clock::{milliseconds, now};
+use tower_promises_backend::kit::json;
+use tower_promises_backend::{BackendError, Envelope, Priority};
 use uuid::Uuid;
 
 pub(super) struct Request {

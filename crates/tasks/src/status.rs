@@ -1,9 +1,9 @@
 use super::record::Record;
 use super::{Principal, TaskId};
-use tower_promises_backend::kit::clock::time;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::SystemTime;
+use tower_promises_backend::kit::clock::time;
 
 /// The state of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

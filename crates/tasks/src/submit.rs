@@ -1,6 +1,5 @@
 use super::request::Request;
 use super::{Task, TaskError, TaskId};
-use tower_promises_backend::Priority;
 use futures_util::future::BoxFuture;
 use serde_json::value::RawValue;
 use std::any::type_name;
@@ -11,6 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tower_promises_backend::Priority;
 
 /// Future returned by [`TaskService::submit`](super::TaskService::submit). It resolves to the id of the task once the
 /// backend has accepted the task.
@@ -234,7 +234,7 @@ impl<T: Task> Call<T> {
     /// # let _ = report;
     /// ```
     #[cfg(feature = "operations")]
-    pub fn report_to(mut self, progress: crate::operation::Progress) -> Self {
+    pub fn report_to(mut self, progress: tower_promises_operations::Progress) -> Self {
         self.state.change(|request| {
             request.on_report = Some(Box::new(move |report| {
                 if let Some(percent) = report.progress {

@@ -2,15 +2,14 @@ use super::attempt::Attempts;
 use super::core::{Core, Service};
 use super::request::queue_of;
 use super::{TaskError, Tasks, observe};
-use tower_promises_backend::kit::backoff::Backoff;
-use tower_promises_backend::{BackendError, Delivery, Handler, Outcome, WorkOptions};
-use futures_util::future::BoxFuture;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, RwLock, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
+use tower_promises_backend::kit::backoff::Backoff;
+use tower_promises_backend::{BackendError, WorkOptions};
 
 /// The pause after a worker has ended with an error. Each further error doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -119,15 +118,13 @@ impl fmt::Debug for Worker {
     }
 }
 
-impl Handler for Arc<Attempts> {
-    fn handle(&self, delivery: Delivery) -> BoxFuture<'static, Outcome> {
-        Box::pin(self.clone().attend(delivery))
-    }
-}
-
 /// Runs a service until the worker is drained, and restarts after errors of the backend.
 async fn work(attempts: Arc<Attempts>) {
     let core = attempts.tasks.core();
+    let handler = {
+        let attempts = attempts.clone();
+        Arc::new(move |delivery| attempts.clone().attend(delivery))
+    };
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         let started = Instant::now();
@@ -138,7 +135,7 @@ async fn work(attempts: Arc<Attempts>) {
         let shutdown = async move { Phase::draining(&mut phase).await };
         let queue = core.records.backend.queue();
         let ended: Result<(), BackendError> = queue
-            .work(options, Arc::new(attempts.clone()), Box::pin(shutdown))
+            .work(options, handler.clone(), Box::pin(shutdown))
             .await;
         if *attempts.phase.borrow() >= Phase::Draining {
             return;

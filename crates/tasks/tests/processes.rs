@@ -1,22 +1,21 @@
 //! Tasks that run in another process, over a SQLite file.
 #![allow(clippy::unwrap_used)]
 
-
 use bytes::Bytes;
-use test_support::eventually::{line_after, soon};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use test_support::eventually::{line_after, soon};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_promises_sqlite::SqliteDatabase;
 use tower_promises::body::ReplayBody;
+use tower_promises::{BoxError, PromiseLayer, Promises};
+use tower_promises_sqlite::SqliteDatabase;
 use tower_promises_tasks::{
     Principal, Task, TaskContext, TaskError, TaskFailure, TaskService, TaskState, Tasks,
 };
-use tower_promises::{BoxError, PromiseLayer, Promises};
 
 /// The environment variable with the path of the database, for the other process.
 const DATABASE: &str = "TEST_TASK_DATABASE";

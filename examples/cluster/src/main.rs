@@ -2,7 +2,7 @@
 //! own. Any instance can handle any request. Reports are made by the next free worker. If a worker is killed, the other
 //! one takes over.
 //!
-//! Start it with `cargo run --example cluster`. `BACKEND` selects the shared backend: `nats`, `sqlite:path` (a file
+//! Start it with `cargo run -p example-cluster`. `BACKEND` selects the shared backend: `nats`, `sqlite:path` (a file
 //! that is kept), or `sqlite` (a temporary file). The default is NATS if `NATS_URL` names a server or the program
 //! `nats-server` is installed, and otherwise `sqlite`. Ctrl-C ends all processes and deletes temporary files.
 
@@ -32,6 +32,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tower_promises::BoxError;
 use tower_promises::backend::Backend;
+use tower_promises_nats::NatsBackend;
+use tower_promises_sqlite::SqliteDatabase;
 
 /// A process of the cluster, as shown on the status page.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -82,8 +84,10 @@ async fn backend() -> Result<Backend, BoxError> {
 /// Opens the backend that all processes share.
 async fn open(name: &str, nats_url: &str) -> Result<Backend, BoxError> {
     match name.split_once(':') {
-        None if name == "nats" => Ok(Backend::nats(nats::connect(nats_url).await?).await?),
-        Some(("sqlite", path)) => Ok(Backend::sqlite(path).await?),
+        None if name == "nats" => Ok(NatsBackend::open(nats::connect(nats_url).await?)
+            .await?
+            .backend()),
+        Some(("sqlite", path)) => Ok(SqliteDatabase::open(path).await?.backend()),
         _ => {
             Err(format!("unknown backend `{name}`: it is `nats`, `sqlite` or `sqlite:path`").into())
         }

@@ -18,11 +18,11 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tower_promises::backend::Backend;
 use tower_promises::operations::Escalate;
-use tower_promises::tasks::{Principal, Task, TaskLayer};
-use tower_promises::{BoxError, PromiseError, PromiseLayer, Promises};
 use tower_promises::operations::{OperationLayer, Operations, Progress};
 use tower_promises::signals::Signals;
 use tower_promises::tasks::Tasks;
+use tower_promises::tasks::{Principal, Task, TaskLayer};
+use tower_promises::{BoxError, PromiseError, PromiseLayer, Promises};
 
 pub(crate) const MEMBERS: [&str; 4] = ["web-1", "web-2", "worker-1", "worker-2"];
 pub(crate) const WEB: [&str; 2] = ["web-1", "web-2"];

@@ -1,7 +1,7 @@
 //! A list page whose rows request their author and their tags, each row by itself. Loaders turn that into three queries
 //! instead of 1 + 2n.
 //!
-//! Start it with `cargo run --example library`.
+//! Start it with `cargo run -p example-library`.
 
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};

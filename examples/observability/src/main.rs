@@ -1,7 +1,7 @@
 //! A service with observability: spans for OpenTelemetry on stdout, a log on stderr, metrics for Prometheus, and the
 //! timings of a page in the developer tools of the browser.
 //!
-//! Start it with `cargo run --example observability`.
+//! Start it with `cargo run -p example-observability`.
 
 mod telemetry;
 
@@ -20,8 +20,8 @@ use tower::ServiceBuilder;
 use tower_http::trace::TraceLayer;
 use tower_promises::backend::Backend;
 use tower_promises::observe::ServerTimingLayer;
-use tower_promises::{BoxError, PromiseError, PromiseLayer, Promises};
 use tower_promises::tasks::{Task, TaskContext, TaskFailure, TaskLayer, TaskService, Tasks};
+use tower_promises::{BoxError, PromiseError, PromiseLayer, Promises};
 use tracing::{Instrument, info, info_span};
 
 #[derive(Deserialize)]

@@ -1,9 +1,8 @@
 //! The example `observability`: its spans, its metrics, and the timings of its page.
 #![allow(clippy::unwrap_used)]
 
-
-use test_support::example::{Example, until};
 use std::collections::BTreeSet;
+use test_support::example::{Example, until};
 
 /// A span as exported by OpenTelemetry.
 #[derive(Debug, Default)]
@@ -133,7 +132,10 @@ fn traces(spans: &[Span]) -> Vec<Vec<&Span>> {
 
 #[tokio::test]
 async fn observability() {
-    let example = Example::start_with("observability", &[("RUST_LOG", "error")]);
+    let example = Example::start_with(
+        env!("CARGO_BIN_EXE_observability"),
+        &[("RUST_LOG", "error")],
+    );
     let response = example.client.get(&example.url).send().await.unwrap();
     assert_eq!(response.status(), 200);
 
@@ -217,7 +219,10 @@ async fn observability() {
 
 #[tokio::test]
 async fn input_of_a_client_is_escaped() {
-    let example = Example::start_with("observability", &[("RUST_LOG", "error")]);
+    let example = Example::start_with(
+        env!("CARGO_BIN_EXE_observability"),
+        &[("RUST_LOG", "error")],
+    );
     let page = example.get("/?user=%3Cb%3EA%26B").await;
     assert!(page.contains("an invoice for &lt;b>A&amp;B,"), "{page}");
 }

@@ -1,7 +1,7 @@
 //! Slow requests continue without their connection. Browsers show a page with progress; other clients poll, follow
 //! events or fetch the result later. Every client can cancel.
 //!
-//! Start it with `cargo run --example operations`. `PUBLIC_ORIGIN=https://example.com` makes addresses absolute.
+//! Start it with `cargo run -p example-operations`. `PUBLIC_ORIGIN=https://example.com` makes addresses absolute.
 //! `STORE=sqlite:operations.db` keeps operations over restarts and shares them between processes. `LEASE_MS=2000` lets
 //! the processes notice the end of a killed process after 2 seconds instead of 15.
 
@@ -19,8 +19,9 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tower_promises::backend::Backend;
 use tower_promises::operations::Escalate;
-use tower_promises::{BoxError, PromiseLayer};
 use tower_promises::operations::{OperationLayer, Progress};
+use tower_promises::{BoxError, PromiseLayer};
+use tower_promises_sqlite::SqliteDatabase;
 
 const HOME: &str = r#"<!doctype html>
 <html lang="en">
@@ -95,7 +96,7 @@ async fn backend() -> Result<Backend, BoxError> {
     let store = std::env::var("STORE").unwrap_or_else(|_| "memory".into());
     match store.split_once(':') {
         None if store == "memory" => Ok(Backend::memory()),
-        Some(("sqlite", path)) => Ok(Backend::sqlite(path).await?),
+        Some(("sqlite", path)) => Ok(SqliteDatabase::open(path).await?.backend()),
         _ => Err(format!("unknown store `{store}`: it is `memory` or `sqlite:path`").into()),
     }
 }

@@ -3,8 +3,8 @@
 use axum::http::StatusCode;
 use axum::response::Html;
 use std::time::{Duration, Instant};
-use tower_promises::{PromiseError, Promises};
 use tower_promises::operations::Progress;
+use tower_promises::{PromiseError, Promises};
 
 const REGIONS: [&str; 4] = ["north", "east", "south", "west"];
 

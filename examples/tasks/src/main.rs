@@ -1,8 +1,8 @@
 //! A page that waits for the result of a task in another process. The program serves requests with `ROLE=web`, runs
 //! tasks with `ROLE=worker`, and does both without `ROLE`. The processes share a SQLite file.
 //!
-//! Start it with `cargo run --example tasks`, or, in two terminals,
-//! `ROLE=web cargo run --example tasks` and `ROLE=worker cargo run --example tasks`.
+//! Start it with `cargo run -p example-tasks`, or, in two terminals,
+//! `ROLE=web cargo run -p example-tasks` and `ROLE=worker cargo run -p example-tasks`.
 
 use axum::extract::{Path, Request};
 use axum::http::request::Parts;
@@ -11,10 +11,10 @@ use axum::response::Response;
 use axum::{Router, routing::get};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-use tower_promises_sqlite::SqliteDatabase;
 use tower_promises::tasks::Principal;
-use tower_promises::{BoxError, PromiseError, PromiseLayer, Promises};
 use tower_promises::tasks::{Task, TaskContext, TaskFailure, TaskLayer, TaskService, Tasks};
+use tower_promises::{BoxError, PromiseError, PromiseLayer, Promises};
+use tower_promises_sqlite::SqliteDatabase;
 
 /// The arguments of the task.
 #[derive(Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! A handler that writes to a database inside a transaction. The writes of a discarded pass are rolled back, unless the
 //! handler commits them itself.
 //!
-//! Start it with `cargo run --example transaction`.
+//! Start it with `cargo run -p example-transaction`.
 
 use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;

@@ -1,5 +1,6 @@
 //! A real browser for tests: headless Chromium, controlled through chromedriver.
 
+use crate::example::profile_directory;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
@@ -25,8 +26,8 @@ const INTERVAL: Duration = Duration::from_millis(20);
 pub struct Browser {
     // Fields drop in this order.
     driver: WebDriver,
-    process: Process,
-    files: TempDir,
+    _process: Process,
+    _files: TempDir,
 }
 
 impl Browser {
@@ -71,8 +72,8 @@ impl Browser {
             .expect("the browser starts: `.ci/install` installs it");
         Self {
             driver,
-            process,
-            files,
+            _process: process,
+            _files: files,
         }
     }
 
@@ -214,7 +215,9 @@ impl Browser {
 
     /// Saves a screenshot of the page in `target/tmp`, for manual inspection.
     pub async fn screenshot(&self, name: &str) -> PathBuf {
-        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.png"));
+        let path = profile_directory()
+            .with_file_name("tmp")
+            .join(format!("{name}.png"));
         self.driver.screenshot(&path).await.unwrap();
         path
     }

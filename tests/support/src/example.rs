@@ -1,10 +1,10 @@
 //! An example, started as a process.
 
-
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, Once, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 
 pub use crate::eventually::{BOUND, eventually, soon, until};
@@ -22,21 +22,21 @@ pub struct Example {
 }
 
 impl Example {
-    /// Starts an example on a free port and reads the address from its output.
-    pub fn start(name: &str) -> Self {
-        Self::start_with(name, &[])
+    /// Starts a program on a free port and reads the address from its output.
+    pub fn start(program: impl AsRef<OsStr>) -> Self {
+        Self::start_with(program, &[])
     }
 
     /// Starts an example with additional environment variables.
-    pub fn start_with(name: &str, environment: &[(&str, &str)]) -> Self {
-        let mut command = command(name);
+    pub fn start_with(program: impl AsRef<OsStr>, environment: &[(&str, &str)]) -> Self {
+        let mut command = command(program);
         command.envs(environment.iter().copied());
         Self::start_command(command)
     }
 
     /// Starts one role of an example. It ends with this process at the latest.
-    pub fn start_role(name: &str, arguments: &[&str]) -> Self {
-        let mut command = command(name);
+    pub fn start_role(program: impl AsRef<OsStr>, arguments: &[&str]) -> Self {
+        let mut command = command(program);
         command.args(arguments).stdin(Stdio::piped());
         Self::start_command(command)
     }
@@ -126,8 +126,8 @@ impl Drop for Example {
     }
 }
 
-fn command(name: &str) -> Command {
-    let mut command = Command::new(binary(name));
+fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
     command.env("ADDR", "127.0.0.1:0");
     command
 }
@@ -150,12 +150,23 @@ fn append(text: &Mutex<String>, line: &str) {
     text.push('\n');
 }
 
-/// Builds the examples, which `cargo test` has usually done already, and returns the path of one.
+/// Returns the path of an example of the package `tower-promises`, and builds the example if it is missing or older than
+/// its sources. `cargo test` has usually built it. Another build may select other features, and compile much again.
 pub fn binary(name: &str) -> PathBuf {
-    static BUILD: Once = Once::new();
-    BUILD.call_once(|| {
+    static BUILD: Mutex<()> = Mutex::new(());
+
+    let path = profile_directory().join("examples").join(name);
+    let _turn = BUILD.lock().unwrap();
+    if !is_fresh(&path) {
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--examples", "--quiet"]);
+        build.args([
+            "build",
+            "--quiet",
+            "--package",
+            "tower-promises",
+            "--example",
+            name,
+        ]);
         // The variables that cargo sets for tests would cause build scripts and their dependents to be rebuilt.
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy();
@@ -164,8 +175,24 @@ pub fn binary(name: &str) -> PathBuf {
             }
         }
         assert!(build.status().unwrap().success());
-    });
-    // The test is in `target/debug/deps`, the examples are in `target/debug/examples`.
+    }
+    path
+}
+
+/// The directory `target/debug`. The test is in `target/debug/deps`.
+pub(crate) fn profile_directory() -> PathBuf {
     let test = std::env::current_exe().unwrap();
-    test.ancestors().nth(2).unwrap().join("examples").join(name)
+    test.ancestors().nth(2).unwrap().to_owned()
+}
+
+/// Whether a program is newer than the sources that its `.d` file lists.
+fn is_fresh(program: &Path) -> bool {
+    let modified = |path: &Path| path.metadata().and_then(|file| file.modified()).ok();
+    let sources = std::fs::read_to_string(program.with_extension("d")).unwrap_or_default();
+    let sources = sources.split_once(": ").map_or("", |(_, sources)| sources);
+    let built = modified(program);
+    let mut sources = sources.split_whitespace().peekable();
+    built.is_some()
+        && sources.peek().is_some()
+        && sources.all(|source| modified(Path::new(source)) <= built)
 }

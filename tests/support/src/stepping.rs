@@ -1,7 +1,7 @@
 //! A store with additional steps before and after each change.
 
-use crate::operation::{App, SECOND, work};
 use crate::Counter;
+use crate::operation::{App, SECOND, work};
 use axum::extract::Request;
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
-use tower_promises::operations::OperationLayer;
 use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises::backend::{
     Backend, BackendError, BoxFuture, CompareAndSet, Entry, Revision, Store, WatchStream,
 };
+use tower_promises::operations::OperationLayer;
 
 /// The time of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,5 +9,6 @@ pub mod deadline;
 pub mod json;
 pub mod limits;
 pub mod log;
+pub mod panic;
 pub mod problem;
 pub mod sync;

@@ -1,6 +1,4 @@
-use crate::kit::limits::{
-    DEFAULT_BUS_CAPACITY, DEFAULT_MAX_MESSAGE_BYTES, capacity, check_size,
-};
+use crate::kit::limits::{DEFAULT_BUS_CAPACITY, DEFAULT_MAX_MESSAGE_BYTES, capacity, check_size};
 use crate::{BackendError, Bus, BusEvent, BusStream, check_name};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;

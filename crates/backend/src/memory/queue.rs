@@ -1,9 +1,9 @@
 use super::line::{Line, Stored, after, delay};
 use crate::kit::limits::{DEFAULT_DEDUPLICATION_WINDOW, DEFAULT_MAX_ENVELOPE_BYTES};
+use crate::kit::sync::lock;
 use crate::{
     BackendError, Capabilities, Enqueued, Envelope, Outcome, Queue, Receipt, Taken, check_name,
 };
-use crate::kit::sync::lock;
 use futures_util::future::BoxFuture;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;

@@ -1,13 +1,11 @@
-use crate::kit::limits::{
-    DEFAULT_MAX_VALUE_BYTES, DEFAULT_WATCH_CAPACITY, capacity, check_size,
-};
+use crate::kit::clock;
+use crate::kit::limits::{DEFAULT_MAX_VALUE_BYTES, DEFAULT_WATCH_CAPACITY, capacity, check_size};
+use crate::kit::sync::lock;
+use crate::observe;
 use crate::{
     BackendError, Change, CompareAndSet, Entry, Revision, Store, WatchStream, check_name,
     check_prefix,
 };
-use crate::kit::clock;
-use crate::observe;
-use crate::kit::sync::lock;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream;

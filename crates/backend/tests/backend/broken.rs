@@ -17,7 +17,7 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 
 /// The fault of a [`Broken`] queue.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Fault {
+pub(crate) enum Fault {
     None,
     AcceptsAllNames,
     AcceptsAllSizes,
@@ -48,14 +48,14 @@ pub enum Fault {
 }
 
 #[derive(Clone)]
-pub struct Broken {
-    pub fault: Fault,
-    pub queue: MemoryQueue,
-    pub calls: Arc<AtomicUsize>,
+pub(crate) struct Broken {
+    pub(crate) fault: Fault,
+    pub(crate) queue: MemoryQueue,
+    pub(crate) calls: Arc<AtomicUsize>,
 }
 
 impl Broken {
-    pub fn new(fault: Fault) -> Self {
+    pub(crate) fn new(fault: Fault) -> Self {
         Self {
             fault,
             queue: MemoryQueue::new().max_envelope_bytes(64 * 1024),
@@ -239,7 +239,7 @@ impl Drop for DroppedTake {
 
 /// The fault of a worker.
 #[derive(Clone, Copy, PartialEq)]
-pub enum WorkFault {
+pub(crate) enum WorkFault {
     RunsTooMany,
     IgnoresShutdown,
     DropsHandlers,
@@ -247,7 +247,7 @@ pub enum WorkFault {
 
 /// A correct queue with a faulty worker.
 #[derive(Clone)]
-pub struct BrokenWork(pub WorkFault, pub MemoryQueue);
+pub(crate) struct BrokenWork(pub WorkFault, pub MemoryQueue);
 
 impl Queue for BrokenWork {
     fn capabilities(&self) -> Capabilities {

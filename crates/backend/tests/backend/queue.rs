@@ -1,10 +1,9 @@
 //! The memory queue passes the conformance suite, broken queues fail it, and workers withstand failing backends and
 //! handlers.
 
-
+use crate::broken::{Broken, BrokenWork, Fault, WorkFault};
 use bytes::Bytes;
 use futures_util::{FutureExt, future};
-use crate::broken::{Broken, BrokenWork, Fault, WorkFault};
 use static_assertions::{assert_impl_all, assert_obj_safe};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -367,7 +366,6 @@ async fn a_worker_continues_after_errors() {
 }
 
 /// If the queue settles the envelope but its answer is lost, the worker does not report a lost lease.
-#[cfg(feature = "tracing")]
 #[tokio::test(start_paused = true)]
 async fn a_settlement_whose_answer_is_lost_is_no_lost_lease() {
     let log = test_support::Log::start();

@@ -1,12 +1,11 @@
 //! Three servers with a replica of everything on each. They are killed in turn, under load.
 
-
 use futures_util::FutureExt;
 use futures_util::future::pending;
-use test_support::nats::servers::{SERVERS, Servers};
-use test_support::nats::{PAUSE, SECOND, until};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use test_support::nats::servers::{SERVERS, Servers};
+use test_support::nats::{PAUSE, SECOND, until};
 use tokio::time::sleep;
 use tower_promises_backend::{Delivery, Envelope, Outcome, Queue, Store, WorkOptions};
 

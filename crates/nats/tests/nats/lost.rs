@@ -1,24 +1,23 @@
 //! Recovery from data that the server has lost: streams and consumers that were deleted, that expired, or that were on
 //! a disk or in memory that is gone.
 
-
 use futures_util::future::{join_all, pending};
 use futures_util::{FutureExt, StreamExt};
-use test_support::nats::{BOUND, PAUSE, SECOND, Server, soon, until};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use test_support::Log;
+use test_support::nats::{BOUND, PAUSE, SECOND, Server, soon, until};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
-use tower_promises_nats::async_nats::jetstream::{self, consumer};
-use tower_promises_nats::{NatsBackend, NatsQueue};
 use tower_promises_backend::{
     BackendError, Bus, Change, CompareAndSet, Delivery, Enqueued, Envelope, Outcome, Queue,
     Revision, Store, WorkOptions,
 };
+use tower_promises_nats::async_nats::jetstream::{self, consumer};
+use tower_promises_nats::{NatsBackend, NatsQueue};
 
 /// Longer than any test.
 const NEVER: Duration = Duration::from_secs(60 * 60);

@@ -1,22 +1,21 @@
 //! The NATS adapters pass the conformance suites on a real server, and continue after a restart of the server.
 
-
 use futures_util::StreamExt;
 use futures_util::future::join_all;
-use test_support::nats::{SECOND, Server, hear, soon, until};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use test_support::nats::{SECOND, Server, hear, soon, until};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
-use tower_promises_signals::Signals;
+use tower_promises_backend::{
+    BackendError, Bus, BusEvent, CompareAndSet, Delivery, Enqueued, Envelope, MAX_NAME_BYTES,
+    Outcome, Queue, Store, WorkOptions, conformance,
+};
 use tower_promises_nats::async_nats::jetstream;
 use tower_promises_nats::{NatsBackend, NatsQueue};
-use tower_promises_backend::{
-    Backend, BackendError, Bus, BusEvent, CompareAndSet, Delivery, Enqueued, Envelope,
-    MAX_NAME_BYTES, Outcome, Queue, Store, WorkOptions, conformance,
-};
+use tower_promises_signals::Signals;
 
 #[tokio::test]
 async fn the_store_conforms_on_one_connection() {
@@ -498,7 +497,12 @@ async fn sizes_are_limited() {
 async fn signals_cross_connections() {
     let server = Server::start().await;
     let here = Signals::new(server.backend().await.backend());
-    let there = Signals::new(Backend::nats(server.client().await).await.unwrap());
+    let there = Signals::new(
+        NatsBackend::open(server.client().await)
+            .await
+            .unwrap()
+            .backend(),
+    );
     here.listen().await.unwrap();
     there.listen().await.unwrap();
     let waiting = there.wait::<String>("name");

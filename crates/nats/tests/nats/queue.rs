@@ -1,16 +1,15 @@
 //! Restarts of the server and dropped calls with the NATS queue.
 
-
 use futures_util::{FutureExt, future};
-use test_support::nats::{SECOND, Server, soon};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use test_support::nats::{SECOND, Server, soon};
 use tokio::time::sleep;
-use tower_promises_nats::NatsQueue;
 use tower_promises_backend::{
     Delivery, Enqueued, Envelope, Outcome, Queue, Receipt, Taken, WorkOptions,
 };
+use tower_promises_nats::NatsQueue;
 
 /// Longer than any test.
 const NEVER: Duration = Duration::from_secs(60 * 60);
@@ -124,7 +123,7 @@ async fn restarts_under_load_lose_nothing_that_was_acknowledged() {
     let many_more = async || {
         let before = acknowledged.lock().unwrap().len();
         let are_there = async || acknowledged.lock().unwrap().len() >= before + 100;
-        nats::until("all clients are connected again", are_there).await;
+        test_support::nats::until("all clients are connected again", are_there).await;
     };
     for _ in 0..RESTARTS {
         many_more().await;
@@ -135,7 +134,7 @@ async fn restarts_under_load_lose_nothing_that_was_acknowledged() {
     for producer in producers {
         producer.abort();
     }
-    nats::until("all acknowledged envelopes are handled", async || {
+    test_support::nats::until("all acknowledged envelopes are handled", async || {
         let acknowledged = acknowledged.lock().unwrap();
         handled.lock().unwrap().is_superset(&acknowledged)
     })

@@ -2,15 +2,12 @@
 //! keyboard, in light and dark mode.
 #![allow(clippy::unwrap_used)]
 
-#[path = "operation_browser/tabs.rs"]
 mod tabs;
 
-use test_support::browser::Browser;
-use test_support::example::Example;
 use http::StatusCode;
 use serde_json::json;
 use test_support::site::{Proxy, Site};
-use thirtyfour::{By, Key};
+use thirtyfour::Key;
 use tower_promises_operations::OperationLayerBuilder;
 use tower_promises_operations::page::Strings;
 
@@ -380,46 +377,4 @@ async fn the_page_speaks_other_languages() {
     site.browser.screenshot("operation-right-to-left").await;
     work.finish();
     site.see_result().await;
-}
-
-#[tokio::test]
-async fn the_example_works_with_and_without_scripts() {
-    for scripts in [true, false] {
-        let example = Example::start("operations");
-        let browser = Browser::start().await;
-        browser.allow_scripts(scripts).await;
-        let follow = async |selector| {
-            let element = browser.driver().find(By::Css(selector)).await;
-            element.unwrap().click().await.unwrap();
-        };
-        let text = "document.body.innerText";
-
-        browser.open(&format!("{}/", example.url)).await;
-        follow("a[href='/form']").await;
-        follow("button").await;
-        browser.until(&format!("{text}.includes('of 5')")).await;
-        browser.screenshot(&format!("example-form-{scripts}")).await;
-        browser
-            .until(&format!("{text}.includes('{{\"answer\":42}}')"))
-            .await;
-
-        browser.open(&format!("{}/", example.url)).await;
-        follow("a[href='/report']").await;
-        browser
-            .until(&format!("{text}.includes('adding up the south')"))
-            .await;
-        browser
-            .screenshot(&format!("example-report-{scripts}"))
-            .await;
-        browser.until("document.title === 'Report'").await;
-        assert!(browser.evaluate::<String>(text).await.contains("west"));
-        browser
-            .screenshot(&format!("example-result-{scripts}"))
-            .await;
-
-        browser.open(&format!("{}/report", example.url)).await;
-        browser.until("document.title !== ''").await;
-        follow("form button").await;
-        browser.until("document.title === 'Cancelled'").await;
-    }
 }

@@ -1,11 +1,10 @@
 //! Operations, section 4 of their contract: cancel and remove.
 
-
 use axum::body::Body;
 use axum::extract::Request;
 use futures_util::future;
-use test_support::operation::{App, SECOND, memory, progress, request_with, two_machines};
 use test_support::Counter;
+use test_support::operation::{App, SECOND, memory, progress, request_with, two_machines};
 use tokio::time::{sleep, timeout};
 
 /// A service that counts dropped work.

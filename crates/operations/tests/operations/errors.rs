@@ -1,14 +1,13 @@
 //! Operations, section 7 of their contract: errors, principals, limits and log messages.
 
-
 use axum::extract::Request;
-use test_support::operation::{Answer, App, SECOND, memory, request, work};
 use std::collections::HashSet;
+use test_support::operation::{Answer, App, SECOND, memory, request, work};
 use test_support::{Counter, Log, until};
 use tokio::time::{sleep, timeout};
 use tower::{BoxError, ServiceExt};
-use tower_promises_operations::Progress;
 use tower_promises_operations::OperationLayerBuilder;
+use tower_promises_operations::Progress;
 
 /// A service whose requests name their user in a header.
 fn with_users(builder: OperationLayerBuilder) -> App {
@@ -444,7 +443,7 @@ async fn an_error_of_the_service_after_the_reply_is_a_failure() {
             .oneshot(request(&format!("GET {path}"), &[]))
             .await
             .unwrap();
-        operation::read(response.map(axum::body::Body::new)).await
+        test_support::operation::read(response.map(axum::body::Body::new)).await
     };
     let document = ask(&path).await.json();
     assert_eq!(document["error"]["code"], "ServiceError");

@@ -1,15 +1,14 @@
 //! Operations, section 5 of their contract: the event stream.
 
-
 use axum::body::Body;
 use axum::extract::Request;
 use axum::middleware::map_response;
 use axum::response::Response;
 use http::HeaderMap;
 use http_body_util::BodyExt;
-use test_support::operation::{App, SECOND, memory, number, progress, request, two_machines};
 use serde_json::Value;
 use std::time::Duration;
+use test_support::operation::{App, SECOND, memory, number, progress, request, two_machines};
 use test_support::soon;
 use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt;

@@ -1,16 +1,17 @@
 //! Operations, section 1 of their contract: the first reply.
 
-
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http_body_util::BodyExt;
-use test_support::operation::{App, SECOND, memory, number, progress, read, request, request_with, work};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
+use test_support::operation::{
+    App, SECOND, memory, number, progress, read, request, request_with, work,
+};
 use test_support::{Counter, until};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};

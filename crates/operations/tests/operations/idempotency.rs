@@ -1,6 +1,5 @@
 //! Operations, section 7 of their contract: requests with an `Idempotency-Key`.
 
-
 use axum::body::Body;
 use axum::extract::Request;
 use futures_util::future;
@@ -8,8 +7,8 @@ use test_support::operation::{App, SECOND, memory, request, request_with, work};
 use test_support::{Counter, until};
 use tokio::time::{Instant, sleep};
 use tower::ServiceExt;
-use tower_promises_operations::OperationLayer;
 use tower_promises_backend::Backend;
+use tower_promises_operations::OperationLayer;
 use tower_promises_operations::OperationLayerBuilder;
 
 const KEY: (&str, &str) = ("idempotency-key", "8e03978e-40d5-43dd-bc93-6894a57f9324");

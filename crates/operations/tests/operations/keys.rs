@@ -1,19 +1,20 @@
 //! Operations, section 7 of their contract: the syntax of an `Idempotency-Key`, and responses that are not remembered.
 
-
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use http::StatusCode;
-use test_support::operation::{Answer, App, SECOND, memory, number, progress, read, request, request_with, work};
 use std::time::Duration;
+use test_support::operation::{
+    Answer, App, SECOND, memory, number, progress, read, request, request_with, work,
+};
 use test_support::{Counter, until};
 use tokio::time::sleep;
 use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_promises_operations::OperationLayer;
 use tower_promises_backend::Backend;
+use tower_promises_operations::OperationLayer;
 use tower_promises_operations::{OperationLayerBuilder, OperationRequestBody};
 
 const KEY: (&str, &str) = ("idempotency-key", "\"8e03978e-40d5-43dd-bc93\"");

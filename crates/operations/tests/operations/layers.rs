@@ -1,13 +1,12 @@
 //! Layers around the layer for operations, and inside of it.
 
-
 use bytes::Bytes;
 use http::{HeaderName, Method, header};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
-use test_support::operation::{App, SECOND, memory, read, request};
 use std::convert::Infallible;
 use std::time::Duration;
+use test_support::operation::{App, SECOND, memory, read, request};
 use tower::{ServiceBuilder, ServiceExt};
 use tower_http::cors::CorsLayer;
 use tower_promises_operations::{OperationBody, OperationRequestBody};
@@ -143,7 +142,7 @@ async fn a_page_of_another_site_uses_operations_within_its_cors_rules() {
 async fn cors_works_outside_and_inside_of_the_layer() {
     let work = async |request: http::Request<OperationRequestBody<axum::body::Body>>| {
         let request = request.map(axum::body::Body::new);
-        Ok::<_, Infallible>(operation::work(request).await)
+        Ok::<_, Infallible>(test_support::operation::work(request).await)
     };
     let outside = ServiceBuilder::new()
         .layer(cors())

@@ -1,23 +1,22 @@
 //! Operations on two machines that share a backend, and the effects of the end of a machine.
 
-
 use axum::extract::Request;
 use bytes::Bytes;
-use test_support::operation::{App, SECOND, progress, two_machines};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use test_support::eventually::{eventually, soon};
+use test_support::operation::{App, SECOND, progress, two_machines};
 use test_support::{Counter, until};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
-use tower_promises_operations::OperationLayer;
 use tower_promises_backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises_backend::{
     Backend, BackendError, BoxFuture, Bus, BusStream, CompareAndSet, Entry, Revision, Store,
     WatchStream,
 };
 use tower_promises_operations::DEFAULT_LEASE;
+use tower_promises_operations::OperationLayer;
 
 // Contract: 4.8
 #[tokio::test(start_paused = true)]
@@ -373,16 +372,19 @@ async fn drain_waits_and_then_gives_up() {
 async fn drain_notifies_work_of_its_cancellation() {
     let told = Counter::default();
     let counter = told.clone();
-    let app = App::new(operation::memory(), move |request: Request| {
-        let (counter, progress) = (counter.clone(), progress(&request));
-        async move {
-            tokio::spawn(async move {
-                progress.cancelled().await;
-                counter.add();
-            });
-            sleep(SECOND * 600).await;
-        }
-    });
+    let app = App::new(
+        test_support::operation::memory(),
+        move |request: Request| {
+            let (counter, progress) = (counter.clone(), progress(&request));
+            async move {
+                tokio::spawn(async move {
+                    progress.cancelled().await;
+                    counter.add();
+                });
+                sleep(SECOND * 600).await;
+            }
+        },
+    );
     app.start("POST /", &[]).await;
     assert_eq!(app.operations.drain(SECOND).await, 1);
     until("the work is notified", || told.get() == 1).await;

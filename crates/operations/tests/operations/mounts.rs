@@ -1,16 +1,15 @@
 //! Operations, section 7 of their contract: addresses are reachable if the layer is mounted correctly, and not given
 //! out otherwise.
 
-
 use axum::Router;
 use axum::body::Body;
 use axum::routing::{any, get, post};
 use futures_util::StreamExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
-use test_support::operation::{App, SECOND, memory, work};
 use std::convert::Infallible;
 use test_support::Log;
+use test_support::operation::{App, SECOND, memory, work};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic_reflection::pb::v1::ServerReflectionRequest;

@@ -1,6 +1,5 @@
 //! Operations, section 6 of their contract: the pages over HTTP. `operation_browser.rs` tests them in a browser.
 
-
 use axum::extract::Request;
 use test_support::operation::{Answer, App, SECOND, memory, progress};
 use tokio::time::sleep;

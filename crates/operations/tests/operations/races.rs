@@ -1,21 +1,20 @@
 //! Operations with a backend that is slow, unreliable or fails at the worst moment, and work that cannot be dropped.
 
-
 use axum::body::Body;
 use axum::extract::Request;
 use http::StatusCode;
-use test_support::operation::{Answer, App, SECOND, number, read, request, work};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
-use test_support::stepping::{At, Gate, KEY, Stepping, counting};
 use test_support::eventually::{self, soon};
+use test_support::operation::{Answer, App, SECOND, number, read, request, work};
+use test_support::stepping::{At, Gate, KEY, Stepping, counting};
 use test_support::{Counter, until};
 use tokio::time::sleep;
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
-use tower_promises_operations::OperationLayer;
 use tower_promises_backend::{Backend, BackendError};
+use tower_promises_operations::OperationLayer;
 use tower_promises_operations::OperationRequestBody;
 
 #[tokio::test(start_paused = true)]
@@ -222,7 +221,7 @@ fn blocking(builder: tower_promises_operations::OperationLayerBuilder) -> (App, 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn work_that_blocks_its_thread_does_not_keep_the_process_from_ending() {
-    let (app, release) = blocking(operation::memory());
+    let (app, release) = blocking(test_support::operation::memory());
     let path = app.start("POST /", &[("prefer", "respond-async")]).await;
     let drain = app.operations.drain(Duration::ZERO);
     assert_eq!(soon(drain).await, 1);
@@ -232,7 +231,9 @@ async fn work_that_blocks_its_thread_does_not_keep_the_process_from_ending() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn section_7_work_that_blocks_its_thread_has_a_lifetime_too() {
-    let builder = operation::memory().lifetime(SECOND).max_running(1);
+    let builder = test_support::operation::memory()
+        .lifetime(SECOND)
+        .max_running(1);
     let (app, release) = blocking(builder);
     let path = app.start("POST /", &[("prefer", "respond-async")]).await;
     let ended = soon(app.ended(&path)).await;
@@ -446,7 +447,7 @@ async fn section_7_work_that_has_begun_is_remembered_after_drain_or_lifetime() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn section_7_work_that_blocks_its_thread_has_begun() {
-    let builder = operation::memory()
+    let builder = test_support::operation::memory()
         .idempotency_keys(true)
         .lifetime(SECOND / 10);
     let (app, release) = blocking(builder);

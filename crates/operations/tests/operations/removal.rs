@@ -1,16 +1,15 @@
 //! Operations that are cancelled and removed while their backend is slow or fails, or while their clients disconnect.
 
-
 use axum::extract::Request;
-use test_support::operation::{App, SECOND, request};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use test_support::operation::{App, SECOND, request};
 use test_support::stepping::{At, Gate, KEY, Stepping, counting};
 use test_support::{Counter, until};
 use tokio::time::sleep;
 use tower::ServiceExt;
-use tower_promises_operations::OperationLayer;
 use tower_promises_backend::BackendError;
+use tower_promises_operations::OperationLayer;
 
 #[tokio::test(start_paused = true)]
 async fn section_4_an_operation_removed_while_it_ends_is_unknown_and_not_expired() {

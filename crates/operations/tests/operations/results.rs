@@ -1,6 +1,5 @@
 //! Operations, section 3 of their contract: results, including results that are too large or fail.
 
-
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
@@ -8,8 +7,8 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::BodyExt;
-use test_support::operation::{App, SECOND, memory, number, request, request_with};
 use std::convert::Infallible;
+use test_support::operation::{App, SECOND, memory, number, request, request_with};
 use test_support::until;
 use tokio::time::sleep;
 use tower::ServiceExt;

@@ -1,14 +1,13 @@
 //! Operations over real connections: uploads, clients that disconnect, and event streams.
 
-
 use axum::body::Body;
 use axum::extract::Request;
 use http_body_util::BodyExt;
-use test_support::operation::{App, SECOND, memory, progress, request_with};
 use std::sync::Arc;
 use std::time::Duration;
 use test_support::Counter;
 use test_support::eventually::{eventually, soon as in_time, until};
+use test_support::operation::{App, SECOND, memory, progress, request_with};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -274,7 +273,7 @@ async fn responses_have_lengths_for_all_methods_and_statuses() {
         let ends = ends.clone();
         async move {
             ends.acquire_owned().await.unwrap().forget();
-            operation::work(request).await
+            test_support::operation::work(request).await
         }
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

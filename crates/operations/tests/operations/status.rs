@@ -1,6 +1,5 @@
 //! Operations, section 2 of their contract: status.
 
-
 use axum::extract::Request;
 use test_support::operation::{App, SECOND, memory, progress};
 use tokio::time::sleep;

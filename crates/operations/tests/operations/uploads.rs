@@ -103,7 +103,7 @@ async fn section_7_uploads_have_a_timeout_of_their_own() {
         let counted = calls.clone();
         let app = App::new(builder.idempotency_keys(true), move |request| {
             counted.add();
-            operation::work(request)
+            test_support::operation::work(request)
         });
         let start = Instant::now();
         for headers in [&[] as &[_], &[("idempotency-key", "k")]] {
@@ -148,7 +148,7 @@ async fn section_7_a_body_that_breaks_claims_no_key_and_calls_no_service() {
     let builder = memory().idempotency_keys(true).max_body_bytes(8);
     let app = App::new(builder, move |request| {
         counted.add();
-        operation::work(request)
+        test_support::operation::work(request)
     });
     let key = ("idempotency-key", "k");
     let send = async |headers: &[(&str, &str)], begin: &'static str, breaks: bool| {

@@ -1,6 +1,5 @@
 //! Signals between processes: over a bus that loses messages, with a slow store, and with a single listening task.
 
-
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future, stream};
 use std::error::Error;

@@ -1,6 +1,5 @@
 //! Signals within a process: delivery, order, limits and cleanup.
 
-
 use futures_util::{FutureExt, future};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -9,13 +8,15 @@ use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use test_support::{TestRequest, answer, ask, get, promises, soon, text_response, two_processes, until};
+use test_support::{
+    TestRequest, answer, ask, get, promises, soon, text_response, two_processes, until,
+};
 use tokio::time::{Instant, advance, timeout};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_promises_backend::Backend;
-use tower_promises_signals::{Signals, Wait};
 use tower_promises::{BoxError, PromiseError, PromiseLayer};
+use tower_promises_backend::Backend;
 use tower_promises_signals::SignalError;
+use tower_promises_signals::{Signals, Wait};
 
 assert_impl_all!(Signals: Clone, Send, Sync, std::fmt::Debug);
 assert_impl_all!(Wait<String>: Send, Sync, std::fmt::Debug);

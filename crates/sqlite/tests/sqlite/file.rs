@@ -1,25 +1,24 @@
 //! The SQLite adapters within a process: delivery, retention, refused files, and the effects of dropped calls and ended
 //! runtimes.
 
-
+use crate::database::{NEVER, chain, connect, hear, message, number, place, see, soon, until};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future};
-use crate::database::{NEVER, chain, connect, hear, message, number, place, see, soon, until};
 use sqlx::{AssertSqlSafe, Connection, query_scalar, raw_sql};
 use static_assertions::assert_impl_all;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tower_promises_sqlite::{SqliteBus, SqliteDatabase, SqliteStore};
 use tower_promises_backend::{
-    Backend, BackendError, Bus, BusEvent, Change, CompareAndSet, Revision, Store, conformance,
+    BackendError, Bus, BusEvent, Change, CompareAndSet, Revision, Store, conformance,
 };
+use tower_promises_sqlite::{SqliteBus, SqliteDatabase, SqliteStore};
 
 assert_impl_all!(SqliteDatabase: Clone, Send, Sync, std::fmt::Debug);
 assert_impl_all!(SqliteStore: Store, Clone, Send, Sync, std::fmt::Debug);
 assert_impl_all!(SqliteBus: Bus, Clone, Send, Sync, std::fmt::Debug);
 
 async fn refusal(path: impl Into<PathBuf>) -> String {
-    chain(&Backend::sqlite(path).await.unwrap_err())
+    chain(&SqliteDatabase::open(path).await.unwrap_err())
 }
 
 #[tokio::test]

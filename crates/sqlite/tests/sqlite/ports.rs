@@ -1,19 +1,16 @@
 //! The SQLite adapters pass the conformance suites, in one process and in two, and withstand restarts, crashes and
 //! locks.
 
-
+use crate::database::process::Process;
+use crate::database::{NEVER, hear, message, number, place, see, soon, until};
 use bytes::Bytes;
 use futures_util::{FutureExt, future};
-use crate::database::process::{self, Process};
-use crate::database::{NEVER, hear, message, number, place, see, soon, until};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use tower_promises_backend::{BackendError, Bus, Change, CompareAndSet, Store, conformance};
 use tower_promises_signals::Signals;
 use tower_promises_sqlite::SqliteDatabase;
-use tower_promises_backend::{
-    Backend, BackendError, Bus, Change, CompareAndSet, Store, conformance,
-};
 
 #[tokio::test]
 async fn the_store_conforms_on_one_database() {
@@ -242,7 +239,7 @@ async fn a_locked_database_can_be_opened() {
 #[tokio::test]
 async fn signals_cross_processes() {
     let place = place();
-    let signals = Signals::new(Backend::sqlite(&place.path).await.unwrap());
+    let signals = Signals::new(SqliteDatabase::open(&place.path).await.unwrap().backend());
     signals.listen().await.unwrap();
     let process = Process::start(&place.path);
 

@@ -1,11 +1,10 @@
 //! The SQLite queue passes the conformance suite, in one process and in two, and withstands crashes, locks and dropped
 //! calls.
 
-
+use crate::database::process::Process;
+use crate::database::{NEVER, Place, SECOND, connect, number, place, soon, until};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future};
-use crate::database::process::{self, Process};
-use crate::database::{NEVER, Place, SECOND, connect, number, place, soon, until};
 use sqlx::{AssertSqlSafe, Connection, raw_sql};
 use static_assertions::assert_impl_all;
 use std::collections::BTreeSet;
@@ -13,11 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
-use tower_promises_sqlite::{SqliteDatabase, SqliteQueue};
 use tower_promises_backend::{
-    Backend, BackendError, Bus, Change, Enqueued, Envelope, Outcome, Priority, Queue, Receipt,
-    Store, Taken, conformance,
+    BackendError, Bus, Change, Enqueued, Envelope, Outcome, Priority, Queue, Receipt, Store, Taken,
+    conformance,
 };
+use tower_promises_sqlite::{SqliteDatabase, SqliteQueue};
 
 assert_impl_all!(SqliteQueue: Queue, Clone, Send, Sync, std::fmt::Debug);
 
@@ -279,7 +278,7 @@ async fn a_busy_database_is_polled_more_often() {
         add(&here.queue(), &round.to_string()).await;
         let taken = take(&there.queue(), NEVER).await;
         there.bus().publish("answer", "x".into()).await.unwrap();
-        sqlite::hear(&mut answers).await;
+        crate::database::hear(&mut answers).await;
         assert!(done(&there.queue(), &taken).await);
     }
     // With polls at the interval, each of the two ways would take half of the interval on average.
@@ -450,7 +449,7 @@ async fn databases_of_older_versions_are_migrated() {
     for version in 1..=VERSIONS.len() {
         let place = place();
         old_database(&place, version).await;
-        let backend = Backend::sqlite(&place.path).await.unwrap();
+        let backend = SqliteDatabase::open(&place.path).await.unwrap().backend();
         let (store, queue) = (backend.store(), backend.queue());
         let entry = store.get("key").await.unwrap().unwrap();
         assert_eq!(entry.value, "kept");
@@ -475,7 +474,7 @@ async fn databases_of_older_versions_are_migrated() {
         assert_eq!(ids, ["old", "id"][2 - version..]);
         drop((changes, backend));
         // The database can be opened again.
-        let backend = Backend::sqlite(&place.path).await.unwrap();
+        let backend = SqliteDatabase::open(&place.path).await.unwrap().backend();
         assert!(backend.store().get("other").await.unwrap().is_some());
     }
 }

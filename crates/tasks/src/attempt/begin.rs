@@ -2,8 +2,6 @@
 
 use super::turn::Turn;
 use super::{Attempt, Begin, End, crashed, expired};
-use tower_promises_backend::BackendError;
-use tower_promises_backend::kit::clock::{milliseconds, now};
 use crate::context::Report;
 use crate::hub::{News, Subscription};
 use crate::record::{Failure, Record};
@@ -13,6 +11,8 @@ use std::convert::Infallible;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
+use tower_promises_backend::BackendError;
+use tower_promises_backend::kit::clock::{milliseconds, now};
 
 impl Attempt<'_> {
     /// Claims the task for this attempt.

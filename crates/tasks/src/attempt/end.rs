@@ -1,8 +1,6 @@
 //! End of an attempt.
 
 use super::{Attempt, BACKEND_PAUSE, End, OTHER_VERSION_PAUSE};
-use tower_promises_backend::kit::clock::milliseconds;
-use tower_promises_backend::{BackendError, Outcome, backoff};
 use crate::context::Report;
 use crate::definition::RunError;
 use crate::failure::Reported;
@@ -12,6 +10,9 @@ use crate::request::panicked;
 use crate::{TaskState, observe};
 use serde_json::value::RawValue;
 use std::time::Duration;
+use tower_promises_backend::kit::backoff;
+use tower_promises_backend::kit::clock::milliseconds;
+use tower_promises_backend::{BackendError, Outcome};
 use uuid::Uuid;
 
 impl Attempt<'_> {

@@ -14,7 +14,6 @@ use super::record::{Failure, Letter};
 use super::scope::{Scope, Scoped};
 use super::worker::Phase;
 use super::{TaskContext, TaskId, TaskState, Tasks, observe};
-use tower_promises_backend::{BackendError, Delivery, Outcome};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use std::future::pending;
@@ -23,6 +22,7 @@ use std::time::Duration;
 use tokio::select;
 use tokio::sync::{Mutex, RwLock, watch};
 use tokio::time::{Instant, sleep_until};
+use tower_promises_backend::{BackendError, Delivery, Outcome};
 use turn::Turn;
 use uuid::Uuid;
 

@@ -1,12 +1,12 @@
 //! Concurrency of attempts: beside others, or alone after a crash.
 
 use super::Attempts;
-use tower_promises_backend::Outcome;
 use crate::worker::Phase;
 use std::time::Duration;
 use tokio::select;
 use tokio::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::timeout;
+use tower_promises_backend::Outcome;
 
 /// The longest wait for a turn.
 ///

@@ -1,18 +1,17 @@
 //! Several processes and a NATS server that are killed, restarted and blocked while they work.
 #![allow(clippy::unwrap_used)]
 
-#[path = "cluster/process.rs"]
 mod process;
 
 use futures_util::StreamExt;
 use futures_util::future::{join_all, try_join_all};
 use futures_util::stream::FuturesUnordered;
-use test_support::nats::{BOUND, SECOND, Server, eventually, soon};
 use process::{Job, Journal, LEASE, Output, Process, backend, tasks};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
 use tempfile::TempDir;
+use test_support::nats::{BOUND, SECOND, Server, eventually, soon};
 use tokio::sync::{Mutex, MutexGuard, Notify};
 use tower_promises_tasks::{TaskError, TaskId, TaskState, Tasks};
 

@@ -2,7 +2,6 @@
 
 #![allow(unreachable_pub)]
 
-use test_support::nats::{SECOND, line_after};
 use axum::extract::Query;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
@@ -13,14 +12,15 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
+use test_support::nats::{SECOND, line_after};
 use tokio::time::sleep;
 use tower_promises_backend::Backend;
 use tower_promises_nats::NatsBackend;
 use tower_promises_nats::async_nats::ConnectOptions;
 use tower_promises_operations::Escalate;
-use tower_promises_tasks::{Task, TaskContext, TaskError, TaskFailure, TaskService, Tasks};
 use tower_promises_operations::{OperationLayer, Progress};
 use tower_promises_signals::Signals;
+use tower_promises_tasks::{Task, TaskContext, TaskError, TaskFailure, TaskService, Tasks};
 
 /// Short, to keep the tests short. Long enough for a busy machine to renew the lease.
 pub const LEASE: Duration = Duration::from_secs(4);

@@ -1,11 +1,10 @@
 //! Tasks with a slow or failing queue, bus or store, and the order of backend calls.
 
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use test_support::{Counter, Log, soon, until};
 use test_support::task::{Act, SECOND, act, builder, chain, client, process};
+use test_support::{Counter, Log, soon, until};
 use tokio::time::{Instant, sleep, timeout};
 use tower_promises_backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises_backend::{

@@ -1,6 +1,5 @@
 //! Tasks with a bus that loses messages: each loss only causes a delay.
 
-
 use bytes::Bytes;
 use futures_util::FutureExt;
 use test_support::soon;

@@ -1,9 +1,8 @@
 //! Tasks that crash their workers, and the tasks that run beside them.
 
-
 use std::sync::{Arc, Mutex};
-use test_support::{Counter, soon};
 use test_support::task::{Act, Ran, SECOND, act, builder, chain};
+use test_support::{Counter, soon};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tower_promises_backend::Backend;

@@ -1,12 +1,11 @@
 //! Dead letters: listing, sending again and discarding.
 
-
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
-use test_support::{Counter, soon, until};
 use test_support::task::{Act, Broken, SECOND, act, builder, process};
+use test_support::{Counter, soon, until};
 use tokio::sync::Semaphore;
 use tower_promises_backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises_backend::{

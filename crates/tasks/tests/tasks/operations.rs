@@ -1,22 +1,21 @@
 //! Requests that wait for tasks, as operations: progress and cancellation are connected.
 
-
 use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::routing::get;
-use test_support::operation::{App, SECOND, progress};
 use std::time::Duration;
-use test_support::{Counter, until};
+use test_support::operation::{App, SECOND, progress};
 use test_support::task::{Act, act, builder};
+use test_support::{Counter, until};
 use tokio::time::sleep;
+use tower_promises::{PromiseLayer, Promises};
 use tower_promises_backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises_backend::{Backend, BackendError, BoxFuture, Bus, BusStream};
 use tower_promises_operations::Escalate;
-use tower_promises_tasks::{TaskContext, TaskService, Tasks};
-use tower_promises::{PromiseLayer, Promises};
 use tower_promises_operations::{OperationLayer, Progress};
+use tower_promises_tasks::{TaskContext, TaskService, Tasks};
 
 /// Sets its progress to 50 percent, and ends a minute later.
 async fn halfway(context: TaskContext) -> String {
@@ -63,7 +62,7 @@ async fn the_progress_of_a_promised_task_becomes_the_progress_of_the_operation()
     let backend = Backend::memory();
     let worker = builder(&backend, async |_, context| Ok(halfway(context).await)).build();
     let _worker = worker.work().unwrap();
-    let app = app(&backend, &task::client(&backend));
+    let app = app(&backend, &test_support::task::client(&backend));
     let path = app.start("GET /", &[]).await;
     let document = told(&app, &path).await;
     assert_eq!(document["progress"], 50.0);
@@ -96,7 +95,7 @@ async fn the_progress_of_a_promised_task_needs_no_bus() {
     });
     let worker = worker.build();
     let _worker = worker.work().unwrap();
-    let app = app(&backend, &task::client(&backend));
+    let app = app(&backend, &test_support::task::client(&backend));
     let path = app.start("GET /", &[]).await;
     let start = tokio::time::Instant::now();
     let document = told(&app, &path).await;
@@ -119,7 +118,7 @@ async fn cancelling_the_operation_cancels_the_task() {
     });
     let worker = worker.build();
     let _worker = worker.work().unwrap();
-    let app = app(&backend, &task::client(&backend));
+    let app = app(&backend, &test_support::task::client(&backend));
     let path = app.start("GET /", &[]).await;
     told(&app, &path).await;
     assert_eq!(dropped.get(), 0);

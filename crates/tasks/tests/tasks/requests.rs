@@ -1,19 +1,18 @@
 //! Requests that submit tasks: principal, trace context, promises, and axum routers.
 
-
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Path;
 use axum::routing::get;
 use http::{Request, StatusCode};
 use std::time::Duration;
-use test_support::{Answer, Counter, answer, until};
 use test_support::task::{Act, SECOND, act, builder, client, process};
+use test_support::{Answer, Counter, answer, until};
 use tokio::time::timeout;
 use tower::ServiceExt;
+use tower_promises::{PromiseError, PromiseLayer, Promises};
 use tower_promises_backend::Backend;
 use tower_promises_tasks::{Principal, TaskError, TaskId, TaskLayer, Tasks, TraceContext};
-use tower_promises::{PromiseError, PromiseLayer, Promises};
 
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 

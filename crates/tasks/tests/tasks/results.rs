@@ -1,13 +1,12 @@
 //! Status, results and cancellation of tasks.
 
-
 use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
 use static_assertions::assert_impl_all;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use test_support::{Counter, soon, until};
 use test_support::task::{Act, SECOND, act, builder, client, process};
+use test_support::{Counter, soon, until};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, advance, timeout};
 use tower_promises_backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
@@ -459,7 +458,7 @@ async fn an_output_that_is_too_large_is_an_error_of_the_task() {
     let error = soon(process.service("main").call(act("")))
         .await
         .unwrap_err();
-    let error = task::chain(&error);
+    let error = test_support::task::chain(&error);
     assert!(
         error.ends_with("the output has 100002 bytes, more than the 49152 that are allowed"),
         "{error}"
@@ -468,12 +467,12 @@ async fn an_output_that_is_too_large_is_an_error_of_the_task() {
     // Also if only the store has a limit.
     let store = MemoryStore::new().max_value_bytes(2000);
     let backend = Backend::new(store, MemoryBus::new(), MemoryQueue::new());
-    let process = task::process(&backend, async |_, _| Ok("x".repeat(10_000)));
+    let process = test_support::task::process(&backend, async |_, _| Ok("x".repeat(10_000)));
     let _worker = process.work().unwrap();
     let error = soon(process.service("main").call(act("")))
         .await
         .unwrap_err();
-    assert!(task::chain(&error).contains("more than the 2000 that are allowed"));
+    assert!(test_support::task::chain(&error).contains("more than the 2000 that are allowed"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,11 +1,10 @@
 //! The rules of tasks: place, time, principal, attempts and errors.
 
-
 use futures_util::future::lazy;
 use serde::{Deserialize, Serialize, Serializer};
 use std::sync::{Arc, Mutex};
-use test_support::{Counter, Log, soon, until};
 use test_support::task::{Around, Broken, SECOND, act, builder, chain, client, process};
+use test_support::{Counter, Log, soon, until};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tower_promises_backend::Backend;
@@ -22,7 +21,7 @@ async fn a_submitted_task_does_not_run_in_the_caller() {
 
     let process = process(&backend, async |argument, _| Ok(argument + "!"));
     let _worker = process.work().unwrap();
-    let output = soon(client.output::<task::Act>(&id)).await;
+    let output = soon(client.output::<test_support::task::Act>(&id)).await;
     assert_eq!(output.unwrap(), "x!");
     let status = client.status(&id).await.unwrap();
     assert_eq!(
@@ -86,7 +85,7 @@ async fn a_nested_call_runs_in_place() {
     let backend = Backend::memory();
     // One slot, so a nested task that waited for a worker would wait forever.
     let service = TaskService::builder("main")
-        .task::<task::Act>()
+        .task::<test_support::task::Act>()
         .concurrency(1);
     let process = builder(&backend, async |argument, context| {
         let service = context.tasks().service("main");
@@ -98,7 +97,10 @@ async fn a_nested_call_runs_in_place() {
                 assert_eq!(inner, format!("{outer} {}", principal()));
                 let id = service.submit(act("inner")).delay(SECOND * 60).await?;
                 // The nested task has ended by now.
-                Ok(context.tasks().output::<task::Act>(&id).await?)
+                Ok(context
+                    .tasks()
+                    .output::<test_support::task::Act>(&id)
+                    .await?)
             }
             _ => {
                 assert!(is_task());
@@ -190,7 +192,13 @@ async fn a_task_of_an_unknown_service_runs_at_once_with_a_warning() {
         process.status(&id).await.unwrap().state(),
         TaskState::Succeeded
     );
-    assert_eq!(process.output::<task::Act>(&id).await.unwrap(), "y ada");
+    assert_eq!(
+        process
+            .output::<test_support::task::Act>(&id)
+            .await
+            .unwrap(),
+        "y ada"
+    );
 
     let error = service.submit(act("bad")).with_id("bad").await.unwrap_err();
     assert!(error.is_conflict() && chain(&error).ends_with(": it is broken"));
@@ -440,7 +448,7 @@ async fn services_have_their_own_concurrency() {
             }
         }
     });
-    let service = |name| TaskService::builder(name).task::<task::Act>();
+    let service = |name| TaskService::builder(name).task::<test_support::task::Act>();
     let process = process
         .service(service("main").concurrency(2))
         .service(service("other").concurrency(3))

@@ -1,6 +1,5 @@
 //! A task with a transaction: committed on success, rolled back on an error, repeated after a conflict.
 
-
 use serde::{Deserialize, Serialize};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 use sqlx::{Sqlite, Transaction};

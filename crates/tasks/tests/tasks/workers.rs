@@ -1,12 +1,11 @@
 //! Workers that crash, stall, shut down or are overloaded, and the effects on their tasks.
 
-
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use test_support::{Counter, Log, soon, until};
 use test_support::task::{Act, Broken, SECOND, act, builder, chain, client, process};
+use test_support::{Counter, Log, soon, until};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tower_promises_backend::memory::{MemoryBus, MemoryQueue, MemoryStore};

@@ -271,7 +271,7 @@ async fn a_value_nested_too_deeply_to_be_read_fails_when_it_is_sent() {
 
     let error = signals.send("x", &nested(128)).await.unwrap_err();
     assert_eq!(
-        crate::task::chain(&error),
+        test_support::task::chain(&error),
         "signal `x`: a `serde_json::value::Value` cannot be serialised: the value is nested more than 127 levels \
          deep, which cannot be read again"
     );

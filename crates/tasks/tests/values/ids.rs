@@ -1,10 +1,10 @@
 //! An id belongs to the arguments of its first submission.
 
-use test_support::nats::Server;
-use test_support::{Counter, soon};
-use test_support::task::{Act, Broken, SECOND, act, builder, client, process};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
+use test_support::nats::Server;
+use test_support::task::{Act, Broken, SECOND, act, builder, client, process};
+use test_support::{Counter, soon};
 use tower_promises_backend::Backend;
 use tower_promises_sqlite::SqliteDatabase;
 use tower_promises_tasks::{

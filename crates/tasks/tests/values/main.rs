@@ -1,7 +1,6 @@
 //! Values in JSON: values that JSON would change, values of other versions, and ids that belong to other arguments.
 #![allow(clippy::unwrap_used)]
 
-
 mod encoding;
 mod ids;
 mod numbers;

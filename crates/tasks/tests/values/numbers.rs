@@ -1,17 +1,17 @@
 //! Numbers that JSON does not support are errors at their source, and all others arrive unchanged.
 
-use test_support::soon;
-use test_support::task::chain;
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use test_support::soon;
+use test_support::task::chain;
 use tower_promises_backend::Backend;
 use tower_promises_process::{ProcessError, ProcessJob, ProcessPool};
+use tower_promises_signals::{SignalError, Signals};
 use tower_promises_tasks::{
     Task, TaskContext, TaskError, TaskFailure, TaskService, TaskState, Tasks,
 };
-use tower_promises_signals::{SignalError, Signals};
 
 const MINUTE: Duration = Duration::from_secs(60);
 

@@ -1,11 +1,11 @@
 //! Tasks and outputs that another version of the program has written.
 
-use test_support::{Counter, Log, soon, until};
-use test_support::task::{Act, SECOND, act, chain, client, process};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::marker::PhantomData;
 use std::time::Duration;
+use test_support::task::{Act, SECOND, act, chain, client, process};
+use test_support::{Counter, Log, soon, until};
 use tokio::time::Instant;
 use tower_promises_backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises_backend::{Backend, Delivery, Envelope, Outcome, Queue, Store, WorkOptions};
@@ -403,7 +403,7 @@ async fn an_envelope_of_another_version_stays_for_the_lifetime_of_a_task() {
     let log = Log::start();
     let backend = Backend::memory();
     let minutes = |minutes: u32| SECOND * 60 * minutes;
-    let process = crate::task::builder(&backend, async |argument, _| Ok(argument));
+    let process = test_support::task::builder(&backend, async |argument, _| Ok(argument));
     let process = process.lifetime(minutes(10)).build();
     let worker = process.work().unwrap();
     let enqueue = async |id: &str| {

@@ -1,9 +1,9 @@
 //! Signals of another version of the program.
 
-use test_support::{Log, soon, two_processes};
-use test_support::task::chain;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use test_support::task::chain;
+use test_support::{Log, soon, two_processes};
 use tower_promises_signals::{SignalError, Signals};
 
 const MINUTE: Duration = Duration::from_secs(60);

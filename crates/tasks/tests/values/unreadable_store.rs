@@ -1,12 +1,12 @@
 //! Results of operations that another version has written.
 
-use test_support::operation::{App, SECOND};
 use axum::extract::Request;
 use bytes::Bytes;
 use futures_util::StreamExt;
+use test_support::operation::{App, SECOND};
 use tokio::time::sleep;
-use tower_promises_operations::OperationLayer;
 use tower_promises_backend::{Backend, BackendError, Change};
+use tower_promises_operations::OperationLayer;
 
 #[tokio::test(start_paused = true)]
 async fn a_result_that_cannot_be_read_stays_for_a_version_that_can() {

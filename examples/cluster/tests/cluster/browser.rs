@@ -1,13 +1,12 @@
 //! The pages of the examples in a real browser.
 
-
 use test_support::browser::Browser;
 use test_support::example::Example;
 use thirtyfour::Key;
 
 #[tokio::test]
 async fn the_page_of_the_cluster_keeps_the_focus_when_it_changes() {
-    let cluster = Example::start("cluster");
+    let cluster = Example::start(env!("CARGO_BIN_EXE_cluster"));
     let browser = Browser::start().await;
     browser.open(&cluster.url).await;
     for _ in 0..3 {

@@ -1,14 +1,14 @@
 //! The example `cluster`, started and ended in all ways.
 #![allow(clippy::unwrap_used)]
 
-#[path = "examples_cluster/proxy.rs"]
+mod browser;
 mod proxy;
 
-use test_support::example::{Example, binary, eventually, soon, until};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+use test_support::example::{Example, eventually, soon, until};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::time::sleep;
 
@@ -38,7 +38,7 @@ async fn complete(example: &Example, without: Option<&str>) -> Vec<String> {
 
 #[tokio::test]
 async fn cluster() {
-    let example = Example::start("cluster");
+    let example = Example::start(env!("CARGO_BIN_EXE_cluster"));
     let processes = complete(&example, None).await;
 
     // Every request may reach either instance, also requests for the operation.
@@ -130,7 +130,7 @@ fn pauses(log: &str, member: &str) -> Vec<f32> {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_member_that_does_not_start_is_retried_with_growing_pauses() {
-    let example = Example::start_with("cluster", &[("BACKEND", "sqlite")]);
+    let example = Example::start_with(env!("CARGO_BIN_EXE_cluster"), &[("BACKEND", "sqlite")]);
     let processes = complete(&example, None).await;
     let address = eventually("the address of web-2", async || {
         let output = example.output();
@@ -220,7 +220,7 @@ async fn a_cluster_leaves_nothing_behind() {
         let directory = tempfile::tempdir().unwrap();
         let name = directory.path().to_str().unwrap();
         let environment = [("TMPDIR", name), ("BACKEND", backend)];
-        let mut example = Example::start_with("cluster", &environment);
+        let mut example = Example::start_with(env!("CARGO_BIN_EXE_cluster"), &environment);
         assert_eq!(example.post("/burst?count=100", "").await.0, 200);
         // The supervisor, two processes for a server, two instances, two workers and the proxy.
         assert_eq!(processes_with(name).len(), processes);
@@ -239,7 +239,7 @@ async fn a_cluster_that_ends_while_a_member_starts_leaves_nothing_behind() {
     let directory = tempfile::tempdir().unwrap();
     let name = directory.path().to_str().unwrap();
     let environment = [("TMPDIR", name), ("BACKEND", "sqlite")];
-    let mut example = Example::start_with("cluster", &environment);
+    let mut example = Example::start_with(env!("CARGO_BIN_EXE_cluster"), &environment);
     let processes = complete(&example, None).await;
     let before = children(example.process.id());
     send("-KILL", &processes[1]);
@@ -298,7 +298,7 @@ async fn a_cluster_that_cannot_start_says_why_and_leaves_nothing_behind() {
         ),
     ] {
         let directory = tempfile::tempdir().unwrap();
-        let ended = tokio::process::Command::new(binary("cluster"))
+        let ended = tokio::process::Command::new(env!("CARGO_BIN_EXE_cluster"))
             .env("ADDR", "127.0.0.1:0")
             .env("TMPDIR", directory.path())
             .env(variable, value)

@@ -1,9 +1,9 @@
 //! The proxy of the example `cluster`, in front of instances that close connections.
 
-use test_support::example::{Example, soon};
 use futures_util::stream;
 use reqwest::{Body, Method, Response};
 use std::sync::{Arc, Mutex};
+use test_support::example::{Example, soon};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 

@@ -1,14 +1,13 @@
 //! Operations of real processes that share a file: the remains of a killed process, and the answers of the others.
 
-
 use bytes::Bytes;
-use test_support::example::{BOUND, Example, soon, until};
 use futures_util::future::join_all;
 use http::header::{DATE, ETAG, RETRY_AFTER};
 use http::{HeaderMap, Method};
 use serde_json::Value;
 use std::time::Duration;
 use tempfile::TempDir;
+use test_support::example::{BOUND, Example, soon, until};
 use tokio::time::sleep;
 
 /// Short, because tests wait for its end. Long enough for a busy machine to renew it.
@@ -36,7 +35,10 @@ impl Folder {
     fn start_with(&self, environment: &[(&str, &str)]) -> Process {
         let store = format!("sqlite:{}", self.0.path().join("operations.db").display());
         let environment = [&[("STORE", store.as_str())], environment].concat();
-        Process(Example::start_with("operations", &environment))
+        Process(Example::start_with(
+            env!("CARGO_BIN_EXE_operations"),
+            &environment,
+        ))
     }
 }
 

@@ -12,10 +12,10 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
 use tokio::time::sleep;
+use tower_promises::backend::{BackendError, BusEvent, BusStream};
 use tower_promises_nats::async_nats::jetstream::{self, stream::Info};
 use tower_promises_nats::async_nats::{self, Client, ConnectOptions};
 use tower_promises_nats::{NatsBackend, NatsBuilder};
-use tower_promises::backend::{BackendError, BusEvent, BusStream};
 
 pub use crate::eventually::{BOUND, PAUSE, eventually, line_after, soon, until};
 

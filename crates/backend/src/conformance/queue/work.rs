@@ -2,8 +2,8 @@ use super::{
     LATE, LEASE, LONG_LEASE, PATIENCE, QUIET, RIVALS, TOLERANCE, add_id, answer, envelope, fresh,
     is_quiet,
 };
-use crate::{BackendError, Delivery, Handler, Outcome, Queue, WorkOptions};
 use crate::kit::sync::lock;
+use crate::{BackendError, Delivery, Handler, Outcome, Queue, WorkOptions};
 use futures_util::FutureExt;
 use futures_util::future::{join_all, ready};
 use std::collections::{BTreeMap, BTreeSet};

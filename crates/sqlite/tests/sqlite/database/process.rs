@@ -2,7 +2,6 @@
 
 mod queue;
 
-use test_support::eventually::line_after;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use serde::de::DeserializeOwned;
@@ -13,14 +12,15 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
+use test_support::eventually::line_after;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tower_promises_signals::Signals;
-use tower_promises_sqlite::SqliteDatabase;
 use tower_promises_backend::{
     BackendError, BoxFuture, Bus, BusEvent, BusStream, Change, CompareAndSet, Entry, Revision,
     Store, WatchStream,
 };
+use tower_promises_signals::Signals;
+use tower_promises_sqlite::SqliteDatabase;
 
 /// The environment variable with the path of the database, for the other process.
 const DATABASE: &str = "TEST_DATABASE";

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tower_promises_sqlite::SqliteQueue;
 use tower_promises_backend::{
     BackendError, BoxFuture, Capabilities, Delivery, Enqueued, Envelope, Outcome, Priority, Queue,
     Receipt, Taken, WorkOptions,
 };
+use tower_promises_sqlite::SqliteQueue;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Request {
