@@ -1,5 +1,10 @@
 //! Pieces from which the packages of the family are built. They are not part of the public API: they may change in any
 //! version.
+#![allow(
+    clippy::missing_errors_doc,
+    clippy::must_use_candidate,
+    reason = "these items are hidden, and only packages of the family use them"
+)]
 
 pub mod backoff;
 pub mod claim;
