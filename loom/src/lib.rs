@@ -1,5 +1,5 @@
-//! Model-checks the wake-up code of tower-promises in every order of events:
-//! `LOOM_MAX_PREEMPTIONS=3 cargo test --release`.
+//! Model-checks the wake-up code of tower-promises in every order of events with at most three preemptions, or as many as
+//! `LOOM_MAX_PREEMPTIONS` says.
 #![cfg(test)]
 
 #[path = "../../src/promise/waiters.rs"]
@@ -27,6 +27,12 @@ use loom::thread;
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 use waiters::Waiters;
+
+fn model(test: impl Fn() + Send + Sync + 'static) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound.get_or_insert(3);
+    model.check(test);
+}
 
 struct Event {
     has_happened: AtomicBool,
@@ -66,7 +72,7 @@ impl Event {
 
 #[test]
 fn no_waiter_misses_the_event() {
-    loom::model(|| {
+    model(|| {
         let event = Event::new();
         let waiters = [(); 2].map(|()| {
             let event = Arc::clone(&event);
@@ -81,7 +87,7 @@ fn no_waiter_misses_the_event() {
 
 #[test]
 fn a_waiter_that_leaves_does_not_remove_another_waiter() {
-    loom::model(|| {
+    model(|| {
         let event = Event::new();
         let leaving = Arc::clone(&event);
         let leaving = thread::spawn(move || {
@@ -162,7 +168,7 @@ impl Work {
 
 #[test]
 fn a_waiter_takes_over_the_work_of_a_waiter_that_leaves() {
-    loom::model(|| {
+    model(|| {
         let work = Work::new();
         let leaving = Arc::clone(&work);
         let leaving = thread::spawn(move || {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 use tower_promises_backend::kit::claim::claim;
+use tower_promises_backend::kit::clock::LONGEST;
 use tower_promises_backend::{
     BackendError, Capabilities, Enqueued, Envelope, Outcome, Queue, Receipt, Taken, check_name,
 };
@@ -192,7 +193,7 @@ impl NatsQueue {
 fn again(after: Duration) -> AckKind {
     // A delay of zero would mean the consumer's own `ack_wait`.
     let at_once = after.is_zero().then_some(None);
-    AckKind::Nak(at_once.unwrap_or(Some(after.min(time::LONGEST))))
+    AckKind::Nak(at_once.unwrap_or(Some(after.min(LONGEST))))
 }
 
 impl Queue for NatsQueue {
@@ -221,7 +222,7 @@ impl Queue for NatsQueue {
     ) -> BoxFuture<'a, Result<Vec<Taken>, BackendError>> {
         Box::pin(async move {
             check_name(queue)?;
-            let lease = lease.min(time::LONGEST);
+            let lease = lease.min(LONGEST);
             loop {
                 let messages = self.deliveries.next(queue, limit).await?;
                 if messages.is_empty() {
@@ -240,7 +241,7 @@ impl Queue for NatsQueue {
         receipt: &'a Receipt,
         lease: Duration,
     ) -> BoxFuture<'a, Result<bool, BackendError>> {
-        let lease = lease.min(time::LONGEST);
+        let lease = lease.min(LONGEST);
         Box::pin(self.change(receipt, State::Leased, lease, again(lease)))
     }
 

@@ -206,15 +206,15 @@ fn code(error: &(dyn Error + 'static)) -> Option<ErrorCode> {
     if let Some(error) = error.downcast_ref::<jetstream::Error>() {
         return Some(error.error_code());
     }
-    if let Some(error) = error.downcast_ref::<RawMessageError>() {
-        if let LastRawMessageErrorKind::JetStream(error) = error.kind() {
-            return Some(error.error_code());
-        }
+    if let Some(error) = error.downcast_ref::<RawMessageError>()
+        && let LastRawMessageErrorKind::JetStream(error) = error.kind()
+    {
+        return Some(error.error_code());
     }
-    if let Some(error) = error.downcast_ref::<ConsumerError>() {
-        if let ConsumerErrorKind::JetStream(error) = error.kind() {
-            return Some(error.error_code());
-        }
+    if let Some(error) = error.downcast_ref::<ConsumerError>()
+        && let ConsumerErrorKind::JetStream(error) = error.kind()
+    {
+        return Some(error.error_code());
     }
     None
 }

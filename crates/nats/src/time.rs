@@ -4,10 +4,7 @@ use async_nats::HeaderMap;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-/// The longest duration that is sent to the server. A message that is delivered before its time is delayed again.
-pub(super) const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-
-/// A duration for headers and records, rounded up so that it is never too short.
+/// A time in headers and records: in milliseconds, rounded up, so that it is never too short.
 pub(super) fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }

@@ -2,7 +2,6 @@
 
 use super::prefer::split;
 use super::record::digest;
-use super::records::{Records, decode, encode};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST, HeaderName};
 use http::uri::{Authority, PathAndQuery};
@@ -10,6 +9,8 @@ use http::{HeaderValue, request};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tower_promises_backend::BackendError;
+use tower_promises_backend::kit::deadline::TimedBackend;
+use tower_promises_backend::kit::documents::encode;
 
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -75,21 +76,23 @@ impl Claim {
     }
 }
 
-/// Frees the key of an operation, unless another operation has taken it.
-pub(super) async fn release(records: &Records, name: &str, id: &str) -> Result<(), BackendError> {
-    let Some(entry) = records.get(name).await? else {
-        return Ok(());
-    };
-    let claimed: Claimed = decode(&entry.value)?;
-    if claimed.id == id {
-        // The store has no conditional delete, so the key gets an operation that does not exist.
+/// Frees the key of an operation, unless another operation has it by now.
+pub(super) async fn release(
+    backend: &TimedBackend,
+    name: &str,
+    id: &str,
+) -> Result<(), BackendError> {
+    let claimed: Option<(Claimed, _)> = backend.read_revision(name).await?;
+    if let Some((_, revision)) = claimed.filter(|(claimed, _)| claimed.id == id) {
+        // The store deletes unconditionally only, so the key gets an operation that does not exist.
         let free = Claimed {
             fingerprint: String::new(),
             id: String::new(),
         };
         let moment = Duration::from_secs(1);
-        let set = records.set(name, Some(entry.revision), encode(&free)?, moment);
-        let _ = set.await?;
+        backend
+            .set(name, Some(revision), encode(&free)?, moment)
+            .await?;
     }
     Ok(())
 }

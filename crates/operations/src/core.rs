@@ -7,7 +7,7 @@ use super::mount::Mount;
 use super::observe;
 use super::progress::Report;
 use super::record::{Failure, Key, Record, digest, random};
-use super::records::{Changed, Records, Tombstone, decode};
+use super::records::{Changed, Records, Tombstone};
 use super::runner::RECORD_BYTES;
 use super::settings::Settings;
 use super::status::{Links, Status};
@@ -18,9 +18,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tower_promises_backend::kit::deadline::TimedBackend;
+use tower_promises_backend::kit::drain::{Drain, Running};
 use tower_promises_backend::kit::sync::lock;
+use tower_promises_backend::kit::topics::Listening;
 use tower_promises_backend::{Backend, BackendError};
 
 /// How long a cancelling request waits until the work has been dropped. Work is only dropped later if it blocks its
@@ -30,40 +32,15 @@ pub(super) const DROP_PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct Core {
     pub(super) settings: Settings,
     pub(super) records: Records,
-    pub(super) hub: Arc<Hub>,
+    pub(super) hub: Hub,
     pub(super) limits: Arc<Limits>,
     pub(super) mount: Mount,
     /// The operations that this process runs. The channel of an operation closes when its work has been dropped.
     running: Mutex<HashMap<Key, watch::Receiver<()>>>,
-    /// The number of running operations.
-    pub(super) running_count: watch::Sender<usize>,
-    pub(super) phase: watch::Sender<Phase>,
-    /// The operations that clients of this process are cancelling, with the number of cancelling requests.
+    pub(super) drain: Arc<Drain>,
+    /// The operations that clients of this process are cancelling, and how many do.
     cancelling: Mutex<HashMap<Key, usize>>,
-    listener: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// The phase of the shutdown of the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Phase {
-    Serving,
-    /// No request becomes an operation any more.
-    Draining,
-    /// Running operations are given up.
-    GivingUp,
-}
-
-impl Phase {
-    /// Resolves when running operations must be given up. Cancel safe.
-    pub(super) async fn given_up(phase: &mut watch::Receiver<Self>) {
-        let given_up = phase.wait_for(|phase| *phase == Self::GivingUp);
-        // Drops the guard, which must not be held across an await.
-        let has_nobody = given_up.await.map(drop).is_err();
-        if has_nobody {
-            // The sender is gone, so the phase cannot change any more.
-            std::future::pending::<()>().await;
-        }
-    }
+    listening: Listening,
 }
 
 /// The origin of a request: its principal and its time.
@@ -88,7 +65,8 @@ pub(super) enum Found {
 pub(super) struct Registration {
     pub(super) core: Arc<Core>,
     pub(super) key: Key,
-    /// Closes the channel in `Core::running` on drop.
+    _running: Running,
+    /// Closes when this is dropped.
     _dropped: watch::Sender<()>,
 }
 
@@ -124,38 +102,27 @@ impl Core {
         let limits = Limits::new(total, per_principal);
         Arc::new(Self {
             records: Records {
-                backend,
-                timeout: settings.backend_timeout,
+                backend: TimedBackend::new(backend, settings.backend_timeout),
                 retention: settings.retention,
                 lease: settings.lease,
                 absences: Arc::default(),
             },
             settings,
-            hub: Arc::default(),
+            hub: Hub::default(),
             limits: Arc::new(limits),
             mount: Mount::default(),
             running: Mutex::default(),
-            running_count: watch::Sender::new(0),
-            phase: watch::Sender::new(Phase::Serving),
+            drain: Arc::default(),
             cancelling: Mutex::default(),
-            listener: Mutex::new(None),
+            listening: Listening::default(),
         })
     }
 
     /// Starts to listen to the bus, unless the listener runs already. Needs a runtime.
     pub(super) fn listen(&self) {
-        let mut listener = lock(&self.listener);
-        if listener.as_ref().is_none_or(JoinHandle::is_finished) {
-            let (hub, backend) = (self.hub.clone(), self.records.backend.clone());
-            let listening = hub.listen(backend, self.settings.backend_timeout, self.limits.clone());
-            *listener = Handle::try_current()
-                .ok()
-                .map(|runtime| runtime.spawn(listening));
-        }
-    }
-
-    pub(super) fn is_draining(&self) -> bool {
-        *self.phase.borrow() >= Phase::Draining
+        let (hub, backend, limits) = (&self.hub, &self.records.backend, &self.limits);
+        let listen = || hub.clone().listen(backend.clone(), limits.clone());
+        let _ = self.listening.start(listen);
     }
 
     pub(super) fn links(&self, id: &str) -> Links {
@@ -199,7 +166,7 @@ impl Core {
     pub(super) async fn discard(&self, record: &Record) {
         let key = Key::of(&record.id);
         for key_in_store in [key.record(), key.tombstone(), key.lease()] {
-            if let Err(error) = self.records.delete(&key_in_store).await {
+            if let Err(error) = self.records.backend.delete(&key_in_store).await {
                 observe::backend_failed(&key, &error);
             }
         }
@@ -232,12 +199,9 @@ impl Core {
                 Found::Unknown
             });
         }
-        let tombstone = self.records.get(&key.tombstone()).await?;
-        let Some(tombstone) = tombstone else {
-            return Ok(Found::Unknown);
-        };
-        let tombstone: Tombstone = decode(&tombstone.value)?;
-        Ok(if may_see(tombstone.principal.as_deref()) {
+        let tombstone = self.records.backend.read(&key.tombstone()).await?;
+        let may_see = |tombstone: Tombstone| may_see(tombstone.principal.as_deref());
+        Ok(if tombstone.is_some_and(may_see) {
             Found::Gone
         } else {
             Found::Unknown
@@ -299,9 +263,9 @@ impl Core {
     }
 
     async fn remove_now(&self, key: &Key, record: &Record) -> Result<bool, BackendError> {
-        // Deletes the tombstone first: a tombstone without a record means that the operation has expired.
-        self.records.delete(&key.tombstone()).await?;
-        let removed = self.records.delete(&key.record()).await?;
+        // The tombstone first: without the record it says that the operation has expired.
+        self.records.backend.delete(&key.tombstone()).await?;
+        let removed = self.records.backend.delete(&key.record()).await?;
         if removed {
             self.limits.forget(key);
             self.announce(key, REMOVED).await;
@@ -312,7 +276,7 @@ impl Core {
                 deleted.unwrap_or_else(log);
             }
             if let Some(claim) = &record.claim {
-                let released = claim::release(&self.records, claim, &record.id).await;
+                let released = claim::release(&self.records.backend, claim, &record.id).await;
                 released.unwrap_or_else(log);
             }
         }
@@ -346,23 +310,21 @@ impl Core {
 
     /// Announces a change of an operation in all processes. A lost message only delays others.
     pub(super) async fn announce(&self, key: &Key, message: &'static [u8]) {
-        self.hub.tell(key, message);
-        let payload = Bytes::from_static(message);
         let topic = key.topic();
-        let published = self.records.backend.bus().publish(&topic, payload);
-        if let Err(error) = self.records.in_time(published).await {
+        self.hub.tell(&topic, message);
+        let payload = Bytes::from_static(message);
+        if let Err(error) = self.records.backend.publish(&topic, payload).await {
             observe::backend_failed(key, &error);
         }
     }
 
     pub(super) fn register(self: &Arc<Self>, key: &Key) -> Registration {
         let (sender, receiver) = watch::channel(());
-        let mut running = lock(&self.running);
-        running.insert(key.clone(), receiver);
-        self.running_count.send_replace(running.len());
+        lock(&self.running).insert(key.clone(), receiver);
         Registration {
             core: self.clone(),
             key: key.clone(),
+            _running: self.drain.enter(),
             _dropped: sender,
         }
     }
@@ -370,16 +332,6 @@ impl Core {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        let mut running = lock(&self.core.running);
-        running.remove(&self.key);
-        self.core.running_count.send_replace(running.len());
-    }
-}
-
-impl Drop for Core {
-    fn drop(&mut self) {
-        if let Some(listener) = lock(&self.listener).take() {
-            listener.abort();
-        }
+        lock(&self.core.running).remove(&self.key);
     }
 }

@@ -1,8 +1,7 @@
 //! The event stream of an operation.
 
 use super::body::OperationBody;
-use super::core::{Core, Phase};
-use super::hub::Subscription;
+use super::core::Core;
 use super::observe;
 use super::record::{Key, Record};
 use super::reply::{Reply, no_store};
@@ -13,8 +12,8 @@ use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, Method, Response, StatusCode, request};
 use std::sync::Arc;
 use tokio::select;
-use tokio::sync::watch;
 use tokio::time::sleep;
+use tower_promises_backend::kit::topics::Subscription;
 
 const INCREMENTAL: HeaderName = HeaderName::from_static("incremental");
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -45,9 +44,8 @@ pub(super) fn answer<R>(
         Bytes::new().into()
     } else {
         let events = Events {
-            // Subscribes before the state is read, so that no later change is missed.
-            news: core.hub.subscribe(&key),
-            phase: core.phase.subscribe(),
+            // Before the state is read: what changes after that is told.
+            news: core.hub.changes(&key),
             core: core.clone(),
             key,
             last,
@@ -74,7 +72,6 @@ struct Events {
     core: Arc<Core>,
     key: Key,
     news: Subscription,
-    phase: watch::Receiver<Phase>,
     /// The version that the client has seen.
     last: Option<u64>,
     is_first: bool,
@@ -105,13 +102,13 @@ impl Events {
             }
             let settings = &self.core.settings;
             select! {
-                () = self.news.changed() => {}
+                () = self.news.notified() => {}
                 // The end of a lease is not announced.
                 () = sleep(settings.heartbeat.min(settings.lease)) => {
                     return Some(Bytes::from_static(b":\n\n"));
                 }
-                // A client that reconnects reaches another process.
-                () = Phase::given_up(&mut self.phase) => return None,
+                // A client that connects again reaches another process.
+                () = self.core.drain.given_up() => return None,
             }
         }
     }

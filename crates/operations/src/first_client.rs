@@ -163,7 +163,7 @@ where
 
     async fn release(&self, keyed: &Keyed<E>) {
         let (core, key) = (&self.core, &self.key);
-        let release = || claim::release(&core.records, &keyed.name, &keyed.record.id);
+        let release = || claim::release(&core.records.backend, &keyed.name, &keyed.record.id);
         let _ = repeat(key, release).await;
     }
 }

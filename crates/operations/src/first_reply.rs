@@ -58,11 +58,11 @@ where
     let has_key = core.settings.idempotency_keys
         && escalate != Escalate::Never
         && parts.headers.contains_key(IDEMPOTENCY_KEY);
-    if has_key && core.is_draining() {
-        // Another instance can ensure that the request runs once.
+    if has_key && core.drain.is_draining() {
+        // Another instance can see to it that it runs once.
         return Ok(idempotency::draining(&core, &parts.headers));
     }
-    if !(can_escalate || has_key) || core.is_draining() {
+    if !(can_escalate || has_key) || core.drain.is_draining() {
         let body = OperationRequestBody::streaming(body);
         let response = on_connection(service, parts, body).await?;
         return Ok(published(response, varies));
@@ -243,7 +243,7 @@ where
         }
         () = sleep(asked.patience) => {}
     }
-    if core.is_draining() {
+    if core.drain.is_draining() {
         return Ok(published(unwrapped(call.await).await?, true));
     }
     let report = call.progress().latest();
@@ -262,7 +262,7 @@ where
     };
     // Registers before the check for draining, so that `drain` waits for this operation.
     let registration = core.register(&key);
-    if core.is_draining() {
+    if core.drain.is_draining() {
         drop(registration);
         return Ok(published(unwrapped(call.await).await?, true));
     }

@@ -5,12 +5,11 @@ use super::claim::{Claim, Claimed};
 use super::core::{Core, Requester};
 use super::first_client::{Keyed, Told};
 use super::first_reply::Asked;
-use super::hub::Subscription;
 use super::limits::{Admission, Refusal};
 use super::observe;
 use super::progress::Report;
 use super::record::{Key, Record};
-use super::records::{Changed, decode, encode};
+use super::records::Changed;
 use super::reply::{Reply, varying};
 use super::result::Outcome;
 use super::runner::{Runner, repeat};
@@ -27,7 +26,9 @@ use tokio::select;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tower_promises_backend::BoxError;
-use tower_promises_backend::{BackendError, CompareAndSet, Revision};
+use tower_promises_backend::kit::documents::encode;
+use tower_promises_backend::kit::topics::Subscription;
+use tower_promises_backend::{BackendError, Revision};
 
 /// The reply for a malformed key.
 pub(super) fn malformed<R>(core: &Core, headers: &HeaderMap) -> Reply<R> {
@@ -163,9 +164,9 @@ async fn end(core: &Core, key: &Key, news: &mut Subscription, patience: Duration
     let end = async {
         loop {
             select! {
-                // The news says only that the operation may have ended.
-                () = news.ended() => {}
-                // The message, or the process that runs the operation, may be lost.
+                // It is only said that it may have ended.
+                () = news.notified() => {}
+                // In case the message is lost, or the process that works on it.
                 () = sleep(settings.heartbeat.min(settings.lease)) => {}
             }
             match core.load(key).await {
@@ -183,7 +184,7 @@ async fn land(core: &Core, key: &Key) -> Result<Option<Record>, BackendError> {
     let changed = core.records.change(key, |record| {
         !record.status.is_terminal() && std::mem::take(&mut record.in_flight)
     });
-    changed.await.map(Changed::record)
+    changed.await.map(Changed::value)
 }
 
 /// Records that a client gets the id. Returns the record.
@@ -196,7 +197,7 @@ async fn tell(core: &Core, key: &Key) -> Result<Option<Record>, BackendError> {
         record.told = true;
         true
     });
-    changed.await.map(Changed::record)
+    changed.await.map(Changed::value)
 }
 
 /// A client that waits for the first reply. If it disconnects before that, it can repeat the request to get the
@@ -254,11 +255,12 @@ where
 {
     loop {
         let mut expected: Option<Revision> = None;
-        if let Some(entry) = core.records.get(&claim.name).await? {
-            let claimed: Claimed = decode(&entry.value)?;
+        let backend = &core.records.backend;
+        let found: Option<(Claimed, _)> = backend.read_revision(&claim.name).await?;
+        if let Some((claimed, revision)) = found {
             let key = Key::of(&claimed.id);
-            // Subscribes before the record is loaded, so that no end is missed.
-            let news = core.hub.subscribe(&key);
+            // Before it is known whether it has ended, so that its end is heard.
+            let news = core.hub.ends(&key);
             if let Some(record) = core.load(&key).await? {
                 return Ok(if claimed.fingerprint == claim.fingerprint {
                     Taken::Again(key, record.into(), news, admission)
@@ -266,8 +268,8 @@ where
                     Taken::ByOther
                 });
             }
-            // The operation is gone, so the key is free.
-            expected = Some(entry.revision);
+            // The operation is gone, and the key free.
+            expected = Some(revision);
         }
         if let Err(refusal) = admission.check_room() {
             return Ok(Taken::Refused(refusal));
@@ -284,19 +286,16 @@ where
         };
         let longest = core.settings.longest();
         let value = encode(&claimed)?;
-        let set = core
-            .records
-            .set(&claim.name, expected, value, longest)
-            .await;
-        if let Ok(CompareAndSet::Set(_)) = set {
-            // Registers before the check for draining, so that `drain` waits for this operation.
+        let set = backend.set(&claim.name, expected, value, longest).await;
+        if let Ok(true) = set {
+            // Before it is asked whether the process drains, so that who drains waits for it.
             let registration = core.register(&key);
-            if core.is_draining() {
-                // Draining began while the body was read or the store was called.
+            if core.drain.is_draining() {
+                // It has begun to while the body was read or the store was asked.
                 core.discard(&record).await;
                 return Ok(Taken::Draining);
             }
-            let news = core.hub.subscribe(&key);
+            let news = core.hub.ends(&key);
             let work = Work::Calling(start());
             let (sender, told) = oneshot::channel();
             let keyed = Keyed {

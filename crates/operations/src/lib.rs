@@ -242,7 +242,7 @@ pub use future::OperationFuture;
 pub use layer::OperationLayer;
 pub use mount::{OperationRoutes, UnreachableMount};
 pub use operations::{Operation, Operations};
-pub use progress::{MAX_MESSAGE_BYTES, Progress};
+pub use progress::Progress;
 pub use service::OperationService;
 pub use settings::{
     DEFAULT_BACKEND_TIMEOUT, DEFAULT_HEARTBEAT, DEFAULT_LEASE, DEFAULT_LIFETIME,
@@ -252,6 +252,7 @@ pub use settings::{
     OnDisconnect,
 };
 pub use status::Status;
+pub use tower_promises_backend::kit::progress::MAX_MESSAGE_BYTES;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

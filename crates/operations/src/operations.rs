@@ -1,4 +1,4 @@
-use super::core::{Core, Phase};
+use super::core::Core;
 use super::mount::UnreachableMount;
 use super::observe;
 use super::record::{Key, Record};
@@ -8,7 +8,6 @@ use http::Request;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::time::timeout;
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::clock;
 use tower_service::Service;
@@ -150,7 +149,7 @@ impl Operations {
     /// counted.
     #[must_use]
     pub fn running(&self) -> usize {
-        *self.core.running_count.borrow()
+        self.core.drain.running()
     }
 
     /// Prepares the end of this process: waits until its operations have ended, at most for `deadline`, and gives up
@@ -161,23 +160,11 @@ impl Operations {
     /// Event streams end, so that clients connect to another instance. Call this method before the server shuts down,
     /// so that clients can continue to poll in the meantime.
     ///
-    /// Cancel safety: if the future is dropped before it resolves, no operation is given up, and no request becomes an
-    /// operation.
-    pub async fn drain(&self, deadline: Duration) -> usize {
-        let raise = |to: Phase| {
-            self.core.phase.send_if_modified(|phase| {
-                let raised = (*phase).max(to);
-                std::mem::replace(phase, raised) != raised
-            });
-        };
-        raise(Phase::Draining);
-        let mut running = self.core.running_count.subscribe();
-        let none = timeout(deadline, running.wait_for(|running| *running == 0));
-        let _ = none.await;
-        let given_up = self.running();
-        raise(Phase::GivingUp);
-        // Resolves when the ends are stored, or the store does not answer.
-        let _ = running.wait_for(|running| *running == 0).await;
+    /// Cancel safety: dropped before it resolves, nothing is given up, and nothing becomes an operation.
+    pub async fn drain(&self, limit: Duration) -> usize {
+        let given_up = self.core.drain.drain(limit).await;
+        // It ends when the store has been told, or does not answer.
+        self.core.drain.ended().await;
         given_up
     }
 }

@@ -3,9 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 use tower_promises_backend::kit::clock::now;
-
-/// The largest number of bytes of a progress message. A longer message is cut.
-pub const MAX_MESSAGE_BYTES: usize = 1024;
+use tower_promises_backend::kit::progress;
 
 tokio::task_local! {
     static CURRENT: Progress;
@@ -55,8 +53,7 @@ struct Shared {
 pub(super) struct Report {
     /// When the inner service was called, in milliseconds since the epoch.
     pub(super) started: Option<u64>,
-    pub(super) percent: Option<f64>,
-    pub(super) message: Option<Arc<str>>,
+    pub(super) progress: progress::Report,
 }
 
 impl Report {
@@ -67,7 +64,7 @@ impl Report {
 
     /// Whether the work has reported progress or a message.
     pub(super) fn has_progress(&self) -> bool {
-        self.percent.is_some() || self.message.is_some()
+        self.progress != progress::Report::default()
     }
 }
 
@@ -111,29 +108,18 @@ impl Progress {
     /// runs again after a report, so call this method before effects that must not happen twice.
     pub fn set(&self, percent: impl Into<f64>) {
         let percent = percent.into();
-        if percent.is_nan() {
-            return;
+        if !percent.is_nan() {
+            self.begin();
+            self.report(|report| report.progress.set_percent(percent));
         }
-        // Adding zero turns a negative zero into a positive zero.
-        let percent = Some(percent.clamp(0.0, 100.0) + 0.0);
-        self.begin();
-        self.report(|report| std::mem::replace(&mut report.percent, percent) != percent);
     }
 
-    /// Reports a message for the client, cut at [`MAX_MESSAGE_BYTES`]. It is shown as plain text, in which markup has
-    /// no effect.
+    /// Says in words what is being done, for the client to read. At most [`MAX_MESSAGE_BYTES`](super::MAX_MESSAGE_BYTES). It is shown as text:
+    /// markup in it means nothing.
     pub fn message(&self, text: impl Into<String>) {
-        let mut text = text.into();
-        let end = (0..=MAX_MESSAGE_BYTES.min(text.len())).rev();
-        let end = end.into_iter().find(|end| text.is_char_boundary(*end));
-        text.truncate(end.unwrap_or_default());
-        let message = Some(Arc::<str>::from(text));
+        let text = text.into();
         self.begin();
-        self.report(|report| {
-            let changed = report.message != message;
-            report.message = message;
-            changed
-        });
+        self.report(|report| report.progress.set_message(text));
     }
 
     /// Whether the work is cancelled: the operation was cancelled, its lifetime has ended, the server shuts down, or
@@ -194,8 +180,8 @@ impl fmt::Debug for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let report = self.latest();
         f.debug_struct("Progress")
-            .field("percent", &report.percent)
-            .field("message", &report.message)
+            .field("percent", &report.progress.percent)
+            .field("message", &report.progress.message)
             .field("is_cancelled", &self.is_cancelled())
             .finish()
     }

@@ -112,8 +112,8 @@ impl Record {
         }
         // The clock may have been set back since the creation.
         self.started = report.started.map(|started| started.max(self.created));
-        self.progress = report.percent;
-        self.message = report.message.as_deref().map(str::to_owned);
+        self.progress = report.progress.percent;
+        self.message.clone_from(&report.progress.message);
         *self != before
     }
 

@@ -4,13 +4,12 @@ use super::absence::Absences;
 use super::record::{Failure, Key, Record};
 use super::status::Status;
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
-use tower_promises_backend::kit::deadline;
-use tower_promises_backend::kit::json;
-use tower_promises_backend::{Backend, BackendError, CompareAndSet, Entry, Revision};
+use tower_promises_backend::kit::deadline::TimedBackend;
+use tower_promises_backend::kit::documents::{self, Update, encode};
+use tower_promises_backend::{BackendError, Revision};
 
 /// The largest number of listed operations of a principal.
 pub(super) const MAX_LISTED: usize = 256;
@@ -22,34 +21,15 @@ const MAX_KEPT: usize = 2 * MAX_LISTED;
 /// The store, with a timeout on each call.
 #[derive(Clone, Debug)]
 pub(super) struct Records {
-    pub(super) backend: Backend,
-    pub(super) timeout: Duration,
-    /// How long a record is stored after the end of its operation.
+    pub(super) backend: TimedBackend,
+    /// How long a record is kept after its end.
     pub(super) retention: Duration,
     pub(super) lease: Duration,
     /// Expired leases of other processes.
     pub(super) absences: Arc<Absences>,
 }
 
-/// The outcome of a change.
-#[derive(Debug)]
-pub(super) enum Changed {
-    /// The change was stored.
-    Yes(Record),
-    /// The change did not apply to this record.
-    No(Record),
-    /// There is no such operation.
-    Gone,
-}
-
-impl Changed {
-    pub(super) fn record(self) -> Option<Record> {
-        match self {
-            Self::Yes(record) | Self::No(record) => Some(record),
-            Self::Gone => None,
-        }
-    }
-}
+pub(super) type Changed = documents::Changed<Record>;
 
 /// The record of an expired operation.
 #[derive(Serialize, Deserialize)]
@@ -58,46 +38,10 @@ pub(super) struct Tombstone {
 }
 
 impl Records {
-    pub(super) async fn in_time<T>(
-        &self,
-        answer: impl Future<Output = Result<T, BackendError>>,
-    ) -> Result<T, BackendError> {
-        deadline::in_time(self.timeout, answer).await
-    }
-
-    pub(super) async fn get(&self, key: &str) -> Result<Option<Entry>, BackendError> {
-        self.in_time(self.backend.store().get(key)).await
-    }
-
-    pub(super) async fn put(
-        &self,
-        key: &str,
-        value: Bytes,
-        time_to_live: Duration,
-    ) -> Result<(), BackendError> {
-        let put = self.backend.store().put(key, value, Some(time_to_live));
-        self.in_time(put).await.map(drop)
-    }
-
-    pub(super) async fn delete(&self, key: &str) -> Result<bool, BackendError> {
-        self.in_time(self.backend.store().delete(key)).await
-    }
-
-    pub(super) async fn set(
-        &self,
-        key: &str,
-        expected: Option<Revision>,
-        value: Bytes,
-        time_to_live: Duration,
-    ) -> Result<CompareAndSet, BackendError> {
-        let store = self.backend.store();
-        let set = store.compare_and_set(key, expected, value, Some(time_to_live));
-        self.in_time(set).await
-    }
-
     /// Takes the lease of an operation, or renews it.
     pub(super) async fn renew_lease(&self, key: &Key) -> Result<(), BackendError> {
-        self.put(&key.lease(), Bytes::new(), self.lease).await
+        let key = key.lease();
+        self.backend.put(&key, Bytes::new(), self.lease).await
     }
 
     /// Stores a new operation, for all instances.
@@ -105,12 +49,11 @@ impl Records {
         self.bury(key, record).await?;
         // The lease is stored first, because a record without a lease is lost.
         self.renew_lease(key).await?;
-        let (name, value) = (key.record(), encode(record)?);
-        let set = self.set(&name, None, value, record.time_to_live());
-        match set.await? {
-            CompareAndSet::Set(_) => Ok(()),
-            // 128 random bits do not repeat.
-            CompareAndSet::Conflict => Err(BackendError::unavailable("the id is taken")),
+        let (name, time_to_live) = (key.record(), record.time_to_live());
+        match self.backend.create(&name, record, time_to_live).await? {
+            true => Ok(()),
+            // 128 random bits do not come twice.
+            false => Err(BackendError::unavailable("the id is taken")),
         }
     }
 
@@ -120,17 +63,14 @@ impl Records {
             principal: record.principal.clone(),
         };
         let time_to_live = record.time_to_live().saturating_add(self.retention);
-        self.put(&key.tombstone(), encode(&tombstone)?, time_to_live)
-            .await
+        let (key, value) = (key.tombstone(), encode(&tombstone)?);
+        self.backend.put(&key, value, time_to_live).await
     }
 
     /// Returns the stored record, unless the operation is forgotten.
     pub(super) async fn find(&self, key: &Key) -> Result<Option<(Record, Revision)>, BackendError> {
-        let Some(entry) = self.get(&key.record()).await? else {
-            return Ok(None);
-        };
-        let record: Record = decode(&entry.value)?;
-        Ok((!record.forgotten).then_some((record, entry.revision)))
+        let found: Option<(Record, _)> = self.backend.read_revision(&key.record()).await?;
+        Ok(found.filter(|(record, _)| !record.forgotten))
     }
 
     /// Returns the record. Ends the operation as lost if no instance renews its lease any more.
@@ -147,8 +87,8 @@ impl Records {
             self.absences.forget(key);
             return Ok(None);
         };
-        if record.status.is_terminal() || is_running_here || self.get(&key.lease()).await?.is_some()
-        {
+        let has_ended = record.status.is_terminal();
+        if has_ended || is_running_here || self.backend.get(&key.lease()).await?.is_some() {
             self.absences.forget(key);
             return Ok(Some(record));
         }
@@ -165,7 +105,7 @@ impl Records {
             record.end(Status::Failed, Some(lost), self.retention);
             true
         });
-        let record = changed.await?.record();
+        let record = changed.await?.value();
         self.absences.forget(key);
         Ok(record)
     }
@@ -181,9 +121,8 @@ impl Records {
         loop {
             let Some((mut record, revision)) = self.find(key).await? else {
                 if has_buried {
-                    // Another process has ended and removed the operation meanwhile. A removed operation must be
-                    // unknown, so it must not have a tombstone.
-                    self.delete(&key.tombstone()).await?;
+                    // Somebody has ended and removed it meanwhile, and what that leaves is to be unknown.
+                    self.backend.delete(&key.tombstone()).await?;
                 }
                 return Ok(Changed::Gone);
             };
@@ -199,12 +138,12 @@ impl Records {
                 let _ = self.bury(key, &record).await;
                 has_buried = true;
             }
-            let set = self.set(&name, Some(revision), value, record.time_to_live());
-            // A conflict means that another process has made progress, so the loop ends.
-            if let CompareAndSet::Conflict = set.await? {
-                continue;
+            let time_to_live = record.time_to_live();
+            let set = self.backend.set(&name, Some(revision), value, time_to_live);
+            // A conflict says that somebody else has made progress, so this ends.
+            if set.await? {
+                return Ok(Changed::Yes(record));
             }
-            return Ok(Changed::Yes(record));
         }
     }
 
@@ -241,43 +180,28 @@ impl Records {
 
     /// Returns the ids of a principal's operations, oldest first. The operations may no longer exist.
     pub(super) async fn list(&self, principal: &str) -> Result<Vec<String>, BackendError> {
-        let entry = self.get(&list_key(principal)).await?;
-        entry.map_or_else(|| Ok(Vec::new()), |entry| decode(&entry.value))
+        let ids = self.backend.read(&list_key(principal)).await?;
+        Ok(ids.unwrap_or_default())
     }
 
-    /// Changes the list and retries after conflicts, until the change is stored or `change` returns `false`.
+    /// Changes the list, unless `change` says that there is nothing to change.
     async fn list_change(
         &self,
         principal: &str,
         time_to_live: Duration,
         mut change: impl FnMut(&mut Vec<String>) -> bool,
     ) -> Result<(), BackendError> {
-        let key = list_key(principal);
-        loop {
-            let entry = self.get(&key).await?;
-            let revision = entry.as_ref().map(|entry| entry.revision);
-            let ids = entry.map(|entry| decode(&entry.value)).transpose()?;
-            let mut ids: Vec<String> = ids.unwrap_or_default();
-            if !change(&mut ids) {
-                return Ok(());
+        let update = |found: Option<Vec<String>>| {
+            let mut ids = found.unwrap_or_default();
+            match change(&mut ids) {
+                true => Update::Set(ids, time_to_live, ()),
+                false => Update::Keep(()),
             }
-            let set = self.set(&key, revision, encode(&ids)?, time_to_live);
-            if let CompareAndSet::Set(_) = set.await? {
-                return Ok(());
-            }
-        }
+        };
+        self.backend.change(&list_key(principal), update).await
     }
 }
 
 fn list_key(principal: &str) -> String {
     format!("operation/principal/{principal}")
-}
-
-pub(super) fn encode(value: &impl Serialize) -> Result<Bytes, BackendError> {
-    let value = json::to_vec(value).map_err(BackendError::unavailable)?;
-    Ok(value.into())
-}
-
-pub(super) fn decode<T: DeserializeOwned>(value: &Bytes) -> Result<T, BackendError> {
-    serde_json::from_slice(value).map_err(BackendError::unreadable)
 }

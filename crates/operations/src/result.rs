@@ -1,13 +1,14 @@
 //! The stored result of an operation: a head, and a body in chunks.
 
 use super::record::{Key, Stored};
-use super::records::{Records, decode, encode};
+use super::records::Records;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tower_promises_backend::BackendError;
+use tower_promises_backend::kit::documents::encode;
 
 /// The chunk size, which every store accepts as one value.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -120,12 +121,14 @@ impl Records {
         outcome: &Outcome,
         time_to_live: Duration,
     ) -> Result<(), BackendError> {
+        let backend = &self.backend;
         let head = encode(&outcome.head())?;
-        self.put(&key.head(), head, time_to_live).await?;
+        backend.put(&key.head(), head, time_to_live).await?;
         let mut rest = outcome.body.clone();
         for number in 0..outcome.stored().chunks {
             let chunk = rest.split_to(rest.len().min(CHUNK_BYTES));
-            self.put(&key.chunk(number), chunk, time_to_live).await?;
+            let key = key.chunk(number);
+            backend.put(&key, chunk, time_to_live).await?;
         }
         Ok(())
     }
@@ -136,21 +139,20 @@ impl Records {
         key: &Key,
         stored: Stored,
     ) -> Result<Option<Outcome>, BackendError> {
-        let Some(head) = self.get(&key.head()).await? else {
+        let Some(head) = self.backend.read::<Head>(&key.head()).await? else {
             return Ok(None);
         };
-        let head: Head = decode(&head.value)?;
         let unreadable = || BackendError::unreadable("it is no head of a response");
         let mut body = Bytes::new();
         if stored.chunks == 1 {
-            let Some(chunk) = self.get(&key.chunk(0)).await? else {
+            let Some(chunk) = self.backend.get(&key.chunk(0)).await? else {
                 return Ok(None);
             };
             body = chunk.value;
         } else if stored.chunks > 1 {
             let mut whole = BytesMut::with_capacity(stored.bytes);
             for number in 0..stored.chunks {
-                let Some(chunk) = self.get(&key.chunk(number)).await? else {
+                let Some(chunk) = self.backend.get(&key.chunk(number)).await? else {
                     return Ok(None);
                 };
                 whole.extend_from_slice(&chunk.value);
@@ -165,9 +167,9 @@ impl Records {
         key: &Key,
         stored: Stored,
     ) -> Result<(), BackendError> {
-        self.delete(&key.head()).await?;
+        self.backend.delete(&key.head()).await?;
         for number in 0..stored.chunks {
-            self.delete(&key.chunk(number)).await?;
+            self.backend.delete(&key.chunk(number)).await?;
         }
         Ok(())
     }

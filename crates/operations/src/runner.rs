@@ -1,8 +1,8 @@
 //! The task that runs an operation to its end.
 
-use super::core::{Core, DROP_PATIENCE, Phase, Registration};
+use super::core::{Core, DROP_PATIENCE, Registration};
 use super::first_client::{Keyed, Told, is_refusal};
-use super::hub::{CHANGED, ENDED, Subscription};
+use super::hub::{CHANGED, ENDED};
 use super::limits::Admission;
 use super::observe;
 use super::progress::Report;
@@ -12,15 +12,16 @@ use super::result::Outcome;
 use super::status::Status;
 use super::work::{Unanswered, Work, failed, too_large};
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http_body::Body;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::select;
-use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tower_promises_backend::BackendError;
 use tower_promises_backend::BoxError;
 use tower_promises_backend::kit::backoff::retry;
+use tower_promises_backend::kit::topics::Subscription;
 
 /// The approximate size of a stored operation without its result.
 pub(super) const RECORD_BYTES: usize = 1024;
@@ -35,8 +36,7 @@ pub(super) struct Runner<R, E> {
     /// Dropped when the runner has finished.
     admission: Admission,
     news: Subscription,
-    phase: watch::Receiver<Phase>,
-    /// The idempotency key of the request, if any.
+    /// What is there of an idempotency key.
     keyed: Option<Keyed<E>>,
 }
 
@@ -65,8 +65,7 @@ where
         Self {
             registration,
             admission,
-            news: core.hub.subscribe(&key),
-            phase: core.phase.subscribe(),
+            news: core.hub.ends(&key),
             core,
             key,
             work,
@@ -84,7 +83,7 @@ where
             () = self.finish(end, &report) => {}
             () = keep_lease(&core, &key) => {}
         }
-        if let Err(error) = core.records.delete(&key.lease()).await {
+        if let Err(error) = core.records.backend.delete(&key.lease()).await {
             observe::backend_failed(&key, &error);
         }
         drop(self.registration);
@@ -143,17 +142,16 @@ where
         // Earlier reports may not be in the store.
         reports.mark_changed();
         let mut next_flush = Instant::now();
-        let mut has_changed = false;
         let end = loop {
             select! {
                 biased;
                 end = self.work.end(&self.key, limit) => {
                     break end.map_or_else(End::Unanswered, End::Answered);
                 }
-                () = self.news.ended() => if self.has_ended().await {
+                () = self.news.notified() => if self.has_ended().await {
                     break End::Elsewhere;
                 },
-                () = Phase::given_up(&mut self.phase) => {
+                () = self.core.drain.given_up() => {
                     let failure = Failure::new("ShuttingDown", "The server is shutting down.");
                     break End::Failed(failure);
                 }
@@ -167,14 +165,12 @@ where
                         observe::backend_failed(&self.key, &error);
                     }
                 }
-                _ = reports.changed(), if !has_changed => has_changed = true,
-                () = sleep_until(next_flush), if has_changed => {
+                _ = sleep_until(next_flush).then(|()| reports.changed()) => {
                     let report = reports.borrow_and_update().clone();
                     if self.flush(&report).await {
                         break End::Elsewhere;
                     }
                     next_flush = Instant::now() + self.core.settings.progress_interval;
-                    has_changed = false;
                 }
             }
         };

@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tower_promises_backend::kit::deadline::in_time;
 use tower_promises_backend::{Backend, BackendError};
 
 /// A handle for sending and awaiting named signals, see [the module](super).
@@ -140,7 +141,7 @@ impl Signals {
             let listens = listening.wait_for(|listening| *listening).await;
             listens.map(drop).map_err(BackendError::unavailable)
         };
-        let listens = self.core().in_time(listens).await;
+        let listens = in_time(self.core().backend.timeout(), listens).await;
         listens.map_err(|error| SignalError::Backend { name, error })
     }
 
@@ -241,11 +242,7 @@ impl Signals {
             let (core, value) = (&letter.core, &letter.value);
             let key = message::latch_key(&letter.path);
             // Stored first: later waiters find the value in the store, earlier ones get it by delivery.
-            let stored = core
-                .backend
-                .store()
-                .put(&key, value.clone(), Some(time_to_live));
-            let stored = core.in_time(stored).await;
+            let stored = core.backend.put(&key, value.clone(), time_to_live).await;
             stored.map_err(|error| letter.failed(error))?;
             let delivered = core.waiters.deliver(&letter.path, value);
             let published = core.publish(&letter.path, value, None).await;
@@ -266,7 +263,7 @@ impl Signals {
             return Err(SignalError::NoRuntime { name });
         }
         let (core, key) = (self.core(), message::latch_key(&name));
-        let deleted = core.in_time(core.backend.store().delete(&key)).await;
+        let deleted = core.backend.delete(&key).await;
         deleted.map_err(|error| SignalError::Backend { name, error })
     }
 

@@ -63,9 +63,9 @@
 //!    levels deep. `Some(())` and `Some(None)` arrive as `None`.
 //! 6. [Namespaces](Signals::namespace) separate names, whatever characters they contain.
 //! 7. Each [`Signals::new`] has one task that listens to the bus, from the first wait on. After an error the task
-//!    retries, first after 0.1 seconds, then after twice as long each time, up to 10 seconds. It ends with the last
-//!    handle and the last wait. It runs on the runtime of the first wait; if that runtime ends, the next wait on
-//!    another runtime starts it again.
+//!    retries, first after 0.1 seconds, then after twice as long each time, up to 10 seconds. Each pause is up to a
+//!    quarter shorter, at random. The task ends with the last handle and the last wait. It runs on the runtime of the
+//!    first wait; if that runtime ends, the next wait on another runtime starts it again.
 //!
 //! # Cancel safety
 //!

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
-use tower_promises_backend::kit::backoff::Backoff;
-use tower_promises_backend::{BackendError, BusEvent, CompareAndSet};
+use tower_promises_backend::kit::topics::{Heard, Listener};
 
 /// The pause before a latch is read again after an error.
 const LATCH_PAUSE: Duration = Duration::from_secs(1);
@@ -37,40 +36,27 @@ pub(super) async fn run(core: Arc<Core>) {
 }
 
 async fn listen(core: &Arc<Core>) {
-    let mut backoff = Backoff::of_listener();
+    let mut listener = Listener::new(core.backend.clone());
     // Outlives a subscription, because a granted claim must be delivered.
     let mut claims = JoinSet::new();
     loop {
-        let started = Instant::now();
-        let error = subscription(core, &mut claims).await;
-        core.listening.send_replace(false);
-        let pause = backoff.pause_after(started.elapsed());
-        observe::bus_lost(error.as_ref(), pause);
-        sleep(pause).await;
-    }
-}
-
-/// Listens until the bus fails. Returns the error, if there is one.
-async fn subscription(core: &Arc<Core>, claims: &mut JoinSet<()>) -> Option<BackendError> {
-    let mut events = match core.in_time(core.backend.bus().listen()).await {
-        Ok(events) => events,
-        Err(error) => return Some(error),
-    };
-    core.listening.send_replace(true);
-    // Latches that were set before the subscription are not announced again.
-    core.waiters.ask_for_all_latches();
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(BusEvent::Message { topic, payload }) => hear(core, &topic, &payload, claims).await,
-            Ok(BusEvent::Lagged(missed)) => {
+        match listener.next().await {
+            Heard::Message { topic, payload } => hear(core, &topic, &payload, &mut claims).await,
+            Heard::Began => {
+                core.listening.send_replace(true);
+                // Latches that were set before the subscription are not announced again.
+                core.waiters.ask_for_all_latches();
+            }
+            Heard::Lagged(missed) => {
                 observe::bus_lagged(missed);
                 core.waiters.ask_for_all_latches();
             }
-            Ok(_) => core.waiters.ask_for_all_latches(),
-            Err(error) => return Some(error),
+            Heard::Lost(error, pause) => {
+                core.listening.send_replace(false);
+                observe::bus_lost(error.as_ref(), pause);
+            }
         }
     }
-    None
 }
 
 async fn hear(core: &Arc<Core>, topic: &str, payload: &Bytes, claims: &mut JoinSet<()>) {
@@ -105,11 +91,10 @@ async fn hear(core: &Arc<Core>, topic: &str, payload: &Bytes, claims: &mut JoinS
 /// Delivers a value if this process gets the claim.
 async fn deliver_to_one(core: Arc<Core>, path: String, claim: String, value: Bytes) {
     let origin = Bytes::copy_from_slice(core.origin.as_bytes());
-    let store = core.backend.store();
-    let claimed = store.compare_and_set(&claim, None, origin, Some(CLAIM_TIME_TO_LIVE));
-    match core.in_time(claimed).await {
-        Ok(CompareAndSet::Set(_)) => {}
-        Ok(CompareAndSet::Conflict) => return,
+    let claimed = core.backend.set(&claim, None, origin, CLAIM_TIME_TO_LIVE);
+    match claimed.await {
+        Ok(true) => {}
+        Ok(false) => return,
         // If the claim was set despite the error, the value is lost: delivery is at most once.
         Err(error) => return observe::backend_failed(&path, &error),
     }
@@ -149,7 +134,7 @@ async fn read_latch(core: Arc<Core>, path: Arc<str>) {
     let key = message::latch_key(&path);
     // The value is not delivered to later waiters: the latch may have ended since it was read. They request it again.
     let moment = core.waiters.moment();
-    match core.in_time(core.backend.store().get(&key)).await {
+    match core.backend.get(&key).await {
         Ok(Some(latch)) => core.waiters.deliver_before(moment, &path, &latch.value),
         Ok(None) => {}
         Err(error) => {

@@ -9,10 +9,12 @@ use http::Extensions;
 use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use tower_promises_backend::Backend;
+use tower_promises_backend::kit::deadline::TimedBackend;
 use tower_promises_backend::kit::limits::DEFAULT_LEASE;
+use tower_promises_backend::kit::topics::Listening;
 
 /// The default number of tasks of a service that a worker runs at once: 4.
 pub const DEFAULT_TASK_CONCURRENCY: usize = 4;
@@ -265,17 +267,16 @@ impl TasksBuilder {
     pub fn build(self) -> Tasks {
         Tasks::of(Core {
             records: Records {
-                backend: self.backend,
-                timeout: self.backend_timeout,
+                backend: TimedBackend::new(self.backend, self.backend_timeout),
             },
             settings: self.settings,
             services: self.services,
             state: self.state,
             is_conflict: self.is_conflict,
             make_span: self.make_span,
-            hub: Arc::new(Hub::default()),
+            hub: Hub::default(),
             suspect: tokio::sync::Mutex::new(()),
-            listener: Mutex::new(None),
+            listening: Listening::default(),
         })
     }
 }

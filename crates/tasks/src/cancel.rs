@@ -3,10 +3,10 @@
 use super::core::Core;
 use super::hub::News;
 use super::record::Record;
-use super::records::Update;
 use super::{TaskError, TaskId, TaskState, observe};
 use std::sync::Arc;
 use tokio::runtime::Handle;
+use tower_promises_backend::kit::documents::Update;
 
 enum Found {
     Nothing,
@@ -42,7 +42,7 @@ impl Core {
             let time_to_live = record.time_to_live();
             Update::Set(record, time_to_live, was)
         };
-        match self.records.update(&id.record(), update).await? {
+        match self.records.backend.change(&id.record(), update).await? {
             Found::Nothing => Err(TaskError::NotFound { id: id.clone() }),
             Found::Ended => Ok(false),
             Found::Waiting => {

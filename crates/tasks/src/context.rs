@@ -5,9 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use tokio::sync::watch;
-
-/// The maximum size of a message, in bytes. Longer messages are cut off at a character boundary.
-pub const MAX_MESSAGE_BYTES: usize = 1024;
+use tower_promises_backend::kit::progress::Report;
 
 /// The context of a running [task](super::Task): its identity, application state, progress and cancellation. Clones are
 /// cheap and refer to the same task.
@@ -26,13 +24,6 @@ pub(super) struct Shared {
     pub(super) report: watch::Sender<Report>,
     /// Shared with nested tasks that run in place.
     pub(super) stop: Arc<watch::Sender<bool>>,
-}
-
-/// Progress and message of a task.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Report {
-    pub(super) progress: Option<f64>,
-    pub(super) message: Option<String>,
 }
 
 impl TaskContext {
@@ -127,30 +118,15 @@ impl TaskContext {
     /// Values in between are skipped.
     pub fn set_progress(&self, percent: impl Into<f64>) {
         let percent = percent.into();
-        if percent.is_nan() {
-            return;
-        }
-        // Adding zero turns a negative zero into a positive one.
-        let percent = Some(percent.clamp(0.0, 100.0) + 0.0);
-        self.report(|report| std::mem::replace(&mut report.progress, percent) != percent);
+        let report = &self.shared.report;
+        report.send_if_modified(|report| report.set_percent(percent));
     }
 
-    /// Sets a message that describes the current work. Text beyond [`MAX_MESSAGE_BYTES`] is cut off.
+    /// Sets a message that describes the current work. Text beyond [`MAX_MESSAGE_BYTES`](super::MAX_MESSAGE_BYTES) is cut off.
     pub fn set_message(&self, text: impl Into<String>) {
-        let mut text = text.into();
-        let end = (0..=MAX_MESSAGE_BYTES.min(text.len())).rev();
-        let end = end.into_iter().find(|end| text.is_char_boundary(*end));
-        text.truncate(end.unwrap_or_default());
-        let message = Some(text);
-        self.report(|report| {
-            let changed = report.message != message;
-            report.message = message;
-            changed
-        });
-    }
-
-    fn report(&self, change: impl FnOnce(&mut Report) -> bool) {
-        self.shared.report.send_if_modified(change);
+        let text = text.into();
+        let report = &self.shared.report;
+        report.send_if_modified(|report| report.set_message(text));
     }
 
     /// Whether the attempt must stop: the task was cancelled or timed out, the worker shuts down, or another worker has

@@ -1,6 +1,6 @@
 use super::builder::Settings;
 use super::definition::Run;
-use super::hub::{Hub, News, Subscription};
+use super::hub::{Hub, News};
 use super::observe::MakeSpan;
 use super::record::Record;
 use super::records::Records;
@@ -9,13 +9,12 @@ use http::Extensions;
 use serde_json::value::RawValue;
 use std::collections::HashMap;
 use std::error::Error;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tower_promises_backend::BackendError;
-use tower_promises_backend::kit::sync::lock;
+use tower_promises_backend::kit::topics::{Listening, Subscription};
 
 /// State shared by the handles and workers of a process.
 pub(super) struct Core {
@@ -25,11 +24,11 @@ pub(super) struct Core {
     pub(super) state: Extensions,
     pub(super) is_conflict: Option<Arc<IsConflict>>,
     pub(super) make_span: Option<Arc<MakeSpan>>,
-    pub(super) hub: Arc<Hub>,
+    pub(super) hub: Hub,
     /// Held by a suspect task during its last attempt, so that no two of them share the process.
     pub(super) suspect: tokio::sync::Mutex<()>,
     /// The task that listens to the bus. The first subscription starts it.
-    pub(super) listener: Mutex<Option<JoinHandle<()>>>,
+    pub(super) listening: Listening,
 }
 
 pub(super) type IsConflict = dyn Fn(&(dyn Error + 'static)) -> bool + Send + Sync;
@@ -48,27 +47,20 @@ impl Core {
         Handle::try_current().map_err(|_| TaskError::NoRuntime)
     }
 
-    /// Subscribes to changes of a task. Needs a runtime.
-    pub(super) fn subscribe(&self, id: &TaskId) -> Result<Subscription, TaskError> {
-        let runtime = Self::runtime()?;
-        let mut listener = lock(&self.listener);
-        // The listener ends early only with its runtime.
-        if listener.as_ref().is_none_or(JoinHandle::is_finished) {
-            let backend = self.records.backend.clone();
-            let listen = self.hub.clone().listen(backend, self.records.timeout);
-            *listener = Some(runtime.spawn(listen));
-        }
-        drop(listener);
-        Ok(self.hub.subscribe(id))
+    /// Subscribes to news of a task. Needs a runtime.
+    pub(super) fn subscribe(&self, id: &TaskId, news: News) -> Result<Subscription, TaskError> {
+        Self::runtime()?;
+        let listen = || self.hub.clone().listen(self.records.backend.clone());
+        let _ = self.listening.start(listen);
+        Ok(self.hub.subscribe(id, news))
     }
 
     /// Announces a change of a task in all processes. A lost message is covered by polling.
     pub(super) async fn announce(&self, id: &TaskId, news: News) {
-        self.hub.tell(id.as_str(), news);
         let topic = id.topic();
-        let bus = self.records.backend.bus();
-        let published = bus.publish(&topic, news.as_bytes().into());
-        if let Err(error) = self.records.in_time(published).await {
+        self.hub.tell(&topic, news);
+        let payload = news.as_bytes().into();
+        if let Err(error) = self.records.backend.publish(&topic, payload).await {
             observe::backend_failed(id, &error);
         }
     }
@@ -88,7 +80,7 @@ impl Core {
 
     /// Waits for the output of a task. While the backend fails, this function keeps waiting.
     pub(super) async fn output(&self, id: &TaskId) -> Result<Box<RawValue>, TaskError> {
-        let mut news = self.subscribe(id)?;
+        let mut news = self.subscribe(id, News::Ended)?;
         loop {
             match self.records.find(id).await {
                 Ok(Some(record)) => {
@@ -101,15 +93,7 @@ impl Core {
                 Err(error) => observe::backend_failed(id, &error),
             }
             // The timeout covers lost bus messages.
-            let _ = timeout(self.settings.poll_interval, news.ended()).await;
-        }
-    }
-}
-
-impl Drop for Core {
-    fn drop(&mut self) {
-        if let Some(listener) = lock(&self.listener).take() {
-            listener.abort();
+            let _ = timeout(self.settings.poll_interval, news.notified()).await;
         }
     }
 }

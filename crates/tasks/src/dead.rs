@@ -2,10 +2,11 @@
 
 use super::core::Core;
 use super::record::{Failure, Record, Unread};
-use super::records::{Changed, Update};
+use super::records::Changed;
 use super::{TaskError, TaskId, TaskState, TaskStatus, observe};
 use std::time::Duration;
 use tower_promises_backend::kit::clock::{milliseconds, now};
+use tower_promises_backend::kit::documents::Update;
 use tower_promises_backend::{BackendError, Delivery, Priority};
 use uuid::Uuid;
 
@@ -47,7 +48,7 @@ impl Core {
             Update::Set(ids.split_off(dropped), time_to_live, ())
         };
         let key = list_key(service);
-        self.records.update(&key, update).await?;
+        self.records.backend.change(&key, update).await?;
         if dropped > 0 {
             observe::dead_letters_dropped(service, dropped);
         }
@@ -78,14 +79,16 @@ impl Core {
                 Update::Set(ids, time_to_live, ())
             }
         };
-        self.records.update(&list_key(service), update).await
+        self.records
+            .backend
+            .change(&list_key(service), update)
+            .await
     }
 
     pub(super) async fn dead_letters(&self, service: &str) -> Result<Vec<TaskStatus>, TaskError> {
-        let none = |found: Option<Vec<TaskId>>| Update::Keep(found.unwrap_or_default());
-        let ids = self.records.update(&list_key(service), none).await?;
+        let ids: Option<Vec<TaskId>> = self.records.backend.read(&list_key(service)).await?;
         let mut letters = Vec::new();
-        for id in ids {
+        for id in ids.unwrap_or_default() {
             let found = match self.records.find(&id).await {
                 // An unreadable record hides no others, and stays listed for a version that can read it.
                 Err(error @ BackendError::Unreadable { .. }) => {
@@ -130,7 +133,7 @@ impl Core {
                 let time_to_live = record.time_to_live();
                 Update::Set(record, time_to_live, true)
             };
-            async move { self.records.update(&id.record(), update).await }
+            async move { self.records.backend.change(&id.record(), update).await }
         };
         let mut is_dead = bury(true).await;
         if let Err(BackendError::TooLarge { .. }) = is_dead {

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use tower_promises_backend::BoxError;
+use tower_promises_backend::kit::progress::cut;
 
 /// The maximum size of the text of an error and its sources, in bytes.
 const MAX_TEXT_BYTES: usize = 4096;
@@ -123,9 +124,7 @@ impl Reported {
         let mut next = Some(error);
         while let Some(error) = next.filter(|_| room > 0) {
             let mut message = error.to_string();
-            let end = (0..=room.min(message.len())).rev();
-            let end = end.into_iter().find(|end| message.is_char_boundary(*end));
-            message.truncate(end.unwrap_or_default());
+            cut(&mut message, room);
             room = room.saturating_sub(message.len().max(1));
             messages.push(message);
             next = error.source();

@@ -1,12 +1,13 @@
 //! Forwarding of a task's progress to its caller.
 
 use super::TaskId;
-use super::context::Report;
 use super::core::Core;
+use super::hub::News;
 use std::convert::Infallible;
 use std::future::pending;
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tower_promises_backend::kit::progress::Report;
 
 /// Callback for the progress of a task.
 pub(super) type OnReport = Box<dyn Fn(&Report) + Send + Sync>;
@@ -14,7 +15,7 @@ pub(super) type OnReport = Box<dyn Fn(&Report) + Send + Sync>;
 impl Core {
     /// Forwards the progress of a task that runs in any process.
     pub(super) async fn follow(&self, id: &TaskId, on_report: Option<&OnReport>) -> Infallible {
-        let (Some(on_report), Ok(mut news)) = (on_report, self.subscribe(id)) else {
+        let (Some(on_report), Ok(mut news)) = (on_report, self.subscribe(id, News::Changed)) else {
             return pending().await;
         };
         let mut told = Report::default();
@@ -22,7 +23,7 @@ impl Core {
             // An error of the backend is logged by the code that waits for the output.
             if let Ok(Some(record)) = self.records.find(id).await {
                 let report = Report {
-                    progress: record.progress,
+                    percent: record.progress,
                     message: record.message,
                 };
                 if report != told {
@@ -31,7 +32,7 @@ impl Core {
                 }
             }
             // The timeout covers lost bus messages.
-            let _ = timeout(self.settings.poll_interval, news.changed()).await;
+            let _ = timeout(self.settings.poll_interval, news.notified()).await;
         }
     }
 }

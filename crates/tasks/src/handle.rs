@@ -1,6 +1,6 @@
 use super::builder::TasksBuilder;
 use super::core::Core;
-use super::hub::Subscription;
+use super::hub::News;
 use super::scope::Caller;
 use super::submit::decode;
 use super::{
@@ -10,6 +10,7 @@ use super::{
 use std::fmt;
 use std::sync::Arc;
 use tokio::time::timeout;
+use tower_promises_backend::kit::topics::Subscription;
 use tower_promises_backend::{Backend, BackendError};
 
 /// A handle to all task services, see [the module](super).
@@ -111,7 +112,7 @@ impl Tasks {
     /// [`TaskError::NoRuntime`] outside of a tokio runtime.
     pub fn watch(&self, id: &TaskId) -> Result<TaskWatch, TaskError> {
         Ok(TaskWatch {
-            news: self.core.subscribe(id)?,
+            news: self.core.subscribe(id, News::Changed)?,
             core: self.core.clone(),
             id: id.clone(),
             is_new: true,
@@ -193,7 +194,7 @@ impl TaskWatch {
     pub async fn changed(&mut self) -> Result<TaskStatus, TaskError> {
         loop {
             if !self.is_new {
-                let _ = timeout(self.core.settings.poll_interval, self.news.changed()).await;
+                let _ = timeout(self.core.settings.poll_interval, self.news.notified()).await;
                 self.is_new = true;
             }
             let found = self.core.records.find(&self.id).await;

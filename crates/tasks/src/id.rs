@@ -36,18 +36,11 @@ impl TaskId {
 
     /// Returns the topic of the task on the bus.
     pub(super) fn topic(&self) -> String {
-        format!("{TOPIC_PREFIX}{self}")
-    }
-
-    /// Returns the id in a topic, or `None` if the topic does not belong to tasks.
-    pub(super) fn in_topic(topic: &str) -> Option<&str> {
-        topic.strip_prefix(TOPIC_PREFIX)
+        format!("task/{self}")
     }
 }
 
-const TOPIC_PREFIX: &str = "task/";
-
-/// Allows map look-ups with the text of a topic.
+/// Allows map look-ups with text.
 impl std::borrow::Borrow<str> for TaskId {
     fn borrow(&self) -> &str {
         &self.0

@@ -199,7 +199,7 @@ pub use builder::{
     DEFAULT_RESULT_TIME_TO_LIVE, DEFAULT_TASK_CONCURRENCY, DEFAULT_TASK_TIMEOUT,
     TaskServiceBuilder, TasksBuilder,
 };
-pub use context::{MAX_MESSAGE_BYTES, MissingState, TaskContext};
+pub use context::{MissingState, TaskContext};
 pub use dead::MAX_DEAD_LETTER_BYTES;
 pub use definition::Task;
 pub use error::TaskError;
@@ -212,6 +212,7 @@ pub use scope::is_task;
 pub use service::TaskService;
 pub use status::{TaskState, TaskStatus};
 pub use submit::{Call, Submit};
+pub use tower_promises_backend::kit::progress::MAX_MESSAGE_BYTES;
 pub use trace::TraceContext;
 pub use worker::Worker;
 

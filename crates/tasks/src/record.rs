@@ -119,27 +119,12 @@ pub(super) struct Failure {
 impl Record {
     pub(super) fn new(letter: &Letter) -> Self {
         Self {
-            service: letter.service.clone(),
             task: letter.task.clone(),
             principal: letter.principal.clone(),
-            state: TaskState::Queued,
-            submission: letter.submission.clone(),
             fingerprint: Some(fingerprint(letter)),
-            attempt: 0,
-            is_suspect: false,
-            token: None,
-            cancel: false,
-            progress: None,
-            message: None,
             created: letter.created,
-            started: None,
-            finished: None,
             expires: letter.expires,
-            output: None,
-            failure: None,
-            letter: None,
-            unread: None,
-            extended: None,
+            ..Self::of_unread(&letter.service, &letter.submission)
         }
     }
 

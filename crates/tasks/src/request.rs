@@ -18,6 +18,7 @@ use tokio::select;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tower_promises_backend::kit::clock::{milliseconds, now};
+use tower_promises_backend::kit::documents::encode;
 use tower_promises_backend::kit::json;
 use tower_promises_backend::{BackendError, Envelope, Priority};
 use uuid::Uuid;
@@ -274,12 +275,11 @@ impl Core {
         delay: Duration,
         priority: Priority,
     ) -> Result<(), BackendError> {
-        let payload = super::records::encode(letter)?;
+        let payload = encode(letter)?;
         let envelope = Envelope::new(queue_of(&letter.service), letter.envelope_id(), payload)
             .delay(delay)
             .priority(priority);
-        let enqueued = self.records.backend.queue().enqueue(envelope);
-        self.records.in_time(enqueued).await.map(drop)
+        self.records.backend.enqueue(envelope).await
     }
 
     /// Enqueues what this version cannot read.
@@ -290,8 +290,7 @@ impl Core {
         payload: Bytes,
     ) -> Result<(), BackendError> {
         let envelope = Envelope::new(queue_of(service), envelope, payload);
-        let enqueued = self.records.backend.queue().enqueue(envelope);
-        self.records.in_time(enqueued).await.map(drop)
+        self.records.backend.enqueue(envelope).await
     }
 }
 

@@ -237,7 +237,7 @@ impl<T: Task> Call<T> {
     pub fn report_to(mut self, progress: tower_promises_operations::Progress) -> Self {
         self.state.change(|request| {
             request.on_report = Some(Box::new(move |report| {
-                if let Some(percent) = report.progress {
+                if let Some(percent) = report.percent {
                     progress.set(percent);
                 }
                 if let Some(message) = &report.message {

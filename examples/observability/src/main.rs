@@ -65,7 +65,7 @@ fn advertisement(promises: &Promises) -> Result<String, PromiseError> {
 /// A blocking promise that computes on a thread.
 fn primes(promises: &Promises) -> Result<usize, PromiseError> {
     promises.result_or_submit_blocking("primes", || {
-        let is_prime = |n: &u32| (2..*n).all(|divisor| n % divisor != 0);
+        let is_prime = |n: &u32| (2..*n).all(|divisor| !n.is_multiple_of(divisor));
         (2..5000).filter(is_prime).count()
     })
 }

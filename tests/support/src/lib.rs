@@ -1,4 +1,5 @@
 //! Code that the tests of all packages share.
+#![allow(clippy::new_without_default)]
 
 pub mod browser;
 pub mod eventually;

@@ -1,10 +1,13 @@
 //! Pauses between attempts that grow, and calls that are repeated.
 
 use crate::BackendError;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// Pauses that double from the first pause to the longest one.
+/// Pauses that double from the first to the longest one. Each is up to a quarter shorter, at random: processes that lose
+/// a backend at the same time must not return to it at the same time.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
     first: Duration,
@@ -21,16 +24,11 @@ impl Backoff {
         }
     }
 
-    /// For listeners of the bus.
-    pub const fn of_listener() -> Self {
-        Self::new(Duration::from_millis(100), Duration::from_secs(10))
-    }
-
     /// The pause after one more failure.
     pub fn pause(&mut self) -> Duration {
         let pause = self.next;
         self.next = (pause * 2).min(self.longest);
-        pause
+        pause - random(pause / 4)
     }
 
     /// The pause after a failure of an operation that worked for the given time. An operation that worked at least as
@@ -43,10 +41,21 @@ impl Backoff {
     }
 }
 
-/// How often [`retry`] calls, and from which pause on. The last call comes about six seconds after the first.
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::new(Duration::from_millis(100), Duration::from_secs(10))
+    }
+}
+
+/// Returns a random duration up to this one.
+pub fn random(longest: Duration) -> Duration {
+    // Each state has other keys, and so another hash of nothing.
+    let random = RandomState::new().build_hasher().finish();
+    longest.mul_f64(random as f64 / u64::MAX as f64)
+}
+
+/// How often [`retry`] calls. The last call comes five to six seconds after the first.
 const ATTEMPTS: u32 = 7;
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Repeats a call until the backend answers, with growing pauses, seven times at most. A value that is too large is not
 /// tried again. Each error is reported.
@@ -57,7 +66,7 @@ pub async fn retry<T, F>(
 where
     F: Future<Output = Result<T, BackendError>>,
 {
-    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    let mut backoff = Backoff::default();
     for attempt in 1.. {
         match call().await {
             Ok(answer) => return Ok(answer),
@@ -75,7 +84,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use super::{Backoff, retry};
+    use super::{Backoff, random, retry};
     use crate::BackendError;
     use std::cell::Cell;
     use std::time::Duration;
@@ -86,11 +95,30 @@ mod tests {
     #[test]
     fn pauses_double_up_to_the_longest_and_begin_again() {
         let mut backoff = Backoff::new(SECOND, SECOND * 5);
-        let pauses: Vec<_> = (0..5).map(|_| backoff.pause().as_secs()).collect();
-        assert_eq!(pauses, [1, 2, 4, 5, 5]);
-        assert_eq!(backoff.pause_after(SECOND * 4), SECOND * 5);
-        assert_eq!(backoff.pause_after(SECOND * 5), SECOND);
-        assert_eq!(backoff.pause_after(SECOND), SECOND * 2);
+        let check = |pause: Duration, seconds: u32| {
+            let longest = SECOND * seconds;
+            assert!(pause >= longest * 3 / 4 && pause <= longest, "{pause:?}");
+        };
+        for seconds in [1, 2, 4, 5, 5] {
+            check(backoff.pause(), seconds);
+        }
+        check(backoff.pause_after(SECOND * 4), 5);
+        check(backoff.pause_after(SECOND * 5), 1);
+        check(backoff.pause_after(SECOND), 2);
+    }
+
+    #[test]
+    fn random_durations_spread_over_the_whole_range() {
+        let durations: Vec<_> = (0..1000).map(|_| random(SECOND)).collect();
+        assert!(durations.iter().all(|duration| *duration <= SECOND));
+        for tenth in 0..10 {
+            let range = SECOND * tenth / 10..SECOND * (tenth + 1) / 10;
+            let hits = durations
+                .iter()
+                .filter(|duration| range.contains(*duration));
+            assert!(hits.count() > 30, "{range:?}");
+        }
+        assert_eq!(random(Duration::ZERO), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
@@ -107,7 +135,8 @@ mod tests {
         let answer = retry(call, |_| reports.set(reports.get() + 1)).await;
         assert_eq!(answer.ok(), Some("answer"));
         assert_eq!((calls.get(), reports.get()), (3, 2));
-        assert_eq!(start.elapsed(), Duration::from_millis(300));
+        let elapsed = start.elapsed().as_millis();
+        assert!((225..=300).contains(&elapsed), "{elapsed}");
     }
 
     #[tokio::test(start_paused = true)]

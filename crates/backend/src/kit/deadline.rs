@@ -1,6 +1,7 @@
 //! The time that a backend has for an answer.
 
-use crate::{Backend, BackendError, BusStream};
+use crate::{Backend, BackendError, BusStream, CompareAndSet, Entry, Envelope, Queue, Revision};
+use bytes::Bytes;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -13,9 +14,71 @@ pub async fn in_time<T>(
     answer.unwrap_or(Err(BackendError::TimedOut { after }))
 }
 
-/// Listens to the bus, or returns an error after this time.
-pub async fn listen(backend: &Backend, after: Duration) -> Result<BusStream, BackendError> {
-    in_time(after, backend.bus().listen()).await
+/// A backend whose calls have a timeout. They need a runtime with timers.
+#[derive(Clone, Debug)]
+pub struct TimedBackend {
+    backend: Backend,
+    timeout: Duration,
+}
+
+impl TimedBackend {
+    pub const fn new(backend: Backend, timeout: Duration) -> Self {
+        Self { backend, timeout }
+    }
+
+    pub const fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Returns the queue itself, because a worker calls it without a timeout.
+    pub fn queue(&self) -> &dyn Queue {
+        self.backend.queue()
+    }
+
+    pub async fn enqueue(&self, envelope: Envelope) -> Result<(), BackendError> {
+        let enqueued = self.backend.queue().enqueue(envelope);
+        in_time(self.timeout, enqueued).await.map(drop)
+    }
+
+    pub async fn publish(&self, topic: &str, payload: Bytes) -> Result<(), BackendError> {
+        in_time(self.timeout, self.backend.bus().publish(topic, payload)).await
+    }
+
+    pub async fn listen(&self) -> Result<BusStream, BackendError> {
+        in_time(self.timeout, self.backend.bus().listen()).await
+    }
+
+    pub async fn get(&self, key: &str) -> Result<Option<Entry>, BackendError> {
+        in_time(self.timeout, self.backend.store().get(key)).await
+    }
+
+    pub async fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        time_to_live: Duration,
+    ) -> Result<(), BackendError> {
+        let put = self.backend.store().put(key, value, Some(time_to_live));
+        in_time(self.timeout, put).await.map(drop)
+    }
+
+    /// Sets a value if the key has the expected revision, or no value for `None`. Returns whether the value was set.
+    pub async fn set(
+        &self,
+        key: &str,
+        expected: Option<Revision>,
+        value: Bytes,
+        time_to_live: Duration,
+    ) -> Result<bool, BackendError> {
+        let store = self.backend.store();
+        let set = store.compare_and_set(key, expected, value, Some(time_to_live));
+        let set = in_time(self.timeout, set).await?;
+        Ok(matches!(set, CompareAndSet::Set(_)))
+    }
+
+    pub async fn delete(&self, key: &str) -> Result<bool, BackendError> {
+        in_time(self.timeout, self.backend.store().delete(key)).await
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Pieces from which the packages of the family are built. They are not part of the public API: they may change in any
 //! version.
 #![allow(
+    missing_debug_implementations,
     clippy::missing_errors_doc,
     clippy::must_use_candidate,
     reason = "these items are hidden, and only packages of the family use them"
@@ -11,9 +12,14 @@ pub mod claim;
 pub mod clock;
 pub mod deadline;
 #[cfg(feature = "json")]
+pub mod documents;
+pub mod drain;
+#[cfg(feature = "json")]
 pub mod json;
 pub mod limits;
 pub mod log;
 pub mod panic;
 pub mod problem;
+pub mod progress;
 pub mod sync;
+pub mod topics;

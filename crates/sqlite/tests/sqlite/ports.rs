@@ -47,7 +47,7 @@ async fn the_store_conforms_between_two_processes() {
     for first in [0, 1] {
         let calls = AtomicUsize::new(first);
         conformance::store(async || {
-            let is_here = calls.fetch_add(1, Ordering::SeqCst) % 2 == 0;
+            let is_here = calls.fetch_add(1, Ordering::SeqCst).is_multiple_of(2);
             let adapter: Arc<dyn Store> = if is_here {
                 Arc::new(here.store())
             } else {
@@ -67,7 +67,7 @@ async fn the_bus_conforms_between_two_processes() {
     for first in [0, 1] {
         let calls = AtomicUsize::new(first);
         conformance::bus(async || {
-            let is_here = calls.fetch_add(1, Ordering::SeqCst) % 2 == 0;
+            let is_here = calls.fetch_add(1, Ordering::SeqCst).is_multiple_of(2);
             let adapter: Arc<dyn Bus> = if is_here {
                 Arc::new(here.bus())
             } else {

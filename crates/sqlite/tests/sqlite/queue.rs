@@ -68,7 +68,7 @@ async fn the_queue_conforms_between_two_processes() {
     for first in [0, 1] {
         let calls = AtomicUsize::new(first);
         conformance::queue(async || {
-            let is_here = calls.fetch_add(1, Ordering::SeqCst) % 2 == 0;
+            let is_here = calls.fetch_add(1, Ordering::SeqCst).is_multiple_of(2);
             let adapter: Arc<dyn Queue> = if is_here {
                 Arc::new(here.queue())
             } else {

@@ -2,10 +2,9 @@
 
 use super::turn::Turn;
 use super::{Attempt, Begin, End, crashed, expired};
-use crate::context::Report;
-use crate::hub::{News, Subscription};
+use crate::hub::News;
 use crate::record::{Failure, Record};
-use crate::records::{Changed, Update};
+use crate::records::Changed;
 use crate::{TaskState, observe};
 use std::convert::Infallible;
 use std::time::Duration;
@@ -13,6 +12,9 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::clock::{milliseconds, now};
+use tower_promises_backend::kit::documents::Update;
+use tower_promises_backend::kit::progress::Report;
+use tower_promises_backend::kit::topics::Subscription;
 
 impl Attempt<'_> {
     /// Claims the task for this attempt.
@@ -98,7 +100,8 @@ impl Attempt<'_> {
             let time_to_live = record.time_to_live();
             Update::Set(record, time_to_live, begin)
         };
-        core.records.update(&letter.id.record(), update).await
+        let key = letter.id.record();
+        core.records.backend.change(&key, update).await
     }
 
     /// Makes the task a dead letter. Without room for its arguments in the store (`has_room` is `false`) it cannot be
@@ -109,10 +112,10 @@ impl Attempt<'_> {
     }
 
     /// Resolves when the attempt must stop.
-    pub(super) async fn watch(&self, mut news: Subscription) -> End {
+    pub(super) async fn watch(&self, mut cancels: Subscription) -> End {
         loop {
             // The timeout covers lost bus messages.
-            let _ = timeout(self.core.settings.poll_interval, news.cancelled()).await;
+            let _ = timeout(self.core.settings.poll_interval, cancels.notified()).await;
             match self.core.records.find(&self.letter.id).await {
                 Ok(Some(record)) if record.token.as_ref() != Some(&self.token) => {
                     return End::Superseded;
@@ -140,11 +143,7 @@ impl Attempt<'_> {
             if report == stored {
                 continue;
             }
-            let changed = self.change(|record| {
-                record.progress = report.progress;
-                record.message.clone_from(&report.message);
-            });
-            match changed.await {
+            match self.change(&report, |_| {}).await {
                 Ok(Some(_)) => self.core.announce(&self.letter.id, News::Changed).await,
                 Ok(None) => {}
                 Err(error) => observe::backend_failed(&self.letter.id, &error),
@@ -154,14 +153,17 @@ impl Attempt<'_> {
         }
     }
 
-    /// Changes the record if it still belongs to this attempt.
+    /// Changes the record and its progress if it still belongs to this attempt.
     pub(super) async fn change(
         &self,
+        report: &Report,
         mut change: impl FnMut(&mut Record),
     ) -> Result<Option<Record>, BackendError> {
         let changed = self.core.records.change(&self.letter.id, |record| {
             let is_mine = record.token.as_ref() == Some(&self.token);
             if is_mine {
+                record.progress = report.percent;
+                record.message.clone_from(&report.message);
                 change(record);
             }
             is_mine

@@ -1,7 +1,6 @@
 //! End of an attempt.
 
 use super::{Attempt, BACKEND_PAUSE, End, OTHER_VERSION_PAUSE};
-use crate::context::Report;
 use crate::definition::RunError;
 use crate::failure::Reported;
 use crate::hub::News;
@@ -11,9 +10,8 @@ use crate::{TaskState, observe};
 use serde_json::value::RawValue;
 use std::time::Duration;
 use tower_promises_backend::kit::backoff;
-use tower_promises_backend::kit::clock::milliseconds;
+use tower_promises_backend::kit::progress::Report;
 use tower_promises_backend::{BackendError, Outcome};
-use uuid::Uuid;
 
 impl Attempt<'_> {
     /// Changes the record, with a bounded number of retries while the store fails.
@@ -22,15 +20,9 @@ impl Attempt<'_> {
         report: &Report,
         change: impl Fn(&mut Record),
     ) -> Result<Option<Record>, BackendError> {
-        let call = || {
-            self.change(|record| {
-                record.progress = report.progress;
-                record.message.clone_from(&report.message);
-                change(record);
-            })
-        };
-        let report = |error: &BackendError| observe::backend_failed(&self.letter.id, error);
-        backoff::retry(call, report).await
+        let call = || self.change(report, &change);
+        let failed = |error: &BackendError| observe::backend_failed(&self.letter.id, error);
+        backoff::retry(call, failed).await
     }
 
     /// Records the outcome of the attempt. The first recorded end is the end of the task.
@@ -222,8 +214,5 @@ impl Attempt<'_> {
 /// Returns a random pause of up to 2^n seconds (n at most 10), so that tasks that conflicted do not start again at the
 /// same time.
 fn pause_after(attempt: u32) -> Duration {
-    let within = Duration::from_secs(1 << attempt.min(10));
-    // The lower 62 bits of a version 4 UUID are random.
-    let random = Uuid::new_v4().as_u64_pair().1 % milliseconds(within).max(1);
-    Duration::from_millis(random)
+    backoff::random(Duration::from_secs(1 << attempt.min(10)))
 }

@@ -4,15 +4,14 @@ mod begin;
 mod end;
 mod turn;
 
-use super::context::{Report, Shared, StopOnDrop};
+use super::context::{Shared, StopOnDrop};
 use super::core::{Core, Service};
 use super::dead::AGAIN;
 use super::definition::{Ran, catch};
 use super::failure::Reported;
-use super::hub::{News, Subscription};
+use super::hub::News;
 use super::record::{Failure, Letter};
 use super::scope::{Scope, Scoped};
-use super::worker::Phase;
 use super::{TaskContext, TaskId, TaskState, Tasks, observe};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -22,6 +21,9 @@ use std::time::Duration;
 use tokio::select;
 use tokio::sync::{Mutex, RwLock, watch};
 use tokio::time::{Instant, sleep_until};
+use tower_promises_backend::kit::drain::Drain;
+use tower_promises_backend::kit::progress::Report;
+use tower_promises_backend::kit::topics::Subscription;
 use tower_promises_backend::{BackendError, Delivery, Outcome};
 use turn::Turn;
 use uuid::Uuid;
@@ -38,7 +40,7 @@ pub(super) struct Attempts {
     pub(super) tasks: Tasks,
     pub(super) service: Service,
     pub(super) name: Arc<str>,
-    pub(super) phase: watch::Receiver<Phase>,
+    pub(super) drain: Arc<Drain>,
     /// Held for reading by attempts that run beside others, for writing by an attempt that runs alone.
     pub(super) company: RwLock<()>,
     /// Serialises the attempts of this service that wait to run alone.
@@ -96,12 +98,13 @@ impl Attempts {
             token: Uuid::new_v4().simple().to_string(),
         };
         // Subscribes before the record is read, so that no change is missed.
-        let Ok(mut news) = core.subscribe(&letter.id) else {
+        let news = |news| core.subscribe(&letter.id, news);
+        let (Ok(mut ends), Ok(cancels)) = (news(News::Ended), news(News::Cancel)) else {
             return Outcome::Retry {
                 after: BACKEND_PAUSE,
             };
         };
-        let (begun, _turn) = match self.begin(&attempt, &mut news).await {
+        let (begun, _turn) = match self.begin(&attempt, &mut ends).await {
             Ok(begun) => begun,
             Err(again) => return again,
         };
@@ -126,7 +129,7 @@ impl Attempts {
             Begin::Buried => return attempt.bury().await,
         }
         observe::began(&letter, attempt.number);
-        self.run(&attempt, news).await
+        self.run(&attempt, cancels).await
     }
 
     /// Leaves an envelope that this version cannot read to other workers, for the lifetime of a task. Then it becomes a
@@ -171,7 +174,7 @@ impl Attempts {
     async fn begin(
         &self,
         attempt: &Attempt<'_>,
-        news: &mut Subscription,
+        ends: &mut Subscription,
     ) -> Result<(Begin, Turn<'_>), Outcome> {
         let id = &attempt.letter.id;
         let limit = self.service.timeout;
@@ -195,12 +198,12 @@ impl Attempts {
             turn = select! {
                 turn = self.alone() => turn?,
                 // Usually a cancel. The next delivery reads the record.
-                () = news.ended() => return Err(Outcome::Retry { after: Duration::ZERO }),
+                () = ends.notified() => return Err(Outcome::Retry { after: Duration::ZERO }),
             };
         }
     }
 
-    async fn run(&self, attempt: &Attempt<'_>, news: Subscription) -> Outcome {
+    async fn run(&self, attempt: &Attempt<'_>, cancels: Subscription) -> Outcome {
         let letter = attempt.letter;
         let Some(run) = self.service.registry.get(&*letter.task) else {
             let unknown = format!("this worker does not know tasks `{}`", letter.task);
@@ -231,7 +234,7 @@ impl Attempts {
         let work = run(letter.arguments.clone(), context.clone());
         let work = Scoped::new(Arc::new(scope), work);
         let work = catch(observe::in_span(&context, work)).boxed();
-        let end = self.wait(attempt, &context, news, work).await;
+        let end = self.wait(attempt, &context, cancels, work).await;
         if let End::Ended(_) = end {
             guard.completed();
         } else {
@@ -247,7 +250,7 @@ impl Attempts {
         &self,
         attempt: &Attempt<'_>,
         context: &TaskContext,
-        news: Subscription,
+        cancels: Subscription,
         work: BoxFuture<'_, Ran>,
     ) -> End {
         // A deadline beyond the range of `Instant` means no timeout.
@@ -258,13 +261,12 @@ impl Attempts {
                 None => pending().await,
             }
         };
-        let mut phase = self.phase.clone();
         select! {
             biased;
             ended = work => End::Ended(ended),
-            () = Phase::given_up(&mut phase) => End::Shutdown,
+            () = self.drain.given_up() => End::Shutdown,
             () = too_late => End::TimedOut,
-            end = attempt.watch(news) => end,
+            end = attempt.watch(cancels) => end,
             never = attempt.report(&context.shared().report) => match never {},
         }
     }

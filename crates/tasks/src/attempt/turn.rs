@@ -1,7 +1,6 @@
 //! Concurrency of attempts: beside others, or alone after a crash.
 
 use super::Attempts;
-use crate::worker::Phase;
 use std::time::Duration;
 use tokio::select;
 use tokio::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
@@ -68,11 +67,10 @@ impl Attempts {
         turn: impl Future<Output = T>,
         after: Duration,
     ) -> Result<T, Outcome> {
-        let mut phase = self.phase.clone();
         select! {
             biased;
             turn = timeout(PATIENCE, turn) => turn.map_err(|_| Outcome::Retry { after }),
-            () = Phase::draining(&mut phase) => Err(Outcome::Retry { after: Duration::ZERO }),
+            () = self.drain.draining() => Err(Outcome::Retry { after: Duration::ZERO }),
         }
     }
 }

@@ -1,0 +1,152 @@
+//! Serde values in the store, changed with compare-and-set.
+
+use super::deadline::TimedBackend;
+use crate::kit::json;
+use crate::{BackendError, Revision};
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::time::Duration;
+
+/// The maximum number of attempts of a change. Another writer succeeds in each lost attempt, so only a broken store
+/// comes near this number.
+const ATTEMPTS: usize = 1000;
+
+/// The decision of a change.
+#[derive(Debug)]
+pub enum Update<V, T> {
+    /// Writes nothing.
+    Keep(T),
+    /// Writes a value with this time to live.
+    Set(V, Duration, T),
+}
+
+/// The result of a change that applies to some values only.
+#[derive(Debug)]
+pub enum Changed<V> {
+    /// The value was changed.
+    Yes(V),
+    /// The change did not apply to this value.
+    No(V),
+    /// There is no value.
+    Gone,
+}
+
+impl<V> Changed<V> {
+    pub fn value(self) -> Option<V> {
+        match self {
+            Self::Yes(value) | Self::No(value) => Some(value),
+            Self::Gone => None,
+        }
+    }
+}
+
+impl TimedBackend {
+    pub async fn read<V: DeserializeOwned>(&self, key: &str) -> Result<Option<V>, BackendError> {
+        Ok(self.read_revision(key).await?.map(|(value, _)| value))
+    }
+
+    /// Reads a value and its revision, for [`set`](Self::set).
+    pub async fn read_revision<V: DeserializeOwned>(
+        &self,
+        key: &str,
+    ) -> Result<Option<(V, Revision)>, BackendError> {
+        let Some(entry) = self.get(key).await? else {
+            return Ok(None);
+        };
+        let value = serde_json::from_slice(&entry.value).map_err(BackendError::unreadable)?;
+        Ok(Some((value, entry.revision)))
+    }
+
+    /// Writes a value if there is none. Returns whether it was written.
+    pub async fn create(
+        &self,
+        key: &str,
+        value: &impl Serialize,
+        time_to_live: Duration,
+    ) -> Result<bool, BackendError> {
+        self.set(key, None, encode(value)?, time_to_live).await
+    }
+
+    /// Reads a value and replaces it. Starts over if another writer was faster.
+    pub async fn change<V, T>(
+        &self,
+        key: &str,
+        mut change: impl FnMut(Option<V>) -> Update<V, T>,
+    ) -> Result<T, BackendError>
+    where
+        V: Serialize + DeserializeOwned,
+    {
+        for _ in 0..ATTEMPTS {
+            let (found, expected) = self.read_revision(key).await?.unzip();
+            match change(found) {
+                Update::Keep(result) => return Ok(result),
+                Update::Set(value, time_to_live, result) => {
+                    let value = encode(&value)?;
+                    if self.set(key, expected, value, time_to_live).await? {
+                        return Ok(result);
+                    }
+                }
+            }
+        }
+        Err(BackendError::unavailable(format!(
+            "`{key}` changes too fast"
+        )))
+    }
+}
+
+/// Returns the stored form of a value.
+pub fn encode(value: &impl Serialize) -> Result<Bytes, BackendError> {
+    let value = json::to_vec(value).map_err(BackendError::unavailable)?;
+    Ok(value.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Backend;
+    use futures_util::FutureExt;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn add(found: Option<u32>) -> Update<u32, u32> {
+        let sum = found.unwrap_or_default() + 1;
+        Update::Set(sum, LONG, sum)
+    }
+
+    #[tokio::test]
+    async fn a_document_is_created_once_changed_and_deleted() {
+        let backend = TimedBackend::new(Backend::memory(), LONG);
+        assert_eq!(backend.read::<u32>("key").await.ok(), Some(None));
+        assert_eq!(backend.create("key", &1, LONG).await.ok(), Some(true));
+        assert_eq!(backend.create("key", &5, LONG).await.ok(), Some(false));
+        assert_eq!(backend.change("key", add).await.ok(), Some(2));
+        assert_eq!(backend.read("key").await.ok(), Some(Some(2)));
+        let unreadable = backend.read::<String>("key").await;
+        assert!(matches!(unreadable, Err(BackendError::Unreadable { .. })));
+        assert_eq!(backend.delete("key").await.ok(), Some(true));
+        assert_eq!(backend.change("key", add).await.ok(), Some(1));
+    }
+
+    #[tokio::test]
+    async fn a_change_starts_over_if_another_writer_is_faster_and_gives_up_at_last() {
+        let backend = TimedBackend::new(Backend::memory(), LONG);
+        let mut faster = 0;
+        let change = |found: Option<u32>| {
+            if faster < 2 {
+                faster += 1;
+                let other = backend.change("key", add).now_or_never();
+                assert!(matches!(other, Some(Ok(_))));
+            }
+            add(found)
+        };
+        assert_eq!(backend.change("key", change).await.ok(), Some(3));
+        let never = |found: Option<u32>| {
+            let other = backend.change("key", add).now_or_never();
+            assert!(matches!(other, Some(Ok(_))));
+            add(found)
+        };
+        let given_up = backend.change("key", never).await;
+        assert!(matches!(given_up, Err(BackendError::Unavailable { .. })));
+    }
+}
