@@ -68,7 +68,7 @@ use tokio::time::Instant;
 /// only afterwards that its lease has ended. Use [`Store::compare_and_set`](super::Store::compare_and_set) for effects
 /// that must happen once.
 ///
-/// [`conformance::queue`](super::conformance::queue()) checks all guarantees.
+/// `conformance::queue` (feature `conformance`) checks all guarantees.
 pub trait Queue: Send + Sync + 'static {
     /// Returns the optional features and the limits of the adapter.
     fn capabilities(&self) -> Capabilities;
