@@ -225,6 +225,23 @@ impl SubmitError {
             | Self::BodyRead { key } => key,
         }
     }
+
+    /// The error for a caller that wants the value.
+    pub(super) fn into_promise_error(self) -> PromiseError {
+        match self {
+            Self::Ended { key } => PromiseError::Ended { key },
+            Self::WrongType {
+                key,
+                expected,
+                found,
+            } => PromiseError::WrongType {
+                key,
+                expected,
+                found,
+            },
+            error => PromiseError::Rejected { error },
+        }
+    }
 }
 
 impl fmt::Display for SubmitError {

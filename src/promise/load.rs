@@ -1,7 +1,6 @@
 use super::error::{Failure, PromiseError};
 use super::promises::WeakPromises;
-use super::registry::Demand;
-use super::{Key, Promises, SubmitError};
+use super::{Key, Promises};
 use crate::loader::Loader;
 use crate::sync::lock;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -85,18 +84,16 @@ impl Promises {
                 Answer::Known(answer) => return answer.map(|value| value.map(cloned)),
                 Answer::InBatch { batch, is_new } => (batch, is_new),
             };
-            let run = Arc::clone(&loads).run(self.downgrade(), batch.clone());
-            match self.register(batch.clone(), Demand::Missed, run) {
-                // `AlreadyResolved`: another thread has just settled the batch, so the next look-up finds the key.
-                Ok(_) | Err(SubmitError::AlreadyResolved { .. }) => self.read::<()>(&batch)?,
+            let run = || Arc::clone(&loads).run(self.downgrade(), batch.clone());
+            match self.read_or(&batch, |found| found.or_submit(run)) {
+                Ok(()) => ended = Some(batch),
                 Err(error) => {
-                    if is_new {
+                    if is_new && matches!(error, PromiseError::Rejected { .. }) {
                         loads.forget(&key);
                     }
-                    return Err(PromiseError::Rejected { error });
+                    return Err(error);
                 }
             }
-            ended = Some(batch);
         }
     }
 
@@ -150,7 +147,7 @@ impl Promises {
                 Answer::InBatch { batch, .. } => batch,
             };
             let run = || Arc::clone(&loads).run(self.downgrade(), batch.clone());
-            self.wait::<(), _>(batch.clone(), run).await?;
+            self.wait::<(), _>(&batch, run).await?;
             ended = Some(batch);
         }
     }
@@ -327,8 +324,7 @@ impl<L: Loader> Loads<L> {
     }
 
     fn is_pending(&self, promises: &Promises, batch: &Key) -> bool {
-        let read = promises.read::<()>(batch);
-        read.is_err_and(|error| error.is_pending())
+        promises.registry().peek(batch) == Some(false)
             || lock(&self.state).open.as_ref() == Some(batch)
     }
 

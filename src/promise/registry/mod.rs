@@ -2,20 +2,17 @@
 mod advising;
 mod entries;
 mod passes;
-mod read;
-mod state;
-mod submit;
-mod wait;
+mod reservation;
 mod withdraw;
 
-pub(super) use entries::Vacancy;
+pub(super) use reservation::{Found, Purpose};
 
-use entries::Entries;
+use entries::{Entries, Vacancy};
 
 #[cfg(feature = "blocking")]
 use super::Rejection;
 use super::observe::Advice;
-use super::slot::{AnySlot, Slot, Type};
+use super::slot::AnySlot;
 use super::{Key, Start};
 #[cfg(feature = "blocking")]
 use crate::blocking::BlockingPool;
@@ -23,6 +20,7 @@ use crate::body::Detach;
 use crate::sync::lock;
 #[cfg(feature = "loader")]
 use std::any::Any;
+use std::mem;
 #[cfg(feature = "blocking")]
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -74,8 +72,6 @@ struct State {
 #[derive(Default)]
 struct Ledger {
     entries: Entries,
-    /// The number of promises so far, including those that were removed.
-    count: usize,
     /// More promises were submitted than the limit allows.
     is_overfull: bool,
     /// The advice about changing names was given.
@@ -122,33 +118,15 @@ struct Entry {
     advice: Advice,
 }
 
-/// The result of a look-up.
-pub(super) enum Found<T> {
-    Settled(Arc<Slot<T>>),
-    Pending,
-    /// There is no promise with this name.
-    Nothing(Vacancy),
-    /// The request has ended, and its promises were dropped.
-    Ended,
-    OfAnotherType(Type),
-}
-
-/// Whether a promise requires another pass. Later variants take precedence.
-#[derive(Clone, Copy, PartialEq, PartialOrd)]
-pub(super) enum Demand {
+/// Whether a promise requires another pass.
+#[derive(Clone, Copy, PartialEq)]
+enum Demand {
     /// No: the value was available when it was requested.
     Met,
     /// Yes, unless the value is read before the pass ends.
     Submitted,
     /// Yes: the value was requested and was not available.
     Missed,
-}
-
-/// The state of a promise after its submission.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Admission {
-    Pending,
-    TimedOut,
 }
 
 /// What has to happen at the end of a pass.
@@ -203,6 +181,78 @@ impl Registry {
 
     pub(super) fn is_driven(&self) -> bool {
         self.is_driven
+    }
+
+    pub(super) fn will_discard(&self) -> bool {
+        !matches!(lock(&self.state).verdict(), Verdict::Publish)
+    }
+
+    /// All names in the order of submission.
+    pub(super) fn keys(&self) -> Vec<Key> {
+        lock(&self.state).keys(|_| true)
+    }
+
+    pub(super) fn pending_keys(&self) -> Vec<Key> {
+        lock(&self.state).keys(|entry| entry.demand != Demand::Met)
+    }
+
+    pub(super) fn pass(&self) -> usize {
+        lock(&self.state).pass
+    }
+}
+
+impl State {
+    /// Whether a handle of this pass may change anything. It may until the next pass begins.
+    fn is_current(&self, pass: usize) -> bool {
+        pass == self.pass && !self.has_ended()
+    }
+
+    fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Published | Phase::Abandoned)
+    }
+
+    /// Whether this pass is running.
+    fn is_running(&self, pass: usize) -> bool {
+        self.is_current(pass) && !self.is_settling
+    }
+
+    fn verdict(&self) -> Verdict {
+        if self.publish || self.phase != Phase::Open {
+            return Verdict::Publish;
+        }
+        let Some(ledger) = &self.ledger else {
+            return Verdict::Publish;
+        };
+        if ledger.is_overfull {
+            return Verdict::Overfull;
+        }
+        let mut entries = ledger.entries.iter();
+        match entries.any(|entry| entry.demand != Demand::Met) {
+            true => Verdict::Repeat,
+            false => Verdict::Publish,
+        }
+    }
+
+    fn ledger(&mut self) -> &mut Ledger {
+        self.ledger.get_or_insert_default()
+    }
+
+    /// Whether a promise has yet to start.
+    fn is_starting(&self) -> bool {
+        let ledger = self.ledger.as_ref();
+        ledger.is_some_and(|ledger| !ledger.starting.is_empty())
+    }
+
+    /// Takes all pending promises. The caller fails them after releasing the lock.
+    fn stop(&mut self) -> Vec<Arc<dyn AnySlot>> {
+        let Some(ledger) = &mut self.ledger else {
+            return Vec::new();
+        };
+        let mut pending = mem::take(&mut ledger.starting);
+        for entry in ledger.entries.iter().filter(|entry| !entry.is_settled()) {
+            pending.push(Arc::clone(&entry.slot));
+        }
+        pending
     }
 }
 

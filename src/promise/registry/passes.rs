@@ -1,6 +1,6 @@
 use super::super::error::Failure;
 use super::super::slot::AnySlot;
-use super::state::run;
+use super::withdraw::run;
 use super::{Demand, Entry, Phase, Registry, RequestBodyState, Verdict};
 use crate::sync::lock;
 use std::mem;
