@@ -92,7 +92,7 @@ impl Promises {
         let promises = self.downgrade();
         async move {
             let promises = promises.upgrade().ok_or(Failure::Cancelled)?;
-            let registry = promises.registry();
+            let registry = &promises.registry;
             let current = promises.clone();
             let job = observe::in_present_span(move || current.scope(job));
             match registry.pool().run(registry.number(), job).await {

@@ -312,7 +312,7 @@ impl<T> OrPending<T> for Result<T, PromiseError> {
             Err(PromiseError::Pending { key }) => {
                 #[cfg(feature = "tracing")]
                 if let Some(promises) = super::Promises::current() {
-                    promises.registry().accept_placeholder(&key);
+                    promises.registry.accept_placeholder(&key);
                 }
                 #[cfg(not(feature = "tracing"))]
                 let _ = key;

@@ -235,7 +235,7 @@ impl Promises {
                 batches: 0,
             }),
         };
-        let loads = self.registry().attachment(address, make);
+        let loads = self.registry.attachment(address, make);
         loads.ok_or_else(|| PromiseError::Ended {
             key: Key::from_static(short_name::<L>()),
         })
@@ -246,7 +246,7 @@ impl<L: Loader> State<L> {
     /// Closes the open batch if it was cancelled or timed out before it started.
     fn close_settled(&mut self, promises: &Promises) {
         if let Some(batch) = &self.open {
-            if promises.registry().peek(batch) == Some(true) {
+            if promises.registry.peek(batch) == Some(true) {
                 self.open = None;
                 self.wanted.clear();
             }
@@ -287,7 +287,7 @@ impl<L: Loader> Loads<L> {
                 asked.is_promised |= is_promised;
                 // A batch that is neither open nor a promise was cleared and loads nothing.
                 let is_open = state.open.as_ref() == Some(batch);
-                let stands = asked.applies_in(pass) && promises.registry().peek(batch).is_some();
+                let stands = asked.applies_in(pass) && promises.registry.peek(batch).is_some();
                 if is_open || (stands && ended != Some(batch)) {
                     return Answer::InBatch {
                         batch: batch.clone(),
@@ -297,7 +297,7 @@ impl<L: Loader> Loads<L> {
             }
             Some(Known::Failed { .. }) | None => {}
         }
-        if !promises.registry().is_current(pass) {
+        if !promises.registry.is_current(pass) {
             let key = Key::from_static(short_name::<L>());
             return Answer::Known(Err(PromiseError::Ended { key }));
         }
@@ -324,7 +324,7 @@ impl<L: Loader> Loads<L> {
     }
 
     fn is_pending(&self, promises: &Promises, batch: &Key) -> bool {
-        promises.registry().peek(batch) == Some(false)
+        promises.registry.peek(batch) == Some(false)
             || lock(&self.state).open.as_ref() == Some(batch)
     }
 
@@ -400,7 +400,7 @@ impl<L: Loader> Drop for Batch<L> {
         // A batch that panics, times out or is cancelled keeps its promise, whose error its keys read as. A batch whose
         // last waiter was dropped has no promise any more, so its keys must become loadable again.
         let promises = self.promises.upgrade();
-        let is_promise = promises.is_some_and(|it| it.registry().peek(&self.name).is_some());
+        let is_promise = promises.is_some_and(|it| it.registry.peek(&self.name).is_some());
         if std::thread::panicking() || is_promise {
             return;
         }

@@ -20,7 +20,6 @@ use crate::body::Detach;
 use crate::sync::lock;
 #[cfg(feature = "loader")]
 use std::any::Any;
-use std::mem;
 #[cfg(feature = "blocking")]
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -183,17 +182,9 @@ impl Registry {
         self.is_driven
     }
 
-    pub(super) fn will_discard(&self) -> bool {
-        !matches!(lock(&self.state).verdict(), Verdict::Publish)
-    }
-
     /// All names in the order of submission.
     pub(super) fn keys(&self) -> Vec<Key> {
         lock(&self.state).keys(|_| true)
-    }
-
-    pub(super) fn pending_keys(&self) -> Vec<Key> {
-        lock(&self.state).keys(|entry| entry.demand != Demand::Met)
     }
 
     pub(super) fn pass(&self) -> usize {
@@ -216,43 +207,8 @@ impl State {
         self.is_current(pass) && !self.is_settling
     }
 
-    fn verdict(&self) -> Verdict {
-        if self.publish || self.phase != Phase::Open {
-            return Verdict::Publish;
-        }
-        let Some(ledger) = &self.ledger else {
-            return Verdict::Publish;
-        };
-        if ledger.is_overfull {
-            return Verdict::Overfull;
-        }
-        let mut entries = ledger.entries.iter();
-        match entries.any(|entry| entry.demand != Demand::Met) {
-            true => Verdict::Repeat,
-            false => Verdict::Publish,
-        }
-    }
-
     fn ledger(&mut self) -> &mut Ledger {
         self.ledger.get_or_insert_default()
-    }
-
-    /// Whether a promise has yet to start.
-    fn is_starting(&self) -> bool {
-        let ledger = self.ledger.as_ref();
-        ledger.is_some_and(|ledger| !ledger.starting.is_empty())
-    }
-
-    /// Takes all pending promises. The caller fails them after releasing the lock.
-    fn stop(&mut self) -> Vec<Arc<dyn AnySlot>> {
-        let Some(ledger) = &mut self.ledger else {
-            return Vec::new();
-        };
-        let mut pending = mem::take(&mut ledger.starting);
-        for entry in ledger.entries.iter().filter(|entry| !entry.is_settled()) {
-            pending.push(Arc::clone(&entry.slot));
-        }
-        pending
     }
 }
 
