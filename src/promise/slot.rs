@@ -128,6 +128,7 @@ impl Type {
     }
 
     /// Checks that the promise has a value of this type.
+    #[inline]
     pub(super) fn check(self, slot: &dyn AnySlot) -> Result<(), SubmitError> {
         let found = slot.value_type();
         if self.matches(found) {

@@ -1,7 +1,7 @@
 use super::super::Key;
 use super::super::observe::Advice;
 use super::super::slot::AnySlot;
-use super::{Demand, Entry, State};
+use super::{Demand, Entry, Ledger, State};
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -160,6 +160,10 @@ impl State {
         self.ledger.as_ref()?.entries.get(key)
     }
 
+    pub(super) fn ledger(&mut self) -> &mut Ledger {
+        self.ledger.get_or_insert_default()
+    }
+
     /// Adds a promise with a name that is not in use.
     pub(super) fn insert(
         &mut self,
@@ -195,13 +199,5 @@ impl Entry {
 
     pub(super) fn is_settled(&self) -> bool {
         self.slot.is_settled()
-    }
-
-    /// Records that the value was read.
-    pub(super) fn meet(&mut self, pass: usize) {
-        self.advice.read_in(pass);
-        if self.demand == Demand::Submitted {
-            self.demand = Demand::Met;
-        }
     }
 }

@@ -206,10 +206,6 @@ impl State {
     fn is_running(&self, pass: usize) -> bool {
         self.is_current(pass) && !self.is_settling
     }
-
-    fn ledger(&mut self) -> &mut Ledger {
-        self.ledger.get_or_insert_default()
-    }
 }
 
 /// Access for loaders.

@@ -52,7 +52,7 @@ impl Registry {
         let wanted = Type::of::<T>();
         let mut guard = lock(&self.state);
         let state = &mut *guard;
-        let (this_pass, has_ended) = (state.pass, state.has_ended());
+        let this_pass = state.pass;
         if purpose == Purpose::Submit && !state.is_current(pass) {
             return Err(SubmitError::Ended { key });
         }
@@ -67,8 +67,10 @@ impl Registry {
                 }
                 slot
             }
-            Err(_) if has_ended => return Err(SubmitError::Ended { key }),
             Err(vacancy) => {
+                if state.has_ended() {
+                    return Err(SubmitError::Ended { key });
+                }
                 let outer = self.outer_slot(state, &key);
                 // The outer promise may have been removed meanwhile. Then its value, which is user code, is dropped
                 // with `outer`.
@@ -186,7 +188,7 @@ impl Registry {
     }
 }
 
-impl<'a, T: Send + Sync + 'static> Found<'a, T> {
+impl<T: Send + Sync + 'static> Found<'_, T> {
     /// Returns the promise, or submits it if there was none with this name.
     pub(in crate::promise) fn or_submit<F>(
         self,
@@ -285,6 +287,7 @@ impl Reservation<'_> {
     }
 
     /// Whether the list of promises is that of the look-up. Fails if no promise may be added.
+    #[inline]
     fn is_valid(&self, state: &mut State) -> Result<bool, SubmitError> {
         let key = || self.key.clone();
         if !state.is_current(self.pass) {
@@ -305,11 +308,12 @@ impl Reservation<'_> {
 
 impl Entry {
     /// Records a look-up that found this promise.
+    #[inline]
     fn record(&mut self, purpose: Purpose, pass: usize, this_pass: usize) {
         match purpose {
             Purpose::Wait => self.waiters += 1,
             Purpose::Submit if self.demand == Demand::Met => self.demand = Demand::Submitted,
-            Purpose::Read if self.is_settled() => self.meet(pass),
+            Purpose::Read if self.slot.is_settled() => self.meet(pass),
             Purpose::Read if pass == this_pass => {
                 self.demand = Demand::Missed;
                 self.advice.missed();
@@ -317,10 +321,19 @@ impl Entry {
             Purpose::Submit | Purpose::Read => {}
         }
     }
+
+    /// Records that the value was read.
+    fn meet(&mut self, pass: usize) {
+        self.advice.read_in(pass);
+        if self.demand == Demand::Submitted {
+            self.demand = Demand::Met;
+        }
+    }
 }
 
 impl Purpose {
     /// Checks that the found promise serves this purpose of a caller that wants values of this type.
+    #[inline]
     fn check(self, wanted: Type, slot: &dyn AnySlot) -> Result<(), SubmitError> {
         if self == Self::Submit && slot.is_settled() {
             let key = slot.key().clone();
