@@ -1,5 +1,4 @@
 use super::error::{Failure, PromiseError, SubmitError};
-use super::registry::Purpose;
 use super::{IntoKey, Promises, observe};
 use crate::BoxError;
 use crate::blocking::OnSaturation;
@@ -24,8 +23,7 @@ impl Promises {
         T: Send + Sync + 'static,
     {
         let job = self.blocking(|| Ok(job()));
-        let found = self.find(key, Purpose::Submit)?;
-        found.or_submit(|| job).map(drop)
+        self.register(key, |found| found.or_submit(|| job))
     }
 
     /// Like [`submit_blocking`](Self::submit_blocking), for a closure that can fail.
@@ -43,8 +41,7 @@ impl Promises {
         E: Into<BoxError> + 'static,
     {
         let job = self.blocking(|| job().map_err(Into::into));
-        let found = self.find(key, Purpose::Submit)?;
-        found.or_submit(|| job).map(drop)
+        self.register(key, |found| found.or_submit(|| job))
     }
 
     /// Returns the result, or [submits](Self::submit_blocking) the closure if there is no promise with this name.

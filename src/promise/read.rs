@@ -16,12 +16,11 @@ impl Promises {
     where
         T: Clone + Send + Sync + 'static,
     {
-        let found = self.find(key, Purpose::Read);
+        let key = key.into_key();
+        let found = self.registry.find(self.pass, &key, Purpose::Read);
         match found.map_err(SubmitError::into_promise_error)? {
-            Found::Promise(slot) => slot.read(),
-            Found::Nothing(reservation) => Err(PromiseError::NotSubmitted {
-                key: reservation.into_key(),
-            }),
+            Found::Promise(slot) => slot.read(key),
+            Found::Nothing(_) => Err(PromiseError::NotSubmitted { key }),
         }
     }
 

@@ -74,14 +74,12 @@ where
     }
 
     /// The outcome for a reader that does not wait.
-    pub(super) fn read(&self) -> Result<T, PromiseError>
+    pub(super) fn read(&self, key: Key) -> Result<T, PromiseError>
     where
         T: Clone,
     {
-        let pending = || PromiseError::Pending {
-            key: self.key.clone(),
-        };
-        self.outcome().unwrap_or_else(|| Err(pending()))
+        let pending = Err(PromiseError::Pending { key });
+        self.outcome().unwrap_or(pending)
     }
 
     pub(super) fn waiters(&self) -> &Waiters {

@@ -30,8 +30,7 @@ impl Promises {
         T: Send + Sync + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        let found = self.find(key, Purpose::Submit)?;
-        found.or_submit(|| future.map(Ok)).map(drop)
+        self.register(key, |found| found.or_submit(|| future.map(Ok)))
     }
 
     /// Like [`submit`](Self::submit), for a future that can fail. Its error reads as [`PromiseError::Failed`], each
@@ -46,16 +45,16 @@ impl Promises {
         E: Into<BoxError> + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let found = self.find(key, Purpose::Submit)?;
-        found.or_submit(|| future.map(failed)).map(drop)
+        self.register(key, |found| found.or_submit(|| future.map(failed)))
     }
 
     /// Returns the result, or submits the promise if there is none with this name.
     ///
     /// # Errors
     ///
-    /// Those of [`result`](Self::result), with [`Pending`](PromiseError::Pending) instead of `NotSubmitted`, and
-    /// [`Rejected`](PromiseError::Rejected) if the promise could not be submitted.
+    /// Those of [`result`](Self::result), with [`Pending`](PromiseError::Pending) instead of `NotSubmitted`,
+    /// [`Ended`](PromiseError::Ended) if the promise would be a new one and the handle's pass is over, and
+    /// [`Rejected`](PromiseError::Rejected) if the promise could not be submitted for another reason.
     pub fn result_or_submit<T, F>(
         &self,
         key: impl IntoKey<T>,
@@ -124,8 +123,7 @@ impl Promises {
         T: Send + Sync + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        let found = self.find(key, Purpose::Submit)?;
-        found.or_submit_body(|body| make(body).map(Ok)).map(drop)
+        self.register(key, |found| found.or_submit_body(|body| make(body).map(Ok)))
     }
 
     /// Like [`submit_body`](Self::submit_body), for a future that can fail.
@@ -143,10 +141,9 @@ impl Promises {
         E: Into<BoxError> + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let found = self.find(key, Purpose::Submit)?;
-        found
-            .or_submit_body(|body| make(body).map(failed))
-            .map(drop)
+        self.register(key, |found| {
+            found.or_submit_body(|body| make(body).map(failed))
+        })
     }
 
     /// Returns the result, or [passes the body](Self::submit_body) to a new promise with this name.
@@ -187,18 +184,21 @@ impl Promises {
         })
     }
 
-    pub(super) fn find<T>(
+    /// Keeps the promise that is found, or submits one.
+    pub(super) fn register<T>(
         &self,
         key: impl IntoKey<T>,
-        purpose: Purpose,
-    ) -> Result<Found<'_, T>, SubmitError>
+        submit: impl FnOnce(Found<'_, T>) -> Result<Arc<Slot<T>>, SubmitError>,
+    ) -> Result<(), SubmitError>
     where
         T: Send + Sync + 'static,
     {
-        self.registry.find(self.pass, key.into_key(), purpose)
+        let key = key.into_key();
+        let found = self.registry.find(self.pass, &key, Purpose::Submit);
+        found.and_then(submit).map(drop)
     }
 
-    /// Returns the result of the promise that is found or submitted.
+    /// Reads the promise that is found, or submits one.
     pub(super) fn read_or<T>(
         &self,
         key: impl IntoKey<T>,
@@ -207,8 +207,10 @@ impl Promises {
     where
         T: Clone + Send + Sync + 'static,
     {
-        let slot = self.find(key, Purpose::Read).and_then(submit);
-        slot.map_err(SubmitError::into_promise_error)?.read()
+        let key = key.into_key();
+        let found = self.registry.find(self.pass, &key, Purpose::Read);
+        let slot = found.and_then(submit);
+        slot.map_err(SubmitError::into_promise_error)?.read(key)
     }
 }
 

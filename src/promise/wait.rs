@@ -65,7 +65,8 @@ impl Promises {
         T: Clone + Send + Sync + 'static,
         F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
-        let found = self.find(key, Purpose::Wait);
+        let key = key.into_key();
+        let found = self.registry.find(self.pass, &key, Purpose::Wait);
         let slot = found.and_then(|found| found.or_submit(make));
         let slot = slot.map_err(SubmitError::into_promise_error)?;
         Waiter::new(&self.registry, slot).await

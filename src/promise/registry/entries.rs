@@ -139,6 +139,7 @@ impl Entries {
 /// The entries of a request that may have none.
 impl State {
     /// The number of promises so far, including removed promises.
+    #[inline]
     pub(super) fn places(&self) -> usize {
         let ledger = self.ledger.as_ref();
         ledger.map_or(0, |ledger| ledger.entries.list.len())

@@ -34,7 +34,7 @@ pub(in crate::promise) enum Found<'a, T> {
 pub(in crate::promise) struct Reservation<'a> {
     registry: &'a Registry,
     pass: usize,
-    key: Key,
+    key: &'a Key,
     purpose: Purpose,
     vacancy: Vacancy,
 }
@@ -43,20 +43,20 @@ impl Registry {
     /// Looks up the promise with this name, and records the purpose of the look-up.
     ///
     /// Each promise that is found or submitted for [`Purpose::Wait`] requires one call of [`leave`](Self::leave).
-    pub(in crate::promise) fn find<T: Send + Sync + 'static>(
-        &self,
+    pub(in crate::promise) fn find<'a, T: Send + Sync + 'static>(
+        &'a self,
         pass: usize,
-        key: Key,
+        key: &'a Key,
         purpose: Purpose,
-    ) -> Result<Found<'_, T>, SubmitError> {
+    ) -> Result<Found<'a, T>, SubmitError> {
         let wanted = Type::of::<T>();
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         let this_pass = state.pass;
         if purpose == Purpose::Submit && !state.is_current(pass) {
-            return Err(SubmitError::Ended { key });
+            return Err(SubmitError::Ended { key: key.clone() });
         }
-        let slot = match state.look_up(&key) {
+        let slot = match state.look_up(key) {
             Ok(entry) => {
                 purpose.check(wanted, &*entry.slot)?;
                 entry.record(purpose, pass, this_pass);
@@ -69,9 +69,9 @@ impl Registry {
             }
             Err(vacancy) => {
                 if state.has_ended() {
-                    return Err(SubmitError::Ended { key });
+                    return Err(SubmitError::Ended { key: key.clone() });
                 }
-                let outer = self.outer_slot(state, &key);
+                let outer = self.outer_slot(state, key);
                 // The outer promise may have been removed meanwhile. Then its value, which is user code, is dropped
                 // with `outer`.
                 drop(guard);
@@ -100,18 +100,22 @@ impl Registry {
     pub(super) fn outer_slot(&self, state: &State, key: &Key) -> Option<Arc<dyn AnySlot>> {
         let outer = self.outer.as_ref()?;
         let ledger = state.ledger.as_ref();
-        if ledger.is_some_and(|ledger| ledger.hidden.contains(key)) {
-            return None;
+        match ledger.is_some_and(|ledger| ledger.hidden.contains(key)) {
+            true => None,
+            false => outer.settled_slot(key),
         }
-        let mut guard = lock(&outer.state);
-        let outer_state = &mut *guard;
-        let pass = outer_state.pass;
-        match outer_state.entry_mut(key) {
+    }
+
+    fn settled_slot(&self, key: &Key) -> Option<Arc<dyn AnySlot>> {
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        let pass = state.pass;
+        match state.entry_mut(key) {
             Some(entry) => entry.is_settled().then(|| {
                 entry.advice.read_in(pass);
                 Arc::clone(&entry.slot)
             }),
-            None => outer.outer_slot(outer_state, key),
+            None => self.outer_slot(state, key),
         }
     }
 
@@ -219,10 +223,6 @@ impl<T: Send + Sync + 'static> Found<'_, T> {
 }
 
 impl Reservation<'_> {
-    pub(in crate::promise) fn into_key(self) -> Key {
-        self.key
-    }
-
     // A work that is not added is user code. As an argument it is dropped after the guard, that is without the lock.
     fn submit<T: Send + Sync + 'static>(self, work: Work<T>) -> Result<Arc<Slot<T>>, SubmitError> {
         let registry = self.registry;
@@ -235,10 +235,11 @@ impl Reservation<'_> {
                 Found::Nothing(reservation) => reservation.submit(work),
             };
         }
-        let slot = Arc::new(match state.phase {
-            Phase::TimedOut => Slot::settled(self.key, Err(Failure::TimedOut)),
-            _ => Slot::new(self.key, work),
-        });
+        let key = self.key.clone();
+        let slot = match state.phase {
+            Phase::TimedOut => Arc::new(Slot::settled(key, Err(Failure::TimedOut))),
+            _ => Arc::new(Slot::new(key, work)),
+        };
         registry.add(guard, slot.clone(), self.purpose, self.vacancy);
         Ok(slot)
     }
@@ -266,9 +267,10 @@ impl Reservation<'_> {
                 _ => mem::replace(&mut state.body, RequestBodyState::Taken),
             }
         };
+        let key = || self.key.clone();
         let body = match body {
             RequestBodyState::Here(None) => RequestBody::default(),
-            RequestBodyState::Taken => return Err(SubmitError::BodyTaken { key: self.key }),
+            RequestBodyState::Taken => return Err(SubmitError::BodyTaken { key: key() }),
             RequestBodyState::Here(Some(body)) => match Arc::clone(&body).detach() {
                 Some(body) => body,
                 None => {
@@ -277,7 +279,7 @@ impl Reservation<'_> {
                     if !state.has_ended() {
                         state.body = RequestBodyState::Here(Some(body));
                     }
-                    return Err(SubmitError::BodyRead { key: self.key });
+                    return Err(SubmitError::BodyRead { key: key() });
                 }
             },
         };
