@@ -21,7 +21,7 @@ pub(super) struct Entries {
 }
 
 /// The findings of a look-up of a name that is missing.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Vacancy {
     /// The number of places in the list at that time.
     pub(super) places: usize,
