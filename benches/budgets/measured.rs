@@ -86,8 +86,13 @@ fn build(features: &[&str], counts: bool) -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("measured/Cargo.toml");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--quiet", "--profile", "measured"])
-        .arg("--manifest-path")
+        .args([
+            "build",
+            "--profile",
+            "measured",
+            "--quiet",
+            "--manifest-path",
+        ])
         .arg(manifest)
         .arg("--target-dir")
         .arg(directory())
