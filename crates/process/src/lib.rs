@@ -123,12 +123,14 @@ mod observe;
 mod pool;
 mod watch;
 
+pub use child::POLL_INTERVAL;
 pub use error::ProcessError;
 pub use job::ProcessJob;
 pub use pool::{
-    DEFAULT_MAX_JOB_BYTES, DEFAULT_PROCESS_TIMEOUT, DEFAULT_START_TIMEOUT, END_TIMEOUT,
-    MAX_LOST_STARTS, POLL_INTERVAL, ProcessFuture, ProcessPool, ProcessPoolBuilder, WATCH_INTERVAL,
+    DEFAULT_MAX_JOB_BYTES, DEFAULT_PROCESS_TIMEOUT, DEFAULT_START_TIMEOUT, MAX_LOST_STARTS,
+    ProcessFuture, ProcessPool, ProcessPoolBuilder,
 };
+pub use watch::{END_TIMEOUT, WATCH_INTERVAL};
 
 /// Runs the job and exits, in a child of a [`ProcessPool`]. In any other process, enables the program to start children
 /// and returns.

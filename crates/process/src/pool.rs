@@ -26,15 +26,6 @@ pub const DEFAULT_MAX_JOB_BYTES: usize = 64 << 20;
 /// them has leaked a thread.
 pub const MAX_LOST_STARTS: usize = 16;
 
-/// The interval at which a pool checks whether the future of a job was dropped.
-pub const POLL_INTERVAL: Duration = Duration::from_millis(10);
-
-/// The time for a process to send its output and to end. Then it aborts.
-pub const END_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The interval at which a child checks whether its server still runs.
-pub const WATCH_INTERVAL: Duration = Duration::from_millis(200);
-
 /// The default number of waiting jobs per process.
 const WAITING_FOR_EACH_RUNNING: usize = 64;
 
