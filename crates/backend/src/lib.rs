@@ -62,18 +62,20 @@ pub mod memory;
 
 mod bus;
 mod error;
+mod handler;
 mod observe;
 mod queue;
 mod store;
-mod work;
+mod worker;
 
 pub use bus::{Bus, BusEvent, BusStream};
 pub use error::BackendError;
 pub use futures_util::future::BoxFuture;
 pub use futures_util::stream::BoxStream;
+pub use handler::{Delivery, Handler, Lease, Outcome};
 pub use queue::{Capabilities, Enqueued, Envelope, Priority, Queue, Receipt, Taken};
 pub use store::{Change, CompareAndSet, Entry, Revision, Store, WatchStream};
-pub use work::{Delivery, Handler, Lease, Outcome, WorkOptions};
+pub use worker::WorkOptions;
 
 /// A boxed error, as in tower.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -12,7 +12,7 @@
 //! ```
 
 mod bus;
-mod line;
+mod envelopes;
 mod queue;
 mod store;
 

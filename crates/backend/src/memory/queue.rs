@@ -1,4 +1,4 @@
-use super::line::{Line, Stored, after, delay};
+use super::envelopes::{Envelopes, Stored, after, delay};
 use crate::kit::limits::{DEFAULT_DEDUPLICATION_WINDOW, DEFAULT_MAX_ENVELOPE_BYTES};
 use crate::kit::sync::lock;
 use crate::{
@@ -51,15 +51,15 @@ type Key = (Arc<str>, Arc<str>);
 
 #[derive(Default)]
 struct State {
-    lines: HashMap<Arc<str>, Line>,
-    /// All envelopes in the lines, and envelopes that have ended recently.
+    queues: HashMap<Arc<str>, Envelopes>,
+    /// All envelopes in the queues, and envelopes that have ended recently.
     known: HashSet<Key>,
     /// Envelopes that have ended, with the time at which they are forgotten.
     ended: VecDeque<(Instant, Key)>,
-    /// The number of envelopes in the lines.
+    /// The number of envelopes in the queues.
     envelopes: usize,
     bytes: usize,
-    /// At least the highest number of all lines that were removed.
+    /// At least the highest number of all queues that were removed.
     last: u64,
 }
 
@@ -131,7 +131,7 @@ impl MemoryQueue {
             priority: envelope.priority,
             number: 0,
         };
-        state.line(&envelope.queue).add(stored, envelope.delay);
+        state.queue(&envelope.queue).add(stored, envelope.delay);
         Ok(Enqueued::Added)
     }
 
@@ -141,14 +141,14 @@ impl MemoryQueue {
             return false;
         };
         let mut state = lock(&self.state);
-        let Some((queue, line)) = state.present(queue) else {
+        let Some((queue, envelopes)) = state.present(queue) else {
             return false;
         };
-        let Some(stored) = line.remove(number) else {
+        let Some(stored) = envelopes.remove(number) else {
             return false;
         };
         if let Some(delay) = delay(outcome) {
-            line.add(stored, delay);
+            envelopes.add(stored, delay);
             return true;
         }
         let key = (queue, stored.id);
@@ -175,34 +175,34 @@ impl State {
         }
     }
 
-    /// Returns the line of a queue, or creates it.
-    fn line(&mut self, queue: &str) -> &mut Line {
-        if !self.lines.contains_key(queue) {
-            if self.lines.len() == self.lines.capacity() {
-                // Unused lines are removed before the map grows.
+    /// Returns the envelopes of a queue. Creates the queue if it does not exist.
+    fn queue(&mut self, queue: &str) -> &mut Envelopes {
+        if !self.queues.contains_key(queue) {
+            if self.queues.len() == self.queues.capacity() {
+                // Unused queues are removed before the map grows.
                 let last = &mut self.last;
-                self.lines.retain(|_, line| {
-                    *last = line.last().max(*last);
-                    !line.is_unused()
+                self.queues.retain(|_, envelopes| {
+                    *last = envelopes.last().max(*last);
+                    !envelopes.is_unused()
                 });
             }
-            self.lines.insert(queue.into(), Line::new(self.last));
+            self.queues.insert(queue.into(), Envelopes::new(self.last));
         }
-        self.lines.get_mut(queue).expect("it is there by now")
+        self.queues.get_mut(queue).expect("it is there by now")
     }
 
-    fn present(&mut self, queue: &str) -> Option<(Arc<str>, &mut Line)> {
-        let queue = self.lines.get_key_value(queue)?.0.clone();
-        let line = self.lines.get_mut(&queue)?;
-        Some((queue, line))
+    fn present(&mut self, queue: &str) -> Option<(Arc<str>, &mut Envelopes)> {
+        let queue = self.queues.get_key_value(queue)?.0.clone();
+        let envelopes = self.queues.get_mut(&queue)?;
+        Some((queue, envelopes))
     }
 
     /// Takes envelopes. If there are none, returns what to wait for.
     fn take(&mut self, queue: &str, limit: usize, lease: Duration) -> Result<Vec<Taken>, Look> {
-        let line = self.line(queue);
+        let envelopes = self.queue(queue);
         let mut taken = Vec::new();
         while taken.len() < limit {
-            let Some((number, leased_until, stored)) = line.take(lease) else {
+            let Some((number, leased_until, stored)) = envelopes.take(lease) else {
                 break;
             };
             taken.push(Taken {
@@ -214,7 +214,7 @@ impl State {
             });
         }
         if taken.is_empty() {
-            return Err((line.changes(), line.next()));
+            return Err((envelopes.changes(), envelopes.next()));
         }
         Ok(taken)
     }
@@ -271,7 +271,7 @@ impl Queue for MemoryQueue {
                     Ok(taken) => return Ok(taken),
                     Err(look) => look,
                 };
-                // The receiver keeps the line from being removed.
+                // The receiver keeps the queue from being removed.
                 let changed = changes.changed();
                 let _ = match next {
                     Some(next) => timeout_at(next, changed).await,
@@ -291,8 +291,8 @@ impl Queue for MemoryQueue {
                 return Ok(false);
             };
             let mut state = lock(&self.state);
-            let line = state.present(queue);
-            Ok(line.is_some_and(|(_, line)| line.renew(number, lease)))
+            let present = state.present(queue);
+            Ok(present.is_some_and(|(_, envelopes)| envelopes.renew(number, lease)))
         })
     }
 
