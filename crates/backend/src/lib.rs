@@ -85,11 +85,11 @@ use std::fmt;
 use std::sync::Arc;
 
 /// The maximum size of a key, topic, queue or id, in bytes.
-pub const MAX_NAME_BYTES: usize = 1024;
+const MAX_NAME_BYTES: usize = 1024;
 
-/// Checks a key, topic, queue or id: 1 to [`MAX_NAME_BYTES`] bytes, without control characters. All other characters
-/// are allowed and have no special meaning: `a/b` is not below `a`. Adapters call this function first, so that all of
-/// them behave alike.
+/// Checks a key, topic, queue or id: 1 to 1024 bytes, without control characters. All other characters are allowed and
+/// have no special meaning: `a/b` is not below `a`. Adapters call this function first, so that all of them behave
+/// alike.
 ///
 /// # Errors
 ///

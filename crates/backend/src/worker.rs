@@ -16,9 +16,6 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-/// The default number of concurrent handlers: 16.
-const DEFAULT_CONCURRENCY: usize = 16;
-
 /// Shorter leases would be lost to ordinary delays.
 const SHORTEST_LEASE: Duration = Duration::from_millis(10);
 
@@ -48,12 +45,12 @@ impl WorkOptions {
     pub fn new(queue: impl Into<Arc<str>>) -> Self {
         Self {
             queue: queue.into(),
-            concurrency: DEFAULT_CONCURRENCY,
+            concurrency: 16,
             lease: DEFAULT_LEASE,
         }
     }
 
-    /// Sets the number of concurrent handlers, by default [`DEFAULT_CONCURRENCY`] and at least one.
+    /// Sets the number of concurrent handlers, by default 16 and at least one.
     #[must_use]
     pub fn concurrency(self, handlers: usize) -> Self {
         Self {
@@ -62,8 +59,8 @@ impl WorkOptions {
         }
     }
 
-    /// Sets how long a worker that shows no sign of life keeps an envelope, by default [`DEFAULT_LEASE`]. The value is
-    /// clamped to 10 ms to 100 years.
+    /// Sets how long a worker that shows no sign of life keeps an envelope, by default 30 seconds. The value is clamped
+    /// to 10 ms to 100 years.
     ///
     /// The lease limits the delay after a crash. It does not limit the time of a handler. All workers of a queue should
     /// use the same lease.

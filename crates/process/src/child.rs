@@ -9,7 +9,7 @@ use std::time::Duration;
 use tower_promises_backend::kit::{json, panic};
 
 /// The interval at which a pool checks whether the future of a job was dropped.
-pub const POLL_INTERVAL: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Starts a process for a job. Blocks until the process has connected, possibly forever.
 pub(super) fn start<J: ProcessJob>(

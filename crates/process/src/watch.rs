@@ -7,10 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// The time for a process to send its output and to end. Then it aborts.
-pub const END_TIMEOUT: Duration = Duration::from_secs(5);
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The interval at which a child checks whether its server still runs.
-pub const WATCH_INTERVAL: Duration = Duration::from_millis(200);
+const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Guard that lives while the job runs. After it is dropped, the process has [`END_TIMEOUT`] to end.
 pub(super) struct Job {

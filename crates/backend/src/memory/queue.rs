@@ -12,12 +12,6 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-/// The default maximum number of envelopes of a [`MemoryQueue`]: 100,000.
-const DEFAULT_MAX_ENVELOPES: usize = 100_000;
-
-/// The default maximum size of all envelopes of a [`MemoryQueue`] together: 64 MiB.
-const DEFAULT_MAX_QUEUE_BYTES: usize = 64 * 1024 * 1024;
-
 /// The approximate overhead of an envelope, beyond its names and payload.
 const ENVELOPE_BYTES: usize = 256;
 
@@ -70,39 +64,38 @@ impl MemoryQueue {
         Self {
             state: Arc::default(),
             settings: Settings {
-                max_envelopes: DEFAULT_MAX_ENVELOPES,
-                max_bytes: DEFAULT_MAX_QUEUE_BYTES,
+                max_envelopes: 100_000,
+                max_bytes: 64 * 1024 * 1024,
                 max_envelope_bytes: DEFAULT_MAX_ENVELOPE_BYTES,
                 window: DEFAULT_DEDUPLICATION_WINDOW,
             },
         }
     }
 
-    /// Sets the maximum number of envelopes, by default [`DEFAULT_MAX_ENVELOPES`]. Call it before the queue is cloned.
+    /// Sets the maximum number of envelopes, by default 100,000. Call it before the queue is cloned.
     #[must_use]
     pub fn max_envelopes(mut self, envelopes: usize) -> Self {
         self.settings.max_envelopes = envelopes;
         self
     }
 
-    /// Sets the maximum size of all envelopes together, in bytes, by default [`DEFAULT_MAX_QUEUE_BYTES`]: names,
-    /// payloads and 256 bytes for each envelope. Call it before the queue is cloned.
+    /// Sets the maximum size of all envelopes together, in bytes, by default 64 MiB: names, payloads and 256 bytes for
+    /// each envelope. Call it before the queue is cloned.
     #[must_use]
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_bytes = bytes;
         self
     }
 
-    /// Sets the maximum size of a payload, in bytes, by default [`DEFAULT_MAX_ENVELOPE_BYTES`]. Call it before the
-    /// queue is cloned.
+    /// Sets the maximum size of a payload, in bytes, by default 256 KiB. Call it before the queue is cloned.
     #[must_use]
     pub fn max_envelope_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_envelope_bytes = bytes;
         self
     }
 
-    /// Sets how long the id of an envelope stays known after its end, by default [`DEFAULT_DEDUPLICATION_WINDOW`]. Call
-    /// it before the queue is cloned.
+    /// Sets how long the id of an envelope stays known after its end, by default 2 minutes. Call it before the queue is
+    /// cloned.
     #[must_use]
     pub fn deduplication_window(mut self, time: Duration) -> Self {
         self.settings.window = time;
