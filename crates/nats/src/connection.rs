@@ -309,9 +309,7 @@ impl Connection {
     }
 
     fn timed_out(&self) -> BackendError {
-        BackendError::TimedOut {
-            after: self.settings.timeout,
-        }
+        BackendError::timed_out(self.settings.timeout)
     }
 
     /// The maximum size of a payload: the given limit, or the limit of the server minus the headers if that is lower.

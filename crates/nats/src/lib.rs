@@ -162,9 +162,9 @@ impl NatsBackend {
 
     async fn open_with(client: Client, settings: Settings) -> Result<Self, BackendError> {
         if !names::is_prefix(&settings.prefix) {
-            return Err(BackendError::InvalidName {
-                reason: "the prefix is not 1 to 100 letters, digits, `-` and `_`",
-            });
+            return Err(BackendError::invalid_name(
+                "the prefix is not 1 to 100 letters, digits, `-` and `_`",
+            ));
         }
         let sweep_interval = settings.sweep_interval;
         let connection = Connection::open(client, settings).await?;

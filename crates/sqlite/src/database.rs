@@ -138,9 +138,7 @@ impl Database {
     }
 
     fn timed_out(&self) -> BackendError {
-        BackendError::TimedOut {
-            after: self.settings.busy_timeout,
-        }
+        BackendError::timed_out(self.settings.busy_timeout)
     }
 }
 

@@ -67,7 +67,11 @@ async fn sizes_are_limited() {
     let error = store.put("key", "abcd".into(), None).await.unwrap_err();
     assert!(matches!(
         error,
-        BackendError::TooLarge { size: 4, limit: 3 }
+        BackendError::TooLarge {
+            size: 4,
+            limit: 3,
+            ..
+        }
     ));
     let set = store.compare_and_set("other", None, "abcd".into(), None);
     assert_eq!(

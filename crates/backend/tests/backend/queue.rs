@@ -124,7 +124,8 @@ async fn the_memory_queue_is_bounded_in_bytes() {
         error,
         BackendError::TooLarge {
             size: 9001,
-            limit: 9000
+            limit: 9000,
+            ..
         }
     ));
 }

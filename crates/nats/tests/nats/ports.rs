@@ -479,7 +479,14 @@ async fn sizes_are_limited() {
             .unwrap_err(),
     ];
     for error in errors {
-        let is_too_large = matches!(error, BackendError::TooLarge { size: 4, limit: 3 });
+        let is_too_large = matches!(
+            error,
+            BackendError::TooLarge {
+                size: 4,
+                limit: 3,
+                ..
+            }
+        );
         assert!(is_too_large, "{error:?}");
     }
     // The server has a limit, too. A payload that fits also fits with the longest names.
