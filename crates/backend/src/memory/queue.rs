@@ -19,25 +19,18 @@ const ENVELOPE_BYTES: usize = 256;
 ///
 /// Envelopes survive the end of a worker, but not the end of the process.
 ///
-/// The queue is bounded by [`max_envelopes`](Self::max_envelopes) and [`max_bytes`](Self::max_bytes), which include
-/// leased and delayed envelopes. Further envelopes are refused with [`BackendError::Full`]. The ids of envelopes that
-/// have ended stay known for the [window](Self::deduplication_window), but only the last
-/// [`max_envelopes`](Self::max_envelopes) of them.
+/// The queue is bounded by [`max_envelopes`](MemoryQueueBuilder::max_envelopes) and
+/// [`max_bytes`](MemoryQueueBuilder::max_bytes), which include leased and delayed envelopes. Further envelopes are
+/// refused with [`BackendError::Full`]. The ids of envelopes that have ended stay known for the
+/// [window](MemoryQueueBuilder::deduplication_window), but only the last
+/// [`max_envelopes`](MemoryQueueBuilder::max_envelopes) of them.
 ///
 /// Times are of tokio's clock, which tests can pause. Only [`take`](Queue::take) and [`work`](Queue::work) need a
 /// runtime.
 #[derive(Clone)]
 pub struct MemoryQueue {
     state: Arc<Mutex<State>>,
-    settings: Settings,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Settings {
-    max_envelopes: usize,
-    max_bytes: usize,
-    max_envelope_bytes: usize,
-    window: Duration,
+    settings: MemoryQueueBuilder,
 }
 
 /// The queue and the id of an envelope.
@@ -57,49 +50,67 @@ struct State {
     last: u64,
 }
 
-impl MemoryQueue {
-    /// Creates a queue with the default settings.
-    #[must_use]
-    pub fn new() -> Self {
-        Self {
-            state: Arc::default(),
-            settings: Settings {
-                max_envelopes: 100_000,
-                max_bytes: 64 * 1024 * 1024,
-                max_envelope_bytes: DEFAULT_MAX_ENVELOPE_BYTES,
-                window: DEFAULT_DEDUPLICATION_WINDOW,
-            },
-        }
-    }
+/// Builds a [`MemoryQueue`] with settings other than the defaults.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "`build` creates the queue"]
+pub struct MemoryQueueBuilder {
+    max_envelopes: usize,
+    max_bytes: usize,
+    max_envelope_bytes: usize,
+    deduplication_window: Duration,
+}
 
-    /// Sets the maximum number of envelopes, by default 100,000. Call it before the queue is cloned.
-    #[must_use]
+impl MemoryQueueBuilder {
+    /// Sets the maximum number of envelopes, by default 100,000.
     pub fn max_envelopes(mut self, envelopes: usize) -> Self {
-        self.settings.max_envelopes = envelopes;
+        self.max_envelopes = envelopes;
         self
     }
 
     /// Sets the maximum size of all envelopes together, in bytes, by default 64 MiB: names, payloads and 256 bytes for
-    /// each envelope. Call it before the queue is cloned.
-    #[must_use]
+    /// each envelope.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
-        self.settings.max_bytes = bytes;
+        self.max_bytes = bytes;
         self
     }
 
-    /// Sets the maximum size of a payload, in bytes, by default 256 KiB. Call it before the queue is cloned.
-    #[must_use]
+    /// Sets the maximum size of a payload, in bytes, by default 256 KiB.
     pub fn max_envelope_bytes(mut self, bytes: usize) -> Self {
-        self.settings.max_envelope_bytes = bytes;
+        self.max_envelope_bytes = bytes;
         self
     }
 
-    /// Sets how long the id of an envelope stays known after its end, by default 2 minutes. Call it before the queue is
-    /// cloned.
-    #[must_use]
+    /// Sets how long the id of an envelope stays known after its end, by default 2 minutes.
     pub fn deduplication_window(mut self, time: Duration) -> Self {
-        self.settings.window = time;
+        self.deduplication_window = time;
         self
+    }
+
+    /// Creates the queue.
+    #[must_use]
+    pub fn build(self) -> MemoryQueue {
+        MemoryQueue {
+            state: Arc::default(),
+            settings: self,
+        }
+    }
+}
+
+impl MemoryQueue {
+    /// Creates a queue with the default settings.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// Returns a builder for other settings.
+    pub fn builder() -> MemoryQueueBuilder {
+        MemoryQueueBuilder {
+            max_envelopes: 100_000,
+            max_bytes: 64 * 1024 * 1024,
+            max_envelope_bytes: DEFAULT_MAX_ENVELOPE_BYTES,
+            deduplication_window: DEFAULT_DEDUPLICATION_WINDOW,
+        }
     }
 
     fn add(&self, envelope: Envelope) -> Result<Enqueued, BackendError> {
@@ -147,7 +158,7 @@ impl MemoryQueue {
         let key = (queue, stored.id);
         state.envelopes -= 1;
         state.bytes -= size(&key, stored.payload.len());
-        let until = after(Instant::now(), self.settings.window);
+        let until = after(Instant::now(), self.settings.deduplication_window);
         state.ended.push_back((until, key));
         state.forget(self.settings.max_envelopes);
         true
@@ -243,7 +254,10 @@ impl fmt::Debug for MemoryQueue {
 
 impl Queue for MemoryQueue {
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(self.settings.max_envelope_bytes, self.settings.window)
+        Capabilities::new(
+            self.settings.max_envelope_bytes,
+            self.settings.deduplication_window,
+        )
     }
 
     fn enqueue(&self, envelope: Envelope) -> BoxFuture<'_, Result<Enqueued, BackendError>> {
