@@ -218,8 +218,8 @@ impl Connection {
     /// Resolves when the server has processed all earlier messages of this connection.
     pub(super) async fn round_trip(&self) -> Result<(), BackendError> {
         // The subject has no subscribers, so the server answers at once.
-        let nobody = format!("{}.nobody", self.settings.prefix);
-        match self.client.request(nobody, Bytes::new()).await {
+        let subject = format!("{}.nobody", self.settings.prefix);
+        match self.client.request(subject, Bytes::new()).await {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(()),
             Err(error) => Err(self.request_error(error)),

@@ -13,11 +13,11 @@ const END_TIMEOUT: Duration = Duration::from_secs(5);
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Guard that lives while the job runs. After it is dropped, the process has [`END_TIMEOUT`] to end.
-pub(super) struct Job {
+pub(super) struct RunningJob {
     has_ended: Arc<AtomicBool>,
 }
 
-impl Drop for Job {
+impl Drop for RunningJob {
     fn drop(&mut self) {
         self.has_ended.store(true, Ordering::Relaxed);
     }
@@ -27,7 +27,7 @@ impl Drop for Job {
 ///
 /// The watcher aborts, because a normal exit waits for destructors and exit handlers, which may be what blocks the
 /// process.
-pub(super) fn begin(server: u32) -> Job {
+pub(super) fn begin(server: u32) -> RunningJob {
     let has_ended = Arc::new(AtomicBool::new(false));
     let job_has_ended = Arc::clone(&has_ended);
     let watch = move || {
@@ -49,7 +49,7 @@ pub(super) fn begin(server: u32) -> Job {
     let _ = thread::Builder::new()
         .name("process-watch".to_owned())
         .spawn(watch);
-    Job { has_ended }
+    RunningJob { has_ended }
 }
 
 /// The parent of an orphaned process changes.

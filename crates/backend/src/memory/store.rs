@@ -30,8 +30,8 @@ const GRACE: Duration = Duration::from_secs(30);
 /// A [`Store`] within one process.
 ///
 /// The store is bounded: when its entries exceed [`max_bytes`](MemoryStoreBuilder::max_bytes), the least recently used
-/// ones are dropped. The log has a warning for each (feature `tracing`); watchers are not notified. Choose a sufficient
-/// bound, because a dropped entry may be a claim or a lease.
+/// ones are dropped. The log has a warning for each; watchers are not notified. Choose a sufficient bound, because a
+/// dropped entry may be a claim or a lease.
 #[derive(Clone)]
 pub struct MemoryStore {
     shared: Arc<Shared>,
