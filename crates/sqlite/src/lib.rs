@@ -76,8 +76,9 @@
 //!
 //! # Panics
 //!
-//! [`SqliteBuilder::open`], [`SqliteDatabase::open`], [`SqliteQueue::take`](tower_promises_backend::Queue::take) and the task for listeners
-//! use tokio's timers, which panic in a runtime without time enabled. The streams of listeners then end.
+//! [`SqliteBuilder::open`], [`SqliteDatabase::open`], [`SqliteQueue::take`](tower_promises_backend::Queue::take) and the
+//! task for listeners use tokio's timers, which panic in a runtime without time enabled. The streams of listeners then
+//! end.
 //!
 //! # Security
 //!
