@@ -17,8 +17,8 @@
 //!
 //! For a service that runs on more than one machine. A call takes one or two round trips to the server, which is a
 //! fraction of a millisecond in a local network. Messages and changes reach the other machines at once. For the
-//! processes of one machine, SQLite needs no server. For one process, the [`memory`](tower_promises_backend::memory)
-//! adapters are faster.
+//! processes of one machine, `tower-promises-sqlite` needs no server. For one process, the
+//! [`memory`](tower_promises_backend::memory) adapters are faster.
 //!
 //! # Requirements
 //!
@@ -103,7 +103,7 @@
 //!
 //! # Rust version
 //!
-//! This package needs Rust 1.89, because async-nats does.
+//! This package needs Rust 1.89, because async-nats does. The packages that use a backend work with older versions.
 
 mod builder;
 mod bus;
@@ -200,3 +200,7 @@ impl NatsBackend {
         self.queue.clone()
     }
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

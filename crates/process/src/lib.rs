@@ -71,8 +71,8 @@
 //!
 //! - A child is a new process: it shares no variables, connections or locks with the server, and does not run the code
 //!   after `init`. Pass everything that a job needs in its fields.
-//! - Starting a process takes milliseconds, and longer for a large program. Run short and trusted work on a thread,
-//!   with the feature `blocking` of `tower-promises`.
+//! - Starting a process takes milliseconds, and longer for a large program. Run short and trusted work on a thread:
+//!   module `blocking` of `tower-promises`.
 //! - The standard output and standard error of a job are those of the server. Its standard input is empty.
 //! - Killing a job does not end the processes that the job has started.
 //! - A result is returned when the process has ended. Destructors of thread-locals and exit handlers of C libraries run
@@ -113,8 +113,8 @@
 //!
 //! # Comparison
 //!
-//! The feature `blocking` of `tower-promises` runs closures on threads of the server, which costs less, but cannot stop
-//! them. The package `tower-promises-tasks` runs functions that survive the request, possibly on other machines; their
+//! The module `blocking` of `tower-promises` runs closures on threads of the server, which is cheaper. It cannot stop
+//! them. The package `tower-promises-tasks` runs functions that survive the request, possibly on other machines. Their
 //! workers can use a pool.
 
 mod child;
@@ -135,3 +135,7 @@ pub use pool::{ProcessFuture, ProcessPool, ProcessPoolBuilder};
 pub fn init() {
     procspawn::init();
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

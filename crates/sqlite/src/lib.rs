@@ -76,9 +76,9 @@
 //!
 //! # Panics
 //!
-//! [`SqliteBuilder::open`], [`SqliteDatabase::open`], [`SqliteQueue::take`](tower_promises_backend::Queue::take) and the
-//! task for listeners use tokio's timers, which panic in a runtime without time enabled. The streams of listeners then
-//! end.
+//! [`SqliteBuilder::open`], [`SqliteDatabase::open`], [`SqliteQueue::take`](tower_promises_backend::Queue::take) and
+//! the task for listeners use tokio's timers, which panic in a runtime without time enabled. The streams of listeners
+//! then end.
 //!
 //! # Security
 //!
@@ -89,7 +89,7 @@
 //!
 //! # Rust version
 //!
-//! This package needs Rust 1.94, because sqlx 0.9 does.
+//! This package needs Rust 1.94, because sqlx 0.9 does. The packages that use a backend work with older versions.
 
 mod builder;
 mod bus;
@@ -183,3 +183,7 @@ impl SqliteDatabase {
         SqliteQueue::new(self.connections.clone(), self.due.clone())
     }
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
