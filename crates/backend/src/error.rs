@@ -10,11 +10,13 @@ use std::time::Duration;
 pub enum BackendError {
     /// A key, topic, prefix, queue or id violates the rules of [`check_name`](super::check_name). Retrying does not
     /// help.
+    #[non_exhaustive]
     InvalidName {
         /// The violated rule.
         reason: &'static str,
     },
     /// A value or payload is too large. Retrying does not help.
+    #[non_exhaustive]
     TooLarge {
         /// The size, in bytes.
         size: usize,
@@ -22,6 +24,7 @@ pub enum BackendError {
         limit: usize,
     },
     /// The backend does not support the operation. Retrying does not help.
+    #[non_exhaustive]
     Unsupported {
         /// The unsupported feature, in the plural.
         what: &'static str,
@@ -29,17 +32,20 @@ pub enum BackendError {
     /// The backend has no room at present. Nothing has changed.
     Full,
     /// The backend did not answer in time. The call may or may not have taken effect.
+    #[non_exhaustive]
     TimedOut {
         /// The timeout.
         after: Duration,
     },
     /// The backend cannot be reached, or has failed. The call may or may not have taken effect.
+    #[non_exhaustive]
     Unavailable {
         /// The error of the adapter.
         error: Arc<dyn Error + Send + Sync>,
     },
     /// The stored data cannot be read by this version of the program, because another version has written it. The data
     /// stays stored, and a matching version can read it.
+    #[non_exhaustive]
     Unreadable {
         /// The error of serde.
         error: Arc<dyn Error + Send + Sync>,
@@ -47,6 +53,30 @@ pub enum BackendError {
 }
 
 impl BackendError {
+    /// Creates the error of a key, topic, prefix, queue or id that violates this rule.
+    #[must_use]
+    pub const fn invalid_name(reason: &'static str) -> Self {
+        Self::InvalidName { reason }
+    }
+
+    /// Creates the error of a value or payload that is too large. The sizes are in bytes.
+    #[must_use]
+    pub const fn too_large(size: usize, limit: usize) -> Self {
+        Self::TooLarge { size, limit }
+    }
+
+    /// Creates the error of an operation that the backend does not support. `what` names the feature, in the plural.
+    #[must_use]
+    pub const fn unsupported(what: &'static str) -> Self {
+        Self::Unsupported { what }
+    }
+
+    /// Creates the error of a backend that did not answer within this time.
+    #[must_use]
+    pub const fn timed_out(after: Duration) -> Self {
+        Self::TimedOut { after }
+    }
+
     /// Creates the error of a backend that cannot be reached or has failed.
     pub fn unavailable(error: impl Into<BoxError>) -> Self {
         Self::Unavailable {

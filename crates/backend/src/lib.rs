@@ -62,18 +62,20 @@ pub mod memory;
 
 mod bus;
 mod error;
+mod handler;
 mod observe;
 mod queue;
 mod store;
-mod work;
+mod worker;
 
 pub use bus::{Bus, BusEvent, BusStream};
 pub use error::BackendError;
 pub use futures_util::future::BoxFuture;
 pub use futures_util::stream::BoxStream;
+pub use handler::{Delivery, Handler, Lease, Outcome};
 pub use queue::{Capabilities, Enqueued, Envelope, Priority, Queue, Receipt, Taken};
 pub use store::{Change, CompareAndSet, Entry, Revision, Store, WatchStream};
-pub use work::{Delivery, Handler, Lease, Outcome, WorkOptions};
+pub use worker::WorkOptions;
 
 /// A boxed error, as in tower.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -83,11 +85,11 @@ use std::fmt;
 use std::sync::Arc;
 
 /// The maximum size of a key, topic, queue or id, in bytes.
-pub const MAX_NAME_BYTES: usize = 1024;
+const MAX_NAME_BYTES: usize = 1024;
 
-/// Checks a key, topic, queue or id: 1 to [`MAX_NAME_BYTES`] bytes, without control characters. All other characters
-/// are allowed and have no special meaning: `a/b` is not below `a`. Adapters call this function first, so that all of
-/// them behave alike.
+/// Checks a key, topic, queue or id: 1 to 1024 bytes, without control characters. All other characters are allowed and
+/// have no special meaning: `a/b` is not below `a`. Adapters call this function first, so that all of them behave
+/// alike.
 ///
 /// # Errors
 ///

@@ -1,4 +1,5 @@
-use super::work::{self, Handler, Outcome, WorkOptions};
+use super::handler::{Handler, Outcome};
+use super::worker::{self, WorkOptions};
 use super::{BackendError, check_name};
 use crate::kit::limits::check_size;
 use bytes::Bytes;
@@ -185,7 +186,7 @@ pub trait Queue: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<(), BackendError>> {
         Box::pin(async move {
             check_name(options.queue())?;
-            work::work(self, &options, &handler, shutdown).await;
+            worker::work(self, &options, &handler, shutdown).await;
             Ok(())
         })
     }

@@ -8,21 +8,6 @@ use tower_promises_backend::kit::limits::{
     DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_MAX_VALUE_BYTES, DEFAULT_WATCH_CAPACITY, capacity,
 };
 
-/// The default prefix of the names of streams and subjects.
-const DEFAULT_PREFIX: &str = "tower-promises";
-
-/// The default time that a call waits for the server: 5 seconds.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The default time that a worker waits for envelopes before it sends another request: 5 seconds.
-const DEFAULT_POLL_INTERVAL: Duration = Duration::from_secs(5);
-
-/// The default interval of sweeps: 5 minutes.
-const DEFAULT_SWEEP_INTERVAL: Duration = Duration::from_secs(5 * 60);
-
-/// The default maximum number of envelopes: a million.
-const DEFAULT_MAX_ENVELOPES: u64 = 1_000_000;
-
 const SHORTEST: Duration = Duration::from_millis(1);
 
 /// The shortest window that the server accepts.
@@ -82,54 +67,54 @@ impl NatsBuilder {
         Self {
             client,
             settings: Settings {
-                prefix: DEFAULT_PREFIX.to_owned(),
+                prefix: "tower-promises".to_owned(),
                 replicas: 1,
                 in_memory: false,
-                timeout: DEFAULT_TIMEOUT,
-                poll_interval: DEFAULT_POLL_INTERVAL,
-                sweep_interval: DEFAULT_SWEEP_INTERVAL,
+                timeout: Duration::from_secs(5),
+                poll_interval: Duration::from_secs(5),
+                sweep_interval: Duration::from_secs(5 * 60),
                 deduplication_window: DEFAULT_DEDUPLICATION_WINDOW,
                 max_value_bytes: DEFAULT_MAX_VALUE_BYTES,
                 max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
                 max_envelope_bytes: DEFAULT_MAX_ENVELOPE_BYTES,
                 max_values: None,
-                max_envelopes: DEFAULT_MAX_ENVELOPES,
+                max_envelopes: 1_000_000,
                 bus_capacity: DEFAULT_BUS_CAPACITY,
                 watch_capacity: DEFAULT_WATCH_CAPACITY,
             },
         }
     }
 
-    /// Sets the prefix of the names of streams and subjects, default `tower-promises`. Applications that share a server
-    /// but not a backend need different prefixes. A prefix has 1 to 100 letters, digits, `-` and `_`.
+    /// Sets the prefix of the names of streams and subjects, by default `tower-promises`. Applications that share a
+    /// server but not a backend need different prefixes. A prefix has 1 to 100 letters, digits, `-` and `_`.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.settings.prefix = prefix.into();
         self
     }
 
-    /// Sets the number of servers of a cluster that store the streams, default 1. The value is clamped to 1 to 5. With
-    /// 3, the backend survives the loss of one server.
+    /// Sets the number of servers of a cluster that store the streams, by default 1. The value is clamped to 1 to 5.
+    /// With 3, the backend survives the loss of one server.
     pub fn replicas(mut self, servers: usize) -> Self {
         self.settings.replicas = servers.clamp(1, 5);
         self
     }
 
-    /// Sets whether the streams are in the server's memory instead of on its disk, default no. In memory, nothing
+    /// Sets whether the streams are in the server's memory instead of on its disk, by default no. In memory, nothing
     /// survives a restart of the server, or of all servers with a replica. Empty streams are then created again.
     pub fn in_memory(mut self, in_memory: bool) -> Self {
         self.settings.in_memory = in_memory;
         self
     }
 
-    /// Sets how long a call waits for the server, default 5 seconds. While the connection is lost, calls wait for the
-    /// next connection. A call that takes longer fails with [`BackendError::TimedOut`]. Only
+    /// Sets how long a call waits for the server, by default 5 seconds. While the connection is lost, calls wait for
+    /// the next connection. A call that takes longer fails with [`BackendError::TimedOut`]. Only
     /// [`take`](tower_promises_backend::Queue::take) waits longer, for envelopes. At least a millisecond.
     pub fn timeout(mut self, time: Duration) -> Self {
         self.settings.timeout = time.clamp(SHORTEST, LONGEST);
         self
     }
 
-    /// Sets how long a worker waits for envelopes before it sends another request to the server, default 5 seconds.
+    /// Sets how long a worker waits for envelopes before it sends another request to the server, by default 5 seconds.
     /// Envelopes are delivered at once, and after a reconnection a worker sends another request within half a second.
     /// While a worker waits, the server sends a heartbeat each second, or twice in the interval if that is shorter. A
     /// worker that receives nothing for two and a half seconds sends another request. At least a millisecond.
@@ -138,7 +123,7 @@ impl NatsBuilder {
         self
     }
 
-    /// Sets how often expired messages are deleted from the server, default 5 minutes: values whose time to live has
+    /// Sets how often expired messages are deleted from the server, by default 5 minutes: values whose time to live has
     /// ended, markers of deletions, and records of envelopes that have ended. They stay for one more interval. For
     /// this, one process at a time reads the keys of all values and all such records. At least a millisecond. Choose an
     /// interval that is longer than a worker can be suspended.
@@ -147,27 +132,27 @@ impl NatsBuilder {
         self
     }
 
-    /// Sets how long the id of an envelope is known after it was enqueued, default 2 minutes. The server holds the ids
-    /// in memory. At least 100 ms.
+    /// Sets how long the id of an envelope is known after it was enqueued, by default 2 minutes. The server holds the
+    /// ids in memory. At least 100 ms.
     pub fn deduplication_window(mut self, time: Duration) -> Self {
         self.settings.deduplication_window = time.clamp(SHORTEST_WINDOW, LONGEST);
         self
     }
 
-    /// Sets the maximum size of a value in bytes, default 256 KiB. The server also limits values, bus messages and
+    /// Sets the maximum size of a value in bytes, by default 256 KiB. The server also limits values, bus messages and
     /// envelopes, by default to 1 MiB, of which 8 KiB are reserved for headers. The lower limit applies.
     pub fn max_value_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_value_bytes = bytes;
         self
     }
 
-    /// Sets the maximum size of a bus message in bytes, default 64 KiB.
+    /// Sets the maximum size of a bus message in bytes, by default 64 KiB.
     pub fn max_message_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_message_bytes = bytes;
         self
     }
 
-    /// Sets the maximum size of the payload of an envelope in bytes, default 256 KiB.
+    /// Sets the maximum size of the payload of an envelope in bytes, by default 256 KiB.
     pub fn max_envelope_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_envelope_bytes = bytes;
         self
@@ -184,21 +169,21 @@ impl NatsBuilder {
         self
     }
 
-    /// Sets the maximum number of envelopes in all queues together, default a million. Queued, delayed and leased
+    /// Sets the maximum number of envelopes in all queues together, by default 1,000,000. Queued, delayed and leased
     /// envelopes count. A further envelope fails with [`BackendError::Full`].
     pub fn max_envelopes(mut self, envelopes: u64) -> Self {
         self.settings.max_envelopes = envelopes;
         self
     }
 
-    /// Sets how many messages are buffered for a listener that falls behind, default 1024, which is at most 64 MiB with
-    /// the default sizes. The value is clamped to 1 to 1,000,000 and may be rounded up.
+    /// Sets how many messages are buffered for a listener that falls behind, by default 1024, which is at most 64 MiB
+    /// with the default sizes. The value is clamped to 1 to 1,000,000 and may be rounded up.
     pub fn bus_capacity(mut self, messages: usize) -> Self {
         self.settings.bus_capacity = capacity(messages);
         self
     }
 
-    /// Sets how many changes are buffered for a watcher that falls behind, default 256, which is at most 64 MiB with
+    /// Sets how many changes are buffered for a watcher that falls behind, by default 256, which is at most 64 MiB with
     /// the default sizes. The value is clamped to 1 to 1,000,000 and may be rounded up.
     pub fn watch_capacity(mut self, changes: usize) -> Self {
         self.settings.watch_capacity = capacity(changes);

@@ -2,7 +2,6 @@ use super::builder::Settings;
 use super::clock::Clock;
 use super::observe;
 use super::streams::{Streams, is_leaderless, is_missing, is_refused};
-use super::sweep::sweep;
 use async_nats::connection::State;
 use async_nats::jetstream::context::{ContextBuilder, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
@@ -14,7 +13,7 @@ use bytes::Bytes;
 use std::error::Error;
 use std::fmt;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex as StdMutex, Weak};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Mutex;
 use tokio::task::AbortHandle;
@@ -22,6 +21,7 @@ use tokio::time::sleep;
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::backoff::Backoff;
 use tower_promises_backend::kit::deadline;
+use tower_promises_backend::kit::sync::lock;
 
 /// The interval of checks whether the connection is still the same.
 pub(super) const LOOK: Duration = Duration::from_millis(500);
@@ -43,7 +43,7 @@ pub(super) struct Connection {
     clock: Clock,
     /// Locked while the server is asked for the time because something seems to be expired.
     asking: Mutex<()>,
-    tasks: OnceLock<[AbortOnDrop; 2]>,
+    tasks: StdMutex<Vec<AbortOnDrop>>,
 }
 
 /// A task that ends with the connection.
@@ -81,27 +81,30 @@ impl Connection {
             settings,
             clock: Clock::default(),
             asking: Mutex::new(()),
-            tasks: OnceLock::new(),
+            tasks: StdMutex::default(),
         });
         let prepare = || async {
-            let made = connection.streams.made();
-            if made == 0 {
-                connection.streams.make(&connection, made).await?;
+            if connection.streams.made() == 0 {
+                connection.make_streams(0).await?;
             }
             connection.set_clock().await
         };
         connection.in_time(prepare).await?;
-        // The tasks end when the last adapter is dropped.
-        let sweep = tokio::spawn(sweep(
-            Arc::downgrade(&connection),
-            connection.settings.sweep_interval,
-        ));
         let number = connection.number();
         let watch = tokio::spawn(watch_clock(Arc::downgrade(&connection), number));
-        let tasks = [sweep, watch].map(|task| AbortOnDrop(task.abort_handle()));
-        // The cell is empty here, because this is the only call to `set`.
-        let _ = connection.tasks.set(tasks);
+        connection.abort_on_drop(watch.abort_handle());
         Ok(connection)
+    }
+
+    /// Ends a task when the last adapter is dropped.
+    pub(super) fn abort_on_drop(&self, task: AbortHandle) {
+        lock(&self.tasks).push(AbortOnDrop(task));
+    }
+
+    /// Creates the missing streams, unless another call has done so since number `seen`.
+    async fn make_streams(&self, seen: u64) -> Result<(), BackendError> {
+        let (context, settings) = (&self.context, &self.settings);
+        self.streams.make(context, settings, seen).await
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -202,7 +205,7 @@ impl Connection {
                 if let Some(pause) = pause {
                     sleep(pause).await;
                 }
-                match self.streams.make(self, made).await {
+                match self.make_streams(made).await {
                     Err(error) if !is_leaderless(&error) => return Err(error),
                     _ => {}
                 }
@@ -215,8 +218,8 @@ impl Connection {
     /// Resolves when the server has processed all earlier messages of this connection.
     pub(super) async fn round_trip(&self) -> Result<(), BackendError> {
         // The subject has no subscribers, so the server answers at once.
-        let nobody = format!("{}.nobody", self.settings.prefix);
-        match self.client.request(nobody, Bytes::new()).await {
+        let subject = format!("{}.nobody", self.settings.prefix);
+        match self.client.request(subject, Bytes::new()).await {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(()),
             Err(error) => Err(self.request_error(error)),
@@ -306,9 +309,7 @@ impl Connection {
     }
 
     fn timed_out(&self) -> BackendError {
-        BackendError::TimedOut {
-            after: self.settings.timeout,
-        }
+        BackendError::timed_out(self.settings.timeout)
     }
 
     /// The maximum size of a payload: the given limit, or the limit of the server minus the headers if that is lower.

@@ -130,6 +130,8 @@ pub use store::NatsStore;
 use async_nats::Client;
 use builder::Settings;
 use connection::Connection;
+use std::sync::Arc;
+use sweep::sweep;
 use tower_promises_backend::{Backend, BackendError};
 
 /// A NATS server or cluster, and the adapters that use it. Clones are cheap and share the subscriptions.
@@ -159,11 +161,14 @@ impl NatsBackend {
 
     async fn open_with(client: Client, settings: Settings) -> Result<Self, BackendError> {
         if !names::is_prefix(&settings.prefix) {
-            return Err(BackendError::InvalidName {
-                reason: "the prefix is not 1 to 100 letters, digits, `-` and `_`",
-            });
+            return Err(BackendError::invalid_name(
+                "the prefix is not 1 to 100 letters, digits, `-` and `_`",
+            ));
         }
+        let sweep_interval = settings.sweep_interval;
         let connection = Connection::open(client, settings).await?;
+        let sweep = tokio::spawn(sweep(Arc::downgrade(&connection), sweep_interval));
+        connection.abort_on_drop(sweep.abort_handle());
         Ok(Self {
             store: NatsStore::new(connection.clone()),
             bus: NatsBus::new(connection.clone()),

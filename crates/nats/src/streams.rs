@@ -1,7 +1,6 @@
 //! The streams of a backend. They are created again if the server has lost them.
 
 use super::builder::Settings;
-use super::connection::Connection;
 use super::observe;
 use async_nats::jetstream::context::{
     GetStreamError, PublishError, PublishErrorKind, RequestError, RequestErrorKind,
@@ -82,15 +81,16 @@ impl Streams {
     /// Creates the missing streams, unless another call has done so since number `seen`.
     pub(super) async fn make(
         &self,
-        connection: &Connection,
+        context: &Context,
+        settings: &Settings,
         seen: u64,
     ) -> Result<(), BackendError> {
         let _making = self.making.lock().await;
         if self.made() != seen {
             return Ok(());
         }
-        let configs = configs(connection.settings());
-        let make = configs.iter().map(|config| create(connection, config));
+        let configs = configs(settings);
+        let make = configs.iter().map(|config| create(context, config));
         let made = try_join_all(make).await?;
         for (info, is_new) in made {
             if is_new && seen > 0 {
@@ -106,8 +106,7 @@ impl Streams {
 }
 
 /// Creates a stream if it does not exist. Returns whether it was created.
-async fn create(connection: &Connection, config: &Config) -> Result<(Info, bool), BackendError> {
-    let context = connection.context();
+async fn create(context: &Context, config: &Config) -> Result<(Info, bool), BackendError> {
     let name = &config.name;
     let found = async || ask(context, format!("STREAM.INFO.{name}"), &()).await;
     match found().await? {

@@ -161,7 +161,7 @@ impl Turn<'_> {
         let after = self.connection.settings().timeout;
         loop {
             let next = timeout(after, messages.next()).await;
-            let Some(message) = next.map_err(|_| BackendError::TimedOut { after })? else {
+            let Some(message) = next.map_err(|_| BackendError::timed_out(after))? else {
                 return Ok(());
             };
             let message = message.map_err(BackendError::unavailable)?;

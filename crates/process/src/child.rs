@@ -1,12 +1,15 @@
 use super::job::{Call, Reply, answer};
-use super::pool::POLL_INTERVAL;
 use super::{ProcessError, ProcessJob};
 use procspawn::{JoinHandle, SpawnError};
 use std::any::type_name;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 use tower_promises_backend::kit::{json, panic};
+
+/// The interval at which a pool checks whether the future of a job was dropped.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Starts a process for a job. Blocks until the process has connected, possibly forever.
 pub(super) fn start<J: ProcessJob>(

@@ -8,6 +8,7 @@ use std::time::Duration;
 #[non_exhaustive]
 pub enum ProcessError {
     /// The queue of waiting jobs is full.
+    #[non_exhaustive]
     Saturated {
         /// The type of the job.
         job: &'static str,
@@ -15,6 +16,7 @@ pub enum ProcessError {
         limit: usize,
     },
     /// The job or its output is too large.
+    #[non_exhaustive]
     TooLarge {
         /// The type of the job.
         job: &'static str,
@@ -24,6 +26,7 @@ pub enum ProcessError {
         limit: u64,
     },
     /// The job or its output cannot be serialised or deserialised. The error of serde is the [`source`](Error::source).
+    #[non_exhaustive]
     Serialize {
         /// The type of the job.
         job: &'static str,
@@ -34,6 +37,7 @@ pub enum ProcessError {
     },
     /// The process could not be started, or it has not called [`init`](super::init) in time. The reason is the
     /// [`source`](Error::source).
+    #[non_exhaustive]
     Start {
         /// The type of the job.
         job: &'static str,
@@ -41,6 +45,7 @@ pub enum ProcessError {
         error: Arc<dyn Error + Send + Sync>,
     },
     /// The job panicked.
+    #[non_exhaustive]
     Panicked {
         /// The type of the job.
         job: &'static str,
@@ -48,11 +53,13 @@ pub enum ProcessError {
         message: Arc<str>,
     },
     /// The process ended without a result: it aborted, exited or was killed.
+    #[non_exhaustive]
     Died {
         /// The type of the job.
         job: &'static str,
     },
     /// The job exceeded its timeout and is killed.
+    #[non_exhaustive]
     TimedOut {
         /// The type of the job.
         job: &'static str,
@@ -60,6 +67,7 @@ pub enum ProcessError {
         after: Duration,
     },
     /// The caller is not inside of a tokio runtime.
+    #[non_exhaustive]
     NoRuntime {
         /// The type of the job.
         job: &'static str,

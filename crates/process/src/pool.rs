@@ -13,27 +13,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tower_promises_backend::kit::sync::lock;
 use tower_service::Service;
 
-/// The default timeout of a job: 60 seconds.
-pub const DEFAULT_PROCESS_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// The default time for a process to call [`init`](super::init) and receive its job: 10 seconds.
-pub const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The default limit on a job and on its output, each in bytes of JSON: 64 MiB.
-pub const DEFAULT_MAX_JOB_BYTES: usize = 64 << 20;
-
 /// The number of processes without a call of [`init`](super::init) after which a pool starts no more processes. Each of
 /// them has leaked a thread.
-pub const MAX_LOST_STARTS: usize = 16;
-
-/// The interval at which a pool checks whether the future of a job was dropped.
-pub const POLL_INTERVAL: Duration = Duration::from_millis(10);
-
-/// The time for a process to send its output and to end. Then it aborts.
-pub const END_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The interval at which a child checks whether its server still runs.
-pub const WATCH_INTERVAL: Duration = Duration::from_millis(200);
+const MAX_LOST_STARTS: usize = 16;
 
 /// The default number of waiting jobs per process.
 const WAITING_FOR_EACH_RUNNING: usize = 64;
@@ -76,9 +58,9 @@ impl ProcessPool {
         ProcessPoolBuilder {
             max_processes: available_parallelism().map_or(1, usize::from),
             max_waiting: None,
-            max_bytes: DEFAULT_MAX_JOB_BYTES,
-            timeout: DEFAULT_PROCESS_TIMEOUT,
-            start_timeout: DEFAULT_START_TIMEOUT,
+            max_bytes: 64 << 20,
+            timeout: Duration::from_secs(60),
+            start_timeout: Duration::from_secs(10),
         }
     }
 
@@ -161,21 +143,20 @@ impl ProcessPoolBuilder {
         self
     }
 
-    /// Sets the maximum size of a job and of its output, each in bytes of JSON, by default [`DEFAULT_MAX_JOB_BYTES`].
+    /// Sets the maximum size of a job and of its output, each in bytes of JSON, by default 64 MiB.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = bytes;
         self
     }
 
-    /// Sets the timeout of a job, by default [`DEFAULT_PROCESS_TIMEOUT`]. The time starts when the job leaves the
-    /// queue. A job that takes longer is killed.
+    /// Sets the timeout of a job, by default 60 seconds. The time starts when the job leaves the queue. A job that
+    /// takes longer is killed.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Sets the time for a process to call [`init`](super::init) and receive its job, by default
-    /// [`DEFAULT_START_TIMEOUT`].
+    /// Sets the time for a process to call [`init`](super::init) and receive its job, by default 10 seconds.
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.start_timeout = timeout;
         self

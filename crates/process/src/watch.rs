@@ -1,18 +1,23 @@
 //! Watcher thread of a child, which prevents orphaned processes.
 
-use super::{END_TIMEOUT, WATCH_INTERVAL};
 use std::process::abort;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// The time for a process to send its output and to end. Then it aborts.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The interval at which a child checks whether its server still runs.
+const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Guard that lives while the job runs. After it is dropped, the process has [`END_TIMEOUT`] to end.
-pub(super) struct Job {
+pub(super) struct RunningJob {
     has_ended: Arc<AtomicBool>,
 }
 
-impl Drop for Job {
+impl Drop for RunningJob {
     fn drop(&mut self) {
         self.has_ended.store(true, Ordering::Relaxed);
     }
@@ -22,7 +27,7 @@ impl Drop for Job {
 ///
 /// The watcher aborts, because a normal exit waits for destructors and exit handlers, which may be what blocks the
 /// process.
-pub(super) fn begin(server: u32) -> Job {
+pub(super) fn begin(server: u32) -> RunningJob {
     let has_ended = Arc::new(AtomicBool::new(false));
     let job_has_ended = Arc::clone(&has_ended);
     let watch = move || {
@@ -44,7 +49,7 @@ pub(super) fn begin(server: u32) -> Job {
     let _ = thread::Builder::new()
         .name("process-watch".to_owned())
         .spawn(watch);
-    Job { has_ended }
+    RunningJob { has_ended }
 }
 
 /// The parent of an orphaned process changes.

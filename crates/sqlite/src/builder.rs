@@ -7,24 +7,6 @@ use tower_promises_backend::kit::limits::{
     DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_MAX_VALUE_BYTES, DEFAULT_WATCH_CAPACITY, capacity,
 };
 
-/// The default interval of polls for writes of other processes: 20 ms.
-const DEFAULT_POLL_INTERVAL: Duration = Duration::from_millis(20);
-
-/// The default time that a call waits for a lock: 5 seconds.
-const DEFAULT_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The default number of messages that are retained in the file for other processes: 4096.
-const DEFAULT_RETAINED_MESSAGES: u32 = 4096;
-
-/// The default number of changes that are retained in the file for other processes: 1024.
-const DEFAULT_RETAINED_CHANGES: u32 = 1024;
-
-/// The default time for which messages and changes are retained in the file: 60 seconds.
-const DEFAULT_RETENTION: Duration = Duration::from_secs(60);
-
-/// The default maximum number of envelopes: 100,000.
-const DEFAULT_MAX_ENVELOPES: u32 = 100_000;
-
 const SHORTEST_BUSY_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// SQLite counts milliseconds in 31 bits.
@@ -92,24 +74,24 @@ impl SqliteBuilder {
         Self {
             path,
             settings: Settings {
-                poll_interval: DEFAULT_POLL_INTERVAL,
-                busy_timeout: DEFAULT_BUSY_TIMEOUT,
+                poll_interval: Duration::from_millis(20),
+                busy_timeout: Duration::from_secs(5),
                 flush_writes: false,
                 max_value_bytes: DEFAULT_MAX_VALUE_BYTES,
                 max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
                 bus_capacity: DEFAULT_BUS_CAPACITY,
                 watch_capacity: DEFAULT_WATCH_CAPACITY,
-                retained_messages: DEFAULT_RETAINED_MESSAGES,
-                retained_changes: DEFAULT_RETAINED_CHANGES,
-                retention: DEFAULT_RETENTION,
-                max_envelopes: DEFAULT_MAX_ENVELOPES,
+                retained_messages: 4096,
+                retained_changes: 1024,
+                retention: Duration::from_secs(60),
+                max_envelopes: 100_000,
                 max_envelope_bytes: DEFAULT_MAX_ENVELOPE_BYTES,
                 deduplication_window: DEFAULT_DEDUPLICATION_WINDOW,
             },
         }
     }
 
-    /// Sets how often this process polls for writes of other processes, default 20 ms. The interval is the maximum
+    /// Sets how often this process polls for writes of other processes, by default 20 ms. The interval is the maximum
     /// delay of their messages, changes and envelopes. Writes of this process arrive at once. The process polls only
     /// while it has listeners, watchers or workers, and up to 16 times as often just after it has written or found
     /// something, when an answer is likely. Waiting workers share these more frequent polls. At least a millisecond.
@@ -118,7 +100,7 @@ impl SqliteBuilder {
         self
     }
 
-    /// Sets how long a call waits for a lock that another process holds, default 5 seconds. A call that takes longer
+    /// Sets how long a call waits for a lock that another process holds, by default 5 seconds. A call that takes longer
     /// fails with [`BackendError::TimedOut`] and writes nothing. With other calls of this process before it, a call may
     /// wait twice as long. Reads wait for no lock, except for the first read after the clock of the machine was set,
     /// which begins with a write. The value is clamped to 1 ms to 24 days.
@@ -127,7 +109,7 @@ impl SqliteBuilder {
         self
     }
 
-    /// Sets whether a write resolves only when it has reached the disk, default no.
+    /// Sets whether a write resolves only when it has reached the disk, by default no.
     ///
     /// In both cases, writes survive any end of the process, and the file stays intact. If not set, a crash of the
     /// machine or a loss of power may undo the last writes. If set, each write costs a flush of the disk, which often
@@ -137,69 +119,69 @@ impl SqliteBuilder {
         self
     }
 
-    /// Sets the maximum size of a value in bytes, default 256 KiB, at most 256 MiB.
+    /// Sets the maximum size of a value in bytes, by default 256 KiB. At most 256 MiB.
     pub fn max_value_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_value_bytes = bytes.min(LARGEST);
         self
     }
 
-    /// Sets the maximum size of a bus message in bytes, default 64 KiB, at most 256 MiB.
+    /// Sets the maximum size of a bus message in bytes, by default 64 KiB. At most 256 MiB.
     pub fn max_message_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_message_bytes = bytes.min(LARGEST);
         self
     }
 
-    /// Sets how many messages are buffered in memory for a listener that falls behind, default 1024, which is at most
-    /// 64 MiB with the default sizes. The value is clamped to 1 to 1,000,000 and may be rounded up.
+    /// Sets how many messages are buffered in memory for a listener that falls behind, by default 1024, which is at
+    /// most 64 MiB with the default sizes. The value is clamped to 1 to 1,000,000 and may be rounded up.
     pub fn bus_capacity(mut self, messages: usize) -> Self {
         self.settings.bus_capacity = capacity(messages);
         self
     }
 
-    /// Sets how many changes are buffered in memory for a watcher that falls behind, default 256, which is at most 64
-    /// MiB with the default sizes. The value is clamped to 1 to 1,000,000 and may be rounded up.
+    /// Sets how many changes are buffered in memory for a watcher that falls behind, by default 256, which is at most
+    /// 64 MiB with the default sizes. The value is clamped to 1 to 1,000,000 and may be rounded up.
     pub fn watch_capacity(mut self, changes: usize) -> Self {
         self.settings.watch_capacity = capacity(changes);
         self
     }
 
-    /// Sets how many messages are retained in the file for other processes, default 4096, which is at most 256 MiB with
-    /// the default sizes. At least 1. Temporarily there may be 64 more for each process that writes.
+    /// Sets how many messages are retained in the file for other processes, by default 4096, which is at most 256 MiB
+    /// with the default sizes. At least 1. Temporarily there may be 64 more for each process that writes.
     pub fn retained_messages(mut self, messages: u32) -> Self {
         self.settings.retained_messages = messages.max(1);
         self
     }
 
-    /// Sets how many changes are retained in the file for other processes, default 1024, which is at most 256 MiB with
-    /// the default sizes. At least 1. Temporarily there may be 64 more for each process that writes.
+    /// Sets how many changes are retained in the file for other processes, by default 1024, which is at most 256 MiB
+    /// with the default sizes. At least 1. Temporarily there may be 64 more for each process that writes.
     pub fn retained_changes(mut self, changes: u32) -> Self {
         self.settings.retained_changes = changes.max(1);
         self
     }
 
-    /// Sets how long messages and changes are retained in the file, default 60 seconds. A process that did not run for
-    /// longer, because its machine slept or a debugger stopped it, is notified of missed messages and changes. A later
-    /// write deletes them, except for the newest.
+    /// Sets how long messages and changes are retained in the file, by default 60 seconds. A process that did not run
+    /// for longer, because its machine slept or a debugger stopped it, is notified of missed messages and changes. A
+    /// later write deletes them, except for the newest.
     pub fn retention(mut self, time: Duration) -> Self {
         self.settings.retention = time;
         self
     }
 
-    /// Sets the maximum number of envelopes in all queues together, default 100,000, which is at most 25 GiB with the
-    /// default sizes. A further envelope fails with [`BackendError::Full`]. Envelopes that have ended do not count.
+    /// Sets the maximum number of envelopes in all queues together, by default 100,000, which is at most 25 GiB with
+    /// the default sizes. A further envelope fails with [`BackendError::Full`]. Envelopes that have ended do not count.
     pub fn max_envelopes(mut self, envelopes: u32) -> Self {
         self.settings.max_envelopes = envelopes;
         self
     }
 
-    /// Sets the maximum size of the payload of an envelope in bytes, default 256 KiB, at most 256 MiB.
+    /// Sets the maximum size of the payload of an envelope in bytes, by default 256 KiB. At most 256 MiB.
     pub fn max_envelope_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_envelope_bytes = bytes.min(LARGEST);
         self
     }
 
-    /// Sets how long the id of an envelope is known after it has ended, default 2 minutes. A later write then deletes
-    /// it.
+    /// Sets how long the id of an envelope is known after it has ended, by default 2 minutes. A later write then
+    /// deletes it.
     pub fn deduplication_window(mut self, time: Duration) -> Self {
         self.settings.deduplication_window = time;
         self

@@ -59,7 +59,10 @@ impl Bus for SqliteBus {
     ) -> BoxFuture<'a, Result<(), BackendError>> {
         Box::pin(async move {
             check_name(topic)?;
-            check_size(payload.len(), self.connections.settings().max_message_bytes)?;
+            check_size(
+                payload.len(),
+                self.connections.database().settings().max_message_bytes,
+            )?;
             let insert = query(PUBLISH)
                 .bind(topic.to_owned())
                 .bind(Vec::from(payload));

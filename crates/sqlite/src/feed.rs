@@ -1,11 +1,13 @@
 //! New rows of a table, for all listeners of a process. One task polls while there are listeners.
 
-use super::connections::{Connections, runtime};
+use super::connections::Connections;
+use super::database::Database;
 use futures_util::{Stream, stream};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{Row, query, query_scalar};
 use std::fmt;
 use std::sync::{Arc, Mutex};
+use tokio::runtime::Handle;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::timeout;
@@ -86,7 +88,7 @@ impl<T: Table> Feed<T> {
 
     /// Starts the task if it is not running, with the rows after `start`.
     fn join(self: &Arc<Self>, start: i64) -> Result<Events<T>, BackendError> {
-        let runtime = runtime()?;
+        let runtime = Handle::try_current().map_err(BackendError::unavailable)?;
         let mut running = lock(&self.running);
         let receiver = if let Some(sender) = &*running {
             sender.subscribe()
@@ -104,7 +106,7 @@ impl<T: Table> Feed<T> {
         };
         Ok(Events {
             receiver,
-            _wake: WakeOnDrop(self.connections.clone()),
+            _wake: WakeOnDrop(self.connections.database().clone()),
         })
     }
 
@@ -120,24 +122,26 @@ impl<T: Table> Feed<T> {
 
     /// Sends all rows after `last`, until there are no listeners.
     async fn follow(&self, sender: &Sender<T>, mut last: i64) -> Result<(), BackendError> {
-        let mut written = self.connections.writes();
-        let mut connection = self.connections.connect_reader().await?;
+        let database = self.connections.database();
+        let mut written = database.writes();
+        let mut connection = database.connect_reader().await?;
         let mut version = None;
         while !self.is_over(sender) {
-            self.connections.check_file()?;
+            database.check_file()?;
             // Marked before the rows are read, so that a commit in between causes another round.
             written.mark_unchanged();
             let present = query_scalar("PRAGMA data_version");
-            let present = self.connections.scalar(&mut connection, present).await?;
+            let present = present.fetch_one(&mut connection).await;
+            let present: i64 = present.map_err(|error| database.error(error))?;
             if version != Some(present) {
                 if version.is_some() {
-                    self.connections.mark_active();
+                    database.mark_active();
                 }
                 version = Some(present);
                 self.tell(sender, &mut connection, &mut last).await?;
             }
             // Resolves after the pause or after a write of this process.
-            let _ = timeout(self.connections.pause(), written.changed()).await;
+            let _ = timeout(database.pause(), written.changed()).await;
         }
         Ok(())
     }
@@ -151,13 +155,14 @@ impl<T: Table> Feed<T> {
         loop {
             let rows = query(T::AFTER).bind(*last).bind(BATCH);
             let rows = rows.fetch_all(&mut *connection).await;
-            let rows = rows.map_err(|error| self.connections.error(error))?;
+            let rows = rows.map_err(|error| self.connections.database().error(error))?;
             let is_last_batch = rows.len() < usize::try_from(BATCH).unwrap_or(usize::MAX);
             for row in rows {
                 let read = row
                     .try_get(0)
                     .and_then(|number: i64| Ok((number, T::item(&row)?)));
-                let (number, item) = read.map_err(|error| self.connections.error(error))?;
+                let (number, item) =
+                    read.map_err(|error| self.connections.database().error(error))?;
                 *last = number;
                 // Sending fails if there are no listeners, which the next round detects.
                 let _ = sender.send(Ok((number, item)));
@@ -212,7 +217,7 @@ struct Events<T: Table> {
     _wake: WakeOnDrop,
 }
 
-struct WakeOnDrop(Arc<Connections>);
+struct WakeOnDrop(Arc<Database>);
 
 impl Drop for WakeOnDrop {
     fn drop(&mut self) {

@@ -95,6 +95,7 @@ mod builder;
 mod bus;
 mod clock;
 mod connections;
+mod database;
 mod feed;
 mod file;
 mod observe;

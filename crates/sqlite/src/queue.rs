@@ -105,7 +105,7 @@ impl SqliteQueue {
     }
 
     fn window(&self) -> i64 {
-        self.connections.settings().window_milliseconds()
+        self.connections.database().settings().window_milliseconds()
     }
 
     async fn add(&self, envelope: Envelope) -> Result<Enqueued, BackendError> {
@@ -117,7 +117,9 @@ impl SqliteQueue {
             .bind(Vec::from(envelope.payload))
             .bind(number_of(envelope.priority))
             .bind(duration(envelope.delay))
-            .bind(i64::from(self.connections.settings().max_envelopes))
+            .bind(i64::from(
+                self.connections.database().settings().max_envelopes,
+            ))
             .bind(self.window());
         if !self.connections.write(insert).await?.is_empty() {
             self.due.send_replace(());
@@ -142,7 +144,7 @@ impl SqliteQueue {
             let next = rows.first().map(|row| row.try_get::<Option<i64>, _>(0));
             let next = next
                 .transpose()
-                .map_err(|error| self.connections.error(error))?;
+                .map_err(|error| self.connections.database().error(error))?;
             let mut wait = self.pause();
             if let Some(next) = next.flatten() {
                 let Some(next) = u64::try_from(next).ok().filter(|next| *next > 0) else {
@@ -159,8 +161,8 @@ impl SqliteQueue {
     /// worker may, or each at the poll interval: the activity of the process most likely concerns other queues.
     fn pause(&self) -> Duration {
         let waiting = u32::try_from(self.due.receiver_count()).unwrap_or(u32::MAX);
-        let pause = self.connections.pause().saturating_mul(waiting);
-        pause.min(self.connections.settings().poll_interval)
+        let pause = self.connections.database().pause().saturating_mul(waiting);
+        pause.min(self.connections.database().settings().poll_interval)
     }
 
     /// Takes due envelopes.
@@ -179,7 +181,7 @@ impl SqliteQueue {
         let taking = async move {
             let rows = connections.write(take).await?;
             let taken = read(&rows, asked, lease);
-            taken.map_err(|error| connections.error(error))
+            taken.map_err(|error| connections.database().error(error))
         };
         claim(self, taking).await
     }
@@ -242,7 +244,7 @@ fn duration(time: Duration) -> i64 {
 
 impl Queue for SqliteQueue {
     fn capabilities(&self) -> Capabilities {
-        let settings = self.connections.settings();
+        let settings = self.connections.database().settings();
         Capabilities::new(settings.max_envelope_bytes, settings.deduplication_window)
     }
 

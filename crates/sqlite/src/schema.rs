@@ -50,7 +50,7 @@ const STEPS: [&str; 4] = [
         payload BLOB NOT NULL
     );",
     // `due` is the end of the delay, or the end of the lease. Places are never reused, so that the place and the number
-    // identify a delivery for ever.
+    // identify a delivery permanently.
     "CREATE TABLE queue_size (envelopes INTEGER NOT NULL);
     INSERT INTO queue_size (envelopes) VALUES (0);
     CREATE TABLE queue_envelopes (

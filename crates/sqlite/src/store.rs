@@ -1,5 +1,6 @@
-use super::connections::{Connections, Statement};
+use super::connections::Connections;
 use super::feed::{Feed, Heard, Table};
+use super::writer::Statement;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::{self, BoxFuture};
@@ -72,7 +73,10 @@ impl SqliteStore {
         time_to_live: Option<Duration>,
     ) -> Result<Statement, BackendError> {
         check_name(key)?;
-        check_size(value.len(), self.connections.settings().max_value_bytes)?;
+        check_size(
+            value.len(),
+            self.connections.database().settings().max_value_bytes,
+        )?;
         Ok(query(sql)
             .bind(key.to_owned())
             .bind(Vec::from(value))
@@ -83,7 +87,7 @@ impl SqliteStore {
     async fn change(&self, statement: Statement) -> Result<Option<Revision>, BackendError> {
         let rows = self.connections.write(statement).await?;
         let revision = rows.first().map(|row| revision(row, 0)).transpose();
-        revision.map_err(|error| self.connections.error(error))
+        revision.map_err(|error| self.connections.database().error(error))
     }
 }
 
@@ -151,7 +155,7 @@ impl Store for SqliteStore {
             });
             entry
                 .transpose()
-                .map_err(|error| self.connections.error(error))
+                .map_err(|error| self.connections.database().error(error))
         })
     }
 

@@ -4,11 +4,12 @@
 //! single task for all batches could stall in a runtime that is no longer driven.
 
 use super::clock::Clock;
-use super::connections::{Connections, Statement, runtime};
+use super::database::Database;
 use super::observe;
 use super::sweep::{Sweep, sweep};
 use sqlx::Connection;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::query::Query;
+use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::{Arc, Mutex};
@@ -24,7 +25,11 @@ const QUEUE: usize = 1024;
 /// The largest number of statements that are committed together.
 const BATCH: usize = 64;
 
+/// A statement with its arguments.
+pub(super) type Statement = Query<'static, Sqlite, SqliteArguments>;
+
 pub(super) struct Writer {
+    database: Arc<Database>,
     state: Mutex<State>,
     room: Arc<Semaphore>,
     sweep: Sweep,
@@ -48,8 +53,9 @@ struct Job {
 type Answer = oneshot::Sender<Result<Vec<SqliteRow>, BackendError>>;
 
 impl Writer {
-    pub(super) fn new(connection: SqliteConnection) -> Self {
+    pub(super) fn new(database: Arc<Database>, connection: SqliteConnection) -> Self {
         Self {
+            database,
             state: Mutex::new(State {
                 idle: Some(connection),
                 queue: VecDeque::new(),
@@ -58,68 +64,68 @@ impl Writer {
             sweep: Sweep::new(),
         }
     }
-}
 
-/// Runs a statement, and returns its rows once it is committed.
-///
-/// The statement runs in a task. If it ran in the caller's future, that future could be dropped while its statement
-/// waits for a lock of another process, and the next statement would queue behind a statement that is no longer needed.
-pub(super) async fn write(
-    connections: &Arc<Connections>,
-    statement: Statement,
-) -> Result<Vec<SqliteRow>, BackendError> {
-    let asked = Instant::now();
-    let writer = connections.writer();
-    let room = writer.room.clone().acquire_owned().await;
-    let (answer, answered) = oneshot::channel();
-    let job = Job {
-        statement,
-        runtime: runtime()?,
-        asked,
-        answer,
-        _room: room.map_err(BackendError::unavailable)?,
-    };
-    let idle = {
-        let mut state = lock(&writer.state);
-        state.queue.push_back(job);
-        state.idle.take()
-    };
-    if let Some(connection) = idle {
-        hand_on(connections, connection);
-    }
-    let ended = |_| BackendError::unavailable("the runtime has ended");
-    answered.await.map_err(ended)?
-}
-
-/// Passes the connection to the next statements, or stores it as idle.
-fn hand_on(connections: &Arc<Connections>, connection: SqliteConnection) {
-    // Dropping a job releases its permit and so wakes waiting tasks, which must not happen under the lock.
-    let mut gone = Vec::new();
-    let mut state = lock(&connections.writer().state);
-    let runtime = loop {
-        match state.queue.front() {
-            // The caller is gone, and its runtime may no longer be driven.
-            Some(job) if job.answer.is_closed() => gone.extend(state.queue.pop_front()),
-            Some(job) => break job.runtime.clone(),
-            None => {
-                state.idle = Some(connection);
-                return;
-            }
+    /// Runs a statement, and returns its rows once it is committed.
+    ///
+    /// The statement runs in a task. If it ran in the caller's future, that future could be dropped while its statement
+    /// waits for a lock of another process, and the next statement would queue behind a statement that is no longer
+    /// needed.
+    pub(super) async fn write(
+        self: &Arc<Self>,
+        statement: Statement,
+    ) -> Result<Vec<SqliteRow>, BackendError> {
+        let asked = Instant::now();
+        let room = self.room.clone().acquire_owned().await;
+        let (answer, answered) = oneshot::channel();
+        let job = Job {
+            statement,
+            runtime: Handle::try_current().map_err(BackendError::unavailable)?,
+            asked,
+            answer,
+            _room: room.map_err(BackendError::unavailable)?,
+        };
+        let idle = {
+            let mut state = lock(&self.state);
+            state.queue.push_back(job);
+            state.idle.take()
+        };
+        if let Some(connection) = idle {
+            self.hand_on(connection);
         }
-    };
-    let jobs = state.queue.len().min(BATCH);
-    let jobs = state.queue.drain(..jobs).collect();
-    drop(state);
-    runtime.spawn(run(Turn {
-        connections: connections.clone(),
-        connection: Some(connection),
-        jobs,
-    }));
+        let ended = |_| BackendError::unavailable("the runtime has ended");
+        answered.await.map_err(ended)?
+    }
+
+    /// Passes the connection to the next statements, or stores it as idle.
+    fn hand_on(self: &Arc<Self>, connection: SqliteConnection) {
+        // Dropping a job releases its permit and so wakes waiting tasks, which must not happen under the lock.
+        let mut gone = Vec::new();
+        let mut state = lock(&self.state);
+        let runtime = loop {
+            match state.queue.front() {
+                // The caller is gone, and its runtime may no longer be driven.
+                Some(job) if job.answer.is_closed() => gone.extend(state.queue.pop_front()),
+                Some(job) => break job.runtime.clone(),
+                None => {
+                    state.idle = Some(connection);
+                    return;
+                }
+            }
+        };
+        let jobs = state.queue.len().min(BATCH);
+        let jobs = state.queue.drain(..jobs).collect();
+        drop(state);
+        runtime.spawn(run(Turn {
+            writer: self.clone(),
+            connection: Some(connection),
+            jobs,
+        }));
+    }
 }
 
 /// The right to use the connection, which is passed on when the turn is dropped.
 struct Turn {
-    connections: Arc<Connections>,
+    writer: Arc<Writer>,
     connection: Option<SqliteConnection>,
     jobs: Vec<Job>,
 }
@@ -130,17 +136,18 @@ impl Drop for Turn {
         // Their callers get an error.
         self.jobs.clear();
         if let Some(connection) = self.connection.take() {
-            hand_on(&self.connections, connection);
+            self.writer.hand_on(connection);
         }
     }
 }
 
 async fn run(mut turn: Turn) {
-    let connections = turn.connections.clone();
+    let writer = turn.writer.clone();
+    let database = &writer.database;
     let (mut statements, mut answers) = (Vec::new(), Vec::new());
     for job in mem::take(&mut turn.jobs) {
-        let in_time = connections.check_in_time(job.asked);
-        if let Err(error) = in_time.and_then(|()| connections.check_file()) {
+        let in_time = database.check_in_time(job.asked);
+        if let Err(error) = in_time.and_then(|()| database.check_file()) {
             let _ = job.answer.send(Err(error));
         } else if !job.answer.is_closed() {
             statements.push(job.statement);
@@ -150,13 +157,13 @@ async fn run(mut turn: Turn) {
     let Some(connection) = &mut turn.connection else {
         return;
     };
-    let written = execute(connections.clock(), connection, statements).await;
+    let written = execute(database.clock(), connection, statements).await;
     if written.is_ok() {
-        connections.mark_active();
-        connections.wake();
-        if connections.writer().sweep.is_due(answers.len()) {
+        database.mark_active();
+        database.wake();
+        if writer.sweep.is_due(answers.len()) {
             // Remaining entries are deleted by the next sweep.
-            if let Err(error) = sweep(connection, connections.settings()).await {
+            if let Err(error) = sweep(connection, database.settings()).await {
                 observe::sweep_failed(&error);
             }
         }
@@ -171,7 +178,7 @@ async fn run(mut turn: Turn) {
             }
         }
         Err(error) => {
-            let error = connections.error(error);
+            let error = database.error(error);
             for answer in answers {
                 let _ = answer.send(Err(error.clone()));
             }

@@ -25,7 +25,7 @@
 //!    its own, if the adapter has connections.
 //! 2. The suites write keys and names that start with `conformance/` and delete nothing else, so they can run against a
 //!    backend that is in use. Run one suite at a time against a backend.
-//! 3. Every wait is bounded: a suite that hangs fails after [`PATIENCE`]. With tokio's time paused, the memory adapters
+//! 3. Every wait is bounded: a suite that hangs fails after a minute. With tokio's time paused, the memory adapters
 //!    take no time.
 //!
 //! # Panics
@@ -56,7 +56,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 /// The maximum time that a suite waits for one event. It is long enough for a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Returns the answer of the adapter to `what`. Panics on an error or a timeout.
 async fn answer<T>(what: &str, future: impl Future<Output = Result<T, BackendError>>) -> T {

@@ -6,8 +6,8 @@ use std::hash::{BuildHasher, Hasher};
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// Pauses that double from the first to the longest one. Each is up to a quarter shorter, at random: processes that lose
-/// a backend at the same time must not return to it at the same time.
+/// Pauses that double from the first to the longest. Each is up to a quarter shorter, at random: processes that lose a
+/// backend at the same time must not return to it at the same time.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
     first: Duration,

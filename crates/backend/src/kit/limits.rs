@@ -22,6 +22,9 @@ pub const DEFAULT_WATCH_CAPACITY: usize = 256;
 /// starts.
 pub const DEFAULT_DEDUPLICATION_WINDOW: Duration = Duration::from_secs(2 * 60);
 
+/// The default lease of an envelope: 30 seconds.
+pub const DEFAULT_LEASE: Duration = Duration::from_secs(30);
+
 /// Returns an error if the size exceeds the limit.
 pub fn check_size(size: usize, limit: usize) -> Result<(), BackendError> {
     if size > limit {
@@ -34,6 +37,3 @@ pub fn check_size(size: usize, limit: usize) -> Result<(), BackendError> {
 pub fn capacity(asked: usize) -> usize {
     asked.clamp(1, 1_000_000)
 }
-
-/// The default lease of an envelope: 30 seconds.
-pub const DEFAULT_LEASE: Duration = Duration::from_secs(30);

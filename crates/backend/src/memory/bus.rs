@@ -17,34 +17,50 @@ pub struct MemoryBus {
     max_message_bytes: usize,
 }
 
+/// Builds a [`MemoryBus`] with settings other than the defaults.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "`build` creates the bus"]
+pub struct MemoryBusBuilder {
+    capacity: usize,
+    max_message_bytes: usize,
+}
+
+impl MemoryBusBuilder {
+    /// Sets the number of messages that are buffered for a listener that falls behind, by default 1024. The number is
+    /// clamped to 1 to 1,000,000, and may be rounded up.
+    pub fn capacity(mut self, messages: usize) -> Self {
+        self.capacity = capacity(messages);
+        self
+    }
+
+    /// Sets the maximum size of a message, in bytes, by default 64 KiB.
+    pub fn max_message_bytes(mut self, bytes: usize) -> Self {
+        self.max_message_bytes = bytes;
+        self
+    }
+
+    /// Creates the bus.
+    #[must_use]
+    pub fn build(self) -> MemoryBus {
+        MemoryBus {
+            messages: broadcast::Sender::new(self.capacity),
+            max_message_bytes: self.max_message_bytes,
+        }
+    }
+}
+
 impl MemoryBus {
     /// Creates a bus with the default settings.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            messages: broadcast::Sender::new(DEFAULT_BUS_CAPACITY),
+        Self::builder().build()
+    }
+
+    /// Returns a builder for other settings.
+    pub fn builder() -> MemoryBusBuilder {
+        MemoryBusBuilder {
+            capacity: DEFAULT_BUS_CAPACITY,
             max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
-        }
-    }
-
-    /// Sets the number of messages that are buffered for a listener that falls behind, by default 1024. The number is
-    /// clamped to 1 to 1,000,000, and may be rounded up.
-    ///
-    /// This method creates a new bus: call it before the bus is cloned or listened to.
-    #[must_use]
-    pub fn capacity(self, messages: usize) -> Self {
-        Self {
-            messages: broadcast::Sender::new(capacity(messages)),
-            ..self
-        }
-    }
-
-    /// Sets the maximum size of a message, in bytes, by default 64 KiB.
-    #[must_use]
-    pub fn max_message_bytes(self, bytes: usize) -> Self {
-        Self {
-            max_message_bytes: bytes,
-            ..self
         }
     }
 

@@ -6,16 +6,16 @@
 //! use tower_promises_backend::Backend;
 //! use tower_promises_backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 //!
-//! let store = MemoryStore::new().max_bytes(1 << 20);
+//! let store = MemoryStore::builder().max_bytes(1 << 20).build();
 //! let backend = Backend::new(store, MemoryBus::new(), MemoryQueue::new());
 //! # let _ = backend;
 //! ```
 
 mod bus;
-mod line;
+mod envelopes;
 mod queue;
 mod store;
 
-pub use bus::MemoryBus;
-pub use queue::MemoryQueue;
-pub use store::MemoryStore;
+pub use bus::{MemoryBus, MemoryBusBuilder};
+pub use queue::{MemoryQueue, MemoryQueueBuilder};
+pub use store::{MemoryStore, MemoryStoreBuilder};

@@ -1,4 +1,4 @@
-use super::line::{Line, Stored, after, delay};
+use super::envelopes::{Envelopes, Stored, after, delay};
 use crate::kit::limits::{DEFAULT_DEDUPLICATION_WINDOW, DEFAULT_MAX_ENVELOPE_BYTES};
 use crate::kit::sync::lock;
 use crate::{
@@ -12,12 +12,6 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-/// The default maximum number of envelopes of a [`MemoryQueue`]: 100,000.
-const DEFAULT_MAX_ENVELOPES: usize = 100_000;
-
-/// The default maximum size of all envelopes of a [`MemoryQueue`] together: 64 MiB.
-const DEFAULT_MAX_QUEUE_BYTES: usize = 64 * 1024 * 1024;
-
 /// The approximate overhead of an envelope, beyond its names and payload.
 const ENVELOPE_BYTES: usize = 256;
 
@@ -25,25 +19,18 @@ const ENVELOPE_BYTES: usize = 256;
 ///
 /// Envelopes survive the end of a worker, but not the end of the process.
 ///
-/// The queue is bounded by [`max_envelopes`](Self::max_envelopes) and [`max_bytes`](Self::max_bytes), which include
-/// leased and delayed envelopes. Further envelopes are refused with [`BackendError::Full`]. The ids of envelopes that
-/// have ended stay known for the [window](Self::deduplication_window), but only the last
-/// [`max_envelopes`](Self::max_envelopes) of them.
+/// The queue is bounded by [`max_envelopes`](MemoryQueueBuilder::max_envelopes) and
+/// [`max_bytes`](MemoryQueueBuilder::max_bytes), which include leased and delayed envelopes. Further envelopes are
+/// refused with [`BackendError::Full`]. The ids of envelopes that have ended stay known for the
+/// [window](MemoryQueueBuilder::deduplication_window), but only the last
+/// [`max_envelopes`](MemoryQueueBuilder::max_envelopes) of them.
 ///
 /// Times are of tokio's clock, which tests can pause. Only [`take`](Queue::take) and [`work`](Queue::work) need a
 /// runtime.
 #[derive(Clone)]
 pub struct MemoryQueue {
     state: Arc<Mutex<State>>,
-    settings: Settings,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Settings {
-    max_envelopes: usize,
-    max_bytes: usize,
-    max_envelope_bytes: usize,
-    window: Duration,
+    settings: MemoryQueueBuilder,
 }
 
 /// The queue and the id of an envelope.
@@ -51,61 +38,79 @@ type Key = (Arc<str>, Arc<str>);
 
 #[derive(Default)]
 struct State {
-    lines: HashMap<Arc<str>, Line>,
-    /// All envelopes in the lines, and envelopes that have ended recently.
+    queues: HashMap<Arc<str>, Envelopes>,
+    /// All envelopes in the queues, and envelopes that have ended recently.
     known: HashSet<Key>,
     /// Envelopes that have ended, with the time at which they are forgotten.
     ended: VecDeque<(Instant, Key)>,
-    /// The number of envelopes in the lines.
+    /// The number of envelopes in the queues.
     envelopes: usize,
     bytes: usize,
-    /// At least the highest number of all lines that were removed.
+    /// At least the highest number of all queues that were removed.
     last: u64,
+}
+
+/// Builds a [`MemoryQueue`] with settings other than the defaults.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "`build` creates the queue"]
+pub struct MemoryQueueBuilder {
+    max_envelopes: usize,
+    max_bytes: usize,
+    max_envelope_bytes: usize,
+    deduplication_window: Duration,
+}
+
+impl MemoryQueueBuilder {
+    /// Sets the maximum number of envelopes, by default 100,000.
+    pub fn max_envelopes(mut self, envelopes: usize) -> Self {
+        self.max_envelopes = envelopes;
+        self
+    }
+
+    /// Sets the maximum size of all envelopes together, in bytes, by default 64 MiB: names, payloads and 256 bytes for
+    /// each envelope.
+    pub fn max_bytes(mut self, bytes: usize) -> Self {
+        self.max_bytes = bytes;
+        self
+    }
+
+    /// Sets the maximum size of a payload, in bytes, by default 256 KiB.
+    pub fn max_envelope_bytes(mut self, bytes: usize) -> Self {
+        self.max_envelope_bytes = bytes;
+        self
+    }
+
+    /// Sets how long the id of an envelope stays known after its end, by default 2 minutes.
+    pub fn deduplication_window(mut self, time: Duration) -> Self {
+        self.deduplication_window = time;
+        self
+    }
+
+    /// Creates the queue.
+    #[must_use]
+    pub fn build(self) -> MemoryQueue {
+        MemoryQueue {
+            state: Arc::default(),
+            settings: self,
+        }
+    }
 }
 
 impl MemoryQueue {
     /// Creates a queue with the default settings.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            state: Arc::default(),
-            settings: Settings {
-                max_envelopes: DEFAULT_MAX_ENVELOPES,
-                max_bytes: DEFAULT_MAX_QUEUE_BYTES,
-                max_envelope_bytes: DEFAULT_MAX_ENVELOPE_BYTES,
-                window: DEFAULT_DEDUPLICATION_WINDOW,
-            },
+        Self::builder().build()
+    }
+
+    /// Returns a builder for other settings.
+    pub fn builder() -> MemoryQueueBuilder {
+        MemoryQueueBuilder {
+            max_envelopes: 100_000,
+            max_bytes: 64 * 1024 * 1024,
+            max_envelope_bytes: DEFAULT_MAX_ENVELOPE_BYTES,
+            deduplication_window: DEFAULT_DEDUPLICATION_WINDOW,
         }
-    }
-
-    /// Sets the maximum number of envelopes, by default 100,000. Call it before the queue is cloned.
-    #[must_use]
-    pub fn max_envelopes(mut self, envelopes: usize) -> Self {
-        self.settings.max_envelopes = envelopes;
-        self
-    }
-
-    /// Sets the maximum size of all envelopes together, in bytes, by default 64 MiB: names, payloads and 256 bytes for
-    /// each envelope. Call it before the queue is cloned.
-    #[must_use]
-    pub fn max_bytes(mut self, bytes: usize) -> Self {
-        self.settings.max_bytes = bytes;
-        self
-    }
-
-    /// Sets the maximum size of a payload, in bytes, by default 256 KiB. Call it before the queue is cloned.
-    #[must_use]
-    pub fn max_envelope_bytes(mut self, bytes: usize) -> Self {
-        self.settings.max_envelope_bytes = bytes;
-        self
-    }
-
-    /// Sets how long the id of an envelope stays known after its end, by default 2 minutes. Call it before the queue is
-    /// cloned.
-    #[must_use]
-    pub fn deduplication_window(mut self, time: Duration) -> Self {
-        self.settings.window = time;
-        self
     }
 
     fn add(&self, envelope: Envelope) -> Result<Enqueued, BackendError> {
@@ -130,7 +135,7 @@ impl MemoryQueue {
             priority: envelope.priority,
             number: 0,
         };
-        state.line(&envelope.queue).add(stored, envelope.delay);
+        state.queue(&envelope.queue).add(stored, envelope.delay);
         Ok(Enqueued::Added)
     }
 
@@ -140,20 +145,20 @@ impl MemoryQueue {
             return false;
         };
         let mut state = lock(&self.state);
-        let Some((queue, line)) = state.present(queue) else {
+        let Some((queue, envelopes)) = state.present(queue) else {
             return false;
         };
-        let Some(stored) = line.remove(number) else {
+        let Some(stored) = envelopes.remove(number) else {
             return false;
         };
         if let Some(delay) = delay(outcome) {
-            line.add(stored, delay);
+            envelopes.add(stored, delay);
             return true;
         }
         let key = (queue, stored.id);
         state.envelopes -= 1;
         state.bytes -= size(&key, stored.payload.len());
-        let until = after(Instant::now(), self.settings.window);
+        let until = after(Instant::now(), self.settings.deduplication_window);
         state.ended.push_back((until, key));
         state.forget(self.settings.max_envelopes);
         true
@@ -174,34 +179,34 @@ impl State {
         }
     }
 
-    /// Returns the line of a queue, or creates it.
-    fn line(&mut self, queue: &str) -> &mut Line {
-        if !self.lines.contains_key(queue) {
-            if self.lines.len() == self.lines.capacity() {
-                // Unused lines are removed before the map grows.
+    /// Returns the envelopes of a queue. Creates the queue if it does not exist.
+    fn queue(&mut self, queue: &str) -> &mut Envelopes {
+        if !self.queues.contains_key(queue) {
+            if self.queues.len() == self.queues.capacity() {
+                // Unused queues are removed before the map grows.
                 let last = &mut self.last;
-                self.lines.retain(|_, line| {
-                    *last = line.last().max(*last);
-                    !line.is_unused()
+                self.queues.retain(|_, envelopes| {
+                    *last = envelopes.last().max(*last);
+                    !envelopes.is_unused()
                 });
             }
-            self.lines.insert(queue.into(), Line::new(self.last));
+            self.queues.insert(queue.into(), Envelopes::new(self.last));
         }
-        self.lines.get_mut(queue).expect("it is there by now")
+        self.queues.get_mut(queue).expect("it is there by now")
     }
 
-    fn present(&mut self, queue: &str) -> Option<(Arc<str>, &mut Line)> {
-        let queue = self.lines.get_key_value(queue)?.0.clone();
-        let line = self.lines.get_mut(&queue)?;
-        Some((queue, line))
+    fn present(&mut self, queue: &str) -> Option<(Arc<str>, &mut Envelopes)> {
+        let queue = self.queues.get_key_value(queue)?.0.clone();
+        let envelopes = self.queues.get_mut(&queue)?;
+        Some((queue, envelopes))
     }
 
     /// Takes envelopes. If there are none, returns what to wait for.
     fn take(&mut self, queue: &str, limit: usize, lease: Duration) -> Result<Vec<Taken>, Look> {
-        let line = self.line(queue);
+        let envelopes = self.queue(queue);
         let mut taken = Vec::new();
         while taken.len() < limit {
-            let Some((number, leased_until, stored)) = line.take(lease) else {
+            let Some((number, leased_until, stored)) = envelopes.take(lease) else {
                 break;
             };
             taken.push(Taken {
@@ -213,7 +218,7 @@ impl State {
             });
         }
         if taken.is_empty() {
-            return Err((line.changes(), line.next()));
+            return Err((envelopes.changes(), envelopes.next()));
         }
         Ok(taken)
     }
@@ -249,7 +254,10 @@ impl fmt::Debug for MemoryQueue {
 
 impl Queue for MemoryQueue {
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(self.settings.max_envelope_bytes, self.settings.window)
+        Capabilities::new(
+            self.settings.max_envelope_bytes,
+            self.settings.deduplication_window,
+        )
     }
 
     fn enqueue(&self, envelope: Envelope) -> BoxFuture<'_, Result<Enqueued, BackendError>> {
@@ -270,7 +278,7 @@ impl Queue for MemoryQueue {
                     Ok(taken) => return Ok(taken),
                     Err(look) => look,
                 };
-                // The receiver keeps the line from being removed.
+                // The receiver keeps the queue from being removed.
                 let changed = changes.changed();
                 let _ = match next {
                     Some(next) => timeout_at(next, changed).await,
@@ -290,8 +298,8 @@ impl Queue for MemoryQueue {
                 return Ok(false);
             };
             let mut state = lock(&self.state);
-            let line = state.present(queue);
-            Ok(line.is_some_and(|(_, line)| line.renew(number, lease)))
+            let present = state.present(queue);
+            Ok(present.is_some_and(|(_, envelopes)| envelopes.renew(number, lease)))
         })
     }
 

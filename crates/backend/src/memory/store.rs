@@ -20,9 +20,6 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
-/// The default maximum size of all entries of a [`MemoryStore`] together: 64 MiB.
-const DEFAULT_MAX_BYTES: u64 = 64 * 1024 * 1024;
-
 /// The approximate overhead of an entry, beyond its key and value.
 const ENTRY_BYTES: usize = 256;
 
@@ -32,22 +29,21 @@ const GRACE: Duration = Duration::from_secs(30);
 
 /// A [`Store`] within one process.
 ///
-/// The store is bounded: when its entries exceed [`max_bytes`](Self::max_bytes), the least recently used ones are
-/// dropped. The log has a warning for each; watchers are not notified. Choose a sufficient bound, because a dropped
-/// entry may be a claim or a lease.
+/// The store is bounded: when its entries exceed [`max_bytes`](MemoryStoreBuilder::max_bytes), the least recently used
+/// ones are dropped. The log has a warning for each; watchers are not notified. Choose a sufficient bound, because a
+/// dropped entry may be a claim or a lease.
 #[derive(Clone)]
 pub struct MemoryStore {
     shared: Arc<Shared>,
-    max_value_bytes: usize,
 }
 
 struct Shared {
+    settings: MemoryStoreBuilder,
     entries: Cache<Arc<str>, Stored>,
     /// The revision of the last change. Locked during a change and until watchers are notified: changes are atomic, and
     /// watchers see them in order and after they took effect.
     last: Mutex<u64>,
     changes: broadcast::Sender<Change>,
-    watch_capacity: usize,
 }
 
 #[derive(Clone)]
@@ -58,69 +54,77 @@ struct Stored {
     expires: Option<Instant>,
 }
 
-impl MemoryStore {
-    /// Creates a store with the default settings.
-    #[must_use]
-    pub fn new() -> Self {
-        Self {
-            shared: Arc::new(Shared::new(DEFAULT_MAX_BYTES, DEFAULT_WATCH_CAPACITY)),
-            max_value_bytes: DEFAULT_MAX_VALUE_BYTES,
-        }
-    }
+/// Builds a [`MemoryStore`] with settings other than the defaults.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "`build` creates the store"]
+pub struct MemoryStoreBuilder {
+    max_bytes: u64,
+    max_value_bytes: usize,
+    watch_capacity: usize,
+}
 
+impl MemoryStoreBuilder {
     /// Sets the maximum size of all entries together, in bytes, by default 64 MiB: keys, values and 256 bytes for each
     /// entry. Beyond the limit, the least recently used entries are dropped.
-    ///
-    /// This method creates a new, empty store: call it before the store is cloned or used.
-    #[must_use]
-    pub fn max_bytes(self, bytes: u64) -> Self {
-        Self {
-            shared: Arc::new(Shared::new(bytes, self.shared.watch_capacity)),
-            ..self
-        }
+    pub fn max_bytes(mut self, bytes: u64) -> Self {
+        self.max_bytes = bytes;
+        self
+    }
+
+    /// Sets the maximum size of a value, in bytes, by default 256 KiB.
+    pub fn max_value_bytes(mut self, bytes: usize) -> Self {
+        self.max_value_bytes = bytes;
+        self
     }
 
     /// Sets the number of changes that are buffered for a watcher that falls behind, by default 256. With the default
     /// sizes, the buffer takes at most 64 MiB in addition to [`max_bytes`](Self::max_bytes), and almost nothing while
     /// all watchers keep up. The number is clamped to 1 to 1,000,000, and may be rounded up.
-    ///
-    /// This method creates a new, empty store: call it before the store is cloned or used.
-    #[must_use]
-    pub fn watch_capacity(self, changes: usize) -> Self {
-        let max_bytes = self.shared.entries.policy().max_capacity();
-        Self {
-            shared: Arc::new(Shared::new(max_bytes.unwrap_or(DEFAULT_MAX_BYTES), changes)),
-            ..self
-        }
+    pub fn watch_capacity(mut self, changes: usize) -> Self {
+        self.watch_capacity = capacity(changes);
+        self
     }
 
-    /// Sets the maximum size of a value, in bytes, by default 256 KiB.
+    /// Creates the store.
     #[must_use]
-    pub fn max_value_bytes(self, bytes: usize) -> Self {
-        Self {
-            max_value_bytes: bytes,
-            ..self
+    pub fn build(self) -> MemoryStore {
+        MemoryStore {
+            shared: Arc::new(Shared::new(self)),
+        }
+    }
+}
+
+impl MemoryStore {
+    /// Creates a store with the default settings.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// Returns a builder for other settings.
+    pub fn builder() -> MemoryStoreBuilder {
+        MemoryStoreBuilder {
+            max_bytes: 64 * 1024 * 1024,
+            max_value_bytes: DEFAULT_MAX_VALUE_BYTES,
+            watch_capacity: DEFAULT_WATCH_CAPACITY,
         }
     }
 
     fn check(&self, key: &str, value: &Bytes) -> Result<(), BackendError> {
         check_name(key)?;
+        let settings = &self.shared.settings;
         // An entry larger than the whole store would be dropped at once.
-        let room = self.shared.entries.policy().max_capacity();
-        let room = room.map_or(usize::MAX, |bytes| {
-            usize::try_from(bytes).unwrap_or(usize::MAX)
-        });
+        let room = usize::try_from(settings.max_bytes).unwrap_or(usize::MAX);
         let room = room.saturating_sub(key.len() + ENTRY_BYTES);
-        let limit = self.max_value_bytes.min(room);
+        let limit = settings.max_value_bytes.min(room);
         check_size(value.len(), limit)
     }
 }
 
 impl Shared {
-    fn new(max_bytes: u64, watch_capacity: usize) -> Self {
-        let watch_capacity = capacity(watch_capacity);
+    fn new(settings: MemoryStoreBuilder) -> Self {
         let entries = Cache::builder()
-            .max_capacity(max_bytes)
+            .max_capacity(settings.max_bytes)
             // The cache's default policy may reject a new value in favour of existing ones.
             .eviction_policy(EvictionPolicy::lru())
             .weigher(|key: &Arc<str>, stored: &Stored| {
@@ -135,10 +139,10 @@ impl Shared {
             })
             .build();
         Self {
+            settings,
             entries,
             last: Mutex::new(0),
-            changes: broadcast::Sender::new(watch_capacity),
-            watch_capacity,
+            changes: broadcast::Sender::new(settings.watch_capacity),
         }
     }
 
@@ -190,8 +194,7 @@ impl Default for MemoryStore {
 impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemoryStore")
-            .field("max_bytes", &self.shared.entries.policy().max_capacity())
-            .field("max_value_bytes", &self.max_value_bytes)
+            .field("settings", &self.shared.settings)
             .finish_non_exhaustive()
     }
 }

@@ -58,7 +58,7 @@ impl Broken {
     pub(crate) fn new(fault: Fault) -> Self {
         Self {
             fault,
-            queue: MemoryQueue::new().max_envelope_bytes(64 * 1024),
+            queue: MemoryQueue::builder().max_envelope_bytes(64 * 1024).build(),
             calls: Arc::default(),
         }
     }

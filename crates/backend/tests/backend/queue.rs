@@ -77,7 +77,7 @@ async fn is_full(queue: &impl Queue, id: &str) -> bool {
 
 #[tokio::test(start_paused = true)]
 async fn the_memory_queue_is_bounded_in_number() {
-    let queue = MemoryQueue::new().max_envelopes(2);
+    let queue = MemoryQueue::builder().max_envelopes(2).build();
     add(&queue, "a").await;
     let late = envelope("b").delay(MINUTE / 2);
     queue.enqueue(late).await.unwrap();
@@ -94,9 +94,10 @@ async fn the_memory_queue_is_bounded_in_number() {
 
 #[tokio::test(start_paused = true)]
 async fn the_memory_queue_is_bounded_in_bytes() {
-    let queue = MemoryQueue::new()
+    let queue = MemoryQueue::builder()
         .max_bytes(10_000)
-        .max_envelope_bytes(9_000);
+        .max_envelope_bytes(9_000)
+        .build();
     let large = Envelope::new("queue", "large", vec![0; 9_000].into());
     queue.enqueue(large).await.unwrap();
     let mut small = 0;
@@ -124,16 +125,18 @@ async fn the_memory_queue_is_bounded_in_bytes() {
         error,
         BackendError::TooLarge {
             size: 9001,
-            limit: 9000
+            limit: 9000,
+            ..
         }
     ));
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_memory_queue_forgets_ids_after_the_window() {
-    let queue = MemoryQueue::new()
+    let queue = MemoryQueue::builder()
         .deduplication_window(MINUTE)
-        .max_envelopes(3);
+        .max_envelopes(3)
+        .build();
     let end = async |id: &str| {
         add(&queue, id).await;
         let taken = take(&queue).await;
@@ -160,7 +163,9 @@ async fn the_memory_queue_forgets_ids_after_the_window() {
 /// Queues are created and removed, and their leases are not confused.
 #[tokio::test(start_paused = true)]
 async fn a_receipt_belongs_to_one_queue() {
-    let queue = MemoryQueue::new().deduplication_window(Duration::ZERO);
+    let queue = MemoryQueue::builder()
+        .deduplication_window(Duration::ZERO)
+        .build();
     let mut receipts = Vec::new();
     for round in 0..200 {
         let name = format!("queue {}", round % 50);

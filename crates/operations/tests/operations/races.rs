@@ -133,7 +133,7 @@ async fn a_stored_result_counts_although_its_end_could_not_be_stored() {
 async fn a_result_that_could_not_be_stored_leaves_nothing_behind() {
     let store = Stepping::failing(|at, key| {
         let fails = at == At::BeforeWrite && key.contains("/result/") && key.ends_with("/2");
-        fails.then_some(BackendError::TooLarge { size: 2, limit: 1 })
+        fails.then_some(BackendError::too_large(2, 1))
     });
     let app = App::new(
         OperationLayer::builder(store.backend()),

@@ -315,7 +315,7 @@ async fn a_latch_that_the_bus_lost_is_found_by_the_slow_poll() {
 
 #[tokio::test(start_paused = true)]
 async fn after_lag_latches_are_read_again() {
-    let (store, bus) = (MemoryStore::new(), MemoryBus::new().capacity(4));
+    let (store, bus) = (MemoryStore::new(), MemoryBus::builder().capacity(4).build());
     let backend = Backend::new(store, bus, MemoryQueue::new());
     let [here, there] = [Signals::new(backend.clone()), Signals::new(backend)];
     there.listen().await.unwrap();
@@ -494,7 +494,7 @@ fn a_wait_can_be_made_outside_of_a_runtime() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nothing_is_lost_between_threads() {
     const PAIRS: usize = 3000;
-    let bus = MemoryBus::new().capacity(8 * PAIRS);
+    let bus = MemoryBus::builder().capacity(8 * PAIRS).build();
     let backend = Backend::new(MemoryStore::new(), bus, MemoryQueue::new());
     let [here, there] = [Signals::new(backend.clone()), Signals::new(backend)];
     here.listen().await.unwrap();

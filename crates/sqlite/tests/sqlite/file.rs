@@ -391,7 +391,11 @@ async fn sizes_are_limited() {
     let error = store.put("key", "abcd".into(), None).await.unwrap_err();
     assert!(matches!(
         error,
-        BackendError::TooLarge { size: 4, limit: 3 }
+        BackendError::TooLarge {
+            size: 4,
+            limit: 3,
+            ..
+        }
     ));
     let set = store.compare_and_set("other", None, "abcd".into(), None);
     assert!(matches!(set.await, Err(BackendError::TooLarge { .. })));
@@ -399,7 +403,11 @@ async fn sizes_are_limited() {
     let error = bus.publish("topic", "abcde".into()).await.unwrap_err();
     assert!(matches!(
         error,
-        BackendError::TooLarge { size: 5, limit: 4 }
+        BackendError::TooLarge {
+            size: 5,
+            limit: 4,
+            ..
+        }
     ));
 }
 

@@ -175,7 +175,7 @@ async fn a_lock_of_another_process_is_waited_for_and_then_an_error() {
     let (puts, published) = soon(future::join(puts, publish)).await;
     for error in puts.into_iter().map(Result::unwrap_err) {
         assert!(
-            matches!(error, BackendError::TimedOut { after } if after == BUSY_TIMEOUT),
+            matches!(error, BackendError::TimedOut { after, .. } if after == BUSY_TIMEOUT),
             "{error:?}"
         );
     }

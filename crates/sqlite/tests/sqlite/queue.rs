@@ -347,7 +347,7 @@ async fn numbers_and_sizes_are_limited() {
     let error = queue.enqueue(envelope("four")).await.unwrap_err();
     let limit = (4, 3);
     assert!(
-        matches!(error, BackendError::TooLarge { size, limit: allowed } if (size, allowed) == limit),
+        matches!(error, BackendError::TooLarge { size, limit: allowed, .. } if (size, allowed) == limit),
         "{error:?}"
     );
     add(&queue, "a").await;

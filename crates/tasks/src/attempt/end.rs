@@ -86,7 +86,7 @@ impl Attempt<'_> {
             record.end(TaskState::Succeeded, self.core.settings.result_time_to_live);
         });
         match ended.await {
-            Err(BackendError::TooLarge { size, limit }) => {
+            Err(BackendError::TooLarge { size, limit, .. }) => {
                 let failure = Some(too_large(size, limit));
                 self.finish(TaskState::Failed, failure, report).await
             }

@@ -324,7 +324,7 @@ async fn a_priority_that_the_queue_does_not_have_is_an_error_and_leaves_nothing(
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_refused_leaves_nothing() {
-    let queue = MemoryQueue::new().max_envelopes(1);
+    let queue = MemoryQueue::builder().max_envelopes(1).build();
     let backend = Backend::new(MemoryStore::new(), MemoryBus::new(), queue);
     let client = client(&backend);
     client.service("main").submit(act("x")).await.unwrap();

@@ -122,7 +122,7 @@ async fn the_list_of_dead_letters_has_a_limit() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_letter_that_is_too_large_for_the_store_is_not_retried_forever() {
-    let store = MemoryStore::new().max_value_bytes(2000);
+    let store = MemoryStore::builder().max_value_bytes(2000).build();
     let backend = Backend::new(store, MemoryBus::new(), MemoryQueue::new());
     let attempts = Counter::default();
     let count = attempts.clone();
@@ -179,7 +179,7 @@ fn deadly(backend: &Backend) -> (Tasks, Counter) {
 #[tokio::test(start_paused = true)]
 async fn the_list_of_dead_letters_fits_into_the_store_for_all_ids() {
     // The minimum that each adapter accepts.
-    let store = MemoryStore::new().max_value_bytes(64 * 1024);
+    let store = MemoryStore::builder().max_value_bytes(64 * 1024).build();
     let backend = Backend::new(store, MemoryBus::new(), MemoryQueue::new());
     let (process, _) = deadly(&backend);
     let _worker = process.work().unwrap();

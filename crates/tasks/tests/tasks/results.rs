@@ -465,7 +465,7 @@ async fn an_output_that_is_too_large_is_an_error_of_the_task() {
     );
 
     // Also if only the store has a limit.
-    let store = MemoryStore::new().max_value_bytes(2000);
+    let store = MemoryStore::builder().max_value_bytes(2000).build();
     let backend = Backend::new(store, MemoryBus::new(), MemoryQueue::new());
     let process = test_support::task::process(&backend, async |_, _| Ok("x".repeat(10_000)));
     let _worker = process.work().unwrap();

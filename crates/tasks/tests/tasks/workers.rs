@@ -498,7 +498,7 @@ async fn a_lost_record_is_recreated_from_the_queue() {
 
 #[tokio::test(start_paused = true)]
 async fn a_full_queue_is_an_error_and_leaves_nothing() {
-    let queue = MemoryQueue::new().max_envelopes(1);
+    let queue = MemoryQueue::builder().max_envelopes(1).build();
     let backend = Backend::new(MemoryStore::new(), MemoryBus::new(), queue);
     assert!(backend.queue().capabilities().delays);
     let service = client(&backend).service("main");

@@ -2,11 +2,11 @@
 
 mod leases;
 mod limits;
-mod work;
+mod workers;
 
 pub use leases::{queue_dropped_takes, queue_leases, queue_retries};
 pub use limits::{queue_deduplication, queue_deliveries, queue_limits, queue_order};
-pub use work::{queue_shutdown, queue_work, queue_workers};
+pub use workers::{queue_shutdown, queue_work, queue_workers};
 
 use super::{PATIENCE, answer};
 use crate::{Enqueued, Envelope, Outcome, Queue, Taken};

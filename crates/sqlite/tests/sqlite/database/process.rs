@@ -129,8 +129,8 @@ impl From<BackendError> for Failure {
     fn from(error: BackendError) -> Self {
         match error {
             BackendError::InvalidName { .. } => Self::InvalidName,
-            BackendError::TooLarge { size, limit } => Self::TooLarge { size, limit },
-            BackendError::TimedOut { after } => Self::TimedOut { after },
+            BackendError::TooLarge { size, limit, .. } => Self::TooLarge { size, limit },
+            BackendError::TimedOut { after, .. } => Self::TimedOut { after },
             BackendError::Full => Self::Full,
             error => Self::Other(format!("{error:?}")),
         }
@@ -140,11 +140,9 @@ impl From<BackendError> for Failure {
 impl From<Failure> for BackendError {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::InvalidName => Self::InvalidName {
-                reason: "the other process says so",
-            },
-            Failure::TooLarge { size, limit } => Self::TooLarge { size, limit },
-            Failure::TimedOut { after } => Self::TimedOut { after },
+            Failure::InvalidName => Self::invalid_name("the other process says so"),
+            Failure::TooLarge { size, limit } => Self::too_large(size, limit),
+            Failure::TimedOut { after } => Self::timed_out(after),
             Failure::Full => Self::Full,
             Failure::Other(text) => Self::unavailable(text),
         }

@@ -1,10 +1,10 @@
 //! The worker loop on top of the steps that a queue adapter implements.
 
+use super::handler::{Delivery, Handler, Lease, Outcome};
 use crate::kit::backoff::Backoff;
 use crate::kit::clock;
 use crate::kit::limits::DEFAULT_LEASE;
 use crate::{Queue, Receipt, Taken, observe};
-use bytes::Bytes;
 use futures_util::future::{BoxFuture, Either, Fuse, FusedFuture, poll_fn, select};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
@@ -15,9 +15,6 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
-
-/// The default number of concurrent handlers: 16.
-const DEFAULT_CONCURRENCY: usize = 16;
 
 /// Shorter leases would be lost to ordinary delays.
 const SHORTEST_LEASE: Duration = Duration::from_millis(10);
@@ -48,7 +45,7 @@ impl WorkOptions {
     pub fn new(queue: impl Into<Arc<str>>) -> Self {
         Self {
             queue: queue.into(),
-            concurrency: DEFAULT_CONCURRENCY,
+            concurrency: 16,
             lease: DEFAULT_LEASE,
         }
     }
@@ -77,85 +74,6 @@ impl WorkOptions {
 
     pub(super) fn queue(&self) -> &str {
         &self.queue
-    }
-}
-
-/// Processes the envelopes of a queue. Async functions and closures from [`Delivery`] to [`Outcome`] are handlers.
-pub trait Handler: Send + Sync + 'static {
-    /// Handles an envelope. The envelope may be delivered again in any case, so handling it must be idempotent.
-    fn handle(&self, delivery: Delivery) -> BoxFuture<'static, Outcome>;
-}
-
-impl<F, T> Handler for F
-where
-    F: Fn(Delivery) -> T + Send + Sync + 'static,
-    T: Future<Output = Outcome> + Send + 'static,
-{
-    fn handle(&self, delivery: Delivery) -> BoxFuture<'static, Outcome> {
-        Box::pin(self(delivery))
-    }
-}
-
-/// An envelope that is passed to a [`Handler`].
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Delivery {
-    /// The id of the envelope.
-    pub id: Arc<str>,
-    /// The payload of the envelope.
-    pub payload: Bytes,
-    /// The number of this delivery, starting at 1. It increases with each delivery and may skip numbers.
-    pub number: u32,
-    /// The lease of the envelope.
-    pub lease: Lease,
-}
-
-/// The outcome of handling an envelope.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The envelope was handled, and is not delivered again.
-    Done,
-    /// The envelope is delivered again after a pause.
-    Retry {
-        /// The minimum pause. The actual pause may be up to one second longer.
-        after: Duration,
-    },
-    /// The envelope cannot be handled, and is not delivered again. A backend may count it as failed.
-    GiveUp,
-}
-
-/// The exclusive right of a worker to an envelope. The lease is renewed while the handler runs.
-#[derive(Clone, Debug)]
-pub struct Lease {
-    until: watch::Receiver<Instant>,
-}
-
-impl Lease {
-    /// Whether the lease is guaranteed to be active now.
-    ///
-    /// Check this before effects outside of the queue that must not come from two workers. A thread may be suspended
-    /// between the check and the effect, so effects that must happen once need a [`Store`](super::Store) as well.
-    #[must_use]
-    pub fn is_held(&self) -> bool {
-        Instant::now() < *self.until.borrow()
-    }
-
-    /// Resolves when the lease is no longer active, because it was lost or the handler has ended. Code that a handler
-    /// has started elsewhere, such as in a thread, can use this method; the handler itself is dropped.
-    ///
-    /// # Cancel safety
-    ///
-    /// This future is cancel safe.
-    pub async fn ended(&self) {
-        let mut until = self.until.clone();
-        loop {
-            let end = *until.borrow_and_update();
-            if let Ok(Ok(())) = timeout_at(end, until.changed()).await {
-                continue;
-            }
-            // The lease was dropped or not renewed in time.
-            return;
-        }
     }
 }
 
@@ -225,7 +143,7 @@ async fn attend<Q: Queue + ?Sized>(
     handler: Arc<dyn Handler>,
     taken: Taken,
 ) {
-    let kept = Kept {
+    let held = HeldLease {
         queue,
         options,
         receipt: taken.receipt,
@@ -236,16 +154,16 @@ async fn attend<Q: Queue + ?Sized>(
         payload: taken.payload,
         number: taken.number,
         lease: Lease {
-            until: kept.until.subscribe(),
+            until: held.until.subscribe(),
         },
     };
     // In a task of its own, so that leases are renewed while handlers compute, and a panic affects one handler only.
     let mut task = Task(tokio::spawn(async move { handler.handle(delivery).await }));
-    let ended = match select(&mut task.0, pin!(kept.renew())).await {
+    let ended = match select(&mut task.0, pin!(held.renew())).await {
         Either::Left((ended, _)) => ended,
         Either::Right(((), _)) => {
             // Notifies code that the handler has started elsewhere before the handler is aborted.
-            kept.end();
+            held.end();
             observe::lease_lost(&options.queue, &taken.id);
             task.0.abort();
             // The concurrency slot is only free after the handler is gone.
@@ -254,7 +172,7 @@ async fn attend<Q: Queue + ?Sized>(
         }
     };
     match ended {
-        Ok(outcome) => kept.settle(outcome, &taken.id).await,
+        Ok(outcome) => held.settle(outcome, &taken.id).await,
         Err(error) if error.is_panic() => observe::handler_panicked(&options.queue, &taken.id),
         // The runtime is shutting down.
         Err(_) => {}
@@ -262,14 +180,14 @@ async fn attend<Q: Queue + ?Sized>(
 }
 
 /// A lease of this worker. Dropping it marks the lease as ended.
-struct Kept<'a, Q: Queue + ?Sized> {
+struct HeldLease<'a, Q: Queue + ?Sized> {
     queue: &'a Q,
     options: &'a WorkOptions,
     receipt: Receipt,
     until: watch::Sender<Instant>,
 }
 
-impl<Q: Queue + ?Sized> Kept<'_, Q> {
+impl<Q: Queue + ?Sized> HeldLease<'_, Q> {
     fn until(&self) -> Instant {
         *self.until.borrow()
     }
@@ -333,7 +251,7 @@ impl<Q: Queue + ?Sized> Kept<'_, Q> {
     }
 }
 
-impl<Q: Queue + ?Sized> Drop for Kept<'_, Q> {
+impl<Q: Queue + ?Sized> Drop for HeldLease<'_, Q> {
     fn drop(&mut self) {
         self.end();
     }

@@ -20,7 +20,7 @@ pub(super) struct Stored {
 }
 
 /// The envelopes of a queue: due, delayed and leased ones. All times are of tokio's clock.
-pub(super) struct Line {
+pub(super) struct Envelopes {
     /// Sorted in the order in which they are taken.
     due: BTreeMap<(Reverse<Priority>, u64), Stored>,
     waiting: BTreeMap<(Instant, u64), Stored>,
@@ -34,8 +34,8 @@ pub(super) struct Line {
     changed: watch::Sender<()>,
 }
 
-impl Line {
-    /// Creates an empty line. Its numbers start after `last`.
+impl Envelopes {
+    /// Creates an empty queue. Its numbers start after `last`.
     pub(super) fn new(last: u64) -> Self {
         Self {
             due: BTreeMap::new(),
@@ -56,7 +56,7 @@ impl Line {
         self.changed.subscribe()
     }
 
-    /// Whether the line has neither envelopes nor waiting calls.
+    /// Whether the queue has neither envelopes nor waiting calls.
     pub(super) fn is_unused(&self) -> bool {
         let is_empty = self.due.is_empty() && self.waiting.is_empty() && self.leased.is_empty();
         is_empty && self.changed.receiver_count() == 0
