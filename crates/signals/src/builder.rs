@@ -50,21 +50,21 @@ impl Signals {
 }
 
 impl SignalsBuilder {
-    /// Sets the maximum number of waiters of all signals in this process, by default [`DEFAULT_MAX_WAITERS`](super::DEFAULT_MAX_WAITERS). A further
+    /// Sets the maximum number of waiters of all signals in this process, by default 100,000. A further
     /// waiter gets [`SignalError::TooManyWaiters`](super::SignalError::TooManyWaiters).
     pub fn max_waiters(mut self, waiters: usize) -> Self {
         self.settings.max_waiters = waiters;
         self
     }
 
-    /// Sets the maximum number of waiters of one signal in this process, by default [`DEFAULT_MAX_WAITERS_PER_NAME`](super::DEFAULT_MAX_WAITERS_PER_NAME). A
+    /// Sets the maximum number of waiters of one signal in this process, by default 10,000. A
     /// further waiter gets [`SignalError::TooManyWaiters`](super::SignalError::TooManyWaiters).
     pub fn max_waiters_per_name(mut self, waiters: usize) -> Self {
         self.settings.max_waiters_per_name = waiters;
         self
     }
 
-    /// Sets the maximum size of a value, in bytes of JSON, by default [`DEFAULT_MAX_MESSAGE_BYTES`](super::DEFAULT_MAX_MESSAGE_BYTES). Sending a larger
+    /// Sets the maximum size of a value, in bytes of JSON, by default 32 KiB. Sending a larger
     /// value fails with [`SignalError::TooLarge`](super::SignalError::TooLarge). The bus has a limit of its own; a
     /// message is about 100 bytes larger than its value.
     pub fn max_message_bytes(mut self, bytes: usize) -> Self {
@@ -73,13 +73,13 @@ impl SignalsBuilder {
     }
 
     /// Sets the interval at which the latches of all names with waiters are read in case a bus message was lost, by
-    /// default [`DEFAULT_POLL_INTERVAL`](super::DEFAULT_POLL_INTERVAL) and at least one millisecond.
+    /// default 30 seconds and at least one millisecond.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.settings.poll_interval = interval.max(Duration::from_millis(1));
         self
     }
 
-    /// Sets the timeout of a backend call, by default [`DEFAULT_BACKEND_TIMEOUT`](super::DEFAULT_BACKEND_TIMEOUT). A sender that exceeds it gets
+    /// Sets the timeout of a backend call, by default 10 seconds. A sender that exceeds it gets
     /// [`BackendError::TimedOut`](tower_promises_backend::BackendError::TimedOut). The listening task retries.
     pub fn backend_timeout(mut self, timeout: Duration) -> Self {
         self.settings.backend_timeout = timeout;

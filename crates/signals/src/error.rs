@@ -1,4 +1,4 @@
-use super::MAX_SIGNAL_NAME_BYTES;
+use super::name::MAX_NAME_BYTES;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ pub enum SignalError {
         /// The limit.
         limit: usize,
     },
-    /// The name has more than [`MAX_SIGNAL_NAME_BYTES`] bytes. The error contains only its beginning.
+    /// The name with its namespaces has more than 512 bytes, after `/`, `%` and control characters were escaped.
     NameTooLong {
         /// The beginning of the name.
         name: Arc<str>,
@@ -103,7 +103,7 @@ impl fmt::Display for SignalError {
             }
             Self::NameTooLong { name } => write!(
                 f,
-                "the name of a signal has more than {MAX_SIGNAL_NAME_BYTES} bytes: `{name}…`"
+                "the name of a signal has more than {MAX_NAME_BYTES} bytes: `{name}…`"
             ),
             Self::TooLarge { name, size, limit } => write!(
                 f,

@@ -109,10 +109,5 @@ mod waiters;
 
 pub use builder::SignalsBuilder;
 pub use error::SignalError;
-pub use name::MAX_SIGNAL_NAME_BYTES;
-pub use settings::{
-    DEFAULT_BACKEND_TIMEOUT, DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_MAX_WAITERS,
-    DEFAULT_MAX_WAITERS_PER_NAME, DEFAULT_POLL_INTERVAL,
-};
 pub use signals::Signals;
 pub use wait::Wait;

@@ -1,6 +1,6 @@
 use super::instance::Instance;
 use super::message;
-use super::name::{MAX_SIGNAL_NAME_BYTES, below};
+use super::name::{MAX_NAME_BYTES, below};
 use super::shared::Shared;
 use super::{SignalError, Wait};
 use bytes::Bytes;
@@ -48,7 +48,7 @@ impl Signals {
 
     fn checked_path(&self, name: &str) -> Result<Arc<str>, SignalError> {
         let path = self.path(name);
-        if path.len() <= MAX_SIGNAL_NAME_BYTES {
+        if path.len() <= MAX_NAME_BYTES {
             return Ok(path);
         }
         let name = path.chars().take(40).collect::<String>().into();
