@@ -51,8 +51,8 @@ impl Signals {
         if path.len() <= MAX_NAME_BYTES {
             return Ok(path);
         }
-        let name = path.chars().take(40).collect::<String>().into();
-        Err(SignalError::NameTooLong { name })
+        let beginning = path.chars().take(40).collect::<String>().into();
+        Err(SignalError::NameTooLong { beginning })
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -112,9 +112,8 @@ impl Signals {
     /// [`backend_timeout`](super::SignalsBuilder::backend_timeout); the listening task retries. [`SignalError::NoRuntime`]
     /// outside of a tokio runtime.
     pub async fn listen(&self) -> Result<(), SignalError> {
-        let name: Arc<str> = "".into();
         if self.instance.start().is_err() {
-            return Err(SignalError::NoRuntime { name });
+            return Err(SignalError::NoRuntime);
         }
         let mut listening = self.shared().listening.subscribe();
         let listens = async {
@@ -122,7 +121,7 @@ impl Signals {
             listens.map(drop).map_err(BackendError::unavailable)
         };
         let listens = in_time(self.shared().backend.timeout(), listens).await;
-        listens.map_err(|error| SignalError::Backend { name, error })
+        listens.map_err(|error| SignalError::Backend { name: None, error })
     }
 
     /// Sends a value to all current waiters, in this and in other processes. Returns the number of waiters in *this*
@@ -240,11 +239,14 @@ impl Signals {
     pub async fn unlatch(&self, name: &str) -> Result<bool, SignalError> {
         let name = self.checked_path(name)?;
         if Handle::try_current().is_err() {
-            return Err(SignalError::NoRuntime { name });
+            return Err(SignalError::NoRuntime);
         }
         let (shared, key) = (self.shared(), message::latch_key(&name));
         let deleted = shared.backend.delete(&key).await;
-        deleted.map_err(|error| SignalError::Backend { name, error })
+        deleted.map_err(|error| SignalError::Backend {
+            name: Some(name),
+            error,
+        })
     }
 
     fn letter<T>(&self, name: &str, value: &T) -> Result<Letter, SignalError>
@@ -274,13 +276,13 @@ impl Letter {
     fn with_runtime(self) -> Result<Self, SignalError> {
         match Handle::try_current() {
             Ok(_) => Ok(self),
-            Err(_) => Err(SignalError::NoRuntime { name: self.path }),
+            Err(_) => Err(SignalError::NoRuntime),
         }
     }
 
     fn failed(&self, error: BackendError) -> SignalError {
         SignalError::Backend {
-            name: self.path.clone(),
+            name: Some(self.path.clone()),
             error,
         }
     }

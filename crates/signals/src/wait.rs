@@ -113,9 +113,7 @@ impl<T: DeserializeOwned> Future for Wait<T> {
             if let State::Created(subscription) = mem::replace(this.state, State::Done) {
                 *this.state = match subscription.instance.start() {
                     Ok(()) => State::Waiting(subscription),
-                    Err(_) => State::Refused(SignalError::NoRuntime {
-                        name: subscription.name.clone(),
-                    }),
+                    Err(_) => State::Refused(SignalError::NoRuntime),
                 };
             }
         }
