@@ -1,4 +1,5 @@
-use super::scope::{self, Caller, Scope, Scoped};
+use super::caller::Caller;
+use super::scope::{self, Scope, Scoped};
 use super::{Principal, Tasks, TraceContext};
 use http::{Request, request};
 use pin_project_lite::pin_project;

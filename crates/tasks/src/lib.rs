@@ -163,54 +163,65 @@ mod attempt;
 #[cfg(feature = "axum")]
 mod axum;
 mod builder;
+mod caller;
 mod cancel;
 mod context;
-mod core;
-mod dead;
-mod definition;
+mod dead_letters;
+mod enqueue;
 mod error;
 mod failure;
 mod fingerprint;
-mod follow;
 #[doc = include_str!("guide.md")]
 pub mod guide {}
-mod handle;
-mod hub;
-mod id;
+mod in_place;
 mod layer;
+mod news;
 mod observe;
+mod options;
 mod principal;
+mod progress;
+mod queue;
+mod read;
 mod record;
 mod records;
-mod request;
+mod run;
 mod scope;
-mod service;
+mod settings;
+mod state;
 mod status;
+mod submission;
 mod submit;
+mod task;
+mod task_id;
+mod tasks;
 mod trace;
+mod watch;
 mod worker;
 
 #[cfg(feature = "axum")]
 pub use axum::MissingTaskLayer;
-pub use builder::{
+pub use builder::TasksBuilder;
+pub use context::MissingState;
+pub use dead_letters::MAX_DEAD_LETTER_BYTES;
+pub use error::TaskError;
+pub use failure::TaskFailure;
+pub use layer::{TaskLayer, WithTasks, WithTasksFuture};
+pub use options::TaskServiceBuilder;
+pub use principal::Principal;
+pub use queue::TaskService;
+pub use scope::is_task;
+pub use settings::{
     DEFAULT_BACKEND_TIMEOUT, DEFAULT_DEAD_LETTER_TIME_TO_LIVE, DEFAULT_LIFETIME,
     DEFAULT_MAX_ATTEMPTS, DEFAULT_MAX_TASK_BYTES, DEFAULT_POLL_INTERVAL, DEFAULT_PROGRESS_INTERVAL,
     DEFAULT_RESULT_TIME_TO_LIVE, DEFAULT_TASK_CONCURRENCY, DEFAULT_TASK_TIMEOUT,
-    TaskServiceBuilder, TasksBuilder,
 };
-pub use context::{MissingState, TaskContext};
-pub use dead::MAX_DEAD_LETTER_BYTES;
-pub use definition::Task;
-pub use error::TaskError;
-pub use failure::TaskFailure;
-pub use handle::{TaskWatch, Tasks};
-pub use id::TaskId;
-pub use layer::{TaskLayer, WithTasks, WithTasksFuture};
-pub use principal::Principal;
-pub use scope::is_task;
-pub use service::TaskService;
-pub use status::{TaskState, TaskStatus};
+pub use state::TaskState;
+pub use status::TaskStatus;
 pub use submit::{Call, Submit};
+pub use task::Task;
+pub use task_id::TaskId;
+pub use tasks::{TaskContext, Tasks};
 pub use tower_promises_backend::kit::progress::MAX_MESSAGE_BYTES;
 pub use trace::TraceContext;
+pub use watch::TaskWatch;
 pub use worker::Worker;

@@ -1,7 +1,7 @@
 //! Log events and spans of tasks. Without the feature `tracing` they compile to nothing.
 
 use super::record::Letter;
-use super::{TaskContext, TaskId, TaskState};
+use super::{TaskId, TaskState};
 use std::error::Error;
 use std::time::Duration;
 use tower_promises_backend::BackendError;
@@ -20,27 +20,18 @@ macro_rules! event {
     };
 }
 
-/// Function that creates the span of a task.
-pub(super) type MakeSpan = dyn Fn(&TaskContext) -> tracing::Span + Send + Sync;
-
-/// Runs a task in its span. The span is created at the first poll.
-pub(super) async fn in_span<F: Future>(context: &TaskContext, future: F) -> F::Output {
-    use tracing::Instrument;
-
-    let span = match &context.tasks().core().make_span {
-        Some(make_span) => make_span(context),
-        None => tracing::info_span!(
-            target: "tower_promises",
-            "task",
-            service = context.service(),
-            task = context.task(),
-            id = context.id().as_str(),
-            attempt = context.attempt(),
-            principal = context.principal().map(super::Principal::as_str),
-            traceparent = context.trace().map(super::TraceContext::parent),
-        ),
-    };
-    future.instrument(span).await
+/// Returns the default span of an attempt.
+pub(super) fn span(letter: &Letter, attempt: u32) -> tracing::Span {
+    tracing::info_span!(
+        target: "tower_promises",
+        "task",
+        service = letter.service,
+        task = letter.task,
+        id = letter.id.as_str(),
+        attempt,
+        principal = letter.principal.as_ref().map(super::Principal::as_str),
+        traceparent = letter.trace.as_ref().map(super::TraceContext::parent),
+    )
 }
 
 pub(super) fn unknown_service(service: &str, task: &str) {
@@ -56,12 +47,10 @@ pub(super) fn began(letter: &Letter, attempt: u32) {
 }
 
 pub(super) fn ended(letter: &Letter, state: TaskState, error: Option<&(dyn Error + 'static)>) {
-    {
-        match state {
-            TaskState::Failed => event!(error, letter, error, "task failed"),
-            TaskState::Dead => event!(error, letter, error, "task is a dead letter now"),
-            _ => event!(debug, letter, %state, "task ended"),
-        }
+    match state {
+        TaskState::Failed => event!(error, letter, error, "task failed"),
+        TaskState::Dead => event!(error, letter, error, "task is a dead letter now"),
+        _ => event!(debug, letter, %state, "task ended"),
     }
 }
 

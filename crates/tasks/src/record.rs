@@ -1,8 +1,8 @@
 //! The forms of a task in the queue and in the store.
 
+use super::caller::Caller;
 use super::failure::Reported;
 use super::fingerprint::fingerprint;
-use super::scope::Caller;
 use super::{Principal, TaskError, TaskId, TaskState, TraceContext};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -121,7 +121,11 @@ impl Record {
         Self {
             task: letter.task.clone(),
             principal: letter.principal.clone(),
-            fingerprint: Some(fingerprint(letter)),
+            fingerprint: Some(fingerprint(
+                &letter.service,
+                &letter.task,
+                &letter.arguments,
+            )),
             created: letter.created,
             expires: letter.expires,
             ..Self::of_unread(&letter.service, &letter.submission)

@@ -1,11 +1,10 @@
 use super::attempt::Attempts;
-use super::core::{Core, Service};
-use super::request::queue_of;
+use super::enqueue::queue_of;
+use super::tasks::{Core, Provided};
 use super::{TaskError, Tasks, observe};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Mutex, RwLock};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tower_promises_backend::kit::backoff::Backoff;
@@ -27,29 +26,35 @@ pub struct Worker {
     backend_timeout: Duration,
 }
 
+impl Tasks {
+    /// Starts a worker for all services. It runs tasks in this process until the [`Worker`] is drained or dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError::NoRuntime`] outside of a tokio runtime.
+    pub fn work(&self) -> Result<Worker, TaskError> {
+        let queues = self.core.queues.iter();
+        let queues = queues.map(|(name, provided)| (name.clone(), provided.clone()));
+        Worker::start(self, queues)
+    }
+}
+
 impl Worker {
     pub(super) fn start(
         tasks: &Tasks,
-        services: impl IntoIterator<Item = (Arc<str>, Service)>,
+        queues: impl IntoIterator<Item = (Arc<str>, Provided)>,
     ) -> Result<Self, TaskError> {
         Core::runtime()?;
         let drain = Arc::<Drain>::default();
         let mut set = JoinSet::new();
-        for (name, service) in services {
-            let attempts = Attempts {
-                tasks: tasks.unbound(),
-                service,
-                name,
-                drain: drain.clone(),
-                company: RwLock::new(()),
-                last: Mutex::new(()),
-            };
+        for (name, provided) in queues {
+            let attempts = Attempts::new(tasks, name, provided, drain.clone());
             set.spawn(work(Arc::new(attempts), drain.enter()));
         }
         Ok(Self {
             drain,
             services: set,
-            backend_timeout: tasks.core().records.backend.timeout(),
+            backend_timeout: tasks.core.records.backend.timeout(),
         })
     }
 
@@ -81,7 +86,7 @@ impl fmt::Debug for Worker {
 
 /// Runs a service until the worker is drained, and restarts after errors of the backend.
 async fn work(attempts: Arc<Attempts>, _running: Running) {
-    let core = attempts.tasks.core();
+    let core = &attempts.tasks.core;
     let handler = {
         let attempts = attempts.clone();
         Arc::new(move |delivery| attempts.clone().attend(delivery))
@@ -90,7 +95,7 @@ async fn work(attempts: Arc<Attempts>, _running: Running) {
     loop {
         let started = Instant::now();
         let options = WorkOptions::new(queue_of(&attempts.name))
-            .concurrency(attempts.service.concurrency)
+            .concurrency(attempts.provided.concurrency)
             .lease(core.settings.lease);
         let shutdown = attempts.drain.draining();
         let queue = core.records.backend.queue();

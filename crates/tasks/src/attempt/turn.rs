@@ -1,11 +1,13 @@
 //! Concurrency of attempts: beside others, or alone after a crash.
 
-use super::Attempts;
+use crate::tasks::Core;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::select;
-use tokio::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::timeout;
 use tower_promises_backend::Outcome;
+use tower_promises_backend::kit::drain::Drain;
 
 /// The longest wait for a turn.
 ///
@@ -31,7 +33,26 @@ pub(super) enum Turn<'a> {
     },
 }
 
-impl Attempts {
+/// The order of the attempts of one service in one worker.
+pub(super) struct Turns {
+    core: Arc<Core>,
+    drain: Arc<Drain>,
+    /// Held for reading by attempts that run beside others, for writing by an attempt that runs alone.
+    company: RwLock<()>,
+    /// Serialises the attempts of this service that wait to run alone.
+    last: Mutex<()>,
+}
+
+impl Turns {
+    pub(super) fn new(drain: Arc<Drain>, core: Arc<Core>) -> Self {
+        Self {
+            core,
+            drain,
+            company: RwLock::new(()),
+            last: Mutex::new(()),
+        }
+    }
+
     /// Waits for a permit to run beside other attempts. The error hands the task to another worker.
     pub(super) async fn shared(&self) -> Result<Turn<'_>, Outcome> {
         let turn = async {
@@ -50,7 +71,7 @@ impl Attempts {
         let turn = async {
             let last = self.last.lock().await;
             // Does not wait: an attempt of another service would only block tasks of this one.
-            let suspect = self.tasks.core().suspect.try_lock().ok()?;
+            let suspect = self.core.suspect.try_lock().ok()?;
             Some(Turn::Alone {
                 _suspect: suspect,
                 _company: self.company.write().await,

@@ -1,8 +1,8 @@
 //! Forwarding of a task's progress to its caller.
 
 use super::TaskId;
-use super::core::Core;
-use super::hub::News;
+use super::news::News;
+use super::tasks::Core;
 use std::convert::Infallible;
 use std::future::pending;
 use tokio::sync::watch;

@@ -1,6 +1,7 @@
-use super::builder::TaskServiceBuilder;
-use super::request::Request;
+use super::options::TaskServiceBuilder;
+use super::submission::Submission;
 use super::submit::{Call, Submit};
+use super::tasks::Core;
 use super::{Task, TaskError, TaskId, TaskStatus, Tasks, Worker};
 use std::fmt;
 use std::sync::Arc;
@@ -14,14 +15,22 @@ pub struct TaskService {
     name: Arc<str>,
 }
 
+impl Tasks {
+    /// Returns a handle to the service `name`. If no service of this name was [added](super::TasksBuilder::service),
+    /// submitted tasks run in place, with a warning in the log.
+    #[must_use]
+    pub fn service(&self, name: impl Into<Arc<str>>) -> TaskService {
+        TaskService {
+            tasks: self.clone(),
+            name: name.into(),
+        }
+    }
+}
+
 impl TaskService {
     /// Creates a builder for a service, to be passed to [`TasksBuilder::service`](super::TasksBuilder::service).
     pub fn builder(name: impl Into<Arc<str>>) -> TaskServiceBuilder {
         TaskServiceBuilder::new(name)
-    }
-
-    pub(super) fn new(tasks: Tasks, name: Arc<str>) -> Self {
-        Self { tasks, name }
     }
 
     /// Returns the name of the service.
@@ -43,7 +52,7 @@ impl TaskService {
     // By value, because the task is an argument that the call consumes.
     #[allow(clippy::needless_pass_by_value)]
     pub fn submit<T: Task>(&self, task: T) -> Submit {
-        Submit::new(Request::new(&self.tasks, &self.name, &task))
+        Submit::new(Submission::new(&self.tasks, &self.name, &task))
     }
 
     /// Calls a task. The returned future resolves to its output, and can be a promise.
@@ -73,7 +82,7 @@ impl TaskService {
     // By value, because the task is an argument that the call consumes.
     #[allow(clippy::needless_pass_by_value)]
     pub fn call<T: Task>(&self, task: T) -> Call<T> {
-        Call::new(Request::new(&self.tasks, &self.name, &task))
+        Call::new(Submission::new(&self.tasks, &self.name, &task))
     }
 
     /// Starts a worker for this service only. It runs tasks in this process until the [`Worker`] is drained or dropped.
@@ -83,7 +92,7 @@ impl TaskService {
     /// [`TaskError::NoRuntime`] outside of a tokio runtime. [`TaskError::NotFound`], with the name of the service as
     /// the id, if the service was not added.
     pub fn work(&self) -> Result<Worker, TaskError> {
-        let service = self.tasks.core().services.get(&self.name);
+        let service = self.tasks.core.queues.get(&self.name);
         let service = service.ok_or_else(|| TaskError::NotFound {
             id: TaskId::new(self.name.clone()),
         })?;
@@ -100,8 +109,8 @@ impl TaskService {
     ///
     /// [`TaskError::Backend`], and [`TaskError::NoRuntime`] outside of a tokio runtime.
     pub async fn dead_letters(&self) -> Result<Vec<TaskStatus>, TaskError> {
-        super::core::Core::runtime()?;
-        self.tasks.core().dead_letters(&self.name).await
+        Core::runtime()?;
+        self.tasks.core.dead_letters(&self.name).await
     }
 
     /// Sends a dead letter again. The task is queued as the same principal, with all its attempts and a new
@@ -116,8 +125,8 @@ impl TaskService {
     /// [`TaskError::NotFound`] if the id is not a dead letter of this service. [`TaskError::NoRuntime`] outside of a
     /// tokio runtime. After [`TaskError::Backend`], the task may or may not have been sent.
     pub async fn send_again(&self, id: &TaskId) -> Result<(), TaskError> {
-        super::core::Core::runtime()?;
-        self.tasks.core().send_again(&self.name, id).await
+        Core::runtime()?;
+        self.tasks.core.send_again(&self.name, id).await
     }
 
     /// Deletes a dead letter. The status of the task is kept for the
@@ -128,8 +137,8 @@ impl TaskService {
     /// [`TaskError::NotFound`] if the id is not a dead letter of this service, [`TaskError::Backend`], and
     /// [`TaskError::NoRuntime`] outside of a tokio runtime.
     pub async fn discard(&self, id: &TaskId) -> Result<(), TaskError> {
-        super::core::Core::runtime()?;
-        self.tasks.core().discard(&self.name, id).await
+        Core::runtime()?;
+        self.tasks.core.discard(&self.name, id).await
     }
 }
 

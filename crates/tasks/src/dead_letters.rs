@@ -1,8 +1,9 @@
 //! Dead letters: tasks that were given up, listed by service.
 
-use super::core::Core;
+use super::news::News;
 use super::record::{Failure, Record, Unread};
 use super::records::Changed;
+use super::tasks::Core;
 use super::{TaskError, TaskId, TaskState, TaskStatus, observe};
 use std::time::Duration;
 use tower_promises_backend::kit::clock::{milliseconds, now};
@@ -196,7 +197,7 @@ impl Core {
             self.enqueue(letter, Duration::ZERO, Priority::Normal)
                 .await?;
         }
-        self.announce(id, super::hub::News::Changed).await;
+        self.announce(id, News::Changed).await;
         Ok(self.unlist(service, id).await?)
     }
 
