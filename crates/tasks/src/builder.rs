@@ -131,8 +131,8 @@ impl TasksBuilder {
         self
     }
 
-    /// Sets the number of attempts, by default [`DEFAULT_MAX_ATTEMPTS`](super::DEFAULT_MAX_ATTEMPTS) and at least one. An attempt counts if it ends
-    /// with a conflict or with its worker. After the last one the task is a dead letter.
+    /// Sets the number of attempts, by default three and at least one. An attempt counts if it ends with a conflict or
+    /// with its worker. After the last one the task is a dead letter.
     ///
     /// With a limit of one, a task that shares a worker with a crashing task becomes a dead letter as well. With two or
     /// more, the last attempt after a crash runs without other tasks of its service, see [the module](super).
@@ -141,8 +141,7 @@ impl TasksBuilder {
         self
     }
 
-    /// Sets how long a task may wait for a worker, including the wait for its last attempt, by default
-    /// [`DEFAULT_LIFETIME`](super::DEFAULT_LIFETIME).
+    /// Sets how long a task may wait for a worker, including the wait for its last attempt, by default 7 days.
     ///
     /// A task that reaches a worker later fails without being started. A task that no worker takes is deleted; calls
     /// that wait for it get [`TaskError::NotFound`](super::TaskError::NotFound). The lifetime should exceed every
@@ -152,58 +151,55 @@ impl TasksBuilder {
         self
     }
 
-    /// Sets how long the output or the error of a task is kept after its end, by default
-    /// [`DEFAULT_RESULT_TIME_TO_LIVE`](super::DEFAULT_RESULT_TIME_TO_LIVE). For this time, submitting the same id again is idempotent.
+    /// Sets how long the output or the error of a task is kept after its end, by default one hour. For this time,
+    /// submitting the same id again is idempotent.
     pub fn result_time_to_live(mut self, time: Duration) -> Self {
         self.settings.result_time_to_live = time;
         self
     }
 
-    /// Sets how long a dead letter is kept, by default [`DEFAULT_DEAD_LETTER_TIME_TO_LIVE`](super::DEFAULT_DEAD_LETTER_TIME_TO_LIVE).
+    /// Sets how long a dead letter is kept, by default 14 days.
     pub fn dead_letter_time_to_live(mut self, time: Duration) -> Self {
         self.settings.dead_letter_time_to_live = time;
         self
     }
 
-    /// Sets the maximum size of a task's arguments, in bytes of JSON, by default [`DEFAULT_MAX_TASK_BYTES`](super::DEFAULT_MAX_TASK_BYTES). A larger
-    /// task is refused with [`TaskError::TooLarge`](super::TaskError::TooLarge). The queue and the store have limits of
-    /// their own.
+    /// Sets the maximum size of a task's arguments, in bytes of JSON, by default 48 KiB. A larger task is refused with
+    /// [`TaskError::TooLarge`](super::TaskError::TooLarge). The queue and the store have limits of their own.
     pub fn max_task_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_task_bytes = bytes;
         self
     }
 
-    /// Sets the maximum size of a task's output, in bytes of JSON, by default [`DEFAULT_MAX_TASK_BYTES`](super::DEFAULT_MAX_TASK_BYTES). A task with a
-    /// larger output fails. Large results belong elsewhere; the output can say where. The store has a limit of its own.
+    /// Sets the maximum size of a task's output, in bytes of JSON, by default 48 KiB. A task with a larger output
+    /// fails. Large results belong elsewhere; the output can say where. The store has a limit of its own.
     pub fn max_output_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_output_bytes = bytes;
         self
     }
 
-    /// Sets the interval at which the store is polled in case a bus message was lost, by default
-    /// [`DEFAULT_POLL_INTERVAL`](super::DEFAULT_POLL_INTERVAL) and at least one millisecond. Each call that waits for a task polls, and so does each
-    /// running task.
+    /// Sets the interval at which the store is polled in case a bus message was lost, by default 5 seconds and at least
+    /// one millisecond. Each call that waits for a task polls, and so does each running task.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.settings.poll_interval = interval.max(SHORTEST_INTERVAL);
         self
     }
 
-    /// Sets the minimum interval between two writes of a task's progress, by default [`DEFAULT_PROGRESS_INTERVAL`](super::DEFAULT_PROGRESS_INTERVAL) and
-    /// at least one millisecond.
+    /// Sets the minimum interval between two writes of a task's progress, by default one second and at least one
+    /// millisecond.
     pub fn progress_interval(mut self, interval: Duration) -> Self {
         self.settings.progress_interval = interval.max(SHORTEST_INTERVAL);
         self
     }
 
-    /// Sets how long a worker that shows no sign of life keeps a task, by default
-    /// [`DEFAULT_LEASE`](tower_promises_backend::DEFAULT_LEASE). After a crash, another worker receives the task when the lease
-    /// has expired.
+    /// Sets how long a worker that shows no sign of life keeps a task, by default 30 seconds. After a crash, another
+    /// worker receives the task when the lease has expired.
     pub fn lease(mut self, time: Duration) -> Self {
         self.settings.lease = time;
         self
     }
 
-    /// Sets the timeout of a backend call, by default [`DEFAULT_BACKEND_TIMEOUT`](super::DEFAULT_BACKEND_TIMEOUT).
+    /// Sets the timeout of a backend call, by default 10 seconds.
     pub fn backend_timeout(mut self, timeout: Duration) -> Self {
         self.settings.backend_timeout = timeout;
         self

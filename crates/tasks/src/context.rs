@@ -90,7 +90,7 @@ impl TaskContext {
         report.send_if_modified(|report| report.set_percent(percent));
     }
 
-    /// Sets a message that describes the current work. Text beyond [`MAX_MESSAGE_BYTES`](super::MAX_MESSAGE_BYTES) is cut off.
+    /// Sets a message that describes the current work. Text beyond 1024 bytes is cut off.
     pub fn set_message(&self, text: impl Into<String>) {
         let text = text.into();
         let report = &self.shared.report;

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 /// The maximum size of the list of a service's dead letters: the bytes of their ids as JSON. A list has room for more
 /// than a thousand random ids. The oldest ids are dropped from a full list; the newest id is always listed.
-pub const MAX_DEAD_LETTER_BYTES: usize = 48 * 1024;
+const MAX_DEAD_LETTER_BYTES: usize = 48 * 1024;
 
 /// Separates the submission from a random part in the id of an envelope whose letter is sent again unread.
 pub(super) const AGAIN: char = '~';

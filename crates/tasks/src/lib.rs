@@ -86,10 +86,10 @@
 //!    letters with it. An attempt that a worker returns on [shutdown](Worker::drain) does not count.
 //! 7. [Dead letters](TaskService::dead_letters) are kept, listed and can be [sent again](TaskService::send_again). A
 //!    worker leaves a task with an unknown type or unreadable arguments to other workers, half a minute later each
-//!    time. Such a task becomes a dead letter when its attempts are used up. An
-//!    envelope that a worker cannot read as a whole, because another version of this crate has submitted it, is left to
-//!    other workers for its [lifetime](TasksBuilder::lifetime). Then it is a dead letter with its bytes, and can be sent
-//!    again when a version that can read it runs.
+//!    time. Such a task becomes a dead letter when its attempts are used up. An envelope that a worker cannot read as a
+//!    whole, because another version of this crate has submitted it, is left to other workers for its
+//!    [lifetime](TasksBuilder::lifetime). Then it is a dead letter with its bytes, and can be sent again when a version
+//!    that can read it runs.
 //! 8. Exactly one end of a task is recorded. Each attempt has its own token, and only the attempt whose token is in the
 //!    store can record the end. The output of a worker that has lost its lease is dropped.
 //! 9. The output is stored before the queue is updated, and kept for a [time to
@@ -115,7 +115,7 @@
 //! # Pitfalls
 //!
 //! - **Processes must agree.** All processes that submit to a service or work for it must add it with the same types.
-//! - **Tasks and outputs are small**, [48 KiB](DEFAULT_MAX_TASK_BYTES) each: pass keys and paths, not files.
+//! - **Tasks and outputs are small**, [48 KiB](TasksBuilder::max_task_bytes) each: pass keys and paths, not files.
 //! - **A handler with promises runs more than once**, and submits again in each pass. Make the [`Submit`] a promise, or
 //!   give it an [id](Submit::with_id).
 //! - **A call needs a worker.** Without one, it waits until its [timeout](Call::timeout), or that of its promise or
@@ -202,7 +202,6 @@ mod worker;
 pub use axum::MissingTaskLayer;
 pub use builder::TasksBuilder;
 pub use context::MissingState;
-pub use dead_letters::MAX_DEAD_LETTER_BYTES;
 pub use error::TaskError;
 pub use failure::TaskFailure;
 pub use layer::{TaskLayer, WithTasks, WithTasksFuture};
@@ -210,18 +209,12 @@ pub use options::TaskServiceBuilder;
 pub use principal::Principal;
 pub use queue::TaskService;
 pub use scope::is_task;
-pub use settings::{
-    DEFAULT_BACKEND_TIMEOUT, DEFAULT_DEAD_LETTER_TIME_TO_LIVE, DEFAULT_LIFETIME,
-    DEFAULT_MAX_ATTEMPTS, DEFAULT_MAX_TASK_BYTES, DEFAULT_POLL_INTERVAL, DEFAULT_PROGRESS_INTERVAL,
-    DEFAULT_RESULT_TIME_TO_LIVE, DEFAULT_TASK_CONCURRENCY, DEFAULT_TASK_TIMEOUT,
-};
 pub use state::TaskState;
 pub use status::TaskStatus;
 pub use submit::{Call, Submit};
 pub use task::Task;
 pub use task_id::TaskId;
 pub use tasks::{TaskContext, Tasks};
-pub use tower_promises_backend::kit::progress::MAX_MESSAGE_BYTES;
 pub use trace::TraceContext;
 pub use watch::TaskWatch;
 pub use worker::Worker;

@@ -41,8 +41,8 @@ impl TaskServiceBuilder {
             name: name.into(),
             provided: Provided {
                 types: HashMap::new(),
-                concurrency: super::DEFAULT_TASK_CONCURRENCY,
-                timeout: super::DEFAULT_TASK_TIMEOUT,
+                concurrency: 4,
+                timeout: Duration::from_secs(60 * 60),
             },
         }
     }
@@ -53,15 +53,13 @@ impl TaskServiceBuilder {
         self
     }
 
-    /// Sets how many tasks of this service a worker runs at once, by default [`DEFAULT_TASK_CONCURRENCY`](super::DEFAULT_TASK_CONCURRENCY) and at least
-    /// one.
+    /// Sets how many tasks of this service a worker runs at once, by default 4 and at least one.
     pub fn concurrency(mut self, tasks: usize) -> Self {
         self.provided.concurrency = tasks.max(1);
         self
     }
 
-    /// Sets the timeout of an attempt, by default [`DEFAULT_TASK_TIMEOUT`](super::DEFAULT_TASK_TIMEOUT). A task that takes longer is dropped and has
-    /// failed.
+    /// Sets the timeout of an attempt, by default one hour. A task that takes longer is dropped and has failed.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.provided.timeout = timeout;
         self

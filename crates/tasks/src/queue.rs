@@ -101,9 +101,9 @@ impl TaskService {
 
     /// Returns the dead letters of the service, oldest first: tasks that were given up after several attempts.
     ///
-    /// Dead letters are kept for [`dead_letter_time_to_live`](super::TasksBuilder::dead_letter_time_to_live). About a
-    /// thousand are listed, the newest ones: see [`MAX_DEAD_LETTER_BYTES`](super::MAX_DEAD_LETTER_BYTES). A dead letter that no
-    /// worker could read as a whole has no [type](TaskStatus::task) and no principal, unless they were known before.
+    /// Dead letters are kept for [`dead_letter_time_to_live`](super::TasksBuilder::dead_letter_time_to_live). At most
+    /// 48 KiB of ids are listed, the newest ones: more than a thousand random ids. A dead letter that no worker could
+    /// read as a whole has no [type](TaskStatus::task) and no principal, unless they were known before.
     ///
     /// # Errors
     ///
