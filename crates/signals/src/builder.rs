@@ -50,23 +50,23 @@ impl Signals {
 }
 
 impl SignalsBuilder {
-    /// Sets the maximum number of waiters of all signals in this process, by default 100,000. A further
-    /// waiter gets [`SignalError::TooManyWaiters`](super::SignalError::TooManyWaiters).
+    /// Sets the maximum number of waiters of all signals in this process, by default 100,000. A further waiter gets
+    /// [`SignalError::TooManyWaiters`](super::SignalError::TooManyWaiters).
     pub fn max_waiters(mut self, waiters: usize) -> Self {
         self.settings.max_waiters = waiters;
         self
     }
 
-    /// Sets the maximum number of waiters of one signal in this process, by default 10,000. A
-    /// further waiter gets [`SignalError::TooManyWaiters`](super::SignalError::TooManyWaiters).
+    /// Sets the maximum number of waiters of one signal in this process, by default 10,000. A further waiter gets
+    /// [`SignalError::TooManyWaiters`](super::SignalError::TooManyWaiters).
     pub fn max_waiters_per_name(mut self, waiters: usize) -> Self {
         self.settings.max_waiters_per_name = waiters;
         self
     }
 
-    /// Sets the maximum size of a value, in bytes of JSON, by default 32 KiB. Sending a larger
-    /// value fails with [`SignalError::TooLarge`](super::SignalError::TooLarge). The bus has a limit of its own; a
-    /// message is about 100 bytes larger than its value.
+    /// Sets the maximum size of a value, in bytes of JSON, by default 32 KiB. Sending a larger value fails with
+    /// [`SignalError::TooLarge`](super::SignalError::TooLarge). The bus has a limit of its own; a message is about 100
+    /// bytes larger than its value.
     pub fn max_message_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_message_bytes = bytes;
         self

@@ -109,8 +109,8 @@ impl Signals {
     /// # Errors
     ///
     /// [`SignalError::Backend`] if the backend does not answer in time, see
-    /// [`backend_timeout`](super::SignalsBuilder::backend_timeout); the listening task retries. [`SignalError::NoRuntime`]
-    /// outside of a tokio runtime.
+    /// [`backend_timeout`](super::SignalsBuilder::backend_timeout); the listening task retries.
+    /// [`SignalError::NoRuntime`] outside of a tokio runtime.
     pub async fn listen(&self) -> Result<(), SignalError> {
         if self.instance.start().is_err() {
             return Err(SignalError::NoRuntime);

@@ -132,7 +132,8 @@ impl Record {
         }
     }
 
-    /// That of a letter which no worker could read. What the letter says is not known: neither its type nor its principal.
+    /// That of a letter which no worker could read. What the letter says is not known: neither its type nor its
+    /// principal.
     pub(super) fn of_unread(service: &str, submission: &str) -> Self {
         let now = now();
         Self {

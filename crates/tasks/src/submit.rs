@@ -39,7 +39,7 @@ pub struct Submit {
 /// # Cancel safety
 ///
 /// Dropping the future cancels the task, whether it is queued or running. So a task that is a promise is cancelled with
-/// its submission. The task continues if [`detached`](Self::detached) or [`with_id`](Self::with_id) was called.
+/// its request. The task continues if [`detached`](Self::detached) or [`with_id`](Self::with_id) was called.
 ///
 /// # Panics
 ///
@@ -125,8 +125,8 @@ impl Submit {
 
     /// Sets the minimum time before the task starts.
     ///
-    /// A queue without [delays](tower_promises_backend::Capabilities::delays) returns [`TaskError::Backend`]. Tasks that run in
-    /// place are not delayed.
+    /// A queue without [delays](tower_promises_backend::Capabilities::delays) returns [`TaskError::Backend`]. Tasks
+    /// that run in place are not delayed.
     pub fn delay(mut self, delay: Duration) -> Self {
         self.state.change(|submission| submission.delay = delay);
         self
@@ -134,8 +134,8 @@ impl Submit {
 
     /// Sets the priority within the service, by default [`Priority::Normal`].
     ///
-    /// A queue without [priorities](tower_promises_backend::Capabilities::priorities) returns [`TaskError::Backend`] for every
-    /// other priority.
+    /// A queue without [priorities](tower_promises_backend::Capabilities::priorities) returns [`TaskError::Backend`]
+    /// for every other priority.
     pub fn priority(mut self, priority: Priority) -> Self {
         self.state
             .change(|submission| submission.priority = priority);
@@ -210,9 +210,9 @@ impl<T: Task> Call<T> {
         self
     }
 
-    /// Forwards the progress and the messages of the task to an operation, wherever the task runs. A submission that waits
-    /// for a task, as a promise or not, can then become an [operation](crate::operation) that shows the progress of the
-    /// task. Cancelling the operation drops this future, which cancels the task.
+    /// Forwards the progress and the messages of the task to an operation, wherever the task runs. A request that
+    /// waits for a task, as a promise or not, can then become an [operation](crate::operation) that shows the progress
+    /// of the task. Cancelling the operation drops this future, which cancels the task.
     ///
     /// Progress arrives after at most one [`progress_interval`](super::TasksBuilder::progress_interval), unless a bus
     /// message is lost. A repeated attempt starts again with its own first values.

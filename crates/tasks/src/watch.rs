@@ -35,8 +35,8 @@ impl TaskWatch {
     /// Returns the status of the task: at once on the first call, then after each possible change.
     ///
     /// Two successive statuses may be equal, and statuses between two calls are skipped. A change whose bus message was
-    /// lost is found after the [`poll_interval`](super::TasksBuilder::poll_interval). While the backend fails, the future
-    /// keeps waiting.
+    /// lost is found after the [`poll_interval`](super::TasksBuilder::poll_interval). While the backend fails, the
+    /// future keeps waiting.
     ///
     /// # Cancel safety
     ///
