@@ -1,6 +1,6 @@
 use super::TaskContext;
 use super::news::Subscriptions;
-use super::options::TaskServiceBuilder;
+use super::options::TaskQueueOptions;
 use super::records::Records;
 use super::settings::Settings;
 use super::tasks::{Core, IsConflict, MakeSpan, Provided, Tasks};
@@ -17,9 +17,9 @@ use tower_promises_backend::kit::topics::Listening;
 /// The lower bound of intervals. Shorter ones would keep the store busy.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Builds [`Tasks`] from services, application state and settings.
+/// Builds [`Tasks`] from queues, application state and settings.
 ///
-/// All processes that share a backend should use the same services and settings.
+/// All processes that share a backend should use the same queues and settings.
 #[derive(Clone)]
 #[must_use = "`build` makes the tasks"]
 pub struct TasksBuilder {
@@ -32,7 +32,7 @@ pub struct TasksBuilder {
 }
 
 impl Tasks {
-    /// Creates a builder for the services of a process, on top of `backend`.
+    /// Creates a builder for the queues of a process, on top of `backend`.
     pub fn builder(backend: Backend) -> TasksBuilder {
         TasksBuilder {
             backend,
@@ -46,12 +46,12 @@ impl Tasks {
 }
 
 impl TasksBuilder {
-    /// Adds a service. A service of the same name is replaced.
+    /// Adds a queue. A queue of the same name is replaced.
     ///
-    /// Processes that only submit tasks must add the service as well, with the same task types. Tasks that are
-    /// submitted to an unknown service run in place, within the call that submits them.
-    pub fn service(mut self, service: TaskServiceBuilder) -> Self {
-        self.queues.insert(service.name, service.provided);
+    /// Processes that only submit tasks must add the queue as well, with the same task types. Tasks that are submitted
+    /// to an unknown queue run in place, within the call that submits them.
+    pub fn queue(mut self, queue: TaskQueueOptions) -> Self {
+        self.queues.insert(queue.name, queue.provided);
         self
     }
 
@@ -91,8 +91,8 @@ impl TasksBuilder {
 
     /// Replaces the span of an attempt.
     ///
-    /// The default span is named `task` and has the level INFO. Its fields are the service, the type, the id, the
-    /// attempt, the principal and the `traceparent` of the task.
+    /// The default span is named `task` and has the level INFO. Its fields are the queue (as `service`), the type, the
+    /// id, the attempt, the principal and the `traceparent` of the task.
     ///
     /// A custom span can continue the trace of the submitting request. With tracing-opentelemetry:
     ///
@@ -135,7 +135,7 @@ impl TasksBuilder {
     /// with its worker. After the last one the task is a dead letter.
     ///
     /// With a limit of one, a task that shares a worker with a crashing task becomes a dead letter as well. With two or
-    /// more, the last attempt after a crash runs without other tasks of its service, see [the module](super).
+    /// more, the last attempt after a crash runs without other tasks of its queue, see [the module](super).
     pub fn max_attempts(mut self, attempts: u32) -> Self {
         self.settings.max_attempts = attempts.max(1);
         self
@@ -165,14 +165,14 @@ impl TasksBuilder {
     }
 
     /// Sets the maximum size of a task's arguments, in bytes of JSON, by default 48 KiB. A larger task is refused with
-    /// [`TaskError::TooLarge`](super::TaskError::TooLarge). The queue and the store have limits of their own.
+    /// [`TaskError::TooLarge`](super::TaskError::TooLarge). The backend has limits of its own.
     pub fn max_task_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_task_bytes = bytes;
         self
     }
 
     /// Sets the maximum size of a task's output, in bytes of JSON, by default 48 KiB. A task with a larger output
-    /// fails. Large results belong elsewhere; the output can say where. The store has a limit of its own.
+    /// fails. Large results belong elsewhere; the output can say where. The backend has a limit of its own.
     pub fn max_output_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_output_bytes = bytes;
         self

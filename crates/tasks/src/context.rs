@@ -15,7 +15,7 @@ impl TaskContext {
         Self::of(Shared {
             tasks: tasks.clone(),
             id: TaskId::random(),
-            service: "detached".into(),
+            queue: "detached".into(),
             task: "detached".into(),
             attempt: 1,
             caller: scope::current().caller.clone(),
@@ -30,10 +30,10 @@ impl TaskContext {
         &self.shared.id
     }
 
-    /// Returns the name of the service that runs the task.
+    /// Returns the name of the queue that runs the task.
     #[must_use]
-    pub fn service(&self) -> &str {
-        &self.shared.service
+    pub fn queue(&self) -> &str {
+        &self.shared.queue
     }
 
     /// Returns the name of the task's type.
@@ -74,7 +74,7 @@ impl TaskContext {
         })
     }
 
-    /// Returns the handle to all services. Tasks that are submitted within a task run in place.
+    /// Returns the handle to all queues. Tasks that are submitted within a task run in place.
     #[must_use]
     pub fn tasks(&self) -> &Tasks {
         &self.shared.tasks
@@ -146,7 +146,7 @@ impl fmt::Debug for TaskContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TaskContext")
             .field("id", &self.shared.id)
-            .field("service", &self.shared.service)
+            .field("queue", &self.shared.queue)
             .field("task", &self.shared.task)
             .field("attempt", &self.shared.attempt)
             .field("principal", &self.shared.caller.principal)

@@ -13,25 +13,25 @@ impl Core {
         priority: Priority,
     ) -> Result<(), BackendError> {
         let payload = encode(letter)?;
-        let envelope = Envelope::new(queue_of(&letter.service), letter.envelope_id(), payload)
+        let envelope = Envelope::new(backend_queue(&letter.queue), letter.envelope_id(), payload)
             .delay(delay)
             .priority(priority);
         self.records.backend.enqueue(envelope).await
     }
 
-    /// Enqueues what this version cannot read.
+    /// Enqueues a letter that this version cannot read.
     pub(super) async fn enqueue_payload(
         &self,
-        service: &str,
+        queue: &str,
         envelope: String,
         payload: Bytes,
     ) -> Result<(), BackendError> {
-        let envelope = Envelope::new(queue_of(service), envelope, payload);
+        let envelope = Envelope::new(backend_queue(queue), envelope, payload);
         self.records.backend.enqueue(envelope).await
     }
 }
 
-/// Returns the name of a service's queue.
-pub(super) fn queue_of(service: &str) -> String {
-    format!("task/{service}")
+/// Returns the name of a queue in the backend.
+pub(super) fn backend_queue(queue: &str) -> String {
+    format!("task/{queue}")
 }

@@ -8,11 +8,11 @@ use std::fmt::{self, Write};
 /// Deeper nested values are compared as text.
 const MAX_DEPTH: usize = 128;
 
-/// Returns a digest of the service, the type and the arguments of a task. The order of map keys does not matter,
-/// because the order of a hash map differs each time.
-pub(super) fn fingerprint(service: &str, task: &str, arguments: &RawValue) -> String {
+/// Returns a digest of the queue, the type and the arguments of a task. The order of map keys does not matter, because
+/// the order of a hash map differs each time.
+pub(super) fn fingerprint(queue: &str, task: &str, arguments: &RawValue) -> String {
     let mut hash = Sha256::new();
-    for name in [service, task] {
+    for name in [queue, task] {
         add(&mut hash, b's', name);
     }
     add_json(&mut hash, arguments.get(), MAX_DEPTH);

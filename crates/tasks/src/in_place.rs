@@ -30,7 +30,7 @@ pub(super) async fn here(
     let context = TaskContext::of(Shared {
         tasks: tasks.clone(),
         id: letter.id.clone(),
-        service: letter.service.as_str().into(),
+        queue: letter.queue.as_str().into(),
         task: letter.task.as_str().into(),
         attempt: 1,
         caller,

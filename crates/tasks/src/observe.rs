@@ -7,12 +7,12 @@ use std::time::Duration;
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::log;
 
-/// Logs an event at `$level`, with the service, type and id of a task.
+/// Logs an event at `$level`, with the queue, type and id of a task.
 macro_rules! event {
     ($level:ident, $letter:ident, $($rest:tt)+) => {
         log::event!(
             $level,
-            service = $letter.service,
+            service = $letter.queue,
             task = $letter.task,
             id = $letter.id.as_str(),
             $($rest)+
@@ -25,7 +25,7 @@ pub(super) fn span(letter: &Letter, attempt: u32) -> tracing::Span {
     tracing::info_span!(
         target: "tower_promises",
         "task",
-        service = letter.service,
+        service = letter.queue,
         task = letter.task,
         id = letter.id.as_str(),
         attempt,
@@ -34,9 +34,9 @@ pub(super) fn span(letter: &Letter, attempt: u32) -> tracing::Span {
     )
 }
 
-pub(super) fn unknown_service(service: &str, task: &str) {
+pub(super) fn unknown_queue(queue: &str, task: &str) {
     log::warning!(
-        service,
+        service = queue,
         task,
         "no service of this name is provided: the task runs at once, in place"
     );
@@ -78,17 +78,18 @@ pub(super) fn superseded(letter: &Letter) {
     );
 }
 
-pub(super) fn bad_letter(service: &str, envelope: &str, error: &serde_json::Error) {
-    log::error!(service,
+pub(super) fn bad_letter(queue: &str, envelope: &str, error: &serde_json::Error) {
+    log::error!(
+        service = queue,
         envelope,
         %error,
         "an envelope in the queue is not a task that this version can read"
     );
 }
 
-pub(super) fn dead_letters_dropped(service: &str, dropped: usize) {
+pub(super) fn dead_letters_dropped(queue: &str, dropped: usize) {
     log::error!(
-        service,
+        service = queue,
         dropped,
         "there are too many dead letters, the oldest are not listed any more"
     );
@@ -110,9 +111,9 @@ pub(super) fn bus_lost(error: Option<&BackendError>, pause: Duration) {
     );
 }
 
-pub(super) fn worker_lost(service: &str, error: Option<&BackendError>, pause: Duration) {
+pub(super) fn worker_lost(queue: &str, error: Option<&BackendError>, pause: Duration) {
     log::error!(
-        service,
+        service = queue,
         error = error.map(|error| error as &(dyn Error + 'static)),
         ?pause,
         "a worker has ended, it will be started again"

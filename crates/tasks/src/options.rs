@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Describes a task service: the types of tasks that it runs, and its limits.
+/// Describes a task queue that a process provides: the types of its tasks, and its limits.
 ///
 /// ```
 /// # use serde::{Deserialize, Serialize};
@@ -19,24 +19,25 @@ use std::time::Duration;
 /// # }
 /// use std::time::Duration;
 /// use tower_promises_backend::Backend;
-/// use tower_promises_tasks::{TaskService, Tasks};
+/// use tower_promises_tasks::{TaskQueueOptions, Tasks};
 ///
-/// let reports = TaskService::builder("reports")
+/// let reports = TaskQueueOptions::new("reports")
 ///     .task::<Render>()
 ///     .concurrency(2)
 ///     .timeout(Duration::from_secs(60));
-/// let tasks = Tasks::builder(Backend::memory()).service(reports).build();
+/// let tasks = Tasks::builder(Backend::memory()).queue(reports).build();
 /// # let _ = tasks;
 /// ```
 #[derive(Clone, Debug)]
-#[must_use = "give it to `TasksBuilder::service`"]
-pub struct TaskServiceBuilder {
+#[must_use = "give it to `TasksBuilder::queue`"]
+pub struct TaskQueueOptions {
     pub(super) name: Arc<str>,
     pub(super) provided: Provided,
 }
 
-impl TaskServiceBuilder {
-    pub(super) fn new(name: impl Into<Arc<str>>) -> Self {
+impl TaskQueueOptions {
+    /// Creates the description of a queue without task types.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
         Self {
             name: name.into(),
             provided: Provided {
@@ -53,7 +54,7 @@ impl TaskServiceBuilder {
         self
     }
 
-    /// Sets how many tasks of this service a worker runs at once, by default 4 and at least one.
+    /// Sets how many tasks of this queue a worker runs at once, by default 4 and at least one.
     pub fn concurrency(mut self, tasks: usize) -> Self {
         self.provided.concurrency = tasks.max(1);
         self

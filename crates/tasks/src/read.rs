@@ -17,7 +17,7 @@ impl Tasks {
     /// [`TaskError::NotFound`], [`TaskError::Backend`], and [`TaskError::NoRuntime`] outside of a tokio runtime.
     pub async fn status(&self, id: &TaskId) -> Result<TaskStatus, TaskError> {
         Core::runtime()?;
-        let record = self.core.find(id).await?;
+        let record = self.core.read(id).await?;
         Ok(TaskStatus::new(id.clone(), record))
     }
 
@@ -48,7 +48,7 @@ impl Core {
     pub(super) async fn output(&self, id: &TaskId) -> Result<Box<RawValue>, TaskError> {
         let mut news = self.subscribe(id, News::Ended)?;
         loop {
-            match self.records.find(id).await {
+            match self.records.read(id).await {
                 Ok(Some(record)) => {
                     if let Some(outcome) = record.outcome(id) {
                         return outcome;

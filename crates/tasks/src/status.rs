@@ -27,10 +27,10 @@ impl TaskStatus {
         self.record.state
     }
 
-    /// Returns the name of the task's service.
+    /// Returns the name of the task's queue.
     #[must_use]
-    pub fn service(&self) -> &str {
-        &self.record.service
+    pub fn queue(&self) -> &str {
+        &self.record.queue
     }
 
     /// Returns the name of the task's type.

@@ -39,15 +39,15 @@ pub(super) struct Submission {
 /// The place where a task runs.
 enum Place {
     Worker,
-    /// In the task that submits it, or, if the service was not added, in the calling code.
+    /// In the task that submits it, or, if the queue was not added, in the calling code.
     Here(Option<TaskContext>),
 }
 
 impl Submission {
-    pub(super) fn new<T: Task>(tasks: &Tasks, service: &Arc<str>, task: &T) -> Self {
+    pub(super) fn new<T: Task>(tasks: &Tasks, queue: &Arc<str>, task: &T) -> Self {
         let core = &tasks.core;
         let outer = scope::current().task.clone();
-        let provided = core.queues.get(service);
+        let provided = core.queues.get(queue);
         let place = if provided.is_none() || outer.is_some() {
             Place::Here(outer)
         } else {
@@ -73,7 +73,7 @@ impl Submission {
             }
             if !provided.is_none_or(is_known) {
                 return Err(TaskError::NotRegistered {
-                    service: service.clone(),
+                    queue: queue.clone(),
                     task: T::NAME,
                 });
             }
@@ -82,7 +82,7 @@ impl Submission {
             Ok(Letter {
                 id: id.clone(),
                 submission: Uuid::new_v4().simple().to_string(),
-                service: (**service).to_owned(),
+                queue: (**queue).to_owned(),
                 task: T::NAME.to_owned(),
                 arguments,
                 principal: caller.principal.clone(),
@@ -92,7 +92,7 @@ impl Submission {
             })
         });
         if provided.is_none() {
-            observe::unknown_service(service, T::NAME);
+            observe::unknown_queue(queue, T::NAME);
         }
         Self {
             tasks: tasks.clone(),
@@ -228,8 +228,8 @@ async fn submit(
         }
         return Ok(());
     }
-    let found = core.find(id).await?;
-    let is_same = found.service == letter.service
+    let found = core.read(id).await?;
+    let is_same = found.queue == letter.queue
         && found.task == letter.task
         && found.principal == letter.principal;
     if !is_same {

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tower_promises_backend::Priority;
 
-/// Future returned by [`TaskService::submit`](super::TaskService::submit). It resolves to the id of the task once the
+/// Future returned by [`TaskQueue::submit`](super::TaskQueue::submit). It resolves to the id of the task once the
 /// backend has accepted the task.
 ///
 /// The future does nothing until it is polled. It borrows nothing, so it can be a promise.
@@ -31,7 +31,7 @@ pub struct Submit {
     id: TaskId,
 }
 
-/// Future returned by [`TaskService::call`](super::TaskService::call). It resolves to the output of a task.
+/// Future returned by [`TaskQueue::call`](super::TaskQueue::call). It resolves to the output of a task.
 ///
 /// The future does nothing until it is polled. It borrows nothing, so it can be a promise. After submission, it keeps
 /// waiting while the backend fails.
@@ -106,7 +106,7 @@ impl Submit {
     /// resolves to the id. This holds until the record of the task expires, see
     /// [`result_time_to_live`](super::TasksBuilder::result_time_to_live).
     ///
-    /// All services and principals share one set of ids. An id of a task of another type, service or principal is
+    /// All queues and principals share one set of ids. An id of a task of another type, queue or principal is
     /// [`TaskError::IdInUse`]. An id that a client chooses should contain the client's principal, otherwise clients can
     /// occupy each other's ids.
     ///
@@ -125,16 +125,16 @@ impl Submit {
 
     /// Sets the minimum time before the task starts.
     ///
-    /// A queue without [delays](tower_promises_backend::Capabilities::delays) returns [`TaskError::Backend`]. Tasks
+    /// A backend without [delays](tower_promises_backend::Capabilities::delays) returns [`TaskError::Backend`]. Tasks
     /// that run in place are not delayed.
     pub fn delay(mut self, delay: Duration) -> Self {
         self.state.change(|submission| submission.delay = delay);
         self
     }
 
-    /// Sets the priority within the service, by default [`Priority::Normal`].
+    /// Sets the priority within the queue, by default [`Priority::Normal`].
     ///
-    /// A queue without [priorities](tower_promises_backend::Capabilities::priorities) returns [`TaskError::Backend`]
+    /// A backend without [priorities](tower_promises_backend::Capabilities::priorities) returns [`TaskError::Backend`]
     /// for every other priority.
     pub fn priority(mut self, priority: Priority) -> Self {
         self.state
@@ -187,7 +187,7 @@ impl<T: Task> Call<T> {
         self
     }
 
-    /// Sets the priority within the service, see [`Submit::priority`].
+    /// Sets the priority within the queue, see [`Submit::priority`].
     pub fn priority(mut self, priority: Priority) -> Self {
         self.state
             .change(|submission| submission.priority = priority);
@@ -210,9 +210,9 @@ impl<T: Task> Call<T> {
         self
     }
 
-    /// Forwards the progress and the messages of the task to an operation, wherever the task runs. A request that
-    /// waits for a task, as a promise or not, can then become an [operation](crate::operation) that shows the progress
-    /// of the task. Cancelling the operation drops this future, which cancels the task.
+    /// Forwards the progress and the messages of the task to an operation, wherever the task runs. A request that waits
+    /// for a task, as a promise or not, can then become an [operation](tower_promises_operations) that shows the
+    /// progress of the task. Cancelling the operation drops this future, which cancels the task.
     ///
     /// Progress arrives after at most one [`progress_interval`](super::TasksBuilder::progress_interval), unless a bus
     /// message is lost. A repeated attempt starts again with its own first values.
@@ -233,7 +233,7 @@ impl<T: Task> Call<T> {
     ///
     /// fn report(promises: &Promises, tasks: &Tasks, progress: &Progress) -> Result<String, PromiseError> {
     ///     promises.result_or_try_submit("report", || {
-    ///         tasks.service("reports").call(Render { id: 7 }).report_to(progress.clone())
+    ///         tasks.queue("reports").call(Render { id: 7 }).report_to(progress.clone())
     ///     })
     /// }
     /// # let _ = report;

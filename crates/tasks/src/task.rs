@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use tower_promises_backend::kit::panic;
 
-/// A function that runs on a task service. The fields are its arguments, and [`run`](Self::run) is its body.
+/// A function that runs in the workers of a queue. The fields are its arguments, and [`run`](Self::run) is its body.
 ///
 /// ```
 /// use serde::{Deserialize, Serialize};
@@ -35,9 +35,9 @@ use tower_promises_backend::kit::panic;
 /// During a roll-out, old and new versions of a program share the queue. So mark new fields with `#[serde(default)]`,
 /// and give a type that changes incompatibly a new name. A worker that cannot read the arguments leaves the task to
 /// other workers and retries after half a minute. When its attempts are used up, the task is a dead letter that keeps
-/// its arguments. It can be [sent again](super::TaskService::send_again) after the next deployment.
+/// its arguments. It can be [sent again](super::TaskQueue::send_again) after the next deployment.
 pub trait Task: Serialize + DeserializeOwned + Send + 'static {
-    /// The name of the type, unique within its services.
+    /// The name of the type, unique within its queues.
     const NAME: &'static str;
 
     /// The type of the output.

@@ -20,9 +20,9 @@ use tokio::sync::watch;
 use tower_promises_backend::kit::progress::Report;
 use tower_promises_backend::kit::topics::{Listening, Subscription};
 
-/// A handle to all task services, see [the module](super).
+/// A handle to all task queues, see [the module](super).
 ///
-/// Clones are cheap and refer to the same services. The handle can be axum `State` or a request extension. The handle
+/// Clones are cheap and refer to the same queues. The handle can be axum `State` or a request extension. The handle
 /// that [`TaskLayer`](super::TaskLayer) adds to a request always submits as the principal of that request.
 #[derive(Clone)]
 pub struct Tasks {
@@ -70,7 +70,7 @@ pub struct TaskContext {
 pub(super) struct Shared {
     pub(super) tasks: Tasks,
     pub(super) id: TaskId,
-    pub(super) service: Arc<str>,
+    pub(super) queue: Arc<str>,
     pub(super) task: Arc<str>,
     pub(super) attempt: u32,
     pub(super) caller: Caller,
@@ -102,7 +102,7 @@ pub(super) struct Core {
     pub(super) listening: Listening,
 }
 
-/// A service that this process provides: its task types and limits.
+/// A queue that this process provides: its task types and limits.
 #[derive(Clone, Debug)]
 pub(super) struct Provided {
     pub(super) types: HashMap<&'static str, Run>,
@@ -166,8 +166,8 @@ impl Core {
         }
     }
 
-    pub(super) async fn find(&self, id: &TaskId) -> Result<Record, TaskError> {
-        let found = self.records.find(id).await?;
+    pub(super) async fn read(&self, id: &TaskId) -> Result<Record, TaskError> {
+        let found = self.records.read(id).await?;
         found.ok_or_else(|| TaskError::NotFound { id: id.clone() })
     }
 }

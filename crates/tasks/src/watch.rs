@@ -52,7 +52,7 @@ impl TaskWatch {
                 let _ = timeout(self.core.settings.poll_interval, self.news.notified()).await;
                 self.is_new = true;
             }
-            let found = self.core.records.find(&self.id).await;
+            let found = self.core.records.read(&self.id).await;
             self.is_new = false;
             match found {
                 Ok(Some(record)) => return Ok(TaskStatus::new(self.id.clone(), record)),

@@ -1,5 +1,5 @@
 use super::attempt::Attempts;
-use super::enqueue::queue_of;
+use super::enqueue::backend_queue;
 use super::tasks::{Core, Provided};
 use super::{TaskError, Tasks, observe};
 use std::fmt;
@@ -11,9 +11,9 @@ use tower_promises_backend::kit::backoff::Backoff;
 use tower_promises_backend::kit::drain::{Drain, Running};
 use tower_promises_backend::{BackendError, WorkOptions};
 
-/// Runs the tasks of services, in the process that [started](super::Tasks::work) it.
+/// Runs the tasks of queues, in the process that [started](super::Tasks::work) it.
 ///
-/// Any number of workers, in any number of processes, can work for one service.
+/// Any number of workers, in any number of processes, can work for one queue.
 ///
 /// # Cancel safety
 ///
@@ -22,12 +22,12 @@ use tower_promises_backend::{BackendError, WorkOptions};
 #[must_use = "a worker ends when it is dropped"]
 pub struct Worker {
     drain: Arc<Drain>,
-    services: JoinSet<()>,
+    queues: JoinSet<()>,
     backend_timeout: Duration,
 }
 
 impl Tasks {
-    /// Starts a worker for all services. It runs tasks in this process until the [`Worker`] is drained or dropped.
+    /// Starts a worker for all queues. It runs tasks in this process until the [`Worker`] is drained or dropped.
     ///
     /// # Errors
     ///
@@ -53,7 +53,7 @@ impl Worker {
         }
         Ok(Self {
             drain,
-            services: set,
+            queues: set,
             backend_timeout: tasks.core.records.backend.timeout(),
         })
     }
@@ -78,13 +78,13 @@ impl Worker {
 impl fmt::Debug for Worker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Worker")
-            .field("services", &self.services.len())
+            .field("queues", &self.queues.len())
             .field("drain", &self.drain)
             .finish_non_exhaustive()
     }
 }
 
-/// Runs a service until the worker is drained, and restarts after errors of the backend.
+/// Runs a queue until the worker is drained, and restarts after errors of the backend.
 async fn work(attempts: Arc<Attempts>, _running: Running) {
     let core = &attempts.tasks.core;
     let handler = {
@@ -94,7 +94,7 @@ async fn work(attempts: Arc<Attempts>, _running: Running) {
     let mut backoff = Backoff::default();
     loop {
         let started = Instant::now();
-        let options = WorkOptions::new(queue_of(&attempts.name))
+        let options = WorkOptions::new(backend_queue(&attempts.name))
             .concurrency(attempts.provided.concurrency)
             .lease(core.settings.lease);
         let shutdown = attempts.drain.draining();

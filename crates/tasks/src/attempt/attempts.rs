@@ -23,7 +23,7 @@ use tower_promises_backend::kit::topics::Subscription;
 use tower_promises_backend::{BackendError, Delivery, Outcome};
 use uuid::Uuid;
 
-/// The state that all attempts at the tasks of one service in one worker share.
+/// The state that all attempts at the tasks of one queue in one worker share.
 pub(crate) struct Attempts {
     pub(crate) tasks: Tasks,
     pub(crate) provided: Provided,
@@ -110,7 +110,7 @@ impl Attempts {
             error: Reported::because("this worker cannot read the task".to_owned(), error),
             is_conflict: true,
         };
-        // What the queue knows a task by: see `Letter::envelope_id`.
+        // The id of the envelope: see `Letter::envelope_id`.
         let (id, submission) = delivery.id.rsplit_once('/').unwrap_or((&delivery.id, ""));
         let submission = submission.split(AGAIN).next().unwrap_or(submission);
         let id = TaskId::from(id);
@@ -120,7 +120,7 @@ impl Attempts {
                 core.announce(&id, News::Ended).await;
                 Outcome::Done
             }
-            // It has ended, or was sent again in another letter.
+            // The task has ended, or was sent again in another letter.
             Ok(false) => Outcome::Done,
             Err(error) => {
                 observe::backend_failed(&id, &error);
@@ -184,7 +184,7 @@ impl Attempts {
         let context = TaskContext::of(Shared {
             tasks: self.tasks.clone(),
             id: letter.id.clone(),
-            service: self.name.clone(),
+            queue: self.name.clone(),
             task: letter.task.as_str().into(),
             attempt: attempt.number,
             caller: letter.caller(),

@@ -207,7 +207,7 @@ impl Attempt<'_> {
 
     /// Adds the task to the list of dead letters and announces its end.
     pub(super) async fn bury(&self) -> Outcome {
-        match self.core.list(&self.letter.service, &self.letter.id).await {
+        match self.core.list(&self.letter.queue, &self.letter.id).await {
             Ok(()) => {
                 self.core.announce(&self.letter.id, News::Ended).await;
                 Outcome::Done

@@ -11,7 +11,7 @@ use tower_promises_backend::kit::drain::Drain;
 
 /// The longest wait for a turn.
 ///
-/// While an attempt waits to run alone, no other task of its service starts in this worker. After an unsuccessful wait
+/// While an attempt waits to run alone, no other task of its queue starts in this worker. After an unsuccessful wait
 /// the task is therefore delivered again only after a pause of the same length, so that other tasks can start.
 const PATIENCE: Duration = Duration::from_secs(5 * 60);
 
@@ -23,9 +23,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(super) enum Turn<'a> {
     /// Beside other attempts.
     Shared { _company: RwLockReadGuard<'a, ()> },
-    /// As the only attempt of the service in this worker, and as the only such attempt in this process.
+    /// As the only attempt of the queue in this worker, and as the only such attempt in this process.
     Alone {
-        // Fields drop in this order, so that the process-wide lock is free when the next attempt of this service takes
+        // Fields drop in this order, so that the process-wide lock is free when the next attempt of this queue takes
         // `last`.
         _suspect: MutexGuard<'a, ()>,
         _company: RwLockWriteGuard<'a, ()>,
@@ -33,13 +33,13 @@ pub(super) enum Turn<'a> {
     },
 }
 
-/// The order of the attempts of one service in one worker.
+/// The order of the attempts of one queue in one worker.
 pub(super) struct Turns {
     core: Arc<Core>,
     drain: Arc<Drain>,
     /// Held for reading by attempts that run beside others, for writing by an attempt that runs alone.
     company: RwLock<()>,
-    /// Serialises the attempts of this service that wait to run alone.
+    /// Serialises the attempts of this queue that wait to run alone.
     last: Mutex<()>,
 }
 
@@ -66,11 +66,11 @@ impl Turns {
     /// Waits for a permit to run alone. The error is the outcome of the delivery if no permit is available in time.
     ///
     /// The wait occupies one of the worker's concurrency slots. It ends after [`PATIENCE`], or at once if an attempt of
-    /// another service runs alone in this process.
+    /// another queue runs alone in this process.
     pub(super) async fn alone(&self) -> Result<Turn<'_>, Outcome> {
         let turn = async {
             let last = self.last.lock().await;
-            // Does not wait: an attempt of another service would only block tasks of this one.
+            // Does not wait: an attempt of another queue would only block tasks of this one.
             let suspect = self.core.suspect.try_lock().ok()?;
             Some(Turn::Alone {
                 _suspect: suspect,

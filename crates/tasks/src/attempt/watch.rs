@@ -16,7 +16,7 @@ impl Attempt<'_> {
         loop {
             // The timeout covers lost bus messages.
             let _ = timeout(self.core.settings.poll_interval, cancels.notified()).await;
-            match self.core.records.find(&self.letter.id).await {
+            match self.core.records.read(&self.letter.id).await {
                 Ok(Some(record)) if record.token.as_ref() != Some(&self.token) => {
                     return End::Superseded;
                 }
