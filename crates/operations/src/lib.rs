@@ -188,9 +188,11 @@
 //!
 //! # Difference from its neighbours
 //!
-//! `tower::timeout` drops the work where this layer continues it. A [`PromiseLayer`](crate::PromiseLayer) makes a slow
-//! page fast by running its parts concurrently; the client still waits for the whole page. A job queue survives the
-//! process and runs its jobs again. An operation does neither, because it is a request.
+//! `tower::timeout` drops the work where this layer continues it. A [`PromiseLayer`] makes a slow page fast by running
+//! its parts concurrently; the client still waits for the whole page. A job queue survives the process and runs its
+//! jobs again. An operation does neither, because it is a request.
+//!
+//! [`PromiseLayer`]: https://docs.rs/tower-promises/latest/tower_promises/struct.PromiseLayer.html
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -251,3 +253,7 @@ pub use settings::{
 };
 pub use status::Status;
 pub use tower_promises_backend::kit::progress::MAX_MESSAGE_BYTES;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

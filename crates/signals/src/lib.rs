@@ -111,3 +111,7 @@ pub use builder::SignalsBuilder;
 pub use error::SignalError;
 pub use signals::Signals;
 pub use wait::Wait;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

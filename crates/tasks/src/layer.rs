@@ -18,10 +18,9 @@ type Find<T> = dyn Fn(&request::Parts) -> Option<T> + Send + Sync;
 ///
 /// ```
 /// use axum::{Router, routing::get};
-/// use tower_promises_backend::Backend;
-/// use tower_promises_tasks::{Principal, TaskLayer};
 /// use tower_promises::PromiseLayer;
-/// use tower_promises_tasks::Tasks;
+/// use tower_promises_backend::Backend;
+/// use tower_promises_tasks::{Principal, TaskLayer, Tasks};
 ///
 /// /// The user, as set by the authentication.
 /// #[derive(Clone)]

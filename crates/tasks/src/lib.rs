@@ -11,10 +11,11 @@
 //! use axum::{Router, routing::get};
 //! use serde::{Deserialize, Serialize};
 //! use std::time::Duration;
-//! use tower_promises_backend::Backend;
-//! use tower_promises_tasks::Principal;
 //! use tower_promises::{PromiseError, PromiseLayer, Promises};
-//! use tower_promises_tasks::{Task, TaskContext, TaskFailure, TaskLayer, TaskQueueOptions, Tasks};
+//! use tower_promises_backend::Backend;
+//! use tower_promises_tasks::{
+//!     Principal, Task, TaskContext, TaskFailure, TaskLayer, TaskQueueOptions, Tasks,
+//! };
 //!
 //! /// The arguments.
 //! #[derive(Serialize, Deserialize)]
@@ -218,3 +219,7 @@ pub use tasks::{TaskContext, Tasks};
 pub use trace::TraceContext;
 pub use watch::TaskWatch;
 pub use worker::Worker;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
