@@ -19,7 +19,8 @@ impl Tasks {
     /// Cancels a task. Returns `false` if it had ended already.
     ///
     /// A queued task is cancelled when the future resolves. The future of a running task is dropped by its worker
-    /// shortly after, at its next `await`, unless the task ends first; its [state](TaskStatus::state) shows the result.
+    /// shortly after, at its next `await`, unless the task ends first; its [state](super::TaskStatus::state) shows the
+    /// result.
     ///
     /// # Cancel safety
     ///
