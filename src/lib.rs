@@ -61,8 +61,8 @@
 //! | reading a body that later passes also need | nothing, because the body is replayed; `spool_dir` if it is large |
 //! | waiting for a message of another request | `Signals::wait` as a promise: module `signals` |
 //! | longer than a client should wait | `OperationLayer` outside, `Progress` inside: module `operations` |
-//! | a function that another process should run | a `Task`, and `TaskService::call` as a promise: module `tasks` |
-//! | work that may continue after the response | `TaskService::submit`: module `tasks` |
+//! | a function that another process should run | a `Task`, and `TaskQueue::call` as a promise: module `tasks` |
+//! | work that may continue after the response | `TaskQueue::submit`: module `tasks` |
 //! | a call that should be retried | a retry crate around the future of a promise |
 //! | a value that many requests need | a cache crate inside the promise |
 //! | a placeholder while a promise is pending | [`or_pending`](OrPending::or_pending) |

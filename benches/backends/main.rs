@@ -3,7 +3,7 @@
 //! - *enqueue*: sequential calls of `Queue::enqueue` with 64 bytes, each until it is acknowledged.
 //! - *bare*: the bare client of SQLite or NATS, for one insertion or one message of that size, see [`bare`]. No backend
 //!   can be faster than that on the same machine.
-//! - *task*: sequential calls of `TaskService::call` with an empty task, each from its submission to its output.
+//! - *task*: sequential calls of `TaskQueue::call` with an empty task, each from its submission to its output.
 //! - *tasks/s*: [`AT_ONCE`] concurrent calls, with a worker that runs 16 tasks concurrently.
 //!
 //! Client and worker use two connections, as two processes would, except in memory. The tables are in Markdown. The
@@ -20,7 +20,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use tower_promises::backend::{Backend, Envelope};
 use tower_promises::tasks::{Task, TaskContext, TaskFailure};
-use tower_promises::tasks::{TaskService, Tasks};
+use tower_promises::tasks::{TaskQueueOptions, Tasks};
 use tower_promises_sqlite::SqliteDatabase;
 
 /// The number of concurrent calls for measuring throughput.
@@ -101,10 +101,8 @@ impl Task for Nothing {
 }
 
 fn tasks(backend: Backend) -> Tasks {
-    let service = TaskService::builder("bench").task::<Nothing>();
-    Tasks::builder(backend)
-        .service(service.concurrency(16))
-        .build()
+    let queue = TaskQueueOptions::new("bench").task::<Nothing>();
+    Tasks::builder(backend).queue(queue.concurrency(16)).build()
 }
 
 async fn times<F>(rounds: usize, work: impl Fn(usize) -> F) -> Percentiles
@@ -143,10 +141,10 @@ async fn measure(
 
     let worker = tasks(worker).work().unwrap();
     let client = tasks(client);
-    let service = client.service("bench");
+    let queue = client.queue("bench");
     let call = || {
-        let service = service.clone();
-        async move { service.call(Nothing).await.unwrap() }
+        let queue = queue.clone();
+        async move { queue.call(Nothing).await.unwrap() }
     };
     let task = times(rounds.task, |_| call()).await;
 

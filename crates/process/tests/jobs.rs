@@ -13,7 +13,7 @@ use tower_promises::PromiseLayer;
 use tower_promises_backend::Backend;
 use tower_promises_process::{ProcessError, ProcessFuture, ProcessJob, ProcessPool};
 use tower_promises_tasks::{Task, TaskContext, TaskFailure};
-use tower_promises_tasks::{TaskService, Tasks};
+use tower_promises_tasks::{TaskQueueOptions, Tasks};
 
 procspawn::enable_test_support!();
 
@@ -405,11 +405,11 @@ impl Task for Compute {
 #[tokio::test]
 async fn a_task_can_use_a_pool() {
     let tasks = Tasks::builder(Backend::memory())
-        .service(TaskService::builder("main").task::<Compute>())
+        .queue(TaskQueueOptions::new("main").task::<Compute>())
         .state(pool())
         .build();
     let _worker = tasks.work().unwrap();
-    let output = tasks.service("main").call(Compute(8)).await.unwrap();
+    let output = tasks.queue("main").call(Compute(8)).await.unwrap();
     assert_eq!(output, "16");
 }
 

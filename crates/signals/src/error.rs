@@ -1,4 +1,4 @@
-use super::MAX_SIGNAL_NAME_BYTES;
+use super::name::MAX_NAME_BYTES;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use tower_promises_backend::BackendError;
 #[non_exhaustive]
 pub enum SignalError {
     /// The signal was not sent within the timeout of the wait.
+    #[non_exhaustive]
     TimedOut {
         /// The name of the signal.
         name: Arc<str>,
@@ -19,18 +20,21 @@ pub enum SignalError {
         after: Duration,
     },
     /// The limit on waiters is reached, for this name or for all names together.
+    #[non_exhaustive]
     TooManyWaiters {
         /// The name of the signal.
         name: Arc<str>,
         /// The limit.
         limit: usize,
     },
-    /// The name has more than [`MAX_SIGNAL_NAME_BYTES`] bytes. The error contains only its beginning.
+    /// The name with its namespaces has more than 512 bytes, after `/`, `%` and control characters were escaped.
+    #[non_exhaustive]
     NameTooLong {
         /// The beginning of the name.
-        name: Arc<str>,
+        beginning: Arc<str>,
     },
     /// The value is too large.
+    #[non_exhaustive]
     TooLarge {
         /// The name of the signal.
         name: Arc<str>,
@@ -41,6 +45,7 @@ pub enum SignalError {
     },
     /// The value cannot be serialised: it contains a NaN or an infinity, for example, or is nested more than 127 levels
     /// deep. The error of serde is the [`source`](Error::source).
+    #[non_exhaustive]
     Serialize {
         /// The name of the signal.
         name: Arc<str>,
@@ -52,6 +57,7 @@ pub enum SignalError {
     /// The received value cannot be read as the expected type, or was written by another version of the type. Only this
     /// wait fails: other waiters get the value, and a latch stays. The error of serde is the [`source`](Error::source),
     /// and may quote the value.
+    #[non_exhaustive]
     WrongType {
         /// The name of the signal.
         name: Arc<str>,
@@ -62,32 +68,29 @@ pub enum SignalError {
     },
     /// The backend has failed. Each method documents the consequences. The error of the backend is the
     /// [`source`](Error::source).
+    #[non_exhaustive]
     Backend {
-        /// The name of the signal, empty if the error concerns all signals.
-        name: Arc<str>,
+        /// The name of the signal. `None` if the error concerns all signals.
+        name: Option<Arc<str>>,
         /// The error of the backend.
         error: BackendError,
     },
     /// The caller is not inside of a tokio runtime.
-    NoRuntime {
-        /// The name of the signal, empty if the error concerns all signals.
-        name: Arc<str>,
-    },
+    NoRuntime,
 }
 
 impl SignalError {
-    /// Returns the name of the signal, empty if the error concerns all signals.
+    /// Returns the name of the signal. `None` if the name is too long, and if the error concerns all signals.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub fn name(&self) -> Option<&str> {
         match self {
             Self::TimedOut { name, .. }
             | Self::TooManyWaiters { name, .. }
-            | Self::NameTooLong { name }
             | Self::TooLarge { name, .. }
             | Self::Serialize { name, .. }
-            | Self::WrongType { name, .. }
-            | Self::Backend { name, .. }
-            | Self::NoRuntime { name } => name,
+            | Self::WrongType { name, .. } => Some(name),
+            Self::Backend { name, .. } => name.as_deref(),
+            Self::NameTooLong { .. } | Self::NoRuntime => None,
         }
     }
 }
@@ -101,9 +104,9 @@ impl fmt::Display for SignalError {
             Self::TooManyWaiters { name, limit } => {
                 write!(f, "signal `{name}`: there are already {limit} waiters")
             }
-            Self::NameTooLong { name } => write!(
+            Self::NameTooLong { beginning } => write!(
                 f,
-                "the name of a signal has more than {MAX_SIGNAL_NAME_BYTES} bytes: `{name}…`"
+                "the name of a signal has more than {MAX_NAME_BYTES} bytes: `{beginning}…`"
             ),
             Self::TooLarge { name, size, limit } => write!(
                 f,
@@ -115,9 +118,11 @@ impl fmt::Display for SignalError {
             Self::WrongType { name, expected, .. } => {
                 write!(f, "signal `{name}`: what was sent is not a `{expected}`")
             }
-            Self::Backend { name, .. } if name.is_empty() => f.write_str("signals: backend failed"),
-            Self::Backend { name, .. } => write!(f, "signal `{name}`: backend failed"),
-            Self::NoRuntime { .. } => f.write_str("signals need a running tokio runtime"),
+            Self::Backend { name: None, .. } => f.write_str("signals: backend failed"),
+            Self::Backend {
+                name: Some(name), ..
+            } => write!(f, "signal `{name}`: backend failed"),
+            Self::NoRuntime => f.write_str("signals need a running tokio runtime"),
         }
     }
 }

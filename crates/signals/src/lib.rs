@@ -96,22 +96,20 @@
 
 mod builder;
 mod error;
-mod family;
-mod handle;
+mod instance;
 mod listener;
 mod message;
 mod name;
 mod observe;
+mod settings;
+mod shared;
+mod signals;
 mod wait;
 mod waiters;
 
-pub use builder::{
-    DEFAULT_BACKEND_TIMEOUT, DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_MAX_WAITERS,
-    DEFAULT_MAX_WAITERS_PER_NAME, DEFAULT_POLL_INTERVAL, SignalsBuilder,
-};
+pub use builder::SignalsBuilder;
 pub use error::SignalError;
-pub use handle::Signals;
-pub use name::MAX_SIGNAL_NAME_BYTES;
+pub use signals::Signals;
 pub use wait::Wait;
 
 #[cfg(doctest)]

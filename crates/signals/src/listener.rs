@@ -1,8 +1,8 @@
 //! The task that receives signals from other processes and reads latches.
 
-use super::family::Core;
 use super::message::{self, Message};
 use super::observe;
+use super::shared::Shared;
 use bytes::Bytes;
 use futures_util::{StreamExt, future, stream};
 use std::sync::Arc;
@@ -21,9 +21,9 @@ const MAX_QUESTIONS: usize = 64;
 const CLAIM_TIME_TO_LIVE: Duration = Duration::from_secs(5 * 60);
 
 /// Listens until the task is aborted.
-pub(super) async fn run(core: Arc<Core>) {
+pub(super) async fn run(shared: Arc<Shared>) {
     /// Resets the flag when the task ends, also when its runtime ends.
-    struct Stop<'a>(&'a Core);
+    struct Stop<'a>(&'a Shared);
 
     impl Drop for Stop<'_> {
         fn drop(&mut self) {
@@ -31,52 +31,52 @@ pub(super) async fn run(core: Arc<Core>) {
         }
     }
 
-    let _stop = Stop(&core);
-    future::join(listen(&core), read_latches(&core)).await;
+    let _stop = Stop(&shared);
+    future::join(listen(&shared), read_latches(&shared)).await;
 }
 
-async fn listen(core: &Arc<Core>) {
-    let mut listener = Listener::new(core.backend.clone());
+async fn listen(shared: &Arc<Shared>) {
+    let mut listener = Listener::new(shared.backend.clone());
     // Outlives a subscription, because a granted claim must be delivered.
     let mut claims = JoinSet::new();
     loop {
         match listener.next().await {
-            Heard::Message { topic, payload } => hear(core, &topic, &payload, &mut claims).await,
+            Heard::Message { topic, payload } => hear(shared, &topic, &payload, &mut claims).await,
             Heard::Began => {
-                core.listening.send_replace(true);
+                shared.listening.send_replace(true);
                 // Latches that were set before the subscription are not announced again.
-                core.waiters.ask_for_all_latches();
+                shared.waiters.ask_for_all_latches();
             }
             Heard::Lagged(missed) => {
                 observe::bus_lagged(missed);
-                core.waiters.ask_for_all_latches();
+                shared.waiters.ask_for_all_latches();
             }
             Heard::Lost(error, pause) => {
-                core.listening.send_replace(false);
+                shared.listening.send_replace(false);
                 observe::bus_lost(error.as_ref(), pause);
             }
         }
     }
 }
 
-async fn hear(core: &Arc<Core>, topic: &str, payload: &Bytes, claims: &mut JoinSet<()>) {
+async fn hear(shared: &Arc<Shared>, topic: &str, payload: &Bytes, claims: &mut JoinSet<()>) {
     // The bus also carries messages of other modules, and most signals have no waiters here.
     let Some(path) = message::path(topic) else {
         return;
     };
-    if core.waiters.count(path) == 0 {
+    if shared.waiters.count(path) == 0 {
         return;
     }
     let message = match Message::decode(payload) {
         Ok(message) => message,
         Err(error) => return observe::bad_message(path, &error),
     };
-    if message.from == core.origin {
+    if message.from == shared.origin {
         return;
     }
     let value = message.value(payload);
     let Some(claim) = message.claim else {
-        core.waiters.deliver(path, &value);
+        shared.waiters.deliver(path, &value);
         return;
     };
     // Claims are made in tasks, so that other signals do not wait for the store.
@@ -85,62 +85,65 @@ async fn hear(core: &Arc<Core>, topic: &str, payload: &Bytes, claims: &mut JoinS
         claims.join_next().await;
     }
     let key = message::claim_key(&claim);
-    claims.spawn(deliver_to_one(core.clone(), path.into(), key, value));
+    claims.spawn(deliver_to_one(shared.clone(), path.into(), key, value));
 }
 
 /// Delivers a value if this process gets the claim.
-async fn deliver_to_one(core: Arc<Core>, path: String, claim: String, value: Bytes) {
-    let origin = Bytes::copy_from_slice(core.origin.as_bytes());
-    let claimed = core.backend.set(&claim, None, origin, CLAIM_TIME_TO_LIVE);
+async fn deliver_to_one(shared: Arc<Shared>, path: String, claim: String, value: Bytes) {
+    let origin = Bytes::copy_from_slice(shared.origin.as_bytes());
+    let claimed = shared.backend.set(&claim, None, origin, CLAIM_TIME_TO_LIVE);
     match claimed.await {
         Ok(true) => {}
         Ok(false) => return,
         // If the claim was set despite the error, the value is lost: delivery is at most once.
         Err(error) => return observe::backend_failed(&path, &error),
     }
-    if !core.waiters.deliver_to_one(&path, value.clone()) {
+    if !shared.waiters.deliver_to_one(&path, value.clone()) {
         // The waiter is gone. Another process may have one.
-        if let Err(error) = core.offer(&path, &value).await {
+        if let Err(error) = shared.offer(&path, &value).await {
             observe::backend_failed(&path, &error);
         }
     }
 }
 
 /// Reads requested latches at once, and all latches with waiters once per poll interval.
-async fn read_latches(core: &Arc<Core>) {
-    let interval = core.settings.poll_interval;
+async fn read_latches(shared: &Arc<Shared>) {
+    let interval = shared.settings.poll_interval;
     let first = Instant::now().checked_add(interval);
-    let asked = stream::unfold((core.clone(), first), move |(core, mut next)| async move {
-        let asked = core.waiters.asked_for_latches();
-        match next {
-            Some(next) => drop(timeout_at(next, asked).await),
-            // The interval exceeds the range of the clock.
-            None => asked.await,
-        }
-        // Checked on each wake-up, so that frequent requests do not delay the poll.
-        if next.is_some_and(|next| Instant::now() >= next) {
-            core.waiters.ask_for_all_latches();
-            next = Instant::now().checked_add(interval);
-        }
-        Some((stream::iter(core.waiters.take_unread()), (core, next)))
-    });
+    let asked = stream::unfold(
+        (shared.clone(), first),
+        move |(shared, mut next)| async move {
+            let asked = shared.waiters.asked_for_latches();
+            match next {
+                Some(next) => drop(timeout_at(next, asked).await),
+                // The interval exceeds the range of the clock.
+                None => asked.await,
+            }
+            // Checked on each wake-up, so that frequent requests do not delay the poll.
+            if next.is_some_and(|next| Instant::now() >= next) {
+                shared.waiters.ask_for_all_latches();
+                next = Instant::now().checked_add(interval);
+            }
+            Some((stream::iter(shared.waiters.take_unread()), (shared, next)))
+        },
+    );
     asked
         .flatten()
-        .for_each_concurrent(MAX_QUESTIONS, |path| read_latch(core.clone(), path))
+        .for_each_concurrent(MAX_QUESTIONS, |path| read_latch(shared.clone(), path))
         .await;
 }
 
-async fn read_latch(core: Arc<Core>, path: Arc<str>) {
+async fn read_latch(shared: Arc<Shared>, path: Arc<str>) {
     let key = message::latch_key(&path);
     // The value is not delivered to later waiters: the latch may have ended since it was read. They request it again.
-    let moment = core.waiters.moment();
-    match core.backend.get(&key).await {
-        Ok(Some(latch)) => core.waiters.deliver_before(moment, &path, &latch.value),
+    let moment = shared.waiters.moment();
+    match shared.backend.get(&key).await {
+        Ok(Some(latch)) => shared.waiters.deliver_before(moment, &path, &latch.value),
         Ok(None) => {}
         Err(error) => {
             observe::backend_failed(&path, &error);
             sleep(LATCH_PAUSE).await;
-            core.waiters.ask_for_latch(&path);
+            shared.waiters.ask_for_latch(&path);
         }
     }
 }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 /// The maximum size of the name of a signal with its namespaces, in bytes, after `/`, `%` and control characters were
 /// escaped.
-pub const MAX_SIGNAL_NAME_BYTES: usize = 512;
+pub(super) const MAX_NAME_BYTES: usize = 512;
 
 /// Appends a name to a namespace. The separator is escaped within names, so different lists of names have different
 /// paths.

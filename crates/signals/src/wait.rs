@@ -1,5 +1,5 @@
 use super::SignalError;
-use super::family::Family;
+use super::instance::Instance;
 use super::observe;
 use super::waiters::Parcel;
 use pin_project_lite::pin_project;
@@ -56,20 +56,20 @@ enum State {
 
 /// A subscription that ends on drop.
 struct Subscription {
-    family: Arc<Family>,
+    instance: Arc<Instance>,
     name: Arc<str>,
     id: u64,
     receiver: oneshot::Receiver<Parcel>,
 }
 
 impl<T> Wait<T> {
-    pub(super) fn new(family: &Arc<Family>, name: Arc<str>) -> Self {
-        let state = match family.core.waiters.subscribe(&name) {
+    pub(super) fn new(instance: &Arc<Instance>, name: Arc<str>) -> Self {
+        let state = match instance.shared.waiters.subscribe(&name) {
             Ok((id, receiver)) => {
                 // If there is no runtime yet, the first poll starts the task.
-                let _ = family.start();
+                let _ = instance.start();
                 State::Created(Subscription {
-                    family: family.clone(),
+                    instance: instance.clone(),
                     name,
                     id,
                     receiver,
@@ -111,11 +111,9 @@ impl<T: DeserializeOwned> Future for Wait<T> {
         let mut this = self.project();
         if let State::Created(_) = this.state {
             if let State::Created(subscription) = mem::replace(this.state, State::Done) {
-                *this.state = match subscription.family.start() {
+                *this.state = match subscription.instance.start() {
                     Ok(()) => State::Waiting(subscription),
-                    Err(_) => State::Refused(SignalError::NoRuntime {
-                        name: subscription.name.clone(),
-                    }),
+                    Err(_) => State::Refused(SignalError::NoRuntime),
                 };
             }
         }
@@ -182,7 +180,7 @@ impl Subscription {
             let expected = type_name::<T>();
             observe::wrong_type(&self.name, expected, &error);
             if parcel.only_one {
-                let waiters = &self.family.core.waiters;
+                let waiters = &self.instance.shared.waiters;
                 waiters.deliver_to_one(&self.name, parcel.value);
             }
             SignalError::WrongType {
@@ -196,7 +194,7 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let waiters = &self.family.core.waiters;
+        let waiters = &self.instance.shared.waiters;
         waiters.unsubscribe(&self.name, self.id);
         self.receiver.close();
         match self.receiver.try_recv() {

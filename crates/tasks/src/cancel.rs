@@ -1,8 +1,8 @@
 //! Cancelling tasks.
 
-use super::core::Core;
-use super::hub::News;
+use super::news::News;
 use super::record::Record;
+use super::tasks::{Core, Tasks};
 use super::{TaskError, TaskId, TaskState, observe};
 use std::sync::Arc;
 use tokio::runtime::Handle;
@@ -13,6 +13,26 @@ enum Found {
     Ended,
     Waiting,
     Running,
+}
+
+impl Tasks {
+    /// Cancels a task. Returns `false` if it had ended already.
+    ///
+    /// A queued task is cancelled when the future resolves. The future of a running task is dropped by its worker
+    /// shortly after, at its next `await`, unless the task ends first; its [state](super::TaskStatus::state) shows the
+    /// result.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it resolves, the task may or may not be cancelled.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError::NotFound`], [`TaskError::Backend`], and [`TaskError::NoRuntime`] outside of a tokio runtime.
+    pub async fn cancel(&self, id: &TaskId) -> Result<bool, TaskError> {
+        Core::runtime()?;
+        self.core.cancel(id, None).await
+    }
 }
 
 impl Core {

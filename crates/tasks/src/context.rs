@@ -1,38 +1,13 @@
-use super::scope::{self, Caller};
-use super::{Principal, TaskId, Tasks, TraceContext};
+use super::scope;
+use super::tasks::{Shared, TaskContext, Tasks};
+use super::{Principal, TaskId, TraceContext};
 use std::any::type_name;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use tokio::sync::watch;
-use tower_promises_backend::kit::progress::Report;
-
-/// The context of a running [task](super::Task): its identity, application state, progress and cancellation. Clones are
-/// cheap and refer to the same task.
-#[derive(Clone)]
-pub struct TaskContext {
-    shared: Arc<Shared>,
-}
-
-pub(super) struct Shared {
-    pub(super) tasks: Tasks,
-    pub(super) id: TaskId,
-    pub(super) service: Arc<str>,
-    pub(super) task: Arc<str>,
-    pub(super) attempt: u32,
-    pub(super) caller: Caller,
-    pub(super) report: watch::Sender<Report>,
-    /// Shared with nested tasks that run in place.
-    pub(super) stop: Arc<watch::Sender<bool>>,
-}
 
 impl TaskContext {
-    pub(super) fn of(shared: Shared) -> Self {
-        Self {
-            shared: Arc::new(shared),
-        }
-    }
-
     /// Creates a context without a task, for unit tests of [`run`](super::Task::run). Its progress is discarded, and it
     /// is never cancelled. Its principal is the [current](Principal::current) one.
     #[must_use]
@@ -40,7 +15,7 @@ impl TaskContext {
         Self::of(Shared {
             tasks: tasks.clone(),
             id: TaskId::random(),
-            service: "detached".into(),
+            queue: "detached".into(),
             task: "detached".into(),
             attempt: 1,
             caller: scope::current().caller.clone(),
@@ -49,23 +24,16 @@ impl TaskContext {
         })
     }
 
-    /// Returns the context of the task that the calling code runs in, also in nested synchronous code. `None` outside
-    /// of a task, where [`is_task`](super::is_task) is `false`.
-    #[must_use]
-    pub fn current() -> Option<Self> {
-        scope::current().task.clone()
-    }
-
     /// Returns the id of the task. All attempts share it, so it can serve as an idempotency key for other systems.
     #[must_use]
     pub fn id(&self) -> &TaskId {
         &self.shared.id
     }
 
-    /// Returns the name of the service that runs the task.
+    /// Returns the name of the queue that runs the task.
     #[must_use]
-    pub fn service(&self) -> &str {
-        &self.shared.service
+    pub fn queue(&self) -> &str {
+        &self.shared.queue
     }
 
     /// Returns the name of the task's type.
@@ -100,13 +68,13 @@ impl TaskContext {
     ///
     /// [`MissingState`] if no value of this type was added.
     pub fn state<T: Send + Sync + 'static>(&self) -> Result<&T, MissingState> {
-        let state = self.shared.tasks.core().state.get();
+        let state = self.shared.tasks.core.state.get();
         state.ok_or(MissingState {
             type_name: type_name::<T>(),
         })
     }
 
-    /// Returns the handle to all services. Tasks that are submitted within a task run in place.
+    /// Returns the handle to all queues. Tasks that are submitted within a task run in place.
     #[must_use]
     pub fn tasks(&self) -> &Tasks {
         &self.shared.tasks
@@ -122,7 +90,7 @@ impl TaskContext {
         report.send_if_modified(|report| report.set_percent(percent));
     }
 
-    /// Sets a message that describes the current work. Text beyond [`MAX_MESSAGE_BYTES`](super::MAX_MESSAGE_BYTES) is cut off.
+    /// Sets a message that describes the current work. Text beyond 1024 bytes is cut off.
     pub fn set_message(&self, text: impl Into<String>) {
         let text = text.into();
         let report = &self.shared.report;
@@ -148,10 +116,6 @@ impl TaskContext {
         let mut stop = self.shared.stop.subscribe();
         // Cannot fail: `self` holds the sender.
         let _ = stop.wait_for(|stop| *stop).await;
-    }
-
-    pub(super) fn shared(&self) -> &Shared {
-        &self.shared
     }
 }
 
@@ -182,7 +146,7 @@ impl fmt::Debug for TaskContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TaskContext")
             .field("id", &self.shared.id)
-            .field("service", &self.shared.service)
+            .field("queue", &self.shared.queue)
             .field("task", &self.shared.task)
             .field("attempt", &self.shared.attempt)
             .field("principal", &self.shared.caller.principal)

@@ -13,6 +13,7 @@ pub enum TaskError {
     /// The task cannot be serialised, or its JSON cannot be read again: it contains a NaN or an infinity, for example,
     /// or is nested more than 127 levels deep. It was not submitted. The error of serde is the
     /// [`source`](Error::source).
+    #[non_exhaustive]
     Serialize {
         /// The name of the task's type.
         task: &'static str,
@@ -20,6 +21,7 @@ pub enum TaskError {
         error: Arc<dyn Error + Send + Sync>,
     },
     /// The task is too large. It was not submitted.
+    #[non_exhaustive]
     TooLarge {
         /// The name of the task's type.
         task: &'static str,
@@ -28,30 +30,41 @@ pub enum TaskError {
         /// The maximum size.
         limit: usize,
     },
-    /// The service does not have this task type. The task was not submitted.
+    /// The queue does not have this task type. The task was not submitted.
+    #[non_exhaustive]
     NotRegistered {
-        /// The name of the service.
-        service: Arc<str>,
+        /// The name of the queue.
+        queue: Arc<str>,
         /// The name of the task's type.
         task: &'static str,
     },
-    /// The given id belongs to a task of another type, service or principal. The task was not submitted.
+    /// The queue was not [added](super::TasksBuilder::queue), so that this process cannot work for it.
+    #[non_exhaustive]
+    UnknownQueue {
+        /// The name of the queue.
+        queue: Arc<str>,
+    },
+    /// The given id belongs to a task of another type, queue or principal. The task was not submitted.
+    #[non_exhaustive]
     IdInUse {
         /// The id.
         id: TaskId,
     },
     /// The given id belongs to a task with other arguments. The task was not submitted.
+    #[non_exhaustive]
     OtherArguments {
         /// The id.
         id: TaskId,
     },
     /// No such task exists, or its record has expired.
+    #[non_exhaustive]
     NotFound {
         /// The id of the task.
         id: TaskId,
     },
     /// The task has ended with an error, which is the [`source`](Error::source). If the task ran in place, the source
     /// is the original error. Otherwise it carries the texts of the error and of its sources.
+    #[non_exhaustive]
     Failed {
         /// The id of the task.
         id: TaskId,
@@ -64,6 +77,7 @@ pub enum TaskError {
     },
     /// The task was given up after several attempts, each of which ended with a conflict or with its worker. The task
     /// is a dead letter.
+    #[non_exhaustive]
     Dead {
         /// The id of the task.
         id: TaskId,
@@ -75,11 +89,13 @@ pub enum TaskError {
         error: Arc<dyn Error + Send + Sync>,
     },
     /// The task was cancelled.
+    #[non_exhaustive]
     Cancelled {
         /// The id of the task.
         id: TaskId,
     },
     /// The task has not ended within the timeout of the call.
+    #[non_exhaustive]
     TimedOut {
         /// The id of the task.
         id: TaskId,
@@ -88,6 +104,7 @@ pub enum TaskError {
     },
     /// The output of the task cannot be read as the expected type, or was written by another version of the type. It
     /// stays stored. The error of serde is the [`source`](Error::source).
+    #[non_exhaustive]
     WrongType {
         /// The id of the task.
         id: TaskId,
@@ -98,6 +115,7 @@ pub enum TaskError {
     },
     /// The backend has failed. Each method documents the consequences. The error of the backend is the
     /// [`source`](Error::source).
+    #[non_exhaustive]
     Backend {
         /// The error of the backend.
         error: BackendError,
@@ -148,9 +166,10 @@ impl fmt::Display for TaskError {
                 f,
                 "task `{task}` has {size} bytes, more than the {limit} that are allowed"
             ),
-            Self::NotRegistered { service, task } => {
-                write!(f, "task service `{service}` does not know tasks `{task}`")
+            Self::NotRegistered { queue, task } => {
+                write!(f, "task queue `{queue}` does not know tasks `{task}`")
             }
+            Self::UnknownQueue { queue } => write!(f, "task queue `{queue}` was not added"),
             Self::IdInUse { id } => write!(f, "the id `{id}` belongs to another task"),
             Self::OtherArguments { id } => {
                 write!(f, "the id `{id}` belongs to a task with other arguments")

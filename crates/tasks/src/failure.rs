@@ -118,6 +118,14 @@ impl Reported {
         }
     }
 
+    pub(super) fn panicked(message: &str) -> Self {
+        if message.is_empty() {
+            Self::new("the task panicked")
+        } else {
+            Self::new(format!("the task panicked: {message}"))
+        }
+    }
+
     pub(super) fn of(error: &(dyn Error + 'static)) -> Self {
         let mut messages = Vec::new();
         let mut room = MAX_TEXT_BYTES;

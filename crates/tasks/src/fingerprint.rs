@@ -1,6 +1,5 @@
 //! Comparison of two submissions with the same id.
 
-use super::record::Letter;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -9,14 +8,14 @@ use std::fmt::{self, Write};
 /// Deeper nested values are compared as text.
 const MAX_DEPTH: usize = 128;
 
-/// Returns a digest of the service, the type and the arguments of a task. The order of map keys does not matter,
-/// because the order of a hash map differs each time.
-pub(super) fn fingerprint(letter: &Letter) -> String {
+/// Returns a digest of the queue, the type and the arguments of a task. The order of map keys does not matter, because
+/// the order of a hash map differs each time.
+pub(super) fn fingerprint(queue: &str, task: &str, arguments: &RawValue) -> String {
     let mut hash = Sha256::new();
-    for name in [&letter.service, &letter.task] {
+    for name in [queue, task] {
         add(&mut hash, b's', name);
     }
-    add_json(&mut hash, letter.arguments.get(), MAX_DEPTH);
+    add_json(&mut hash, arguments.get(), MAX_DEPTH);
     let mut text = String::with_capacity(64);
     for byte in hash.finalize() {
         // Writing to a string does not fail.

@@ -1,4 +1,5 @@
-use super::scope::{self, Caller, Scope, Scoped};
+use super::caller::Caller;
+use super::scope::{self, Scope, Scoped};
 use super::{Principal, Tasks, TraceContext};
 use http::{Request, request};
 use pin_project_lite::pin_project;
@@ -86,10 +87,10 @@ impl fmt::Debug for TaskLayer {
 }
 
 impl<S> Layer<S> for TaskLayer {
-    type Service = WithTasks<S>;
+    type Service = TaskService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        WithTasks {
+        TaskService {
             inner,
             layer: self.clone(),
         }
@@ -98,12 +99,12 @@ impl<S> Layer<S> for TaskLayer {
 
 /// Middleware that gives [`Tasks`] to requests. See [`TaskLayer`].
 #[derive(Clone, Debug)]
-pub struct WithTasks<S> {
+pub struct TaskService<S> {
     inner: S,
     layer: TaskLayer,
 }
 
-impl<S> WithTasks<S> {
+impl<S> TaskService<S> {
     /// Gets a reference to the inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
@@ -120,13 +121,13 @@ impl<S> WithTasks<S> {
     }
 }
 
-impl<S, B> Service<Request<B>> for WithTasks<S>
+impl<S, B> Service<Request<B>> for TaskService<S>
 where
     S: Service<Request<B>>,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = WithTasksFuture<S::Future>;
+    type Future = TaskFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)
@@ -148,22 +149,23 @@ where
         });
         let request = Request::from_parts(parts, body);
         let future = scope::enter(&scope, || self.inner.call(request));
-        WithTasksFuture {
+        TaskFuture {
             future: Scoped::new(scope, future),
         }
     }
 }
 
 pin_project! {
-    /// Response future for [`WithTasks`].
+    /// Response future for [`TaskService`].
     #[derive(Debug)]
-    pub struct WithTasksFuture<F> {
+    #[must_use = "futures do nothing unless polled"]
+    pub struct TaskFuture<F> {
         #[pin]
         future: Scoped<F>,
     }
 }
 
-impl<F: Future> Future for WithTasksFuture<F> {
+impl<F: Future> Future for TaskFuture<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {

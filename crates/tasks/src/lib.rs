@@ -1,6 +1,6 @@
-//! Tasks: named functions that run on a task service.
+//! Tasks: named functions that run in other processes.
 //!
-//! A [`Task`] is a serde type with a name and a `run` function. A [`TaskService`] sends it to a [`Worker`], in this
+//! A [`Task`] is a serde type with a name and a `run` function. A [`TaskQueue`] sends it to a [`Worker`], in this
 //! process, in another process or on another machine, and returns its output. A call is a future, so it can be a
 //! promise, and a template that cannot wait can show a result from another process. A submitted task acts on behalf of
 //! the principal of the request that submits it.
@@ -14,7 +14,7 @@
 //! use tower_promises::{PromiseError, PromiseLayer, Promises};
 //! use tower_promises_backend::Backend;
 //! use tower_promises_tasks::{
-//!     Principal, Task, TaskContext, TaskFailure, TaskLayer, TaskService, Tasks,
+//!     Principal, Task, TaskContext, TaskFailure, TaskLayer, TaskQueueOptions, Tasks,
 //! };
 //!
 //! /// The arguments.
@@ -38,7 +38,7 @@
 //! /// Waits for the task, wherever it runs.
 //! async fn report(promises: Promises, tasks: Tasks) -> Result<String, PromiseError> {
 //!     promises.result_or_try_submit("report", || {
-//!         tasks.service("reports").call(Render { year: 2026 }).timeout(Duration::from_secs(30))
+//!         tasks.queue("reports").call(Render { year: 2026 }).timeout(Duration::from_secs(30))
 //!     })
 //! }
 //!
@@ -46,7 +46,7 @@
 //! # async fn main() {
 //! // The same in all processes.
 //! let tasks = Tasks::builder(Backend::memory())
-//!     .service(TaskService::builder("reports").task::<Render>().concurrency(2))
+//!     .queue(TaskQueueOptions::new("reports").task::<Render>().concurrency(2))
 //!     .build();
 //!
 //! // In the processes that run tasks. The web process can be one of them.
@@ -69,35 +69,35 @@
 //!
 //! # Rules
 //!
-//! 1. A [submitted](TaskService::submit) or [called](TaskService::call) task runs in a worker of its service, not in
-//!    the caller.
+//! 1. A [submitted](TaskQueue::submit) or [called](TaskQueue::call) task runs in a worker of its queue, not in the
+//!    caller.
 //! 2. A task acts for the principal that submitted it, or for none. [`Principal::current`] returns the principal, also
 //!    in nested code. The trace context of the request travels along: [`TraceContext`].
 //! 3. Within a task, submitted and called tasks run at once, in place, as part of the outer task. Their errors are
 //!    errors of the outer task, and their conflicts cause a retry of the outer task. So a task never waits for a worker
 //!    that waits for the task. [`is_task`] returns whether the code runs in a task.
-//! 4. If no service of the name was [added](TasksBuilder::service), the task runs at once, in place, with a warning
-//!    that contains both names. It is not retried.
+//! 4. If no queue of the name was [added](TasksBuilder::queue), the task runs at once, in place, with a warning that
+//!    contains both names. It is not retried.
 //! 5. After a [conflict](TaskFailure::conflict), the task is retried after a random time of up to 2<sup>n</sup>
 //!    seconds, where n is the number of the attempt. After three [attempts](TasksBuilder::max_attempts) it is a dead
 //!    letter. Any other error, a panic and a timeout [end](TaskError::Failed) the task, and are logged.
 //! 6. An attempt that ends with its worker counts: a task that kills its workers becomes a dead letter after three of
-//!    them. A task that has lost a worker runs its last attempt alone: beside no other task of its service in that
+//!    them. A task that has lost a worker runs its last attempt alone: beside no other task of its queue in that
 //!    worker, and beside no other such task in that process. So the neighbours of a crashing task do not become dead
 //!    letters with it. An attempt that a worker returns on [shutdown](Worker::drain) does not count.
-//! 7. [Dead letters](TaskService::dead_letters) are kept, listed and can be [sent again](TaskService::send_again). A
-//!    worker leaves a task with an unknown type or unreadable arguments to other workers, half a minute later each
-//!    time. Such a task becomes a dead letter when its attempts are used up. An
-//!    envelope that a worker cannot read as a whole, because another version of this crate has submitted it, is left to
-//!    other workers for its [lifetime](TasksBuilder::lifetime). Then it is a dead letter with its bytes, and can be sent
-//!    again when a version that can read it runs.
+//! 7. [Dead letters](TaskQueue::dead_letters) are kept, listed and can be [sent again](TaskQueue::send_again). A worker
+//!    leaves a task with an unknown type or unreadable arguments to other workers, half a minute later each time. Such
+//!    a task becomes a dead letter when its attempts are used up. An envelope that a worker cannot read as a whole,
+//!    because another version of this crate has submitted it, is left to other workers for its
+//!    [lifetime](TasksBuilder::lifetime). Then it is a dead letter with its bytes, and can be sent again when a version
+//!    that can read it runs.
 //! 8. Exactly one end of a task is recorded. Each attempt has its own token, and only the attempt whose token is in the
 //!    store can record the end. The output of a worker that has lost its lease is dropped.
 //! 9. The output is stored before the queue is updated, and kept for a [time to
 //!    live](TasksBuilder::result_time_to_live).
 //! 10. Submitting fails for a task that cannot be serialised, that could not be read again, that is too large, or whose
-//!     type is not registered with its service. An output that cannot be read is an error of the call that reads it,
-//!     and stays stored.
+//!     type is not registered with its queue. An output that cannot be read is an error of the call that reads it, and
+//!     stays stored.
 //! 11. The store is authoritative. The bus only reduces latency; a lost message is covered by
 //!     [polling](TasksBuilder::poll_interval).
 //!
@@ -115,8 +115,8 @@
 //!
 //! # Pitfalls
 //!
-//! - **Processes must agree.** All processes that submit to a service or work for it must add it with the same types.
-//! - **Tasks and outputs are small**, [48 KiB](DEFAULT_MAX_TASK_BYTES) each: pass keys and paths, not files.
+//! - **Processes must agree.** All processes that submit to a queue or work for it must add it with the same types.
+//! - **Tasks and outputs are small**, [48 KiB](TasksBuilder::max_task_bytes) each: pass keys and paths, not files.
 //! - **A handler with promises runs more than once**, and submits again in each pass. Make the [`Submit`] a promise, or
 //!   give it an [id](Submit::with_id).
 //! - **A call needs a worker.** Without one, it waits until its [timeout](Call::timeout), or that of its promise or
@@ -164,56 +164,60 @@ mod attempt;
 #[cfg(feature = "axum")]
 mod axum;
 mod builder;
+mod caller;
 mod cancel;
 mod context;
-mod core;
-mod dead;
-mod definition;
+mod dead_letters;
+mod enqueue;
 mod error;
 mod failure;
 mod fingerprint;
-mod follow;
 #[doc = include_str!("guide.md")]
 pub mod guide {}
-mod handle;
-mod hub;
-mod id;
+mod in_place;
 mod layer;
+mod news;
 mod observe;
+mod options;
 mod principal;
+mod progress;
+mod queue;
+mod read;
 mod record;
 mod records;
-mod request;
+mod run;
 mod scope;
-mod service;
+mod settings;
+mod state;
 mod status;
+mod submission;
 mod submit;
+mod task;
+mod task_id;
+mod tasks;
 mod trace;
+mod watch;
 mod worker;
 
 #[cfg(feature = "axum")]
 pub use axum::MissingTaskLayer;
-pub use builder::{
-    DEFAULT_BACKEND_TIMEOUT, DEFAULT_DEAD_LETTER_TIME_TO_LIVE, DEFAULT_LIFETIME,
-    DEFAULT_MAX_ATTEMPTS, DEFAULT_MAX_TASK_BYTES, DEFAULT_POLL_INTERVAL, DEFAULT_PROGRESS_INTERVAL,
-    DEFAULT_RESULT_TIME_TO_LIVE, DEFAULT_TASK_CONCURRENCY, DEFAULT_TASK_TIMEOUT,
-    TaskServiceBuilder, TasksBuilder,
-};
-pub use context::{MissingState, TaskContext};
-pub use dead::MAX_DEAD_LETTER_BYTES;
-pub use definition::Task;
+pub use builder::TasksBuilder;
+pub use context::MissingState;
 pub use error::TaskError;
 pub use failure::TaskFailure;
-pub use handle::{TaskWatch, Tasks};
-pub use id::TaskId;
-pub use layer::{TaskLayer, WithTasks, WithTasksFuture};
+pub use layer::{TaskFuture, TaskLayer, TaskService};
+pub use options::TaskQueueOptions;
 pub use principal::Principal;
+pub use queue::TaskQueue;
 pub use scope::is_task;
-pub use service::TaskService;
-pub use status::{TaskState, TaskStatus};
+pub use state::TaskState;
+pub use status::TaskStatus;
 pub use submit::{Call, Submit};
-pub use tower_promises_backend::kit::progress::MAX_MESSAGE_BYTES;
+pub use task::Task;
+pub use task_id::TaskId;
+pub use tasks::{TaskContext, Tasks};
 pub use trace::TraceContext;
+pub use watch::TaskWatch;
 pub use worker::Worker;
 
 #[cfg(doctest)]

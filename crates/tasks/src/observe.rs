@@ -1,18 +1,18 @@
 //! Log events and spans of tasks.
 
 use super::record::Letter;
-use super::{TaskContext, TaskId, TaskState};
+use super::{TaskId, TaskState};
 use std::error::Error;
 use std::time::Duration;
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::log;
 
-/// Logs an event at `$level`, with the service, type and id of a task.
+/// Logs an event at `$level`, with the queue, type and id of a task.
 macro_rules! event {
     ($level:ident, $letter:ident, $($rest:tt)+) => {
         log::event!(
             $level,
-            service = $letter.service,
+            service = $letter.queue,
             task = $letter.task,
             id = $letter.id.as_str(),
             $($rest)+
@@ -20,32 +20,23 @@ macro_rules! event {
     };
 }
 
-/// Function that creates the span of a task.
-pub(super) type MakeSpan = dyn Fn(&TaskContext) -> tracing::Span + Send + Sync;
-
-/// Runs a task in its span. The span is created at the first poll.
-pub(super) async fn in_span<F: Future>(context: &TaskContext, future: F) -> F::Output {
-    use tracing::Instrument;
-
-    let span = match &context.tasks().core().make_span {
-        Some(make_span) => make_span(context),
-        None => tracing::info_span!(
-            target: "tower_promises",
-            "task",
-            service = context.service(),
-            task = context.task(),
-            id = context.id().as_str(),
-            attempt = context.attempt(),
-            principal = context.principal().map(super::Principal::as_str),
-            traceparent = context.trace().map(super::TraceContext::parent),
-        ),
-    };
-    future.instrument(span).await
+/// Returns the default span of an attempt.
+pub(super) fn span(letter: &Letter, attempt: u32) -> tracing::Span {
+    tracing::info_span!(
+        target: "tower_promises",
+        "task",
+        service = letter.queue,
+        task = letter.task,
+        id = letter.id.as_str(),
+        attempt,
+        principal = letter.principal.as_ref().map(super::Principal::as_str),
+        traceparent = letter.trace.as_ref().map(super::TraceContext::parent),
+    )
 }
 
-pub(super) fn unknown_service(service: &str, task: &str) {
+pub(super) fn unknown_queue(queue: &str, task: &str) {
     log::warning!(
-        service,
+        service = queue,
         task,
         "no service of this name is provided: the task runs at once, in place"
     );
@@ -56,12 +47,10 @@ pub(super) fn began(letter: &Letter, attempt: u32) {
 }
 
 pub(super) fn ended(letter: &Letter, state: TaskState, error: Option<&(dyn Error + 'static)>) {
-    {
-        match state {
-            TaskState::Failed => event!(error, letter, error, "task failed"),
-            TaskState::Dead => event!(error, letter, error, "task is a dead letter now"),
-            _ => event!(debug, letter, %state, "task ended"),
-        }
+    match state {
+        TaskState::Failed => event!(error, letter, error, "task failed"),
+        TaskState::Dead => event!(error, letter, error, "task is a dead letter now"),
+        _ => event!(debug, letter, %state, "task ended"),
     }
 }
 
@@ -89,17 +78,18 @@ pub(super) fn superseded(letter: &Letter) {
     );
 }
 
-pub(super) fn bad_letter(service: &str, envelope: &str, error: &serde_json::Error) {
-    log::error!(service,
+pub(super) fn bad_letter(queue: &str, envelope: &str, error: &serde_json::Error) {
+    log::error!(
+        service = queue,
         envelope,
         %error,
         "an envelope in the queue is not a task that this version can read"
     );
 }
 
-pub(super) fn dead_letters_dropped(service: &str, dropped: usize) {
+pub(super) fn dead_letters_dropped(queue: &str, dropped: usize) {
     log::error!(
-        service,
+        service = queue,
         dropped,
         "there are too many dead letters, the oldest are not listed any more"
     );
@@ -121,9 +111,9 @@ pub(super) fn bus_lost(error: Option<&BackendError>, pause: Duration) {
     );
 }
 
-pub(super) fn worker_lost(service: &str, error: Option<&BackendError>, pause: Duration) {
+pub(super) fn worker_lost(queue: &str, error: Option<&BackendError>, pause: Duration) {
     log::error!(
-        service,
+        service = queue,
         error = error.map(|error| error as &(dyn Error + 'static)),
         ?pause,
         "a worker has ended, it will be started again"

@@ -1,4 +1,3 @@
-use super::scope::{self, Scope, Scoped};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
@@ -23,35 +22,6 @@ impl Principal {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-
-    /// Returns the principal of the running code: the one that [`TaskLayer`](super::TaskLayer) has found in the
-    /// request, or the one that submitted the task.
-    ///
-    /// `None` if there is no principal. Code in `tokio::spawn` and in other threads has none either; use
-    /// [`scope`](Self::scope) there.
-    #[must_use]
-    pub fn current() -> Option<Self> {
-        scope::current().caller.principal.clone()
-    }
-
-    /// Runs a future with this principal as the [current](Self::current) one.
-    ///
-    /// ```
-    /// use tower_promises_tasks::Principal;
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() {
-    /// let clean_up = async { Principal::current().map(|principal| principal.to_string()) };
-    /// let ran_as = Principal::new("janitor").scope(clean_up).await;
-    /// assert_eq!(ran_as.as_deref(), Some("janitor"));
-    /// assert_eq!(Principal::current(), None);
-    /// # }
-    /// ```
-    pub fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
-        let mut scope = Scope::clone(&scope::current());
-        scope.caller.principal = Some(self);
-        Scoped::new(Arc::new(scope), future)
     }
 }
 

@@ -1,8 +1,8 @@
 //! The forms of a task in the queue and in the store.
 
+use super::caller::Caller;
 use super::failure::Reported;
 use super::fingerprint::fingerprint;
-use super::scope::Caller;
 use super::{Principal, TaskError, TaskId, TaskState, TraceContext};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,8 @@ pub(super) struct Letter {
     /// Identifies the submission. A dead letter that is sent again gets a new one, and deliveries of the earlier
     /// submission are ignored.
     pub(super) submission: String,
-    pub(super) service: String,
+    #[serde(rename = "service")]
+    pub(super) queue: String,
     pub(super) task: String,
     pub(super) arguments: Box<RawValue>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -48,7 +49,8 @@ impl Letter {
 /// The state of a task. All changes use compare-and-set.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Record {
-    pub(super) service: String,
+    #[serde(rename = "service")]
+    pub(super) queue: String,
     pub(super) task: String,
     pub(super) principal: Option<Principal>,
     pub(super) state: TaskState,
@@ -77,10 +79,10 @@ pub(super) struct Record {
     pub(super) failure: Option<Failure>,
     /// The task in its queued form, for a dead letter until its next attempt starts.
     pub(super) letter: Option<Letter>,
-    /// A dead letter that no worker could read, until it has been begun again.
+    /// The bytes of a dead letter that no worker could read, until its next attempt starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) unread: Option<Unread>,
-    /// Until when it may begin although its letter says that its time is over, in milliseconds since the epoch.
+    /// The time until which an attempt may start although the letter has expired, in milliseconds since the epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) extended: Option<u64>,
 }
@@ -121,18 +123,18 @@ impl Record {
         Self {
             task: letter.task.clone(),
             principal: letter.principal.clone(),
-            fingerprint: Some(fingerprint(letter)),
+            fingerprint: Some(fingerprint(&letter.queue, &letter.task, &letter.arguments)),
             created: letter.created,
             expires: letter.expires,
-            ..Self::of_unread(&letter.service, &letter.submission)
+            ..Self::of_unread(&letter.queue, &letter.submission)
         }
     }
 
-    /// That of a letter which no worker could read. What the letter says is not known: neither its type nor its principal.
-    pub(super) fn of_unread(service: &str, submission: &str) -> Self {
+    /// Creates the record of a letter that no worker could read. The type and the principal are unknown.
+    pub(super) fn of_unread(queue: &str, submission: &str) -> Self {
         let now = now();
         Self {
-            service: service.to_owned(),
+            queue: queue.to_owned(),
             task: String::new(),
             principal: None,
             state: TaskState::Queued,
@@ -156,7 +158,7 @@ impl Record {
         }
     }
 
-    /// Whether it can be sent again.
+    /// Whether the dead letter can be sent again.
     pub(super) fn is_kept(&self) -> bool {
         self.letter.is_some() || self.unread.is_some()
     }

@@ -15,7 +15,7 @@ pub(super) struct Records {
 pub(super) type Changed = documents::Changed<Record>;
 
 impl Records {
-    pub(super) async fn find(&self, id: &TaskId) -> Result<Option<Record>, BackendError> {
+    pub(super) async fn read(&self, id: &TaskId) -> Result<Option<Record>, BackendError> {
         self.backend.read(&id.record()).await
     }
 

@@ -1,18 +1,12 @@
 //! The current caller and task of the running code.
 
-use super::{Principal, TaskContext, TraceContext};
+use super::caller::Caller;
+use super::{Principal, TaskContext, Tasks, TraceContext};
 use pin_project_lite::pin_project;
 use std::cell::RefCell;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-
-/// The principal and the trace context of a submission.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Caller {
-    pub(super) principal: Option<Principal>,
-    pub(super) trace: Option<TraceContext>,
-}
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scope {
@@ -79,5 +73,76 @@ impl<F: Future> Future for Scoped<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         enter(this.scope, || this.future.poll(cx))
+    }
+}
+
+impl Principal {
+    /// Returns the principal of the running code: the one that [`TaskLayer`](super::TaskLayer) has found in the
+    /// request, or the one that submitted the task.
+    ///
+    /// `None` if there is no principal. Code in `tokio::spawn` and in other threads has none either; use
+    /// [`scope`](Self::scope) there.
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        current().caller.principal.clone()
+    }
+
+    /// Runs a future with this principal as the [current](Self::current) one.
+    ///
+    /// ```
+    /// use tower_promises_tasks::Principal;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let clean_up = async { Principal::current().map(|principal| principal.to_string()) };
+    /// let ran_as = Principal::new("janitor").scope(clean_up).await;
+    /// assert_eq!(ran_as.as_deref(), Some("janitor"));
+    /// assert_eq!(Principal::current(), None);
+    /// # }
+    /// ```
+    pub fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
+        let mut scope = Scope::clone(&current());
+        scope.caller.principal = Some(self);
+        Scoped::new(Arc::new(scope), future)
+    }
+}
+
+impl TraceContext {
+    /// Returns the trace context of the running code: that of the request, or of the request that submitted the task.
+    /// `None` in code that runs in `tokio::spawn` or in another thread.
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        current().caller.trace.clone()
+    }
+}
+
+impl TaskContext {
+    /// Returns the context of the task that the calling code runs in, also in nested synchronous code. `None` outside
+    /// of a task, where [`is_task`](super::is_task) is `false`.
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        current().task.clone()
+    }
+}
+
+impl Tasks {
+    pub(super) fn caller(&self) -> Caller {
+        match &self.caller {
+            Some(caller) => caller.clone(),
+            None => current().caller.clone(),
+        }
+    }
+
+    /// Returns the principal that this handle submits as: the principal of the request that the handle was given to, or
+    /// the [current](Principal::current) one. `None` if there is neither.
+    #[must_use]
+    pub fn principal(&self) -> Option<Principal> {
+        self.caller().principal
+    }
+
+    /// Returns the trace context that this handle submits with.
+    #[must_use]
+    pub fn trace(&self) -> Option<TraceContext> {
+        self.caller().trace
     }
 }

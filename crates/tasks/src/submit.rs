@@ -1,4 +1,5 @@
-use super::request::Request;
+use super::submission::Submission;
+use super::task::read_output;
 use super::{Task, TaskError, TaskId};
 use futures_util::future::BoxFuture;
 use serde_json::value::RawValue;
@@ -7,12 +8,11 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tower_promises_backend::Priority;
 
-/// Future returned by [`TaskService::submit`](super::TaskService::submit). It resolves to the id of the task once the
+/// Future returned by [`TaskQueue::submit`](super::TaskQueue::submit). It resolves to the id of the task once the
 /// backend has accepted the task.
 ///
 /// The future does nothing until it is polled. It borrows nothing, so it can be a promise.
@@ -31,7 +31,7 @@ pub struct Submit {
     id: TaskId,
 }
 
-/// Future returned by [`TaskService::call`](super::TaskService::call). It resolves to the output of a task.
+/// Future returned by [`TaskQueue::call`](super::TaskQueue::call). It resolves to the output of a task.
 ///
 /// The future does nothing until it is polled. It borrows nothing, so it can be a promise. After submission, it keeps
 /// waiting while the backend fails.
@@ -55,26 +55,26 @@ pub struct Call<T> {
 
 enum State<T> {
     /// Not polled yet.
-    Created(Box<Request>),
+    Created(Box<Submission>),
     Running(BoxFuture<'static, Result<T, TaskError>>),
     Done,
 }
 
 impl<T> State<T> {
-    fn change(&mut self, change: impl FnOnce(&mut Request)) {
-        if let Self::Created(request) = self {
-            change(request);
+    fn change(&mut self, change: impl FnOnce(&mut Submission)) {
+        if let Self::Created(submission) = self {
+            change(submission);
         }
     }
 
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        start: impl FnOnce(Request) -> BoxFuture<'static, Result<T, TaskError>>,
+        start: impl FnOnce(Submission) -> BoxFuture<'static, Result<T, TaskError>>,
     ) -> Poll<Result<T, TaskError>> {
         if let Self::Created(_) = self {
-            if let Self::Created(request) = mem::replace(self, Self::Done) {
-                *self = Self::Running(start(*request));
+            if let Self::Created(submission) = mem::replace(self, Self::Done) {
+                *self = Self::Running(start(*submission));
             }
         }
         let Self::Running(running) = self else {
@@ -89,10 +89,10 @@ impl<T> State<T> {
 }
 
 impl Submit {
-    pub(super) fn new(request: Request) -> Self {
+    pub(super) fn new(submission: Submission) -> Self {
         Self {
-            id: request.id().clone(),
-            state: State::Created(Box::new(request)),
+            id: submission.id().clone(),
+            state: State::Created(Box::new(submission)),
         }
     }
 
@@ -106,7 +106,7 @@ impl Submit {
     /// resolves to the id. This holds until the record of the task expires, see
     /// [`result_time_to_live`](super::TasksBuilder::result_time_to_live).
     ///
-    /// All services and principals share one set of ids. An id of a task of another type, service or principal is
+    /// All queues and principals share one set of ids. An id of a task of another type, queue or principal is
     /// [`TaskError::IdInUse`]. An id that a client chooses should contain the client's principal, otherwise clients can
     /// occupy each other's ids.
     ///
@@ -118,25 +118,27 @@ impl Submit {
     /// A task that runs in place runs each time, whether or not the id is known.
     pub fn with_id(mut self, id: impl Into<TaskId>) -> Self {
         self.id = id.into();
-        self.state.change(|request| request.set_id(self.id.clone()));
+        self.state
+            .change(|submission| submission.set_id(self.id.clone()));
         self
     }
 
     /// Sets the minimum time before the task starts.
     ///
-    /// A queue without [delays](tower_promises_backend::Capabilities::delays) returns [`TaskError::Backend`]. Tasks that run in
-    /// place are not delayed.
+    /// A backend without [delays](tower_promises_backend::Capabilities::delays) returns [`TaskError::Backend`]. Tasks
+    /// that run in place are not delayed.
     pub fn delay(mut self, delay: Duration) -> Self {
-        self.state.change(|request| request.delay = delay);
+        self.state.change(|submission| submission.delay = delay);
         self
     }
 
-    /// Sets the priority within the service, by default [`Priority::Normal`].
+    /// Sets the priority within the queue, by default [`Priority::Normal`].
     ///
-    /// A queue without [priorities](tower_promises_backend::Capabilities::priorities) returns [`TaskError::Backend`] for every
-    /// other priority.
+    /// A backend without [priorities](tower_promises_backend::Capabilities::priorities) returns [`TaskError::Backend`]
+    /// for every other priority.
     pub fn priority(mut self, priority: Priority) -> Self {
-        self.state.change(|request| request.priority = priority);
+        self.state
+            .change(|submission| submission.priority = priority);
         self
     }
 }
@@ -145,7 +147,8 @@ impl Future for Submit {
     type Output = Result<TaskId, TaskError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.state.poll(cx, |request| Box::pin(request.submit()))
+        self.state
+            .poll(cx, |submission| Box::pin(submission.submit()))
     }
 }
 
@@ -158,10 +161,10 @@ impl fmt::Debug for Submit {
 }
 
 impl<T: Task> Call<T> {
-    pub(super) fn new(request: Request) -> Self {
+    pub(super) fn new(submission: Submission) -> Self {
         Self {
-            id: request.id().clone(),
-            state: State::Created(Box::new(request)),
+            id: submission.id().clone(),
+            state: State::Created(Box::new(submission)),
             timeout: None,
             is_detached: false,
             task: PhantomData,
@@ -179,13 +182,15 @@ impl<T: Task> Call<T> {
     /// [`Submit::with_id`].
     pub fn with_id(mut self, id: impl Into<TaskId>) -> Self {
         self.id = id.into();
-        self.state.change(|request| request.set_id(self.id.clone()));
+        self.state
+            .change(|submission| submission.set_id(self.id.clone()));
         self
     }
 
-    /// Sets the priority within the service, see [`Submit::priority`].
+    /// Sets the priority within the queue, see [`Submit::priority`].
     pub fn priority(mut self, priority: Priority) -> Self {
-        self.state.change(|request| request.priority = priority);
+        self.state
+            .change(|submission| submission.priority = priority);
         self
     }
 
@@ -228,15 +233,15 @@ impl<T: Task> Call<T> {
     ///
     /// fn report(promises: &Promises, tasks: &Tasks, progress: &Progress) -> Result<String, PromiseError> {
     ///     promises.result_or_try_submit("report", || {
-    ///         tasks.service("reports").call(Render { id: 7 }).report_to(progress.clone())
+    ///         tasks.queue("reports").call(Render { id: 7 }).report_to(progress.clone())
     ///     })
     /// }
     /// # let _ = report;
     /// ```
     #[cfg(feature = "operations")]
     pub fn report_to(mut self, progress: tower_promises_operations::Progress) -> Self {
-        self.state.change(|request| {
-            request.on_report = Some(Box::new(move |report| {
+        self.state.change(|submission| {
+            submission.on_report = Some(Box::new(move |report| {
                 if let Some(percent) = report.percent {
                     progress.set(percent);
                 }
@@ -254,19 +259,11 @@ impl<T: Task> Future for Call<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let (timeout, is_detached) = (self.timeout, self.is_detached);
-        let polled = self
-            .state
-            .poll(cx, |request| Box::pin(request.call(timeout, is_detached)));
-        polled.map(|output| decode::<T>(&self.id, &output?))
+        let polled = self.state.poll(cx, |submission| {
+            Box::pin(submission.call(timeout, is_detached))
+        });
+        polled.map(|output| read_output::<T>(&self.id, &output?))
     }
-}
-
-pub(super) fn decode<T: Task>(id: &TaskId, output: &RawValue) -> Result<T::Output, TaskError> {
-    serde_json::from_str(output.get()).map_err(|error| TaskError::WrongType {
-        id: id.clone(),
-        expected: type_name::<T::Output>(),
-        error: Arc::new(error),
-    })
 }
 
 impl<T> fmt::Debug for Call<T> {

@@ -1,4 +1,3 @@
-use super::scope;
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
@@ -62,13 +61,6 @@ impl TraceContext {
         let states = headers.get_all("tracestate").iter();
         let states: Vec<&str> = states.filter_map(|state| state.to_str().ok()).collect();
         Some(context.with_state(&states.join(",")))
-    }
-
-    /// Returns the trace context of the running code: that of the request, or of the request that submitted the task.
-    /// `None` in code that runs in `tokio::spawn` or in another thread.
-    #[must_use]
-    pub fn current() -> Option<Self> {
-        scope::current().caller.trace.clone()
     }
 
     /// Returns the value of `traceparent`.

@@ -1,20 +1,19 @@
 use super::attempt::Attempts;
-use super::core::{Core, Service};
-use super::request::queue_of;
+use super::enqueue::backend_queue;
+use super::tasks::{Core, Provided};
 use super::{TaskError, Tasks, observe};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Mutex, RwLock};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tower_promises_backend::kit::backoff::Backoff;
 use tower_promises_backend::kit::drain::{Drain, Running};
 use tower_promises_backend::{BackendError, WorkOptions};
 
-/// Runs the tasks of services, in the process that [started](super::Tasks::work) it.
+/// Runs the tasks of queues, in the process that [started](super::Tasks::work) it.
 ///
-/// Any number of workers, in any number of processes, can work for one service.
+/// Any number of workers, in any number of processes, can work for one queue.
 ///
 /// # Cancel safety
 ///
@@ -23,33 +22,39 @@ use tower_promises_backend::{BackendError, WorkOptions};
 #[must_use = "a worker ends when it is dropped"]
 pub struct Worker {
     drain: Arc<Drain>,
-    services: JoinSet<()>,
+    queues: JoinSet<()>,
     backend_timeout: Duration,
+}
+
+impl Tasks {
+    /// Starts a worker for all queues. It runs tasks in this process until the [`Worker`] is drained or dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError::NoRuntime`] outside of a tokio runtime.
+    pub fn work(&self) -> Result<Worker, TaskError> {
+        let queues = self.core.queues.iter();
+        let queues = queues.map(|(name, provided)| (name.clone(), provided.clone()));
+        Worker::start(self, queues)
+    }
 }
 
 impl Worker {
     pub(super) fn start(
         tasks: &Tasks,
-        services: impl IntoIterator<Item = (Arc<str>, Service)>,
+        queues: impl IntoIterator<Item = (Arc<str>, Provided)>,
     ) -> Result<Self, TaskError> {
         Core::runtime()?;
         let drain = Arc::<Drain>::default();
         let mut set = JoinSet::new();
-        for (name, service) in services {
-            let attempts = Attempts {
-                tasks: tasks.unbound(),
-                service,
-                name,
-                drain: drain.clone(),
-                company: RwLock::new(()),
-                last: Mutex::new(()),
-            };
+        for (name, provided) in queues {
+            let attempts = Attempts::new(tasks, name, provided, drain.clone());
             set.spawn(work(Arc::new(attempts), drain.enter()));
         }
         Ok(Self {
             drain,
-            services: set,
-            backend_timeout: tasks.core().records.backend.timeout(),
+            queues: set,
+            backend_timeout: tasks.core.records.backend.timeout(),
         })
     }
 
@@ -73,15 +78,15 @@ impl Worker {
 impl fmt::Debug for Worker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Worker")
-            .field("services", &self.services.len())
+            .field("queues", &self.queues.len())
             .field("drain", &self.drain)
             .finish_non_exhaustive()
     }
 }
 
-/// Runs a service until the worker is drained, and restarts after errors of the backend.
+/// Runs a queue until the worker is drained, and restarts after errors of the backend.
 async fn work(attempts: Arc<Attempts>, _running: Running) {
-    let core = attempts.tasks.core();
+    let core = &attempts.tasks.core;
     let handler = {
         let attempts = attempts.clone();
         Arc::new(move |delivery| attempts.clone().attend(delivery))
@@ -89,8 +94,8 @@ async fn work(attempts: Arc<Attempts>, _running: Running) {
     let mut backoff = Backoff::default();
     loop {
         let started = Instant::now();
-        let options = WorkOptions::new(queue_of(&attempts.name))
-            .concurrency(attempts.service.concurrency)
+        let options = WorkOptions::new(backend_queue(&attempts.name))
+            .concurrency(attempts.provided.concurrency)
             .lease(core.settings.lease);
         let shutdown = attempts.drain.draining();
         let queue = core.records.backend.queue();

@@ -14,7 +14,7 @@ use tower_promises::body::ReplayBody;
 use tower_promises::{BoxError, PromiseLayer, Promises};
 use tower_promises_sqlite::SqliteDatabase;
 use tower_promises_tasks::{
-    Principal, Task, TaskContext, TaskError, TaskFailure, TaskService, TaskState, Tasks,
+    Principal, Task, TaskContext, TaskError, TaskFailure, TaskQueueOptions, TaskState, Tasks,
 };
 
 /// The environment variable with the path of the database, for the other process.
@@ -49,7 +49,7 @@ impl Task for Errand {
 async fn tasks(path: &Path) -> Tasks {
     let database = SqliteDatabase::open(path).await.unwrap();
     Tasks::builder(database.backend())
-        .service(TaskService::builder("errands").task::<Errand>())
+        .queue(TaskQueueOptions::new("errands").task::<Errand>())
         .lease(Duration::from_millis(500))
         .build()
 }
@@ -105,7 +105,7 @@ async fn a_page_waits_for_a_task_in_another_process() {
         let tasks = tasks.clone();
         move |request: Request<ReplayBody<Full<Bytes>>>| {
             let promises = request.extensions().get::<Promises>().unwrap().clone();
-            let errands = tasks.service("errands");
+            let errands = tasks.queue("errands");
             async move {
                 let told = promises.result_or_try_submit("told", || errands.call(Errand::Tell))?;
                 let (process, principal): (u32, Option<Principal>) = told;
@@ -127,7 +127,7 @@ async fn a_task_of_another_process_is_cancelled() {
     let path = directory.path().join("shared.db");
     let tasks = tasks(&path).await;
     let _process = Process::start(&path);
-    let id = tasks.service("errands").submit(Errand::Wait).await.unwrap();
+    let id = tasks.queue("errands").submit(Errand::Wait).await.unwrap();
     let mut watch = tasks.watch(&id).unwrap();
     while soon(watch.changed()).await.unwrap().message() != Some("waits") {}
     assert!(tasks.cancel(&id).await.unwrap());
@@ -140,7 +140,7 @@ async fn a_task_that_kills_its_workers_ends_as_a_dead_letter() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("shared.db");
     let tasks = tasks(&path).await;
-    let errands = tasks.service("errands");
+    let errands = tasks.queue("errands");
     let id = errands.submit(Errand::Crash).await.unwrap();
     for _ in 0..3 {
         let mut process = Process::start(&path);

@@ -6,20 +6,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::sleep;
 use tower_promises::backend::Backend;
-use tower_promises::tasks::{Task, TaskContext, TaskFailure, TaskService, Tasks};
+use tower_promises::tasks::{Task, TaskContext, TaskFailure, TaskQueueOptions, Tasks};
 
-/// The name of the service.
-pub(crate) const SERVICE: &str = "reports";
+/// The name of the queue.
+pub(crate) const QUEUE: &str = "reports";
 
-/// All processes add the same services. Only workers run tasks.
+/// All processes add the same queues. Only workers run tasks.
 pub(crate) fn tasks(backend: Backend, worker: Worker) -> Tasks {
-    let reports = TaskService::builder(SERVICE)
+    let reports = TaskQueueOptions::new(QUEUE)
         .task::<Report>()
         .task::<Square>()
         .task::<Poison>()
         .concurrency(4);
     Tasks::builder(backend)
-        .service(reports)
+        .queue(reports)
         .state(worker)
         // Short, so that the effect of a crash is visible soon.
         .lease(Duration::from_secs(3))

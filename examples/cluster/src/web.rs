@@ -1,7 +1,7 @@
 //! An instance of the web service. It keeps no state, so any other instance can answer the next request.
 
 use crate::control::{How, signal};
-use crate::jobs::{Poison, Report, SERVICE, Square, Worker, tasks};
+use crate::jobs::{Poison, QUEUE, Report, Square, Worker, tasks};
 use crate::submitted::{AT_A_TIME, Batch};
 use crate::{Member, PRESENCE, parent_gone};
 use axum::extract::{Query, State};
@@ -94,7 +94,7 @@ async fn status(
         let progress = batch.progress(store, &tasks).await?;
         batches.push(context!(number => batch.number, task => batch.task, progress));
     }
-    let dead = tasks.service(SERVICE).dead_letters().await?;
+    let dead = tasks.queue(QUEUE).dead_letters().await?;
     let dead = dead.iter().map(|task| {
         context! {
             id => task.id().as_str(),
@@ -138,7 +138,7 @@ async fn report(
         let report = Report {
             seconds: query.seconds.min(600),
         };
-        tasks.service(SERVICE).call(report).report_to(progress)
+        tasks.queue(QUEUE).call(report).report_to(progress)
     })
 }
 
@@ -155,14 +155,14 @@ async fn burst(
     Query(query): Query<BurstQuery>,
     tasks: Tasks,
 ) -> Result<Response, Failed> {
-    let service = tasks.service(SERVICE);
+    let queue = tasks.queue(QUEUE);
     let count = query.count.min(1000);
     let batch = Batch::begin(web.backend.store(), Square::NAME, count).await?;
     let numbers: Vec<u32> = (0..count).collect();
     for some in numbers.chunks(AT_A_TIME) {
         let submits = some.iter().map(|&index| {
             let number = index.into();
-            service.submit(Square { number }).with_id(batch.id(index))
+            queue.submit(Square { number }).with_id(batch.id(index))
         });
         try_join_all(submits).await?;
     }
@@ -171,8 +171,8 @@ async fn burst(
 
 async fn poison(web: State<Web>, tasks: Tasks) -> Result<Response, Failed> {
     let batch = Batch::begin(web.backend.store(), Poison::NAME, 1).await?;
-    let service = tasks.service(SERVICE);
-    service.submit(Poison).with_id(batch.id(0)).await?;
+    let queue = tasks.queue(QUEUE);
+    queue.submit(Poison).with_id(batch.id(0)).await?;
     Ok(home("submitted a task that kills its worker"))
 }
 

@@ -20,7 +20,7 @@ use tower::ServiceBuilder;
 use tower_http::trace::TraceLayer;
 use tower_promises::backend::Backend;
 use tower_promises::observe::ServerTimingLayer;
-use tower_promises::tasks::{Task, TaskContext, TaskFailure, TaskLayer, TaskService, Tasks};
+use tower_promises::tasks::{Task, TaskContext, TaskFailure, TaskLayer, TaskQueueOptions, Tasks};
 use tower_promises::{BoxError, PromiseError, PromiseLayer, Promises};
 use tracing::{Instrument, info, info_span};
 
@@ -90,7 +90,7 @@ impl Task for Invoice {
 fn invoice(promises: &Promises, tasks: &Tasks, user: &str) -> Result<String, PromiseError> {
     promises.result_or_try_submit("invoice", || {
         let user = user.to_owned();
-        tasks.service("office").call(Invoice { user })
+        tasks.queue("office").call(Invoice { user })
     })
 }
 
@@ -142,7 +142,7 @@ async fn main() -> Result<(), BoxError> {
     let metrics = telemetry::measure()?;
 
     let tasks = Tasks::builder(Backend::memory())
-        .service(TaskService::builder("office").task::<Invoice>())
+        .queue(TaskQueueOptions::new("office").task::<Invoice>())
         .make_span_with(telemetry::task_span)
         .build();
     let worker = tasks.work()?;

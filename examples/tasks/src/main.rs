@@ -12,7 +12,7 @@ use axum::{Router, routing::get};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tower_promises::tasks::Principal;
-use tower_promises::tasks::{Task, TaskContext, TaskFailure, TaskLayer, TaskService, Tasks};
+use tower_promises::tasks::{Task, TaskContext, TaskFailure, TaskLayer, TaskQueueOptions, Tasks};
 use tower_promises::{BoxError, PromiseError, PromiseLayer, Promises};
 use tower_promises_sqlite::SqliteDatabase;
 
@@ -48,7 +48,7 @@ async fn report(
     tasks: Tasks,
 ) -> Result<String, PromiseError> {
     promises.result_or_try_submit("report", || {
-        let reports = tasks.service("reports");
+        let reports = tasks.queue("reports");
         reports
             .call(Render { year })
             .timeout(Duration::from_secs(30))
@@ -73,8 +73,8 @@ fn principal(request: &Parts) -> Option<Principal> {
 async fn main() -> Result<(), BoxError> {
     let file = std::env::var_os("DATABASE").unwrap_or_else(|| "tasks.db".into());
     let tasks = Tasks::builder(SqliteDatabase::open(file).await?.backend())
-        .service(
-            TaskService::builder("reports")
+        .queue(
+            TaskQueueOptions::new("reports")
                 .task::<Render>()
                 .concurrency(2),
         )

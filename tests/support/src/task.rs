@@ -6,7 +6,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tower_promises::backend::Backend;
-use tower_promises::tasks::{Task, TaskContext, TaskFailure, TaskService, Tasks, TasksBuilder};
+use tower_promises::tasks::{
+    Task, TaskContext, TaskFailure, TaskQueueOptions, Tasks, TasksBuilder,
+};
 
 pub const SECOND: Duration = Duration::from_secs(1);
 
@@ -36,7 +38,7 @@ pub fn act(argument: impl Into<String>) -> Act {
     Act(argument.into())
 }
 
-/// Builds a process with the service `main`. Its tasks run `script`.
+/// Builds a process with the queue `main`. Its tasks run `script`.
 pub fn builder<F>(
     backend: &Backend,
     script: impl Fn(String, TaskContext) -> F + Send + Sync + 'static,
@@ -45,13 +47,13 @@ where
     F: Future<Output = Ran> + Send + 'static,
 {
     Tasks::builder(backend.clone())
-        .service(TaskService::builder("main").task::<Act>())
+        .queue(TaskQueueOptions::new("main").task::<Act>())
         .state(Script(Arc::new(move |argument, context| {
             Box::pin(script(argument, context))
         })))
 }
 
-/// Creates a process with the service `main`. Its tasks run `script`.
+/// Creates a process with the queue `main`. Its tasks run `script`.
 pub fn process<F>(
     backend: &Backend,
     script: impl Fn(String, TaskContext) -> F + Send + Sync + 'static,

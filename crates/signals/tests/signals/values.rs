@@ -84,7 +84,7 @@ async fn a_timeout_is_a_value() {
         error.to_string(),
         "signal `chat/room` was not sent within 1s"
     );
-    assert_eq!(error.name(), "chat/room");
+    assert_eq!(error.name(), Some("chat/room"));
     assert_eq!(signals.all_waiters(), 0);
 
     let forever = signals.wait::<u32>("room").timeout(Duration::MAX);
@@ -268,12 +268,12 @@ fn without_a_runtime_there_is_an_error_value() {
     let signals = Signals::memory();
     let wait = signals.wait::<u32>("x").timeout(SECOND);
     let error = wait.now_or_never().unwrap().unwrap_err();
-    assert!(matches!(error, SignalError::NoRuntime { .. }), "{error}");
+    assert!(matches!(error, SignalError::NoRuntime), "{error}");
     assert_eq!(signals.all_waiters(), 0);
     let send = signals.send("x", &1).now_or_never().unwrap();
-    assert!(matches!(send, Err(SignalError::NoRuntime { .. })));
+    assert!(matches!(send, Err(SignalError::NoRuntime)));
     let listen = signals.listen().now_or_never().unwrap();
-    assert!(matches!(listen, Err(SignalError::NoRuntime { .. })));
+    assert!(matches!(listen, Err(SignalError::NoRuntime)));
 }
 
 /// A page that shows a value from another request, rendered without waiting.

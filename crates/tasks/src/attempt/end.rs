@@ -1,17 +1,28 @@
 //! End of an attempt.
 
-use super::{Attempt, BACKEND_PAUSE, End, OTHER_VERSION_PAUSE};
-use crate::definition::RunError;
+use super::claim::{Attempt, BACKEND_PAUSE, OTHER_VERSION_PAUSE};
 use crate::failure::Reported;
-use crate::hub::News;
+use crate::news::News;
 use crate::record::{Failure, Record};
-use crate::request::panicked;
+use crate::tasks::{Ran, RunError};
 use crate::{TaskState, observe};
 use serde_json::value::RawValue;
 use std::time::Duration;
 use tower_promises_backend::kit::backoff;
 use tower_promises_backend::kit::progress::Report;
 use tower_promises_backend::{BackendError, Outcome};
+
+/// The reason why an attempt is over.
+pub(super) enum End {
+    Ended(Ran),
+    TimedOut,
+    /// A cancel was requested.
+    Cancelled,
+    /// Another attempt has replaced this one, or the task has ended.
+    Superseded,
+    /// The worker shuts down.
+    Shutdown,
+}
 
 impl Attempt<'_> {
     /// Changes the record, with a bounded number of retries while the store fails.
@@ -49,7 +60,7 @@ impl Attempt<'_> {
                 };
                 return self.again(failure, OTHER_VERSION_PAUSE, report).await;
             }
-            End::Ended(Err(RunError::Panicked(message))) => failed(panicked(&message)),
+            End::Ended(Err(RunError::Panicked(message))) => failed(Reported::panicked(&message)),
             End::TimedOut => failed(Reported::new(format!("the task took more than {limit:?}"))),
             End::Cancelled => return self.finish(TaskState::Cancelled, None, report).await,
             End::Superseded => return self.superseded().await,
@@ -196,7 +207,7 @@ impl Attempt<'_> {
 
     /// Adds the task to the list of dead letters and announces its end.
     pub(super) async fn bury(&self) -> Outcome {
-        match self.core.list(&self.letter.service, &self.letter.id).await {
+        match self.core.list(&self.letter.queue, &self.letter.id).await {
             Ok(()) => {
                 self.core.announce(&self.letter.id, News::Ended).await;
                 Outcome::Done

@@ -72,8 +72,8 @@ async fn every_task_has_one_result_when_a_worker_is_killed() {
     let cluster = Cluster::start().await;
     let survivor = cluster.process("worker");
     let victim = cluster.process("victim");
-    let service = cluster.tasks.service("many");
-    let submits = (0..TASKS).map(|number| service.submit(Job::Square(number)));
+    let queue = cluster.tasks.queue("many");
+    let submits = (0..TASKS).map(|number| queue.submit(Job::Square(number)));
     let submit = async { try_join_all(submits).await.unwrap() };
     let kill = async {
         // The victim has certainly begun these tasks, and not ended them.
@@ -190,9 +190,9 @@ async fn nothing_acknowledged_is_lost_when_the_server_restarts() {
     let mut cluster = Cluster::start().await;
     let workers = [cluster.process("worker"), cluster.process("worker")];
     let web = cluster.process("web");
-    let service = cluster.tasks.service("many");
+    let queue = cluster.tasks.queue("many");
     let submit = async |wave: u64| {
-        let submits = (0..20).map(|number| service.submit(Job::Square(wave * 20 + number)));
+        let submits = (0..20).map(|number| queue.submit(Job::Square(wave * 20 + number)));
         // Submissions that failed were not acknowledged.
         let submitted = join_all(submits).await;
         submitted
@@ -207,7 +207,7 @@ async fn nothing_acknowledged_is_lost_when_the_server_restarts() {
     // The server is killed while tasks are submitted and run: some are acknowledged by then, others are in progress.
     let some = Notify::new();
     let load = async {
-        let submits = (0..100).map(|number| service.submit(Job::Square(number)));
+        let submits = (0..100).map(|number| queue.submit(Job::Square(number)));
         let mut submits: FuturesUnordered<_> = submits.map(IntoFuture::into_future).collect();
         let mut submitted = Vec::new();
         while let Some(result) = submits.next().await {
@@ -263,8 +263,8 @@ async fn nothing_acknowledged_is_lost_when_the_server_restarts() {
 #[tokio::test]
 async fn a_task_that_kills_its_workers_is_given_up() {
     let cluster = Cluster::start().await;
-    let service = cluster.tasks.service("many");
-    let poison = service.submit(Job::Abort).await.unwrap();
+    let queue = cluster.tasks.queue("many");
+    let poison = queue.submit(Job::Abort).await.unwrap();
     for attempt in 1..=3 {
         let mut worker = cluster.process("worker");
         let ended = eventually("the worker is killed", async || worker.ended()).await;
@@ -278,7 +278,7 @@ async fn a_task_that_kills_its_workers_is_given_up() {
         "{error:?}"
     );
     let dead = eventually("the dead letter is listed", async || {
-        let dead = service.dead_letters().await.unwrap();
+        let dead = queue.dead_letters().await.unwrap();
         (!dead.is_empty()).then_some(dead)
     });
     let dead = dead.await;
@@ -287,7 +287,7 @@ async fn a_task_that_kills_its_workers_is_given_up() {
         (1, &poison, 3)
     );
     // The worker that gave the task up still runs, and works.
-    let next = service.submit(Job::Square(7)).await.unwrap();
+    let next = queue.submit(Job::Square(7)).await.unwrap();
     assert_eq!(cluster.output(&next).await.unwrap(), (49, 1));
     assert!(worker.ended().is_none());
     assert_eq!(cluster.begun()[poison.as_str()], 3);
@@ -297,10 +297,10 @@ async fn a_task_that_kills_its_workers_is_given_up() {
 async fn a_renewed_lease_excludes_other_workers() {
     let cluster = Cluster::start().await;
     let _workers = [cluster.process("worker"), cluster.process("worker")];
-    let service = cluster.tasks.service("many");
+    let queue = cluster.tasks.queue("many");
     // Three times the duration of a lease.
     let ticks = u32::try_from(LEASE.as_millis() / 100).unwrap() * 3;
-    let submits = (0..8).map(|_| service.submit(Job::Tick(ticks)));
+    let submits = (0..8).map(|_| queue.submit(Job::Tick(ticks)));
     let ids = try_join_all(submits).await.unwrap();
     for output in join_all(ids.iter().map(|id| cluster.output(id))).await {
         assert_eq!(output.unwrap(), (0, 1));
@@ -320,9 +320,9 @@ async fn a_renewed_lease_excludes_other_workers() {
 async fn a_worker_that_was_blocked_changes_no_result() {
     let cluster = Cluster::start().await;
     let blocked = cluster.process("worker");
-    let service = cluster.tasks.service("single");
+    let queue = cluster.tasks.queue("single");
     let milliseconds = u64::try_from(LEASE.as_millis()).unwrap() * 4;
-    let id = service.submit(Job::Block(milliseconds)).await.unwrap();
+    let id = queue.submit(Job::Block(milliseconds)).await.unwrap();
     eventually("the work has begun", async || {
         cluster.journal.read("begin").pop()
     })
@@ -340,7 +340,7 @@ async fn a_worker_that_was_blocked_changes_no_result() {
     other.kill();
     // The first attempt ends and tries to store its result. The worker runs one task at a time, so the next task starts
     // after that.
-    let next = service.submit(Job::Square(7)).await.unwrap();
+    let next = queue.submit(Job::Square(7)).await.unwrap();
     assert_eq!(cluster.output(&next).await.unwrap(), (49, 1));
     let ended = cluster.journal.read("end");
     assert!(

@@ -20,7 +20,7 @@ use tower_promises_nats::async_nats::ConnectOptions;
 use tower_promises_operations::Escalate;
 use tower_promises_operations::{OperationLayer, Progress};
 use tower_promises_signals::Signals;
-use tower_promises_tasks::{Task, TaskContext, TaskError, TaskFailure, TaskService, Tasks};
+use tower_promises_tasks::{Task, TaskContext, TaskError, TaskFailure, TaskQueueOptions, Tasks};
 
 /// Short, to keep the tests short. Long enough for a busy machine to renew the lease.
 pub const LEASE: Duration = Duration::from_secs(4);
@@ -200,15 +200,15 @@ impl Task for Job {
     }
 }
 
-/// Creates a handle with the services of all processes: `many` runs several tasks at a time, `single` runs one.
+/// Creates a handle with the queues of all processes: `many` runs several tasks at a time, `single` runs one.
 pub fn tasks(backend: Backend, journal: &Journal) -> Tasks {
-    let service = |name: &str, concurrency| {
-        let service = TaskService::builder(name).task::<Job>();
-        service.concurrency(concurrency)
+    let queue = |name: &str, concurrency| {
+        let queue = TaskQueueOptions::new(name).task::<Job>();
+        queue.concurrency(concurrency)
     };
     Tasks::builder(backend)
-        .service(service("many", 8))
-        .service(service("single", 1))
+        .queue(queue("many", 8))
+        .queue(queue("single", 1))
         .state(journal.clone())
         .lease(LEASE)
         .poll_interval(LEASE / 4)
@@ -273,7 +273,7 @@ async fn serve(backend: Backend, journal: &Journal) {
         drop(guard);
     };
     let task = async |Extension(tasks): Extension<Tasks>, progress: Progress| {
-        let called = tasks.service("many").call(Job::Endless).report_to(progress);
+        let called = tasks.queue("many").call(Job::Endless).report_to(progress);
         called.await.map_err(|error: TaskError| error.to_string())?;
         Ok::<_, String>(())
     };

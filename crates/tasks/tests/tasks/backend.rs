@@ -207,7 +207,7 @@ async fn a_worker_that_has_ended_is_started_again_after_pauses_that_grow() {
     let queue = Ending::new([Duration::ZERO; 10]);
     let process = process(&queue.backend(), async |argument, _| Ok(argument));
     let worker = process.work().unwrap();
-    let output = soon(process.service("main").call(act("x"))).await;
+    let output = soon(process.queue("main").call(act("x"))).await;
     assert_eq!(output.unwrap(), "x");
     let started = queue.started.lock().unwrap().clone();
     let pauses: Vec<_> = started.windows(2).map(|pair| pair[1] - pair[0]).collect();
@@ -228,7 +228,7 @@ async fn a_worker_that_ran_for_long_is_started_again_soon() {
     let queue = Ending::new([Duration::ZERO, Duration::ZERO, SECOND * 10]);
     let process = process(&queue.backend(), async |argument, _| Ok(argument));
     let _worker = process.work().unwrap();
-    soon(process.service("main").call(act("x"))).await.unwrap();
+    soon(process.queue("main").call(act("x"))).await.unwrap();
     let started = queue.started.lock().unwrap().clone();
     let pauses = [
         started[1] - started[0],
@@ -258,7 +258,7 @@ async fn a_result_is_stored_before_the_envelope_is_settled() {
     let queue = Faulty::new(Fault::Nothing);
     let process = process(&queue.backend(), async |argument, _| Ok(argument + "!"));
     let worker = process.work().unwrap();
-    let call = process.service("main").call(act("hello")).with_id("x");
+    let call = process.queue("main").call(act("hello")).with_id("x");
     assert_eq!(soon(call).await.unwrap(), "hello!");
     assert!(worker.drain(SECOND).await);
     let known = queue.known.lock().unwrap();
@@ -280,7 +280,7 @@ async fn submitted_again(fault: Fault) -> (Vec<Enqueued>, usize) {
         count.add();
         async { Ok(argument) }
     });
-    let submit = || process.service("main").submit(act("x")).with_id("x");
+    let submit = || process.queue("main").submit(act("x")).with_id("x");
     let error = submit().await.unwrap_err();
     assert!(
         matches!(error, TaskError::Backend { .. }),
@@ -312,7 +312,7 @@ async fn a_task_that_was_stored_but_not_enqueued_is_enqueued_by_the_next_submiss
 async fn a_priority_that_the_queue_does_not_have_is_an_error_and_leaves_nothing() {
     let queue = Faulty::new(Fault::HasNoPriorities);
     let client = client(&queue.backend());
-    let submit = client.service("main").submit(act("x"));
+    let submit = client.queue("main").submit(act("x"));
     let id = submit.id().clone();
     let error = submit.priority(Priority::High).await.unwrap_err();
     assert!(chain(&error).ends_with("the backend does not support priorities"));
@@ -327,8 +327,8 @@ async fn a_call_that_is_refused_leaves_nothing() {
     let queue = MemoryQueue::builder().max_envelopes(1).build();
     let backend = Backend::new(MemoryStore::new(), MemoryBus::new(), queue);
     let client = client(&backend);
-    client.service("main").submit(act("x")).await.unwrap();
-    let call = client.service("main").call(act("y"));
+    client.queue("main").submit(act("x")).await.unwrap();
+    let call = client.queue("main").call(act("y"));
     let id = call.id().clone();
     let error = call.await.unwrap_err();
     assert!(chain(&error).ends_with("the backend is full"));
@@ -371,7 +371,7 @@ async fn a_task_does_not_wait_for_the_bus_before_it_begins() {
     });
     let _worker = process.work().unwrap();
     let start = Instant::now();
-    let id = process.service("main").submit(act("x")).await.unwrap();
+    let id = process.queue("main").submit(act("x")).await.unwrap();
     until("the task begins", || begun.get() == 1).await;
     assert_eq!(start.elapsed(), Duration::ZERO);
     // A waiter in the same process does not wait for the bus either.
@@ -399,7 +399,7 @@ async fn all_times_may_be_the_longest_duration() {
         .lease(forever)
         .build();
     let worker = process.work().unwrap();
-    let id = process.service("main").submit(act("x")).await.unwrap();
+    let id = process.queue("main").submit(act("x")).await.unwrap();
     until("the task begins", || begun.get() == 1).await;
     assert!(!worker.drain(SECOND).await);
     assert_eq!(
@@ -425,8 +425,8 @@ async fn a_task_that_waits_for_a_lone_task_goes_to_other_workers_eventually() {
             }
         })
     };
-    let service = process.service("main");
-    service.submit(act("suspect")).await.unwrap();
+    let main = process.queue("main");
+    main.submit(act("suspect")).await.unwrap();
     // The task may have crashed these two workers.
     for crash in 1..=2 {
         let worker = process.work().unwrap();
@@ -435,7 +435,7 @@ async fn a_task_that_waits_for_a_lone_task_goes_to_other_workers_eventually() {
     }
     let _worker = process.work().unwrap();
     begins(3).await;
-    service.submit(act("late")).await.unwrap();
+    main.submit(act("late")).await.unwrap();
     sleep(SECOND * 60 * 4).await;
     assert!(queue.retried.lock().unwrap().is_empty());
     sleep(SECOND * 60 * 2).await;
@@ -503,7 +503,7 @@ async fn a_call_that_is_dropped_before_its_task_is_stored_leaves_no_waiting_task
     let store = Remote(MemoryStore::new());
     let backend = Backend::new(store, MemoryBus::new(), MemoryQueue::new());
     let client = client(&backend);
-    let call = client.service("main").call(act("x"));
+    let call = client.queue("main").call(act("x"));
     let id = call.id().clone();
     // The store has received the call, and takes a second.
     assert!(timeout(SECOND / 2, call).await.is_err());

@@ -50,7 +50,7 @@ async fn changes_before_the_subscription_are_not_missed() {
     });
     let waiter = builder(&backend, async |argument, _| Ok(argument));
     let waiter = waiter.poll_interval(SECOND * 10_000).build();
-    let id = waiter.service("main").submit(act("x")).await.unwrap();
+    let id = waiter.queue("main").submit(act("x")).await.unwrap();
     let start = Instant::now();
     let output = tokio::spawn({
         let (waiter, id) = (waiter.clone(), id.clone());
@@ -68,7 +68,7 @@ async fn a_worker_that_lags_behind_the_bus_reads_the_store() {
     let backend = backend(MemoryBus::builder().capacity(16).build());
     let waiter = builder(&backend, async |argument, _| Ok(argument));
     let waiter = waiter.poll_interval(SECOND * 10_000).build();
-    let id = waiter.service("main").submit(act("x")).await.unwrap();
+    let id = waiter.queue("main").submit(act("x")).await.unwrap();
     let output = tokio::spawn({
         let (waiter, id) = (waiter.clone(), id.clone());
         async move { waiter.output::<Act>(&id).await }
@@ -93,7 +93,7 @@ async fn a_watch_sees_changes_without_the_bus() {
     let bus = MemoryBus::new();
     let backend = backend(Faulty { bus, is_deaf: true });
     let client = client(&backend);
-    let id = client.service("main").submit(act("x")).await.unwrap();
+    let id = client.queue("main").submit(act("x")).await.unwrap();
     let mut watch = client.watch(&id).unwrap();
     // Reads all changes so far.
     while let Ok(status) = timeout(SECOND, watch.changed()).await {

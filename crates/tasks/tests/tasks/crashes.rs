@@ -6,9 +6,11 @@ use test_support::{Counter, soon};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tower_promises_backend::Backend;
-use tower_promises_tasks::{TaskContext, TaskError, TaskId, TaskService, TaskState, Tasks, Worker};
+use tower_promises_tasks::{
+    TaskContext, TaskError, TaskId, TaskQueueOptions, TaskState, Tasks, Worker,
+};
 
-/// A process with two services. Tasks with the argument `poison` crash it after a while, and `endless` ones do not end.
+/// A process with two queues. Tasks with the argument `poison` crash it after a while, and `endless` ones do not end.
 /// All other tasks take a minute.
 #[derive(Clone, Default)]
 struct Site {
@@ -35,10 +37,10 @@ impl Site {
     fn process(&self, backend: &Backend) -> Tasks {
         let site = self.clone();
         let script = move |name: String, context: TaskContext| site.clone().run(name, context);
-        let service = |name| TaskService::builder(name).task::<Act>().concurrency(16);
+        let queue = |name| TaskQueueOptions::new(name).task::<Act>().concurrency(16);
         builder(backend, script)
-            .service(service("main"))
-            .service(service("other"))
+            .queue(queue("main"))
+            .queue(queue("other"))
             // Long enough for the results to exist when the test reads them.
             .result_time_to_live(SECOND * 1_000_000)
             .build()
@@ -86,11 +88,11 @@ async fn a_task_that_kills_its_workers_does_not_harm_other_tasks() {
     let backend = Backend::memory();
     let site = Site::default();
     let client = site.process(&backend);
-    let service = client.service("main");
-    let poison = service.submit(act("poison")).await.unwrap();
+    let queue = client.queue("main");
+    let poison = queue.submit(act("poison")).await.unwrap();
     let mut bystanders = Vec::new();
     for number in 1..=15 {
-        let submit = service.submit(act(number.to_string()));
+        let submit = queue.submit(act(number.to_string()));
         bystanders.push(submit.await.unwrap());
     }
     let (process, _worker) = site.until_it_lives(&backend).await;
@@ -104,7 +106,7 @@ async fn a_task_that_kills_its_workers_does_not_harm_other_tasks() {
         let output = process.output::<Act>(id).await.unwrap();
         assert!(output.starts_with(&format!("{number} ")), "{output}");
     }
-    let letters = process.service("main").dead_letters().await.unwrap();
+    let letters = process.queue("main").dead_letters().await.unwrap();
     assert_eq!(letters.len(), 1);
     // The last attempt ran alone.
     let beside = site.beside.lock().unwrap();
@@ -117,11 +119,11 @@ async fn many_tasks_that_kill_their_workers_do_not_harm_other_tasks() {
     let backend = Backend::memory();
     let site = Site::default();
     let client = site.process(&backend);
-    let service = client.service("main");
+    let queue = client.queue("main");
     let mut ids = Vec::new();
     for number in 1..=12 {
-        let poison = service.submit(act("poison")).await.unwrap();
-        let bystander = service.submit(act(number.to_string())).await.unwrap();
+        let poison = queue.submit(act("poison")).await.unwrap();
+        let bystander = queue.submit(act(number.to_string())).await.unwrap();
         ids.push((poison, bystander));
     }
     let (process, _worker) = site.until_it_lives(&backend).await;
@@ -137,8 +139,8 @@ async fn a_task_that_kills_its_workers_does_not_harm_other_services() {
     let backend = Backend::memory();
     let site = Site::default();
     let client = site.process(&backend);
-    let poison = client.service("main").submit(act("poison")).await.unwrap();
-    let bystander = client.service("other").submit(act("x")).await.unwrap();
+    let poison = client.queue("main").submit(act("poison")).await.unwrap();
+    let bystander = client.queue("other").submit(act("x")).await.unwrap();
     let (process, _worker) = site.until_it_lives(&backend).await;
     let error = process.output::<Act>(&poison).await.unwrap_err();
     assert!(matches!(error, TaskError::Dead { .. }), "{error:?}");
@@ -152,7 +154,7 @@ async fn waiting_for_its_last_attempt(
     other: &str,
 ) -> (Tasks, Worker, TaskId) {
     let client = site.process(backend);
-    let id = client.service("main").submit(act("poison")).await.unwrap();
+    let id = client.queue("main").submit(act("poison")).await.unwrap();
     for _ in 1..=2 {
         let worker = site.process(backend).work().unwrap();
         soon(site.dies.notified()).await;
@@ -160,7 +162,7 @@ async fn waiting_for_its_last_attempt(
     }
     let process = site.process(backend);
     let worker = process.work().unwrap();
-    process.service("main").submit(act(other)).await.unwrap();
+    process.queue("main").submit(act(other)).await.unwrap();
     // The other task starts at once. Without it, the suspect task would start when its lease ends.
     let mut watch = process.watch(&id).unwrap();
     while soon(watch.changed()).await.unwrap().state() != TaskState::Queued {}
@@ -176,7 +178,7 @@ async fn the_last_attempt_waits_for_running_tasks_and_later_tasks_wait_for_it() 
     assert_eq!((status.state(), status.attempt()), (TaskState::Queued, 2));
     assert!(status.error().unwrap().contains("the worker has ended"));
     assert_eq!(*site.running.lock().unwrap(), ["long"]);
-    let late = process.service("main").submit(act("late")).await.unwrap();
+    let late = process.queue("main").submit(act("late")).await.unwrap();
     soon(site.dies.notified()).await;
     assert_eq!(*site.running.lock().unwrap(), ["poison"]);
     assert_eq!(process.status(&id).await.unwrap().attempt(), 3);
@@ -192,7 +194,7 @@ async fn a_task_that_waits_for_its_last_attempt_does_not_block_others_forever() 
     let site = Site::default();
     let (process, _worker, id) = waiting_for_its_last_attempt(&site, &backend, "endless").await;
     let start = Instant::now();
-    let late = process.service("main").submit(act("late")).await.unwrap();
+    let late = process.queue("main").submit(act("late")).await.unwrap();
     assert_eq!(soon(process.output::<Act>(&late)).await.unwrap(), "late 1");
     // Five minutes, plus the times of other steps.
     assert!(start.elapsed() >= SECOND * 60 * 5);
@@ -215,7 +217,7 @@ async fn a_task_that_waits_for_its_last_attempt_is_cancelled_at_once() {
     assert!(matches!(error, TaskError::Cancelled { .. }));
     assert!(start.elapsed() < SECOND);
     // The cancelled task no longer blocks other tasks, and does not start when the worker is free.
-    let late = process.service("main").submit(act("late")).await.unwrap();
+    let late = process.queue("main").submit(act("late")).await.unwrap();
     assert_eq!(soon(process.output::<Act>(&late)).await.unwrap(), "late 1");
     assert!(start.elapsed() < SECOND * 70, "{:?}", start.elapsed());
     sleep(SECOND * 1000).await;
@@ -263,11 +265,11 @@ async fn a_task_that_waits_for_another_service_blocks_no_other_task() {
             }
             Ok(name)
         };
-        let other = TaskService::builder("other").task::<Act>().concurrency(1);
-        builder(&backend, script).service(other).build()
+        let other = TaskQueueOptions::new("other").task::<Act>().concurrency(1);
+        builder(&backend, script).queue(other).build()
     };
     let here = process();
-    let (main, other) = (here.service("main"), here.service("other"));
+    let (main, other) = (here.queue("main"), here.queue("other"));
     let first = main.submit(act("endless")).await.unwrap();
     let second = other.submit(act("endless")).await.unwrap();
     for attempt in 1..=2 {
@@ -300,7 +302,7 @@ async fn the_last_attempt_has_its_full_time_and_can_submit_tasks() {
         let process = || {
             let script = async |name: String, context: TaskContext| {
                 if name == "suspect" {
-                    let inner = context.tasks().service("main").call(act("inner"));
+                    let inner = context.tasks().queue("main").call(act("inner"));
                     let inner = inner.await?;
                     sleep(SECOND * 90).await;
                     return Ok(format!("{inner} {}", context.attempt()));
@@ -308,12 +310,12 @@ async fn the_last_attempt_has_its_full_time_and_can_submit_tasks() {
                 sleep(SECOND * 90).await;
                 Ok(name)
             };
-            let service = TaskService::builder("main").task::<Act>();
-            let service = service.concurrency(concurrency).timeout(SECOND * 190);
-            builder(&backend, script).service(service).build()
+            let queue = TaskQueueOptions::new("main").task::<Act>();
+            let queue = queue.concurrency(concurrency).timeout(SECOND * 190);
+            builder(&backend, script).queue(queue).build()
         };
         let client = process();
-        let id = client.service("main").submit(act("suspect")).await.unwrap();
+        let id = client.queue("main").submit(act("suspect")).await.unwrap();
         for attempt in 1..=2 {
             let there = process();
             let worker = there.work().unwrap();
@@ -321,7 +323,7 @@ async fn the_last_attempt_has_its_full_time_and_can_submit_tasks() {
             drop(worker);
         }
         // Waits for most of the time of the suspect task.
-        client.service("main").submit(act("other")).await.unwrap();
+        client.queue("main").submit(act("other")).await.unwrap();
         let _worker = client.work().unwrap();
         let output = soon(client.output::<Act>(&id)).await.unwrap();
         assert_eq!(output, "inner 3");
@@ -340,7 +342,7 @@ async fn a_cancelled_task_is_not_returned_by_a_worker_that_shuts_down() {
     // No poll happens during the test.
     let process = process.poll_interval(SECOND * 10_000).build();
     let worker = process.work().unwrap();
-    let id = process.service("main").submit(act("x")).await.unwrap();
+    let id = process.queue("main").submit(act("x")).await.unwrap();
     test_support::until("the task begins", || begun.get() == 1).await;
     // Simulates a lost message: only the record is changed.
     let key = format!("task/record/{id}");

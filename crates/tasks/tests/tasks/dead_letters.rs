@@ -34,17 +34,17 @@ async fn a_dead_letter_is_listed_and_sent_again() {
         }
     });
     let _worker = process.work().unwrap();
-    let service = process.service("main");
+    let queue = process.queue("main");
     let submit = |task| {
-        let service = &service;
-        Principal::new("ada").scope(async move { service.submit(act(task)).await })
+        let queue = &queue;
+        Principal::new("ada").scope(async move { queue.submit(act(task)).await })
     };
     let first = submit("first").await.unwrap();
     let _ = soon(process.output::<Act>(&first)).await;
     let second = submit("second").await.unwrap();
     let _ = soon(process.output::<Act>(&second)).await;
 
-    let letters = service.dead_letters().await.unwrap();
+    let letters = queue.dead_letters().await.unwrap();
     let ids: Vec<_> = letters.iter().map(|letter| letter.id()).collect();
     assert_eq!(ids, [&first, &second]);
     assert_eq!(letters[0].error().unwrap(), "it is broken");
@@ -52,21 +52,21 @@ async fn a_dead_letter_is_listed_and_sent_again() {
     assert_eq!((letters[0].task(), letters[0].attempt()), ("act", 3));
 
     // The task becomes a dead letter again, after all its attempts.
-    service.send_again(&first).await.unwrap();
+    queue.send_again(&first).await.unwrap();
     let error = soon(process.output::<Act>(&first)).await.unwrap_err();
     assert!(matches!(error, TaskError::Dead { .. }));
     assert_eq!(attempts.get(), 9);
 
     is_broken.store(false, Ordering::SeqCst);
-    service.send_again(&first).await.unwrap();
+    queue.send_again(&first).await.unwrap();
     assert_eq!(
         soon(process.output::<Act>(&first)).await.unwrap(),
         "first ada 1"
     );
-    service.discard(&second).await.unwrap();
-    assert!(service.dead_letters().await.unwrap().is_empty());
+    queue.discard(&second).await.unwrap();
+    assert!(queue.dead_letters().await.unwrap().is_empty());
     for id in [&first, &second, &TaskId::new("unknown")] {
-        let errors = [service.send_again(id).await, service.discard(id).await];
+        let errors = [queue.send_again(id).await, queue.discard(id).await];
         assert!(
             errors
                 .iter()
@@ -80,14 +80,14 @@ async fn a_dead_letter_is_listed_and_sent_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_letter_is_not_sent_by_another_service() {
+async fn a_dead_letter_is_not_sent_by_another_queue() {
     let backend = Backend::memory();
     let process = builder(&backend, async |_, _| Err(TaskFailure::conflict(Broken)));
     let process = process.max_attempts(1).build();
     let _worker = process.work().unwrap();
-    let id = process.service("main").submit(act("")).await.unwrap();
+    let id = process.queue("main").submit(act("")).await.unwrap();
     let _ = soon(process.output::<Act>(&id)).await;
-    let other = process.service("other");
+    let other = process.queue("other");
     assert!(matches!(
         other.send_again(&id).await,
         Err(TaskError::NotFound { .. })
@@ -96,10 +96,7 @@ async fn a_dead_letter_is_not_sent_by_another_service() {
         other.discard(&id).await,
         Err(TaskError::NotFound { .. })
     ));
-    assert_eq!(
-        process.service("main").dead_letters().await.unwrap().len(),
-        1
-    );
+    assert_eq!(process.queue("main").dead_letters().await.unwrap().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -108,14 +105,14 @@ async fn the_list_of_dead_letters_has_a_limit() {
     let process = builder(&backend, async |_, _| Err(TaskFailure::conflict(Broken)));
     let process = process.max_attempts(1).build();
     let _worker = process.work().unwrap();
-    let service = process.service("main");
+    let queue = process.queue("main");
     let name = |number| format!("{number:0>900}");
     for number in 0..60 {
-        let call = service.call(act("")).with_id(name(number));
+        let call = queue.call(act("")).with_id(name(number));
         let error = soon(call).await.unwrap_err();
         assert!(matches!(error, TaskError::Dead { .. }), "{error:?}");
     }
-    let letters = service.dead_letters().await.unwrap();
+    let letters = queue.dead_letters().await.unwrap();
     assert_eq!(letters.len(), 48 * 1024 / 903);
     assert_eq!(letters.last().unwrap().id().as_str(), name(59));
 }
@@ -136,8 +133,8 @@ async fn a_dead_letter_that_is_too_large_for_the_store_is_not_retried_forever() 
         }
     });
     let worker = process.work().unwrap();
-    let service = process.service("main");
-    let call = service.call(act(format!("conflict{}", "x".repeat(5000))));
+    let queue = process.queue("main");
+    let call = queue.call(act(format!("conflict{}", "x".repeat(5000))));
     let error = soon(call).await.unwrap_err();
     assert!(
         matches!(error, TaskError::Dead { attempts: 3, .. }),
@@ -145,7 +142,7 @@ async fn a_dead_letter_that_is_too_large_for_the_store_is_not_retried_forever() 
     );
     drop(worker);
 
-    let id = service.submit(act("x".repeat(5000))).await.unwrap();
+    let id = queue.submit(act("x".repeat(5000))).await.unwrap();
     for crash in 1..=3 {
         let worker = process.work().unwrap();
         let begins = async {
@@ -162,7 +159,7 @@ async fn a_dead_letter_that_is_too_large_for_the_store_is_not_retried_forever() 
         matches!(error, TaskError::Dead { attempts: 3, .. }),
         "{error:?}"
     );
-    assert!(service.dead_letters().await.unwrap().is_empty());
+    assert!(queue.dead_letters().await.unwrap().is_empty());
 }
 
 /// Returns a process in which each task has a conflict and becomes a dead letter at once.
@@ -183,14 +180,14 @@ async fn the_list_of_dead_letters_fits_into_the_store_for_all_ids() {
     let backend = Backend::new(store, MemoryBus::new(), MemoryQueue::new());
     let (process, _) = deadly(&backend);
     let _worker = process.work().unwrap();
-    let service = process.service("main");
+    let queue = process.queue("main");
     let name = |number: u32| format!("{}{number:0>3}", "\"".repeat(900));
     for number in 0..60 {
-        let call = service.call(act("")).with_id(name(number));
+        let call = queue.call(act("")).with_id(name(number));
         let error = soon(call).await.unwrap_err();
         assert!(matches!(error, TaskError::Dead { .. }), "{error:?}");
     }
-    let letters = service.dead_letters().await.unwrap();
+    let letters = queue.dead_letters().await.unwrap();
     assert!(letters.len() > 20, "{}", letters.len());
     assert_eq!(letters.last().unwrap().id().as_str(), name(59));
 }
@@ -235,16 +232,16 @@ async fn a_letter_that_fails_while_it_is_sent_again_is_listed() {
     let backend = Backend::new(MemoryStore::new(), bus, MemoryQueue::new());
     let (process, attempts) = deadly(&backend);
     let _worker = process.work().unwrap();
-    let service = process.service("main");
-    let id = service.submit(act("")).await.unwrap();
+    let queue = process.queue("main");
+    let id = queue.submit(act("")).await.unwrap();
     let _ = soon(process.output::<Act>(&id)).await;
-    assert_eq!(service.dead_letters().await.unwrap().len(), 1);
+    assert_eq!(queue.dead_letters().await.unwrap().len(), 1);
 
     // The task is in the queue, and still on the list.
     holds.store(true, Ordering::SeqCst);
     let sent = tokio::spawn({
-        let (service, id) = (service.clone(), id.clone());
-        async move { service.send_again(&id).await }
+        let (queue, id) = (queue.clone(), id.clone());
+        async move { queue.send_again(&id).await }
     });
     until("the task is tried again", || attempts.get() == 2).await;
     let error = soon(process.output::<Act>(&id)).await.unwrap_err();
@@ -252,7 +249,7 @@ async fn a_letter_that_fails_while_it_is_sent_again_is_listed() {
     assert!(!sent.is_finished());
     gate.add_permits(1);
     soon(sent).await.unwrap().unwrap();
-    let letters = service.dead_letters().await.unwrap();
+    let letters = queue.dead_letters().await.unwrap();
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].id(), &id);
 }
@@ -262,17 +259,17 @@ async fn a_task_that_is_cancelled_after_it_was_sent_again_is_no_dead_letter() {
     let backend = Backend::memory();
     let (process, _) = deadly(&backend);
     let worker = process.work().unwrap();
-    let service = process.service("main");
-    let id = service.submit(act("")).await.unwrap();
+    let queue = process.queue("main");
+    let id = queue.submit(act("")).await.unwrap();
     let _ = soon(process.output::<Act>(&id)).await;
     assert!(worker.drain(SECOND).await);
-    service.send_again(&id).await.unwrap();
+    queue.send_again(&id).await.unwrap();
     // Sending again is possible until an attempt has started.
-    service.send_again(&id).await.unwrap();
+    queue.send_again(&id).await.unwrap();
     assert!(process.cancel(&id).await.unwrap());
-    assert!(service.dead_letters().await.unwrap().is_empty());
+    assert!(queue.dead_letters().await.unwrap().is_empty());
     assert!(matches!(
-        service.send_again(&id).await,
+        queue.send_again(&id).await,
         Err(TaskError::NotFound { .. })
     ));
 }
@@ -348,8 +345,8 @@ async fn late_deliveries_of_an_earlier_submission_are_ignored() {
         }
     });
     let process = process.max_attempts(1).build();
-    let service = process.service("main");
-    let id = service.submit(act("")).await.unwrap();
+    let main = process.queue("main");
+    let id = main.submit(act("")).await.unwrap();
     // A queue may deliver an envelope a second time, and late.
     let queue = backend.queue();
     let taken = queue.take("task/main", 1, SECOND).await.unwrap();
@@ -363,7 +360,7 @@ async fn late_deliveries_of_an_earlier_submission_are_ignored() {
 
     let _worker = process.work().unwrap();
     let _ = soon(process.output::<Act>(&id)).await;
-    service.send_again(&id).await.unwrap();
+    main.send_again(&id).await.unwrap();
     until("the task is tried again", || attempts.get() == 2).await;
     tokio::time::sleep(SECOND * 100).await;
     assert_eq!(attempts.get(), 2);
@@ -381,15 +378,15 @@ async fn a_dead_letter_that_could_not_be_listed_is_listed_later() {
     let backend = Backend::new(store, MemoryBus::new(), MemoryQueue::new());
     let (process, attempts) = deadly(&backend);
     let _worker = process.work().unwrap();
-    let service = process.service("main");
-    let id = service.submit(act("")).await.unwrap();
+    let queue = process.queue("main");
+    let id = queue.submit(act("")).await.unwrap();
     let error = soon(process.output::<Act>(&id)).await.unwrap_err();
     assert!(matches!(error, TaskError::Dead { .. }), "{error:?}");
-    assert!(service.dead_letters().await.is_err());
+    assert!(queue.dead_letters().await.is_err());
     fails.store(false, Ordering::SeqCst);
     let listed = soon(async {
         loop {
-            let letters = service.dead_letters().await.unwrap();
+            let letters = queue.dead_letters().await.unwrap();
             if !letters.is_empty() {
                 break letters;
             }
@@ -409,10 +406,10 @@ async fn a_letter_that_is_sent_again_may_wait_as_long_as_a_new_one() {
     let patient = builder(&backend, async |_, _| Ok(String::new()));
     let patient = patient.lifetime(hour * 100).build();
     let worker = brief.work().unwrap();
-    let id = brief.service("main").submit(act("")).await.unwrap();
+    let id = brief.queue("main").submit(act("")).await.unwrap();
     let _ = soon(brief.output::<Act>(&id)).await;
     assert!(worker.drain(SECOND).await);
-    patient.service("main").send_again(&id).await.unwrap();
+    patient.queue("main").send_again(&id).await.unwrap();
     let expires = patient.status(&id).await.unwrap().expires();
     assert!(expires > SystemTime::now() + hour * 99);
 }

@@ -15,7 +15,7 @@ use tower_promises_backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises_backend::{Backend, BackendError, BoxFuture, Bus, BusStream};
 use tower_promises_operations::Escalate;
 use tower_promises_operations::{OperationLayer, Progress};
-use tower_promises_tasks::{TaskContext, TaskService, Tasks};
+use tower_promises_tasks::{TaskContext, TaskQueueOptions, Tasks};
 
 /// Sets its progress to 50 percent, and ends a minute later.
 async fn halfway(context: TaskContext) -> String {
@@ -29,7 +29,7 @@ async fn halfway(context: TaskContext) -> String {
 fn app(backend: &Backend, tasks: &Tasks) -> App {
     let page = async |promises: Promises, progress: Progress, tasks: Extension<Tasks>| {
         promises.result_or_try_submit("task", || {
-            tasks.service("main").call(act("x")).report_to(progress)
+            tasks.queue("main").call(act("x")).report_to(progress)
         })
     };
     let layer = OperationLayer::builder(backend.clone())
@@ -138,7 +138,7 @@ async fn a_task_that_runs_in_place_reports_too() {
     let app = App::new(
         OperationLayer::builder(Backend::memory()).wait(SECOND),
         move |request: Request| {
-            let unknown = tasks.service("unknown");
+            let unknown = tasks.queue("unknown");
             let call = unknown.call(act("x")).report_to(progress(&request));
             async move { call.await.map_err(|_| StatusCode::BAD_GATEWAY) }
         },
@@ -153,7 +153,7 @@ async fn a_task_that_runs_in_place_reports_too() {
 #[tokio::test(start_paused = true)]
 async fn a_task_without_progress_leaves_the_progress_unchanged() {
     let backend = Backend::memory();
-    let tasks = Tasks::builder(backend.clone()).service(TaskService::builder("main").task::<Act>());
+    let tasks = Tasks::builder(backend.clone()).queue(TaskQueueOptions::new("main").task::<Act>());
     let tasks = tasks.build();
     let worker = builder(&backend, async |_, _| {
         sleep(SECOND * 20).await;

@@ -38,7 +38,7 @@ fn layer(tasks: &Tasks) -> TaskLayer {
 
 /// A page that shows the result of a task in another process, and is blank until then.
 async fn page(promises: Promises, tasks: Tasks) -> Result<String, PromiseError> {
-    promises.result_or_try_submit("report", || tasks.service("main").call(act("report")))
+    promises.result_or_try_submit("report", || tasks.queue("main").call(act("report")))
 }
 
 #[tokio::test(start_paused = true)]
@@ -94,7 +94,7 @@ async fn the_handle_of_a_request_keeps_its_principal() {
         // The handle of a request keeps its principal.
         let spawned = tokio::spawn(async move {
             assert_eq!(Principal::current(), None);
-            tasks.service("main").call(act("")).await
+            tasks.queue("main").call(act("")).await
         });
         format!("{direct:?} {}", spawned.await.unwrap().unwrap())
     }
@@ -142,7 +142,7 @@ async fn an_error_of_a_task_is_hidden_from_the_client_and_logged() {
         Ok(tasks.status(&id).await?.state().to_string())
     }
     async fn call(Path(argument): Path<String>, tasks: Tasks) -> Result<String, TaskError> {
-        let call = tasks.service("main").call(act(argument));
+        let call = tasks.queue("main").call(act(argument));
         call.timeout(SECOND).await
     }
     let backend = Backend::memory();
@@ -179,7 +179,7 @@ async fn a_request_within_a_task_belongs_to_the_task() {
     let backend = Backend::memory();
     let inner: Router = Router::new().route(
         "/",
-        get(async |tasks: Tasks| tasks.service("main").call(act("inner")).await.unwrap()),
+        get(async |tasks: Tasks| tasks.queue("main").call(act("inner")).await.unwrap()),
     );
     let process = builder(&backend, async |argument, context| {
         if argument == "inner" {
@@ -189,13 +189,13 @@ async fn a_request_within_a_task_belongs_to_the_task() {
         let app = app.layer(layer(context.tasks()));
         Ok(ask(app, request("/")).await.body)
     });
-    let service = tower_promises_tasks::TaskService::builder("main")
+    let queue = tower_promises_tasks::TaskQueueOptions::new("main")
         .task::<Act>()
         .concurrency(1);
-    let process = process.state(inner).service(service).build();
+    let process = process.state(inner).queue(queue).build();
     let _worker = process.work().unwrap();
     let call = process
-        .service("main")
+        .queue("main")
         .call(act(""))
         .timeout(Duration::from_secs(100));
     assert_eq!(call.await.unwrap(), r#"Some(Principal("ada"))"#);

@@ -12,12 +12,12 @@ use tokio::time::{Instant, advance, timeout};
 use tower_promises_backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises_backend::{Backend, BackendError, BoxFuture, Bus, BusStream, Priority};
 use tower_promises_tasks::{
-    Call, Principal, Submit, Task, TaskContext, TaskError, TaskFailure, TaskId, TaskService,
-    TaskState, TaskStatus, TaskWatch, Tasks, Worker,
+    Call, Principal, Submit, Task, TaskContext, TaskError, TaskFailure, TaskId, TaskQueue,
+    TaskQueueOptions, TaskState, TaskStatus, TaskWatch, Tasks, Worker,
 };
 
 assert_impl_all!(Tasks: Clone, Send, Sync, std::fmt::Debug);
-assert_impl_all!(TaskService: Clone, Send, Sync, std::fmt::Debug);
+assert_impl_all!(TaskQueue: Clone, Send, Sync, std::fmt::Debug);
 assert_impl_all!(TaskContext: Clone, Send, Sync, std::fmt::Debug);
 assert_impl_all!(TaskError: Clone, Send, Sync, std::error::Error);
 assert_impl_all!(TaskStatus: Clone, Send, Sync);
@@ -69,7 +69,7 @@ impl Waiting {
 async fn a_task_that_waits_is_cancelled_at_once() {
     let backend = Backend::memory();
     let client = client(&backend);
-    let id = client.service("main").submit(act("x")).await.unwrap();
+    let id = client.queue("main").submit(act("x")).await.unwrap();
     assert!(client.cancel(&id).await.unwrap());
     assert!(!client.cancel(&id).await.unwrap());
     let error = client.output::<Act>(&id).await.unwrap_err();
@@ -78,12 +78,7 @@ async fn a_task_that_waits_is_cancelled_at_once() {
     // A worker does not start the task.
     let process = waiting(&backend);
     advance(SECOND * 100).await;
-    process
-        .tasks
-        .service("main")
-        .submit(act("y"))
-        .await
-        .unwrap();
+    process.tasks.queue("main").submit(act("y")).await.unwrap();
     process.begins().await;
     assert_eq!(process.begun.get(), 1);
 }
@@ -92,7 +87,7 @@ async fn a_task_that_waits_is_cancelled_at_once() {
 async fn a_task_that_runs_is_dropped_when_it_is_cancelled_elsewhere() {
     let backend = Backend::memory();
     let (process, client) = (waiting(&backend), client(&backend));
-    let id = client.service("main").submit(act("x")).await.unwrap();
+    let id = client.queue("main").submit(act("x")).await.unwrap();
     process.begins().await;
     let start = Instant::now();
     assert!(client.cancel(&id).await.unwrap());
@@ -130,7 +125,7 @@ async fn a_thread_can_detect_the_cancel_of_its_task() {
         }
     });
     let _worker = process.work().unwrap();
-    let id = process.service("main").submit(act("")).await.unwrap();
+    let id = process.queue("main").submit(act("")).await.unwrap();
     until("the task begins", || begun.get() > 0).await;
     process.cancel(&id).await.unwrap();
     until("the thread detects the cancel", || {
@@ -143,7 +138,7 @@ async fn a_thread_can_detect_the_cancel_of_its_task() {
 async fn a_call_that_is_dropped_cancels_its_task() {
     let backend = Backend::memory();
     let (process, client) = (waiting(&backend), client(&backend));
-    let call = client.service("main").call(act("x"));
+    let call = client.queue("main").call(act("x"));
     let id = call.id().clone();
     assert!(timeout(SECOND, call).await.is_err());
     process.begins().await;
@@ -156,7 +151,7 @@ async fn a_call_that_is_dropped_cancels_its_task() {
 async fn a_call_that_is_dropped_while_it_is_submitted_leaves_nothing() {
     let backend = Backend::memory();
     let client = client(&backend);
-    let mut call = client.service("main").call(act("x"));
+    let mut call = client.queue("main").call(act("x"));
     let id = call.id().clone();
     // Polled once, so at most the store and the queue were called.
     let _ = (&mut call).now_or_never();
@@ -171,12 +166,7 @@ async fn a_call_that_is_dropped_while_it_is_submitted_leaves_nothing() {
     });
     assert!(matches!(error.await, TaskError::Cancelled { .. }));
     let process = waiting(&backend);
-    process
-        .tasks
-        .service("main")
-        .submit(act("y"))
-        .await
-        .unwrap();
+    process.tasks.queue("main").submit(act("y")).await.unwrap();
     process.begins().await;
     assert_eq!(process.begun.get(), 1);
 }
@@ -185,9 +175,9 @@ async fn a_call_that_is_dropped_while_it_is_submitted_leaves_nothing() {
 async fn a_detached_call_leaves_its_task_running() {
     let backend = Backend::memory();
     let (process, client) = (waiting(&backend), client(&backend));
-    let detached = client.service("main").call(act("x")).detached();
-    let named = client.service("main").call(act("y")).with_id("y");
-    let timed = client.service("main").call(act("z"));
+    let detached = client.queue("main").call(act("x")).detached();
+    let named = client.queue("main").call(act("y")).with_id("y");
+    let timed = client.queue("main").call(act("z"));
     let timed = timed.detached().timeout(SECOND / 2);
     let ids = [
         detached.id().clone(),
@@ -211,7 +201,7 @@ async fn a_timeout_of_a_call_is_a_value_and_cancels_the_task() {
     let backend = Backend::memory();
     let (process, client) = (waiting(&backend), client(&backend));
     let start = Instant::now();
-    let error = client.service("main").call(act("x")).timeout(SECOND).await;
+    let error = client.queue("main").call(act("x")).timeout(SECOND).await;
     assert_eq!(start.elapsed(), SECOND);
     let error = error.unwrap_err();
     assert!(error.to_string().ends_with("has not ended within 1s"));
@@ -222,19 +212,19 @@ async fn a_timeout_of_a_call_is_a_value_and_cancels_the_task() {
 async fn an_id_is_submitted_once() {
     let backend = Backend::memory();
     let (process, client) = (waiting(&backend), client(&backend));
-    let service = client.service("main");
+    let queue = client.queue("main");
     for _ in 0..3 {
-        let id = service.submit(act("x")).with_id("order/7").await.unwrap();
+        let id = queue.submit(act("x")).with_id("order/7").await.unwrap();
         assert_eq!(id.as_str(), "order/7");
     }
     process.begins().await;
-    let call = service.call(act("x")).with_id("order/7");
+    let call = queue.call(act("x")).with_id("order/7");
     process.gate.add_permits(10);
     assert_eq!(soon(call).await.unwrap(), "x");
     // Also after the end of the task.
     let again = process
         .tasks
-        .service("main")
+        .queue("main")
         .call(act("x"))
         .with_id("order/7");
     assert_eq!(soon(again).await.unwrap(), "x");
@@ -244,10 +234,10 @@ async fn an_id_is_submitted_once() {
 #[tokio::test(start_paused = true)]
 async fn an_id_belongs_to_one_task_and_principal() {
     let backend = Backend::memory();
-    let service = client(&backend).service("main");
-    service.submit(act("x")).with_id("order/7").await.unwrap();
+    let queue = client(&backend).queue("main");
+    queue.submit(act("x")).with_id("order/7").await.unwrap();
     let eve = Principal::new("eve");
-    let submit = eve.scope(async { service.call(act("x")).with_id("order/7").await });
+    let submit = eve.scope(async { queue.call(act("x")).with_id("order/7").await });
     let error = submit.await.unwrap_err();
     assert!(matches!(error, TaskError::IdInUse { .. }));
     assert_eq!(
@@ -262,7 +252,7 @@ async fn a_result_has_a_time_to_live() {
     let process = builder(&backend, async |argument, _| Ok(argument));
     let process = process.result_time_to_live(SECOND * 60).build();
     let _worker = process.work().unwrap();
-    let id = process.service("main").submit(act("x")).await.unwrap();
+    let id = process.queue("main").submit(act("x")).await.unwrap();
     for _ in 0..2 {
         assert_eq!(soon(process.output::<Act>(&id)).await.unwrap(), "x");
     }
@@ -274,7 +264,7 @@ async fn a_result_has_a_time_to_live() {
     );
     // The id can be used again, although the queue still knows it.
     let id = process
-        .service("main")
+        .queue("main")
         .submit(act("y"))
         .with_id(id)
         .await
@@ -302,7 +292,7 @@ async fn progress_reaches_other_processes() {
         }
     });
     let _worker = process.work().unwrap();
-    let id = client.service("main").submit(act("")).await.unwrap();
+    let id = client.queue("main").submit(act("")).await.unwrap();
     let mut watch = client.watch(&id).unwrap();
     let start = Instant::now();
     let status = loop {
@@ -352,7 +342,7 @@ async fn an_attempt_begins_without_progress() {
         }
     });
     let _worker = process.work().unwrap();
-    let id = process.service("main").submit(act("")).await.unwrap();
+    let id = process.queue("main").submit(act("")).await.unwrap();
     let mut watch = process.watch(&id).unwrap();
     let status = loop {
         let status = soon(watch.changed()).await.unwrap();
@@ -373,7 +363,7 @@ async fn a_task_that_runs_longer_than_its_lifetime_is_not_forgotten() {
     });
     let process = process.lifetime(SECOND * 60).build();
     let _worker = process.work().unwrap();
-    let id = process.service("main").submit(act("x")).await.unwrap();
+    let id = process.queue("main").submit(act("x")).await.unwrap();
     assert_eq!(soon(process.output::<Act>(&id)).await.unwrap(), "x");
 }
 
@@ -399,11 +389,8 @@ async fn a_lost_message_only_causes_a_delay() {
     let bus = Deaf(MemoryBus::new());
     let backend = Backend::new(MemoryStore::new(), bus, MemoryQueue::new());
     let (process, client) = (waiting(&backend), client(&backend));
-    let service = client.service("main");
-    let (first, second) = (
-        service.call(act("x")),
-        service.submit(act("y")).await.unwrap(),
-    );
+    let queue = client.queue("main");
+    let (first, second) = (queue.call(act("x")), queue.submit(act("y")).await.unwrap());
     let first = tokio::spawn(first);
     until("both begin", || process.begun.get() == 2).await;
     let start = Instant::now();
@@ -436,7 +423,7 @@ async fn a_task_or_output_of_another_type_is_an_error() {
     let backend = Backend::memory();
     let process = process(&backend, async |argument, _| Ok(argument));
     let _worker = process.work().unwrap();
-    let id = process.service("main").submit(act("x")).await.unwrap();
+    let id = process.queue("main").submit(act("x")).await.unwrap();
     let error = soon(process.output::<Count>(&id)).await.unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -444,9 +431,9 @@ async fn a_task_or_output_of_another_type_is_an_error() {
     );
     // The two processes use the same name for different types.
     let other = Tasks::builder(backend)
-        .service(TaskService::builder("main").task::<Count>())
+        .queue(TaskQueueOptions::new("main").task::<Count>())
         .build();
-    let error = soon(other.service("main").call(Count)).await.unwrap_err();
+    let error = soon(other.queue("main").call(Count)).await.unwrap_err();
     assert!(matches!(error, TaskError::Dead { .. }), "{error:?}");
 }
 
@@ -455,9 +442,7 @@ async fn an_output_that_is_too_large_is_an_error_of_the_task() {
     let backend = Backend::memory();
     let process = process(&backend, async |_, _| Ok("x".repeat(100_000)));
     let _worker = process.work().unwrap();
-    let error = soon(process.service("main").call(act("")))
-        .await
-        .unwrap_err();
+    let error = soon(process.queue("main").call(act(""))).await.unwrap_err();
     let error = test_support::task::chain(&error);
     assert!(
         error.ends_with("the output has 100002 bytes, more than the 49152 that are allowed"),
@@ -469,9 +454,7 @@ async fn an_output_that_is_too_large_is_an_error_of_the_task() {
     let backend = Backend::new(store, MemoryBus::new(), MemoryQueue::new());
     let process = test_support::task::process(&backend, async |_, _| Ok("x".repeat(10_000)));
     let _worker = process.work().unwrap();
-    let error = soon(process.service("main").call(act("")))
-        .await
-        .unwrap_err();
+    let error = soon(process.queue("main").call(act(""))).await.unwrap_err();
     assert!(test_support::task::chain(&error).contains("more than the 2000 that are allowed"));
 }
 
@@ -479,7 +462,7 @@ async fn an_output_that_is_too_large_is_an_error_of_the_task() {
 async fn a_delayed_task_begins_later_and_a_high_priority_earlier() {
     let backend = Backend::memory();
     let order = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let service = TaskService::builder("main").task::<Act>().concurrency(1);
+    let queue = TaskQueueOptions::new("main").task::<Act>().concurrency(1);
     let process = builder(&backend, {
         let order = order.clone();
         move |argument, _| {
@@ -487,21 +470,17 @@ async fn a_delayed_task_begins_later_and_a_high_priority_earlier() {
             async { Ok(String::new()) }
         }
     });
-    let process = process.service(service).build();
-    let service = process.service("main");
+    let process = process.queue(queue).build();
+    let queue = process.queue("main");
     let start = Instant::now();
-    let late = service
-        .submit(act("late"))
-        .delay(SECOND * 60)
-        .await
-        .unwrap();
-    service
+    let late = queue.submit(act("late")).delay(SECOND * 60).await.unwrap();
+    queue
         .submit(act("low"))
         .priority(Priority::Low)
         .await
         .unwrap();
-    service.submit(act("normal")).await.unwrap();
-    service
+    queue.submit(act("normal")).await.unwrap();
+    queue
         .submit(act("high"))
         .priority(Priority::High)
         .await
@@ -517,9 +496,9 @@ async fn a_delayed_task_begins_later_and_a_high_priority_earlier() {
 #[test]
 fn no_runtime_is_an_error() {
     let tasks = client(&Backend::memory());
-    let submit = tasks.service("main").submit(act("")).now_or_never();
+    let submit = tasks.queue("main").submit(act("")).now_or_never();
     assert!(matches!(submit.unwrap(), Err(TaskError::NoRuntime)));
-    let call = tasks.service("main").call(act("")).now_or_never();
+    let call = tasks.queue("main").call(act("")).now_or_never();
     assert!(matches!(call.unwrap(), Err(TaskError::NoRuntime)));
     assert!(matches!(tasks.work(), Err(TaskError::NoRuntime)));
     let id = TaskId::new("x");

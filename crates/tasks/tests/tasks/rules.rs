@@ -9,14 +9,15 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tower_promises_backend::Backend;
 use tower_promises_tasks::{
-    Principal, Task, TaskContext, TaskError, TaskFailure, TaskService, TaskState, Tasks, is_task,
+    Principal, Task, TaskContext, TaskError, TaskFailure, TaskQueueOptions, TaskState, Tasks,
+    is_task,
 };
 
 #[tokio::test(start_paused = true)]
 async fn a_submitted_task_does_not_run_in_the_caller() {
     let backend = Backend::memory();
     let client = client(&backend);
-    let id = client.service("main").submit(act("x")).await.unwrap();
+    let id = client.queue("main").submit(act("x")).await.unwrap();
     assert_eq!(client.status(&id).await.unwrap().state(), TaskState::Queued);
 
     let process = process(&backend, async |argument, _| Ok(argument + "!"));
@@ -28,14 +29,14 @@ async fn a_submitted_task_does_not_run_in_the_caller() {
         (status.state(), status.attempt()),
         (TaskState::Succeeded, 1)
     );
-    assert_eq!((status.service(), status.task()), ("main", "act"));
+    assert_eq!((status.queue(), status.task()), ("main", "act"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_submitted_before_the_future_is_polled() {
     let backend = Backend::memory();
     let client = client(&backend);
-    let submit = client.service("main").submit(act("x"));
+    let submit = client.queue("main").submit(act("x"));
     let id = submit.id().clone();
     let error = client.status(&id).await.unwrap_err();
     assert!(matches!(error, TaskError::NotFound { .. }), "{error:?}");
@@ -55,13 +56,13 @@ async fn a_task_runs_as_the_principal_that_submits_it() {
         Ok(current.map_or("nobody".into(), Into::into))
     });
     let _worker = process.work().unwrap();
-    let service = client(&backend).service("main");
+    let queue = client(&backend).queue("main");
 
     let ada = Principal::new("ada");
     // The caller's principal counts, not the principal of the code that awaits.
-    let call = ada.clone().scope(lazy(|_| service.call(act("")))).await;
+    let call = ada.clone().scope(lazy(|_| queue.call(act("")))).await;
     assert_eq!(soon(call).await.unwrap(), "ada");
-    let call = service.call(act(""));
+    let call = queue.call(act(""));
     assert_eq!(soon(ada.scope(call)).await.unwrap(), "nobody");
 }
 
@@ -75,7 +76,7 @@ async fn is_task_is_true_in_a_task_and_nowhere_else() {
         Ok(format!("{here} {elsewhere} {}", is_task()))
     });
     let _worker = process.work().unwrap();
-    let call = process.service("main").call(act(""));
+    let call = process.queue("main").call(act(""));
     assert_eq!(soon(call).await.unwrap(), "true false true");
     assert!(!is_task() && TaskContext::current().is_none());
 }
@@ -84,18 +85,18 @@ async fn is_task_is_true_in_a_task_and_nowhere_else() {
 async fn a_nested_call_runs_in_place() {
     let backend = Backend::memory();
     // One slot, so a nested task that waited for a worker would wait forever.
-    let service = TaskService::builder("main")
+    let queue = TaskQueueOptions::new("main")
         .task::<test_support::task::Act>()
         .concurrency(1);
     let process = builder(&backend, async |argument, context| {
-        let service = context.tasks().service("main");
+        let queue = context.tasks().queue("main");
         let principal = || Principal::current().map(String::from).unwrap_or_default();
         match &*argument {
             "outer" => {
                 let outer = tokio::task::id();
-                let inner = service.call(act("inner")).await?;
+                let inner = queue.call(act("inner")).await?;
                 assert_eq!(inner, format!("{outer} {}", principal()));
-                let id = service.submit(act("inner")).delay(SECOND * 60).await?;
+                let id = queue.submit(act("inner")).delay(SECOND * 60).await?;
                 // The nested task has ended by now.
                 Ok(context
                     .tasks()
@@ -109,12 +110,12 @@ async fn a_nested_call_runs_in_place() {
             }
         }
     });
-    let process = process.service(service).build();
+    let process = process.queue(queue).build();
     let _worker = process.work().unwrap();
-    let service = process.service("main");
+    let queue = process.queue("main");
     let ada = Principal::new("ada");
     let call = ada
-        .scope(lazy(|_| service.call(act("outer")).with_id("outer")))
+        .scope(lazy(|_| queue.call(act("outer")).with_id("outer")))
         .await;
     let start = Instant::now();
     assert!(soon(call).await.unwrap().ends_with(" ada"));
@@ -135,17 +136,17 @@ async fn an_error_of_a_nested_task_is_an_error_of_the_outer_task() {
             match &*argument {
                 "inner" => Err(TaskFailure::conflict(Broken)),
                 "panic" => panic!("out of order"),
-                "panics" => Ok(context.tasks().service("main").call(act("panic")).await?),
+                "panics" => Ok(context.tasks().queue("main").call(act("panic")).await?),
                 _ => {
                     attempts.add();
-                    Ok(context.tasks().service("main").call(act("inner")).await?)
+                    Ok(context.tasks().queue("main").call(act("inner")).await?)
                 }
             }
         }
     });
     let _worker = process.work().unwrap();
-    let service = process.service("main");
-    let error = soon(service.call(act("outer"))).await.unwrap_err();
+    let queue = process.queue("main");
+    let error = soon(queue.call(act("outer"))).await.unwrap_err();
     assert!(
         chain(&error).ends_with(": it is broken"),
         "{}",
@@ -157,7 +158,7 @@ async fn an_error_of_a_nested_task_is_an_error_of_the_outer_task() {
         "a conflict of the nested task is a conflict of the outer task"
     );
 
-    let error = soon(service.call(act("panics"))).await.unwrap_err();
+    let error = soon(queue.call(act("panics"))).await.unwrap_err();
     assert!(matches!(error, TaskError::Failed { .. }));
     assert!(chain(&error).ends_with(": the task panicked: out of order"));
 }
@@ -173,8 +174,8 @@ async fn a_task_of_an_unknown_service_runs_at_once_with_a_warning() {
             _ => Ok(format!("{argument} {}", Principal::current().unwrap())),
         }
     });
-    let service = process.service("nowhere");
-    let as_ada = |task| Principal::new("ada").scope(async { service.call(task).await });
+    let queue = process.queue("nowhere");
+    let as_ada = |task| Principal::new("ada").scope(async { queue.call(task).await });
     assert_eq!(as_ada(act("x")).await.unwrap(), "x ada");
     let warning = log.text();
     let warning = warning.lines().find(|line| line.contains("WARN")).unwrap();
@@ -186,7 +187,7 @@ async fn a_task_of_an_unknown_service_runs_at_once_with_a_warning() {
         assert!(warning.contains(part), "{warning}");
     }
 
-    let id = Principal::new("ada").scope(async { service.submit(act("y")).await });
+    let id = Principal::new("ada").scope(async { queue.submit(act("y")).await });
     let id = id.await.unwrap();
     assert_eq!(
         process.status(&id).await.unwrap().state(),
@@ -200,11 +201,11 @@ async fn a_task_of_an_unknown_service_runs_at_once_with_a_warning() {
         "y ada"
     );
 
-    let error = service.submit(act("bad")).with_id("bad").await.unwrap_err();
+    let error = queue.submit(act("bad")).with_id("bad").await.unwrap_err();
     assert!(error.is_conflict() && chain(&error).ends_with(": it is broken"));
     let status = process.status(&"bad".into()).await.unwrap();
     assert_eq!(status.state(), TaskState::Failed);
-    assert!(matches!(service.work(), Err(TaskError::NotFound { .. })));
+    assert!(matches!(queue.work(), Err(TaskError::UnknownQueue { .. })));
 }
 
 #[tokio::test(start_paused = true)]
@@ -221,9 +222,7 @@ async fn a_task_with_conflicts_is_dead_after_three_attempts() {
         async { Err(TaskFailure::conflict(Broken)) }
     });
     let _worker = process.work().unwrap();
-    let error = soon(process.service("main").call(act("")))
-        .await
-        .unwrap_err();
+    let error = soon(process.queue("main").call(act(""))).await.unwrap_err();
     let TaskError::Dead {
         id, attempts: 3, ..
     } = &error
@@ -253,7 +252,7 @@ async fn a_conflict_that_does_not_repeat_is_no_error() {
         attempt => Ok(attempt.to_string()),
     });
     let _worker = process.work().unwrap();
-    let call = process.service("main").call(act(""));
+    let call = process.queue("main").call(act(""));
     let id = call.id().clone();
     assert_eq!(soon(call).await.unwrap(), "3");
     let status = process.status(&id).await.unwrap();
@@ -278,10 +277,10 @@ async fn pauses_after_conflicts_differ() {
         }
     });
     let _worker = process.work().unwrap();
-    let service = process.service("main");
+    let queue = process.queue("main");
     for _ in 0..20 {
         let start = Instant::now();
-        soon(service.call(act(""))).await.unwrap();
+        soon(queue.call(act(""))).await.unwrap();
         assert!(start.elapsed() <= SECOND * 4);
     }
     let pauses = pauses.lock().unwrap();
@@ -308,8 +307,8 @@ async fn another_error_ends_the_task_and_is_logged() {
         }
     });
     let _worker = process.work().unwrap();
-    let service = process.service("main");
-    let error = soon(service.call(act(""))).await.unwrap_err();
+    let queue = process.queue("main");
+    let error = soon(queue.call(act(""))).await.unwrap_err();
     let TaskError::Failed {
         id,
         is_conflict: false,
@@ -328,15 +327,15 @@ async fn another_error_ends_the_task_and_is_logged() {
         assert!(logged.contains(part), "{logged}");
     }
 
-    let error = soon(service.call(act("panic"))).await.unwrap_err();
+    let error = soon(queue.call(act("panic"))).await.unwrap_err();
     assert!(chain(&error).ends_with(": the task panicked: out of order"));
     assert!(
-        soon(service.call(act(""))).await.is_err(),
+        soon(queue.call(act(""))).await.is_err(),
         "the worker goes on"
     );
     tokio::time::advance(SECOND * 1000).await;
     assert_eq!(attempts.get(), 3);
-    assert!(service.dead_letters().await.unwrap().is_empty());
+    assert!(queue.dead_letters().await.unwrap().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -346,9 +345,7 @@ async fn the_application_can_define_conflicts() {
     // The function is also called with sources.
     let process = process.is_conflict(|error| error.is::<Broken>()).build();
     let _worker = process.work().unwrap();
-    let error = soon(process.service("main").call(act("")))
-        .await
-        .unwrap_err();
+    let error = soon(process.queue("main").call(act(""))).await.unwrap_err();
     assert!(
         matches!(error, TaskError::Dead { attempts: 3, .. }),
         "{error:?}"
@@ -382,12 +379,12 @@ impl Task for Secret {
 async fn a_task_that_cannot_be_serialised_fails_when_it_is_submitted() {
     let backend = Backend::memory();
     let tasks = Tasks::builder(backend)
-        .service(TaskService::builder("main").task::<Secret>())
+        .queue(TaskQueueOptions::new("main").task::<Secret>())
         .build();
     let _worker = tasks.work().unwrap();
-    for service in ["main", "nowhere"] {
-        let service = tasks.service(service);
-        let submit = service.submit(Secret);
+    for queue in ["main", "nowhere"] {
+        let queue = tasks.queue(queue);
+        let submit = queue.submit(Secret);
         let id = submit.id().clone();
         let error = submit.await.unwrap_err();
         assert_eq!(
@@ -399,7 +396,7 @@ async fn a_task_that_cannot_be_serialised_fails_when_it_is_submitted() {
             Err(TaskError::NotFound { .. })
         ));
         assert!(matches!(
-            service.call(Secret).await,
+            queue.call(Secret).await,
             Err(TaskError::Serialize { .. })
         ));
     }
@@ -411,7 +408,7 @@ async fn a_task_that_is_too_large_or_unknown_fails_when_it_is_submitted() {
     let process = builder(&backend, async |_, _| Ok(String::new()));
     let process = process.max_task_bytes(10).build();
     let error = process
-        .service("main")
+        .queue("main")
         .submit(act("123456789"))
         .await
         .unwrap_err();
@@ -419,16 +416,16 @@ async fn a_task_that_is_too_large_or_unknown_fails_when_it_is_submitted() {
         error.to_string(),
         "task `act` has 11 bytes, more than the 10 that are allowed"
     );
-    let error = process.service("main").submit(Secret).await.unwrap_err();
+    let error = process.queue("main").submit(Secret).await.unwrap_err();
     assert!(matches!(error, TaskError::Serialize { .. }));
 
     let other = Tasks::builder(backend)
-        .service(TaskService::builder("main"))
+        .queue(TaskQueueOptions::new("main"))
         .build();
-    let error = other.service("main").submit(act("")).await.unwrap_err();
+    let error = other.queue("main").submit(act("")).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "task service `main` does not know tasks `act`"
+        "task queue `main` does not know tasks `act`"
     );
 }
 
@@ -448,15 +445,15 @@ async fn services_have_their_own_concurrency() {
             }
         }
     });
-    let service = |name| TaskService::builder(name).task::<test_support::task::Act>();
+    let queue = |name| TaskQueueOptions::new(name).task::<test_support::task::Act>();
     let process = process
-        .service(service("main").concurrency(2))
-        .service(service("other").concurrency(3))
+        .queue(queue("main").concurrency(2))
+        .queue(queue("other").concurrency(3))
         .build();
     let _worker = process.work().unwrap();
     for name in ["main", "other"] {
         for _ in 0..5 {
-            process.service(name).submit(act("")).await.unwrap();
+            process.queue(name).submit(act("")).await.unwrap();
         }
     }
     until("five run", || running.get() == 5).await;

@@ -20,11 +20,11 @@ async fn an_attempt_runs_in_the_span_that_the_application_makes() {
         .make_span_with(|context| info_span!("attempt", number = context.attempt()))
         .build();
     let _worker = tasks.work().unwrap();
-    soon(tasks.service("main").call(act("worker")))
+    soon(tasks.queue("main").call(act("worker")))
         .await
         .unwrap();
-    // This service was not added, so the task runs in place.
-    let elsewhere = tasks.service("elsewhere").call(act("here"));
+    // This queue was not added, so the task runs in place.
+    let elsewhere = tasks.queue("elsewhere").call(act("here"));
     soon(elsewhere).await.unwrap();
     let once = "attempt number=1\n  inside\n";
     assert_eq!(spans.text(), format!("{once}{once}"));
@@ -36,9 +36,9 @@ async fn a_panic_while_the_span_is_made_ends_the_task() {
         .make_span_with(|_| panic!("no span"))
         .build();
     let _worker = tasks.work().unwrap();
-    for service in ["main", "elsewhere"] {
+    for queue in ["main", "elsewhere"] {
         let start = Instant::now();
-        let call = tasks.service(service).call::<Act>(act("x"));
+        let call = tasks.queue(queue).call::<Act>(act("x"));
         let error = soon(call).await.unwrap_err();
         assert!(matches!(error, TaskError::Failed { .. }), "{error:?}");
         assert!(chain(&error).contains("no span"), "{error:?}");

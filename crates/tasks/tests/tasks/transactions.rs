@@ -7,7 +7,7 @@ use std::sync::Arc;
 use test_support::soon;
 use tokio::sync::Semaphore;
 use tower_promises_backend::Backend;
-use tower_promises_tasks::{Task, TaskContext, TaskError, TaskFailure, TaskService, Tasks};
+use tower_promises_tasks::{Task, TaskContext, TaskError, TaskFailure, TaskQueueOptions, Tasks};
 
 #[derive(Serialize, Deserialize)]
 struct Order {
@@ -77,7 +77,7 @@ async fn shop() -> (Tasks, SqlitePool, Written, tempfile::TempDir) {
     create.execute(&pool).await.unwrap();
     let written = Written(Arc::new(Semaphore::new(0)));
     let tasks = Tasks::builder(Backend::memory())
-        .service(TaskService::builder("shop").task::<Order>())
+        .queue(TaskQueueOptions::new("shop").task::<Order>())
         .state(pool.clone())
         .state(written.clone())
         .build();
@@ -100,7 +100,7 @@ async fn items(pool: &SqlitePool) -> Vec<String> {
 async fn a_transaction_is_committed_on_success_and_rolled_back_on_an_error() {
     let (tasks, pool, _, _directory) = shop().await;
     let _worker = tasks.work().unwrap();
-    let shop = tasks.service("shop");
+    let shop = tasks.queue("shop");
     assert_eq!(
         soon(shop.call(order("tea", Fails::Never))).await.unwrap(),
         1
@@ -117,7 +117,7 @@ async fn a_transaction_is_repeated_after_a_conflict_and_committed_once() {
     let (tasks, pool, written, _directory) = shop().await;
     let _worker = tasks.work().unwrap();
     let order = order("tea", Fails::WithAConflictAtFirst);
-    assert_eq!(soon(tasks.service("shop").call(order)).await.unwrap(), 1);
+    assert_eq!(soon(tasks.queue("shop").call(order)).await.unwrap(), 1);
     assert_eq!(written.0.available_permits(), 3);
     assert_eq!(items(&pool).await, ["tea"]);
 }
@@ -126,7 +126,7 @@ async fn a_transaction_is_repeated_after_a_conflict_and_committed_once() {
 async fn a_transaction_is_rolled_back_by_a_cancel() {
     let (tasks, pool, written, _directory) = shop().await;
     let _worker = tasks.work().unwrap();
-    let submit = tasks.service("shop").submit(order("tea", Fails::ByCancel));
+    let submit = tasks.queue("shop").submit(order("tea", Fails::ByCancel));
     let id = submit.await.unwrap();
     soon(written.0.acquire()).await.unwrap().forget();
     assert!(tasks.cancel(&id).await.unwrap());

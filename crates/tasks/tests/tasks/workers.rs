@@ -14,7 +14,7 @@ use tower_promises_backend::{
     Outcome, Queue, Receipt, Revision, Store, Taken, WatchStream,
 };
 use tower_promises_tasks::{
-    TaskContext, TaskError, TaskFailure, TaskId, TaskService, TaskState, Tasks,
+    TaskContext, TaskError, TaskFailure, TaskId, TaskQueueOptions, TaskState, Tasks,
 };
 
 /// Returns a process in which tasks never end, and a counter of started attempts.
@@ -33,7 +33,7 @@ async fn a_task_that_kills_its_workers_ends_as_a_dead_letter() {
     let log = Log::start();
     let backend = Backend::memory();
     let client = client(&backend);
-    let id = client.service("main").submit(act("poison")).await.unwrap();
+    let id = client.queue("main").submit(act("poison")).await.unwrap();
     for crash in 1..=3 {
         let (process, begun) = endless(&backend);
         let worker = process.work().unwrap();
@@ -68,7 +68,7 @@ async fn a_task_that_kills_its_workers_ends_as_a_dead_letter() {
     );
     assert_eq!(begun.get(), 0, "the task does not begin again");
     assert!(log.text().contains("task is a dead letter now"));
-    let letters = client.service("main").dead_letters().await.unwrap();
+    let letters = client.queue("main").dead_letters().await.unwrap();
     assert_eq!(letters.len(), 1);
 }
 
@@ -89,11 +89,11 @@ async fn draining_waits_for_tasks_and_takes_no_more() {
         }
     });
     let worker = process.work().unwrap();
-    let first = process.service("main").submit(act("first")).await.unwrap();
+    let first = process.queue("main").submit(act("first")).await.unwrap();
     until("the task begins", || begun.get() == 1).await;
     let drain = tokio::spawn(worker.drain(SECOND * 60));
     tokio::task::yield_now().await;
-    let second = process.service("main").submit(act("second")).await.unwrap();
+    let second = process.queue("main").submit(act("second")).await.unwrap();
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
@@ -113,7 +113,7 @@ async fn tasks_that_do_not_end_in_time_are_returned_at_once() {
         let (process, begun) = endless(&backend);
         let worker = process.work().unwrap();
         process
-            .service("main")
+            .queue("main")
             .submit(act(""))
             .with_id(id.clone())
             .await
@@ -152,15 +152,13 @@ async fn a_task_that_takes_too_long_has_failed() {
             }
         }
     });
-    let service = TaskService::builder("main")
+    let queue = TaskQueueOptions::new("main")
         .task::<Act>()
         .timeout(SECOND * 90);
-    let process = process.service(service).build();
+    let process = process.queue(queue).build();
     let _worker = process.work().unwrap();
     let start = Instant::now();
-    let error = soon(process.service("main").call(act("")))
-        .await
-        .unwrap_err();
+    let error = soon(process.queue("main").call(act(""))).await.unwrap_err();
     assert!(matches!(error, TaskError::Failed { .. }));
     assert!(
         chain(&error).ends_with(": the task took more than 90s"),
@@ -178,7 +176,7 @@ async fn a_task_that_has_waited_too_long_does_not_begin() {
     let late = late.lifetime(Duration::ZERO).build();
     let (process, begun) = endless(&backend);
     let _worker = process.work().unwrap();
-    let error = soon(late.service("main").call(act(""))).await.unwrap_err();
+    let error = soon(late.queue("main").call(act(""))).await.unwrap_err();
     assert!(matches!(error, TaskError::Failed { .. }));
     assert!(chain(&error).ends_with(": it has waited longer than its lifetime"));
     assert_eq!(begun.get(), 0);
@@ -189,7 +187,7 @@ async fn a_task_without_a_worker_expires() {
     let backend = Backend::memory();
     let late = builder(&backend, async |_, _| Ok(String::new()));
     let late = late.lifetime(SECOND * 60).build();
-    let error = soon(late.service("main").call(act(""))).await.unwrap_err();
+    let error = soon(late.queue("main").call(act(""))).await.unwrap_err();
     assert!(matches!(error, TaskError::NotFound { .. }), "{error:?}");
 }
 
@@ -250,10 +248,10 @@ async fn a_lost_lease(poll_interval: Duration) -> (String, usize) {
         }
     });
     // One slot, so the worker cannot receive the same task again.
-    let service = TaskService::builder("main").task::<Act>().concurrency(1);
-    let late = late.service(service).poll_interval(poll_interval).build();
+    let queue = TaskQueueOptions::new("main").task::<Act>().concurrency(1);
+    let late = late.queue(queue).poll_interval(poll_interval).build();
     let worker = late.work().unwrap();
-    let id = late.service("main").submit(act("")).await.unwrap();
+    let id = late.queue("main").submit(act("")).await.unwrap();
     until("the task begins", || begun.get() == 1).await;
 
     let other = process(&touching, async |_, context| {
@@ -283,12 +281,12 @@ async fn a_worker_that_has_lost_its_lease_drops_the_task() {
 async fn an_unknown_type_of_task_is_a_dead_letter_in_the_end() {
     let backend = Backend::memory();
     let id = client(&backend)
-        .service("main")
+        .queue("main")
         .submit(act(""))
         .await
         .unwrap();
     let old = Tasks::builder(backend.clone())
-        .service(TaskService::builder("main"))
+        .queue(TaskQueueOptions::new("main"))
         .build();
     let start = Instant::now();
     let worker = old.work().unwrap();
@@ -302,7 +300,7 @@ async fn an_unknown_type_of_task_is_a_dead_letter_in_the_end() {
 
     let new = process(&backend, async |_, _| Ok("known".into()));
     let _worker = new.work().unwrap();
-    new.service("main").send_again(&id).await.unwrap();
+    new.queue("main").send_again(&id).await.unwrap();
     assert_eq!(soon(new.output::<Act>(&id)).await.unwrap(), "known");
 }
 
@@ -315,7 +313,7 @@ async fn an_invalid_envelope_does_not_block_tasks() {
     let process = process(&backend, async |argument, _| Ok(argument));
     let _worker = process.work().unwrap();
     assert_eq!(
-        soon(process.service("main").call(act("x"))).await.unwrap(),
+        soon(process.queue("main").call(act("x"))).await.unwrap(),
         "x"
     );
     assert!(
@@ -405,14 +403,14 @@ async fn tasks_continue_when_the_store_has_recovered() {
         }
     });
     fails(true);
-    let error = process.service("main").submit(act("x")).await.unwrap_err();
+    let error = process.queue("main").submit(act("x")).await.unwrap_err();
     assert_eq!(
         chain(&error),
         "tasks: backend failed: the backend is not available: it is down"
     );
     fails(false);
 
-    let id = process.service("main").submit(act("x")).await.unwrap();
+    let id = process.queue("main").submit(act("x")).await.unwrap();
     fails(true);
     // Neither the waiting call nor the worker gives up.
     let output = tokio::spawn({
@@ -461,10 +459,10 @@ async fn no_task_is_lost_when_an_answer_of_the_store_is_lost() {
         }
     });
     let _worker = process.work().unwrap();
-    let service = process.service("main");
-    assert_eq!(soon(service.call(act("conflict"))).await.unwrap(), "2");
-    assert_eq!(soon(service.call(act("success"))).await.unwrap(), "1");
-    let error = soon(service.call(act("error"))).await.unwrap_err();
+    let queue = process.queue("main");
+    assert_eq!(soon(queue.call(act("conflict"))).await.unwrap(), "2");
+    assert_eq!(soon(queue.call(act("success"))).await.unwrap(), "1");
+    let error = soon(queue.call(act("error"))).await.unwrap_err();
     assert!(matches!(error, TaskError::Failed { .. }), "{error:?}");
 }
 
@@ -472,7 +470,7 @@ async fn no_task_is_lost_when_an_answer_of_the_store_is_lost() {
 async fn a_lost_record_is_recreated_from_the_queue() {
     let backend = Backend::memory();
     let id = client(&backend)
-        .service("main")
+        .queue("main")
         .submit(act("x"))
         .await
         .unwrap();
@@ -501,14 +499,15 @@ async fn a_full_queue_is_an_error_and_leaves_nothing() {
     let queue = MemoryQueue::builder().max_envelopes(1).build();
     let backend = Backend::new(MemoryStore::new(), MemoryBus::new(), queue);
     assert!(backend.queue().capabilities().delays);
-    let service = client(&backend).service("main");
-    service.submit(act("x")).await.unwrap();
-    let submit = service.submit(act("y")).with_id("y");
+    let queue = client(&backend).queue("main");
+    queue.submit(act("x")).await.unwrap();
+    let submit = queue.submit(act("y")).with_id("y");
     let error = submit.await.unwrap_err();
     assert!(matches!(
         error,
         TaskError::Backend {
-            error: BackendError::Full
+            error: BackendError::Full,
+            ..
         }
     ));
     // The task can be submitted once the queue has room.

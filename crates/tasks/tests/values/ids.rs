@@ -8,7 +8,7 @@ use test_support::{Counter, soon};
 use tower_promises_backend::Backend;
 use tower_promises_sqlite::SqliteDatabase;
 use tower_promises_tasks::{
-    Principal, Task, TaskContext, TaskError, TaskFailure, TaskService, Tasks,
+    Principal, Task, TaskContext, TaskError, TaskFailure, TaskQueueOptions, Tasks,
 };
 
 fn is_refused<T: std::fmt::Debug>(result: Result<T, TaskError>) {
@@ -26,11 +26,11 @@ fn is_refused<T: std::fmt::Debug>(result: Result<T, TaskError>) {
 /// Submits under an id before, while and after its task runs.
 async fn an_id_keeps_its_arguments(backend: Backend) {
     let client = client(&backend);
-    let service = client.service("main");
-    service.submit(act("x")).with_id("order/7").await.unwrap();
-    service.submit(act("x")).with_id("order/7").await.unwrap();
-    is_refused(service.submit(act("y")).with_id("order/7").await);
-    is_refused(service.call(act("y")).with_id("order/7").await);
+    let queue = client.queue("main");
+    queue.submit(act("x")).with_id("order/7").await.unwrap();
+    queue.submit(act("x")).with_id("order/7").await.unwrap();
+    is_refused(queue.submit(act("y")).with_id("order/7").await);
+    is_refused(queue.call(act("y")).with_id("order/7").await);
 
     let begun = Counter::default();
     let count = begun.clone();
@@ -41,8 +41,8 @@ async fn an_id_keeps_its_arguments(backend: Backend) {
     let _worker = process.work().unwrap();
     let output = soon(process.output::<Act>(&"order/7".into())).await;
     assert_eq!(output.unwrap(), "x");
-    is_refused(service.submit(act("y")).with_id("order/7").await);
-    let again = service.call(act("x")).with_id("order/7");
+    is_refused(queue.submit(act("y")).with_id("order/7").await);
+    let again = queue.call(act("x")).with_id("order/7");
     assert_eq!(soon(again).await.unwrap(), "x");
     assert_eq!(begun.get(), 1);
 }
@@ -71,8 +71,8 @@ async fn until_the_id_is_forgotten() {
     let process = builder(&backend, async |argument, _| Ok(argument));
     let process = process.result_time_to_live(SECOND * 60).build();
     let _worker = process.work().unwrap();
-    let service = process.service("main");
-    let call = |argument| soon(service.call(act(argument)).with_id("order/7"));
+    let queue = process.queue("main");
+    let call = |argument| soon(queue.call(act(argument)).with_id("order/7"));
     assert_eq!(call("x").await.unwrap(), "x");
     is_refused(call("y").await);
     tokio::time::advance(SECOND * 62).await;
@@ -85,22 +85,22 @@ async fn dead_letters_and_letters_sent_again_keep_their_arguments() {
     let process = builder(&backend, async |_, _| Err(TaskFailure::conflict(Broken)));
     let process = process.max_attempts(1).build();
     let worker = process.work().unwrap();
-    let service = process.service("main");
-    let dead = service.call(act("x")).with_id("order/7");
+    let queue = process.queue("main");
+    let dead = queue.call(act("x")).with_id("order/7");
     soon(dead).await.unwrap_err();
-    is_refused(service.submit(act("y")).with_id("order/7").await);
+    is_refused(queue.submit(act("y")).with_id("order/7").await);
     assert!(worker.drain(SECOND).await);
-    service.send_again(&"order/7".into()).await.unwrap();
-    is_refused(service.submit(act("y")).with_id("order/7").await);
-    service.submit(act("x")).with_id("order/7").await.unwrap();
+    queue.send_again(&"order/7".into()).await.unwrap();
+    is_refused(queue.submit(act("y")).with_id("order/7").await);
+    queue.submit(act("x")).with_id("order/7").await.unwrap();
 }
 
 /// A worker that has the task recreates its lost record, with the arguments.
 #[tokio::test(start_paused = true)]
 async fn a_lost_record_is_recreated_from_the_queue() {
     let backend = Backend::memory();
-    let service = client(&backend).service("main");
-    service.submit(act("x")).with_id("order/7").await.unwrap();
+    let queue = client(&backend).queue("main");
+    queue.submit(act("x")).with_id("order/7").await.unwrap();
     let store = backend.store();
     store.delete("task/record/order/7").await.unwrap();
     let process = process(&backend, async |_, _| std::future::pending().await);
@@ -111,7 +111,7 @@ async fn a_lost_record_is_recreated_from_the_queue() {
         }
     };
     soon(known).await;
-    is_refused(service.submit(act("y")).with_id("order/7").await);
+    is_refused(queue.submit(act("y")).with_id("order/7").await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -119,8 +119,8 @@ async fn one_of_many_concurrent_submissions_gets_the_id() {
     let backend = Backend::memory();
     let client = client(&backend);
     let submits = (0..20).map(|number| {
-        let service = client.service("main");
-        tokio::spawn(service.submit(act(number.to_string())).with_id("order/7"))
+        let queue = client.queue("main");
+        tokio::spawn(queue.submit(act(number.to_string())).with_id("order/7"))
     });
     let submits: Vec<_> = submits.collect();
     let mut submitted = Vec::new();
@@ -138,10 +138,10 @@ async fn one_of_many_concurrent_submissions_gets_the_id() {
 
 #[tokio::test(start_paused = true)]
 async fn another_principal_does_not_learn_whether_the_arguments_are_the_same() {
-    let service = client(&Backend::memory()).service("main");
-    service.submit(act("x")).with_id("order/7").await.unwrap();
+    let queue = client(&Backend::memory()).queue("main");
+    queue.submit(act("x")).with_id("order/7").await.unwrap();
     for argument in ["x", "y"] {
-        let submit = async { service.submit(act(argument)).with_id("order/7").await };
+        let submit = async { queue.submit(act(argument)).with_id("order/7").await };
         let error = Principal::new("eve").scope(submit).await.unwrap_err();
         assert!(matches!(error, TaskError::IdInUse { .. }), "{error:?}");
     }
@@ -179,11 +179,11 @@ fn order(change: impl FnOnce(&mut Order)) -> Order {
 #[tokio::test(start_paused = true)]
 async fn only_the_order_of_keys_makes_no_difference() {
     let tasks = Tasks::builder(Backend::memory())
-        .service(TaskService::builder("main").task::<Order>())
+        .queue(TaskQueueOptions::new("main").task::<Order>())
         .build();
     let submit = async |order| {
-        let service = tasks.service("main");
-        service.submit(order).with_id("order/7").await
+        let queue = tasks.queue("main");
+        queue.submit(order).with_id("order/7").await
     };
     // Each map has an order of its own.
     for _ in 0..10 {
@@ -217,10 +217,10 @@ impl Task for Large {
 #[tokio::test(start_paused = true)]
 async fn large_numbers_are_distinguished() {
     let tasks = Tasks::builder(Backend::memory())
-        .service(TaskService::builder("main").task::<Large>())
+        .queue(TaskQueueOptions::new("main").task::<Large>())
         .build();
-    let service = tasks.service("main");
-    let submit = |number| service.submit(Large(number)).with_id("order/7");
+    let queue = tasks.queue("main");
+    let submit = |number| queue.submit(Large(number)).with_id("order/7");
     submit(u128::MAX).await.unwrap();
     submit(u128::MAX).await.unwrap();
     is_refused(submit(u128::MAX - 1).await);
@@ -230,8 +230,8 @@ async fn large_numbers_are_distinguished() {
 #[tokio::test(start_paused = true)]
 async fn a_task_without_a_fingerprint_is_accepted_as_before() {
     let backend = Backend::memory();
-    let service = client(&backend).service("main");
-    service.submit(act("x")).with_id("order/7").await.unwrap();
+    let queue = client(&backend).queue("main");
+    queue.submit(act("x")).with_id("order/7").await.unwrap();
     let (store, key) = (backend.store(), "task/record/order/7");
     let entry = store.get(key).await.unwrap().unwrap();
     let mut record: serde_json::Value = serde_json::from_slice(&entry.value).unwrap();
@@ -239,5 +239,5 @@ async fn a_task_without_a_fingerprint_is_accepted_as_before() {
     assert!(fingerprint.is_some());
     let record = serde_json::to_vec(&record).unwrap();
     store.put(key, record.into(), None).await.unwrap();
-    service.submit(act("y")).with_id("order/7").await.unwrap();
+    queue.submit(act("y")).with_id("order/7").await.unwrap();
 }

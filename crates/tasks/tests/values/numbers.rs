@@ -10,7 +10,7 @@ use tower_promises_backend::Backend;
 use tower_promises_process::{ProcessError, ProcessJob, ProcessPool};
 use tower_promises_signals::{SignalError, Signals};
 use tower_promises_tasks::{
-    Task, TaskContext, TaskError, TaskFailure, TaskService, TaskState, Tasks,
+    Task, TaskContext, TaskError, TaskFailure, TaskQueueOptions, TaskState, Tasks,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -101,7 +101,7 @@ impl ProcessJob for Measure {
 
 fn tasks() -> Tasks {
     Tasks::builder(Backend::memory())
-        .service(TaskService::builder("main").task::<Measure>())
+        .queue(TaskQueueOptions::new("main").task::<Measure>())
         .build()
 }
 
@@ -109,9 +109,9 @@ fn tasks() -> Tasks {
 async fn arguments_of_a_task() {
     let tasks = tasks();
     for (value, _) in impossible() {
-        for service in ["main", "nowhere"] {
-            let service = tasks.service(service);
-            let submit = service.submit(Measure::Return(Box::new(value.clone())));
+        for queue in ["main", "nowhere"] {
+            let queue = tasks.queue(queue);
+            let submit = queue.submit(Measure::Return(Box::new(value.clone())));
             let id = submit.id().clone();
             let error = submit.await.unwrap_err();
             assert!(matches!(error, TaskError::Serialize { .. }), "{error:?}");
@@ -120,7 +120,7 @@ async fn arguments_of_a_task() {
         }
     }
     let value = measured(|it| it.ratio = Some(f64::NAN));
-    let call = tasks.service("main").call(Measure::Return(value.into()));
+    let call = tasks.queue("main").call(Measure::Return(value.into()));
     assert_eq!(
         chain(&call.await.unwrap_err()),
         "task `measure` cannot be serialised: `Return.ratio` is NaN, and JSON has finite numbers only"
@@ -132,8 +132,8 @@ async fn the_output_of_a_task() {
     let tasks = tasks();
     let _worker = tasks.work().unwrap();
     for (which, (_, expected)) in impossible().into_iter().enumerate() {
-        for service in ["main", "nowhere"] {
-            let call = tasks.service(service).call(Measure::Break(which));
+        for queue in ["main", "nowhere"] {
+            let call = tasks.queue(queue).call(Measure::Break(which));
             let id = call.id().clone();
             let error = soon(call).await.unwrap_err();
             let TaskError::Failed {
@@ -144,7 +144,7 @@ async fn the_output_of_a_task() {
             };
             let expected = format!(": {expected}, and JSON has finite numbers only");
             assert!(chain(&error).ends_with(&expected), "{}", chain(&error));
-            if service == "main" {
+            if queue == "main" {
                 let status = tasks.status(&id).await.unwrap();
                 assert_eq!(status.state(), TaskState::Failed);
             }

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use tower_promises_backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises_backend::{Backend, Delivery, Envelope, Outcome, Queue, Store, WorkOptions};
 use tower_promises_tasks::{
-    Principal, Task, TaskContext, TaskError, TaskFailure, TaskId, TaskService, TaskState, Tasks,
+    Principal, Task, TaskContext, TaskError, TaskFailure, TaskId, TaskQueueOptions, TaskState,
+    Tasks,
 };
 
 /// A report in one of its versions.
@@ -73,7 +74,7 @@ where
         let runs = Counter::default();
         Self {
             tasks: Tasks::builder(backend.clone())
-                .service(TaskService::builder("main").task::<Report<V>>())
+                .queue(TaskQueueOptions::new("main").task::<Report<V>>())
                 .lifetime(lifetime)
                 .state(runs.clone())
                 .build(),
@@ -83,7 +84,7 @@ where
     }
 
     async fn submit(&self, version: V) -> TaskId {
-        let submit = async { self.tasks.service("main").submit(Report(version)).await };
+        let submit = async { self.tasks.queue("main").submit(Report(version)).await };
         Principal::new("ada").scope(submit).await.unwrap()
     }
 
@@ -112,7 +113,7 @@ async fn a_task_that_no_worker_can_read_is_a_dead_letter_with_its_arguments() {
     };
     let reason = "this worker cannot read the arguments of task `report`: missing field `format`";
     assert!(chain(&error).contains(reason), "{}", chain(&error));
-    let letters = new.tasks.service("main").dead_letters().await.unwrap();
+    let letters = new.tasks.queue("main").dead_letters().await.unwrap();
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].id(), &id);
     assert_eq!(letters[0].principal().unwrap().as_str(), "ada");
@@ -122,10 +123,10 @@ async fn a_task_that_no_worker_can_read_is_a_dead_letter_with_its_arguments() {
 
     let mended = Version::<Mended>::of(&backend);
     let _worker = mended.tasks.work().unwrap();
-    mended.tasks.service("main").send_again(&id).await.unwrap();
+    mended.tasks.queue("main").send_again(&id).await.unwrap();
     let output = mended.output(&id).await.unwrap();
     assert_eq!((output.year, &*output.format), (2026, ""));
-    let letters = mended.tasks.service("main").dead_letters().await.unwrap();
+    let letters = mended.tasks.queue("main").dead_letters().await.unwrap();
     assert!(letters.is_empty());
 }
 
@@ -150,10 +151,10 @@ async fn a_letter_that_no_worker_can_read_is_a_dead_letter_with_its_bytes() {
         let envelope = Envelope::new("task/main", &*taken.id, payload.into());
         queue.enqueue(envelope).await.unwrap();
         let _worker = version.tasks.work().unwrap();
-        let service = version.tasks.service("main");
+        let queue = version.tasks.queue("main");
         let dead = async || {
             loop {
-                let letters = service.dead_letters().await.unwrap();
+                let letters = queue.dead_letters().await.unwrap();
                 if let Some(letter) = letters.first() {
                     return letter.clone();
                 }
@@ -176,8 +177,8 @@ async fn a_letter_that_no_worker_can_read_is_a_dead_letter_with_its_bytes() {
                 chain(&error).contains("missing field `arguments`"),
                 "{error:?}"
             );
-            service.send_again(&id).await.unwrap();
-            assert!(service.dead_letters().await.unwrap().is_empty());
+            queue.send_again(&id).await.unwrap();
+            assert!(queue.dead_letters().await.unwrap().is_empty());
         }
         soon(dead()).await;
         // Waits for longer than the lifetime of the task.
@@ -185,9 +186,9 @@ async fn a_letter_that_no_worker_can_read_is_a_dead_letter_with_its_bytes() {
         assert_eq!(version.runs.get(), 0);
         // The record now has the format of the version that can read it.
         change(&backend, &id, "contents\\\":", "arguments\\\":").await;
-        service.send_again(&id).await.unwrap();
+        queue.send_again(&id).await.unwrap();
         assert_eq!(version.output(&id).await.unwrap().year, 2026);
-        assert!(service.dead_letters().await.unwrap().is_empty());
+        assert!(queue.dead_letters().await.unwrap().is_empty());
         assert_eq!(version.runs.get(), 1);
     }
 }
@@ -227,9 +228,9 @@ async fn an_output_that_cannot_be_read_stays_for_a_version_that_can() {
         assert!(chain(&error).contains("missing field `format`"));
     }
     // A call cannot read the output of its task either.
-    let service = new.tasks.service("main");
+    let queue = new.tasks.queue("main");
     let format = String::new();
-    let call = service.call(Report(New { year: 7, format }));
+    let call = queue.call(Report(New { year: 7, format }));
     let called = call.id().clone();
     let error = soon(call).await.unwrap_err();
     assert!(matches!(error, TaskError::WrongType { .. }), "{error:?}");
@@ -275,12 +276,12 @@ async fn a_panic_while_arguments_are_read_keeps_them() {
     assert!(text.contains(reason), "{text}");
     assert!(worker.drain(SECOND).await);
 
-    let submit = picky.tasks.service("main").submit(Report(Picky(12)));
+    let submit = picky.tasks.queue("main").submit(Report(Picky(12)));
     let error = submit.await.unwrap_err();
     assert!(matches!(error, TaskError::Serialize { .. }), "{error:?}");
 
     let _worker = old.tasks.work().unwrap();
-    old.tasks.service("main").send_again(&id).await.unwrap();
+    old.tasks.queue("main").send_again(&id).await.unwrap();
     assert_eq!(old.output(&id).await.unwrap(), 12);
 }
 
@@ -304,10 +305,10 @@ impl Task for Lost {
 #[tokio::test(start_paused = true)]
 async fn a_task_that_cannot_be_read_again_fails_when_it_is_submitted() {
     let tasks = Tasks::builder(Backend::memory())
-        .service(TaskService::builder("main").task::<Lost>())
+        .queue(TaskQueueOptions::new("main").task::<Lost>())
         .build();
-    for service in ["main", "nowhere"] {
-        let submit = tasks.service(service).submit(Lost { field: 1 });
+    for queue in ["main", "nowhere"] {
+        let submit = tasks.queue(queue).submit(Lost { field: 1 });
         let id = submit.id().clone();
         let error = submit.await.unwrap_err();
         assert!(matches!(error, TaskError::Serialize { .. }), "{error:?}");
@@ -333,7 +334,7 @@ async fn a_record_that_cannot_be_read_is_an_error_that_says_so() {
     let backend = Backend::memory();
     let process = process(&backend, async |argument, _| Ok(argument));
     let _worker = process.work().unwrap();
-    let id = process.service("main").submit(act("x")).await.unwrap();
+    let id = process.queue("main").submit(act("x")).await.unwrap();
     let mut watch = process.watch(&id).unwrap();
     assert_eq!(soon(process.output::<Act>(&id)).await.unwrap(), "x");
 
@@ -356,7 +357,7 @@ async fn a_record_that_cannot_be_read_is_an_error_that_says_so() {
 async fn a_task_whose_record_cannot_be_read_waits_for_a_version_that_can() {
     let backend = Backend::memory();
     let client = client(&backend);
-    let id = client.service("main").submit(act("x")).await.unwrap();
+    let id = client.queue("main").submit(act("x")).await.unwrap();
     change(&backend, &id, "Queued", "Sleeping").await;
     let runs = Counter::default();
     let count = runs.clone();
@@ -385,9 +386,9 @@ async fn a_dead_letter_that_cannot_be_read_does_not_hide_others() {
         assert!(matches!(error, TaskError::Dead { .. }), "{error:?}");
         ids.push(id);
     }
-    let service = old.tasks.service("main");
+    let queue = old.tasks.queue("main");
     let listed = async || {
-        let letters = service.dead_letters().await.unwrap();
+        let letters = queue.dead_letters().await.unwrap();
         let ids = letters.into_iter().map(|letter| letter.id().clone());
         ids.collect::<Vec<_>>()
     };
@@ -413,7 +414,7 @@ async fn an_envelope_of_another_version_stays_for_the_lifetime_of_a_task() {
     enqueue("first").await;
     tokio::time::sleep(minutes(5)).await;
     // The envelope does not block other tasks.
-    let call = process.service("main").call(act("x"));
+    let call = process.queue("main").call(act("x"));
     assert_eq!(soon(call).await.unwrap(), "x");
     assert!(worker.drain(SECOND).await);
 

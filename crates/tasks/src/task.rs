@@ -1,14 +1,13 @@
-use super::{TaskContext, TaskFailure};
-use futures_util::future::BoxFuture;
+use super::{TaskContext, TaskError, TaskFailure, TaskId};
 use serde::Serialize;
 use serde::de::{DeserializeOwned, Error as _};
 use serde_json::value::RawValue;
+use std::any::type_name;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
-use std::task::Poll;
-use tower_promises_backend::kit::{json, panic};
+use std::sync::Arc;
+use tower_promises_backend::kit::panic;
 
-/// A function that runs on a task service. The fields are its arguments, and [`run`](Self::run) is its body.
+/// A function that runs in the workers of a queue. The fields are its arguments, and [`run`](Self::run) is its body.
 ///
 /// ```
 /// use serde::{Deserialize, Serialize};
@@ -36,9 +35,9 @@ use tower_promises_backend::kit::{json, panic};
 /// During a roll-out, old and new versions of a program share the queue. So mark new fields with `#[serde(default)]`,
 /// and give a type that changes incompatibly a new name. A worker that cannot read the arguments leaves the task to
 /// other workers and retries after half a minute. When its attempts are used up, the task is a dead letter that keeps
-/// its arguments. It can be [sent again](super::TaskService::send_again) after the next deployment.
+/// its arguments. It can be [sent again](super::TaskQueue::send_again) after the next deployment.
 pub trait Task: Serialize + DeserializeOwned + Send + 'static {
-    /// The name of the type, unique within its services.
+    /// The name of the type, unique within its queues.
     const NAME: &'static str;
 
     /// The type of the output.
@@ -58,33 +57,8 @@ pub trait Task: Serialize + DeserializeOwned + Send + 'static {
     ) -> impl Future<Output = Result<Self::Output, TaskFailure>> + Send;
 }
 
-/// A type-erased [`Task::run`]. It may panic.
-pub(super) type Run = fn(Box<RawValue>, TaskContext) -> BoxFuture<'static, Ran>;
-
-/// The outcome of a run that was not dropped: the output as JSON, or the reason why there is none.
-pub(super) type Ran = Result<Box<RawValue>, RunError>;
-
-#[derive(Debug)]
-pub(super) enum RunError {
-    /// The arguments do not match the type. The task has not started.
-    Unreadable(serde_json::Error),
-    Failed(TaskFailure),
-    Panicked(String),
-}
-
-pub(super) fn run<T: Task>(
-    arguments: Box<RawValue>,
-    context: TaskContext,
-) -> BoxFuture<'static, Ran> {
-    Box::pin(async move {
-        let task: T = read(&arguments).map_err(RunError::Unreadable)?;
-        let output = task.run(context).await.map_err(RunError::Failed)?;
-        json::to_raw_value(&output).map_err(|error| RunError::Failed(error.into()))
-    })
-}
-
 /// Deserialises the arguments. A panic in `Deserialize` is reported as an error, because the task has not started.
-pub(super) fn read<T: Task>(arguments: &RawValue) -> serde_json::Result<T> {
+pub(super) fn read_arguments<T: Task>(arguments: &RawValue) -> serde_json::Result<T> {
     let read = || serde_json::from_str(arguments.get());
     catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|panic| {
         let text = panic::text(&*panic).unwrap_or_default();
@@ -94,18 +68,11 @@ pub(super) fn read<T: Task>(arguments: &RawValue) -> serde_json::Result<T> {
     })
 }
 
-/// Runs a task and turns a panic into an error, so that the worker survives.
-pub(super) async fn catch(work: impl Future<Output = Ran> + Send) -> Ran {
-    let mut work = pin!(work);
-    let polled = std::future::poll_fn(|cx| {
-        match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
-            Ok(poll) => poll,
-            // The future is not polled again after a panic.
-            Err(panic) => {
-                let text = panic::text(&*panic).unwrap_or_default();
-                Poll::Ready(Err(RunError::Panicked(text.to_owned())))
-            }
-        }
-    });
-    polled.await
+/// Deserialises the output.
+pub(super) fn read_output<T: Task>(id: &TaskId, output: &RawValue) -> Result<T::Output, TaskError> {
+    serde_json::from_str(output.get()).map_err(|error| TaskError::WrongType {
+        id: id.clone(),
+        expected: type_name::<T::Output>(),
+        error: Arc::new(error),
+    })
 }

@@ -1,29 +1,26 @@
 //! A task that is being submitted or called.
 
+use super::caller::Caller;
 use super::cancel::CancelOnDrop;
-use super::context::{Shared, StopOnDrop};
-use super::core::Core;
-use super::definition::{Run, RunError, catch, read, run};
-use super::failure::Reported;
-use super::follow::{OnReport, follow_here};
-use super::record::{Failure, Letter, Record};
-use super::scope::{Caller, Scope, Scoped};
+use super::in_place::{here, keep};
+use super::progress::OnReport;
+use super::record::{Letter, Record};
+use super::run::run;
+use super::task::read_arguments;
+use super::tasks::{Core, Provided, Run};
 use super::{Task, TaskContext, TaskError, TaskId, TaskState, Tasks, observe, scope};
-use bytes::Bytes;
 use serde::ser::Error as _;
 use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::select;
-use tokio::sync::watch;
 use tokio::time::timeout;
 use tower_promises_backend::kit::clock::{milliseconds, now};
-use tower_promises_backend::kit::documents::encode;
 use tower_promises_backend::kit::json;
-use tower_promises_backend::{BackendError, Envelope, Priority};
+use tower_promises_backend::{BackendError, Priority};
 use uuid::Uuid;
 
-pub(super) struct Request {
+pub(super) struct Submission {
     tasks: Tasks,
     run: Run,
     /// The error of building the letter, returned by `submit` and `call`.
@@ -42,15 +39,15 @@ pub(super) struct Request {
 /// The place where a task runs.
 enum Place {
     Worker,
-    /// In the task that submits it, or, if the service was not added, in the calling code.
+    /// In the task that submits it, or, if the queue was not added, in the calling code.
     Here(Option<TaskContext>),
 }
 
-impl Request {
-    pub(super) fn new<T: Task>(tasks: &Tasks, service: &Arc<str>, task: &T) -> Self {
-        let core = tasks.core();
+impl Submission {
+    pub(super) fn new<T: Task>(tasks: &Tasks, queue: &Arc<str>, task: &T) -> Self {
+        let core = &tasks.core;
         let outer = scope::current().task.clone();
-        let provided = core.services.get(service);
+        let provided = core.queues.get(queue);
         let place = if provided.is_none() || outer.is_some() {
             Place::Here(outer)
         } else {
@@ -66,7 +63,7 @@ impl Request {
         let limit = core.settings.max_task_bytes;
         let letter = arguments.and_then(|arguments| {
             let size = arguments.get().len();
-            let is_known = |service: &super::core::Service| service.registry.contains_key(T::NAME);
+            let is_known = |provided: &Provided| provided.types.contains_key(T::NAME);
             if size > limit {
                 return Err(TaskError::TooLarge {
                     task: T::NAME,
@@ -76,7 +73,7 @@ impl Request {
             }
             if !provided.is_none_or(is_known) {
                 return Err(TaskError::NotRegistered {
-                    service: service.clone(),
+                    queue: queue.clone(),
                     task: T::NAME,
                 });
             }
@@ -85,7 +82,7 @@ impl Request {
             Ok(Letter {
                 id: id.clone(),
                 submission: Uuid::new_v4().simple().to_string(),
-                service: (**service).to_owned(),
+                queue: (**queue).to_owned(),
                 task: T::NAME.to_owned(),
                 arguments,
                 principal: caller.principal.clone(),
@@ -95,7 +92,7 @@ impl Request {
             })
         });
         if provided.is_none() {
-            observe::unknown_service(service, T::NAME);
+            observe::unknown_queue(queue, T::NAME);
         }
         Self {
             tasks: tasks.clone(),
@@ -133,7 +130,7 @@ impl Request {
             }
             Place::Here(outer) => {
                 let ended = here(&self.tasks, self.run, &letter, self.caller, outer, None).await;
-                keep(self.tasks.core(), &letter, &ended).await;
+                keep(&self.tasks.core, &letter, &ended).await;
                 ended?;
             }
         }
@@ -148,7 +145,7 @@ impl Request {
     ) -> Result<Box<RawValue>, TaskError> {
         let letter = self.letter?;
         let runtime = Core::runtime()?;
-        let core = self.tasks.core().clone();
+        let core = self.tasks.core.clone();
         let id = self.id.clone();
         let stop = || CancelOnDrop::new(core.clone(), id.clone(), Record::new(&letter), runtime);
         let on_report = self.on_report.as_ref();
@@ -203,7 +200,7 @@ impl Request {
 /// Checks that the type can read its own JSON. Otherwise no worker could.
 fn check_readable<T: Task>(arguments: &RawValue) -> serde_json::Result<()> {
     let unreadable = |error| format!("it cannot be read again: {error}");
-    let read: serde_json::Result<T> = read(arguments);
+    let read: serde_json::Result<T> = read_arguments(arguments);
     read.map(drop)
         .map_err(|error| serde_json::Error::custom(unreadable(error)))
 }
@@ -215,7 +212,7 @@ async fn submit(
     delay: Duration,
     priority: Priority,
 ) -> Result<(), TaskError> {
-    let core = tasks.core();
+    let core = &tasks.core;
     let id = &letter.id;
     let record = Record::new(letter);
     if core.records.create(id, &record).await? {
@@ -231,8 +228,8 @@ async fn submit(
         }
         return Ok(());
     }
-    let found = core.find(id).await?;
-    let is_same = found.service == letter.service
+    let found = core.read(id).await?;
+    let is_same = found.queue == letter.queue
         && found.task == letter.task
         && found.principal == letter.principal;
     if !is_same {
@@ -266,125 +263,4 @@ fn has_changed_nothing(error: &BackendError) -> bool {
             | BackendError::Unsupported { .. }
             | BackendError::Full
     )
-}
-
-impl Core {
-    pub(super) async fn enqueue(
-        &self,
-        letter: &Letter,
-        delay: Duration,
-        priority: Priority,
-    ) -> Result<(), BackendError> {
-        let payload = encode(letter)?;
-        let envelope = Envelope::new(queue_of(&letter.service), letter.envelope_id(), payload)
-            .delay(delay)
-            .priority(priority);
-        self.records.backend.enqueue(envelope).await
-    }
-
-    /// Enqueues what this version cannot read.
-    pub(super) async fn enqueue_payload(
-        &self,
-        service: &str,
-        envelope: String,
-        payload: Bytes,
-    ) -> Result<(), BackendError> {
-        let envelope = Envelope::new(queue_of(service), envelope, payload);
-        self.records.backend.enqueue(envelope).await
-    }
-}
-
-/// Returns the name of a service's queue.
-pub(super) fn queue_of(service: &str) -> String {
-    format!("task/{service}")
-}
-
-/// Runs a task in place: as part of the task that submits it, or as a task of its own.
-async fn here(
-    tasks: &Tasks,
-    run: Run,
-    letter: &Letter,
-    caller: Caller,
-    outer: Option<TaskContext>,
-    on_report: Option<&OnReport>,
-) -> Result<Box<RawValue>, TaskError> {
-    let stop = outer.map(|outer| outer.shared().stop.clone());
-    // A nested task shares the stop signal of the outer task.
-    let guard = stop.is_none();
-    let stop = stop.unwrap_or_default();
-    let guard = guard.then(|| StopOnDrop::new(stop.clone()));
-    let context = TaskContext::of(Shared {
-        tasks: tasks.clone(),
-        id: letter.id.clone(),
-        service: letter.service.as_str().into(),
-        task: letter.task.as_str().into(),
-        attempt: 1,
-        caller: caller.clone(),
-        report: watch::Sender::default(),
-        stop,
-    });
-    let scope = Scope {
-        caller,
-        task: Some(context.clone()),
-    };
-    let work = run(letter.arguments.clone(), context.clone());
-    let work = Scoped::new(Arc::new(scope), work);
-    let work = catch(observe::in_span(&context, work));
-    let ended = select! {
-        biased;
-        ended = work => ended,
-        never = follow_here(&context.shared().report, on_report) => match never {},
-    };
-    if let Some(guard) = guard {
-        guard.completed();
-    }
-    ended.map_err(|error| {
-        let (error, is_conflict): (Arc<dyn std::error::Error + Send + Sync>, bool) = match error {
-            RunError::Failed(failure) => {
-                let failure = tasks.core().classify(failure);
-                let is_conflict = failure.is_conflict();
-                (failure.into_error(), is_conflict)
-            }
-            RunError::Unreadable(error) => (Arc::new(error), false),
-            RunError::Panicked(message) => (Arc::new(panicked(&message)), false),
-        };
-        TaskError::Failed {
-            id: letter.id.clone(),
-            task: letter.task.as_str().into(),
-            error,
-            is_conflict,
-        }
-    })
-}
-
-pub(super) fn panicked(message: &str) -> Reported {
-    if message.is_empty() {
-        Reported::new("the task panicked")
-    } else {
-        Reported::new(format!("the task panicked: {message}"))
-    }
-}
-
-/// Stores the outcome of a submitted task that ran in place, so that its status can be read.
-async fn keep(core: &Core, letter: &Letter, ended: &Result<Box<RawValue>, TaskError>) {
-    let mut record = Record::new(letter);
-    record.attempt = 1;
-    record.started = Some(letter.created);
-    let state = match ended {
-        Ok(output) => {
-            record.output = Some(output.clone());
-            TaskState::Succeeded
-        }
-        Err(error) => {
-            record.failure = Some(Failure {
-                error: Reported::of(std::error::Error::source(error).unwrap_or(error)),
-                is_conflict: error.is_conflict(),
-            });
-            TaskState::Failed
-        }
-    };
-    record.end(state, core.settings.result_time_to_live);
-    if let Err(error) = core.records.create(&letter.id, &record).await {
-        observe::backend_failed(&letter.id, &error);
-    }
 }

@@ -1,8 +1,8 @@
 //! Forwarding of a task's progress to its caller.
 
 use super::TaskId;
-use super::core::Core;
-use super::hub::News;
+use super::news::News;
+use super::tasks::Core;
 use std::convert::Infallible;
 use std::future::pending;
 use tokio::sync::watch;
@@ -21,7 +21,7 @@ impl Core {
         let mut told = Report::default();
         loop {
             // An error of the backend is logged by the code that waits for the output.
-            if let Ok(Some(record)) = self.records.find(id).await {
+            if let Ok(Some(record)) = self.records.read(id).await {
                 let report = Report {
                     percent: record.progress,
                     message: record.message,

@@ -6,8 +6,8 @@ use uuid::Uuid;
 /// Identifies a task in all processes.
 ///
 /// The default id is a random UUID, which cannot be guessed. An explicit id makes submitting idempotent, see
-/// [`Submit::with_id`](super::Submit::with_id). An id follows the rules of [`check_name`](tower_promises_backend::check_name)
-/// and may have about 1000 bytes.
+/// [`Submit::with_id`](super::Submit::with_id). An id follows the rules of
+/// [`check_name`](tower_promises_backend::check_name) and may have about 1000 bytes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub struct TaskId(Arc<str>);

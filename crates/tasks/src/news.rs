@@ -30,9 +30,9 @@ impl News {
 
 /// The subscriptions of this process, by the news that they are for.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Hub([Topics; 3]);
+pub(super) struct Subscriptions([Topics; 3]);
 
-impl Hub {
+impl Subscriptions {
     /// Subscribes to one kind of news of a task. Ends count as changes, too.
     pub(super) fn subscribe(&self, id: &TaskId, news: News) -> Subscription {
         self.0[news as usize].subscribe(id.topic())

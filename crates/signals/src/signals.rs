@@ -1,7 +1,7 @@
-use super::builder::SignalsBuilder;
-use super::family::{Core, Family};
+use super::instance::Instance;
 use super::message;
-use super::name::{MAX_SIGNAL_NAME_BYTES, below};
+use super::name::{MAX_NAME_BYTES, below};
+use super::shared::Shared;
 use super::{SignalError, Wait};
 use bytes::Bytes;
 use serde::Serialize;
@@ -9,43 +9,23 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::deadline::in_time;
-use tower_promises_backend::{Backend, BackendError};
 
 /// A handle for sending and awaiting named signals, see [the module](super).
 ///
 /// Clones are cheap and share the signals. The handle can be axum `State` or a request extension.
 #[derive(Clone)]
 pub struct Signals {
-    family: Arc<Family>,
+    instance: Arc<Instance>,
     /// Empty, or ends with a slash.
     namespace: Arc<str>,
 }
 
 impl Signals {
-    /// Creates signals on top of a backend, with the default settings.
-    ///
-    /// Each call creates an independent instance, as if in a process of its own. Instances reach each other only
-    /// through the backend. A process needs one; clones share it.
-    #[must_use]
-    pub fn new(backend: Backend) -> Self {
-        Self::builder(backend).build()
-    }
-
-    /// Creates signals within this process, with the default settings.
-    #[must_use]
-    pub fn memory() -> Self {
-        Self::new(Backend::memory())
-    }
-
-    /// Creates a builder for signals with other settings.
-    pub fn builder(backend: Backend) -> SignalsBuilder {
-        SignalsBuilder::new(backend)
-    }
-
-    pub(super) fn of(family: Family) -> Self {
+    pub(super) fn of(instance: Instance) -> Self {
         Self {
-            family: Arc::new(family),
+            instance: Arc::new(instance),
             namespace: "".into(),
         }
     }
@@ -55,7 +35,7 @@ impl Signals {
     #[must_use]
     pub fn namespace(&self, name: &str) -> Self {
         Self {
-            family: self.family.clone(),
+            instance: self.instance.clone(),
             namespace: format!("{}/", below(&self.namespace, name)).into(),
         }
     }
@@ -68,27 +48,27 @@ impl Signals {
 
     fn checked_path(&self, name: &str) -> Result<Arc<str>, SignalError> {
         let path = self.path(name);
-        if path.len() <= MAX_SIGNAL_NAME_BYTES {
+        if path.len() <= MAX_NAME_BYTES {
             return Ok(path);
         }
-        let name = path.chars().take(40).collect::<String>().into();
-        Err(SignalError::NameTooLong { name })
+        let beginning = path.chars().take(40).collect::<String>().into();
+        Err(SignalError::NameTooLong { beginning })
     }
 
-    fn core(&self) -> &Arc<Core> {
-        &self.family.core
+    fn shared(&self) -> &Arc<Shared> {
+        &self.instance.shared
     }
 
     /// Returns the number of waiters of a signal in this process.
     #[must_use]
     pub fn waiters(&self, name: &str) -> usize {
-        self.core().waiters.count(&self.path(name))
+        self.shared().waiters.count(&self.path(name))
     }
 
     /// Returns the number of waiters of all signals in this process, in all namespaces.
     #[must_use]
     pub fn all_waiters(&self) -> usize {
-        self.core().waiters.total()
+        self.shared().waiters.total()
     }
 
     /// Waits for a signal. The returned future resolves to the next value that is sent, or to the latched value.
@@ -115,7 +95,7 @@ impl Signals {
     /// [`SignalError::NoRuntime`]. While the backend fails, the future keeps waiting.
     pub fn wait<T>(&self, name: &str) -> Wait<T> {
         match self.checked_path(name) {
-            Ok(path) => Wait::new(&self.family, path),
+            Ok(path) => Wait::new(&self.instance, path),
             Err(error) => Wait::refused(error),
         }
     }
@@ -129,20 +109,19 @@ impl Signals {
     /// # Errors
     ///
     /// [`SignalError::Backend`] if the backend does not answer in time, see
-    /// [`backend_timeout`](SignalsBuilder::backend_timeout); the listening task retries. [`SignalError::NoRuntime`]
-    /// outside of a tokio runtime.
+    /// [`backend_timeout`](super::SignalsBuilder::backend_timeout); the listening task retries.
+    /// [`SignalError::NoRuntime`] outside of a tokio runtime.
     pub async fn listen(&self) -> Result<(), SignalError> {
-        let name: Arc<str> = "".into();
-        if self.family.start().is_err() {
-            return Err(SignalError::NoRuntime { name });
+        if self.instance.start().is_err() {
+            return Err(SignalError::NoRuntime);
         }
-        let mut listening = self.core().listening.subscribe();
+        let mut listening = self.shared().listening.subscribe();
         let listens = async {
             let listens = listening.wait_for(|listening| *listening).await;
             listens.map(drop).map_err(BackendError::unavailable)
         };
-        let listens = in_time(self.core().backend.timeout(), listens).await;
-        listens.map_err(|error| SignalError::Backend { name, error })
+        let listens = in_time(self.shared().backend.timeout(), listens).await;
+        listens.map_err(|error| SignalError::Backend { name: None, error })
     }
 
     /// Sends a value to all current waiters, in this and in other processes. Returns the number of waiters in *this*
@@ -169,8 +148,8 @@ impl Signals {
         let letter = self.letter(name, value);
         async move {
             let letter = letter?.with_runtime()?;
-            let delivered = letter.core.waiters.deliver(&letter.path, &letter.value);
-            let published = letter.core.publish(&letter.path, &letter.value, None);
+            let delivered = letter.shared.waiters.deliver(&letter.path, &letter.value);
+            let published = letter.shared.publish(&letter.path, &letter.value, None);
             published.await.map_err(|error| letter.failed(error))?;
             Ok(delivered)
         }
@@ -203,11 +182,11 @@ impl Signals {
         let letter = self.letter(name, value);
         async move {
             let letter = letter?.with_runtime()?;
-            let waiters = &letter.core.waiters;
+            let waiters = &letter.shared.waiters;
             if waiters.deliver_to_one(&letter.path, letter.value.clone()) {
                 return Ok(true);
             }
-            let offered = letter.core.offer(&letter.path, &letter.value);
+            let offered = letter.shared.offer(&letter.path, &letter.value);
             offered.await.map_err(|error| letter.failed(error))?;
             Ok(false)
         }
@@ -226,7 +205,7 @@ impl Signals {
     ///
     /// [`SignalError::Serialize`], [`SignalError::TooLarge`], [`SignalError::NameTooLong`] and
     /// [`SignalError::NoRuntime`]: no waiter got the value. [`SignalError::Backend`]: the value may or may not be
-    /// latched. If it is, waiters get it within the [`poll_interval`](SignalsBuilder::poll_interval).
+    /// latched. If it is, waiters get it within the [`poll_interval`](super::SignalsBuilder::poll_interval).
     pub fn latch<T>(
         &self,
         name: &str,
@@ -239,13 +218,13 @@ impl Signals {
         let letter = self.letter(name, value);
         async move {
             let letter = letter?.with_runtime()?;
-            let (core, value) = (&letter.core, &letter.value);
+            let (shared, value) = (&letter.shared, &letter.value);
             let key = message::latch_key(&letter.path);
             // Stored first: later waiters find the value in the store, earlier ones get it by delivery.
-            let stored = core.backend.put(&key, value.clone(), time_to_live).await;
+            let stored = shared.backend.put(&key, value.clone(), time_to_live).await;
             stored.map_err(|error| letter.failed(error))?;
-            let delivered = core.waiters.deliver(&letter.path, value);
-            let published = core.publish(&letter.path, value, None).await;
+            let delivered = shared.waiters.deliver(&letter.path, value);
+            let published = shared.publish(&letter.path, value, None).await;
             published.map_err(|error| letter.failed(error))?;
             Ok(delivered)
         }
@@ -260,27 +239,34 @@ impl Signals {
     pub async fn unlatch(&self, name: &str) -> Result<bool, SignalError> {
         let name = self.checked_path(name)?;
         if Handle::try_current().is_err() {
-            return Err(SignalError::NoRuntime { name });
+            return Err(SignalError::NoRuntime);
         }
-        let (core, key) = (self.core(), message::latch_key(&name));
-        let deleted = core.backend.delete(&key).await;
-        deleted.map_err(|error| SignalError::Backend { name, error })
+        let (shared, key) = (self.shared(), message::latch_key(&name));
+        let deleted = shared.backend.delete(&key).await;
+        deleted.map_err(|error| SignalError::Backend {
+            name: Some(name),
+            error,
+        })
     }
 
     fn letter<T>(&self, name: &str, value: &T) -> Result<Letter, SignalError>
     where
         T: Serialize + ?Sized,
     {
-        let core = self.core().clone();
+        let shared = self.shared().clone();
         let path = self.checked_path(name)?;
-        let value = message::serialize(&path, value, core.settings.max_message_bytes)?;
-        Ok(Letter { core, path, value })
+        let value = message::serialize(&path, value, shared.settings.max_message_bytes)?;
+        Ok(Letter {
+            shared,
+            path,
+            value,
+        })
     }
 }
 
 /// A serialised value and its destination.
 struct Letter {
-    core: Arc<Core>,
+    shared: Arc<Shared>,
     path: Arc<str>,
     value: Bytes,
 }
@@ -290,13 +276,13 @@ impl Letter {
     fn with_runtime(self) -> Result<Self, SignalError> {
         match Handle::try_current() {
             Ok(_) => Ok(self),
-            Err(_) => Err(SignalError::NoRuntime { name: self.path }),
+            Err(_) => Err(SignalError::NoRuntime),
         }
     }
 
     fn failed(&self, error: BackendError) -> SignalError {
         SignalError::Backend {
-            name: self.path.clone(),
+            name: Some(self.path.clone()),
             error,
         }
     }

@@ -1,8 +1,9 @@
-//! Dead letters: tasks that were given up, listed by service.
+//! Dead letters: tasks that were given up, listed by queue.
 
-use super::core::Core;
+use super::news::News;
 use super::record::{Failure, Record, Unread};
 use super::records::Changed;
+use super::tasks::Core;
 use super::{TaskError, TaskId, TaskState, TaskStatus, observe};
 use std::time::Duration;
 use tower_promises_backend::kit::clock::{milliseconds, now};
@@ -10,16 +11,16 @@ use tower_promises_backend::kit::documents::Update;
 use tower_promises_backend::{BackendError, Delivery, Priority};
 use uuid::Uuid;
 
-/// The maximum size of the list of a service's dead letters: the bytes of their ids as JSON. A list has room for more
+/// The maximum size of the list of a queue's dead letters: the bytes of their ids as JSON. A list has room for more
 /// than a thousand random ids. The oldest ids are dropped from a full list; the newest id is always listed.
-pub const MAX_DEAD_LETTER_BYTES: usize = 48 * 1024;
+const MAX_DEAD_LETTER_BYTES: usize = 48 * 1024;
 
 /// Separates the submission from a random part in the id of an envelope whose letter is sent again unread.
 pub(super) const AGAIN: char = '~';
 
-/// The key of a service's list. The store cannot enumerate keys, so the ids are kept in one value, oldest first.
-fn list_key(service: &str) -> String {
-    format!("task/dead/{service}")
+/// The key of a queue's list. The store cannot enumerate keys, so the ids are kept in one value, oldest first.
+fn list_key(queue: &str) -> String {
+    format!("task/dead/{queue}")
 }
 
 /// Returns the size of an id in the list, including the comma.
@@ -29,8 +30,8 @@ fn listed_bytes(id: &TaskId) -> usize {
 }
 
 impl Core {
-    /// Adds a dead letter to the list of its service, if it is not listed yet.
-    pub(super) async fn list(&self, service: &str, id: &TaskId) -> Result<(), BackendError> {
+    /// Adds a dead letter to the list of its queue, if it is not listed yet.
+    pub(super) async fn list(&self, queue: &str, id: &TaskId) -> Result<(), BackendError> {
         let mut dropped = 0;
         let time_to_live = self.settings.dead_letter_time_to_live;
         let update = |found: Option<Vec<TaskId>>| {
@@ -47,27 +48,27 @@ impl Core {
             }
             Update::Set(ids.split_off(dropped), time_to_live, ())
         };
-        let key = list_key(service);
+        let key = list_key(queue);
         self.records.backend.change(&key, update).await?;
         if dropped > 0 {
-            observe::dead_letters_dropped(service, dropped);
+            observe::dead_letters_dropped(queue, dropped);
         }
         Ok(())
     }
 
     /// Removes an id from the list, but keeps it if the task is a dead letter again.
-    async fn unlist(&self, service: &str, id: &TaskId) -> Result<(), BackendError> {
-        self.remove(service, id).await?;
+    async fn unlist(&self, queue: &str, id: &TaskId) -> Result<(), BackendError> {
+        self.remove(queue, id).await?;
         // The task may have become a dead letter again, while its old entry was still listed.
-        match self.records.find(id).await? {
+        match self.records.read(id).await? {
             Some(record) if record.state == TaskState::Dead && record.is_kept() => {
-                self.list(&record.service, id).await
+                self.list(&record.queue, id).await
             }
             _ => Ok(()),
         }
     }
 
-    async fn remove(&self, service: &str, id: &TaskId) -> Result<(), BackendError> {
+    async fn remove(&self, queue: &str, id: &TaskId) -> Result<(), BackendError> {
         let time_to_live = self.settings.dead_letter_time_to_live;
         let update = |found: Option<Vec<TaskId>>| {
             let mut ids = found.unwrap_or_default();
@@ -79,17 +80,14 @@ impl Core {
                 Update::Set(ids, time_to_live, ())
             }
         };
-        self.records
-            .backend
-            .change(&list_key(service), update)
-            .await
+        self.records.backend.change(&list_key(queue), update).await
     }
 
-    pub(super) async fn dead_letters(&self, service: &str) -> Result<Vec<TaskStatus>, TaskError> {
-        let ids: Option<Vec<TaskId>> = self.records.backend.read(&list_key(service)).await?;
+    pub(super) async fn dead_letters(&self, queue: &str) -> Result<Vec<TaskStatus>, TaskError> {
+        let ids: Option<Vec<TaskId>> = self.records.backend.read(&list_key(queue)).await?;
         let mut letters = Vec::new();
         for id in ids.unwrap_or_default() {
-            let found = match self.records.find(&id).await {
+            let found = match self.records.read(&id).await {
                 // An unreadable record hides no others, and stays listed for a version that can read it.
                 Err(error @ BackendError::Unreadable { .. }) => {
                     observe::backend_failed(&id, &error);
@@ -102,7 +100,7 @@ impl Core {
                 Some(record) if record.is_kept() => {
                     letters.push(TaskStatus::new(id, record));
                 }
-                _ => self.unlist(service, &id).await?,
+                _ => self.unlist(queue, &id).await?,
             }
         }
         Ok(letters)
@@ -111,7 +109,7 @@ impl Core {
     /// Makes a letter that no worker could read a dead letter with its bytes, and lists it. Returns whether it is one.
     pub(super) async fn bury_unread(
         &self,
-        service: &str,
+        queue: &str,
         id: &TaskId,
         submission: &str,
         delivery: &Delivery,
@@ -124,7 +122,7 @@ impl Core {
                     Some(record) if record.state == TaskState::Dead => return Update::Keep(true),
                     Some(record) if record.state.is_terminal() => return Update::Keep(false),
                     Some(record) => record,
-                    None => Record::of_unread(service, submission),
+                    None => Record::of_unread(queue, submission),
                 };
                 record.attempt = delivery.number;
                 record.failure = Some(failure.clone());
@@ -140,17 +138,17 @@ impl Core {
             is_dead = bury(false).await;
         }
         if is_dead? {
-            self.list(service, id).await?;
+            self.list(queue, id).await?;
             return Ok(true);
         }
         Ok(false)
     }
 
-    pub(super) async fn send_again(&self, service: &str, id: &TaskId) -> Result<(), TaskError> {
+    pub(super) async fn send_again(&self, queue: &str, id: &TaskId) -> Result<(), TaskError> {
         let submission = Uuid::new_v4().simple().to_string();
         let lifetime = milliseconds(self.settings.lifetime);
         let changed = self.records.change(id, |record| {
-            if record.service != service || record.state != TaskState::Dead {
+            if record.queue != queue || record.state != TaskState::Dead {
                 return false;
             }
             if record.unread.is_some() {
@@ -163,7 +161,7 @@ impl Core {
                     fingerprint: record.fingerprint.clone(),
                     task: record.task.clone(),
                     created: record.created,
-                    ..Record::of_unread(service, &record.submission)
+                    ..Record::of_unread(queue, &record.submission)
                 };
                 return true;
             }
@@ -183,35 +181,35 @@ impl Core {
         let record = match changed.await? {
             Changed::Yes(record) => record,
             // An earlier call changed the record but may not have enqueued the task.
-            Changed::No(record) if record.service == service => record,
+            Changed::No(record) if record.queue == queue => record,
             Changed::No(_) | Changed::Gone => return Err(not_found()),
         };
         if let Some(unread) = &record.unread {
             // Another envelope, which the queue does not know yet, for the same submission.
             let envelope = format!("{id}/{}{AGAIN}{submission}", record.submission);
-            self.enqueue_payload(service, envelope, unread.payload())
+            self.enqueue_payload(queue, envelope, unread.payload())
                 .await?;
         } else {
             let letter = record.letter.as_ref().ok_or_else(not_found)?;
             self.enqueue(letter, Duration::ZERO, Priority::Normal)
                 .await?;
         }
-        self.announce(id, super::hub::News::Changed).await;
-        Ok(self.unlist(service, id).await?)
+        self.announce(id, News::Changed).await;
+        Ok(self.unlist(queue, id).await?)
     }
 
-    pub(super) async fn discard(&self, service: &str, id: &TaskId) -> Result<(), TaskError> {
+    pub(super) async fn discard(&self, queue: &str, id: &TaskId) -> Result<(), TaskError> {
         let time_to_live = self.settings.result_time_to_live;
         let changed = self.records.change(id, |record| {
             let is_dead =
-                record.service == service && record.state == TaskState::Dead && record.is_kept();
+                record.queue == queue && record.state == TaskState::Dead && record.is_kept();
             if is_dead {
                 record.end(TaskState::Dead, time_to_live);
             }
             is_dead
         });
         match changed.await? {
-            Changed::Yes(_) => Ok(self.unlist(service, id).await?),
+            Changed::Yes(_) => Ok(self.unlist(queue, id).await?),
             Changed::No(_) | Changed::Gone => Err(TaskError::NotFound { id: id.clone() }),
         }
     }

@@ -1,20 +1,47 @@
-//! Start of an attempt, and the updates of the task's record while the attempt runs.
+//! Claim of a task for an attempt, and changes of its record.
 
 use super::turn::Turn;
-use super::{Attempt, Begin, End, crashed, expired};
-use crate::hub::News;
-use crate::record::{Failure, Record};
+use crate::TaskState;
+use crate::failure::Reported;
+use crate::record::{Failure, Letter, Record};
 use crate::records::Changed;
-use crate::{TaskState, observe};
-use std::convert::Infallible;
+use crate::tasks::Core;
 use std::time::Duration;
-use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::clock::{milliseconds, now};
 use tower_promises_backend::kit::documents::Update;
 use tower_promises_backend::kit::progress::Report;
-use tower_promises_backend::kit::topics::Subscription;
+
+/// The pause before another delivery when the backend failed.
+pub(super) const BACKEND_PAUSE: Duration = Duration::from_secs(1);
+
+/// The pause before another delivery when this worker cannot read the task or does not know its type. The pause gives a
+/// roll-out time to reach other workers.
+pub(super) const OTHER_VERSION_PAUSE: Duration = Duration::from_secs(30);
+
+/// An attempt at a task.
+pub(super) struct Attempt<'a> {
+    pub(super) core: &'a Core,
+    pub(super) letter: &'a Letter,
+    pub(super) number: u32,
+    pub(super) token: String,
+}
+
+/// The result of claiming a delivered task.
+pub(super) enum Begin {
+    /// The attempt with this number starts.
+    Attempt(u32),
+    /// The task has ended, or the delivery belongs to an earlier submission.
+    Nothing,
+    /// The lifetime of the task is over.
+    Expired,
+    /// A cancel was requested.
+    Cancelled,
+    /// The task has just become a dead letter: all its attempts are used up, the last one without a recorded end.
+    Dead,
+    /// The task was a dead letter already.
+    Buried,
+}
 
 impl Attempt<'_> {
     /// Claims the task for this attempt.
@@ -111,48 +138,6 @@ impl Attempt<'_> {
         record.letter = has_room.then(|| self.letter.clone());
     }
 
-    /// Resolves when the attempt must stop.
-    pub(super) async fn watch(&self, mut cancels: Subscription) -> End {
-        loop {
-            // The timeout covers lost bus messages.
-            let _ = timeout(self.core.settings.poll_interval, cancels.notified()).await;
-            match self.core.records.find(&self.letter.id).await {
-                Ok(Some(record)) if record.token.as_ref() != Some(&self.token) => {
-                    return End::Superseded;
-                }
-                Ok(Some(record)) if record.cancel => return End::Cancelled,
-                // A missing record does not stop the attempt: its outcome could not be recorded elsewhere either.
-                Ok(Some(_) | None) => {}
-                Err(error) => observe::backend_failed(&self.letter.id, &error),
-            }
-        }
-    }
-
-    /// Announces the start of the attempt and stores progress reports. Runs beside the task, which does not wait for
-    /// it.
-    pub(super) async fn report(&self, report: &watch::Sender<Report>) -> Infallible {
-        self.core.announce(&self.letter.id, News::Changed).await;
-        let mut reports = report.subscribe();
-        // Reports from before the subscription count as well.
-        reports.mark_changed();
-        let mut stored = Report::default();
-        loop {
-            // Cannot fail: the sender outlives this loop.
-            let _ = reports.changed().await;
-            let report = reports.borrow_and_update().clone();
-            if report == stored {
-                continue;
-            }
-            match self.change(&report, |_| {}).await {
-                Ok(Some(_)) => self.core.announce(&self.letter.id, News::Changed).await,
-                Ok(None) => {}
-                Err(error) => observe::backend_failed(&self.letter.id, &error),
-            }
-            stored = report;
-            sleep(self.core.settings.progress_interval).await;
-        }
-    }
-
     /// Changes the record and its progress if it still belongs to this attempt.
     pub(super) async fn change(
         &self,
@@ -173,4 +158,12 @@ impl Attempt<'_> {
             Changed::No(_) | Changed::Gone => Ok(None),
         }
     }
+}
+
+pub(super) fn expired() -> Reported {
+    Reported::new("it has waited longer than its lifetime")
+}
+
+pub(super) fn crashed() -> Reported {
+    Reported::new("the worker has ended, or lost touch, before the task did")
 }

@@ -1,30 +1,33 @@
-use super::builder::TaskServiceBuilder;
-use super::request::Request;
+use super::submission::Submission;
 use super::submit::{Call, Submit};
+use super::tasks::Core;
 use super::{Task, TaskError, TaskId, TaskStatus, Tasks, Worker};
 use std::fmt;
 use std::sync::Arc;
 
-/// A named task service, which sends tasks to its workers.
+/// A handle to a named task queue, which sends tasks to its workers.
 ///
-/// Clones are cheap and refer to the same service.
+/// Clones are cheap and refer to the same queue.
 #[derive(Clone)]
-pub struct TaskService {
+pub struct TaskQueue {
     tasks: Tasks,
     name: Arc<str>,
 }
 
-impl TaskService {
-    /// Creates a builder for a service, to be passed to [`TasksBuilder::service`](super::TasksBuilder::service).
-    pub fn builder(name: impl Into<Arc<str>>) -> TaskServiceBuilder {
-        TaskServiceBuilder::new(name)
+impl Tasks {
+    /// Returns a handle to the queue `name`. If no queue of this name was [added](super::TasksBuilder::queue),
+    /// submitted tasks run in place, with a warning in the log.
+    #[must_use]
+    pub fn queue(&self, name: impl Into<Arc<str>>) -> TaskQueue {
+        TaskQueue {
+            tasks: self.clone(),
+            name: name.into(),
+        }
     }
+}
 
-    pub(super) fn new(tasks: Tasks, name: Arc<str>) -> Self {
-        Self { tasks, name }
-    }
-
-    /// Returns the name of the service.
+impl TaskQueue {
+    /// Returns the name of the queue.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -33,8 +36,8 @@ impl TaskService {
     /// Submits a task. The returned future resolves to its id. The task runs as the [principal](Tasks::principal) of
     /// this handle.
     ///
-    /// Within a task, and if the service was not [added](super::TasksBuilder::service), the task runs in place. The
-    /// future then resolves when the task has ended, and returns its error.
+    /// Within a task, and if the queue was not [added](super::TasksBuilder::queue), the task runs in place. The future
+    /// then resolves when the task has ended, and returns its error.
     ///
     /// The task is serialised by this call. The future fails with [`TaskError::Serialize`], [`TaskError::TooLarge`],
     /// [`TaskError::NotRegistered`], [`TaskError::IdInUse`], [`TaskError::OtherArguments`] or [`TaskError::NoRuntime`]
@@ -43,7 +46,7 @@ impl TaskService {
     // By value, because the task is an argument that the call consumes.
     #[allow(clippy::needless_pass_by_value)]
     pub fn submit<T: Task>(&self, task: T) -> Submit {
-        Submit::new(Request::new(&self.tasks, &self.name, &task))
+        Submit::new(Submission::new(&self.tasks, &self.name, &task))
     }
 
     /// Calls a task. The returned future resolves to its output, and can be a promise.
@@ -62,7 +65,7 @@ impl TaskService {
     /// use tower_promises_tasks::Tasks;
     ///
     /// fn report(promises: &Promises, tasks: &Tasks, id: u32) -> Result<String, PromiseError> {
-    ///     promises.result_or_try_submit("report", || tasks.service("reports").call(Render { id }))
+    ///     promises.result_or_try_submit("report", || tasks.queue("reports").call(Render { id }))
     /// }
     /// # let _ = report;
     /// ```
@@ -73,35 +76,36 @@ impl TaskService {
     // By value, because the task is an argument that the call consumes.
     #[allow(clippy::needless_pass_by_value)]
     pub fn call<T: Task>(&self, task: T) -> Call<T> {
-        Call::new(Request::new(&self.tasks, &self.name, &task))
+        Call::new(Submission::new(&self.tasks, &self.name, &task))
     }
 
-    /// Starts a worker for this service only. It runs tasks in this process until the [`Worker`] is drained or dropped.
+    /// Starts a worker for this queue only. It runs tasks in this process until the [`Worker`] is drained or dropped.
     ///
     /// # Errors
     ///
-    /// [`TaskError::NoRuntime`] outside of a tokio runtime. [`TaskError::NotFound`], with the name of the service as
-    /// the id, if the service was not added.
+    /// [`TaskError::NoRuntime`] outside of a tokio runtime. [`TaskError::UnknownQueue`] if the queue was not added.
     pub fn work(&self) -> Result<Worker, TaskError> {
-        let service = self.tasks.core().services.get(&self.name);
-        let service = service.ok_or_else(|| TaskError::NotFound {
-            id: TaskId::new(self.name.clone()),
-        })?;
-        Worker::start(&self.tasks, [(self.name.clone(), service.clone())])
+        let Some(provided) = self.tasks.core.queues.get(&self.name) else {
+            return Err(TaskError::UnknownQueue {
+                queue: self.name.clone(),
+            });
+        };
+        Worker::start(&self.tasks, [(self.name.clone(), provided.clone())])
     }
 
-    /// Returns the dead letters of the service, oldest first: tasks that were given up after several attempts.
+    /// Returns the dead letters of the queue, oldest first: tasks that were given up after several attempts. Removes
+    /// expired ones from the list.
     ///
-    /// Dead letters are kept for [`dead_letter_time_to_live`](super::TasksBuilder::dead_letter_time_to_live). About a
-    /// thousand are listed, the newest ones: see [`MAX_DEAD_LETTER_BYTES`](super::MAX_DEAD_LETTER_BYTES). A dead letter that no
-    /// worker could read as a whole has no [type](TaskStatus::task) and no principal, unless they were known before.
+    /// Dead letters are kept for [`dead_letter_time_to_live`](super::TasksBuilder::dead_letter_time_to_live). At most
+    /// 48 KiB of ids are listed, the newest ones: more than a thousand random ids. A dead letter that no worker could
+    /// read as a whole has no [type](TaskStatus::task) and no principal, unless they were known before.
     ///
     /// # Errors
     ///
     /// [`TaskError::Backend`], and [`TaskError::NoRuntime`] outside of a tokio runtime.
     pub async fn dead_letters(&self) -> Result<Vec<TaskStatus>, TaskError> {
-        super::core::Core::runtime()?;
-        self.tasks.core().dead_letters(&self.name).await
+        Core::runtime()?;
+        self.tasks.core.dead_letters(&self.name).await
     }
 
     /// Sends a dead letter again. The task is queued as the same principal, with all its attempts and a new
@@ -113,11 +117,11 @@ impl TaskService {
     ///
     /// # Errors
     ///
-    /// [`TaskError::NotFound`] if the id is not a dead letter of this service. [`TaskError::NoRuntime`] outside of a
+    /// [`TaskError::NotFound`] if the id is not a dead letter of this queue. [`TaskError::NoRuntime`] outside of a
     /// tokio runtime. After [`TaskError::Backend`], the task may or may not have been sent.
     pub async fn send_again(&self, id: &TaskId) -> Result<(), TaskError> {
-        super::core::Core::runtime()?;
-        self.tasks.core().send_again(&self.name, id).await
+        Core::runtime()?;
+        self.tasks.core.send_again(&self.name, id).await
     }
 
     /// Deletes a dead letter. The status of the task is kept for the
@@ -125,17 +129,17 @@ impl TaskService {
     ///
     /// # Errors
     ///
-    /// [`TaskError::NotFound`] if the id is not a dead letter of this service, [`TaskError::Backend`], and
+    /// [`TaskError::NotFound`] if the id is not a dead letter of this queue, [`TaskError::Backend`], and
     /// [`TaskError::NoRuntime`] outside of a tokio runtime.
     pub async fn discard(&self, id: &TaskId) -> Result<(), TaskError> {
-        super::core::Core::runtime()?;
-        self.tasks.core().discard(&self.name, id).await
+        Core::runtime()?;
+        self.tasks.core.discard(&self.name, id).await
     }
 }
 
-impl fmt::Debug for TaskService {
+impl fmt::Debug for TaskQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TaskService")
+        f.debug_struct("TaskQueue")
             .field("name", &self.name)
             .finish_non_exhaustive()
     }

@@ -1,0 +1,68 @@
+use super::Task;
+use super::run::run;
+use super::tasks::Provided;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Describes a task queue that a process provides: the types of its tasks, and its limits.
+///
+/// ```
+/// # use serde::{Deserialize, Serialize};
+/// # use tower_promises_tasks::{Task, TaskContext, TaskFailure};
+/// # #[derive(Serialize, Deserialize)]
+/// # struct Render;
+/// # impl Task for Render {
+/// #     const NAME: &'static str = "render";
+/// #     type Output = ();
+/// #     async fn run(self, _: TaskContext) -> Result<(), TaskFailure> { Ok(()) }
+/// # }
+/// use std::time::Duration;
+/// use tower_promises_backend::Backend;
+/// use tower_promises_tasks::{TaskQueueOptions, Tasks};
+///
+/// let reports = TaskQueueOptions::new("reports")
+///     .task::<Render>()
+///     .concurrency(2)
+///     .timeout(Duration::from_secs(60));
+/// let tasks = Tasks::builder(Backend::memory()).queue(reports).build();
+/// # let _ = tasks;
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "give it to `TasksBuilder::queue`"]
+pub struct TaskQueueOptions {
+    pub(super) name: Arc<str>,
+    pub(super) provided: Provided,
+}
+
+impl TaskQueueOptions {
+    /// Creates the description of a queue without task types.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self {
+            name: name.into(),
+            provided: Provided {
+                types: HashMap::new(),
+                concurrency: 4,
+                timeout: Duration::from_secs(60 * 60),
+            },
+        }
+    }
+
+    /// Adds a task type. A type with the same [name](Task::NAME) is replaced.
+    pub fn task<T: Task>(mut self) -> Self {
+        self.provided.types.insert(T::NAME, run::<T>);
+        self
+    }
+
+    /// Sets how many tasks of this queue a worker runs at once, by default 4 and at least one.
+    pub fn concurrency(mut self, tasks: usize) -> Self {
+        self.provided.concurrency = tasks.max(1);
+        self
+    }
+
+    /// Sets the timeout of an attempt, by default one hour. A task that takes longer is dropped and has failed.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.provided.timeout = timeout;
+        self
+    }
+}
