@@ -5,12 +5,9 @@ use super::hub::{CONSUMED, ENDED, Hub, REMOVED};
 use super::limits::Limits;
 use super::mount::Mount;
 use super::observe;
-use super::progress::Report;
-use super::record::{Failure, Key, Record, digest, random};
+use super::record::{Failure, Key, RECORD_BYTES, Record, Status};
 use super::records::{Changed, Records, Tombstone};
-use super::runner::RECORD_BYTES;
 use super::settings::Settings;
-use super::status::{Links, Status};
 use super::work::to_its_end;
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -19,7 +16,6 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tower_promises_backend::kit::deadline::TimedBackend;
 use tower_promises_backend::kit::drain::{Drain, Running};
 use tower_promises_backend::kit::sync::lock;
 use tower_promises_backend::kit::topics::Listening;
@@ -41,15 +37,6 @@ pub(super) struct Core {
     /// The operations that clients of this process are cancelling, and how many do.
     cancelling: Mutex<HashMap<Key, usize>>,
     listening: Listening,
-}
-
-/// The origin of a request: its principal and its time.
-#[derive(Clone)]
-pub(super) struct Requester {
-    /// A digest.
-    pub(super) principal: Option<String>,
-    /// In milliseconds since the epoch.
-    pub(super) received: u64,
 }
 
 /// The outcome of a look-up for one principal.
@@ -101,12 +88,7 @@ impl Core {
         let (total, per_principal) = settings.shares();
         let limits = Limits::new(total, per_principal);
         Arc::new(Self {
-            records: Records {
-                backend: TimedBackend::new(backend, settings.backend_timeout),
-                retention: settings.retention,
-                lease: settings.lease,
-                absences: Arc::default(),
-            },
+            records: Records::new(backend, &settings),
             settings,
             hub: Hub::default(),
             limits: Arc::new(limits),
@@ -123,60 +105,6 @@ impl Core {
         let (hub, backend, limits) = (&self.hub, &self.records.backend, &self.limits);
         let listen = || hub.clone().listen(backend.clone(), limits.clone());
         let _ = self.listening.start(listen);
-    }
-
-    pub(super) fn links(&self, id: &str) -> Links {
-        Links::new(&self.settings.origin, &self.settings.mount, id)
-    }
-
-    /// Returns the form in which the store contains a principal.
-    pub(super) fn principal_digest(principal: &str) -> String {
-        digest(&[principal.as_bytes()])
-    }
-
-    /// Creates and stores an operation. `claim` is the name of its idempotency key in the store.
-    pub(super) async fn create(
-        self: Arc<Self>,
-        requester: Requester,
-        report: Report,
-        claim: Option<String>,
-    ) -> Result<(Key, Record), BackendError> {
-        let (id, token) = (random()?, random()?);
-        let longest = self.settings.longest();
-        let Requester {
-            principal,
-            received,
-        } = requester;
-        let mut record = Record::new(id, token, principal, received, longest);
-        record.report(&report);
-        record.in_flight = claim.is_some();
-        record.claim = claim;
-        let key = Key::of(&record.id);
-        self.records.create(&key, &record).await?;
-        if let Some(principal) = &record.principal {
-            let added = self.records.list_add(principal, &record.id, longest);
-            if let Err(error) = added.await {
-                observe::backend_failed(&key, &error);
-            }
-        }
-        Ok((key, record))
-    }
-
-    /// Removes all records of an operation that has no result and whose id no client has.
-    pub(super) async fn discard(&self, record: &Record) {
-        let key = Key::of(&record.id);
-        for key_in_store in [key.record(), key.tombstone(), key.lease()] {
-            if let Err(error) = self.records.backend.delete(&key_in_store).await {
-                observe::backend_failed(&key, &error);
-            }
-        }
-        if let Some(principal) = &record.principal {
-            let longest = self.settings.longest();
-            let removed = self.records.list_remove(principal, &record.id, longest);
-            if let Err(error) = removed.await {
-                observe::backend_failed(&key, &error);
-            }
-        }
     }
 
     /// Returns the current record. Ends an operation that is lost.

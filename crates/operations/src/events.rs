@@ -2,10 +2,11 @@
 
 use super::body::OperationBody;
 use super::core::Core;
+use super::document::document;
 use super::observe;
 use super::record::{Key, Record};
 use super::reply::{Reply, no_store};
-use super::status::document;
+
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::header::{CONTENT_TYPE, HeaderName};
@@ -116,7 +117,7 @@ impl Events {
     fn event(&mut self, record: &Record) -> Bytes {
         self.last = Some(record.version);
         let name = if self.is_over { "done" } else { "status" };
-        let links = self.core.links(&record.id);
+        let links = self.core.settings.links(&record.id);
         // This JSON has no line breaks, so it is one line of data.
         let document = document(record, &links);
         let version = record.version;

@@ -2,8 +2,7 @@
 
 use super::limits::Limits;
 use super::observe;
-use super::record::{Key, TOPIC_PREFIX};
-use super::runner::RECORD_BYTES;
+use super::record::{Key, RECORD_BYTES, TOPIC_PREFIX};
 use std::sync::Arc;
 use tower_promises_backend::kit::deadline::TimedBackend;
 use tower_promises_backend::kit::topics::{Heard, Listener, Subscription, Topics};

@@ -2,21 +2,21 @@
 
 use super::body::OperationBody;
 use super::claim::{Claim, Claimed};
-use super::core::{Core, Requester};
-use super::first_client::{Keyed, Told};
-use super::first_reply::Asked;
+use super::core::Core;
+use super::ending::{Keyed, Told};
+use super::escalation::Client;
 use super::limits::{Admission, Refusal};
 use super::observe;
 use super::progress::Report;
-use super::record::{Key, Record};
-use super::records::Changed;
-use super::reply::{Reply, varying};
+use super::record::{Key, Record, Requester, Status};
+use super::records::{Changed, repeat};
+use super::reply::{self, Reply, varying};
 use super::result::Outcome;
-use super::runner::{Runner, repeat};
-use super::status::Status;
+use super::runner::Runner;
+use super::settings::Settings;
 use super::work::{Call, Work, to_its_end};
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Response};
 use http_body::Body;
 use std::panic::resume_unwind;
 use std::sync::Arc;
@@ -30,35 +30,12 @@ use tower_promises_backend::kit::documents::encode;
 use tower_promises_backend::kit::topics::Subscription;
 use tower_promises_backend::{BackendError, Revision};
 
-/// The reply for a malformed key.
-pub(super) fn malformed<R>(core: &Core, headers: &HeaderMap) -> Reply<R> {
-    let detail = "The idempotency key is not valid.";
-    varying(core.problem(StatusCode::BAD_REQUEST, detail, headers))
-}
-
-/// The reply of a draining process: another instance must ensure that the request runs once.
-pub(super) fn draining<R>(core: &Core, headers: &HeaderMap) -> Reply<R> {
-    varying(core.unavailable(headers))
-}
-
-/// The reply for a body that is too large to be compared with other requests.
-pub(super) fn too_large<R>(core: &Core, headers: &HeaderMap) -> Reply<R> {
-    let detail = "The request body is too large.";
-    varying(core.problem(StatusCode::PAYLOAD_TOO_LARGE, detail, headers))
-}
-
-/// The reply for a body that has not arrived completely, so that it cannot be compared with other requests.
-pub(super) fn incomplete<R>(core: &Core, headers: &HeaderMap) -> Reply<R> {
-    let detail = "The request body is incomplete.";
-    varying(core.problem(StatusCode::BAD_REQUEST, detail, headers))
-}
-
 /// Answers a request with a key. Calls `start` if the key is new. While the client waits, this function passes errors
 /// and panics of the work on to its caller.
 pub(super) async fn answer<R, E>(
     core: Arc<Core>,
     claim: Claim,
-    asked: Asked,
+    client: Client,
     admission: Admission,
     start: impl FnOnce() -> Call<R, E> + Send + 'static,
 ) -> Result<Reply<R>, E>
@@ -66,48 +43,39 @@ where
     R: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     E: Into<BoxError> + Send + 'static,
 {
-    let begin = begin(
-        core.clone(),
-        claim,
-        asked.requester.clone(),
-        admission,
-        start,
-    );
+    let (settings, headers) = (&core.settings, &client.headers);
+    let requester = client.requester.clone();
+    let begin = begin(core.clone(), claim, requester, admission, start);
     // A client that disconnects meanwhile must not leave behind a key without work.
     let (first, mut news, mut told) = match to_its_end(begin).await {
         Ok(Taken::First(first, news, told)) => (first, news, told),
         Ok(Taken::Again(key, record, mut news, _admission)) => {
-            return Ok(varying(
-                again(&core, &key, *record, &mut news, &asked).await,
-            ));
+            let reply = again(&core, &key, *record, &mut news, &client).await;
+            return Ok(varying(reply));
         }
-        Ok(Taken::ByOther) => {
-            let detail = "The idempotency key was sent with another request.";
-            let status = StatusCode::UNPROCESSABLE_ENTITY;
-            return Ok(varying(core.problem(status, detail, &asked.headers)));
-        }
-        Ok(Taken::Draining) => return Ok(draining(&core, &asked.headers)),
+        Ok(Taken::ByOther) => return Ok(varying(reply::other_request(settings, headers))),
+        Ok(Taken::Draining) => return Ok(varying(reply::unavailable(settings, headers))),
         Ok(Taken::Refused(refusal)) => {
             observe::refused(refusal);
-            return Ok(core.refusal(refusal, &asked.headers));
+            return Ok(reply::refusal(settings, refusal, headers));
         }
         // Without the store the request might run twice.
         Err(error) => {
             observe::stays_on_connection(&error);
-            return Ok(varying(core.unavailable(&asked.headers)));
+            return Ok(varying(reply::unavailable(settings, headers)));
         }
     };
     let mut heard = select! {
         biased;
         told = &mut told => Some(told.ok()),
-        () = end(&core, &first.key, &mut news, asked.patience) => None,
+        () = end(&core, &first.key, &mut news, client.patience) => None,
     };
     // Tells the store that the client is about to get the id. If the work reports first, its report is the reply.
     let key = first.key.clone();
     let landed = loop {
         if let Some(Some(told)) = heard {
             first.has_landed();
-            return published(&core, told, &asked.headers);
+            return published(settings, told, headers);
         }
         select! {
             biased;
@@ -132,22 +100,22 @@ where
     }
     if can_hear {
         if let Ok(told) = told.await {
-            return published(&core, told, &asked.headers);
+            return published(settings, told, headers);
         }
     }
     Ok(varying(match landed {
-        Some(record) => reply(&core, &key, record, &asked).await,
-        None => core.unavailable(&asked.headers),
+        Some(record) => after_wait(&core, &key, record, &client).await,
+        None => reply::unavailable(settings, headers),
     }))
 }
 
 /// Returns the end of the work, as it would be without a key.
-fn published<R, E>(core: &Core, told: Told<E>, headers: &HeaderMap) -> Result<Reply<R>, E> {
+fn published<R, E>(settings: &Settings, told: Told<E>, headers: &HeaderMap) -> Result<Reply<R>, E> {
     match told {
         Told::Response(outcome) => Ok(varying(answered(outcome))),
         Told::Error(error) => Err(error),
         Told::Panic(panic) => resume_unwind(panic),
-        Told::Unavailable => Ok(varying(core.unavailable(headers))),
+        Told::Unavailable => Ok(varying(reply::unavailable(settings, headers))),
     }
 }
 
@@ -277,7 +245,7 @@ where
         // The operation is created first, because a key without an operation is free.
         let name = Some(claim.name.clone());
         let created = core
-            .clone()
+            .records
             .create(requester.clone(), Report::default(), name);
         let (key, record) = created.await?;
         let claimed = Claimed {
@@ -288,11 +256,11 @@ where
         let value = encode(&claimed)?;
         let set = backend.set(&claim.name, expected, value, longest).await;
         if let Ok(true) = set {
-            // Before it is asked whether the process drains, so that who drains waits for it.
+            // Before it is client whether the process drains, so that who drains waits for it.
             let registration = core.register(&key);
             if core.drain.is_draining() {
-                // It has begun to while the body was read or the store was asked.
-                core.discard(&record).await;
+                // It has begun to while the body was read or the store was client.
+                core.records.discard(&record).await;
                 return Ok(Taken::Draining);
             }
             let news = core.hub.ends(&key);
@@ -313,7 +281,7 @@ where
         }
         // Another request with this key was faster, or the store has not answered. The store may have set the key
         // nevertheless. Without the operation the key is free.
-        core.discard(&record).await;
+        core.records.discard(&record).await;
         let _ = set?;
     }
 }
@@ -324,61 +292,71 @@ async fn again<R>(
     key: &Key,
     record: Record,
     news: &mut Subscription,
-    asked: &Asked,
+    client: &Client,
 ) -> Reply<R> {
+    let (settings, headers) = (&core.settings, &client.headers);
     if record.status.is_terminal() {
-        return ended(core, key, &record, &asked.headers).await;
+        return ended(core, key, &record, headers).await;
     }
     if record.in_flight {
-        let detail = "The request with this idempotency key is being worked on.";
-        return core.problem(StatusCode::CONFLICT, detail, &asked.headers);
+        return reply::in_flight(settings, headers);
     }
-    end(core, key, news, asked.patience).await;
+    end(core, key, news, client.patience).await;
     let latest = match core.load(key).await {
         Ok(Some(latest)) if !latest.status.is_terminal() && !latest.told => tell(core, key).await,
         latest => latest,
     };
     match latest {
         // The request was refused.
-        Ok(None) if !record.told => core.unavailable(&asked.headers),
-        Ok(latest) => reply(core, key, latest, asked).await,
+        Ok(None) if !record.told => reply::unavailable(settings, headers),
+        Ok(latest) => after_wait(core, key, latest, client).await,
         Err(error) => {
             observe::backend_failed(key, &error);
             if record.told {
-                core.accepted(&record, asked.preferences, &asked.headers)
+                client.accepted(core, &record)
             } else {
-                core.unavailable(&asked.headers)
+                reply::unavailable(settings, headers)
             }
         }
     }
 }
 
 /// The reply after the wait, for the current record.
-async fn reply<R>(core: &Core, key: &Key, record: Option<Record>, asked: &Asked) -> Reply<R> {
+async fn after_wait<R>(
+    core: &Core,
+    key: &Key,
+    record: Option<Record>,
+    client: &Client,
+) -> Reply<R> {
     match record {
         Some(record) if record.status.is_terminal() => {
-            ended(core, key, &record, &asked.headers).await
+            ended(core, key, &record, &client.headers).await
         }
-        Some(record) => core.accepted(&record, asked.preferences, &asked.headers),
+        Some(record) => client.accepted(core, &record),
         // A reply must not name an operation that does not exist.
-        None => core.gone("The operation was removed.", &asked.headers),
+        None => reply::gone(
+            &core.settings,
+            "The operation was removed.",
+            &client.headers,
+        ),
     }
 }
 
 /// The stored inner response.
 async fn ended<R>(core: &Core, key: &Key, record: &Record, headers: &HeaderMap) -> Reply<R> {
+    let settings = &core.settings;
     if record.status == Status::Canceled {
-        return core.canceled(headers);
+        return reply::cancelled(settings, headers);
     }
     let Some(stored) = record.result else {
-        return core.no_result(headers);
+        return reply::no_result(settings, headers);
     };
     match core.records.get_result(key, stored).await {
         Ok(Some(outcome)) if !record.consumed => answered(outcome),
-        Ok(_) => core.gone("The result has been read.", headers),
+        Ok(_) => reply::gone(settings, "The result has been read.", headers),
         Err(error) => {
             observe::backend_failed(key, &error);
-            core.unavailable(headers)
+            reply::unavailable(settings, headers)
         }
     }
 }

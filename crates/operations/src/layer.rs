@@ -1,7 +1,7 @@
 use super::builder::OperationLayerBuilder;
 use super::core::Core;
-use super::mount::OperationRoutes;
 use super::operations::Operations;
+use super::routes::OperationRoutes;
 use super::service::OperationService;
 use std::fmt;
 use std::sync::Arc;

@@ -205,8 +205,10 @@ mod cancel;
 mod claim;
 mod condition;
 mod core;
+mod document;
+mod ending;
+mod escalation;
 mod events;
-mod first_client;
 mod first_reply;
 mod future;
 #[doc = include_str!("guide.md")]
@@ -229,7 +231,6 @@ mod routes;
 mod runner;
 mod service;
 mod settings;
-mod status;
 mod work;
 
 #[cfg(feature = "axum")]
@@ -238,9 +239,11 @@ pub use body::{OperationBody, OperationRequestBody};
 pub use builder::OperationLayerBuilder;
 pub use future::OperationFuture;
 pub use layer::OperationLayer;
-pub use mount::{OperationRoutes, UnreachableMount};
+pub use mount::UnreachableMount;
 pub use operations::{Operation, Operations};
 pub use progress::Progress;
+pub use record::Status;
+pub use routes::OperationRoutes;
 pub use service::OperationService;
 pub use settings::{
     DEFAULT_BACKEND_TIMEOUT, DEFAULT_HEARTBEAT, DEFAULT_LEASE, DEFAULT_LIFETIME,
@@ -249,5 +252,4 @@ pub use settings::{
     DEFAULT_PROGRESS_INTERVAL, DEFAULT_RETENTION, DEFAULT_RETRY_AFTER, DEFAULT_WAIT, Escalate,
     OnDisconnect,
 };
-pub use status::Status;
 pub use tower_promises_backend::kit::progress::MAX_MESSAGE_BYTES;

@@ -1,9 +1,8 @@
 use super::core::Core;
 use super::mount::UnreachableMount;
 use super::observe;
-use super::record::{Key, Record};
+use super::record::{Key, Record, Status, principal_digest};
 use super::records::{Changed, MAX_LISTED};
-use super::status::Status;
 use http::Request;
 use std::fmt;
 use std::sync::Arc;
@@ -71,7 +70,7 @@ impl Operations {
     ///
     /// If the backend does not answer.
     pub async fn list(&self, principal: &str) -> Result<Vec<Operation>, BackendError> {
-        let principal = Core::principal_digest(principal);
+        let principal = principal_digest(principal);
         let mut operations = Vec::new();
         for id in self.core.records.list(&principal).await?.iter().rev() {
             if operations.len() == MAX_LISTED {
@@ -142,7 +141,9 @@ impl Operations {
         S: Service<Request<B>>,
         B: Default,
     {
-        self.core.check_mount(app).await
+        let path = &self.core.settings.mount;
+        let checked = self.core.mount.check(app, path).await;
+        checked.inspect_err(observe::unreachable)
     }
 
     /// Returns how many operations this process runs. Requests whose client still waits for the first reply are not

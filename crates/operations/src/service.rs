@@ -2,8 +2,8 @@ use super::body::{OperationBody, OperationRequestBody};
 use super::core::Core;
 use super::first_reply;
 use super::future::OperationFuture;
-use super::layer::OperationLayer;
 use super::routes::{self, Route};
+use super::settings::Settings;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
@@ -11,8 +11,7 @@ use std::fmt;
 use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tower_layer::Layer;
-use tower_promises_backend::BoxError;
+use tower_promises_backend::{Backend, BoxError};
 use tower_service::Service;
 
 /// Middleware that turns a slow request into a resource.
@@ -27,7 +26,7 @@ pub struct OperationService<S> {
 impl<S> OperationService<S> {
     /// Wraps `inner` with the default settings and a backend of its own.
     pub fn new(inner: S) -> Self {
-        OperationLayer::memory().layer(inner)
+        Self::with_core(inner, Core::new(Backend::memory(), Settings::default()))
     }
 
     pub(super) fn with_core(inner: S, core: Arc<Core>) -> Self {

@@ -1,6 +1,7 @@
+use super::document::Links;
 use super::limits::Share;
 use super::page::{PageContext, Strings};
-use super::runner::RECORD_BYTES;
+use super::record::{RECORD_BYTES, principal_digest};
 use http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
 use http::{Method, request};
 use std::fmt;
@@ -208,6 +209,16 @@ impl Settings {
             return Escalate::Never;
         }
         (self.predicate)(request)
+    }
+
+    /// Returns the principal of a request, as a digest.
+    pub(super) fn principal(&self, request: &request::Parts) -> Option<String> {
+        let principal = (self.principal)(request);
+        principal.map(|principal| principal_digest(&principal))
+    }
+
+    pub(super) fn links(&self, id: &str) -> Links {
+        Links::new(&self.origin, &self.mount, id)
     }
 
     /// Returns the limits in total and per principal.
