@@ -1,4 +1,4 @@
-use super::core::Core;
+use super::instance::Instance;
 use super::layer::OperationLayer;
 use super::page::{PageContext, Strings};
 use super::settings::{DEFAULT_MOUNT, Escalate, OnDisconnect, Settings};
@@ -315,6 +315,6 @@ impl OperationLayerBuilder {
     /// Creates the layer. Each call creates a layer with limits and running operations of its own, as if in a separate
     /// process. A process needs one layer; clones share it.
     pub fn build(self) -> OperationLayer {
-        OperationLayer::of(Core::new(self.backend, self.settings))
+        OperationLayer::of(Instance::new(self.backend, self.settings))
     }
 }

@@ -1,13 +1,13 @@
 //! The end of an operation: what is stored, and what the client that sent an idempotency key first gets.
 
-use super::core::Core;
-use super::hub::ENDED;
+use super::changes::ENDED;
+use super::inner_call::{failed, panicked, too_large};
+use super::instance::Instance;
 use super::limits::Admission;
 use super::progress::Report;
 use super::record::{Failure, Key, RECORD_BYTES, Record, Status, Stored};
 use super::records::{Changed, repeat};
 use super::result::Outcome;
-use super::work::{failed, panicked, too_large};
 use super::{claim, observe};
 use std::any::Any;
 use std::time::Duration;
@@ -36,7 +36,7 @@ pub(super) enum Told<E> {
 
 /// Work that has stopped, and what is needed to store its end.
 pub(super) struct Ending<'a> {
-    pub(super) core: &'a Core,
+    pub(super) instance: &'a Instance,
     pub(super) key: &'a Key,
     pub(super) admission: &'a Admission,
     /// The latest report of the work.
@@ -49,8 +49,8 @@ pub(super) struct Ending<'a> {
 impl Ending<'_> {
     /// Stores the response as the result.
     pub(super) async fn answered(&self, outcome: Outcome) {
-        let (core, key) = (self.core, self.key);
-        let retention = core.settings.retention;
+        let (instance, key) = (self.instance, self.key);
+        let retention = instance.settings.retention;
         let fail = |failure| self.end(Status::Failed, Some(failure), None);
         if outcome.status.is_informational() {
             // An informational status is not a final response, and must not be sent to a client that requests the
@@ -65,10 +65,12 @@ impl Ending<'_> {
         // A result must not expire before the record that names it.
         let time_to_live = retention + Duration::from_secs(60);
         let stored = outcome.stored();
-        let put = repeat(key, || core.records.put_result(key, &outcome, time_to_live));
+        let put = repeat(key, || {
+            instance.records.put_result(key, &outcome, time_to_live)
+        });
         if let Err(error) = put.await {
             self.delete_result(stored).await;
-            core.limits.forget(key);
+            instance.limits.forget(key);
             return match error {
                 BackendError::TooLarge { .. } => fail(too_large()).await,
                 _ => {
@@ -96,7 +98,7 @@ impl Ending<'_> {
     }
 
     async fn delete_result(&self, stored: Stored) {
-        let deleted = self.core.records.delete_result(self.key, stored).await;
+        let deleted = self.instance.records.delete_result(self.key, stored).await;
         if let Err(error) = deleted {
             observe::backend_failed(self.key, &error);
         }
@@ -104,10 +106,10 @@ impl Ending<'_> {
 
     /// Stores the end, unless the operation has ended.
     async fn end(&self, status: Status, failure: Option<Failure>, stored: Option<Stored>) {
-        let (core, key) = (self.core, self.key);
-        let retention = core.settings.retention;
+        let (instance, key) = (self.instance, self.key);
+        let retention = instance.settings.retention;
         let change = || {
-            core.records.change(key, |record| {
+            instance.records.change(key, |record| {
                 if record.status.is_terminal() {
                     return false;
                 }
@@ -124,12 +126,12 @@ impl Ending<'_> {
                 }
                 let code = failure.as_ref().map(|failure| &*failure.code);
                 observe::ended(key, status, code);
-                core.announce(key, ENDED).await;
+                instance.announce(key, ENDED).await;
             }
             Ok(changed @ (Changed::No(_) | Changed::Gone)) => {
                 // `Canceled` is final: no client will request this result.
                 match changed {
-                    Changed::Gone => core.limits.forget(key),
+                    Changed::Gone => instance.limits.forget(key),
                     _ => self.admission.count(key, RECORD_BYTES, retention),
                 }
                 if let Some(stored) = stored {
@@ -144,11 +146,11 @@ impl Ending<'_> {
 
     /// Counts an operation that was ended outside of its runner.
     pub(super) async fn elsewhere(&self) {
-        let (core, key) = (self.core, self.key);
+        let (instance, key) = (self.instance, self.key);
         // A removed operation has no record that needs to be counted.
-        if !matches!(core.records.find(key).await, Ok(None)) {
+        if !matches!(instance.records.find(key).await, Ok(None)) {
             self.admission
-                .count(key, RECORD_BYTES, core.settings.retention);
+                .count(key, RECORD_BYTES, instance.settings.retention);
         }
         observe::ended(key, Status::Canceled, None);
     }
@@ -247,9 +249,9 @@ impl Ending<'_> {
     /// One compare-and-set decides whether the operation is forgotten or a client gets its id. From then on the key is
     /// free, even if this process ends.
     async fn forget<E>(&self, keyed: &Keyed<E>) -> bool {
-        let (core, key) = (self.core, self.key);
+        let (instance, key) = (self.instance, self.key);
         let forget = || {
-            core.records.change(key, |record| {
+            instance.records.change(key, |record| {
                 if record.status.is_terminal() || record.told {
                     return false;
                 }
@@ -268,14 +270,14 @@ impl Ending<'_> {
             }
         }
         self.release(keyed).await;
-        core.records.discard(&keyed.record).await;
+        instance.records.discard(&keyed.record).await;
         observe::not_remembered(key);
         true
     }
 
     async fn release<E>(&self, keyed: &Keyed<E>) {
-        let (core, key) = (self.core, self.key);
-        let release = || claim::release(&core.records.backend, &keyed.name, &keyed.record.id);
+        let (instance, key) = (self.instance, self.key);
+        let release = || claim::release(&instance.records.backend, &keyed.name, &keyed.record.id);
         let _ = repeat(key, release).await;
     }
 }

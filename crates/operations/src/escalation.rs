@@ -1,7 +1,8 @@
 //! Escalation: a request whose inner response takes longer than its client waits becomes an operation.
 
 use super::body::OperationBody;
-use super::core::Core;
+use super::inner_call::{Call, Work, unwrapped};
+use super::instance::Instance;
 use super::limits::Admission;
 use super::mount::UnreachableMount;
 use super::observe;
@@ -12,7 +13,6 @@ use super::records::Records;
 use super::reply::{self, Reply, varying};
 use super::runner::Runner;
 use super::settings::OnDisconnect;
-use super::work::{Call, Work, unwrapped};
 use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body::Body;
@@ -35,17 +35,17 @@ pub(super) struct Client {
 
 impl Client {
     /// The reply that gives the client the address of an operation.
-    pub(super) fn accepted<R>(&self, core: &Core, record: &Record) -> Reply<R> {
-        if core.mount.gives() {
-            observe::suspicious(&UnreachableMount::at(&core.settings.mount));
+    pub(super) fn accepted<R>(&self, instance: &Instance, record: &Record) -> Reply<R> {
+        if instance.mount.gives() {
+            observe::suspicious(&UnreachableMount::at(&instance.settings.mount));
         }
-        reply::accepted(&core.settings, record, self.preferences, &self.headers)
+        reply::accepted(&instance.settings, record, self.preferences, &self.headers)
     }
 }
 
 /// Answers with the inner response, if it begins while the client waits, and else with the address of an operation.
 pub(super) async fn answer<R, E>(
-    core: Arc<Core>,
+    instance: Arc<Instance>,
     client: Client,
     admission: Admission,
     call: Call<R, E>,
@@ -55,7 +55,7 @@ where
     E: Into<BoxError> + Send + 'static,
 {
     let mut waiting = Waiting {
-        core: core.clone(),
+        instance: instance.clone(),
         requester: client.requester.clone(),
         running: Some((call, admission)),
     };
@@ -70,11 +70,11 @@ where
         }
         () = sleep(client.patience) => {}
     }
-    if core.drain.is_draining() {
+    if instance.drain.is_draining() {
         return published(call.await).await;
     }
     let report = call.progress().latest();
-    let mut creating = Creating::start(&core.records, client.requester.clone(), report);
+    let mut creating = Creating::start(&instance.records, client.requester.clone(), report);
     let created = select! {
         biased;
         ended = &mut *call => return published(ended).await,
@@ -88,8 +88,8 @@ where
         }
     };
     // Registers before the check for draining, so that `drain` waits for this operation.
-    let registration = core.register(&key);
-    if core.drain.is_draining() {
+    let registration = instance.register(&key);
+    if instance.drain.is_draining() {
         drop(registration);
         return published(call.await).await;
     }
@@ -102,7 +102,7 @@ where
         let work = Work::Calling(call);
         tokio::spawn(Runner::new(registration, work, admission, None).run());
     }
-    Ok(client.accepted(&core, &record))
+    Ok(client.accepted(&instance, &record))
 }
 
 /// Passes the end of the inner call on.
@@ -181,7 +181,7 @@ where
     R: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     E: Into<BoxError> + Send + 'static,
 {
-    core: Arc<Core>,
+    instance: Arc<Instance>,
     requester: Requester,
     running: Option<(Call<R, E>, Admission)>,
 }
@@ -195,19 +195,19 @@ where
         let Some((call, admission)) = self.running.take() else {
             return;
         };
-        if call.has_ended() || self.core.settings.on_disconnect == OnDisconnect::Drop {
+        if call.has_ended() || self.instance.settings.on_disconnect == OnDisconnect::Drop {
             return;
         }
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
-        let (core, requester) = (self.core.clone(), self.requester.clone());
+        let (instance, requester) = (self.instance.clone(), self.requester.clone());
         runtime.spawn(async move {
             let report = call.progress().latest();
-            match core.records.create(requester, report, None).await {
+            match instance.records.create(requester, report, None).await {
                 Ok((key, _)) => {
                     let work = Work::Calling(call);
-                    let registration = core.register(&key);
+                    let registration = instance.register(&key);
                     Runner::new(registration, work, admission, None).run().await;
                 }
                 Err(error) => {

@@ -2,15 +2,15 @@
 
 use super::body::{OperationBody, OperationRequestBody};
 use super::claim::{Claim, IDEMPOTENCY_KEY};
-use super::core::Core;
 use super::escalation::{self, Client};
+use super::inner_call::{on_connection, start};
+use super::instance::Instance;
 use super::limits::Refusal;
 use super::operations::Operations;
 use super::prefer::Preferences;
 use super::record::Requester;
 use super::reply::{self, Reply, add_vary, varying};
 use super::settings::{Escalate, Settings};
-use super::work::{on_connection, start};
 use super::{idempotency, observe};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
@@ -24,7 +24,7 @@ use tower_service::Service;
 
 /// Answers a request that is not below the mount path.
 pub(super) async fn answer<S, B, R>(
-    core: Arc<Core>,
+    instance: Arc<Instance>,
     service: S,
     request: Request<B>,
 ) -> Result<Reply<R>, S::Error>
@@ -36,8 +36,8 @@ where
     R: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let (mut parts, body) = request.into_parts();
-    parts.extensions.insert(Operations::of(core.clone()));
-    let settings = &core.settings;
+    parts.extensions.insert(Operations::of(instance.clone()));
+    let settings = &instance.settings;
     let escalate = settings.escalate(&parts);
     let varies = settings.varies(&mut parts, escalate);
     let preferences = Preferences::of(&parts.headers);
@@ -46,18 +46,18 @@ where
         Escalate::WhenPreferred => preferences.respond_async,
         Escalate::Always => true,
     };
-    if can_escalate && core.mount.is_unreachable() {
+    if can_escalate && instance.mount.is_unreachable() {
         observe::stays_because_unreachable();
         can_escalate = false;
     }
     let has_key = settings.idempotency_keys
         && escalate != Escalate::Never
         && parts.headers.contains_key(IDEMPOTENCY_KEY);
-    if has_key && core.drain.is_draining() {
+    if has_key && instance.drain.is_draining() {
         // Another instance can ensure that the request runs once.
         return Ok(varying(reply::unavailable(settings, &parts.headers)));
     }
-    if !(can_escalate || has_key) || core.drain.is_draining() {
+    if !(can_escalate || has_key) || instance.drain.is_draining() {
         let body = OperationRequestBody::streaming(body);
         let response = on_connection(service, parts, body).await?;
         return Ok(published(response, varies));
@@ -81,7 +81,7 @@ where
     let body = if body.is_end_stream() {
         OperationRequestBody::default()
     } else {
-        match receive(&core, principal, needs_room, headers, body).await {
+        match receive(&instance, principal, needs_room, headers, body).await {
             Ok(body) => body,
             Err(reply) => return Ok(reply),
         }
@@ -99,7 +99,7 @@ where
         let response = on_connection(service, parts, body).await?;
         return Ok(published(response, true));
     }
-    let admission = core.limits.admit(principal).and_then(|admission| {
+    let admission = instance.limits.admit(principal).and_then(|admission| {
         if needs_room {
             admission.check_room()?;
         }
@@ -109,7 +109,7 @@ where
         Ok(admission) => admission,
         Err(refusal) => return Ok(refused(settings, refusal, headers)),
     };
-    core.listen();
+    instance.listen();
 
     let claim = if has_key {
         match Claim::of(&parts, principal, body.read_bytes()) {
@@ -121,14 +121,14 @@ where
     };
     let start = start(service, parts, body);
     match claim {
-        Some(claim) => idempotency::answer(core, claim, client, admission, start).await,
-        None => escalation::answer(core, client, admission, start()).await,
+        Some(claim) => idempotency::answer(instance, claim, client, admission, start).await,
+        None => escalation::answer(instance, client, admission, start()).await,
     }
 }
 
 /// Reads a request body, unless it is too large or the limits on bodies that are being received refuse the request.
 async fn receive<B, R>(
-    core: &Core,
+    instance: &Instance,
     principal: Option<&str>,
     needs_room: bool,
     headers: &HeaderMap,
@@ -137,8 +137,8 @@ async fn receive<B, R>(
 where
     B: Body,
 {
-    let settings = &core.settings;
-    let receiving = core.limits.receive(principal).and_then(|receiving| {
+    let settings = &instance.settings;
+    let receiving = instance.limits.receive(principal).and_then(|receiving| {
         if needs_room {
             receiving.check_room()?;
         }

@@ -2,9 +2,10 @@
 
 use super::body::OperationBody;
 use super::claim::{Claim, Claimed};
-use super::core::Core;
 use super::ending::{Keyed, Told};
 use super::escalation::Client;
+use super::inner_call::{Call, Work, to_its_end};
+use super::instance::Instance;
 use super::limits::{Admission, Refusal};
 use super::observe;
 use super::progress::Report;
@@ -14,7 +15,6 @@ use super::reply::{self, Reply, varying};
 use super::result::Outcome;
 use super::runner::Runner;
 use super::settings::Settings;
-use super::work::{Call, Work, to_its_end};
 use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body::Body;
@@ -33,7 +33,7 @@ use tower_promises_backend::{BackendError, Revision};
 /// Answers a request with a key. Calls `start` if the key is new. While the client waits, this function passes errors
 /// and panics of the work on to its caller.
 pub(super) async fn answer<R, E>(
-    core: Arc<Core>,
+    instance: Arc<Instance>,
     claim: Claim,
     client: Client,
     admission: Admission,
@@ -43,14 +43,14 @@ where
     R: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     E: Into<BoxError> + Send + 'static,
 {
-    let (settings, headers) = (&core.settings, &client.headers);
+    let (settings, headers) = (&instance.settings, &client.headers);
     let requester = client.requester.clone();
-    let begin = begin(core.clone(), claim, requester, admission, start);
+    let begin = begin(instance.clone(), claim, requester, admission, start);
     // A client that disconnects meanwhile must not leave behind a key without work.
     let (first, mut news, mut told) = match to_its_end(begin).await {
         Ok(Taken::First(first, news, told)) => (first, news, told),
         Ok(Taken::Again(key, record, mut news, _admission)) => {
-            let reply = again(&core, &key, *record, &mut news, &client).await;
+            let reply = again(&instance, &key, *record, &mut news, &client).await;
             return Ok(varying(reply));
         }
         Ok(Taken::ByOther) => return Ok(varying(reply::other_request(settings, headers))),
@@ -68,7 +68,7 @@ where
     let mut heard = select! {
         biased;
         told = &mut told => Some(told.ok()),
-        () = end(&core, &first.key, &mut news, client.patience) => None,
+        () = end(&instance, &first.key, &mut news, client.patience) => None,
     };
     // Tells the store that the client is about to get the id. If the work reports first, its report is the reply.
     let key = first.key.clone();
@@ -80,7 +80,7 @@ where
         select! {
             biased;
             told = &mut told, if heard.is_none() => heard = Some(told.ok()),
-            landed = repeat(&key, || tell(&core, &key)) => break landed.ok(),
+            landed = repeat(&key, || tell(&instance, &key)) => break landed.ok(),
         }
     };
     let can_hear = heard.is_none();
@@ -104,7 +104,7 @@ where
         }
     }
     Ok(varying(match landed {
-        Some(record) => after_wait(&core, &key, record, &client).await,
+        Some(record) => after_wait(&instance, &key, record, &client).await,
         None => reply::unavailable(settings, headers),
     }))
 }
@@ -127,8 +127,8 @@ fn answered<R>(outcome: Outcome) -> Reply<R> {
 }
 
 /// Waits, at most as long as the client, until an operation ends that had not ended when `news` was subscribed.
-async fn end(core: &Core, key: &Key, news: &mut Subscription, patience: Duration) {
-    let settings = &core.settings;
+async fn end(instance: &Instance, key: &Key, news: &mut Subscription, patience: Duration) {
+    let settings = &instance.settings;
     let end = async {
         loop {
             select! {
@@ -137,7 +137,7 @@ async fn end(core: &Core, key: &Key, news: &mut Subscription, patience: Duration
                 // In case the message is lost, or the process that works on it.
                 () = sleep(settings.heartbeat.min(settings.lease)) => {}
             }
-            match core.load(key).await {
+            match instance.load(key).await {
                 Ok(Some(record)) if !record.status.is_terminal() => {}
                 Ok(_) => break,
                 Err(error) => observe::backend_failed(key, &error),
@@ -148,16 +148,16 @@ async fn end(core: &Core, key: &Key, news: &mut Subscription, patience: Duration
 }
 
 /// Records that no client waits for the first reply any more. The document does not show it. Returns the record.
-async fn land(core: &Core, key: &Key) -> Result<Option<Record>, BackendError> {
-    let changed = core.records.change(key, |record| {
+async fn land(instance: &Instance, key: &Key) -> Result<Option<Record>, BackendError> {
+    let changed = instance.records.change(key, |record| {
         !record.status.is_terminal() && std::mem::take(&mut record.in_flight)
     });
     changed.await.map(Changed::value)
 }
 
 /// Records that a client gets the id. Returns the record.
-async fn tell(core: &Core, key: &Key) -> Result<Option<Record>, BackendError> {
-    let changed = core.records.change(key, |record| {
+async fn tell(instance: &Instance, key: &Key) -> Result<Option<Record>, BackendError> {
+    let changed = instance.records.change(key, |record| {
         if record.status.is_terminal() || record.told {
             return false;
         }
@@ -171,7 +171,7 @@ async fn tell(core: &Core, key: &Key) -> Result<Option<Record>, BackendError> {
 /// A client that waits for the first reply. If it disconnects before that, it can repeat the request to get the
 /// operation.
 struct InFlight {
-    core: Arc<Core>,
+    instance: Arc<Instance>,
     key: Key,
     is_waiting: bool,
 }
@@ -188,8 +188,8 @@ impl Drop for InFlight {
             return;
         }
         if let Ok(runtime) = Handle::try_current() {
-            let (core, key) = (self.core.clone(), self.key.clone());
-            runtime.spawn(async move { repeat(&key, || land(&core, &key)).await });
+            let (instance, key) = (self.instance.clone(), self.key.clone());
+            runtime.spawn(async move { repeat(&key, || land(&instance, &key)).await });
         }
     }
 }
@@ -211,7 +211,7 @@ enum Taken<E> {
 /// Takes the key, and begins the work if the key is free. From then on the work continues even if the client
 /// disconnects, because the client is expected to repeat the request.
 async fn begin<R, E>(
-    core: Arc<Core>,
+    instance: Arc<Instance>,
     claim: Claim,
     requester: Requester,
     admission: Admission,
@@ -223,13 +223,13 @@ where
 {
     loop {
         let mut expected: Option<Revision> = None;
-        let backend = &core.records.backend;
+        let backend = &instance.records.backend;
         let found: Option<(Claimed, _)> = backend.read_revision(&claim.name).await?;
         if let Some((claimed, revision)) = found {
             let key = Key::of(&claimed.id);
             // Before it is known whether it has ended, so that its end is heard.
-            let news = core.hub.ends(&key);
-            if let Some(record) = core.load(&key).await? {
+            let news = instance.changes.ends(&key);
+            if let Some(record) = instance.load(&key).await? {
                 return Ok(if claimed.fingerprint == claim.fingerprint {
                     Taken::Again(key, record.into(), news, admission)
                 } else {
@@ -244,7 +244,7 @@ where
         }
         // The operation is created first, because a key without an operation is free.
         let name = Some(claim.name.clone());
-        let created = core
+        let created = instance
             .records
             .create(requester.clone(), Report::default(), name);
         let (key, record) = created.await?;
@@ -252,18 +252,18 @@ where
             fingerprint: claim.fingerprint.clone(),
             id: record.id.clone(),
         };
-        let longest = core.settings.longest();
+        let longest = instance.settings.longest();
         let value = encode(&claimed)?;
         let set = backend.set(&claim.name, expected, value, longest).await;
         if let Ok(true) = set {
             // Before it is client whether the process drains, so that who drains waits for it.
-            let registration = core.register(&key);
-            if core.drain.is_draining() {
+            let registration = instance.register(&key);
+            if instance.drain.is_draining() {
                 // It has begun to while the body was read or the store was client.
-                core.records.discard(&record).await;
+                instance.records.discard(&record).await;
                 return Ok(Taken::Draining);
             }
-            let news = core.hub.ends(&key);
+            let news = instance.changes.ends(&key);
             let work = Work::Calling(start());
             let (sender, told) = oneshot::channel();
             let keyed = Keyed {
@@ -273,7 +273,7 @@ where
             };
             tokio::spawn(Runner::new(registration, work, admission, Some(keyed)).run());
             let first = InFlight {
-                core,
+                instance,
                 key,
                 is_waiting: true,
             };
@@ -281,39 +281,41 @@ where
         }
         // Another request with this key was faster, or the store has not answered. The store may have set the key
         // nevertheless. Without the operation the key is free.
-        core.records.discard(&record).await;
+        instance.records.discard(&record).await;
         let _ = set?;
     }
 }
 
 /// The reply to a repeated request.
 async fn again<R>(
-    core: &Core,
+    instance: &Instance,
     key: &Key,
     record: Record,
     news: &mut Subscription,
     client: &Client,
 ) -> Reply<R> {
-    let (settings, headers) = (&core.settings, &client.headers);
+    let (settings, headers) = (&instance.settings, &client.headers);
     if record.status.is_terminal() {
-        return ended(core, key, &record, headers).await;
+        return ended(instance, key, &record, headers).await;
     }
     if record.in_flight {
         return reply::in_flight(settings, headers);
     }
-    end(core, key, news, client.patience).await;
-    let latest = match core.load(key).await {
-        Ok(Some(latest)) if !latest.status.is_terminal() && !latest.told => tell(core, key).await,
+    end(instance, key, news, client.patience).await;
+    let latest = match instance.load(key).await {
+        Ok(Some(latest)) if !latest.status.is_terminal() && !latest.told => {
+            tell(instance, key).await
+        }
         latest => latest,
     };
     match latest {
         // The request was refused.
         Ok(None) if !record.told => reply::unavailable(settings, headers),
-        Ok(latest) => after_wait(core, key, latest, client).await,
+        Ok(latest) => after_wait(instance, key, latest, client).await,
         Err(error) => {
             observe::backend_failed(key, &error);
             if record.told {
-                client.accepted(core, &record)
+                client.accepted(instance, &record)
             } else {
                 reply::unavailable(settings, headers)
             }
@@ -323,19 +325,19 @@ async fn again<R>(
 
 /// The reply after the wait, for the current record.
 async fn after_wait<R>(
-    core: &Core,
+    instance: &Instance,
     key: &Key,
     record: Option<Record>,
     client: &Client,
 ) -> Reply<R> {
     match record {
         Some(record) if record.status.is_terminal() => {
-            ended(core, key, &record, &client.headers).await
+            ended(instance, key, &record, &client.headers).await
         }
-        Some(record) => client.accepted(core, &record),
+        Some(record) => client.accepted(instance, &record),
         // A reply must not name an operation that does not exist.
         None => reply::gone(
-            &core.settings,
+            &instance.settings,
             "The operation was removed.",
             &client.headers,
         ),
@@ -343,15 +345,20 @@ async fn after_wait<R>(
 }
 
 /// The stored inner response.
-async fn ended<R>(core: &Core, key: &Key, record: &Record, headers: &HeaderMap) -> Reply<R> {
-    let settings = &core.settings;
+async fn ended<R>(
+    instance: &Instance,
+    key: &Key,
+    record: &Record,
+    headers: &HeaderMap,
+) -> Reply<R> {
+    let settings = &instance.settings;
     if record.status == Status::Canceled {
         return reply::cancelled(settings, headers);
     }
     let Some(stored) = record.result else {
         return reply::no_result(settings, headers);
     };
-    match core.records.get_result(key, stored).await {
+    match instance.records.get_result(key, stored).await {
         Ok(Some(outcome)) if !record.consumed => answered(outcome),
         Ok(_) => reply::gone(settings, "The result has been read.", headers),
         Err(error) => {

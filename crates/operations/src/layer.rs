@@ -1,8 +1,7 @@
 use super::builder::OperationLayerBuilder;
-use super::core::Core;
+use super::instance::Instance;
 use super::operations::Operations;
-use super::routes::OperationRoutes;
-use super::service::OperationService;
+use super::service::{OperationRoutes, OperationService};
 use std::fmt;
 use std::sync::Arc;
 use tower_layer::Layer;
@@ -14,7 +13,7 @@ use tower_promises_backend::Backend;
 #[derive(Clone)]
 #[must_use]
 pub struct OperationLayer {
-    core: Arc<Core>,
+    instance: Arc<Instance>,
 }
 
 impl OperationLayer {
@@ -49,17 +48,17 @@ impl OperationLayer {
     /// ```
     #[must_use]
     pub fn routes(&self) -> OperationRoutes {
-        OperationRoutes::of(self.core.clone())
+        OperationRoutes::of(self.instance.clone())
     }
 
-    pub(super) fn of(core: Arc<Core>) -> Self {
-        Self { core }
+    pub(super) fn of(instance: Arc<Instance>) -> Self {
+        Self { instance }
     }
 
     /// Returns a handle to the operations, for code outside of handlers.
     #[must_use]
     pub fn operations(&self) -> Operations {
-        Operations::of(self.core.clone())
+        Operations::of(self.instance.clone())
     }
 }
 
@@ -67,14 +66,14 @@ impl<S> Layer<S> for OperationLayer {
     type Service = OperationService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        OperationService::with_core(inner, self.core.clone())
+        OperationService::with_instance(inner, self.instance.clone())
     }
 }
 
 impl fmt::Debug for OperationLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OperationLayer")
-            .field("settings", &self.core.settings)
+            .field("settings", &self.instance.settings)
             .finish()
     }
 }

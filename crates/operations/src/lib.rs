@@ -201,20 +201,20 @@ mod absence;
 mod accept;
 mod body;
 mod builder;
-mod cancel;
+mod cancel_form;
+mod changes;
 mod claim;
 mod condition;
-mod core;
 mod document;
 mod ending;
 mod escalation;
 mod events;
 mod first_reply;
-mod future;
 #[doc = include_str!("guide.md")]
 pub mod guide {}
-mod hub;
 mod idempotency;
+mod inner_call;
+mod instance;
 mod layer;
 mod limits;
 mod mount;
@@ -231,20 +231,17 @@ mod routes;
 mod runner;
 mod service;
 mod settings;
-mod work;
 
 #[cfg(feature = "axum")]
 pub use axum::MissingOperationLayer;
 pub use body::{OperationBody, OperationRequestBody};
 pub use builder::OperationLayerBuilder;
-pub use future::OperationFuture;
 pub use layer::OperationLayer;
 pub use mount::UnreachableMount;
 pub use operations::{Operation, Operations};
 pub use progress::Progress;
 pub use record::Status;
-pub use routes::OperationRoutes;
-pub use service::OperationService;
+pub use service::{OperationFuture, OperationRoutes, OperationService};
 pub use settings::{
     DEFAULT_BACKEND_TIMEOUT, DEFAULT_HEARTBEAT, DEFAULT_LEASE, DEFAULT_LIFETIME,
     DEFAULT_MAX_BODY_BYTES, DEFAULT_MAX_RESULT_BYTES, DEFAULT_MAX_RUNNING,

@@ -1,4 +1,4 @@
-use super::core::Core;
+use super::instance::Instance;
 use super::mount::UnreachableMount;
 use super::observe;
 use super::record::{Key, Record, Status, principal_digest};
@@ -38,7 +38,7 @@ use tower_service::Service;
 /// ```
 #[derive(Clone)]
 pub struct Operations {
-    core: Arc<Core>,
+    instance: Arc<Instance>,
 }
 
 /// A snapshot of an operation.
@@ -48,8 +48,8 @@ pub struct Operation {
 }
 
 impl Operations {
-    pub(super) fn of(core: Arc<Core>) -> Self {
-        Self { core }
+    pub(super) fn of(instance: Arc<Instance>) -> Self {
+        Self { instance }
     }
 
     /// Returns the operation with this id, or `None` if there is none or it has expired.
@@ -58,7 +58,7 @@ impl Operations {
     ///
     /// If the backend does not answer.
     pub async fn get(&self, id: &str) -> Result<Option<Operation>, BackendError> {
-        let record = self.core.load(&Key::of(id)).await?;
+        let record = self.instance.load(&Key::of(id)).await?;
         Ok(record.map(|record| Operation { record }))
     }
 
@@ -72,7 +72,7 @@ impl Operations {
     pub async fn list(&self, principal: &str) -> Result<Vec<Operation>, BackendError> {
         let principal = principal_digest(principal);
         let mut operations = Vec::new();
-        for id in self.core.records.list(&principal).await?.iter().rev() {
+        for id in self.instance.records.list(&principal).await?.iter().rev() {
             if operations.len() == MAX_LISTED {
                 break;
             }
@@ -101,7 +101,7 @@ impl Operations {
     ///
     /// If the backend does not answer. The operation may or may not be cancelled.
     pub async fn cancel(&self, id: &str) -> Result<bool, BackendError> {
-        let changed = self.core.cancel(&Key::of(id), |_| true).await?;
+        let changed = self.instance.cancel(&Key::of(id), |_| true).await?;
         Ok(matches!(changed, Changed::Yes(_)))
     }
 
@@ -141,8 +141,8 @@ impl Operations {
         S: Service<Request<B>>,
         B: Default,
     {
-        let path = &self.core.settings.mount;
-        let checked = self.core.mount.check(app, path).await;
+        let path = &self.instance.settings.mount;
+        let checked = self.instance.mount.check(app, path).await;
         checked.inspect_err(observe::unreachable)
     }
 
@@ -150,7 +150,7 @@ impl Operations {
     /// counted.
     #[must_use]
     pub fn running(&self) -> usize {
-        self.core.drain.running()
+        self.instance.drain.running()
     }
 
     /// Prepares the end of this process: waits until its operations have ended, at most for `deadline`, and gives up
@@ -163,9 +163,9 @@ impl Operations {
     ///
     /// Cancel safety: dropped before it resolves, nothing is given up, and nothing becomes an operation.
     pub async fn drain(&self, limit: Duration) -> usize {
-        let given_up = self.core.drain.drain(limit).await;
+        let given_up = self.instance.drain.drain(limit).await;
         // It ends when the store has been told, or does not answer.
-        self.core.drain.ended().await;
+        self.instance.drain.ended().await;
         given_up
     }
 }

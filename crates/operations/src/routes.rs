@@ -1,10 +1,9 @@
 //! Replies to requests below the mount path.
 
 use super::body::OperationBody;
-use super::cancel;
+use super::cancel_form;
 use super::condition;
-use super::core::{Core, Found};
-use super::future::OperationFuture;
+use super::instance::{Found, Instance};
 use super::record::{Key, Record, Status};
 use super::records::Changed;
 use super::reply::{self, Reply, no_store};
@@ -12,16 +11,11 @@ use super::settings::Settings;
 use super::{events, observe, page};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, VARY, X_CONTENT_TYPE_OPTIONS};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, request};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, request};
 use http_body::Body;
-use http_body_util::Empty;
-use std::convert::Infallible;
-use std::fmt;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use tokio::runtime::Handle;
 use tower_promises_backend::BackendError;
-use tower_service::Service;
 
 /// The target of a request below the mount path.
 pub(super) enum Route<'a> {
@@ -55,69 +49,31 @@ impl<'a> Route<'a> {
     }
 }
 
-/// Service that answers only requests for operations, for a router that has the layer on some of its routes.
-///
-/// [`OperationLayer::routes`](super::OperationLayer::routes) creates it. It accepts paths with the mount path and, for
-/// routers that remove the mount path, paths without it.
-#[derive(Clone)]
-pub struct OperationRoutes {
-    core: Arc<Core>,
-}
-
-impl OperationRoutes {
-    pub(super) fn of(core: Arc<Core>) -> Self {
-        Self { core }
-    }
-}
-
-impl<B> Service<Request<B>> for OperationRoutes
-where
-    B: Body<Data: Send, Error: Send> + Send + 'static,
-{
-    type Response = Response<OperationBody<Empty<Bytes>>>;
-    type Error = Infallible;
-    type Future = OperationFuture<Empty<Bytes>, Infallible>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let core = self.core.clone();
-        let (parts, body) = request.into_parts();
-        OperationFuture::new(async move { Ok(answer(core, parts, body).await) })
-    }
-}
-
-impl fmt::Debug for OperationRoutes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OperationRoutes")
-            .field("mount", &self.core.settings.mount)
-            .finish()
-    }
-}
-
 /// Answers a request below the mount path, and starts to listen for changes.
-pub(super) async fn answer<B, R>(core: Arc<Core>, parts: request::Parts, body: B) -> Reply<R>
+pub(super) async fn answer<B, R>(
+    instance: Arc<Instance>,
+    parts: request::Parts,
+    body: B,
+) -> Reply<R>
 where
     B: Body,
 {
-    core.mount.arrived(&parts.extensions);
-    let (settings, headers) = (&core.settings, &parts.headers);
+    instance.mount.arrived(&parts.extensions);
+    let (settings, headers) = (&instance.settings, &parts.headers);
     let path = parts.uri.path();
     // A router that mounts these routes may have removed the mount path.
     let route = Route::of(path, &settings.mount).or_else(|| Route::of(path, ""));
     let route = route.unwrap_or(Route::Unknown);
-    core.listen();
+    instance.listen();
     let id = match route {
         Route::Asset(file) => return asset(settings, file, &parts),
         Route::Unknown => return reply::not_found(settings, headers),
         Route::Status(id) | Route::Result(id) | Route::Events(id) | Route::Cancel(id) => id,
     };
     let key = Key::of(id);
-    let comes_late = core.is_being_cancelled(&key);
+    let comes_late = instance.is_being_cancelled(&key);
     let principal = settings.principal(&parts);
-    let record = match core.find(&key, principal.as_deref()).await {
+    let record = match instance.find(&key, principal.as_deref()).await {
         Ok(Found::Record(record)) => record,
         Ok(Found::Gone) => return reply::gone(settings, "The operation has expired.", headers),
         Ok(Found::Unknown) => return reply::not_found(settings, headers),
@@ -127,13 +83,13 @@ where
     let answer = match route {
         Route::Status(_) if is_read => Ok(status(settings, &record, headers)),
         Route::Status(_) if parts.method == Method::DELETE => {
-            delete(&core, &key, &record, headers, comes_late).await
+            delete(&instance, &key, &record, headers, comes_late).await
         }
         Route::Status(_) => Ok(reply::not_allowed(settings, "GET, HEAD, DELETE", headers)),
-        Route::Result(_) if is_read => result(&core, &key, &record, &parts).await,
-        Route::Events(_) if is_read => Ok(events::answer(&core, key.clone(), &record, &parts)),
+        Route::Result(_) if is_read => result(&instance, &key, &record, &parts).await,
+        Route::Events(_) if is_read => Ok(events::answer(&instance, key.clone(), &record, &parts)),
         Route::Cancel(_) if parts.method == Method::POST => {
-            cancel::answer(&core, &key, &record, &parts, body).await
+            cancel_form::answer(&instance, &key, &record, &parts, body).await
         }
         Route::Cancel(_) => Ok(reply::not_allowed(settings, "POST", headers)),
         _ => Ok(reply::not_allowed(settings, "GET, HEAD", headers)),
@@ -171,22 +127,22 @@ fn status<R>(settings: &Settings, record: &Record, headers: &HeaderMap) -> Reply
 }
 
 async fn delete<R>(
-    core: &Arc<Core>,
+    instance: &Arc<Instance>,
     key: &Key,
     record: &Record,
     headers: &HeaderMap,
     comes_late: bool,
 ) -> Result<Reply<R>, BackendError> {
-    let settings = &core.settings;
+    let settings = &instance.settings;
     if record.status.is_terminal() {
-        if comes_late || core.is_being_cancelled(key) {
+        if comes_late || instance.is_being_cancelled(key) {
             // The client wanted to cancel the operation, which another request cancels, and not to remove it.
             return Ok(reply::conflict(settings, headers));
         }
         if !condition::allows(headers, record) {
             return Ok(reply::precondition_failed(settings, headers));
         }
-        return Ok(if core.remove(key, record).await? {
+        return Ok(if instance.remove(key, record).await? {
             let mut response = Response::new(Bytes::new().into());
             *response.status_mut() = StatusCode::NO_CONTENT;
             no_store(response.headers_mut());
@@ -195,7 +151,7 @@ async fn delete<R>(
             reply::not_found(settings, headers)
         });
     }
-    Ok(match core.cancel(key, condition::of(headers)).await? {
+    Ok(match instance.cancel(key, condition::of(headers)).await? {
         Changed::Yes(record) => reply::status(settings, &record, &HeaderMap::new()),
         Changed::No(record) if !condition::allows(headers, &record) => {
             reply::precondition_failed(settings, headers)
@@ -206,12 +162,12 @@ async fn delete<R>(
 }
 
 async fn result<R>(
-    core: &Arc<Core>,
+    instance: &Arc<Instance>,
     key: &Key,
     record: &Record,
     request: &request::Parts,
 ) -> Result<Reply<R>, BackendError> {
-    let (settings, headers) = (&core.settings, &request.headers);
+    let (settings, headers) = (&instance.settings, &request.headers);
     if !record.status.is_terminal() {
         return Ok(reply::pending(settings, record));
     }
@@ -225,13 +181,13 @@ async fn result<R>(
     let Some(stored) = record.result else {
         return Ok(reply::no_result(settings, headers));
     };
-    let Some(outcome) = core.records.get_result(key, stored).await? else {
+    let Some(outcome) = instance.records.get_result(key, stored).await? else {
         return Ok(reply::gone(settings, consumed, headers));
     };
     let data = outcome.body.clone();
     let body = if settings.result_once && request.method == Method::GET {
-        let (core, key, runtime) = (core.clone(), key.clone(), Handle::current());
-        OperationBody::once(data, move || core.consume(&runtime, key))
+        let (instance, key, runtime) = (instance.clone(), key.clone(), Handle::current());
+        OperationBody::once(data, move || instance.consume(&runtime, key))
     } else {
         data.into()
     };

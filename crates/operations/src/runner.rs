@@ -1,15 +1,15 @@
 //! The task that runs an operation to its end.
 
-use super::core::{Core, DROP_PATIENCE, Registration};
+use super::changes::CHANGED;
 use super::ending::{Ending, Keyed, Told};
-use super::hub::CHANGED;
+use super::inner_call::{Unanswered, Work};
+use super::instance::{DROP_PATIENCE, Instance, Registration};
 use super::limits::Admission;
 use super::observe;
 use super::progress::Report;
 use super::record::{Failure, Key, Status};
 use super::records::Changed;
 use super::result::Outcome;
-use super::work::{Unanswered, Work};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http_body::Body;
@@ -21,7 +21,7 @@ use tower_promises_backend::kit::topics::Subscription;
 
 /// Runs one operation.
 pub(super) struct Runner<R, E> {
-    core: Arc<Core>,
+    instance: Arc<Instance>,
     key: Key,
     work: Work<R, E>,
     /// Dropped when the work has been dropped and its end has been announced.
@@ -54,12 +54,12 @@ where
         admission: Admission,
         keyed: Option<Keyed<E>>,
     ) -> Self {
-        let (core, key) = (registration.core.clone(), registration.key.clone());
+        let (instance, key) = (registration.instance.clone(), registration.key.clone());
         Self {
             registration,
             admission,
-            news: core.hub.ends(&key),
-            core,
+            news: instance.changes.ends(&key),
+            instance,
             key,
             work,
             keyed,
@@ -69,14 +69,14 @@ where
     pub(super) async fn run(mut self) {
         observe::began(&self.key);
         let (end, report) = self.wait().await;
-        let (core, key) = (self.core.clone(), self.key.clone());
+        let (instance, key) = (self.instance.clone(), self.key.clone());
         // The operation must not count as lost before its end is stored.
         select! {
             biased;
             () = self.finish(end, &report) => {}
-            () = keep_lease(&core, &key) => {}
+            () = keep_lease(&instance, &key) => {}
         }
-        if let Err(error) = core.records.backend.delete(&key.lease()).await {
+        if let Err(error) = instance.records.backend.delete(&key.lease()).await {
             observe::backend_failed(&key, &error);
         }
         drop(self.registration);
@@ -91,7 +91,7 @@ where
             self.work.progress().begin();
         }
         let ending = Ending {
-            core: &self.core,
+            instance: &self.instance,
             key: &self.key,
             admission: &self.admission,
             report,
@@ -121,7 +121,7 @@ where
 
     /// Waits for the end, and updates the store meanwhile.
     async fn wait(&mut self) -> (End<E>, Report) {
-        let settings = &self.core.settings;
+        let settings = &self.instance.settings;
         let limit = settings.max_result_bytes;
         let third = settings.lease / 3;
         let mut renewal = interval_at(Instant::now() + third, third);
@@ -141,7 +141,7 @@ where
                 () = self.news.notified() => if self.has_ended().await {
                     break End::Elsewhere;
                 },
-                () = self.core.drain.given_up() => {
+                () = self.instance.drain.given_up() => {
                     let failure = Failure::new("ShuttingDown", "The server is shutting down.");
                     break End::Failed(failure);
                 }
@@ -151,7 +151,7 @@ where
                     if self.has_ended().await {
                         break End::Elsewhere;
                     }
-                    if let Err(error) = self.core.records.renew_lease(&self.key).await {
+                    if let Err(error) = self.instance.records.renew_lease(&self.key).await {
                         observe::backend_failed(&self.key, &error);
                     }
                 }
@@ -160,7 +160,7 @@ where
                     if self.flush(&report).await {
                         break End::Elsewhere;
                     }
-                    next_flush = Instant::now() + self.core.settings.progress_interval;
+                    next_flush = Instant::now() + self.instance.settings.progress_interval;
                 }
             }
         };
@@ -168,7 +168,7 @@ where
     }
 
     async fn has_ended(&self) -> bool {
-        match self.core.records.find(&self.key).await {
+        match self.instance.records.find(&self.key).await {
             Ok(found) => found.is_none_or(|(record, _)| record.status.is_terminal()),
             Err(error) => {
                 observe::backend_failed(&self.key, &error);
@@ -179,7 +179,7 @@ where
 
     /// Stores the latest report. Returns whether the operation has been ended outside of this runner.
     async fn flush(&self, report: &Report) -> bool {
-        let changed = self.core.records.change(&self.key, |record| {
+        let changed = self.instance.records.change(&self.key, |record| {
             if record.status.is_terminal() || !record.report(report) {
                 return false;
             }
@@ -188,7 +188,7 @@ where
         });
         match changed.await {
             Ok(Changed::Yes(_)) => {
-                self.core.announce(&self.key, CHANGED).await;
+                self.instance.announce(&self.key, CHANGED).await;
                 false
             }
             Ok(Changed::No(record)) => record.status.is_terminal(),
@@ -202,13 +202,13 @@ where
 }
 
 /// Renews the lease until dropped.
-async fn keep_lease(core: &Core, key: &Key) {
-    let third = core.settings.lease / 3;
+async fn keep_lease(instance: &Instance, key: &Key) {
+    let third = instance.settings.lease / 3;
     let mut renewal = interval_at(Instant::now() + third, third);
     renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         renewal.tick().await;
-        if let Err(error) = core.records.renew_lease(key).await {
+        if let Err(error) = instance.records.renew_lease(key).await {
             observe::backend_failed(key, &error);
         }
     }

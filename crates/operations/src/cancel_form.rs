@@ -1,7 +1,7 @@
 //! The form that cancels an operation.
 
 use super::condition;
-use super::core::Core;
+use super::instance::Instance;
 use super::record::{Key, Record};
 use super::records::Changed;
 use super::reply::{self, Reply, see_other};
@@ -29,7 +29,7 @@ const FORM_TYPES: [&str; 3] = [
 
 /// Answers `POST P/cancel`.
 pub(super) async fn answer<B, R>(
-    core: &Arc<Core>,
+    instance: &Arc<Instance>,
     key: &Key,
     record: &Record,
     request: &request::Parts,
@@ -38,7 +38,7 @@ pub(super) async fn answer<B, R>(
 where
     B: Body,
 {
-    let (settings, headers) = (&core.settings, &request.headers);
+    let (settings, headers) = (&instance.settings, &request.headers);
     let Ok(is_allowed) = is_allowed(settings, record, request, body).await else {
         observe::too_slow();
         return Ok(reply::too_slow(settings, headers));
@@ -52,7 +52,7 @@ where
             headers,
         ));
     }
-    Ok(match core.cancel(key, condition::of(headers)).await? {
+    Ok(match instance.cancel(key, condition::of(headers)).await? {
         Changed::Yes(record) if accept::names_html(headers) => {
             see_other(&settings.links(&record.id).own)
         }

@@ -1,14 +1,14 @@
-//! State shared by the layer, its services, its handles and the operations of a process.
+//! An instance of the layer: the state that the clones of a layer, its services and its handles share.
 
+use super::changes::{CONSUMED, Changes, ENDED, REMOVED};
 use super::claim;
-use super::hub::{CONSUMED, ENDED, Hub, REMOVED};
+use super::inner_call::to_its_end;
 use super::limits::Limits;
 use super::mount::Mount;
 use super::observe;
 use super::record::{Failure, Key, RECORD_BYTES, Record, Status};
 use super::records::{Changed, Records, Tombstone};
 use super::settings::Settings;
-use super::work::to_its_end;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -25,10 +25,11 @@ use tower_promises_backend::{Backend, BackendError};
 /// thread.
 pub(super) const DROP_PATIENCE: Duration = Duration::from_secs(1);
 
-pub(super) struct Core {
+/// The shared state of a layer. A process usually has one instance.
+pub(super) struct Instance {
     pub(super) settings: Settings,
     pub(super) records: Records,
-    pub(super) hub: Hub,
+    pub(super) changes: Changes,
     pub(super) limits: Arc<Limits>,
     pub(super) mount: Mount,
     /// The operations that this process runs. The channel of an operation closes when its work has been dropped.
@@ -50,7 +51,7 @@ pub(super) enum Found {
 
 /// Marks an operation as running in this process, until dropped.
 pub(super) struct Registration {
-    pub(super) core: Arc<Core>,
+    pub(super) instance: Arc<Instance>,
     pub(super) key: Key,
     _running: Running,
     /// Closes when this is dropped.
@@ -59,20 +60,20 @@ pub(super) struct Registration {
 
 /// Marks an operation as being cancelled, until dropped.
 struct Cancelling {
-    core: Arc<Core>,
+    instance: Arc<Instance>,
     key: Key,
 }
 
 impl Cancelling {
-    fn begin(core: Arc<Core>, key: Key) -> Self {
-        *lock(&core.cancelling).entry(key.clone()).or_default() += 1;
-        Self { core, key }
+    fn begin(instance: Arc<Instance>, key: Key) -> Self {
+        *lock(&instance.cancelling).entry(key.clone()).or_default() += 1;
+        Self { instance, key }
     }
 }
 
 impl Drop for Cancelling {
     fn drop(&mut self) {
-        let mut cancelling = lock(&self.core.cancelling);
+        let mut cancelling = lock(&self.instance.cancelling);
         let is_last = cancelling.get_mut(&self.key).is_none_or(|number| {
             *number -= 1;
             *number == 0
@@ -83,14 +84,14 @@ impl Drop for Cancelling {
     }
 }
 
-impl Core {
+impl Instance {
     pub(super) fn new(backend: Backend, settings: Settings) -> Arc<Self> {
         let (total, per_principal) = settings.shares();
         let limits = Limits::new(total, per_principal);
         Arc::new(Self {
             records: Records::new(backend, &settings),
             settings,
-            hub: Hub::default(),
+            changes: Changes::default(),
             limits: Arc::new(limits),
             mount: Mount::default(),
             running: Mutex::default(),
@@ -102,8 +103,8 @@ impl Core {
 
     /// Starts to listen to the bus, unless the listener runs already. Needs a runtime.
     pub(super) fn listen(&self) {
-        let (hub, backend, limits) = (&self.hub, &self.records.backend, &self.limits);
-        let listen = || hub.clone().listen(backend.clone(), limits.clone());
+        let (changes, backend, limits) = (&self.changes, &self.records.backend, &self.limits);
+        let listen = || changes.clone().listen(backend.clone(), limits.clone());
         let _ = self.listening.start(listen);
     }
 
@@ -145,7 +146,7 @@ impl Core {
         may: impl Fn(&Record) -> bool + Send + Sync + 'static,
     ) -> Result<Changed, BackendError> {
         let cancelling = Cancelling::begin(self.clone(), key.clone());
-        to_its_end(async move { cancelling.core.cancel_now(&cancelling.key, may).await }).await
+        to_its_end(async move { cancelling.instance.cancel_now(&cancelling.key, may).await }).await
     }
 
     async fn cancel_now(
@@ -186,8 +187,8 @@ impl Core {
         key: &Key,
         record: &Record,
     ) -> Result<bool, BackendError> {
-        let (core, key, record) = (self.clone(), key.clone(), record.clone());
-        to_its_end(async move { core.remove_now(&key, &record).await }).await
+        let (instance, key, record) = (self.clone(), key.clone(), record.clone());
+        to_its_end(async move { instance.remove_now(&key, &record).await }).await
     }
 
     async fn remove_now(&self, key: &Key, record: &Record) -> Result<bool, BackendError> {
@@ -239,7 +240,7 @@ impl Core {
     /// Announces a change of an operation in all processes. A lost message only delays others.
     pub(super) async fn announce(&self, key: &Key, message: &'static [u8]) {
         let topic = key.topic();
-        self.hub.tell(&topic, message);
+        self.changes.notify(&topic, message);
         let payload = Bytes::from_static(message);
         if let Err(error) = self.records.backend.publish(&topic, payload).await {
             observe::backend_failed(key, &error);
@@ -250,7 +251,7 @@ impl Core {
         let (sender, receiver) = watch::channel(());
         lock(&self.running).insert(key.clone(), receiver);
         Registration {
-            core: self.clone(),
+            instance: self.clone(),
             key: key.clone(),
             _running: self.drain.enter(),
             _dropped: sender,
@@ -260,6 +261,6 @@ impl Core {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        lock(&self.core.running).remove(&self.key);
+        lock(&self.instance.running).remove(&self.key);
     }
 }
