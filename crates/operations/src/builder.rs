@@ -1,7 +1,7 @@
 use super::instance::Instance;
 use super::layer::OperationLayer;
 use super::page::{PageContext, Strings};
-use super::settings::{DEFAULT_MOUNT, Escalate, OnDisconnect, Settings};
+use super::settings::{Escalate, MOUNT, OnDisconnect, Settings};
 use http::request;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,8 +73,8 @@ impl OperationLayerBuilder {
         self
     }
 
-    /// Sets how long a client waits for its first reply before the request becomes an operation, by default
-    /// [`DEFAULT_WAIT`](super::DEFAULT_WAIT). The wait begins when the request body has been read.
+    /// Sets how long a client waits for its first reply before the request becomes an operation, by default 2 seconds.
+    /// The wait begins when the request body has been read.
     ///
     /// `Prefer: wait=N` sets another wait, and `Prefer: respond-async` alone sets none.
     pub fn wait(mut self, wait: Duration) -> Self {
@@ -82,9 +82,8 @@ impl OperationLayerBuilder {
         self
     }
 
-    /// Sets the longest wait that `Prefer: wait=N` can request, by default
-    /// [`DEFAULT_MAX_WAIT`](super::DEFAULT_MAX_WAIT). Keep it below the idle timeout of the proxies between server and
-    /// client, often 60 seconds.
+    /// Sets the longest wait that `Prefer: wait=N` can request, by default 30 seconds. Keep it below the idle timeout
+    /// of the proxies between server and client, often 60 seconds.
     pub fn max_wait(mut self, wait: Duration) -> Self {
         self.settings.max_wait = wait;
         self
@@ -99,16 +98,14 @@ impl OperationLayerBuilder {
         self
     }
 
-    /// Sets how long an operation may take, by default [`DEFAULT_LIFETIME`](super::DEFAULT_LIFETIME). After that it is
-    /// cancelled.
+    /// Sets how long an operation may take, by default one hour. After that it is cancelled.
     pub fn lifetime(mut self, lifetime: Duration) -> Self {
         self.settings.lifetime = lifetime.min(LONGEST);
         self
     }
 
-    /// Sets how long status and result are stored after the end, by default
-    /// [`DEFAULT_RETENTION`](super::DEFAULT_RETENTION). After that, the owner gets 410 (gone) for another retention,
-    /// and then 404 (unknown).
+    /// Sets how long status and result are stored after the end, by default one hour. After that, the owner gets 410
+    /// (gone) for another retention, and then 404 (unknown).
     pub fn retention(mut self, retention: Duration) -> Self {
         self.settings.retention = retention.min(LONGEST);
         self
@@ -135,14 +132,14 @@ impl OperationLayerBuilder {
 
 /// Addresses, principals and pages.
 impl OperationLayerBuilder {
-    /// Sets the path below which the addresses of operations are, by default [`DEFAULT_MOUNT`]. The layer answers all
+    /// Sets the path below which the addresses of operations are, by default `/.operations`. The layer answers all
     /// requests below it, and none of them reaches the inner service. A slash is added at the beginning and removed at
     /// the end. An empty path is the default. The path is copied into addresses unchanged, so it must not need an
     /// encoding. The layer must see the paths that clients send: see [how to mount
     /// it](super::guide#mounting-the-layer).
     pub fn mount(mut self, path: &str) -> Self {
         self.settings.mount = match path.trim_matches('/') {
-            "" => DEFAULT_MOUNT.into(),
+            "" => MOUNT.into(),
             path => format!("/{path}").into(),
         };
         self
@@ -190,19 +187,17 @@ impl OperationLayerBuilder {
 
 /// Limits. All are per process.
 impl OperationLayerBuilder {
-    /// Sets how many requests that can become operations this process runs at the same time, by default
-    /// [`DEFAULT_MAX_RUNNING`](super::DEFAULT_MAX_RUNNING). The count includes requests whose client still waits, and
-    /// operations. A request beyond the limit is answered with 503, and the inner service is not called. A request
-    /// whose body is larger than [`max_body_bytes`](Self::max_body_bytes) or breaks stays on its connection and is not
-    /// counted.
+    /// Sets how many requests that can become operations this process runs at the same time, by default 1000. The count
+    /// includes requests whose client still waits, and operations. A request beyond the limit is answered with 503, and
+    /// the inner service is not called. A request whose body is larger than [`max_body_bytes`](Self::max_body_bytes) or
+    /// breaks stays on its connection and is not counted.
     pub fn max_running(mut self, requests: usize) -> Self {
         self.settings.max_running = requests;
         self
     }
 
-    /// Sets how many of these requests a [principal](Self::principal) may have, by default
-    /// [`DEFAULT_MAX_RUNNING_PER_PRINCIPAL`](super::DEFAULT_MAX_RUNNING_PER_PRINCIPAL). A request beyond the limit is
-    /// answered with 429, and the inner service is not called. Requests without a principal are not limited.
+    /// Sets how many of these requests a [principal](Self::principal) may have, by default 20. A request beyond the
+    /// limit is answered with 429, and the inner service is not called. Requests without a principal are not limited.
     pub fn max_running_per_principal(mut self, requests: usize) -> Self {
         self.settings.max_running_per_principal = requests;
         self
@@ -233,27 +228,24 @@ impl OperationLayerBuilder {
         self
     }
 
-    /// Sets how many bytes of a request body are read into memory before the work begins, by default
-    /// [`DEFAULT_MAX_BODY_BYTES`](super::DEFAULT_MAX_BODY_BYTES). A request with a larger body is not refused: it
-    /// streams to the inner service, stays on its connection and does not count as [running](Self::max_running). With
-    /// an idempotency key it is refused (413).
+    /// Sets how many bytes of a request body are read into memory before the work begins, by default 2 MiB. A request
+    /// with a larger body is not refused: it streams to the inner service, stays on its connection and does not count
+    /// as [running](Self::max_running). With an idempotency key it is refused (413).
     pub fn max_body_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_body_bytes = bytes;
         self
     }
 
-    /// Sets how many bytes a result may have, including headers, by default
-    /// [`DEFAULT_MAX_RESULT_BYTES`](super::DEFAULT_MAX_RESULT_BYTES). An operation with a larger result fails. A
-    /// response that begins within the wait may have any size.
+    /// Sets how many bytes a result may have, including headers, by default 4 MiB. An operation with a larger result
+    /// fails. A response that begins within the wait may have any size.
     pub fn max_result_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_result_bytes = bytes;
         self
     }
 
-    /// Sets how many bytes all stored results of this process may have together, by default
-    /// [`DEFAULT_MAX_STORED_BYTES`](super::DEFAULT_MAX_STORED_BYTES). Each operation counts as 1 KiB more than its
-    /// result. When the limit is reached, new requests are answered with 503, and an operation whose result has no room
-    /// fails.
+    /// Sets how many bytes all stored results of this process may have together, by default 32 MiB. Each operation
+    /// counts as 1 KiB more than its result. When the limit is reached, new requests are answered with 503, and an
+    /// operation whose result has no room fails.
     ///
     /// Keep the limit well below the capacity of the store. The capacity of [`Backend::memory`] is 64 MiB.
     pub fn max_stored_bytes(mut self, bytes: usize) -> Self {
@@ -270,43 +262,40 @@ impl OperationLayerBuilder {
     }
 
     /// Sets the minimum interval between two writes of an operation's progress to the store, where other processes see
-    /// it, by default [`DEFAULT_PROGRESS_INTERVAL`](super::DEFAULT_PROGRESS_INTERVAL). The first change is written at
-    /// once, and the last with the end.
+    /// it, by default 200 milliseconds. The first change is written at once, and the last with the end.
     pub fn progress_interval(mut self, interval: Duration) -> Self {
         self.settings.progress_interval = interval.min(LONGEST);
         self
     }
 
-    /// Sets how long an operation stays valid after the last sign of life of the process that runs it, by default
-    /// [`DEFAULT_LEASE`](super::DEFAULT_LEASE) and at least three milliseconds. The process renews the lease three
-    /// times in that time. After the lease has expired, a process that gets a request for the operation shows it as
-    /// running for one more lease, from the first request on. If there is still no renewal, the process ends the
-    /// operation: it is `Failed` with the code `Lost`. Each process counts for itself. A client that polls often, or
-    /// follows the events, sees the end within two leases.
+    /// Sets how long an operation stays valid after the last sign of life of the process that runs it, by default 15
+    /// seconds and at least three milliseconds. The process renews the lease three times in that time. After the lease
+    /// has expired, a process that gets a request for the operation shows it as running for one more lease, from the
+    /// first request on. If there is still no renewal, the process ends the operation: it is `Failed` with the code
+    /// `Lost`. Each process counts for itself. A client that polls often, or follows the events, sees the end within
+    /// two leases.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease.clamp(Duration::from_millis(3), LONGEST);
         self
     }
 
-    /// Sets the delay in `Retry-After`, by default [`DEFAULT_RETRY_AFTER`](super::DEFAULT_RETRY_AFTER). The header has
-    /// whole seconds, rounded up, at least one. The page reloads itself at the same interval if scripts do not run.
+    /// Sets the delay in `Retry-After`, by default one second. The header has whole seconds, rounded up, at least one.
+    /// The page reloads itself at the same interval if scripts do not run.
     pub fn retry_after(mut self, delay: Duration) -> Self {
         self.settings.retry_after = delay.min(LONGEST);
         self
     }
 
-    /// Sets how often an idle event stream sends a comment, by default [`DEFAULT_HEARTBEAT`](super::DEFAULT_HEARTBEAT)
-    /// and at least a millisecond, so that proxies do not close the connection. The stream then also reads the store,
-    /// in case the bus has lost a message or the [lease](Self::lease) has ended. If the lease is shorter than this
-    /// interval, the lease is the interval.
+    /// Sets how often an idle event stream sends a comment, by default 15 seconds and at least a millisecond, so that
+    /// proxies do not close the connection. The stream then also reads the store, in case the bus has lost a message or
+    /// the [lease](Self::lease) has ended. If the lease is shorter than this interval, the lease is the interval.
     pub fn heartbeat(mut self, interval: Duration) -> Self {
         self.settings.heartbeat = interval.max(Duration::from_millis(1));
         self
     }
 
-    /// Sets the timeout of a backend call, by default [`DEFAULT_BACKEND_TIMEOUT`](super::DEFAULT_BACKEND_TIMEOUT). A
-    /// request that cannot become an operation because of a timeout stays on its connection. A request for an operation
-    /// is answered with 503.
+    /// Sets the timeout of a backend call, by default 5 seconds. A request that cannot become an operation because of a
+    /// timeout stays on its connection. A request for an operation is answered with 503.
     pub fn backend_timeout(mut self, timeout: Duration) -> Self {
         self.settings.backend_timeout = timeout;
         self

@@ -242,11 +242,4 @@ pub use operations::{Operation, Operations};
 pub use progress::Progress;
 pub use record::Status;
 pub use service::{OperationFuture, OperationRoutes, OperationService};
-pub use settings::{
-    DEFAULT_BACKEND_TIMEOUT, DEFAULT_HEARTBEAT, DEFAULT_LEASE, DEFAULT_LIFETIME,
-    DEFAULT_MAX_BODY_BYTES, DEFAULT_MAX_RESULT_BYTES, DEFAULT_MAX_RUNNING,
-    DEFAULT_MAX_RUNNING_PER_PRINCIPAL, DEFAULT_MAX_STORED_BYTES, DEFAULT_MAX_WAIT, DEFAULT_MOUNT,
-    DEFAULT_PROGRESS_INTERVAL, DEFAULT_RETENTION, DEFAULT_RETRY_AFTER, DEFAULT_WAIT, Escalate,
-    OnDisconnect,
-};
-pub use tower_promises_backend::kit::progress::MAX_MESSAGE_BYTES;
+pub use settings::{Escalate, OnDisconnect};

@@ -114,8 +114,8 @@ impl Progress {
         }
     }
 
-    /// Says in words what is being done, for the client to read. At most [`MAX_MESSAGE_BYTES`](super::MAX_MESSAGE_BYTES). It is shown as text:
-    /// markup in it means nothing.
+    /// Sets a message that describes the current work, for the client to read. Text beyond 1024 bytes is cut off. The
+    /// page shows markup in it as text.
     pub fn message(&self, text: impl Into<String>) {
         let text = text.into();
         self.begin();

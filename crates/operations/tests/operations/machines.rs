@@ -15,8 +15,10 @@ use tower_promises_backend::{
     Backend, BackendError, BoxFuture, Bus, BusStream, CompareAndSet, Entry, Revision, Store,
     WatchStream,
 };
-use tower_promises_operations::DEFAULT_LEASE;
 use tower_promises_operations::OperationLayer;
+
+/// The lease by default.
+const LEASE: Duration = Duration::from_secs(15);
 
 // Contract: 4.8
 #[tokio::test(start_paused = true)]
@@ -302,11 +304,11 @@ async fn a_lease_that_is_renewed_late_is_renewed() {
     let path = here.start("POST /?ms=100000", &[]).await;
     for _ in 0..2 {
         unreliable.is_down.store(true, Ordering::SeqCst);
-        sleep(DEFAULT_LEASE * 3 / 2).await;
+        sleep(LEASE * 3 / 2).await;
         // This read finds no lease, more than a lease time after an earlier read that found none either.
         assert_eq!(there.document(&path).await["status"], "Running");
         unreliable.is_down.store(false, Ordering::SeqCst);
-        sleep(DEFAULT_LEASE / 2).await;
+        sleep(LEASE / 2).await;
         assert_eq!(there.document(&path).await["status"], "Running");
     }
     assert_eq!(there.ended(&path).await["status"], "Succeeded");
@@ -327,7 +329,7 @@ async fn a_machine_that_was_taken_for_dead_changes_nothing_afterwards() {
     });
     assert!(stalls.recv().await.is_none());
     assert_eq!(there.document(&path).await["status"], "Running");
-    sleep(DEFAULT_LEASE).await;
+    sleep(LEASE).await;
     let lost = there.document(&path).await;
     assert_eq!(lost["error"]["code"], "Lost");
     unreliable.is_down.store(false, Ordering::SeqCst);
