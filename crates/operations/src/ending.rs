@@ -148,7 +148,7 @@ impl Ending<'_> {
     pub(super) async fn elsewhere(&self) {
         let (instance, key) = (self.instance, self.key);
         // A removed operation has no record that needs to be counted.
-        if !matches!(instance.records.find(key).await, Ok(None)) {
+        if !matches!(instance.records.read(key).await, Ok(None)) {
             self.admission
                 .count(key, RECORD_BYTES, instance.settings.retention);
         }

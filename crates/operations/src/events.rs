@@ -45,7 +45,7 @@ pub(super) fn answer<R>(
         Bytes::new().into()
     } else {
         let events = Events {
-            // Before the state is read: what changes after that is told.
+            // Subscribes before the record is read, so that no change is missed.
             news: instance.changes.all(&key),
             instance: instance.clone(),
             key,
@@ -86,7 +86,7 @@ impl Events {
             if self.is_over {
                 return None;
             }
-            match self.instance.load(&self.key).await {
+            match self.instance.read_or_declare_lost(&self.key).await {
                 Ok(Some(record)) => {
                     self.is_over = record.status.is_terminal();
                     if self.last.is_none_or(|last| record.version > last) {

@@ -68,7 +68,7 @@ where
     let mut heard = select! {
         biased;
         told = &mut told => Some(told.ok()),
-        () = end(&instance, &first.key, &mut news, client.patience) => None,
+        () = wait_for_end(&instance, &first.key, &mut news, client.patience) => None,
     };
     // Tells the store that the client is about to get the id. If the work reports first, its report is the reply.
     let key = first.key.clone();
@@ -127,17 +127,17 @@ fn answered<R>(outcome: Outcome) -> Reply<R> {
 }
 
 /// Waits, at most as long as the client, until an operation ends that had not ended when `news` was subscribed.
-async fn end(instance: &Instance, key: &Key, news: &mut Subscription, patience: Duration) {
+async fn wait_for_end(instance: &Instance, key: &Key, news: &mut Subscription, patience: Duration) {
     let settings = &instance.settings;
     let end = async {
         loop {
             select! {
-                // It is only said that it may have ended.
+                // The operation may have ended.
                 () = news.notified() => {}
-                // In case the message is lost, or the process that works on it.
+                // In case the message or the process that runs the operation is lost.
                 () = sleep(settings.heartbeat.min(settings.lease)) => {}
             }
-            match instance.load(key).await {
+            match instance.read_or_declare_lost(key).await {
                 Ok(Some(record)) if !record.status.is_terminal() => {}
                 Ok(_) => break,
                 Err(error) => observe::backend_failed(key, &error),
@@ -227,16 +227,16 @@ where
         let found: Option<(Claimed, _)> = backend.read_revision(&claim.name).await?;
         if let Some((claimed, revision)) = found {
             let key = Key::of(&claimed.id);
-            // Before it is known whether it has ended, so that its end is heard.
+            // Subscribes before the operation is read, so that no end is missed.
             let news = instance.changes.ends(&key);
-            if let Some(record) = instance.load(&key).await? {
+            if let Some(record) = instance.read_or_declare_lost(&key).await? {
                 return Ok(if claimed.fingerprint == claim.fingerprint {
                     Taken::Again(key, record.into(), news, admission)
                 } else {
                     Taken::ByOther
                 });
             }
-            // The operation is gone, and the key free.
+            // The operation is gone, and the key is free.
             expected = Some(revision);
         }
         if let Err(refusal) = admission.check_room() {
@@ -256,10 +256,10 @@ where
         let value = encode(&claimed)?;
         let set = backend.set(&claim.name, expected, value, longest).await;
         if let Ok(true) = set {
-            // Before it is client whether the process drains, so that who drains waits for it.
+            // Registers before the check for draining, so that `drain` waits for this operation.
             let registration = instance.register(&key);
             if instance.drain.is_draining() {
-                // It has begun to while the body was read or the store was client.
+                // `drain` was called while the body was read or the store was called.
                 instance.records.discard(&record).await;
                 return Ok(Taken::Draining);
             }
@@ -301,8 +301,8 @@ async fn again<R>(
     if record.in_flight {
         return reply::in_flight(settings, headers);
     }
-    end(instance, key, news, client.patience).await;
-    let latest = match instance.load(key).await {
+    wait_for_end(instance, key, news, client.patience).await;
+    let latest = match instance.read_or_declare_lost(key).await {
         Ok(Some(latest)) if !latest.status.is_terminal() && !latest.told => {
             tell(instance, key).await
         }

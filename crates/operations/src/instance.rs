@@ -108,10 +108,15 @@ impl Instance {
         let _ = self.listening.start(listen);
     }
 
-    /// Returns the current record. Ends an operation that is lost.
-    pub(super) async fn load(&self, key: &Key) -> Result<Option<Record>, BackendError> {
+    /// Returns the current record. Declares the operation lost if no instance renews its lease any more.
+    pub(super) async fn read_or_declare_lost(
+        &self,
+        key: &Key,
+    ) -> Result<Option<Record>, BackendError> {
         let is_running_here = lock(&self.running).contains_key(key);
-        self.records.load(key, is_running_here).await
+        self.records
+            .read_or_declare_lost(key, is_running_here)
+            .await
     }
 
     /// Looks up an operation for a principal, which is given as a digest.
@@ -121,7 +126,7 @@ impl Instance {
         principal: Option<&str>,
     ) -> Result<Found, BackendError> {
         let may_see = |owner: Option<&str>| owner.is_none() || owner == principal;
-        if let Some(record) = self.load(key).await? {
+        if let Some(record) = self.read_or_declare_lost(key).await? {
             return Ok(if may_see(record.principal.as_deref()) {
                 Found::Record(record.into())
             } else {
@@ -237,7 +242,7 @@ impl Instance {
         });
     }
 
-    /// Announces a change of an operation in all processes. A lost message only delays others.
+    /// Announces a change of an operation in all processes. A lost message only delays clients of other processes.
     pub(super) async fn announce(&self, key: &Key, message: &'static [u8]) {
         let topic = key.topic();
         self.changes.notify(&topic, message);
@@ -247,6 +252,7 @@ impl Instance {
         }
     }
 
+    /// Marks an operation as running in this process.
     pub(super) fn register(self: &Arc<Self>, key: &Key) -> Registration {
         let (sender, receiver) = watch::channel(());
         lock(&self.running).insert(key.clone(), receiver);

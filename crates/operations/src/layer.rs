@@ -9,7 +9,7 @@ use tower_promises_backend::Backend;
 
 /// Layer that applies the [`OperationService`] middleware.
 ///
-/// Clones share their operations and limits. See the [module docs](crate::operation) for an example.
+/// Clones share their operations and limits. See the [crate docs](crate) for an example.
 #[derive(Clone)]
 #[must_use]
 pub struct OperationLayer {

@@ -188,7 +188,7 @@
 //!
 //! # Difference from its neighbours
 //!
-//! `tower::timeout` drops the work where this layer continues it. A [`PromiseLayer`](crate::PromiseLayer) makes a slow
+//! `tower::timeout` drops the work where this layer continues it. A `PromiseLayer` of `tower-promises` makes a slow
 //! page fast by running its parts concurrently; the client still waits for the whole page. A job queue survives the
 //! process and runs its jobs again. An operation does neither, because it is a request.
 

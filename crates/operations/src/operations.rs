@@ -52,13 +52,14 @@ impl Operations {
         Self { instance }
     }
 
-    /// Returns the operation with this id, or `None` if there is none or it has expired.
+    /// Returns the operation with this id, or `None` if there is none or it has expired. Declares the operation lost if
+    /// its [lease](super::OperationLayerBuilder::lease) has ended, as a request for it does.
     ///
     /// # Errors
     ///
     /// If the backend does not answer.
     pub async fn get(&self, id: &str) -> Result<Option<Operation>, BackendError> {
-        let record = self.instance.load(&Key::of(id)).await?;
+        let record = self.instance.read_or_declare_lost(&Key::of(id)).await?;
         Ok(record.map(|record| Operation { record }))
     }
 
@@ -164,7 +165,7 @@ impl Operations {
     /// Cancel safety: dropped before it resolves, nothing is given up, and nothing becomes an operation.
     pub async fn drain(&self, limit: Duration) -> usize {
         let given_up = self.instance.drain.drain(limit).await;
-        // It ends when the store has been told, or does not answer.
+        // Waits until the runners have stored the ends, or the store does not answer.
         self.instance.drain.ended().await;
         given_up
     }

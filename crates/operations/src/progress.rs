@@ -24,7 +24,7 @@ tokio::task_local! {
 ///             return done;
 ///         }
 ///         progress.set(100.0 * done as f64 / rows.len() as f64);
-///         progress.message(format!("importing {row}"));
+///         progress.set_message(format!("importing {row}"));
 ///     }
 ///     rows.len()
 /// }
@@ -116,7 +116,7 @@ impl Progress {
 
     /// Sets a message that describes the current work, for the client to read. Text beyond 1024 bytes is cut off. The
     /// page shows markup in it as text.
-    pub fn message(&self, text: impl Into<String>) {
+    pub fn set_message(&self, text: impl Into<String>) {
         let text = text.into();
         self.begin();
         self.report(|report| report.progress.set_message(text));

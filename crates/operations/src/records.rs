@@ -114,22 +114,22 @@ impl Records {
     }
 
     /// Returns the stored record, unless the operation is forgotten.
-    pub(super) async fn find(&self, key: &Key) -> Result<Option<(Record, Revision)>, BackendError> {
+    pub(super) async fn read(&self, key: &Key) -> Result<Option<(Record, Revision)>, BackendError> {
         let found: Option<(Record, _)> = self.backend.read_revision(&key.record()).await?;
         Ok(found.filter(|(record, _)| !record.forgotten))
     }
 
-    /// Returns the record. Ends the operation as lost if no instance renews its lease any more.
+    /// Returns the record. Declares the operation lost if no instance renews its lease any more.
     ///
     /// One look-up of the lease is not enough: the clock of the store may be wrong for a moment after the clock of the
     /// machine was set, and a living owner renews the lease even if it is absent. So the lease must stay absent for its
     /// whole duration.
-    pub(super) async fn load(
+    pub(super) async fn read_or_declare_lost(
         &self,
         key: &Key,
         is_running_here: bool,
     ) -> Result<Option<Record>, BackendError> {
-        let Some((record, _)) = self.find(key).await? else {
+        let Some((record, _)) = self.read(key).await? else {
             self.absences.forget(key);
             return Ok(None);
         };
@@ -141,7 +141,12 @@ impl Records {
         if !self.absences.note(key, self.lease) {
             return Ok(Some(record));
         }
-        // The end may have been stored between the two reads, so the change checks the status again.
+        self.declare_lost(key).await
+    }
+
+    /// Ends an operation that no instance runs any more, and returns its record.
+    async fn declare_lost(&self, key: &Key) -> Result<Option<Record>, BackendError> {
+        // The end may have been stored since the record was read, so the change checks the status again.
         let changed = self.change(key, |record| {
             if record.status.is_terminal() {
                 return false;
@@ -165,9 +170,9 @@ impl Records {
         let name = key.record();
         let mut has_buried = false;
         loop {
-            let Some((mut record, revision)) = self.find(key).await? else {
+            let Some((mut record, revision)) = self.read(key).await? else {
                 if has_buried {
-                    // Somebody has ended and removed it meanwhile, and what that leaves is to be unknown.
+                    // Another request has removed the operation meanwhile. A removed operation is unknown, not expired.
                     self.backend.delete(&key.tombstone()).await?;
                 }
                 return Ok(Changed::Gone);
@@ -186,7 +191,7 @@ impl Records {
             }
             let time_to_live = record.time_to_live();
             let set = self.backend.set(&name, Some(revision), value, time_to_live);
-            // A conflict says that somebody else has made progress, so this ends.
+            // After a conflict another change is stored, so the loop ends.
             if set.await? {
                 return Ok(Changed::Yes(record));
             }
@@ -220,7 +225,7 @@ impl Records {
         Ok(ids.unwrap_or_default())
     }
 
-    /// Changes the list, unless `change` says that there is nothing to change.
+    /// Changes the list, unless `change` returns `false`.
     async fn list_change(
         &self,
         principal: &str,

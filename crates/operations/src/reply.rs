@@ -200,7 +200,7 @@ fn error<R>(
     settings: &Settings,
     status: StatusCode,
     detail: &'static str,
-    is_canceled: bool,
+    is_cancelled: bool,
     request: &HeaderMap,
 ) -> Reply<R> {
     let is_busy =
@@ -209,7 +209,7 @@ fn error<R>(
     let mut response = if accept::prefers_html(request) {
         let context = ErrorContext {
             status,
-            is_canceled,
+            is_cancelled,
             retry_after: retry_after.map(|delay| Duration::from_secs(whole_seconds(delay))),
             assets: &assets(settings),
             strings: &settings.strings,

@@ -168,7 +168,7 @@ where
     }
 
     async fn has_ended(&self) -> bool {
-        match self.instance.records.find(&self.key).await {
+        match self.instance.records.read(&self.key).await {
             Ok(found) => found.is_none_or(|(record, _)| record.status.is_terminal()),
             Err(error) => {
                 observe::backend_failed(&self.key, &error);

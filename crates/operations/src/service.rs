@@ -19,7 +19,7 @@ use tower_service::Service;
 
 /// Middleware that turns a slow request into a resource.
 ///
-/// See the [module docs](crate::operation) for an example.
+/// See the [crate docs](crate) for an example.
 #[derive(Clone)]
 pub struct OperationService<S> {
     inner: S,

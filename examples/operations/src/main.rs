@@ -70,7 +70,7 @@ async fn work(Query(work): Query<Work>, progress: Progress) -> Result<Response, 
     for step in 1..=steps {
         sleep(pause).await;
         progress.set(100.0 * f64::from(step) / f64::from(steps));
-        progress.message(format!("step {step} of {steps}"));
+        progress.set_message(format!("step {step} of {steps}"));
     }
     let code = work.code.unwrap_or(if work.fail == 1 { 422 } else { 200 });
     let status = StatusCode::from_u16(code).map_err(|_| StatusCode::BAD_REQUEST)?;

@@ -146,7 +146,7 @@ pub async fn work(request: Request) -> Response {
     for step in 1..=steps {
         sleep(pause).await;
         progress.set(100.0 * step as f64 / steps as f64);
-        progress.message(format!("step {step} of {steps}"));
+        progress.set_message(format!("step {step} of {steps}"));
     }
     let code = code.unwrap_or(200).try_into().unwrap();
     let status = StatusCode::from_u16(code).unwrap();

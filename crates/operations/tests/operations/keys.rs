@@ -430,7 +430,7 @@ async fn section_7_a_refusal_of_work_that_has_reported_is_remembered() {
         let app = App::new(keyed(), move |request: Request| {
             counted.add();
             if reports_a_message {
-                progress(&request).message("charging the card");
+                progress(&request).set_message("charging the card");
             } else {
                 progress(&request).set(0);
             }

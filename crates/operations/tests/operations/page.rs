@@ -15,7 +15,7 @@ fn talking(builder: tower_promises_operations::OperationLayerBuilder) -> App {
     App::new(builder, async |request: Request| {
         let progress = progress(&request);
         progress.set(42.9);
-        progress.message("<script>\"&'</script>");
+        progress.set_message("<script>\"&'</script>");
         sleep(SECOND * 9).await;
     })
 }
