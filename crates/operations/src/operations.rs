@@ -53,7 +53,7 @@ impl Operations {
     }
 
     /// Returns the operation with this id, or `None` if there is none or it has expired. Declares the operation lost if
-    /// its [lease](super::OperationLayerBuilder::lease) has ended, as a request for it does.
+    /// its [lease](super::OperationLayer::lease) has ended, as a request for it does.
     ///
     /// # Errors
     ///
@@ -94,7 +94,7 @@ impl Operations {
     ///
     /// When the future resolves, work in this process that awaits has been dropped, and work that blocks its thread has
     /// been notified. Work in another process is dropped as soon as that process receives the message, at the latest
-    /// after a third of the [lease](super::OperationLayerBuilder::lease).
+    /// after a third of the [lease](super::OperationLayer::lease).
     ///
     /// Cancel safety: once the future has been polled, it cancels the operation even if it is dropped.
     ///

@@ -36,7 +36,7 @@ tokio::task_local! {
 /// # Costs
 ///
 /// Reporting takes well under a microsecond and never waits. Only the latest report is kept, so a handler may report
-/// often. [`progress_interval`](super::OperationLayerBuilder::progress_interval) limits how often it is stored.
+/// often. [`progress_interval`](super::OperationLayer::progress_interval) limits how often it is stored.
 #[derive(Clone)]
 pub struct Progress {
     shared: Arc<Shared>,

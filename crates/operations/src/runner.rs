@@ -29,7 +29,7 @@ pub(super) struct Runner<R, E> {
     /// Dropped when the runner has finished.
     admission: Admission,
     news: Subscription,
-    /// What is there of an idempotency key.
+    /// The idempotency key of the request, and the client that sent the key first.
     keyed: Option<Keyed<E>>,
 }
 

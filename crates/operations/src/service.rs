@@ -139,7 +139,7 @@ impl fmt::Debug for OperationRoutes {
 /// Response future of [`OperationService`](super::OperationService).
 ///
 /// Dropping the future before it is ready drops the work, unless the layer is
-/// [configured](super::OperationLayerBuilder::on_disconnect) to continue it.
+/// [configured](super::OperationLayer::on_disconnect) to continue it.
 #[must_use = "futures do nothing unless polled"]
 pub struct OperationFuture<R, E> {
     future: BoxFuture<'static, Result<Response<OperationBody<R>>, E>>,

@@ -103,7 +103,7 @@ async fn backend() -> Result<Backend, BoxError> {
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    let mut operations = OperationLayer::builder(backend().await?)
+    let mut operations = OperationLayer::new(backend().await?)
         .wait(Duration::from_millis(200))
         .mount("/.operations")
         // A report is a `GET` request. By default it becomes an operation only if the client prefers so.
@@ -120,7 +120,6 @@ async fn main() -> Result<(), BoxError> {
             .map_err(|error| format!("LEASE_MS is `{lease}`, not milliseconds: {error}"))?;
         operations = operations.lease(Duration::from_millis(milliseconds));
     }
-    let operations = operations.build();
 
     let app = Router::new()
         .route("/", get(async || Html(HOME)))

@@ -8,7 +8,7 @@ use http::StatusCode;
 use serde_json::json;
 use test_support::site::{Proxy, Site};
 use thirtyfour::Key;
-use tower_promises_operations::OperationLayerBuilder;
+use tower_promises_operations::OperationLayer;
 use tower_promises_operations::page::Strings;
 
 const MESSAGE: &str = "document.querySelector('[role=status]').textContent";
@@ -327,7 +327,7 @@ async fn the_page_shows_a_cancel_by_another_client() {
 // Contract: 6.5
 #[tokio::test]
 async fn errors_are_pages_too() {
-    let configure = |layer: OperationLayerBuilder| {
+    let configure = |layer: OperationLayer| {
         layer
             .max_running_per_principal(1)
             .max_running(2)
