@@ -1,4 +1,6 @@
-//! Measures the memory of an upload of 1 GiB that a promise reads with `submit_body`: `cargo bench --bench upload`.
+//! Measures the memory of an upload of 1 GiB that a promise reads with `submit_body`.
+//!
+//! Start it with `cargo bench -p benches --bench upload`.
 //!
 //! A client sends over a socket as fast as the server reads. The bench prints the peak resident memory of the process
 //! before and after the upload, and the duration. `UPLOAD_MIB` sets another size.

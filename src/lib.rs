@@ -59,10 +59,10 @@
 //! | one of many rows of the same kind | a `Loader` with `load`, or `load_async` in async code: module `loader` |
 //! | reading a large request body in a promise | [`submit_body`] |
 //! | reading a body that later passes also need | nothing, because the body is replayed; `spool_dir` if it is large |
-//! | waiting for a message of another request | `Signals::wait` as a promise: module `signal` |
-//! | longer than a client should wait | `OperationLayer` outside, `Progress` inside: module `operation` |
-//! | a function that another process should run | a `Task`, and `TaskService::call` as a promise: module `task` |
-//! | work that may continue after the response | `TaskService::submit`: module `task` |
+//! | waiting for a message of another request | `Signals::wait` as a promise: module `signals` |
+//! | longer than a client should wait | `OperationLayer` outside, `Progress` inside: module `operations` |
+//! | a function that another process should run | a `Task`, and `TaskService::call` as a promise: module `tasks` |
+//! | work that may continue after the response | `TaskService::submit`: module `tasks` |
 //! | a call that should be retried | a retry crate around the future of a promise |
 //! | a value that many requests need | a cache crate inside the promise |
 //! | a placeholder while a promise is pending | [`or_pending`](OrPending::or_pending) |
@@ -82,25 +82,11 @@
 //!
 //! # Features
 //!
-//! | feature | default | contents |
-//! |---|---|---|
-//! | `tracing` | yes | spans of passes and promises, events, warnings with advice: module `observe` |
-//! | `server-timing` | no | `Passes` in the extensions of responses, and the `Server-Timing` header: module `observe` |
-//! | `metrics` | no | counters, gauges and histograms for the `metrics` facade: module `observe` |
-//! | `axum` | no | extractors for [`Promises`], `Operations`, `Progress`, `Tasks`; errors as responses: module `axum` |
-//! | `blocking` | no | promises that block a thread, on a bounded pool: module `blocking` |
-//! | `loader` | no | N+1 queries become one: module `loader` |
-//! | `process` | no | `ProcessPool`, jobs in child processes: module `process`; needs Rust 1.86 |
-//! | `spool` | no | temporary files for request bodies that exceed the memory limit |
-//! | `signal` | no | `Signals`, promises that wait for other requests: module `signal`; enables `backend` |
-//! | `operations` | no | `OperationLayer`, slow requests as resources: module `operation`; enables `backend` |
-//! | `tasks` | no | `Tasks`, named functions that run in other processes: module `task`; enables `backend` |
-//! | `backend` | no | the ports `Bus`, `Store` and `Queue`, and their adapters for one process: module `backend` |
-//! | `sqlite` | no | durable adapters for the processes of one machine: module `backend::sqlite`; needs Rust 1.94 |
-//! | `nats` | no | adapters for many machines, on NATS with JetStream: module `backend::nats`; needs Rust 1.89 |
-//! | `util` | no | `ServiceBuilderExt` |
-//! | `full` | no | all features above |
-//! | `conformance` | no | test suites for adapters of the ports, for use in tests |
+//! Only `tracing` is on by default. The modules `blocking`, `loader`, `backend`, `operations`, `process`, `signals` and
+//! `tasks` need the features of their names. The last five are packages of their own. The [README] has a table of all
+//! features, packages and minimum Rust versions.
+//!
+//! [README]: https://docs.rs/crate/tower-promises/latest
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -1,4 +1,4 @@
-//! Measures enqueueing and whole tasks on each backend: `cargo bench --bench backends`.
+//! Measures enqueueing and whole tasks on each backend: `cargo bench -p benches --bench backends`.
 //!
 //! - *enqueue*: sequential calls of `Queue::enqueue` with 64 bytes, each until it is acknowledged.
 //! - *bare*: the bare client of SQLite or NATS, for one insertion or one message of that size, see [`bare`]. No backend

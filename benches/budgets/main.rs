@@ -1,12 +1,12 @@
-//! Compares the costs of the crate with its budgets: `cargo bench --bench budgets`.
+//! Compares the costs of `tower-promises` with its budgets: `cargo bench -p benches --bench budgets`.
 //!
-//! Prints a table in Markdown. `cargo bench --bench budgets -- allocations wire` measures only these subjects.
-//! `-- --quick` measures only counts, which are exact and take seconds. Times depend on the machine, so they are
-//! compared only with each other, as ratios of the medians of alternating samples.
+//! Prints a table in Markdown. `cargo bench -p benches --bench budgets -- allocations wire` measures only these
+//! subjects. `-- --quick` measures only counts, which are exact and take seconds. Times depend on the machine, so they
+//! are compared only with each other, as ratios of the medians of alternating samples.
 //!
-//! The measured code is in the separate crate `benches/measured`. This bench builds it with the necessary features, by
-//! default with the default features of `tower-promises`. Instructions need `valgrind`, and the figures of a server
-//! need `wrk`; every Linux distribution has packages of both. The table names tools that are missing.
+//! The measured code is in the package `measured`. This bench builds it with the necessary features, by default with
+//! the default features of `tower-promises`. Instructions need `valgrind`, and the figures of a server need `wrk`;
+//! every Linux distribution has packages of both. The table names tools that are missing.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod budget;

@@ -83,10 +83,16 @@ fn build(features: &[&str], counts: bool) -> PathBuf {
     if counts {
         features.push("counting".to_owned());
     }
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/measured/Cargo.toml");
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("measured/Cargo.toml");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--release", "--quiet", "--manifest-path"])
+        .args([
+            "build",
+            "--profile",
+            "measured",
+            "--quiet",
+            "--manifest-path",
+        ])
         .arg(manifest)
         .arg("--target-dir")
         .arg(directory())
@@ -97,7 +103,7 @@ fn build(features: &[&str], counts: bool) -> PathBuf {
         status.is_ok_and(|status| status.success()),
         "benches/measured does not build"
     );
-    directory().join("release/measured")
+    directory().join("measured/measured")
 }
 
 fn output(command: &mut Command) -> String {

@@ -1,5 +1,4 @@
 use super::error::{Failure, PromiseError, SubmitError};
-use super::registry::Demand;
 use super::{IntoKey, Promises, observe};
 use crate::BoxError;
 use crate::blocking::OnSaturation;
@@ -24,8 +23,7 @@ impl Promises {
         T: Send + Sync + 'static,
     {
         let job = self.blocking(|| Ok(job()));
-        self.register(key.into_key(), Demand::Submitted, job)
-            .map(drop)
+        self.register(key, |found| found.or_submit(|| job))
     }
 
     /// Like [`submit_blocking`](Self::submit_blocking), for a closure that can fail.
@@ -43,8 +41,7 @@ impl Promises {
         E: Into<BoxError> + 'static,
     {
         let job = self.blocking(|| job().map_err(Into::into));
-        self.register(key.into_key(), Demand::Submitted, job)
-            .map(drop)
+        self.register(key, |found| found.or_submit(|| job))
     }
 
     /// Returns the result, or [submits](Self::submit_blocking) the closure if there is no promise with this name.
@@ -60,7 +57,8 @@ impl Promises {
     where
         T: Clone + Send + Sync + 'static,
     {
-        self.read_or_register(key.into_key(), || self.blocking(|| Ok(job())))
+        let job = || self.blocking(|| Ok(job()));
+        self.read_or(key, |found| found.or_submit(job))
     }
 
     /// Like [`result_or_submit_blocking`](Self::result_or_submit_blocking), for a closure that can fail.
@@ -77,9 +75,8 @@ impl Promises {
         T: Clone + Send + Sync + 'static,
         E: Into<BoxError> + 'static,
     {
-        self.read_or_register(key.into_key(), || {
-            self.blocking(|| job().map_err(Into::into))
-        })
+        let job = || self.blocking(|| job().map_err(Into::into));
+        self.read_or(key, |found| found.or_submit(job))
     }
 
     fn blocking<T>(
@@ -92,7 +89,7 @@ impl Promises {
         let promises = self.downgrade();
         async move {
             let promises = promises.upgrade().ok_or(Failure::Cancelled)?;
-            let registry = promises.registry();
+            let registry = &promises.registry;
             let current = promises.clone();
             let job = observe::in_present_span(move || current.scope(job));
             match registry.pool().run(registry.number(), job).await {

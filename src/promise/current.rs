@@ -1,4 +1,4 @@
-use super::Promises;
+use super::{MissingPromiseLayer, Promises};
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
 
@@ -10,17 +10,51 @@ thread_local! {
     static CURRENT: Cell<Current> = const { Cell::new(ManuallyDrop::new(None)) };
 }
 
+/// The promises of the current thread.
+impl Promises {
+    /// Returns the promises of the request that the current thread is handling.
+    ///
+    /// `Some` in every call below [`PromiseLayer`](super::PromiseLayer): in the inner service, in functions that it
+    /// calls, and in running promises. `None` in other tasks and threads, for example in closures and futures that the
+    /// handler passes to `tokio::spawn`, `spawn_blocking` or rayon: use [`scope`](Self::scope) there.
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        let current = replace(None);
+        let promises = current.clone();
+        replace(current);
+        promises
+    }
+
+    /// Like [`current`](Self::current), with an error that names the missing layer.
+    ///
+    /// ```
+    /// use tower_promises::{BoxError, Promises};
+    ///
+    /// fn greeting() -> Result<String, BoxError> {
+    ///     let promises = Promises::try_current()?;
+    ///     Ok(promises.result_or_submit("name", async || "Ferris".to_owned())?)
+    /// }
+    /// # assert!(greeting().unwrap_err().to_string().contains("`PromiseLayer`"));
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`MissingPromiseLayer`] where [`current`](Self::current) is `None`.
+    pub fn try_current() -> Result<Self, MissingPromiseLayer> {
+        Self::current().ok_or(MissingPromiseLayer)
+    }
+
+    /// Runs `f` with this handle as [`Promises::current`].
+    pub fn scope<R>(&self, f: impl FnOnce() -> R) -> R {
+        let _scope = enter(self.clone());
+        f()
+    }
+}
+
 /// Restores the previous handle when it is dropped, also when a handler panics.
 #[must_use]
 pub(super) struct Scope {
     previous: Option<Promises>,
-}
-
-pub(super) fn get() -> Option<Promises> {
-    let current = replace(None);
-    let promises = current.clone();
-    replace(current);
-    promises
 }
 
 #[inline]

@@ -225,6 +225,23 @@ impl SubmitError {
             | Self::BodyRead { key } => key,
         }
     }
+
+    /// The error for a caller that wants the value.
+    pub(super) fn into_promise_error(self) -> PromiseError {
+        match self {
+            Self::Ended { key } => PromiseError::Ended { key },
+            Self::WrongType {
+                key,
+                expected,
+                found,
+            } => PromiseError::WrongType {
+                key,
+                expected,
+                found,
+            },
+            error => PromiseError::Rejected { error },
+        }
+    }
 }
 
 impl fmt::Display for SubmitError {
@@ -295,7 +312,7 @@ impl<T> OrPending<T> for Result<T, PromiseError> {
             Err(PromiseError::Pending { key }) => {
                 #[cfg(feature = "tracing")]
                 if let Some(promises) = super::Promises::current() {
-                    promises.registry().accept_placeholder(&key);
+                    promises.registry.accept_placeholder(&key);
                 }
                 #[cfg(not(feature = "tracing"))]
                 let _ = key;

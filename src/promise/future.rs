@@ -169,7 +169,7 @@ where
 
             // Everything that is possible now has been done, and something is pending.
             #[cfg(feature = "blocking")]
-            if let Some(rejection) = self.session.promises.registry().overload() {
+            if let Some(rejection) = self.session.promises.registry.overload() {
                 return Poll::Ready(self.as_mut().reject(rejection));
             }
             match self.as_mut().poll_deadline(cx) {
@@ -194,7 +194,7 @@ where
         let mut this = self.as_mut().project();
         let promises = &this.session.promises;
         let settings = &**this.settings;
-        let verdict = promises.registry().end_pass();
+        let verdict = promises.registry.end_pass();
         if verdict == Verdict::Publish {
             return Some(self.finish(outcome));
         }
@@ -209,7 +209,7 @@ where
             Verdict::Repeat if promises.pass() >= settings.max_passes => {
                 Some(Rejection::TooManyPasses {
                     limit: settings.max_passes,
-                    pending: promises.registry().pending_keys(),
+                    pending: promises.registry.pending_keys(),
                 })
             }
             Verdict::Repeat => {
@@ -235,9 +235,9 @@ where
                 #[cfg(feature = "tracing")]
                 {
                     let _span = this.observed.enter_pass();
-                    promises.registry().advise_on_keys();
+                    promises.registry.advise_on_keys();
                 }
-                promises.registry().discard_pass();
+                promises.registry.discard_pass();
                 None
             }
         }
@@ -246,7 +246,7 @@ where
     /// Prepares the next pass after all promises have settled. Returns the outcome of the request if it is rejected.
     fn prepare_pass(mut self: Pin<&mut Self>) -> Option<Result<Response<R>, S::Error>> {
         #[cfg(feature = "blocking")]
-        if let Some(rejection) = self.session.promises.registry().overload() {
+        if let Some(rejection) = self.session.promises.registry.overload() {
             return Some(self.reject(rejection));
         }
         let mut this = self.as_mut().project();
@@ -291,7 +291,7 @@ where
         };
         ready!(running::poll_deadline(deadline, cx));
 
-        let registry = this.session.promises.registry();
+        let registry = &this.session.promises.registry;
         if this.settings.on_timeout == OnTimeout::Reject
             || *this.is_final_pass
             || this.original.body.refusal().is_some()
@@ -338,7 +338,7 @@ where
         #[cfg(feature = "tracing")]
         if let Ok(response) = &outcome {
             let _span = this.observed.enter_pass();
-            let registry = this.session.promises.registry();
+            let registry = &this.session.promises.registry;
             registry.advise_on_response(response.status());
         }
         this.running.clear();
@@ -370,7 +370,7 @@ impl Session {
     fn end(&mut self, published: bool) {
         if !self.has_ended {
             self.has_ended = true;
-            self.promises.registry().close(published);
+            self.promises.registry.close(published);
         }
     }
 }

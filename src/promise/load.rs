@@ -1,7 +1,6 @@
 use super::error::{Failure, PromiseError};
 use super::promises::WeakPromises;
-use super::registry::Demand;
-use super::{Key, Promises, SubmitError};
+use super::{Key, Promises};
 use crate::loader::Loader;
 use crate::sync::lock;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -85,18 +84,16 @@ impl Promises {
                 Answer::Known(answer) => return answer.map(|value| value.map(cloned)),
                 Answer::InBatch { batch, is_new } => (batch, is_new),
             };
-            let run = Arc::clone(&loads).run(self.downgrade(), batch.clone());
-            match self.register(batch.clone(), Demand::Missed, run) {
-                // `AlreadyResolved`: another thread has just settled the batch, so the next look-up finds the key.
-                Ok(_) | Err(SubmitError::AlreadyResolved { .. }) => self.read::<()>(&batch)?,
+            let run = || Arc::clone(&loads).run(self.downgrade(), batch.clone());
+            match self.read_or(&batch, |found| found.or_submit(run)) {
+                Ok(()) => ended = Some(batch),
                 Err(error) => {
-                    if is_new {
+                    if is_new && matches!(error, PromiseError::Rejected { .. }) {
                         loads.forget(&key);
                     }
-                    return Err(PromiseError::Rejected { error });
+                    return Err(error);
                 }
             }
-            ended = Some(batch);
         }
     }
 
@@ -150,7 +147,7 @@ impl Promises {
                 Answer::InBatch { batch, .. } => batch,
             };
             let run = || Arc::clone(&loads).run(self.downgrade(), batch.clone());
-            self.wait::<(), _>(batch.clone(), run).await?;
+            self.wait::<(), _>(&batch, run).await?;
             ended = Some(batch);
         }
     }
@@ -238,7 +235,7 @@ impl Promises {
                 batches: 0,
             }),
         };
-        let loads = self.registry().attachment(address, make);
+        let loads = self.registry.attachment(address, make);
         loads.ok_or_else(|| PromiseError::Ended {
             key: Key::from_static(short_name::<L>()),
         })
@@ -249,7 +246,7 @@ impl<L: Loader> State<L> {
     /// Closes the open batch if it was cancelled or timed out before it started.
     fn close_settled(&mut self, promises: &Promises) {
         if let Some(batch) = &self.open {
-            if promises.registry().peek(batch) == Some(true) {
+            if promises.registry.peek(batch) == Some(true) {
                 self.open = None;
                 self.wanted.clear();
             }
@@ -290,7 +287,7 @@ impl<L: Loader> Loads<L> {
                 asked.is_promised |= is_promised;
                 // A batch that is neither open nor a promise was cleared and loads nothing.
                 let is_open = state.open.as_ref() == Some(batch);
-                let stands = asked.applies_in(pass) && promises.registry().peek(batch).is_some();
+                let stands = asked.applies_in(pass) && promises.registry.peek(batch).is_some();
                 if is_open || (stands && ended != Some(batch)) {
                     return Answer::InBatch {
                         batch: batch.clone(),
@@ -300,7 +297,7 @@ impl<L: Loader> Loads<L> {
             }
             Some(Known::Failed { .. }) | None => {}
         }
-        if !promises.registry().is_current(pass) {
+        if !promises.registry.is_current(pass) {
             let key = Key::from_static(short_name::<L>());
             return Answer::Known(Err(PromiseError::Ended { key }));
         }
@@ -327,8 +324,7 @@ impl<L: Loader> Loads<L> {
     }
 
     fn is_pending(&self, promises: &Promises, batch: &Key) -> bool {
-        let read = promises.read::<()>(batch);
-        read.is_err_and(|error| error.is_pending())
+        promises.registry.peek(batch) == Some(false)
             || lock(&self.state).open.as_ref() == Some(batch)
     }
 
@@ -404,7 +400,7 @@ impl<L: Loader> Drop for Batch<L> {
         // A batch that panics, times out or is cancelled keeps its promise, whose error its keys read as. A batch whose
         // last waiter was dropped has no promise any more, so its keys must become loadable again.
         let promises = self.promises.upgrade();
-        let is_promise = promises.is_some_and(|it| it.registry().peek(&self.name).is_some());
+        let is_promise = promises.is_some_and(|it| it.registry.peek(&self.name).is_some());
         if std::thread::panicking() || is_promise {
             return;
         }

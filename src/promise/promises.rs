@@ -1,6 +1,6 @@
 use super::registry::{self, Registry};
 use super::settings::Settings;
-use super::{AnyKey, MissingPromiseLayer, PromiseResults, current};
+use super::{AnyKey, PromiseResults};
 #[cfg(doc)]
 use super::{PromiseError, SubmitError};
 use crate::body::Detach;
@@ -86,10 +86,6 @@ impl Promises {
         })
     }
 
-    pub(super) fn registry(&self) -> &Registry {
-        &self.registry
-    }
-
     /// A handle for work that the registry owns, which would otherwise be a reference cycle.
     #[cfg(any(feature = "blocking", feature = "loader"))]
     pub(super) fn downgrade(&self) -> WeakPromises {
@@ -97,41 +93,6 @@ impl Promises {
             registry: Arc::downgrade(&self.registry),
             pass: self.pass,
         }
-    }
-
-    /// Returns the promises of the request that the current thread is handling.
-    ///
-    /// `Some` in every call below [`PromiseLayer`](super::PromiseLayer): in the inner service, in functions that it
-    /// calls, and in running promises. `None` in other tasks and threads, for example in closures and futures that the
-    /// handler passes to `tokio::spawn`, `spawn_blocking` or rayon: use [`scope`](Self::scope) there.
-    #[must_use]
-    pub fn current() -> Option<Self> {
-        current::get()
-    }
-
-    /// Like [`current`](Self::current), with an error that names the missing layer.
-    ///
-    /// ```
-    /// use tower_promises::{BoxError, Promises};
-    ///
-    /// fn greeting() -> Result<String, BoxError> {
-    ///     let promises = Promises::try_current()?;
-    ///     Ok(promises.result_or_submit("name", async || "Ferris".to_owned())?)
-    /// }
-    /// # assert!(greeting().unwrap_err().to_string().contains("`PromiseLayer`"));
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`MissingPromiseLayer`] where [`current`](Self::current) is `None`.
-    pub fn try_current() -> Result<Self, MissingPromiseLayer> {
-        Self::current().ok_or(MissingPromiseLayer)
-    }
-
-    /// Runs `f` with this handle as [`Promises::current`].
-    pub fn scope<R>(&self, f: impl FnOnce() -> R) -> R {
-        let _scope = current::enter(self.clone());
-        f()
     }
 
     /// Creates a handle for testing a handler without a server.

@@ -1,6 +1,5 @@
-use super::registry::{Found, Vacancy};
-use super::slot::Type;
-use super::{IntoKey, Key, PromiseError, Promises};
+use super::registry::{Found, Purpose};
+use super::{IntoKey, Key, PromiseError, Promises, SubmitError};
 
 /// Reading results.
 impl Promises {
@@ -17,7 +16,12 @@ impl Promises {
     where
         T: Clone + Send + Sync + 'static,
     {
-        self.read(&key.into_key())
+        let key = key.into_key();
+        let found = self.registry.find(self.pass, &key, Purpose::Read);
+        match found.map_err(SubmitError::into_promise_error)? {
+            Found::Promise(slot) => slot.read(key),
+            Found::Nothing(_) => Err(PromiseError::NotSubmitted { key }),
+        }
     }
 
     /// The number of the pass that this handle belongs to, starting at 1.
@@ -40,33 +44,5 @@ impl Promises {
     #[must_use]
     pub fn keys(&self) -> Vec<Key> {
         self.registry.keys()
-    }
-
-    pub(super) fn read<T>(&self, key: &Key) -> Result<T, PromiseError>
-    where
-        T: Clone + Send + Sync + 'static,
-    {
-        let read = self.find(key);
-        read.unwrap_or_else(|_| Err(PromiseError::NotSubmitted { key: key.clone() }))
-    }
-
-    /// Like [`read`](Self::read), but returns a [`Vacancy`] if there is no promise with this name.
-    pub(super) fn find<T>(&self, key: &Key) -> Result<Result<T, PromiseError>, Vacancy>
-    where
-        T: Clone + Send + Sync + 'static,
-    {
-        let found = self.registry.find::<T>(self.pass, key);
-        let key = || key.clone();
-        let error = match found {
-            Found::Settled(slot) => match slot.outcome() {
-                Some(outcome) => return Ok(outcome),
-                None => PromiseError::Pending { key: key() },
-            },
-            Found::Nothing(vacancy) => return Err(vacancy),
-            Found::Pending => PromiseError::Pending { key: key() },
-            Found::Ended => PromiseError::Ended { key: key() },
-            Found::OfAnotherType(found) => Type::of::<T>().mismatch(key(), found),
-        };
-        Ok(Err(error))
     }
 }

@@ -52,7 +52,7 @@ impl Running {
         observed: &mut ObservedRequest,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
-        let registry = promises.registry();
+        let registry = &promises.registry;
         loop {
             self.start(registry.take_starting(), timeout, observed);
             let done = promises.scope(|| self.poll(cx));

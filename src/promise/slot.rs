@@ -1,4 +1,4 @@
-use super::error::{Failure, PromiseError};
+use super::error::{Failure, PromiseError, SubmitError};
 use super::waiters::Waiters;
 use super::{Key, observe};
 use crate::panic;
@@ -73,6 +73,15 @@ where
         })
     }
 
+    /// The outcome for a reader that does not wait.
+    pub(super) fn read(&self, key: Key) -> Result<T, PromiseError>
+    where
+        T: Clone,
+    {
+        let pending = Err(PromiseError::Pending { key });
+        self.outcome().unwrap_or(pending)
+    }
+
     pub(super) fn waiters(&self) -> &Waiters {
         &self.waiters
     }
@@ -101,7 +110,7 @@ where
 #[derive(Clone, Copy)]
 pub(super) struct Type {
     id: TypeId,
-    pub(super) name: &'static str,
+    name: &'static str,
 }
 
 impl Type {
@@ -117,19 +126,17 @@ impl Type {
     }
 
     /// Checks that the promise has a value of this type.
-    pub(super) fn check(self, slot: &dyn AnySlot) -> Result<(), PromiseError> {
-        match self.matches(slot.value_type()) {
-            true => Ok(()),
-            false => Err(self.mismatch(slot.key().clone(), slot.value_type())),
+    #[inline]
+    pub(super) fn check(self, slot: &dyn AnySlot) -> Result<(), SubmitError> {
+        let found = slot.value_type();
+        if self.matches(found) {
+            return Ok(());
         }
-    }
-
-    pub(super) fn mismatch(self, key: Key, found: Self) -> PromiseError {
-        PromiseError::WrongType {
-            key,
+        Err(SubmitError::WrongType {
+            key: slot.key().clone(),
             expected: self.name,
             found: found.name,
-        }
+        })
     }
 }
 
@@ -149,9 +156,6 @@ pub(super) trait AnySlot: Send + Sync {
     fn start(&self) -> bool;
 
     fn poll(&self, cx: &mut Context<'_>) -> Poll<()>;
-
-    /// Creates a promise with the same name and type that timed out before it started.
-    fn timed_out(&self) -> Arc<dyn AnySlot>;
 
     /// Settles the promise with an error and drops the work. `false` if it has already settled.
     fn fail(&self, failure: Failure) -> bool;
@@ -241,11 +245,6 @@ where
         driver.into_iter().for_each(Waker::wake);
         self.discard(work);
         true
-    }
-
-    fn timed_out(&self) -> Arc<dyn AnySlot> {
-        let failure = Err(Failure::TimedOut);
-        Arc::new(Self::settled(self.key.clone(), failure))
     }
 
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {

@@ -1,10 +1,11 @@
 use super::error::{Failure, PromiseError, SubmitError};
-use super::registry::{Admission, Demand, Vacancy};
-use super::slot::Work;
-use super::{IntoKey, Key, Promises};
+use super::registry::{Found, Purpose};
+use super::slot::Slot;
+use super::{IntoKey, Promises};
 use crate::BoxError;
 use crate::body::RequestBody;
 use futures_util::FutureExt;
+use std::sync::Arc;
 
 /// Submitting promises.
 impl Promises {
@@ -29,9 +30,7 @@ impl Promises {
         T: Send + Sync + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        let future = future.map(Ok);
-        self.register(key.into_key(), Demand::Submitted, future)
-            .map(drop)
+        self.register(key, |found| found.or_submit(|| future.map(Ok)))
     }
 
     /// Like [`submit`](Self::submit), for a future that can fail. Its error reads as [`PromiseError::Failed`], each
@@ -46,17 +45,16 @@ impl Promises {
         E: Into<BoxError> + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let future = future.map(failed);
-        self.register(key.into_key(), Demand::Submitted, future)
-            .map(drop)
+        self.register(key, |found| found.or_submit(|| future.map(failed)))
     }
 
     /// Returns the result, or submits the promise if there is none with this name.
     ///
     /// # Errors
     ///
-    /// Those of [`result`](Self::result), with [`Pending`](PromiseError::Pending) instead of `NotSubmitted`, and
-    /// [`Rejected`](PromiseError::Rejected) if the promise could not be submitted.
+    /// Those of [`result`](Self::result), with [`Pending`](PromiseError::Pending) instead of `NotSubmitted`,
+    /// [`Ended`](PromiseError::Ended) if the promise would be a new one and the handle's pass is over, and
+    /// [`Rejected`](PromiseError::Rejected) if the promise could not be submitted for another reason.
     pub fn result_or_submit<T, F>(
         &self,
         key: impl IntoKey<T>,
@@ -66,7 +64,7 @@ impl Promises {
         T: Clone + Send + Sync + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        self.read_or_register(key.into_key(), || make().map(Ok))
+        self.read_or(key, |found| found.or_submit(|| make().map(Ok)))
     }
 
     /// Like [`result_or_submit`](Self::result_or_submit), for a future that can fail.
@@ -84,7 +82,7 @@ impl Promises {
         E: Into<BoxError> + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
-        self.read_or_register(key.into_key(), || make().map(failed))
+        self.read_or(key, |found| found.or_submit(|| make().map(failed)))
     }
 
     /// Passes the request body to a promise, which reads it as a stream: for an upload or a digest, for example. No
@@ -125,9 +123,7 @@ impl Promises {
         T: Send + Sync + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        let make = |body| make(body).map(Ok);
-        self.register_body(key.into_key(), Demand::Submitted, make)
-            .map(drop)
+        self.register(key, |found| found.or_submit_body(|body| make(body).map(Ok)))
     }
 
     /// Like [`submit_body`](Self::submit_body), for a future that can fail.
@@ -145,9 +141,9 @@ impl Promises {
         E: Into<BoxError> + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let make = |body| make(body).map(failed);
-        self.register_body(key.into_key(), Demand::Submitted, make)
-            .map(drop)
+        self.register(key, |found| {
+            found.or_submit_body(|body| make(body).map(failed))
+        })
     }
 
     /// Returns the result, or [passes the body](Self::submit_body) to a new promise with this name.
@@ -165,9 +161,7 @@ impl Promises {
         T: Clone + Send + Sync + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        self.read_or(key.into_key(), |key, _| {
-            self.register_body(key, Demand::Missed, |body| make(body).map(Ok))
-        })
+        self.read_or(key, |found| found.or_submit_body(|body| make(body).map(Ok)))
     }
 
     /// Like [`result_or_submit_body`](Self::result_or_submit_body), for a future that can fail.
@@ -185,76 +179,38 @@ impl Promises {
         E: Into<BoxError> + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
-        self.read_or(key.into_key(), |key, _| {
-            self.register_body(key, Demand::Missed, |body| make(body).map(failed))
+        self.read_or(key, |found| {
+            found.or_submit_body(|body| make(body).map(failed))
         })
     }
 
-    pub(super) fn register<T, F>(
+    /// Keeps the promise that is found, or submits one.
+    pub(super) fn register<T>(
         &self,
-        key: Key,
-        demand: Demand,
-        future: F,
-    ) -> Result<Admission, SubmitError>
+        key: impl IntoKey<T>,
+        submit: impl FnOnce(Found<'_, T>) -> Result<Arc<Slot<T>>, SubmitError>,
+    ) -> Result<(), SubmitError>
     where
         T: Send + Sync + 'static,
-        F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
-        let vacancy = Vacancy::default();
-        let work = Box::pin(future);
-        self.registry.submit(self.pass, key, demand, vacancy, work)
+        let key = key.into_key();
+        let found = self.registry.find(self.pass, &key, Purpose::Submit);
+        found.and_then(submit).map(drop)
     }
 
-    pub(super) fn read_or_register<T, F>(
+    /// Reads the promise that is found, or submits one.
+    pub(super) fn read_or<T>(
         &self,
-        key: Key,
-        make: impl FnOnce() -> F,
-    ) -> Result<T, PromiseError>
-    where
-        T: Clone + Send + Sync + 'static,
-        F: Future<Output = Result<T, Failure>> + Send + 'static,
-    {
-        self.read_or(key, |key, vacancy| {
-            let work = Box::pin(make());
-            let demand = Demand::Missed;
-            self.registry.submit(self.pass, key, demand, vacancy, work)
-        })
-    }
-
-    fn register_body<T, F>(
-        &self,
-        key: Key,
-        demand: Demand,
-        make: impl FnOnce(RequestBody) -> F,
-    ) -> Result<Admission, SubmitError>
-    where
-        T: Send + Sync + 'static,
-        F: Future<Output = Result<T, Failure>> + Send + 'static,
-    {
-        let work = |body| Box::pin(make(body)) as Work<T>;
-        self.registry.submit_body(self.pass, key, demand, work)
-    }
-
-    /// Returns the result, or registers the promise if there is none with this name.
-    fn read_or<T>(
-        &self,
-        key: Key,
-        register: impl FnOnce(Key, Vacancy) -> Result<Admission, SubmitError>,
+        key: impl IntoKey<T>,
+        submit: impl FnOnce(Found<'_, T>) -> Result<Arc<Slot<T>>, SubmitError>,
     ) -> Result<T, PromiseError>
     where
         T: Clone + Send + Sync + 'static,
     {
-        let vacancy = match self.find(&key) {
-            Ok(read) => return read,
-            Err(vacancy) => vacancy,
-        };
-        match register(key.clone(), vacancy) {
-            Ok(Admission::Pending) => Err(PromiseError::Pending { key }),
-            Ok(Admission::TimedOut) => Err(PromiseError::TimedOut { key }),
-            // Another thread submitted the same name, and the promise has already settled.
-            Err(SubmitError::AlreadyResolved { .. }) => self.read(&key),
-            Err(error) => Err(PromiseError::Rejected { error }),
-        }
+        let key = key.into_key();
+        let found = self.registry.find(self.pass, &key, Purpose::Read);
+        let slot = found.and_then(submit);
+        slot.map_err(SubmitError::into_promise_error)?.read(key)
     }
 }
 

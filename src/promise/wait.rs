@@ -1,8 +1,8 @@
 use super::error::Failure;
-use super::registry::Registry;
+use super::registry::{Purpose, Registry};
 use super::slot::{AnySlot, Slot};
 use super::submit::failed;
-use super::{IntoKey, Key, PromiseError, Promises};
+use super::{IntoKey, PromiseError, Promises, SubmitError};
 use crate::BoxError;
 use futures_util::FutureExt;
 use std::pin::Pin;
@@ -35,7 +35,7 @@ impl Promises {
         T: Clone + Send + Sync + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        self.wait(key.into_key(), || make().map(Ok)).await
+        self.wait(key, || make().map(Ok)).await
     }
 
     /// Like [`resolve`](Self::resolve), for a future that can fail.
@@ -53,19 +53,22 @@ impl Promises {
         E: Into<BoxError> + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
-        self.wait(key.into_key(), || make().map(failed)).await
+        self.wait(key, || make().map(failed)).await
     }
 
     pub(super) async fn wait<T, F>(
         &self,
-        key: Key,
+        key: impl IntoKey<T>,
         make: impl FnOnce() -> F,
     ) -> Result<T, PromiseError>
     where
         T: Clone + Send + Sync + 'static,
         F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
-        let slot = self.registry.join(self.pass, &key, || Box::pin(make()))?;
+        let key = key.into_key();
+        let found = self.registry.find(self.pass, &key, Purpose::Wait);
+        let slot = found.and_then(|found| found.or_submit(make));
+        let slot = slot.map_err(SubmitError::into_promise_error)?;
         Waiter::new(&self.registry, slot).await
     }
 }

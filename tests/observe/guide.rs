@@ -14,6 +14,14 @@ fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
+/// Returns the source folders of all packages.
+fn sources() -> Vec<PathBuf> {
+    let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates");
+    let packages = read_dir(packages).unwrap();
+    let sources = packages.map(|package| package.unwrap().path().join("src"));
+    sources.chain([source()]).collect()
+}
+
 /// Returns the contents of all source files.
 fn files(folder: &Path) -> Vec<String> {
     let mut files = Vec::new();
@@ -115,7 +123,7 @@ fn row(name: &str, mut arguments: Vec<String>) -> Row {
 /// Returns the events and the spans of the code.
 fn in_the_code() -> (BTreeSet<Row>, BTreeSet<Row>) {
     let (mut events, mut spans) = (BTreeSet::new(), BTreeSet::new());
-    for text in files(&source()) {
+    for text in sources().iter().flat_map(|folder| files(folder)) {
         for name in [
             "error",
             "warning",

@@ -359,6 +359,34 @@ async fn all_readers_get_the_same_value() {
 }
 
 #[tokio::test]
+async fn a_name_that_is_submitted_while_its_promise_is_made_keeps_the_first_promise() {
+    let dropped = Counter::default();
+    let answer = ask(PromiseLayer::new(), |promises| {
+        let make = || {
+            promises.submit("other", async {}).unwrap();
+            promises.submit("x", async { 1_u32 }).unwrap();
+            let guard = dropped.on_drop();
+            async move {
+                drop(guard);
+                2_u32
+            }
+        };
+        let of_another_type = || {
+            promises.submit("y", async { 1_u32 }).unwrap();
+            async { "2" }
+        };
+        let x = promises.result_or_submit("x", make);
+        let y = promises.result_or_submit("y", of_another_type);
+        assert!(matches!(y, Err(PromiseError::WrongType { .. })), "{y:?}");
+        assert_eq!(promises.keys(), ["other", "x", "y"]);
+        Ok(x?.to_string())
+    });
+    let answer = answer.await.unwrap();
+    assert_eq!((answer.body.as_str(), answer.passes), ("1", 2));
+    assert_eq!(dropped.get(), 1);
+}
+
+#[tokio::test]
 async fn the_handle_of_an_earlier_pass_cannot_submit_into_a_later_one() {
     let first = Arc::new(Mutex::new(None::<Promises>));
     let answer = ask(PromiseLayer::new(), |promises| {
@@ -367,6 +395,9 @@ async fn the_handle_of_an_earlier_pass_cannot_submit_into_a_later_one() {
             Some(first) => {
                 let error = first.submit("y", async {}).unwrap_err();
                 assert!(matches!(error, SubmitError::Ended { .. }), "{error:?}");
+                let error = first.result_or_submit("y", async || ()).unwrap_err();
+                assert!(matches!(error, PromiseError::Ended { .. }), "{error:?}");
+                assert!(!promises.will_discard());
                 assert_eq!(first.pass(), 1);
                 Ok(first.result::<u32>("x")?.to_string())
             }

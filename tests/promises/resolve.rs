@@ -133,6 +133,19 @@ async fn resolve_returns_the_error_of_a_promise() {
 }
 
 #[tokio::test]
+async fn a_name_that_is_submitted_while_its_promise_is_made_is_awaited() {
+    let answer = ask_async(PromiseLayer::new(), async |promises| {
+        let make = || {
+            promises.submit("x", async { 1_u32 }).unwrap();
+            async { 2_u32 }
+        };
+        Ok(promises.resolve("x", make).await?.to_string())
+    });
+    let answer = answer.await.unwrap();
+    assert_eq!((answer.body.as_str(), answer.passes), ("1", 1));
+}
+
+#[tokio::test]
 async fn a_cancelled_promise_wakes_its_waiters() {
     let answer = ask_async(PromiseLayer::new(), async |promises: Promises| {
         let waiting = promises.resolve("x", std::future::pending::<()>);

@@ -146,6 +146,14 @@ async fn the_final_pass_replaces_a_pass_that_waits() {
         let undone = undone.clone();
         promises.on_discard(move || undone.add());
         let read = promises.resolve("x", std::future::pending::<()>).await;
+        // A promise that is awaited for the first time in the final pass times out at once.
+        let more = promises.resolve("more", async || ()).await;
+        for more in [more, promises.result("more")] {
+            assert!(
+                matches!(more, Err(PromiseError::TimedOut { .. })),
+                "{more:?}"
+            );
+        }
         Ok(read.unwrap_err().to_string())
     });
     let answer = answer.await.unwrap();

@@ -1,9 +1,9 @@
 //! Ports to the state that processes share: a bus for messages, a store for small values, a queue for work.
 //!
-//! Capabilities that span processes, such as `signal`, depend on these three traits only. An adapter implements one or
-//! all of them for a database or a message broker. Code that uses the traits works with every adapter.
+//! Signals, operations and tasks depend on these three traits only. An adapter implements one or all of them for a
+//! database or a message broker. Code that uses the traits works with every adapter.
 //!
-//! | port | purpose | one process | one machine (feature `sqlite`) | several (feature `nats`) |
+//! | port | purpose | one process | one machine (`tower-promises-sqlite`) | several (`tower-promises-nats`) |
 //! |---|---|---|---|---|
 //! | [`Bus`] | messages to every listener, at most once | [`memory::MemoryBus`] | `SqliteBus` | `NatsBus` |
 //! | [`Store`] | values with revisions and compare-and-set | [`memory::MemoryStore`] | `SqliteStore` | `NatsStore` |
@@ -44,8 +44,8 @@
 //! # Panics
 //!
 //! [`Queue::work`], and [`Queue::take`] of the memory queue, need a tokio runtime with timers and may panic without
-//! one. The other calls of the memory adapters need no runtime. The modules `sqlite` and `nats` document the
-//! requirements of their adapters.
+//! one. The other calls of the memory adapters need no runtime. The packages of the other adapters document their
+//! requirements.
 //!
 //! # Security
 //!
@@ -167,3 +167,7 @@ impl fmt::Debug for Backend {
         f.debug_struct("Backend").finish_non_exhaustive()
     }
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

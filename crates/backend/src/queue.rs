@@ -160,7 +160,7 @@ pub trait Queue: Send + Sync + 'static {
     /// - The envelope of a handler that panics is not settled. It is delivered again when its lease ends, as after a
     ///   crash of the process.
     /// - After an error of the backend the worker retries, with pauses that grow from 50 ms to 5 s, and with a warning
-    ///   in the log (feature `tracing`).
+    ///   in the log.
     ///
     /// Any number of workers, on any number of machines, can work on a queue. Each envelope is given to one of them at
     /// a time, under the guarantees above.

@@ -53,7 +53,7 @@ impl WorkOptions {
         }
     }
 
-    /// Sets the number of concurrent handlers, by default [`DEFAULT_CONCURRENCY`] and at least one.
+    /// Sets the number of concurrent handlers, by default 16 and at least one.
     #[must_use]
     pub fn concurrency(self, handlers: usize) -> Self {
         Self {
@@ -62,8 +62,8 @@ impl WorkOptions {
         }
     }
 
-    /// Sets how long a worker that shows no sign of life keeps an envelope, by default [`DEFAULT_LEASE`]. The value is
-    /// clamped to 10 ms to 100 years.
+    /// Sets how long a worker that shows no sign of life keeps an envelope, by default 30 seconds. The value is clamped
+    /// to 10 ms to 100 years.
     ///
     /// The lease limits the delay after a crash. It does not limit the time of a handler. All workers of a queue should
     /// use the same lease.

@@ -100,8 +100,8 @@ impl NatsBuilder {
         }
     }
 
-    /// Sets the prefix of the names of streams and subjects, default [`DEFAULT_PREFIX`]. Applications that share a
-    /// server but not a backend need different prefixes. A prefix has 1 to 100 letters, digits, `-` and `_`.
+    /// Sets the prefix of the names of streams and subjects, default `tower-promises`. Applications that share a server
+    /// but not a backend need different prefixes. A prefix has 1 to 100 letters, digits, `-` and `_`.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.settings.prefix = prefix.into();
         self
@@ -121,55 +121,53 @@ impl NatsBuilder {
         self
     }
 
-    /// Sets how long a call waits for the server, default [`DEFAULT_TIMEOUT`]. While the connection is lost, calls wait
-    /// for the next connection. A call that takes longer fails with [`BackendError::TimedOut`]. Only
+    /// Sets how long a call waits for the server, default 5 seconds. While the connection is lost, calls wait for the
+    /// next connection. A call that takes longer fails with [`BackendError::TimedOut`]. Only
     /// [`take`](tower_promises_backend::Queue::take) waits longer, for envelopes. At least a millisecond.
     pub fn timeout(mut self, time: Duration) -> Self {
         self.settings.timeout = time.clamp(SHORTEST, LONGEST);
         self
     }
 
-    /// Sets how long a worker waits for envelopes before it sends another request to the server, default
-    /// [`DEFAULT_POLL_INTERVAL`]. Envelopes are delivered at once, and after a reconnection a worker sends another
-    /// request within half a second. While a worker waits, the server sends a heartbeat each second, or twice in the
-    /// interval if that is shorter. A worker that receives nothing for two and a half seconds sends another request. At
-    /// least a millisecond.
+    /// Sets how long a worker waits for envelopes before it sends another request to the server, default 5 seconds.
+    /// Envelopes are delivered at once, and after a reconnection a worker sends another request within half a second.
+    /// While a worker waits, the server sends a heartbeat each second, or twice in the interval if that is shorter. A
+    /// worker that receives nothing for two and a half seconds sends another request. At least a millisecond.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.settings.poll_interval = interval.clamp(SHORTEST, LONGEST);
         self
     }
 
-    /// Sets how often expired messages are deleted from the server, default [`DEFAULT_SWEEP_INTERVAL`]: values whose
-    /// time to live has ended, markers of deletions, and records of envelopes that have ended. They stay for one more
-    /// interval. For this, one process at a time reads the keys of all values and all such records. At least a
-    /// millisecond. Choose an interval that is longer than a worker can be suspended.
+    /// Sets how often expired messages are deleted from the server, default 5 minutes: values whose time to live has
+    /// ended, markers of deletions, and records of envelopes that have ended. They stay for one more interval. For
+    /// this, one process at a time reads the keys of all values and all such records. At least a millisecond. Choose an
+    /// interval that is longer than a worker can be suspended.
     pub fn sweep_interval(mut self, interval: Duration) -> Self {
         self.settings.sweep_interval = interval.clamp(SHORTEST, LONGEST);
         self
     }
 
-    /// Sets how long the id of an envelope is known after it was enqueued, default [`DEFAULT_DEDUPLICATION_WINDOW`].
-    /// The server holds the ids in memory. At least 100 ms.
+    /// Sets how long the id of an envelope is known after it was enqueued, default 2 minutes. The server holds the ids
+    /// in memory. At least 100 ms.
     pub fn deduplication_window(mut self, time: Duration) -> Self {
         self.settings.deduplication_window = time.clamp(SHORTEST_WINDOW, LONGEST);
         self
     }
 
-    /// Sets the maximum size of a value in bytes, default [`DEFAULT_MAX_VALUE_BYTES`]. The server also limits values,
-    /// bus messages and envelopes, by default to 1 MiB, of which 8 KiB are reserved for headers. The lower limit
-    /// applies.
+    /// Sets the maximum size of a value in bytes, default 256 KiB. The server also limits values, bus messages and
+    /// envelopes, by default to 1 MiB, of which 8 KiB are reserved for headers. The lower limit applies.
     pub fn max_value_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_value_bytes = bytes;
         self
     }
 
-    /// Sets the maximum size of a bus message in bytes, default [`DEFAULT_MAX_MESSAGE_BYTES`].
+    /// Sets the maximum size of a bus message in bytes, default 64 KiB.
     pub fn max_message_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_message_bytes = bytes;
         self
     }
 
-    /// Sets the maximum size of the payload of an envelope in bytes, default [`DEFAULT_MAX_ENVELOPE_BYTES`].
+    /// Sets the maximum size of the payload of an envelope in bytes, default 256 KiB.
     pub fn max_envelope_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_envelope_bytes = bytes;
         self
@@ -186,22 +184,22 @@ impl NatsBuilder {
         self
     }
 
-    /// Sets the maximum number of envelopes in all queues together, default [`DEFAULT_MAX_ENVELOPES`]. Queued, delayed
-    /// and leased envelopes count. A further envelope fails with [`BackendError::Full`].
+    /// Sets the maximum number of envelopes in all queues together, default a million. Queued, delayed and leased
+    /// envelopes count. A further envelope fails with [`BackendError::Full`].
     pub fn max_envelopes(mut self, envelopes: u64) -> Self {
         self.settings.max_envelopes = envelopes;
         self
     }
 
-    /// Sets how many messages are buffered for a listener that falls behind, default [`DEFAULT_BUS_CAPACITY`], which is
-    /// at most 64 MiB with the default sizes. The value is clamped to 1 to 1,000,000 and may be rounded up.
+    /// Sets how many messages are buffered for a listener that falls behind, default 1024, which is at most 64 MiB with
+    /// the default sizes. The value is clamped to 1 to 1,000,000 and may be rounded up.
     pub fn bus_capacity(mut self, messages: usize) -> Self {
         self.settings.bus_capacity = capacity(messages);
         self
     }
 
-    /// Sets how many changes are buffered for a watcher that falls behind, default [`DEFAULT_WATCH_CAPACITY`], which is
-    /// at most 64 MiB with the default sizes. The value is clamped to 1 to 1,000,000 and may be rounded up.
+    /// Sets how many changes are buffered for a watcher that falls behind, default 256, which is at most 64 MiB with
+    /// the default sizes. The value is clamped to 1 to 1,000,000 and may be rounded up.
     pub fn watch_capacity(mut self, changes: usize) -> Self {
         self.settings.watch_capacity = capacity(changes);
         self

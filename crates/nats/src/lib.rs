@@ -17,8 +17,8 @@
 //!
 //! For a service that runs on more than one machine. A call takes one or two round trips to the server, which is a
 //! fraction of a millisecond in a local network. Messages and changes reach the other machines at once. For the
-//! processes of one machine, SQLite needs no server. For one process, the [`memory`](super::memory) adapters are
-//! faster.
+//! processes of one machine, `tower-promises-sqlite` needs no server. For one process, the
+//! [`memory`](tower_promises_backend::memory) adapters are faster.
 //!
 //! # Requirements
 //!
@@ -68,13 +68,12 @@
 //! | a crash of the server's machine, loss of power | all except the last `sync_interval` of the server, by default two minutes; with [replicas](NatsBuilder::replicas) all | the same |
 //! | the loss of a server's disk, or of its memory with [in-memory](NatsBuilder::in_memory) streams | none; with replicas all | the same |
 //!
-//! The client reconnects by itself. Meanwhile calls wait, and fail with [`TimedOut`](super::BackendError::TimedOut)
-//! after the [timeout](NatsBuilder::timeout). Their effects may still happen once the connection is back. Workers
-//! continue.
+//! The client reconnects by itself. Meanwhile calls wait, and fail with [`TimedOut`](BackendError::TimedOut) after the
+//! [timeout](NatsBuilder::timeout). Their effects may still happen once the connection is back. Workers continue.
 //!
 //! In a cluster the leader of a stream answers all calls. A leader that has just been cut off from the cluster may not
-//! know it yet, so a [`get`](super::Store::get) may return an outdated value for a moment. A majority decides changes,
-//! so a change is never lost or decided twice.
+//! know it yet, so a [`get`](tower_promises_backend::Store::get) may return an outdated value for a moment. A majority
+//! decides changes, so a change is never lost or decided twice.
 //!
 //! # Limits
 //!
@@ -104,7 +103,7 @@
 //!
 //! # Rust version
 //!
-//! This feature needs Rust 1.89, because async-nats does. The rest of the crate works with older versions.
+//! This package needs Rust 1.89, because async-nats does. The packages that use a backend work with older versions.
 
 mod builder;
 mod bus;
@@ -196,3 +195,7 @@ impl NatsBackend {
         self.queue.clone()
     }
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -185,9 +185,11 @@
 //!
 //! # Difference from its neighbours
 //!
-//! `tower::timeout` drops the work where this layer continues it. A `PromiseLayer` of `tower-promises` makes a slow
-//! page fast by running its parts concurrently; the client still waits for the whole page. A job queue survives the
-//! process and runs its jobs again. An operation does neither, because it is a request.
+//! `tower::timeout` drops the work where this layer continues it. A [`PromiseLayer`] makes a slow page fast by running
+//! its parts concurrently; the client still waits for the whole page. A job queue survives the process and runs its
+//! jobs again. An operation does neither, because it is a request.
+//!
+//! [`PromiseLayer`]: https://docs.rs/tower-promises/latest/tower_promises/struct.PromiseLayer.html
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -238,3 +240,7 @@ pub use progress::Progress;
 pub use record::Status;
 pub use service::{OperationFuture, OperationRoutes, OperationService};
 pub use settings::{Escalate, OnDisconnect};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,4 +1,4 @@
-//! The log of operations. Without the feature `tracing` these functions do nothing.
+//! The log of operations.
 //!
 //! An id is a capability, so the log contains eight characters of its digest instead, which [`Key`] displays.
 

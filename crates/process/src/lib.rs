@@ -9,8 +9,8 @@
 //! ```standalone_crate
 //! use serde::{Deserialize, Serialize};
 //! use std::time::Duration;
-//! use tower_promises_process::{self, ProcessJob, ProcessPool};
 //! use tower_promises::{PromiseError, Promises};
+//! use tower_promises_process::{ProcessJob, ProcessPool};
 //!
 //! #[derive(Serialize, Deserialize)]
 //! struct Primes {
@@ -32,7 +32,7 @@
 //!
 //! fn main() {
 //!     // A child process runs its job in this function and does not return from it.
-//!     process::init();
+//!     tower_promises_process::init();
 //!
 //!     let pool = ProcessPool::builder().timeout(Duration::from_secs(10)).build();
 //!     // The server starts here.
@@ -43,7 +43,7 @@
 //! }
 //! ```
 //!
-//! In a task (module `task`), `pool.run(..).await?` does the same: add the pool with `TasksBuilder::state`.
+//! In a task of `tower-promises-tasks`, `pool.run(..).await?` does the same: add the pool with `TasksBuilder::state`.
 //!
 //! # Rules
 //!
@@ -72,7 +72,7 @@
 //! - A child is a new process: it shares no variables, connections or locks with the server, and does not run the code
 //!   after `init`. Pass everything that a job needs in its fields.
 //! - Starting a process takes milliseconds, and longer for a large program. Run short and trusted work on a thread:
-//!   module `blocking`.
+//!   module `blocking` of `tower-promises`.
 //! - The standard output and standard error of a job are those of the server. Its standard input is empty.
 //! - Killing a job does not end the processes that the job has started.
 //! - A result is returned when the process has ended. Destructors of thread-locals and exit handlers of C libraries run
@@ -113,8 +113,9 @@
 //!
 //! # Comparison
 //!
-//! The module `blocking` runs closures on threads of the server. It is cheaper, but cannot stop them. The module `task`
-//! runs functions that survive the request, possibly on other machines; their workers can use a pool.
+//! The module `blocking` of `tower-promises` runs closures on threads of the server, which is cheaper. It cannot stop
+//! them. The package `tower-promises-tasks` runs functions that survive the request, possibly on other machines. Their
+//! workers can use a pool.
 
 mod child;
 mod error;
@@ -137,3 +138,7 @@ pub use pool::{
 pub fn init() {
     procspawn::init();
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

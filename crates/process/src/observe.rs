@@ -1,4 +1,4 @@
-//! Log events of process pools. Without the feature `tracing` they compile to nothing.
+//! Log events of process pools.
 
 use super::ProcessError;
 use tower_promises_backend::kit::log;

@@ -113,3 +113,7 @@ pub use error::SignalError;
 pub use handle::Signals;
 pub use name::MAX_SIGNAL_NAME_BYTES;
 pub use wait::Wait;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,4 +1,4 @@
-//! Log events of signals. Without the feature `tracing` they compile to nothing.
+//! Log events of signals.
 
 use std::time::Duration;
 use tower_promises_backend::BackendError;

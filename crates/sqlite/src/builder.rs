@@ -109,20 +109,19 @@ impl SqliteBuilder {
         }
     }
 
-    /// Sets how often this process polls for writes of other processes, default [`DEFAULT_POLL_INTERVAL`]. The interval
-    /// is the maximum delay of their messages, changes and envelopes. Writes of this process arrive at once. The
-    /// process polls only while it has listeners, watchers or workers, and up to 16 times as often just after it has
-    /// written or found something, when an answer is likely. Waiting workers share these more frequent polls. At least
-    /// a millisecond.
+    /// Sets how often this process polls for writes of other processes, default 20 ms. The interval is the maximum
+    /// delay of their messages, changes and envelopes. Writes of this process arrive at once. The process polls only
+    /// while it has listeners, watchers or workers, and up to 16 times as often just after it has written or found
+    /// something, when an answer is likely. Waiting workers share these more frequent polls. At least a millisecond.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.settings.poll_interval = interval.max(Duration::from_millis(1));
         self
     }
 
-    /// Sets how long a call waits for a lock that another process holds, default [`DEFAULT_BUSY_TIMEOUT`]. A call that
-    /// takes longer fails with [`BackendError::TimedOut`] and writes nothing. With other calls of this process before
-    /// it, a call may wait twice as long. Reads wait for no lock, except for the first read after the clock of the
-    /// machine was set, which begins with a write. The value is clamped to 1 ms to 24 days.
+    /// Sets how long a call waits for a lock that another process holds, default 5 seconds. A call that takes longer
+    /// fails with [`BackendError::TimedOut`] and writes nothing. With other calls of this process before it, a call may
+    /// wait twice as long. Reads wait for no lock, except for the first read after the clock of the machine was set,
+    /// which begins with a write. The value is clamped to 1 ms to 24 days.
     pub fn busy_timeout(mut self, timeout: Duration) -> Self {
         self.settings.busy_timeout = timeout.clamp(SHORTEST_BUSY_TIMEOUT, LONGEST_BUSY_TIMEOUT);
         self
@@ -138,75 +137,69 @@ impl SqliteBuilder {
         self
     }
 
-    /// Sets the maximum size of a value in bytes, default [`DEFAULT_MAX_VALUE_BYTES`], at most 256 MiB.
+    /// Sets the maximum size of a value in bytes, default 256 KiB, at most 256 MiB.
     pub fn max_value_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_value_bytes = bytes.min(LARGEST);
         self
     }
 
-    /// Sets the maximum size of a bus message in bytes, default [`DEFAULT_MAX_MESSAGE_BYTES`], at most 256 MiB.
+    /// Sets the maximum size of a bus message in bytes, default 64 KiB, at most 256 MiB.
     pub fn max_message_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_message_bytes = bytes.min(LARGEST);
         self
     }
 
-    /// Sets how many messages are buffered in memory for a listener that falls behind, default
-    /// [`DEFAULT_BUS_CAPACITY`], which is at most 64 MiB with the default sizes. The value is clamped to 1 to 1,000,000
-    /// and may be rounded up.
+    /// Sets how many messages are buffered in memory for a listener that falls behind, default 1024, which is at most
+    /// 64 MiB with the default sizes. The value is clamped to 1 to 1,000,000 and may be rounded up.
     pub fn bus_capacity(mut self, messages: usize) -> Self {
         self.settings.bus_capacity = capacity(messages);
         self
     }
 
-    /// Sets how many changes are buffered in memory for a watcher that falls behind, default
-    /// [`DEFAULT_WATCH_CAPACITY`], which is at most 64 MiB with the default sizes. The value is clamped to 1 to
-    /// 1,000,000 and may be rounded up.
+    /// Sets how many changes are buffered in memory for a watcher that falls behind, default 256, which is at most 64
+    /// MiB with the default sizes. The value is clamped to 1 to 1,000,000 and may be rounded up.
     pub fn watch_capacity(mut self, changes: usize) -> Self {
         self.settings.watch_capacity = capacity(changes);
         self
     }
 
-    /// Sets how many messages are retained in the file for other processes, default [`DEFAULT_RETAINED_MESSAGES`],
-    /// which is at most 256 MiB with the default sizes. At least 1. Temporarily there may be 64 more for each process
-    /// that writes.
+    /// Sets how many messages are retained in the file for other processes, default 4096, which is at most 256 MiB with
+    /// the default sizes. At least 1. Temporarily there may be 64 more for each process that writes.
     pub fn retained_messages(mut self, messages: u32) -> Self {
         self.settings.retained_messages = messages.max(1);
         self
     }
 
-    /// Sets how many changes are retained in the file for other processes, default [`DEFAULT_RETAINED_CHANGES`], which
-    /// is at most 256 MiB with the default sizes. At least 1. Temporarily there may be 64 more for each process that
-    /// writes.
+    /// Sets how many changes are retained in the file for other processes, default 1024, which is at most 256 MiB with
+    /// the default sizes. At least 1. Temporarily there may be 64 more for each process that writes.
     pub fn retained_changes(mut self, changes: u32) -> Self {
         self.settings.retained_changes = changes.max(1);
         self
     }
 
-    /// Sets how long messages and changes are retained in the file, default [`DEFAULT_RETENTION`]. A process that did
-    /// not run for longer, because its machine slept or a debugger stopped it, is notified of missed messages and
-    /// changes. A later write deletes them, except for the newest.
+    /// Sets how long messages and changes are retained in the file, default 60 seconds. A process that did not run for
+    /// longer, because its machine slept or a debugger stopped it, is notified of missed messages and changes. A later
+    /// write deletes them, except for the newest.
     pub fn retention(mut self, time: Duration) -> Self {
         self.settings.retention = time;
         self
     }
 
-    /// Sets the maximum number of envelopes in all queues together, default [`DEFAULT_MAX_ENVELOPES`], which is at most
-    /// 25 GiB with the default sizes. A further envelope fails with [`BackendError::Full`]. Envelopes that have ended
-    /// do not count.
+    /// Sets the maximum number of envelopes in all queues together, default 100,000, which is at most 25 GiB with the
+    /// default sizes. A further envelope fails with [`BackendError::Full`]. Envelopes that have ended do not count.
     pub fn max_envelopes(mut self, envelopes: u32) -> Self {
         self.settings.max_envelopes = envelopes;
         self
     }
 
-    /// Sets the maximum size of the payload of an envelope in bytes, default [`DEFAULT_MAX_ENVELOPE_BYTES`], at most
-    /// 256 MiB.
+    /// Sets the maximum size of the payload of an envelope in bytes, default 256 KiB, at most 256 MiB.
     pub fn max_envelope_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_envelope_bytes = bytes.min(LARGEST);
         self
     }
 
-    /// Sets how long the id of an envelope is known after it has ended, default [`DEFAULT_DEDUPLICATION_WINDOW`]. A
-    /// later write then deletes it.
+    /// Sets how long the id of an envelope is known after it has ended, default 2 minutes. A later write then deletes
+    /// it.
     pub fn deduplication_window(mut self, time: Duration) -> Self {
         self.settings.deduplication_window = time;
         self

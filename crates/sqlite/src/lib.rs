@@ -21,8 +21,8 @@
 //! server to install. A write takes a fraction of a millisecond. All writes to a file take turns, and concurrent writes
 //! of one process share a commit. Writes of other processes arrive within the [poll
 //! interval](SqliteBuilder::poll_interval), 20 ms by default, and sooner while both processes are busy. For one process
-//! that needs no persistence, the [`memory`](super::memory) adapters are faster. SQLite cannot be shared by several
-//! machines.
+//! that needs no persistence, the [`memory`](tower_promises_backend::memory) adapters are faster. SQLite cannot be
+//! shared by several machines.
 //!
 //! # Durability
 //!
@@ -76,8 +76,9 @@
 //!
 //! # Panics
 //!
-//! [`SqliteBuilder::open`], [`SqliteDatabase::open`], [`SqliteQueue::take`](tower_promises_backend::Queue::take) and the task for listeners
-//! use tokio's timers, which panic in a runtime without time enabled. The streams of listeners then end.
+//! [`SqliteBuilder::open`], [`SqliteDatabase::open`], [`SqliteQueue::take`](tower_promises_backend::Queue::take) and
+//! the task for listeners use tokio's timers, which panic in a runtime without time enabled. The streams of listeners
+//! then end.
 //!
 //! # Security
 //!
@@ -88,7 +89,7 @@
 //!
 //! # Rust version
 //!
-//! This feature needs Rust 1.94, because sqlx 0.9 does. The rest of the crate works with older versions.
+//! This package needs Rust 1.94, because sqlx 0.9 does. The packages that use a backend work with older versions.
 
 mod builder;
 mod bus;
@@ -181,3 +182,7 @@ impl SqliteDatabase {
         SqliteQueue::new(self.connections.clone(), self.due.clone())
     }
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

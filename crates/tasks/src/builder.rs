@@ -249,9 +249,8 @@ impl TasksBuilder {
         self
     }
 
-    /// Sets how long a worker that shows no sign of life keeps a task, by default
-    /// [`DEFAULT_LEASE`](tower_promises_backend::DEFAULT_LEASE). After a crash, another worker receives the task when the lease
-    /// has expired.
+    /// Sets how long a worker that shows no sign of life keeps a task, by default 30 seconds. After a crash, another
+    /// worker receives the task when the lease has expired.
     pub fn lease(mut self, time: Duration) -> Self {
         self.settings.lease = time;
         self

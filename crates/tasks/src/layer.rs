@@ -13,14 +13,13 @@ type Find<T> = dyn Fn(&request::Parts) -> Option<T> + Send + Sync;
 
 /// Layer that adds [`Tasks`] to requests. Tasks that a request submits get its principal and its trace context.
 ///
-/// Place it outside of [`PromiseLayer`](crate::PromiseLayer) and inside of the authentication.
+/// Place it outside of `PromiseLayer` and inside of the authentication.
 ///
 /// ```
 /// use axum::{Router, routing::get};
-/// use tower_promises_backend::Backend;
-/// use tower_promises_tasks::{Principal, TaskLayer};
 /// use tower_promises::PromiseLayer;
-/// use tower_promises_tasks::Tasks;
+/// use tower_promises_backend::Backend;
+/// use tower_promises_tasks::{Principal, TaskLayer, Tasks};
 ///
 /// /// The user, as set by the authentication.
 /// #[derive(Clone)]

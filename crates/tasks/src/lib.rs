@@ -11,10 +11,11 @@
 //! use axum::{Router, routing::get};
 //! use serde::{Deserialize, Serialize};
 //! use std::time::Duration;
-//! use tower_promises_backend::Backend;
-//! use tower_promises_tasks::Principal;
 //! use tower_promises::{PromiseError, PromiseLayer, Promises};
-//! use tower_promises_tasks::{Task, TaskContext, TaskFailure, TaskLayer, TaskService, Tasks};
+//! use tower_promises_backend::Backend;
+//! use tower_promises_tasks::{
+//!     Principal, Task, TaskContext, TaskFailure, TaskLayer, TaskService, Tasks,
+//! };
 //!
 //! /// The arguments.
 //! #[derive(Serialize, Deserialize)]
@@ -214,3 +215,7 @@ pub use submit::{Call, Submit};
 pub use tower_promises_backend::kit::progress::MAX_MESSAGE_BYTES;
 pub use trace::TraceContext;
 pub use worker::Worker;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

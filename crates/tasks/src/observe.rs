@@ -1,4 +1,4 @@
-//! Log events and spans of tasks. Without the feature `tracing` they compile to nothing.
+//! Log events and spans of tasks.
 
 use super::record::Letter;
 use super::{TaskContext, TaskId, TaskState};

@@ -206,8 +206,8 @@ impl<T: Task> Call<T> {
     }
 
     /// Forwards the progress and the messages of the task to an operation, wherever the task runs. A request that waits
-    /// for a task, as a promise or not, can then become an [operation](crate::operation) that shows the progress of the
-    /// task. Cancelling the operation drops this future, which cancels the task.
+    /// for a task, as a promise or not, can then become an operation that shows the progress of the task. Cancelling
+    /// the operation drops this future, which cancels the task.
     ///
     /// Progress arrives after at most one [`progress_interval`](super::TasksBuilder::progress_interval), unless a bus
     /// message is lost. A repeated attempt starts again with its own first values.

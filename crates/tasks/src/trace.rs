@@ -8,8 +8,8 @@ const MAX_STATE_BYTES: usize = 512;
 /// The position of a request in a distributed trace, in the format of *W3C Trace Context*.
 ///
 /// A trace context travels with a task and is [current](Self::current) in its `run` function. The span of the task has
-/// it as the field `traceparent` (feature `tracing`). This crate creates no trace ids and exports nothing: a tracing
-/// library can use the two values as the parent of its span, in `TasksBuilder::make_span_with`.
+/// it as the field `traceparent`. This crate creates no trace ids and exports nothing: a tracing library can use the
+/// two values as the parent of its span, in `TasksBuilder::make_span_with`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TraceContext {
     parent: String,

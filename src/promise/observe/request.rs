@@ -188,7 +188,7 @@ impl ObservedRequest {
     /// Opens the spans and the timings, because there is a promise or a second pass to show.
     fn open(&mut self) {
         #[cfg(feature = "tracing")]
-        if self.spans.is_none() && Spans::are_wanted() {
+        if self.spans.is_none() && spans_are_wanted() {
             self.spans = Some(Box::new(Spans::open(self.pass)));
         }
         #[cfg(feature = "server-timing")]
@@ -246,7 +246,7 @@ impl Stopwatch {
     fn start() -> Self {
         let is_wanted = cfg!(any(feature = "metrics", feature = "server-timing"));
         #[cfg(feature = "tracing")]
-        let is_wanted = is_wanted || Spans::are_wanted();
+        let is_wanted = is_wanted || spans_are_wanted();
         Self(is_wanted.then(Instant::now))
     }
 
@@ -261,4 +261,10 @@ impl Stopwatch {
             _ => Duration::ZERO,
         }
     }
+}
+
+/// Whether any subscriber may be interested in spans.
+#[cfg(feature = "tracing")]
+fn spans_are_wanted() -> bool {
+    tracing::level_enabled!(tracing::Level::DEBUG)
 }

@@ -4,7 +4,7 @@ use crate::promise::Key;
 use crate::promise::excerpt::excerpt;
 use std::time::Duration;
 use tracing::field::Empty;
-use tracing::{Level, Span, debug_span, level_enabled};
+use tracing::{Span, debug_span};
 
 /// The spans of a request with at least one promise that started.
 pub(super) struct Spans {
@@ -29,11 +29,6 @@ impl Spans {
         };
         spans.begin_pass(pass);
         spans
-    }
-
-    /// Whether any subscriber may be interested.
-    pub(super) fn are_wanted() -> bool {
-        level_enabled!(Level::DEBUG)
     }
 
     pub(super) fn begin_pass(&mut self, pass: usize) {

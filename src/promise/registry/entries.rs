@@ -1,7 +1,10 @@
 use super::super::Key;
-use super::Entry;
+use super::super::observe::Advice;
+use super::super::slot::AnySlot;
+use super::{Demand, Entry, Ledger, State};
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::BuildHasher;
+use std::sync::Arc;
 
 /// Up to this many names are searched linearly. The list has room for them from the start, which takes 1 KiB.
 const MAX_LINEAR: usize = 16;
@@ -17,20 +20,13 @@ pub(super) struct Entries {
     next: usize,
 }
 
-/// Proof that a name is missing, with the findings of the look-up.
+/// The findings of a look-up of a name that is missing.
 #[derive(Clone, Copy, Default)]
-pub(in crate::promise) struct Vacancy {
+pub(super) struct Vacancy {
     /// The number of places in the list at that time.
-    places: usize,
+    pub(super) places: usize,
     /// `None` if the list was empty, so that no hash was needed.
     hash: Option<u64>,
-}
-
-impl Vacancy {
-    /// Whether it belongs to a list that has not grown since.
-    pub(super) fn is_of(self, entries: Option<&Entries>) -> bool {
-        self.places == entries.map_or(0, |entries| entries.list.len())
-    }
 }
 
 struct Listed {
@@ -70,12 +66,12 @@ impl Entries {
             .filter_map(|listed| listed.entry.as_mut())
     }
 
-    pub(super) fn get(&self, key: &Key) -> Option<&Entry> {
+    fn get(&self, key: &Key) -> Option<&Entry> {
         let position = self.position(key).ok()?;
         self.list[position].entry.as_ref()
     }
 
-    pub(super) fn get_mut(&mut self, key: &Key) -> Result<&mut Entry, Vacancy> {
+    fn get_mut(&mut self, key: &Key) -> Result<&mut Entry, Vacancy> {
         let expected = self.list.get(self.next);
         let expected = expected.and_then(|listed| listed.entry.as_ref());
         let position = match expected {
@@ -93,12 +89,10 @@ impl Entries {
     }
 
     /// Adds an entry whose name is not in use.
-    pub(super) fn insert(&mut self, entry: Entry, vacancy: Vacancy) -> &mut Entry {
+    fn insert(&mut self, entry: Entry, vacancy: Vacancy) -> &mut Entry {
         let position = self.list.len();
-        let hash = match vacancy.hash {
-            Some(hash) if vacancy.is_of(Some(self)) => hash,
-            _ => self.hasher.hash_one(entry.key()),
-        };
+        let hash = vacancy.hash;
+        let hash = hash.unwrap_or_else(|| self.hasher.hash_one(entry.key()));
         self.list.push(Listed { hash, entry: None });
         if position >= MAX_LINEAR {
             let first = if position == MAX_LINEAR { 0 } else { position };
@@ -115,7 +109,7 @@ impl Entries {
     }
 
     /// Removes an entry. Its place in the list remains.
-    pub(super) fn remove(&mut self, key: &Key) -> Option<Entry> {
+    fn remove(&mut self, key: &Key) -> Option<Entry> {
         let position = self.position(key).ok()?;
         let hash = self.list[position].hash;
         // A name that is removed and added repeatedly must not make each of its look-ups slower.
@@ -139,5 +133,72 @@ impl Entries {
         };
         let hash = Some(hash);
         position.ok_or(Vacancy { places, hash })
+    }
+}
+
+/// The entries of a request that may have none.
+impl State {
+    /// The number of promises so far, including removed promises.
+    #[inline]
+    pub(super) fn places(&self) -> usize {
+        let ledger = self.ledger.as_ref();
+        ledger.map_or(0, |ledger| ledger.entries.list.len())
+    }
+
+    /// Finds the promise with this name, or returns the vacancy for it.
+    pub(super) fn look_up(&mut self, key: &Key) -> Result<&mut Entry, Vacancy> {
+        match &mut self.ledger {
+            Some(ledger) => ledger.entries.get_mut(key),
+            None => Err(Vacancy::default()),
+        }
+    }
+
+    pub(super) fn entry_mut(&mut self, key: &Key) -> Option<&mut Entry> {
+        self.look_up(key).ok()
+    }
+
+    pub(super) fn entry(&self, key: &Key) -> Option<&Entry> {
+        self.ledger.as_ref()?.entries.get(key)
+    }
+
+    pub(super) fn ledger(&mut self) -> &mut Ledger {
+        self.ledger.get_or_insert_default()
+    }
+
+    /// Adds a promise with a name that is not in use.
+    pub(super) fn insert(
+        &mut self,
+        slot: Arc<dyn AnySlot>,
+        demand: Demand,
+        vacancy: Vacancy,
+    ) -> &mut Entry {
+        let entry = Entry {
+            slot,
+            is_queued: false,
+            demand,
+            waiters: 0,
+            advice: Advice::new(self.pass, demand == Demand::Missed),
+        };
+        self.ledger().entries.insert(entry, vacancy)
+    }
+
+    pub(super) fn remove(&mut self, key: &Key) -> Option<Entry> {
+        self.ledger.as_mut()?.entries.remove(key)
+    }
+
+    pub(super) fn keys(&self, condition: impl Fn(&Entry) -> bool) -> Vec<Key> {
+        let entries = self.ledger.iter().flat_map(|ledger| ledger.entries.iter());
+        let entries = entries.filter(|entry| condition(entry));
+        entries.map(|entry| entry.key().clone()).collect()
+    }
+}
+
+impl Entry {
+    pub(super) fn key(&self) -> &Key {
+        self.slot.key()
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.slot.is_settled()
     }
 }

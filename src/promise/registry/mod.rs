@@ -2,20 +2,17 @@
 mod advising;
 mod entries;
 mod passes;
-mod read;
-mod state;
-mod submit;
-mod wait;
+mod reservation;
 mod withdraw;
 
-pub(super) use entries::Vacancy;
+pub(super) use reservation::{Found, Purpose};
 
-use entries::Entries;
+use entries::{Entries, Vacancy};
 
 #[cfg(feature = "blocking")]
 use super::Rejection;
 use super::observe::Advice;
-use super::slot::{AnySlot, Slot, Type};
+use super::slot::AnySlot;
 use super::{Key, Start};
 #[cfg(feature = "blocking")]
 use crate::blocking::BlockingPool;
@@ -74,8 +71,6 @@ struct State {
 #[derive(Default)]
 struct Ledger {
     entries: Entries,
-    /// The number of promises so far, including those that were removed.
-    count: usize,
     /// More promises were submitted than the limit allows.
     is_overfull: bool,
     /// The advice about changing names was given.
@@ -122,33 +117,15 @@ struct Entry {
     advice: Advice,
 }
 
-/// The result of a look-up.
-pub(super) enum Found<T> {
-    Settled(Arc<Slot<T>>),
-    Pending,
-    /// There is no promise with this name.
-    Nothing(Vacancy),
-    /// The request has ended, and its promises were dropped.
-    Ended,
-    OfAnotherType(Type),
-}
-
-/// Whether a promise requires another pass. Later variants take precedence.
-#[derive(Clone, Copy, PartialEq, PartialOrd)]
-pub(super) enum Demand {
+/// Whether a promise requires another pass.
+#[derive(Clone, Copy, PartialEq)]
+enum Demand {
     /// No: the value was available when it was requested.
     Met,
     /// Yes, unless the value is read before the pass ends.
     Submitted,
     /// Yes: the value was requested and was not available.
     Missed,
-}
-
-/// The state of a promise after its submission.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Admission {
-    Pending,
-    TimedOut,
 }
 
 /// What has to happen at the end of a pass.
@@ -203,6 +180,31 @@ impl Registry {
 
     pub(super) fn is_driven(&self) -> bool {
         self.is_driven
+    }
+
+    /// All names in the order of submission.
+    pub(super) fn keys(&self) -> Vec<Key> {
+        lock(&self.state).keys(|_| true)
+    }
+
+    pub(super) fn pass(&self) -> usize {
+        lock(&self.state).pass
+    }
+}
+
+impl State {
+    /// Whether a handle of this pass may change anything. It may until the next pass begins.
+    fn is_current(&self, pass: usize) -> bool {
+        pass == self.pass && !self.has_ended()
+    }
+
+    fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Published | Phase::Abandoned)
+    }
+
+    /// Whether this pass is running.
+    fn is_running(&self, pass: usize) -> bool {
+        self.is_current(pass) && !self.is_settling
     }
 }
 

@@ -1,7 +1,8 @@
+use super::super::Key;
 use super::super::error::Failure;
 use super::super::slot::AnySlot;
-use super::state::run;
-use super::{Demand, Entry, Phase, Registry, RequestBodyState, Verdict};
+use super::withdraw::run;
+use super::{Demand, Entry, Phase, Registry, RequestBodyState, State, Verdict};
 use crate::sync::lock;
 use std::mem;
 use std::sync::Arc;
@@ -22,6 +23,14 @@ impl Registry {
         drop(state);
         drop((body, driver));
         Verdict::Nothing
+    }
+
+    pub(in crate::promise) fn will_discard(&self) -> bool {
+        !matches!(lock(&self.state).verdict(), Verdict::Publish)
+    }
+
+    pub(in crate::promise) fn pending_keys(&self) -> Vec<Key> {
+        lock(&self.state).keys(|entry| entry.demand != Demand::Met)
     }
 
     /// Ends a pass whose outcome was discarded: runs its undo functions and queues its promises to start.
@@ -132,5 +141,42 @@ impl Registry {
                 run(undo);
             }
         }
+    }
+}
+
+impl State {
+    fn verdict(&self) -> Verdict {
+        if self.publish || self.phase != Phase::Open {
+            return Verdict::Publish;
+        }
+        let Some(ledger) = &self.ledger else {
+            return Verdict::Publish;
+        };
+        if ledger.is_overfull {
+            return Verdict::Overfull;
+        }
+        let mut entries = ledger.entries.iter();
+        match entries.any(|entry| entry.demand != Demand::Met) {
+            true => Verdict::Repeat,
+            false => Verdict::Publish,
+        }
+    }
+
+    /// Whether a promise has yet to start.
+    fn is_starting(&self) -> bool {
+        let ledger = self.ledger.as_ref();
+        ledger.is_some_and(|ledger| !ledger.starting.is_empty())
+    }
+
+    /// Takes all pending promises. The caller fails them after releasing the lock.
+    fn stop(&mut self) -> Vec<Arc<dyn AnySlot>> {
+        let Some(ledger) = &mut self.ledger else {
+            return Vec::new();
+        };
+        let mut pending = mem::take(&mut ledger.starting);
+        for entry in ledger.entries.iter().filter(|entry| !entry.is_settled()) {
+            pending.push(Arc::clone(&entry.slot));
+        }
+        pending
     }
 }

@@ -1,8 +1,9 @@
 use super::super::Key;
 use super::super::error::Failure;
-use super::state::run;
+use super::super::observe;
 use super::{Demand, Entry, Phase, Registry, Undo};
 use crate::sync::lock;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// Cancelling, clearing and publishing.
@@ -71,6 +72,15 @@ impl Registry {
         drop(state);
         if !was_published {
             run([undo]);
+        }
+    }
+}
+
+/// Runs undo functions, the last registered first. A panic in one does not prevent the others from running.
+pub(super) fn run(undo: impl IntoIterator<Item = Undo, IntoIter: DoubleEndedIterator>) {
+    for undo in undo.into_iter().rev() {
+        if catch_unwind(AssertUnwindSafe(undo)).is_err() {
+            observe::undo_panicked();
         }
     }
 }

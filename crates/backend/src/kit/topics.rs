@@ -247,7 +247,7 @@ mod tests {
             let run = runs.clone();
             let listen = || async move {
                 let _run = run;
-                std::future::pending().await
+                std::future::pending::<()>().await;
             };
             assert!(listening.start(listen).is_ok());
         }

@@ -27,8 +27,8 @@ impl MemoryBus {
         }
     }
 
-    /// Sets the number of messages that are buffered for a listener that falls behind, by default
-    /// [`DEFAULT_BUS_CAPACITY`]. The number is clamped to 1 to 1,000,000, and may be rounded up.
+    /// Sets the number of messages that are buffered for a listener that falls behind, by default 1024. The number is
+    /// clamped to 1 to 1,000,000, and may be rounded up.
     ///
     /// This method creates a new bus: call it before the bus is cloned or listened to.
     #[must_use]
@@ -39,7 +39,7 @@ impl MemoryBus {
         }
     }
 
-    /// Sets the maximum size of a message, in bytes, by default [`DEFAULT_MAX_MESSAGE_BYTES`].
+    /// Sets the maximum size of a message, in bytes, by default 64 KiB.
     #[must_use]
     pub fn max_message_bytes(self, bytes: usize) -> Self {
         Self {

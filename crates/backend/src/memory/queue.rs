@@ -78,31 +78,30 @@ impl MemoryQueue {
         }
     }
 
-    /// Sets the maximum number of envelopes, by default [`DEFAULT_MAX_ENVELOPES`]. Call it before the queue is cloned.
+    /// Sets the maximum number of envelopes, by default 100,000. Call it before the queue is cloned.
     #[must_use]
     pub fn max_envelopes(mut self, envelopes: usize) -> Self {
         self.settings.max_envelopes = envelopes;
         self
     }
 
-    /// Sets the maximum size of all envelopes together, in bytes, by default [`DEFAULT_MAX_QUEUE_BYTES`]: names,
-    /// payloads and 256 bytes for each envelope. Call it before the queue is cloned.
+    /// Sets the maximum size of all envelopes together, in bytes, by default 64 MiB: names, payloads and 256 bytes for
+    /// each envelope. Call it before the queue is cloned.
     #[must_use]
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_bytes = bytes;
         self
     }
 
-    /// Sets the maximum size of a payload, in bytes, by default [`DEFAULT_MAX_ENVELOPE_BYTES`]. Call it before the
-    /// queue is cloned.
+    /// Sets the maximum size of a payload, in bytes, by default 256 KiB. Call it before the queue is cloned.
     #[must_use]
     pub fn max_envelope_bytes(mut self, bytes: usize) -> Self {
         self.settings.max_envelope_bytes = bytes;
         self
     }
 
-    /// Sets how long the id of an envelope stays known after its end, by default [`DEFAULT_DEDUPLICATION_WINDOW`]. Call
-    /// it before the queue is cloned.
+    /// Sets how long the id of an envelope stays known after its end, by default 2 minutes. Call it before the queue is
+    /// cloned.
     #[must_use]
     pub fn deduplication_window(mut self, time: Duration) -> Self {
         self.settings.window = time;

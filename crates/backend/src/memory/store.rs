@@ -33,8 +33,8 @@ const GRACE: Duration = Duration::from_secs(30);
 /// A [`Store`] within one process.
 ///
 /// The store is bounded: when its entries exceed [`max_bytes`](Self::max_bytes), the least recently used ones are
-/// dropped. The log has a warning for each (feature `tracing`); watchers are not notified. Choose a sufficient bound,
-/// because a dropped entry may be a claim or a lease.
+/// dropped. The log has a warning for each; watchers are not notified. Choose a sufficient bound, because a dropped
+/// entry may be a claim or a lease.
 #[derive(Clone)]
 pub struct MemoryStore {
     shared: Arc<Shared>,
@@ -68,8 +68,8 @@ impl MemoryStore {
         }
     }
 
-    /// Sets the maximum size of all entries together, in bytes, by default [`DEFAULT_MAX_BYTES`]: keys, values and 256
-    /// bytes for each entry. Beyond the limit, the least recently used entries are dropped.
+    /// Sets the maximum size of all entries together, in bytes, by default 64 MiB: keys, values and 256 bytes for each
+    /// entry. Beyond the limit, the least recently used entries are dropped.
     ///
     /// This method creates a new, empty store: call it before the store is cloned or used.
     #[must_use]
@@ -80,10 +80,9 @@ impl MemoryStore {
         }
     }
 
-    /// Sets the number of changes that are buffered for a watcher that falls behind, by default
-    /// [`DEFAULT_WATCH_CAPACITY`]. With the default sizes, the buffer takes at most 64 MiB in addition to
-    /// [`max_bytes`](Self::max_bytes), and almost nothing while all watchers keep up. The number is clamped to 1 to
-    /// 1,000,000, and may be rounded up.
+    /// Sets the number of changes that are buffered for a watcher that falls behind, by default 256. With the default
+    /// sizes, the buffer takes at most 64 MiB in addition to [`max_bytes`](Self::max_bytes), and almost nothing while
+    /// all watchers keep up. The number is clamped to 1 to 1,000,000, and may be rounded up.
     ///
     /// This method creates a new, empty store: call it before the store is cloned or used.
     #[must_use]
@@ -95,7 +94,7 @@ impl MemoryStore {
         }
     }
 
-    /// Sets the maximum size of a value, in bytes, by default [`DEFAULT_MAX_VALUE_BYTES`].
+    /// Sets the maximum size of a value, in bytes, by default 256 KiB.
     #[must_use]
     pub fn max_value_bytes(self, bytes: usize) -> Self {
         Self {

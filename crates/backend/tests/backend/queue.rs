@@ -387,10 +387,11 @@ async fn pauses_after_errors_grow() {
     let calls = queue.calls.clone();
     work(queue, options(), |_| future::ready(Outcome::Done));
     let mut before = 0;
-    for expected in [8, 2, 2, 2] {
+    // Pauses are up to a quarter shorter, at random.
+    for expected in [8..=9, 2..=3, 2..=3, 2..=3] {
         sleep(Duration::from_secs(10)).await;
         let now = calls.load(Ordering::SeqCst);
-        assert_eq!(now - before, expected);
+        assert!(expected.contains(&(now - before)), "{}", now - before);
         before = now;
     }
 }

@@ -324,8 +324,9 @@ async fn section_7_a_store_that_fails_at_the_deadline_gives_out_no_unknown_addre
     let client = tokio::spawn(async move { client.ask("POST /?ms=1950", &[KEY]).await });
     sleep(Duration::from_millis(1900)).await;
     refuses.store(true, Ordering::SeqCst);
-    // The layer starts to forget the refusal at 1950 ms, and the client waits until 2000 ms.
-    sleep(Duration::from_millis(130)).await;
+    // The layer forgets the refusal at 1950 ms, and tries again at 2025 ms or later. The client waits until 2000 ms, and
+    // its id is announced again at 2075 ms or later.
+    sleep(Duration::from_millis(115)).await;
     refuses.store(false, Ordering::SeqCst);
     let answer = client.await.unwrap();
     assert_eq!((answer.status.as_u16(), &*answer.body), (503, "call 0"));

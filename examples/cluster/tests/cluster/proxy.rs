@@ -73,7 +73,10 @@ async fn read(stream: &mut TcpStream) -> String {
 }
 
 fn proxy<const N: usize>(addresses: [&str; N]) -> Example {
-    Example::start_role("cluster", &[&["proxy"], &addresses[..]].concat())
+    Example::start_role(
+        env!("CARGO_BIN_EXE_cluster"),
+        &[&["proxy"], &addresses[..]].concat(),
+    )
 }
 
 async fn ask(proxy: &Example, method: Method, body: impl Into<Body>) -> Response {

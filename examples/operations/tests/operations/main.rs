@@ -1,4 +1,6 @@
 //! The example, started as a process.
 #![allow(clippy::unwrap_used)]
 
+mod browser;
+mod example;
 mod processes;
