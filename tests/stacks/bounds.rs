@@ -12,8 +12,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use tower::{Layer, Service};
 use tower_promises::body::{ReplayBody, ReplayError, Spool};
-use tower_promises::operations::{OperationFuture, OperationLayerBuilder, OperationService};
-use tower_promises::operations::{OperationLayer, Operations, Progress};
+use tower_promises::operations::{
+    OperationFuture, OperationLayer, OperationService, Operations, Progress,
+};
 use tower_promises::promise::{DefaultResponseForRejection, PromiseFuture, PromiseService};
 use tower_promises::{
     Key, PromiseError, PromiseKey, PromiseLayer, PromiseResults, Promises, Rejection, SubmitError,
@@ -30,7 +31,6 @@ assert_impl_all!(SubmitError: Send, Sync, Clone, std::error::Error);
 assert_impl_all!(Rejection: Send, Sync, Clone, std::error::Error);
 assert_impl_all!(Spool: Send, Sync, Clone, Unpin);
 assert_impl_all!(OperationLayer: Send, Sync, Clone, Unpin);
-assert_impl_all!(OperationLayerBuilder: Send, Sync, Clone, Unpin);
 assert_impl_all!(OperationFuture<Full<Bytes>, Infallible>: Send, Unpin);
 assert_impl_all!(OperationService<()>: Send, Sync, Clone);
 assert_impl_all!(Operations: Send, Sync, Clone, Unpin);

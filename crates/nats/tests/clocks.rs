@@ -185,10 +185,10 @@ async fn the_other_process() {
         }
         None => SqliteDatabase::open(place).await.unwrap().backend(),
     };
-    let layer = OperationLayer::builder(backend.clone()).wait(Duration::ZERO);
+    let layer = OperationLayer::new(backend.clone()).wait(Duration::ZERO);
     let app = Router::new()
         .route("/", post(async || pending::<()>().await))
-        .layer(layer.build());
+        .layer(layer);
     println!("answer: ready");
     // Reading is asynchronous, so that the runtime can run other tasks meanwhile.
     let mut lines = tokio::io::BufReader::new(tokio::io::stdin()).lines();

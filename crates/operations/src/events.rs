@@ -1,11 +1,12 @@
 //! The event stream of an operation.
 
 use super::body::OperationBody;
-use super::core::Core;
+use super::document::document;
+use super::instance::Instance;
 use super::observe;
 use super::record::{Key, Record};
 use super::reply::{Reply, no_store};
-use super::status::document;
+
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::header::{CONTENT_TYPE, HeaderName};
@@ -24,7 +25,7 @@ const RETRY_MILLISECONDS: u32 = 2000;
 
 /// Answers `GET P/events`.
 pub(super) fn answer<R>(
-    core: &Arc<Core>,
+    instance: &Arc<Instance>,
     key: Key,
     record: &Record,
     request: &request::Parts,
@@ -44,9 +45,9 @@ pub(super) fn answer<R>(
         Bytes::new().into()
     } else {
         let events = Events {
-            // Before the state is read: what changes after that is told.
-            news: core.hub.changes(&key),
-            core: core.clone(),
+            // Subscribes before the record is read, so that no change is missed.
+            news: instance.changes.all(&key),
+            instance: instance.clone(),
             key,
             last,
             is_first: true,
@@ -69,7 +70,7 @@ pub(super) fn answer<R>(
 }
 
 struct Events {
-    core: Arc<Core>,
+    instance: Arc<Instance>,
     key: Key,
     news: Subscription,
     /// The version that the client has seen.
@@ -85,7 +86,7 @@ impl Events {
             if self.is_over {
                 return None;
             }
-            match self.core.load(&self.key).await {
+            match self.instance.read_or_declare_lost(&self.key).await {
                 Ok(Some(record)) => {
                     self.is_over = record.status.is_terminal();
                     if self.last.is_none_or(|last| record.version > last) {
@@ -100,7 +101,7 @@ impl Events {
             if self.is_over {
                 return None;
             }
-            let settings = &self.core.settings;
+            let settings = &self.instance.settings;
             select! {
                 () = self.news.notified() => {}
                 // The end of a lease is not announced.
@@ -108,7 +109,7 @@ impl Events {
                     return Some(Bytes::from_static(b":\n\n"));
                 }
                 // A client that connects again reaches another process.
-                () = self.core.drain.given_up() => return None,
+                () = self.instance.drain.given_up() => return None,
             }
         }
     }
@@ -116,7 +117,7 @@ impl Events {
     fn event(&mut self, record: &Record) -> Bytes {
         self.last = Some(record.version);
         let name = if self.is_over { "done" } else { "status" };
-        let links = self.core.links(&record.id);
+        let links = self.instance.settings.links(&record.id);
         // This JSON has no line breaks, so it is one line of data.
         let document = document(record, &links);
         let version = record.version;

@@ -2,21 +2,21 @@
 
 use super::body::OperationBody;
 use super::claim::{Claim, Claimed};
-use super::core::{Core, Requester};
-use super::first_client::{Keyed, Told};
-use super::first_reply::Asked;
+use super::ending::{Keyed, Told};
+use super::escalation::Client;
+use super::inner_call::{Call, Work, to_its_end};
+use super::instance::Instance;
 use super::limits::{Admission, Refusal};
 use super::observe;
 use super::progress::Report;
-use super::record::{Key, Record};
-use super::records::Changed;
-use super::reply::{Reply, varying};
+use super::record::{Key, Record, Requester, Status};
+use super::records::{Changed, repeat};
+use super::reply::{self, Reply, varying};
 use super::result::Outcome;
-use super::runner::{Runner, repeat};
-use super::status::Status;
-use super::work::{Call, Work, to_its_end};
+use super::runner::Runner;
+use super::settings::Settings;
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Response};
 use http_body::Body;
 use std::panic::resume_unwind;
 use std::sync::Arc;
@@ -30,35 +30,12 @@ use tower_promises_backend::kit::documents::encode;
 use tower_promises_backend::kit::topics::Subscription;
 use tower_promises_backend::{BackendError, Revision};
 
-/// The reply for a malformed key.
-pub(super) fn malformed<R>(core: &Core, headers: &HeaderMap) -> Reply<R> {
-    let detail = "The idempotency key is not valid.";
-    varying(core.problem(StatusCode::BAD_REQUEST, detail, headers))
-}
-
-/// The reply of a draining process: another instance must ensure that the request runs once.
-pub(super) fn draining<R>(core: &Core, headers: &HeaderMap) -> Reply<R> {
-    varying(core.unavailable(headers))
-}
-
-/// The reply for a body that is too large to be compared with other requests.
-pub(super) fn too_large<R>(core: &Core, headers: &HeaderMap) -> Reply<R> {
-    let detail = "The request body is too large.";
-    varying(core.problem(StatusCode::PAYLOAD_TOO_LARGE, detail, headers))
-}
-
-/// The reply for a body that has not arrived completely, so that it cannot be compared with other requests.
-pub(super) fn incomplete<R>(core: &Core, headers: &HeaderMap) -> Reply<R> {
-    let detail = "The request body is incomplete.";
-    varying(core.problem(StatusCode::BAD_REQUEST, detail, headers))
-}
-
 /// Answers a request with a key. Calls `start` if the key is new. While the client waits, this function passes errors
 /// and panics of the work on to its caller.
 pub(super) async fn answer<R, E>(
-    core: Arc<Core>,
+    instance: Arc<Instance>,
     claim: Claim,
-    asked: Asked,
+    client: Client,
     admission: Admission,
     start: impl FnOnce() -> Call<R, E> + Send + 'static,
 ) -> Result<Reply<R>, E>
@@ -66,53 +43,44 @@ where
     R: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     E: Into<BoxError> + Send + 'static,
 {
-    let begin = begin(
-        core.clone(),
-        claim,
-        asked.requester.clone(),
-        admission,
-        start,
-    );
+    let (settings, headers) = (&instance.settings, &client.headers);
+    let requester = client.requester.clone();
+    let begin = begin(instance.clone(), claim, requester, admission, start);
     // A client that disconnects meanwhile must not leave behind a key without work.
     let (first, mut news, mut told) = match to_its_end(begin).await {
         Ok(Taken::First(first, news, told)) => (first, news, told),
         Ok(Taken::Again(key, record, mut news, _admission)) => {
-            return Ok(varying(
-                again(&core, &key, *record, &mut news, &asked).await,
-            ));
+            let reply = again(&instance, &key, *record, &mut news, &client).await;
+            return Ok(varying(reply));
         }
-        Ok(Taken::ByOther) => {
-            let detail = "The idempotency key was sent with another request.";
-            let status = StatusCode::UNPROCESSABLE_ENTITY;
-            return Ok(varying(core.problem(status, detail, &asked.headers)));
-        }
-        Ok(Taken::Draining) => return Ok(draining(&core, &asked.headers)),
+        Ok(Taken::ByOther) => return Ok(varying(reply::other_request(settings, headers))),
+        Ok(Taken::Draining) => return Ok(varying(reply::unavailable(settings, headers))),
         Ok(Taken::Refused(refusal)) => {
             observe::refused(refusal);
-            return Ok(core.refusal(refusal, &asked.headers));
+            return Ok(reply::refusal(settings, refusal, headers));
         }
         // Without the store the request might run twice.
         Err(error) => {
             observe::stays_on_connection(&error);
-            return Ok(varying(core.unavailable(&asked.headers)));
+            return Ok(varying(reply::unavailable(settings, headers)));
         }
     };
     let mut heard = select! {
         biased;
         told = &mut told => Some(told.ok()),
-        () = end(&core, &first.key, &mut news, asked.patience) => None,
+        () = wait_for_end(&instance, &first.key, &mut news, client.patience) => None,
     };
     // Tells the store that the client is about to get the id. If the work reports first, its report is the reply.
     let key = first.key.clone();
     let landed = loop {
         if let Some(Some(told)) = heard {
             first.has_landed();
-            return published(&core, told, &asked.headers);
+            return published(settings, told, headers);
         }
         select! {
             biased;
             told = &mut told, if heard.is_none() => heard = Some(told.ok()),
-            landed = repeat(&key, || tell(&core, &key)) => break landed.ok(),
+            landed = repeat(&key, || tell(&instance, &key)) => break landed.ok(),
         }
     };
     let can_hear = heard.is_none();
@@ -132,22 +100,22 @@ where
     }
     if can_hear {
         if let Ok(told) = told.await {
-            return published(&core, told, &asked.headers);
+            return published(settings, told, headers);
         }
     }
     Ok(varying(match landed {
-        Some(record) => reply(&core, &key, record, &asked).await,
-        None => core.unavailable(&asked.headers),
+        Some(record) => after_wait(&instance, &key, record, &client).await,
+        None => reply::unavailable(settings, headers),
     }))
 }
 
 /// Returns the end of the work, as it would be without a key.
-fn published<R, E>(core: &Core, told: Told<E>, headers: &HeaderMap) -> Result<Reply<R>, E> {
+fn published<R, E>(settings: &Settings, told: Told<E>, headers: &HeaderMap) -> Result<Reply<R>, E> {
     match told {
         Told::Response(outcome) => Ok(varying(answered(outcome))),
         Told::Error(error) => Err(error),
         Told::Panic(panic) => resume_unwind(panic),
-        Told::Unavailable => Ok(varying(core.unavailable(headers))),
+        Told::Unavailable => Ok(varying(reply::unavailable(settings, headers))),
     }
 }
 
@@ -159,17 +127,17 @@ fn answered<R>(outcome: Outcome) -> Reply<R> {
 }
 
 /// Waits, at most as long as the client, until an operation ends that had not ended when `news` was subscribed.
-async fn end(core: &Core, key: &Key, news: &mut Subscription, patience: Duration) {
-    let settings = &core.settings;
+async fn wait_for_end(instance: &Instance, key: &Key, news: &mut Subscription, patience: Duration) {
+    let settings = &instance.settings;
     let end = async {
         loop {
             select! {
-                // It is only said that it may have ended.
+                // The operation may have ended.
                 () = news.notified() => {}
-                // In case the message is lost, or the process that works on it.
+                // In case the message or the process that runs the operation is lost.
                 () = sleep(settings.heartbeat.min(settings.lease)) => {}
             }
-            match core.load(key).await {
+            match instance.read_or_declare_lost(key).await {
                 Ok(Some(record)) if !record.status.is_terminal() => {}
                 Ok(_) => break,
                 Err(error) => observe::backend_failed(key, &error),
@@ -180,16 +148,16 @@ async fn end(core: &Core, key: &Key, news: &mut Subscription, patience: Duration
 }
 
 /// Records that no client waits for the first reply any more. The document does not show it. Returns the record.
-async fn land(core: &Core, key: &Key) -> Result<Option<Record>, BackendError> {
-    let changed = core.records.change(key, |record| {
+async fn land(instance: &Instance, key: &Key) -> Result<Option<Record>, BackendError> {
+    let changed = instance.records.change(key, |record| {
         !record.status.is_terminal() && std::mem::take(&mut record.in_flight)
     });
     changed.await.map(Changed::value)
 }
 
 /// Records that a client gets the id. Returns the record.
-async fn tell(core: &Core, key: &Key) -> Result<Option<Record>, BackendError> {
-    let changed = core.records.change(key, |record| {
+async fn tell(instance: &Instance, key: &Key) -> Result<Option<Record>, BackendError> {
+    let changed = instance.records.change(key, |record| {
         if record.status.is_terminal() || record.told {
             return false;
         }
@@ -203,7 +171,7 @@ async fn tell(core: &Core, key: &Key) -> Result<Option<Record>, BackendError> {
 /// A client that waits for the first reply. If it disconnects before that, it can repeat the request to get the
 /// operation.
 struct InFlight {
-    core: Arc<Core>,
+    instance: Arc<Instance>,
     key: Key,
     is_waiting: bool,
 }
@@ -220,8 +188,8 @@ impl Drop for InFlight {
             return;
         }
         if let Ok(runtime) = Handle::try_current() {
-            let (core, key) = (self.core.clone(), self.key.clone());
-            runtime.spawn(async move { repeat(&key, || land(&core, &key)).await });
+            let (instance, key) = (self.instance.clone(), self.key.clone());
+            runtime.spawn(async move { repeat(&key, || land(&instance, &key)).await });
         }
     }
 }
@@ -243,7 +211,7 @@ enum Taken<E> {
 /// Takes the key, and begins the work if the key is free. From then on the work continues even if the client
 /// disconnects, because the client is expected to repeat the request.
 async fn begin<R, E>(
-    core: Arc<Core>,
+    instance: Arc<Instance>,
     claim: Claim,
     requester: Requester,
     admission: Admission,
@@ -255,20 +223,20 @@ where
 {
     loop {
         let mut expected: Option<Revision> = None;
-        let backend = &core.records.backend;
+        let backend = &instance.records.backend;
         let found: Option<(Claimed, _)> = backend.read_revision(&claim.name).await?;
         if let Some((claimed, revision)) = found {
             let key = Key::of(&claimed.id);
-            // Before it is known whether it has ended, so that its end is heard.
-            let news = core.hub.ends(&key);
-            if let Some(record) = core.load(&key).await? {
+            // Subscribes before the operation is read, so that no end is missed.
+            let news = instance.changes.ends(&key);
+            if let Some(record) = instance.read_or_declare_lost(&key).await? {
                 return Ok(if claimed.fingerprint == claim.fingerprint {
                     Taken::Again(key, record.into(), news, admission)
                 } else {
                     Taken::ByOther
                 });
             }
-            // The operation is gone, and the key free.
+            // The operation is gone, and the key is free.
             expected = Some(revision);
         }
         if let Err(refusal) = admission.check_room() {
@@ -276,26 +244,26 @@ where
         }
         // The operation is created first, because a key without an operation is free.
         let name = Some(claim.name.clone());
-        let created = core
-            .clone()
+        let created = instance
+            .records
             .create(requester.clone(), Report::default(), name);
         let (key, record) = created.await?;
         let claimed = Claimed {
             fingerprint: claim.fingerprint.clone(),
             id: record.id.clone(),
         };
-        let longest = core.settings.longest();
+        let longest = instance.settings.longest();
         let value = encode(&claimed)?;
         let set = backend.set(&claim.name, expected, value, longest).await;
         if let Ok(true) = set {
-            // Before it is asked whether the process drains, so that who drains waits for it.
-            let registration = core.register(&key);
-            if core.drain.is_draining() {
-                // It has begun to while the body was read or the store was asked.
-                core.discard(&record).await;
+            // Registers before the check for draining, so that `drain` waits for this operation.
+            let registration = instance.register(&key);
+            if instance.drain.is_draining() {
+                // `drain` was called while the body was read or the store was called.
+                instance.records.discard(&record).await;
                 return Ok(Taken::Draining);
             }
-            let news = core.hub.ends(&key);
+            let news = instance.changes.ends(&key);
             let work = Work::Calling(start());
             let (sender, told) = oneshot::channel();
             let keyed = Keyed {
@@ -305,7 +273,7 @@ where
             };
             tokio::spawn(Runner::new(registration, work, admission, Some(keyed)).run());
             let first = InFlight {
-                core,
+                instance,
                 key,
                 is_waiting: true,
             };
@@ -313,72 +281,89 @@ where
         }
         // Another request with this key was faster, or the store has not answered. The store may have set the key
         // nevertheless. Without the operation the key is free.
-        core.discard(&record).await;
+        instance.records.discard(&record).await;
         let _ = set?;
     }
 }
 
 /// The reply to a repeated request.
 async fn again<R>(
-    core: &Core,
+    instance: &Instance,
     key: &Key,
     record: Record,
     news: &mut Subscription,
-    asked: &Asked,
+    client: &Client,
 ) -> Reply<R> {
+    let (settings, headers) = (&instance.settings, &client.headers);
     if record.status.is_terminal() {
-        return ended(core, key, &record, &asked.headers).await;
+        return ended(instance, key, &record, headers).await;
     }
     if record.in_flight {
-        let detail = "The request with this idempotency key is being worked on.";
-        return core.problem(StatusCode::CONFLICT, detail, &asked.headers);
+        return reply::in_flight(settings, headers);
     }
-    end(core, key, news, asked.patience).await;
-    let latest = match core.load(key).await {
-        Ok(Some(latest)) if !latest.status.is_terminal() && !latest.told => tell(core, key).await,
+    wait_for_end(instance, key, news, client.patience).await;
+    let latest = match instance.read_or_declare_lost(key).await {
+        Ok(Some(latest)) if !latest.status.is_terminal() && !latest.told => {
+            tell(instance, key).await
+        }
         latest => latest,
     };
     match latest {
         // The request was refused.
-        Ok(None) if !record.told => core.unavailable(&asked.headers),
-        Ok(latest) => reply(core, key, latest, asked).await,
+        Ok(None) if !record.told => reply::unavailable(settings, headers),
+        Ok(latest) => after_wait(instance, key, latest, client).await,
         Err(error) => {
             observe::backend_failed(key, &error);
             if record.told {
-                core.accepted(&record, asked.preferences, &asked.headers)
+                client.accepted(instance, &record)
             } else {
-                core.unavailable(&asked.headers)
+                reply::unavailable(settings, headers)
             }
         }
     }
 }
 
 /// The reply after the wait, for the current record.
-async fn reply<R>(core: &Core, key: &Key, record: Option<Record>, asked: &Asked) -> Reply<R> {
+async fn after_wait<R>(
+    instance: &Instance,
+    key: &Key,
+    record: Option<Record>,
+    client: &Client,
+) -> Reply<R> {
     match record {
         Some(record) if record.status.is_terminal() => {
-            ended(core, key, &record, &asked.headers).await
+            ended(instance, key, &record, &client.headers).await
         }
-        Some(record) => core.accepted(&record, asked.preferences, &asked.headers),
+        Some(record) => client.accepted(instance, &record),
         // A reply must not name an operation that does not exist.
-        None => core.gone("The operation was removed.", &asked.headers),
+        None => reply::gone(
+            &instance.settings,
+            "The operation was removed.",
+            &client.headers,
+        ),
     }
 }
 
 /// The stored inner response.
-async fn ended<R>(core: &Core, key: &Key, record: &Record, headers: &HeaderMap) -> Reply<R> {
+async fn ended<R>(
+    instance: &Instance,
+    key: &Key,
+    record: &Record,
+    headers: &HeaderMap,
+) -> Reply<R> {
+    let settings = &instance.settings;
     if record.status == Status::Canceled {
-        return core.canceled(headers);
+        return reply::cancelled(settings, headers);
     }
     let Some(stored) = record.result else {
-        return core.no_result(headers);
+        return reply::no_result(settings, headers);
     };
-    match core.records.get_result(key, stored).await {
+    match instance.records.get_result(key, stored).await {
         Ok(Some(outcome)) if !record.consumed => answered(outcome),
-        Ok(_) => core.gone("The result has been read.", headers),
+        Ok(_) => reply::gone(settings, "The result has been read.", headers),
         Err(error) => {
             observe::backend_failed(key, &error);
-            core.unavailable(headers)
+            reply::unavailable(settings, headers)
         }
     }
 }

@@ -24,7 +24,6 @@
 //! ```
 //! use axum::{Router, body::Body, routing::post};
 //! use std::time::Duration;
-//! use tower_promises_backend::Backend;
 //! use tower_promises_operations::{OperationLayer, Progress};
 //!
 //! async fn import(progress: Progress) -> &'static str {
@@ -37,9 +36,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)]
 //! # async fn main() {
-//! let layer = OperationLayer::builder(Backend::memory())
-//!     .wait(Duration::from_secs(1))
-//!     .build();
+//! let layer = OperationLayer::memory().wait(Duration::from_secs(1));
 //! let operations = layer.operations();
 //! let app: Router = Router::new()
 //!     .route("/import", post(import))
@@ -65,21 +62,21 @@
 //!
 //! # Rules
 //!
-//! 1. A [predicate](OperationLayerBuilder::predicate) decides which requests can become operations. Their responses
+//! 1. A [predicate](OperationLayer::predicate) decides which requests can become operations. Their responses
 //!    have `Vary: Prefer, Accept`, and so have responses to `HEAD` if the same request with `GET` can become an
 //!    operation. All other requests pass through. Upgrades and `CONNECT` always pass through, and gRPC calls do unless
 //!    a predicate decides otherwise.
-//! 2. The request body is read, up to [`max_body_bytes`](OperationLayerBuilder::max_body_bytes), before the inner
+//! 2. The request body is read, up to [`max_body_bytes`](OperationLayer::max_body_bytes), before the inner
 //!    service is called. A request with a larger body streams to the inner service, stays on its connection and never
 //!    counts as running. A request whose body has not been read yet does not count as running either. Bodies that are
-//!    being received have a [limit](OperationLayerBuilder::max_receiving) (503, or 429 for one principal) and a
-//!    [timeout](OperationLayerBuilder::receive_timeout) (408) of their own.
+//!    being received have a [limit](OperationLayer::max_receiving) (503, or 429 for one principal) and a
+//!    [timeout](OperationLayer::receive_timeout) (408) of their own.
 //! 3. The inner call runs in its own task. If its response begins within the wait, the response is the reply, and its
-//!    body streams. The wait is [`wait`](OperationLayerBuilder::wait), or the value in `Prefer`.
+//!    body streams. The wait is [`wait`](OperationLayer::wait), or the value in `Prefer`.
 //! 4. Otherwise the request becomes an operation. The reply is `303` to the page if `Accept` names `text/html`, else
 //!    `202` with the status document. The reply never names an operation that has ended. If the store does not answer,
 //!    the request stays on its connection.
-//! 5. The response is then read to its end, up to [`max_result_bytes`](OperationLayerBuilder::max_result_bytes), and
+//! 5. The response is then read to its end, up to [`max_result_bytes`](OperationLayer::max_result_bytes), and
 //!    stored without the headers that belong to a connection and without trailers. The stored response is the result. A
 //!    response with a status of 400 or more makes the operation [`Failed`](Status). A result never answers a condition
 //!    or a range of the request: the inner service does not see `If-Range` and `Range` of a request that can become an
@@ -91,7 +88,7 @@
 //!    with the `ETag` of the status document protects in all processes: if `If-Match` or `If-None-Match` does not hold,
 //!    `DELETE` and `POST …/cancel` change nothing (412).
 //! 7. Any process that shares the backend answers requests for every operation. The process that runs an operation
-//!    renews a [lease](OperationLayerBuilder::lease). If another process gets a request for the operation and finds the
+//!    renews a [lease](OperationLayer::lease). If another process gets a request for the operation and finds the
 //!    lease expired, it waits for one more lease, in case the renewal is late. The first request after that marks the
 //!    operation as `Failed` with the code `Lost`.
 //! 8. Every request carries [`Progress`] and [`Operations`] in its extensions. With the feature `axum`, both are
@@ -106,7 +103,7 @@
 //! | code | status | cause |
 //! |---|---|---|
 //! | `Canceled` | `Canceled` | its owner or the application cancelled the operation |
-//! | `LifetimeExceeded` | `Canceled` | the work took longer than [`lifetime`](OperationLayerBuilder::lifetime) |
+//! | `LifetimeExceeded` | `Canceled` | the work took longer than [`lifetime`](OperationLayer::lifetime) |
 //! | the reason phrase, `NotFound` for example | `Failed` | the inner service has answered with that status |
 //! | `Panicked`, `ServiceError` | `Failed` | the inner service has panicked, or its response is an error |
 //! | `ResultTooLarge`, `StorageFull`, `StorageFailed` | `Failed` | the result could not be stored |
@@ -115,7 +112,7 @@
 //!
 //! # Idempotency keys
 //!
-//! With [`idempotency_keys`](OperationLayerBuilder::idempotency_keys), requests of a principal with the same
+//! With [`idempotency_keys`](OperationLayer::idempotency_keys), requests of a principal with the same
 //! `Idempotency-Key` run once, on whichever machines they arrive:
 //!
 //! 1. A repeated request waits as `Prefer` says, and gets the reply for the same operation, or its result. While the
@@ -138,7 +135,7 @@
 //!    - the inner service has returned an error before the work has begun. The work has begun when the inner service
 //!      has waited for an event, has read the body, has reported progress or has responded;
 //!    - the inner service has returned an error or has panicked before it was ready, so that it was not called;
-//!    - the process or the [lifetime](OperationLayerBuilder::lifetime) has ended before the work has begun. The client
+//!    - the process or the [lifetime](OperationLayer::lifetime) has ended before the work has begun. The client
 //!      that waits is answered with 503.
 //!
 //!    So a handler whose effects must not happen twice reports progress before them, for example with
@@ -165,7 +162,7 @@
 //!
 //! # Security
 //!
-//! - **Principals.** Without [`principal`](OperationLayerBuilder::principal), any client that knows an id may see and
+//! - **Principals.** Without [`principal`](OperationLayer::principal), any client that knows an id may see and
 //!   cancel the operation. With it, other principals get the same 404 as for an id that does not exist. The layer does
 //!   not authenticate clients: place it inside of an authentication layer.
 //! - **Ids** have 128 random bits. The names in the store and on the bus are digests of ids, and logs of level `INFO`
@@ -177,7 +174,7 @@
 //!   the request. A relative `Location` in a result is resolved against that address.
 //! - **Caches** must not store status documents, pages and errors: all have `Cache-Control: no-store`. A result keeps
 //!   the `Cache-Control` and `Expires` of the inner service. A result without both, or one that can be read
-//!   [once](OperationLayerBuilder::result_once) only, gets `no-store` too: at its own address it is the response to a
+//!   [once](OperationLayer::result_once) only, gets `no-store` too: at its own address it is the response to a
 //!   `GET`, which shared caches may otherwise store and send to other clients.
 //! - **Addresses** are never built from `Host` or forwarded headers.
 //! - **Limits** are per process: running requests and requests that are being received, per principal and in total;
@@ -202,19 +199,20 @@ mod axum;
 mod absence;
 mod accept;
 mod body;
-mod builder;
-mod cancel;
+mod cancel_form;
+mod changes;
 mod claim;
 mod condition;
-mod core;
+mod document;
+mod ending;
+mod escalation;
 mod events;
-mod first_client;
 mod first_reply;
-mod future;
 #[doc = include_str!("guide.md")]
 pub mod guide {}
-mod hub;
 mod idempotency;
+mod inner_call;
+mod instance;
 mod layer;
 mod limits;
 mod mount;
@@ -231,28 +229,17 @@ mod routes;
 mod runner;
 mod service;
 mod settings;
-mod status;
-mod work;
 
 #[cfg(feature = "axum")]
 pub use axum::MissingOperationLayer;
 pub use body::{OperationBody, OperationRequestBody};
-pub use builder::OperationLayerBuilder;
-pub use future::OperationFuture;
 pub use layer::OperationLayer;
-pub use mount::{OperationRoutes, UnreachableMount};
+pub use mount::UnreachableMount;
 pub use operations::{Operation, Operations};
 pub use progress::Progress;
-pub use service::OperationService;
-pub use settings::{
-    DEFAULT_BACKEND_TIMEOUT, DEFAULT_HEARTBEAT, DEFAULT_LEASE, DEFAULT_LIFETIME,
-    DEFAULT_MAX_BODY_BYTES, DEFAULT_MAX_RESULT_BYTES, DEFAULT_MAX_RUNNING,
-    DEFAULT_MAX_RUNNING_PER_PRINCIPAL, DEFAULT_MAX_STORED_BYTES, DEFAULT_MAX_WAIT, DEFAULT_MOUNT,
-    DEFAULT_PROGRESS_INTERVAL, DEFAULT_RETENTION, DEFAULT_RETRY_AFTER, DEFAULT_WAIT, Escalate,
-    OnDisconnect,
-};
-pub use status::Status;
-pub use tower_promises_backend::kit::progress::MAX_MESSAGE_BYTES;
+pub use record::Status;
+pub use service::{OperationFuture, OperationRoutes, OperationService};
+pub use settings::{Escalate, OnDisconnect};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -30,7 +30,7 @@ struct State {
     total: Share,
     /// The usage of each principal that has any.
     by_principal: HashMap<Arc<str>, Share>,
-    stored: HashMap<Key, Kept>,
+    stored: HashMap<Key, StoredBytes>,
     /// The expiry times of stored operations, soonest first. The number distinguishes equal times.
     expiring: BTreeMap<(Instant, u64), Key>,
     counted: u64,
@@ -38,7 +38,7 @@ struct State {
 
 /// The stored bytes of an operation.
 #[derive(Debug)]
-struct Kept {
+struct StoredBytes {
     principal: Option<Arc<str>>,
     bytes: usize,
     /// Its key in `State::expiring`.
@@ -234,21 +234,21 @@ impl State {
         if let Some(end) = end {
             self.expiring.insert(end, key.clone());
         }
-        let kept = Kept {
+        let entry = StoredBytes {
             principal,
             bytes,
             end,
         };
-        self.stored.insert(key.clone(), kept);
+        self.stored.insert(key.clone(), entry);
     }
 
     fn shrink(&mut self, key: &Key, bytes: usize) {
-        let Some(kept) = self.stored.get_mut(key) else {
+        let Some(entry) = self.stored.get_mut(key) else {
             return;
         };
-        let surplus = kept.bytes.saturating_sub(bytes);
-        kept.bytes -= surplus;
-        let principal = kept.principal.clone();
+        let surplus = entry.bytes.saturating_sub(bytes);
+        entry.bytes -= surplus;
+        let principal = entry.principal.clone();
         self.change(principal.as_ref(), |share| share.stored_bytes -= surplus);
     }
 
@@ -264,11 +264,11 @@ impl State {
     }
 
     fn forget(&mut self, key: &Key) {
-        if let Some(kept) = self.stored.remove(key) {
-            self.change(kept.principal.as_ref(), |share| {
-                share.stored_bytes -= kept.bytes;
+        if let Some(entry) = self.stored.remove(key) {
+            self.change(entry.principal.as_ref(), |share| {
+                share.stored_bytes -= entry.bytes;
             });
-            if let Some(end) = kept.end {
+            if let Some(end) = entry.end {
                 self.expiring.remove(&end);
             }
         }

@@ -1,20 +1,11 @@
 //! The check that requests for operations reach the layer.
 
-use super::body::OperationBody;
-use super::core::Core;
-use super::future::OperationFuture;
-use super::{observe, routes};
-use bytes::Bytes;
-use http::{Extensions, Request, Response};
-use http_body::Body;
-use http_body_util::Empty;
-use std::convert::Infallible;
+use http::{Extensions, Request};
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tower_promises_backend::kit::sync::lock;
@@ -77,19 +68,16 @@ impl Mount {
     pub(super) fn is_unreachable(&self) -> bool {
         self.is_unreachable.load(Ordering::Relaxed)
     }
-}
 
-impl Core {
-    /// Sends a check through an application.
-    pub(super) async fn check_mount<S, B>(&self, mut app: S) -> Result<(), UnreachableMount>
+    /// Sends a check through an application whose operations are below `path`.
+    pub(super) async fn check<S, B>(&self, mut app: S, path: &str) -> Result<(), UnreachableMount>
     where
         S: Service<Request<B>>,
         B: Default,
     {
         let check = Check::default();
         let mut request = Request::new(B::default());
-        let path = format!("{}/check", self.settings.mount);
-        if let Ok(uri) = path.parse() {
+        if let Ok(uri) = format!("{path}/check").parse() {
             *request.uri_mut() = uri;
             request.extensions_mut().insert(check.clone());
             let send = async {
@@ -105,53 +93,8 @@ impl Core {
         if check.has_arrived.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let is_unreachable = &self.mount.is_unreachable;
-        is_unreachable.store(true, Ordering::Relaxed);
-        let unreachable = UnreachableMount::at(&self.settings.mount);
-        observe::unreachable(&unreachable);
-        Err(unreachable)
-    }
-}
-
-/// Service that answers only requests for operations, for a router that has the layer on some of its routes.
-///
-/// [`OperationLayer::routes`](super::OperationLayer::routes) creates it. It accepts paths with the mount path and, for
-/// routers that remove the mount path, paths without it.
-#[derive(Clone)]
-pub struct OperationRoutes {
-    core: Arc<Core>,
-}
-
-impl OperationRoutes {
-    pub(super) fn of(core: Arc<Core>) -> Self {
-        Self { core }
-    }
-}
-
-impl<B> Service<Request<B>> for OperationRoutes
-where
-    B: Body<Data: Send, Error: Send> + Send + 'static,
-{
-    type Response = Response<OperationBody<Empty<Bytes>>>;
-    type Error = Infallible;
-    type Future = OperationFuture<Empty<Bytes>, Infallible>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let core = self.core.clone();
-        let (parts, body) = request.into_parts();
-        OperationFuture::new(async move { Ok(routes::answer(core, parts, body).await) })
-    }
-}
-
-impl fmt::Debug for OperationRoutes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OperationRoutes")
-            .field("mount", &self.core.settings.mount)
-            .finish()
+        self.is_unreachable.store(true, Ordering::Relaxed);
+        Err(UnreachableMount::at(path))
     }
 }
 

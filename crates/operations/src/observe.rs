@@ -4,8 +4,7 @@
 
 use super::limits::Refusal;
 use super::mount::UnreachableMount;
-use super::record::Key;
-use super::status::Status;
+use super::record::{Key, Status};
 use std::time::Duration;
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::log;

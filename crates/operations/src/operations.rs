@@ -1,9 +1,8 @@
-use super::core::Core;
+use super::instance::Instance;
 use super::mount::UnreachableMount;
 use super::observe;
-use super::record::{Key, Record};
+use super::record::{Key, Record, Status, principal_digest};
 use super::records::{Changed, MAX_LISTED};
-use super::status::Status;
 use http::Request;
 use std::fmt;
 use std::sync::Arc;
@@ -39,7 +38,7 @@ use tower_service::Service;
 /// ```
 #[derive(Clone)]
 pub struct Operations {
-    core: Arc<Core>,
+    instance: Arc<Instance>,
 }
 
 /// A snapshot of an operation.
@@ -49,17 +48,18 @@ pub struct Operation {
 }
 
 impl Operations {
-    pub(super) fn of(core: Arc<Core>) -> Self {
-        Self { core }
+    pub(super) fn of(instance: Arc<Instance>) -> Self {
+        Self { instance }
     }
 
-    /// Returns the operation with this id, or `None` if there is none or it has expired.
+    /// Returns the operation with this id, or `None` if there is none or it has expired. Declares the operation lost if
+    /// its [lease](super::OperationLayer::lease) has ended, as a request for it does.
     ///
     /// # Errors
     ///
     /// If the backend does not answer.
     pub async fn get(&self, id: &str) -> Result<Option<Operation>, BackendError> {
-        let record = self.core.load(&Key::of(id)).await?;
+        let record = self.instance.read_or_declare_lost(&Key::of(id)).await?;
         Ok(record.map(|record| Operation { record }))
     }
 
@@ -71,9 +71,9 @@ impl Operations {
     ///
     /// If the backend does not answer.
     pub async fn list(&self, principal: &str) -> Result<Vec<Operation>, BackendError> {
-        let principal = Core::principal_digest(principal);
+        let principal = principal_digest(principal);
         let mut operations = Vec::new();
-        for id in self.core.records.list(&principal).await?.iter().rev() {
+        for id in self.instance.records.list(&principal).await?.iter().rev() {
             if operations.len() == MAX_LISTED {
                 break;
             }
@@ -94,7 +94,7 @@ impl Operations {
     ///
     /// When the future resolves, work in this process that awaits has been dropped, and work that blocks its thread has
     /// been notified. Work in another process is dropped as soon as that process receives the message, at the latest
-    /// after a third of the [lease](super::OperationLayerBuilder::lease).
+    /// after a third of the [lease](super::OperationLayer::lease).
     ///
     /// Cancel safety: once the future has been polled, it cancels the operation even if it is dropped.
     ///
@@ -102,7 +102,7 @@ impl Operations {
     ///
     /// If the backend does not answer. The operation may or may not be cancelled.
     pub async fn cancel(&self, id: &str) -> Result<bool, BackendError> {
-        let changed = self.core.cancel(&Key::of(id), |_| true).await?;
+        let changed = self.instance.cancel(&Key::of(id), |_| true).await?;
         Ok(matches!(changed, Changed::Yes(_)))
     }
 
@@ -142,14 +142,16 @@ impl Operations {
         S: Service<Request<B>>,
         B: Default,
     {
-        self.core.check_mount(app).await
+        let path = &self.instance.settings.mount;
+        let checked = self.instance.mount.check(app, path).await;
+        checked.inspect_err(observe::unreachable)
     }
 
     /// Returns how many operations this process runs. Requests whose client still waits for the first reply are not
     /// counted.
     #[must_use]
     pub fn running(&self) -> usize {
-        self.core.drain.running()
+        self.instance.drain.running()
     }
 
     /// Prepares the end of this process: waits until its operations have ended, at most for `deadline`, and gives up
@@ -162,9 +164,9 @@ impl Operations {
     ///
     /// Cancel safety: dropped before it resolves, nothing is given up, and nothing becomes an operation.
     pub async fn drain(&self, limit: Duration) -> usize {
-        let given_up = self.core.drain.drain(limit).await;
-        // It ends when the store has been told, or does not answer.
-        self.core.drain.ended().await;
+        let given_up = self.instance.drain.drain(limit).await;
+        // Waits until the runners have stored the ends, or the store does not answer.
+        self.instance.drain.ended().await;
         given_up
     }
 }

@@ -24,7 +24,7 @@ tokio::task_local! {
 ///             return done;
 ///         }
 ///         progress.set(100.0 * done as f64 / rows.len() as f64);
-///         progress.message(format!("importing {row}"));
+///         progress.set_message(format!("importing {row}"));
 ///     }
 ///     rows.len()
 /// }
@@ -36,7 +36,7 @@ tokio::task_local! {
 /// # Costs
 ///
 /// Reporting takes well under a microsecond and never waits. Only the latest report is kept, so a handler may report
-/// often. [`progress_interval`](super::OperationLayerBuilder::progress_interval) limits how often it is stored.
+/// often. [`progress_interval`](super::OperationLayer::progress_interval) limits how often it is stored.
 #[derive(Clone)]
 pub struct Progress {
     shared: Arc<Shared>,
@@ -114,9 +114,9 @@ impl Progress {
         }
     }
 
-    /// Says in words what is being done, for the client to read. At most [`MAX_MESSAGE_BYTES`](super::MAX_MESSAGE_BYTES). It is shown as text:
-    /// markup in it means nothing.
-    pub fn message(&self, text: impl Into<String>) {
+    /// Sets a message that describes the current work, for the client to read. Text beyond 1024 bytes is cut off. The
+    /// page shows markup in it as text.
+    pub fn set_message(&self, text: impl Into<String>) {
         let text = text.into();
         self.begin();
         self.report(|report| report.progress.set_message(text));

@@ -1,7 +1,6 @@
 //! The stored data of an operation.
 
 use super::progress::Report;
-use super::status::Status;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fmt::{self, Write};
@@ -9,6 +8,49 @@ use std::sync::Arc;
 use std::time::Duration;
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::clock::{milliseconds, now};
+
+/// The status of an operation. The names are those of the wire contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Status {
+    /// Accepted. The inner service is not ready for it yet.
+    NotStarted,
+    /// The inner service is running.
+    Running,
+    /// The inner service has answered with a status below 400.
+    Succeeded,
+    /// The inner service has answered with a status of 400 or more, or has not answered: it panicked, its process was
+    /// lost, or its response is too large to be stored.
+    Failed,
+    /// Cancelled by its owner or by the end of its lifetime.
+    Canceled,
+}
+
+impl Status {
+    /// Whether the status is final.
+    #[must_use]
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Canceled)
+    }
+
+    /// Returns the spelling on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotStarted => "NotStarted",
+            Self::Running => "Running",
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+            Self::Canceled => "Canceled",
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
 
 /// The state of an operation. It is changed only by compare-and-set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,6 +91,18 @@ pub(super) struct Record {
     pub(super) consumed: bool,
 }
 
+/// The approximate size of a stored operation without its result.
+pub(super) const RECORD_BYTES: usize = 1024;
+
+/// The origin of a request: its principal and its time.
+#[derive(Clone)]
+pub(super) struct Requester {
+    /// A digest.
+    pub(super) principal: Option<String>,
+    /// In milliseconds since the epoch.
+    pub(super) received: u64,
+}
+
 /// The reason why an operation has failed or was cancelled. Neither part is empty.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Failure {
@@ -73,13 +127,11 @@ pub(super) struct Stored {
 }
 
 impl Record {
-    pub(super) fn new(
-        id: String,
-        token: String,
-        principal: Option<String>,
-        received: u64,
-        longest: Duration,
-    ) -> Self {
+    pub(super) fn new(id: String, token: String, requester: Requester, longest: Duration) -> Self {
+        let Requester {
+            principal,
+            received,
+        } = requester;
         let now = now().max(received);
         Self {
             id,
@@ -204,6 +256,11 @@ pub(super) fn digest(parts: &[&[u8]]) -> String {
         hash.update(part);
     }
     hexadecimal(&hash.finalize())
+}
+
+/// Returns the form in which the store contains a principal.
+pub(super) fn principal_digest(principal: &str) -> String {
+    digest(&[principal.as_bytes()])
 }
 
 /// Returns 128 random bits in hexadecimal, for an id or a token.

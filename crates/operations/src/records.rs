@@ -1,15 +1,18 @@
 //! The records of operations in the store.
 
 use super::absence::Absences;
-use super::record::{Failure, Key, Record};
-use super::status::Status;
+use super::observe;
+use super::progress::Report;
+use super::record::{Failure, Key, Record, Requester, Status, random};
+use super::settings::Settings;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
+use tower_promises_backend::kit::backoff::retry;
 use tower_promises_backend::kit::deadline::TimedBackend;
 use tower_promises_backend::kit::documents::{self, Update, encode};
-use tower_promises_backend::{BackendError, Revision};
+use tower_promises_backend::{Backend, BackendError, Revision};
 
 /// The largest number of listed operations of a principal.
 pub(super) const MAX_LISTED: usize = 256;
@@ -23,10 +26,12 @@ const MAX_KEPT: usize = 2 * MAX_LISTED;
 pub(super) struct Records {
     pub(super) backend: TimedBackend,
     /// How long a record is kept after its end.
-    pub(super) retention: Duration,
-    pub(super) lease: Duration,
+    retention: Duration,
+    lease: Duration,
+    /// The longest time between the acceptance of an operation and its end in the store.
+    longest: Duration,
     /// Expired leases of other processes.
-    pub(super) absences: Arc<Absences>,
+    absences: Arc<Absences>,
 }
 
 pub(super) type Changed = documents::Changed<Record>;
@@ -38,22 +43,63 @@ pub(super) struct Tombstone {
 }
 
 impl Records {
+    pub(super) fn new(backend: Backend, settings: &Settings) -> Self {
+        Self {
+            backend: TimedBackend::new(backend, settings.backend_timeout),
+            retention: settings.retention,
+            lease: settings.lease,
+            longest: settings.longest(),
+            absences: Arc::default(),
+        }
+    }
+
     /// Takes the lease of an operation, or renews it.
     pub(super) async fn renew_lease(&self, key: &Key) -> Result<(), BackendError> {
         let key = key.lease();
         self.backend.put(&key, Bytes::new(), self.lease).await
     }
 
-    /// Stores a new operation, for all instances.
-    pub(super) async fn create(&self, key: &Key, record: &Record) -> Result<(), BackendError> {
-        self.bury(key, record).await?;
+    /// Creates and stores an operation, for all instances. `claim` is the name of its idempotency key in the store.
+    pub(super) async fn create(
+        &self,
+        requester: Requester,
+        report: Report,
+        claim: Option<String>,
+    ) -> Result<(Key, Record), BackendError> {
+        let (id, token) = (random()?, random()?);
+        let mut record = Record::new(id, token, requester, self.longest);
+        record.report(&report);
+        record.in_flight = claim.is_some();
+        record.claim = claim;
+        let key = Key::of(&record.id);
+        self.bury(&key, &record).await?;
         // The lease is stored first, because a record without a lease is lost.
-        self.renew_lease(key).await?;
+        self.renew_lease(&key).await?;
         let (name, time_to_live) = (key.record(), record.time_to_live());
-        match self.backend.create(&name, record, time_to_live).await? {
-            true => Ok(()),
+        if !self.backend.create(&name, &record, time_to_live).await? {
             // 128 random bits do not come twice.
-            false => Err(BackendError::unavailable("the id is taken")),
+            return Err(BackendError::unavailable("the id is taken"));
+        }
+        if let Some(principal) = &record.principal {
+            if let Err(error) = self.list_add(principal, &record.id).await {
+                observe::backend_failed(&key, &error);
+            }
+        }
+        Ok((key, record))
+    }
+
+    /// Removes all records of an operation that has no result and whose id no client has.
+    pub(super) async fn discard(&self, record: &Record) {
+        let key = Key::of(&record.id);
+        for name in [key.record(), key.tombstone(), key.lease()] {
+            if let Err(error) = self.backend.delete(&name).await {
+                observe::backend_failed(&key, &error);
+            }
+        }
+        if let Some(principal) = &record.principal {
+            if let Err(error) = self.list_remove(principal, &record.id).await {
+                observe::backend_failed(&key, &error);
+            }
         }
     }
 
@@ -68,22 +114,22 @@ impl Records {
     }
 
     /// Returns the stored record, unless the operation is forgotten.
-    pub(super) async fn find(&self, key: &Key) -> Result<Option<(Record, Revision)>, BackendError> {
+    pub(super) async fn read(&self, key: &Key) -> Result<Option<(Record, Revision)>, BackendError> {
         let found: Option<(Record, _)> = self.backend.read_revision(&key.record()).await?;
         Ok(found.filter(|(record, _)| !record.forgotten))
     }
 
-    /// Returns the record. Ends the operation as lost if no instance renews its lease any more.
+    /// Returns the record. Declares the operation lost if no instance renews its lease any more.
     ///
     /// One look-up of the lease is not enough: the clock of the store may be wrong for a moment after the clock of the
     /// machine was set, and a living owner renews the lease even if it is absent. So the lease must stay absent for its
     /// whole duration.
-    pub(super) async fn load(
+    pub(super) async fn read_or_declare_lost(
         &self,
         key: &Key,
         is_running_here: bool,
     ) -> Result<Option<Record>, BackendError> {
-        let Some((record, _)) = self.find(key).await? else {
+        let Some((record, _)) = self.read(key).await? else {
             self.absences.forget(key);
             return Ok(None);
         };
@@ -95,7 +141,12 @@ impl Records {
         if !self.absences.note(key, self.lease) {
             return Ok(Some(record));
         }
-        // The end may have been stored between the two reads, so the change checks the status again.
+        self.declare_lost(key).await
+    }
+
+    /// Ends an operation that no instance runs any more, and returns its record.
+    async fn declare_lost(&self, key: &Key) -> Result<Option<Record>, BackendError> {
+        // The end may have been stored since the record was read, so the change checks the status again.
         let changed = self.change(key, |record| {
             if record.status.is_terminal() {
                 return false;
@@ -119,9 +170,9 @@ impl Records {
         let name = key.record();
         let mut has_buried = false;
         loop {
-            let Some((mut record, revision)) = self.find(key).await? else {
+            let Some((mut record, revision)) = self.read(key).await? else {
                 if has_buried {
-                    // Somebody has ended and removed it meanwhile, and what that leaves is to be unknown.
+                    // Another request has removed the operation meanwhile. A removed operation is unknown, not expired.
                     self.backend.delete(&key.tombstone()).await?;
                 }
                 return Ok(Changed::Gone);
@@ -140,7 +191,7 @@ impl Records {
             }
             let time_to_live = record.time_to_live();
             let set = self.backend.set(&name, Some(revision), value, time_to_live);
-            // A conflict says that somebody else has made progress, so this ends.
+            // After a conflict another change is stored, so the loop ends.
             if set.await? {
                 return Ok(Changed::Yes(record));
             }
@@ -148,13 +199,8 @@ impl Records {
     }
 
     /// Adds an operation to the list of its principal, and drops the oldest ids beyond [`MAX_KEPT`].
-    pub(super) async fn list_add(
-        &self,
-        principal: &str,
-        id: &str,
-        time_to_live: Duration,
-    ) -> Result<(), BackendError> {
-        self.list_change(principal, time_to_live, |ids| {
+    async fn list_add(&self, principal: &str, id: &str) -> Result<(), BackendError> {
+        self.list_change(principal, |ids| {
             ids.push(id.to_owned());
             let surplus = ids.len().saturating_sub(MAX_KEPT);
             ids.drain(..surplus);
@@ -164,13 +210,8 @@ impl Records {
     }
 
     /// Removes an operation from the list of its principal.
-    pub(super) async fn list_remove(
-        &self,
-        principal: &str,
-        id: &str,
-        time_to_live: Duration,
-    ) -> Result<(), BackendError> {
-        self.list_change(principal, time_to_live, |ids| {
+    async fn list_remove(&self, principal: &str, id: &str) -> Result<(), BackendError> {
+        self.list_change(principal, |ids| {
             let before = ids.len();
             ids.retain(|listed| listed != id);
             ids.len() < before
@@ -184,17 +225,16 @@ impl Records {
         Ok(ids.unwrap_or_default())
     }
 
-    /// Changes the list, unless `change` says that there is nothing to change.
+    /// Changes the list, unless `change` returns `false`.
     async fn list_change(
         &self,
         principal: &str,
-        time_to_live: Duration,
         mut change: impl FnMut(&mut Vec<String>) -> bool,
     ) -> Result<(), BackendError> {
         let update = |found: Option<Vec<String>>| {
             let mut ids = found.unwrap_or_default();
             match change(&mut ids) {
-                true => Update::Set(ids, time_to_live, ()),
+                true => Update::Set(ids, self.longest, ()),
                 false => Update::Keep(()),
             }
         };
@@ -204,4 +244,12 @@ impl Records {
 
 fn list_key(principal: &str) -> String {
     format!("operation/principal/{principal}")
+}
+
+/// Retries a backend call for an operation, a limited number of times.
+pub(super) async fn repeat<T, F>(key: &Key, call: impl FnMut() -> F) -> Result<T, BackendError>
+where
+    F: Future<Output = Result<T, BackendError>>,
+{
+    retry(call, |error| observe::backend_failed(key, error)).await
 }

@@ -2,14 +2,13 @@
 
 use super::body::OperationBody;
 use super::condition;
-use super::core::Core;
+use super::document::{Links, document};
 use super::limits::Refusal;
-use super::mount::UnreachableMount;
 use super::page::{self, ErrorContext, PageContext, PageLinks};
 use super::record::Record;
 use super::result::Outcome;
-use super::status::{Links, document};
-use super::{accept, observe, prefer::Preferences};
+use super::settings::Settings;
+use super::{accept, prefer::Preferences};
 use bytes::Bytes;
 use http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, EXPIRES,
@@ -32,254 +31,287 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const POLICY: &str =
     "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
-impl Core {
-    /// The first reply of a request that has become an operation.
-    pub(super) fn accepted<R>(
-        &self,
-        record: &Record,
-        preferences: Preferences,
-        headers: &HeaderMap,
-    ) -> Reply<R> {
-        if self.mount.gives() {
-            observe::suspicious(&UnreachableMount::at(&self.settings.mount));
-        }
-        let links = self.links(&record.id);
-        let mut response = if accept::names_html(headers) {
-            see_other(&links.own)
-        } else {
-            let mut response = self.pending(record, &links);
-            let headers = response.headers_mut();
-            headers.insert(OPERATION_LOCATION, value(&links.own));
-            headers.insert(LINK, value(&format!("<{}>; rel=\"monitor\"", links.own)));
-            if let Some(applied) = preferences.applied(self.settings.max_wait) {
-                headers.insert(PREFERENCE_APPLIED, value(&applied));
-            }
-            response
-        };
-        add_vary(response.headers_mut());
-        response
-    }
-
-    /// 202 with the status document.
-    pub(super) fn pending<R>(&self, record: &Record, links: &Links) -> Reply<R> {
-        let mut response = json(StatusCode::ACCEPTED, document(record, links));
+/// The first reply of a request that has become an operation.
+pub(super) fn accepted<R>(
+    settings: &Settings,
+    record: &Record,
+    preferences: Preferences,
+    headers: &HeaderMap,
+) -> Reply<R> {
+    let links = settings.links(&record.id);
+    let mut response = if accept::names_html(headers) {
+        see_other(&links.own)
+    } else {
+        let mut response = pending(settings, record);
         let headers = response.headers_mut();
-        headers.insert(LOCATION, value(&links.result));
-        headers.insert(RETRY_AFTER, seconds(self.settings.retry_after));
-        response
-    }
-
-    /// The status document or, for browsers, the page.
-    pub(super) fn status<R>(&self, record: &Record, request: &HeaderMap) -> Reply<R> {
-        let links = self.links(&record.id);
-        let prefers_html = accept::prefers_html(request);
-        let mut response = if prefers_html && record.status.is_terminal() {
-            see_other(&links.result)
-        } else if prefers_html {
-            self.page(record)
-        } else {
-            json(StatusCode::OK, document(record, &links))
-        };
-        let tag = if prefers_html {
-            format!("W/\"{}-page\"", record.version)
-        } else {
-            condition::tag(record)
-        };
-        let headers = response.headers_mut();
-        headers.insert(VARY, HeaderValue::from_static("Accept"));
-        headers.insert(ETAG, value(&tag));
-        if !record.status.is_terminal() {
-            headers.insert(RETRY_AFTER, seconds(self.settings.retry_after));
+        headers.insert(OPERATION_LOCATION, value(&links.own));
+        headers.insert(LINK, value(&format!("<{}>; rel=\"monitor\"", links.own)));
+        if let Some(applied) = preferences.applied(settings.max_wait) {
+            headers.insert(PREFERENCE_APPLIED, value(&applied));
         }
         response
-    }
+    };
+    add_vary(response.headers_mut());
+    response
+}
 
-    fn page<R>(&self, record: &Record) -> Reply<R> {
-        // Without the origin: the page is loaded from the right origin already.
-        let links = Links::new("", &self.settings.mount, &record.id);
-        let assets = self.assets();
-        let context = PageContext {
-            status: record.status,
-            progress: record.progress,
-            message: record.message.as_deref(),
-            elapsed: Duration::from_millis(now().saturating_sub(record.created)),
-            links: PageLinks {
-                own: &links.own,
-                events: &links.events,
-                result: &links.result,
-                cancel: &links.cancel,
-                assets: &assets,
-            },
-            cancel_token: &record.token,
-            can_cancel: !record.status.is_terminal(),
-            refresh: Duration::from_secs(whole_seconds(self.settings.retry_after)),
-            strings: &self.settings.strings,
-        };
-        match &self.settings.page {
-            // A policy could break a page of the application.
-            Some(page) => html(StatusCode::OK, page(&context), false),
-            None => html(StatusCode::OK, page::render(&context), true),
-        }
-    }
+/// 202 with the status document.
+pub(super) fn pending<R>(settings: &Settings, record: &Record) -> Reply<R> {
+    let links = settings.links(&record.id);
+    let mut response = json(StatusCode::ACCEPTED, document(record, &links));
+    let headers = response.headers_mut();
+    headers.insert(LOCATION, value(&links.result));
+    headers.insert(RETRY_AFTER, seconds(settings.retry_after));
+    response
+}
 
-    fn assets(&self) -> String {
-        format!("{}/assets", self.settings.mount)
+/// The status document or, for browsers, the page.
+pub(super) fn status<R>(settings: &Settings, record: &Record, request: &HeaderMap) -> Reply<R> {
+    let links = settings.links(&record.id);
+    let prefers_html = accept::prefers_html(request);
+    let mut response = if prefers_html && record.status.is_terminal() {
+        see_other(&links.result)
+    } else if prefers_html {
+        page(settings, record)
+    } else {
+        json(StatusCode::OK, document(record, &links))
+    };
+    let tag = if prefers_html {
+        format!("W/\"{}-page\"", record.version)
+    } else {
+        condition::tag(record)
+    };
+    let headers = response.headers_mut();
+    headers.insert(VARY, HeaderValue::from_static("Accept"));
+    headers.insert(ETAG, value(&tag));
+    if !record.status.is_terminal() {
+        headers.insert(RETRY_AFTER, seconds(settings.retry_after));
     }
+    response
+}
 
-    /// The stored response of the inner service.
-    pub(super) fn result<R>(&self, outcome: Outcome, body: OperationBody<R>) -> Reply<R> {
-        let length = outcome.body.len();
-        let mut response = Response::new(body);
-        *response.headers_mut() = outcome.headers;
-        let headers = response.headers_mut();
-        headers.insert(ASYNC_RESULT, outcome.status.as_u16().into());
-        let says_how_long = headers.contains_key(CACHE_CONTROL) || headers.contains_key(EXPIRES);
-        if self.settings.result_once || !says_how_long {
-            // This is the response to a `GET`, which a cache may otherwise store for a time of its own choice (RFC
-            // 9111, section 4.2.2) and send to other clients, even if the original request had another method.
-            headers.insert(CACHE_CONTROL, NO_STORE);
-        }
-        // 202 would mean that the result is not ready.
-        let status = match outcome.status {
-            StatusCode::ACCEPTED => StatusCode::OK,
-            status => status,
-        };
-        *response.status_mut() = status;
-        let has_no_length = status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
-        if !has_no_length {
-            // Also for `HEAD`, because servers do not measure that body.
-            response.headers_mut().insert(CONTENT_LENGTH, length.into());
-        }
-        response
+fn page<R>(settings: &Settings, record: &Record) -> Reply<R> {
+    // Without the origin: the page is loaded from the right origin already.
+    let links = Links::new("", &settings.mount, &record.id);
+    let assets = assets(settings);
+    let context = PageContext {
+        status: record.status,
+        progress: record.progress,
+        message: record.message.as_deref(),
+        elapsed: Duration::from_millis(now().saturating_sub(record.created)),
+        links: PageLinks {
+            own: &links.own,
+            events: &links.events,
+            result: &links.result,
+            cancel: &links.cancel,
+            assets: &assets,
+        },
+        cancel_token: &record.token,
+        can_cancel: !record.status.is_terminal(),
+        refresh: Duration::from_secs(whole_seconds(settings.retry_after)),
+        strings: &settings.strings,
+    };
+    match &settings.page {
+        // A policy could break a page of the application.
+        Some(page) => html(StatusCode::OK, page(&context), false),
+        None => html(StatusCode::OK, page::render(&context), true),
     }
+}
 
-    /// The result of work that has ended without a response.
-    pub(super) fn no_result<R>(&self, request: &HeaderMap) -> Reply<R> {
-        let mut response = self.problem(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "The request could not be completed.",
-            request,
-        );
-        response.headers_mut().insert(ASYNC_RESULT, 500.into());
-        response
+fn assets(settings: &Settings) -> String {
+    format!("{}/assets", settings.mount)
+}
+
+/// The stored response of the inner service.
+pub(super) fn result<R>(settings: &Settings, outcome: Outcome, body: OperationBody<R>) -> Reply<R> {
+    let length = outcome.body.len();
+    let mut response = Response::new(body);
+    *response.headers_mut() = outcome.headers;
+    let headers = response.headers_mut();
+    headers.insert(ASYNC_RESULT, outcome.status.as_u16().into());
+    let says_how_long = headers.contains_key(CACHE_CONTROL) || headers.contains_key(EXPIRES);
+    if settings.result_once || !says_how_long {
+        // This is the response to a `GET`, which a cache may otherwise store for a time of its own choice (RFC
+        // 9111, section 4.2.2) and send to other clients, even if the original request had another method.
+        headers.insert(CACHE_CONTROL, NO_STORE);
     }
-
-    /// The reply to a refused request.
-    pub(super) fn refusal<R>(&self, refusal: Refusal, request: &HeaderMap) -> Reply<R> {
-        let (status, detail) = match refusal {
-            Refusal::Principal => (
-                StatusCode::TOO_MANY_REQUESTS,
-                "Too many of your requests are running. Try again later.",
-            ),
-            Refusal::PrincipalReceiving => (
-                StatusCode::TOO_MANY_REQUESTS,
-                "Too many of your requests are being received. Try again later.",
-            ),
-            Refusal::PrincipalStored => (
-                StatusCode::TOO_MANY_REQUESTS,
-                "Too many of your results are kept. Remove some, or try again later.",
-            ),
-            Refusal::Total | Refusal::TotalReceiving => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "The server is busy. Try again later.",
-            ),
-        };
-        let mut response = self.problem(status, detail, request);
-        add_vary(response.headers_mut());
-        response
+    // 202 would mean that the result is not ready.
+    let status = match outcome.status {
+        StatusCode::ACCEPTED => StatusCode::OK,
+        status => status,
+    };
+    *response.status_mut() = status;
+    let has_no_length = status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
+    if !has_no_length {
+        // Also for `HEAD`, because servers do not measure that body.
+        response.headers_mut().insert(CONTENT_LENGTH, length.into());
     }
+    response
+}
 
-    /// An error as problem+json, or as a page if the client prefers HTML.
-    pub(super) fn problem<R>(
-        &self,
-        status: StatusCode,
-        detail: &'static str,
-        request: &HeaderMap,
-    ) -> Reply<R> {
-        self.error(status, detail, false, request)
-    }
+/// The result of work that has ended without a response.
+pub(super) fn no_result<R>(settings: &Settings, request: &HeaderMap) -> Reply<R> {
+    let mut response = problem(
+        settings,
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "The request could not be completed.",
+        request,
+    );
+    response.headers_mut().insert(ASYNC_RESULT, 500.into());
+    response
+}
 
-    fn error<R>(
-        &self,
-        status: StatusCode,
-        detail: &'static str,
-        is_canceled: bool,
-        request: &HeaderMap,
-    ) -> Reply<R> {
-        let is_busy =
-            status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::SERVICE_UNAVAILABLE;
-        let retry_after = is_busy.then_some(self.settings.retry_after);
-        let mut response = if accept::prefers_html(request) {
-            let context = ErrorContext {
-                status,
-                is_canceled,
-                retry_after: retry_after.map(|delay| Duration::from_secs(whole_seconds(delay))),
-                assets: &self.assets(),
-                strings: &self.settings.strings,
-            };
-            html(status, page::render_error(&context), true)
-        } else {
-            let mut response = problem::response(status, detail);
-            no_store(response.headers_mut());
-            response
-        };
-        let headers = response.headers_mut();
-        headers.insert(VARY, HeaderValue::from_static("Accept"));
-        if let Some(delay) = retry_after {
-            headers.insert(RETRY_AFTER, seconds(delay));
-        }
-        response
-    }
-
-    /// The reply to a request whose body has taken too long to arrive.
-    pub(super) fn too_slow<R>(&self, request: &HeaderMap) -> Reply<R> {
-        let detail = "The request body took too long to arrive.";
-        self.problem(StatusCode::REQUEST_TIMEOUT, detail, request)
-    }
-
-    pub(super) fn not_found<R>(&self, request: &HeaderMap) -> Reply<R> {
-        let detail = "There is no such operation.";
-        self.problem(StatusCode::NOT_FOUND, detail, request)
-    }
-
-    pub(super) fn gone<R>(&self, detail: &'static str, request: &HeaderMap) -> Reply<R> {
-        self.problem(StatusCode::GONE, detail, request)
-    }
-
-    /// The result of an operation that was cancelled.
-    pub(super) fn canceled<R>(&self, request: &HeaderMap) -> Reply<R> {
-        let detail = "The operation was cancelled.";
-        self.error(StatusCode::GONE, detail, true, request)
-    }
-
-    pub(super) fn conflict<R>(&self, request: &HeaderMap) -> Reply<R> {
-        let detail = "The operation has ended already.";
-        self.problem(StatusCode::CONFLICT, detail, request)
-    }
-
-    pub(super) fn precondition_failed<R>(&self, request: &HeaderMap) -> Reply<R> {
-        let detail = "The operation is not as the request demands.";
-        self.problem(StatusCode::PRECONDITION_FAILED, detail, request)
-    }
-
-    pub(super) fn not_allowed<R>(&self, allow: &'static str, request: &HeaderMap) -> Reply<R> {
-        let mut response = self.problem(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "The method is not allowed here.",
-            request,
-        );
-        let allow = HeaderValue::from_static(allow);
-        response.headers_mut().insert(ALLOW, allow);
-        response
-    }
-
-    pub(super) fn unavailable<R>(&self, request: &HeaderMap) -> Reply<R> {
-        self.problem(
+/// The reply to a refused request.
+pub(super) fn refusal<R>(settings: &Settings, refusal: Refusal, request: &HeaderMap) -> Reply<R> {
+    let (status, detail) = match refusal {
+        Refusal::Principal => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "Too many of your requests are running. Try again later.",
+        ),
+        Refusal::PrincipalReceiving => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "Too many of your requests are being received. Try again later.",
+        ),
+        Refusal::PrincipalStored => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "Too many of your results are kept. Remove some, or try again later.",
+        ),
+        Refusal::Total | Refusal::TotalReceiving => (
             StatusCode::SERVICE_UNAVAILABLE,
-            "The server cannot answer at the moment. Try again later.",
-            request,
-        )
+            "The server is busy. Try again later.",
+        ),
+    };
+    let mut response = problem(settings, status, detail, request);
+    add_vary(response.headers_mut());
+    response
+}
+
+/// An error as problem+json, or as a page if the client prefers HTML.
+pub(super) fn problem<R>(
+    settings: &Settings,
+    status: StatusCode,
+    detail: &'static str,
+    request: &HeaderMap,
+) -> Reply<R> {
+    error(settings, status, detail, false, request)
+}
+
+fn error<R>(
+    settings: &Settings,
+    status: StatusCode,
+    detail: &'static str,
+    is_cancelled: bool,
+    request: &HeaderMap,
+) -> Reply<R> {
+    let is_busy =
+        status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::SERVICE_UNAVAILABLE;
+    let retry_after = is_busy.then_some(settings.retry_after);
+    let mut response = if accept::prefers_html(request) {
+        let context = ErrorContext {
+            status,
+            is_cancelled,
+            retry_after: retry_after.map(|delay| Duration::from_secs(whole_seconds(delay))),
+            assets: &assets(settings),
+            strings: &settings.strings,
+        };
+        html(status, page::render_error(&context), true)
+    } else {
+        let mut response = problem::response(status, detail);
+        no_store(response.headers_mut());
+        response
+    };
+    let headers = response.headers_mut();
+    headers.insert(VARY, HeaderValue::from_static("Accept"));
+    if let Some(delay) = retry_after {
+        headers.insert(RETRY_AFTER, seconds(delay));
     }
+    response
+}
+
+/// The reply to a request whose body has taken too long to arrive.
+pub(super) fn too_slow<R>(settings: &Settings, request: &HeaderMap) -> Reply<R> {
+    let detail = "The request body took too long to arrive.";
+    problem(settings, StatusCode::REQUEST_TIMEOUT, detail, request)
+}
+
+/// The reply for a malformed idempotency key.
+pub(super) fn malformed_key<R>(settings: &Settings, request: &HeaderMap) -> Reply<R> {
+    let detail = "The idempotency key is not valid.";
+    problem(settings, StatusCode::BAD_REQUEST, detail, request)
+}
+
+/// The reply for an idempotency key that was sent with another request.
+pub(super) fn other_request<R>(settings: &Settings, request: &HeaderMap) -> Reply<R> {
+    let detail = "The idempotency key was sent with another request.";
+    problem(settings, StatusCode::UNPROCESSABLE_ENTITY, detail, request)
+}
+
+/// The reply for a body that is too large to be compared with other requests.
+pub(super) fn too_large<R>(settings: &Settings, request: &HeaderMap) -> Reply<R> {
+    let detail = "The request body is too large.";
+    problem(settings, StatusCode::PAYLOAD_TOO_LARGE, detail, request)
+}
+
+/// The reply for a body that has not arrived completely, so that it cannot be compared with other requests.
+pub(super) fn incomplete<R>(settings: &Settings, request: &HeaderMap) -> Reply<R> {
+    let detail = "The request body is incomplete.";
+    problem(settings, StatusCode::BAD_REQUEST, detail, request)
+}
+
+/// The reply to a repeated request while the client of the first request waits.
+pub(super) fn in_flight<R>(settings: &Settings, request: &HeaderMap) -> Reply<R> {
+    let detail = "The request with this idempotency key is being worked on.";
+    problem(settings, StatusCode::CONFLICT, detail, request)
+}
+
+pub(super) fn not_found<R>(settings: &Settings, request: &HeaderMap) -> Reply<R> {
+    let detail = "There is no such operation.";
+    problem(settings, StatusCode::NOT_FOUND, detail, request)
+}
+
+pub(super) fn gone<R>(settings: &Settings, detail: &'static str, request: &HeaderMap) -> Reply<R> {
+    problem(settings, StatusCode::GONE, detail, request)
+}
+
+/// The result of an operation that was cancelled.
+pub(super) fn cancelled<R>(settings: &Settings, request: &HeaderMap) -> Reply<R> {
+    let detail = "The operation was cancelled.";
+    error(settings, StatusCode::GONE, detail, true, request)
+}
+
+pub(super) fn conflict<R>(settings: &Settings, request: &HeaderMap) -> Reply<R> {
+    let detail = "The operation has ended already.";
+    problem(settings, StatusCode::CONFLICT, detail, request)
+}
+
+pub(super) fn precondition_failed<R>(settings: &Settings, request: &HeaderMap) -> Reply<R> {
+    let detail = "The operation is not as the request demands.";
+    problem(settings, StatusCode::PRECONDITION_FAILED, detail, request)
+}
+
+pub(super) fn not_allowed<R>(
+    settings: &Settings,
+    allow: &'static str,
+    request: &HeaderMap,
+) -> Reply<R> {
+    let mut response = problem(
+        settings,
+        StatusCode::METHOD_NOT_ALLOWED,
+        "The method is not allowed here.",
+        request,
+    );
+    let allow = HeaderValue::from_static(allow);
+    response.headers_mut().insert(ALLOW, allow);
+    response
+}
+
+pub(super) fn unavailable<R>(settings: &Settings, request: &HeaderMap) -> Reply<R> {
+    problem(
+        settings,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "The server cannot answer at the moment. Try again later.",
+        request,
+    )
 }
 
 /// Adds the headers that decide whether a request becomes an operation to `Vary`.
@@ -302,7 +334,7 @@ pub(super) fn add_vary(headers: &mut HeaderMap) {
     headers.insert(VARY, value(&names.join(", ")));
 }
 
-/// A response to a request that can become an operation.
+/// Marks a response to a request that can become an operation.
 pub(super) fn varying<R>(mut response: Reply<R>) -> Reply<R> {
     add_vary(response.headers_mut());
     response

@@ -65,6 +65,14 @@ impl Outcome {
         }
     }
 
+    /// Whether the status means that the request had no effect and can be repeated later.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(
+            self.status,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+        )
+    }
+
     /// Returns the approximate number of stored bytes.
     pub(super) fn size(&self) -> usize {
         let headers = self.headers.iter();

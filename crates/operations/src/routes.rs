@@ -1,16 +1,14 @@
 //! Replies to requests below the mount path.
 
 use super::body::OperationBody;
-use super::cancel;
+use super::cancel_form;
 use super::condition;
-use super::core::{Core, Found};
-use super::events;
-use super::observe;
-use super::page;
-use super::record::{Key, Record};
+use super::instance::{Found, Instance};
+use super::record::{Key, Record, Status};
 use super::records::Changed;
-use super::reply::{Reply, no_store};
-use super::status::Status;
+use super::reply::{self, Reply, no_store};
+use super::settings::Settings;
+use super::{events, observe, page};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, VARY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, request};
@@ -52,57 +50,65 @@ impl<'a> Route<'a> {
 }
 
 /// Answers a request below the mount path, and starts to listen for changes.
-pub(super) async fn answer<B, R>(core: Arc<Core>, parts: request::Parts, body: B) -> Reply<R>
+pub(super) async fn answer<B, R>(
+    instance: Arc<Instance>,
+    parts: request::Parts,
+    body: B,
+) -> Reply<R>
 where
     B: Body,
 {
-    core.mount.arrived(&parts.extensions);
-    let headers = &parts.headers;
+    instance.mount.arrived(&parts.extensions);
+    let (settings, headers) = (&instance.settings, &parts.headers);
     let path = parts.uri.path();
     // A router that mounts these routes may have removed the mount path.
-    let route = Route::of(path, &core.settings.mount).or_else(|| Route::of(path, ""));
+    let route = Route::of(path, &settings.mount).or_else(|| Route::of(path, ""));
     let route = route.unwrap_or(Route::Unknown);
-    core.listen();
+    instance.listen();
     let id = match route {
-        Route::Asset(file) => return asset(&core, file, &parts),
-        Route::Unknown => return core.not_found(headers),
+        Route::Asset(file) => return asset(settings, file, &parts),
+        Route::Unknown => return reply::not_found(settings, headers),
         Route::Status(id) | Route::Result(id) | Route::Events(id) | Route::Cancel(id) => id,
     };
     let key = Key::of(id);
-    let comes_late = core.is_being_cancelled(&key);
-    let principal = (core.settings.principal)(&parts);
-    let principal = principal.map(|principal| Core::principal_digest(&principal));
-    let record = match core.find(&key, principal.as_deref()).await {
+    let comes_late = instance.is_being_cancelled(&key);
+    let principal = settings.principal(&parts);
+    let record = match instance.find(&key, principal.as_deref()).await {
         Ok(Found::Record(record)) => record,
-        Ok(Found::Gone) => return core.gone("The operation has expired.", headers),
-        Ok(Found::Unknown) => return core.not_found(headers),
-        Err(error) => return failed(&core, &key, &error, headers),
+        Ok(Found::Gone) => return reply::gone(settings, "The operation has expired.", headers),
+        Ok(Found::Unknown) => return reply::not_found(settings, headers),
+        Err(error) => return failed(settings, &key, &error, headers),
     };
     let is_read = parts.method == Method::GET || parts.method == Method::HEAD;
     let answer = match route {
-        Route::Status(_) if is_read => Ok(status(&core, &record, headers)),
+        Route::Status(_) if is_read => Ok(status(settings, &record, headers)),
         Route::Status(_) if parts.method == Method::DELETE => {
-            delete(&core, &key, &record, headers, comes_late).await
+            delete(&instance, &key, &record, headers, comes_late).await
         }
-        Route::Status(_) => Ok(core.not_allowed("GET, HEAD, DELETE", headers)),
-        Route::Result(_) if is_read => result(&core, &key, &record, &parts).await,
-        Route::Events(_) if is_read => Ok(events::answer(&core, key.clone(), &record, &parts)),
+        Route::Status(_) => Ok(reply::not_allowed(settings, "GET, HEAD, DELETE", headers)),
+        Route::Result(_) if is_read => result(&instance, &key, &record, &parts).await,
+        Route::Events(_) if is_read => Ok(events::answer(&instance, key.clone(), &record, &parts)),
         Route::Cancel(_) if parts.method == Method::POST => {
-            cancel::answer(&core, &key, &record, &parts, body).await
+            cancel_form::answer(&instance, &key, &record, &parts, body).await
         }
-        Route::Cancel(_) => Ok(core.not_allowed("POST", headers)),
-        _ => Ok(core.not_allowed("GET, HEAD", headers)),
+        Route::Cancel(_) => Ok(reply::not_allowed(settings, "POST", headers)),
+        _ => Ok(reply::not_allowed(settings, "GET, HEAD", headers)),
     };
-    answer.unwrap_or_else(|error| failed(&core, &key, &error, headers))
+    answer.unwrap_or_else(|error| failed(settings, &key, &error, headers))
 }
 
-fn failed<R>(core: &Core, key: &Key, error: &BackendError, headers: &HeaderMap) -> Reply<R> {
+fn failed<R>(
+    settings: &Settings,
+    key: &Key,
+    error: &BackendError,
+    headers: &HeaderMap,
+) -> Reply<R> {
     observe::backend_failed(key, error);
-    core.unavailable(headers)
+    reply::unavailable(settings, headers)
 }
 
-fn status<R>(core: &Core, record: &Record, headers: &HeaderMap) -> Reply<R> {
-    let mut response = core.status(record, headers);
+fn status<R>(settings: &Settings, record: &Record, headers: &HeaderMap) -> Reply<R> {
+    let mut response = reply::status(settings, record, headers);
     if response.status() != StatusCode::OK {
         // Conditions apply to responses with content only.
         return response;
@@ -110,7 +116,7 @@ fn status<R>(core: &Core, record: &Record, headers: &HeaderMap) -> Reply<R> {
     let tag = response.headers().get(ETAG);
     let tag = tag.and_then(|tag| tag.to_str().ok()).unwrap_or_default();
     if !condition::matches(headers, tag) {
-        return core.precondition_failed(headers);
+        return reply::precondition_failed(settings, headers);
     }
     if condition::is_known(headers, tag) {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -121,78 +127,79 @@ fn status<R>(core: &Core, record: &Record, headers: &HeaderMap) -> Reply<R> {
 }
 
 async fn delete<R>(
-    core: &Arc<Core>,
+    instance: &Arc<Instance>,
     key: &Key,
     record: &Record,
     headers: &HeaderMap,
     comes_late: bool,
 ) -> Result<Reply<R>, BackendError> {
+    let settings = &instance.settings;
     if record.status.is_terminal() {
-        if comes_late || core.is_being_cancelled(key) {
+        if comes_late || instance.is_being_cancelled(key) {
             // The client wanted to cancel the operation, which another request cancels, and not to remove it.
-            return Ok(core.conflict(headers));
+            return Ok(reply::conflict(settings, headers));
         }
         if !condition::allows(headers, record) {
-            return Ok(core.precondition_failed(headers));
+            return Ok(reply::precondition_failed(settings, headers));
         }
-        return Ok(if core.remove(key, record).await? {
+        return Ok(if instance.remove(key, record).await? {
             let mut response = Response::new(Bytes::new().into());
             *response.status_mut() = StatusCode::NO_CONTENT;
             no_store(response.headers_mut());
             response
         } else {
-            core.not_found(headers)
+            reply::not_found(settings, headers)
         });
     }
-    Ok(match core.cancel(key, condition::of(headers)).await? {
-        Changed::Yes(record) => core.status(&record, &HeaderMap::new()),
+    Ok(match instance.cancel(key, condition::of(headers)).await? {
+        Changed::Yes(record) => reply::status(settings, &record, &HeaderMap::new()),
         Changed::No(record) if !condition::allows(headers, &record) => {
-            core.precondition_failed(headers)
+            reply::precondition_failed(settings, headers)
         }
-        Changed::No(_) => core.conflict(headers),
-        Changed::Gone => core.not_found(headers),
+        Changed::No(_) => reply::conflict(settings, headers),
+        Changed::Gone => reply::not_found(settings, headers),
     })
 }
 
 async fn result<R>(
-    core: &Arc<Core>,
+    instance: &Arc<Instance>,
     key: &Key,
     record: &Record,
     request: &request::Parts,
 ) -> Result<Reply<R>, BackendError> {
-    let headers = &request.headers;
+    let (settings, headers) = (&instance.settings, &request.headers);
     if !record.status.is_terminal() {
-        return Ok(core.pending(record, &core.links(&record.id)));
+        return Ok(reply::pending(settings, record));
     }
     if record.status == Status::Canceled {
-        return Ok(core.canceled(headers));
+        return Ok(reply::cancelled(settings, headers));
     }
     let consumed = "The result has been read.";
     if record.consumed {
-        return Ok(core.gone(consumed, headers));
+        return Ok(reply::gone(settings, consumed, headers));
     }
     let Some(stored) = record.result else {
-        return Ok(core.no_result(headers));
+        return Ok(reply::no_result(settings, headers));
     };
-    let Some(outcome) = core.records.get_result(key, stored).await? else {
-        return Ok(core.gone(consumed, headers));
+    let Some(outcome) = instance.records.get_result(key, stored).await? else {
+        return Ok(reply::gone(settings, consumed, headers));
     };
     let data = outcome.body.clone();
-    let body = if core.settings.result_once && request.method == Method::GET {
-        let (core, key, runtime) = (core.clone(), key.clone(), Handle::current());
-        OperationBody::once(data, move || core.consume(&runtime, key))
+    let body = if settings.result_once && request.method == Method::GET {
+        let (instance, key, runtime) = (instance.clone(), key.clone(), Handle::current());
+        OperationBody::once(data, move || instance.consume(&runtime, key))
     } else {
         data.into()
     };
-    Ok(core.result(outcome, body))
+    Ok(reply::result(settings, outcome, body))
 }
 
-fn asset<R>(core: &Core, file: &str, request: &request::Parts) -> Reply<R> {
+fn asset<R>(settings: &Settings, file: &str, request: &request::Parts) -> Reply<R> {
     let Some(asset) = page::asset(file) else {
-        return core.not_found(&request.headers);
+        return reply::not_found(settings, &request.headers);
     };
     if request.method != Method::GET && request.method != Method::HEAD {
-        return core.not_allowed("GET, HEAD", &request.headers);
+        return reply::not_allowed(settings, "GET, HEAD", &request.headers);
     }
     let mut response = Response::new(Bytes::from_static(asset.body.as_bytes()).into());
     let headers = response.headers_mut();

@@ -1,65 +1,15 @@
+use super::document::Links;
 use super::limits::Share;
 use super::page::{PageContext, Strings};
-use super::runner::RECORD_BYTES;
+use super::record::{RECORD_BYTES, principal_digest};
 use http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
 use http::{Method, request};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The default time that a client waits for its first reply.
-pub const DEFAULT_WAIT: Duration = Duration::from_secs(2);
-
-/// The default limit on the wait that a client can request.
-pub const DEFAULT_MAX_WAIT: Duration = Duration::from_secs(30);
-
 /// The default mount path.
-pub const DEFAULT_MOUNT: &str = "/.operations";
-
-/// The default number of requests that can become operations and that a process runs at the same time.
-pub const DEFAULT_MAX_RUNNING: usize = 1000;
-
-/// The default number of these requests of a principal.
-pub const DEFAULT_MAX_RUNNING_PER_PRINCIPAL: usize = 20;
-
-/// The default number of bytes of a request body that are read before the work begins.
-pub const DEFAULT_MAX_BODY_BYTES: usize = 2 * 1024 * 1024;
-
-/// The default limit on the size of a result, in bytes.
-pub const DEFAULT_MAX_RESULT_BYTES: usize = 4 * 1024 * 1024;
-
-/// The default limit on the size of all results of a process, in bytes.
-pub const DEFAULT_MAX_STORED_BYTES: usize = 32 * 1024 * 1024;
-
-/// The default lifetime of an operation.
-pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(60 * 60);
-
-/// The default time for which an operation is stored after its end.
-pub const DEFAULT_RETENTION: Duration = Duration::from_secs(60 * 60);
-
-/// The default interval at which progress is written to the store.
-pub const DEFAULT_PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
-
-/// The default time that an operation stays valid after the last sign of life of its process.
-pub const DEFAULT_LEASE: Duration = Duration::from_secs(15);
-
-/// The default delay in `Retry-After`.
-pub const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// The default interval between comments in an idle event stream.
-pub const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(15);
-
-/// The default timeout of a backend call.
-pub const DEFAULT_BACKEND_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The default number of request bodies that a process receives at the same time.
-pub(super) const RECEIVING: usize = 256;
-
-/// The default number of these bodies of a principal.
-pub(super) const RECEIVING_PER_PRINCIPAL: usize = 20;
-
-/// The default time that the body of a request may take to arrive.
-pub(super) const RECEIVE_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const MOUNT: &str = "/.operations";
 
 /// Whether a request becomes an operation when it takes longer than the wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,31 +77,31 @@ pub(super) type Page = dyn Fn(&PageContext<'_>) -> String + Send + Sync;
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            wait: DEFAULT_WAIT,
-            max_wait: DEFAULT_MAX_WAIT,
-            mount: DEFAULT_MOUNT.into(),
+            wait: Duration::from_secs(2),
+            max_wait: Duration::from_secs(30),
+            mount: MOUNT.into(),
             origin: "".into(),
             predicate: Arc::new(by_method),
             principal: Arc::new(|_| None),
             on_disconnect: OnDisconnect::default(),
             idempotency_keys: false,
             result_once: false,
-            max_running: DEFAULT_MAX_RUNNING,
-            max_running_per_principal: DEFAULT_MAX_RUNNING_PER_PRINCIPAL,
-            max_receiving: RECEIVING,
-            max_receiving_per_principal: RECEIVING_PER_PRINCIPAL,
-            receive_timeout: RECEIVE_TIMEOUT,
-            max_body_bytes: DEFAULT_MAX_BODY_BYTES,
-            max_result_bytes: DEFAULT_MAX_RESULT_BYTES,
-            max_stored_bytes: DEFAULT_MAX_STORED_BYTES,
+            max_running: 1000,
+            max_running_per_principal: 20,
+            max_receiving: 256,
+            max_receiving_per_principal: 20,
+            receive_timeout: Duration::from_secs(60),
+            max_body_bytes: 2 * 1024 * 1024,
+            max_result_bytes: 4 * 1024 * 1024,
+            max_stored_bytes: 32 * 1024 * 1024,
             max_stored_bytes_per_principal: None,
-            lifetime: DEFAULT_LIFETIME,
-            retention: DEFAULT_RETENTION,
-            progress_interval: DEFAULT_PROGRESS_INTERVAL,
-            lease: DEFAULT_LEASE,
-            retry_after: DEFAULT_RETRY_AFTER,
-            heartbeat: DEFAULT_HEARTBEAT,
-            backend_timeout: DEFAULT_BACKEND_TIMEOUT,
+            lifetime: Duration::from_secs(60 * 60),
+            retention: Duration::from_secs(60 * 60),
+            progress_interval: Duration::from_millis(200),
+            lease: Duration::from_secs(15),
+            retry_after: Duration::from_secs(1),
+            heartbeat: Duration::from_secs(15),
+            backend_timeout: Duration::from_secs(5),
             page: None,
             strings: Arc::default(),
         }
@@ -208,6 +158,16 @@ impl Settings {
             return Escalate::Never;
         }
         (self.predicate)(request)
+    }
+
+    /// Returns the principal of a request, as a digest.
+    pub(super) fn principal(&self, request: &request::Parts) -> Option<String> {
+        let principal = (self.principal)(request);
+        principal.map(|principal| principal_digest(&principal))
+    }
+
+    pub(super) fn links(&self, id: &str) -> Links {
+        Links::new(&self.origin, &self.mount, id)
     }
 
     /// Returns the limits in total and per principal.

@@ -246,7 +246,7 @@ impl<T: Task> Call<T> {
                     progress.set(percent);
                 }
                 if let Some(message) = &report.message {
-                    progress.message(message.as_str());
+                    progress.set_message(message.as_str());
                 }
             }));
         });

@@ -217,7 +217,7 @@ pub(crate) async fn run(name: Arc<str>, backend: Backend) -> Result<(), BoxError
     };
     // Starts listening now, because signals from the other instance would be lost before the first wait.
     web.signals.listen().await?;
-    let operations = OperationLayer::builder(backend.clone())
+    let operations = OperationLayer::new(backend.clone())
         .wait(Duration::from_millis(500))
         .lease(Duration::from_secs(3))
         .progress_interval(Duration::from_millis(200))
@@ -225,8 +225,7 @@ pub(crate) async fn run(name: Arc<str>, backend: Backend) -> Result<(), BoxError
         .predicate(|request| match request.uri.path() {
             "/report" => Escalate::Always,
             _ => Escalate::Never,
-        })
-        .build();
+        });
     let tasks = tasks(backend.clone(), Worker::default());
     let served_by = HeaderValue::from_str(&name)?;
     let app = Router::new()

@@ -70,7 +70,7 @@ async fn work(Query(work): Query<Work>, progress: Progress) -> Result<Response, 
     for step in 1..=steps {
         sleep(pause).await;
         progress.set(100.0 * f64::from(step) / f64::from(steps));
-        progress.message(format!("step {step} of {steps}"));
+        progress.set_message(format!("step {step} of {steps}"));
     }
     let code = work.code.unwrap_or(if work.fail == 1 { 422 } else { 200 });
     let status = StatusCode::from_u16(code).map_err(|_| StatusCode::BAD_REQUEST)?;
@@ -103,7 +103,7 @@ async fn backend() -> Result<Backend, BoxError> {
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    let mut operations = OperationLayer::builder(backend().await?)
+    let mut operations = OperationLayer::new(backend().await?)
         .wait(Duration::from_millis(200))
         .mount("/.operations")
         // A report is a `GET` request. By default it becomes an operation only if the client prefers so.
@@ -120,7 +120,6 @@ async fn main() -> Result<(), BoxError> {
             .map_err(|error| format!("LEASE_MS is `{lease}`, not milliseconds: {error}"))?;
         operations = operations.lease(Duration::from_millis(milliseconds));
     }
-    let operations = operations.build();
 
     let app = Router::new()
         .route("/", get(async || Html(HOME)))

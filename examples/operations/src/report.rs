@@ -17,7 +17,7 @@ fn revenue(region: &'static str, number: usize, progress: &Progress) -> u32 {
         #[expect(clippy::cast_precision_loss, reason = "there are few regions")]
         let done = number as f64 + start.elapsed().as_secs_f64().min(1.0);
         progress.set(100.0 * done / 4.0);
-        progress.message(format!("adding up the {region}"));
+        progress.set_message(format!("adding up the {region}"));
     }
     revenue % 9 + 1
 }

@@ -11,7 +11,6 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tower::ServiceExt;
 use tower_promises::backend::Backend;
-use tower_promises::operations::OperationLayerBuilder;
 use tower_promises::operations::{OperationLayer, Operations, Progress};
 
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -34,14 +33,13 @@ pub struct Answer {
 impl App {
     /// Creates a service with a handler for all requests.
     pub fn new<F, T>(
-        builder: OperationLayerBuilder,
+        layer: OperationLayer,
         handler: impl Fn(Request) -> F + Clone + Send + Sync + 'static,
     ) -> Self
     where
         F: Future<Output = T> + Send + 'static,
         T: IntoResponse + 'static,
     {
-        let layer = builder.build();
         Self {
             operations: layer.operations(),
             router: Router::new().fallback(handler).layer(layer),
@@ -49,8 +47,8 @@ impl App {
     }
 
     /// Creates a service with work that takes the time given in the request.
-    pub fn working(builder: OperationLayerBuilder) -> Self {
-        Self::new(builder, work)
+    pub fn working(layer: OperationLayer) -> Self {
+        Self::new(layer, work)
     }
 
     pub async fn send(&self, request: Request) -> Answer {
@@ -146,19 +144,19 @@ pub async fn work(request: Request) -> Response {
     for step in 1..=steps {
         sleep(pause).await;
         progress.set(100.0 * step as f64 / steps as f64);
-        progress.message(format!("step {step} of {steps}"));
+        progress.set_message(format!("step {step} of {steps}"));
     }
     let code = code.unwrap_or(200).try_into().unwrap();
     let status = StatusCode::from_u16(code).unwrap();
     (status, [("x-work", "done")], r#"{"answer":42}"#).into_response()
 }
 
-pub fn memory() -> OperationLayerBuilder {
-    OperationLayer::builder(Backend::memory())
+pub fn memory() -> OperationLayer {
+    OperationLayer::memory()
 }
 
 /// Returns two services that only share the backend, like two machines.
-pub fn two_machines(settings: impl Fn(OperationLayerBuilder) -> OperationLayerBuilder) -> [App; 2] {
+pub fn two_machines(settings: impl Fn(OperationLayer) -> OperationLayer) -> [App; 2] {
     let backend = Backend::memory();
-    [(); 2].map(|()| App::working(settings(OperationLayer::builder(backend.clone()))))
+    [(); 2].map(|()| App::working(settings(OperationLayer::new(backend.clone()))))
 }

@@ -15,8 +15,6 @@ use thirtyfour::By;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
-use tower_promises::backend::Backend;
-use tower_promises::operations::OperationLayerBuilder;
 use tower_promises::operations::{OperationLayer, Progress};
 
 /// A request that is being handled.
@@ -73,9 +71,9 @@ impl Site {
 
     pub async fn start_with(
         proxy: Proxy,
-        configure: impl FnOnce(OperationLayerBuilder) -> OperationLayerBuilder,
+        configure: impl FnOnce(OperationLayer) -> OperationLayer,
     ) -> Self {
-        let builder = OperationLayer::builder(Backend::memory()).wait(Duration::ZERO);
+        let layer = OperationLayer::memory().wait(Duration::ZERO);
         let (sender, works) = mpsc::unbounded_channel();
         let (count, streams) = watch::channel(Streams::default());
         let app = Router::new()
@@ -84,7 +82,7 @@ impl Site {
             .route("/favicon.ico", get(async || StatusCode::NO_CONTENT))
             .route("/work", get(work).post(work))
             .with_state(sender)
-            .layer(configure(builder).build())
+            .layer(configure(layer))
             .layer(from_fn_with_state(proxy, pass_on))
             .layer(from_fn_with_state(count, count_streams))
             .layer(from_fn(restrict));

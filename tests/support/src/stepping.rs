@@ -206,8 +206,8 @@ pub const KEY: (&str, &str) = ("idempotency-key", "8e03978e-40d5-43dd-bc93-6894a
 pub fn counting(store: &Stepping) -> (App, Counter) {
     let calls = Counter::default();
     let counted = calls.clone();
-    let builder = OperationLayer::builder(store.backend()).idempotency_keys(true);
-    let app = App::new(builder, move |request: Request| {
+    let layer = OperationLayer::new(store.backend()).idempotency_keys(true);
+    let app = App::new(layer, move |request: Request| {
         counted.add();
         work(request)
     });

@@ -81,7 +81,7 @@ pub struct ErrorContext<'a> {
     /// The status of the response.
     pub status: StatusCode,
     /// Whether the operation was cancelled, which is not an error to the user. The status is then 410.
-    pub is_canceled: bool,
+    pub is_cancelled: bool,
     /// The time to wait before another attempt.
     pub retry_after: Option<Duration>,
     /// The prefix of the addresses of styles, without the `/` before the file name.

@@ -55,7 +55,7 @@ pub(crate) fn render(context: &PageContext<'_>) -> String {
 pub(crate) fn render_error(context: &ErrorContext<'_>) -> String {
     let strings = context.strings;
     let (title, text) = match context.status {
-        _ if context.is_canceled => (&strings.canceled, &strings.canceled_text),
+        _ if context.is_cancelled => (&strings.cancelled, &strings.cancelled_text),
         StatusCode::NOT_FOUND => (&strings.not_found, &strings.not_found_text),
         StatusCode::CONFLICT => (&strings.conflict, &strings.conflict_text),
         StatusCode::GONE => (&strings.gone, &strings.gone_text),
@@ -90,7 +90,7 @@ fn heading(status: Status, strings: &Strings) -> &str {
         Status::Running => &strings.running,
         Status::Succeeded => &strings.succeeded,
         Status::Failed => &strings.failed,
-        Status::Canceled => &strings.canceled,
+        Status::Canceled => &strings.cancelled,
     }
 }
 
@@ -131,10 +131,10 @@ fn data(context: &PageContext<'_>) -> String {
         ("running", &strings.running),
         ("succeeded", &strings.succeeded),
         ("failed", &strings.failed),
-        ("canceled", &strings.canceled),
+        ("canceled", &strings.cancelled),
         ("title", &strings.title),
         ("percent", &strings.percent),
-        ("canceling", &strings.canceling),
+        ("canceling", &strings.cancelling),
         ("connection-lost", &strings.connection_lost),
     ];
     let mut data = String::new();
@@ -185,7 +185,7 @@ fn actions(context: &PageContext<'_>, running: bool) -> String {
 
 /// The number of the status, for support requests. A page for a cancelled operation has none.
 fn status(context: &ErrorContext<'_>) -> String {
-    if context.is_canceled {
+    if context.is_cancelled {
         return String::new();
     }
     let status = context.status.as_str();

@@ -63,9 +63,9 @@ strings! {
     /// The heading of an operation that has failed.
     failed = "That did not work";
     /// The heading of an operation that was cancelled.
-    canceled = "Cancelled";
+    cancelled = "Cancelled";
     /// The text in place of the result of a cancelled operation.
-    canceled_text = "The operation was cancelled before it was done.";
+    cancelled_text = "The operation was cancelled before it was done.";
     /// The title of the page with progress, with `{percent}` and `{heading}`.
     title = "{percent} · {heading}";
     /// The progress, with `{percent}`, a whole number.
@@ -75,7 +75,7 @@ strings! {
     /// The button that cancels the operation.
     cancel = "Cancel";
     /// The same button after it was pressed.
-    canceling = "Cancelling…";
+    cancelling = "Cancelling…";
     /// The link to the result, shown when the operation has ended.
     result = "See the result";
     /// The text while the server does not answer.

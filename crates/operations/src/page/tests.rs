@@ -110,7 +110,7 @@ fn nothing_gets_out_of_its_place() {
 
     let error = render_error(&ErrorContext {
         status: StatusCode::GONE,
-        is_canceled: false,
+        is_cancelled: false,
         retry_after: Some(Duration::ZERO),
         assets: HOSTILE,
         strings: &strings,
@@ -134,7 +134,7 @@ fn errors_are_said_in_plain_words() {
     let page = |status, retry_after| {
         render_error(&ErrorContext {
             status,
-            is_canceled: false,
+            is_cancelled: false,
             retry_after,
             assets: "/o/assets",
             strings: &strings,

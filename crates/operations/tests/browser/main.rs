@@ -8,7 +8,7 @@ use http::StatusCode;
 use serde_json::json;
 use test_support::site::{Proxy, Site};
 use thirtyfour::Key;
-use tower_promises_operations::OperationLayerBuilder;
+use tower_promises_operations::OperationLayer;
 use tower_promises_operations::page::Strings;
 
 const MESSAGE: &str = "document.querySelector('[role=status]').textContent";
@@ -28,7 +28,7 @@ async fn the_page_follows_the_work_and_ends_on_the_result() {
     );
 
     work.progress.set(42.9);
-    work.progress.message("<b>row</b> 3");
+    work.progress.set_message("<b>row</b> 3");
     site.browser
         .until(&format!("{MESSAGE} === '<b>row</b> 3'"))
         .await;
@@ -63,7 +63,7 @@ async fn the_page_reloads_itself_without_scripts() {
     site.browser.allow_scripts(false).await;
     let work = site.begin().await;
     work.progress.set(50);
-    work.progress.message("halfway");
+    work.progress.set_message("halfway");
     site.browser
         .until("document.title === '50% · Working on it'")
         .await;
@@ -170,7 +170,7 @@ async fn the_pages_are_readable_in_light_and_dark_and_on_a_phone() {
     let unknown = format!("{}/.operations/unknown", site.url);
     let work = site.begin().await;
     work.progress.set(64);
-    work.progress.message("a-very-long-word".repeat(20));
+    work.progress.set_message("a-very-long-word".repeat(20));
     site.browser
         .until("document.title === '64% · Working on it'")
         .await;
@@ -216,7 +216,7 @@ async fn a_screen_reader_gets_names_and_values() {
     let mut site = Site::start().await;
     let work = site.begin().await;
     work.progress.set(25);
-    work.progress.message("reading");
+    work.progress.set_message("reading");
     site.browser
         .until("document.title === '25% · Working on it'")
         .await;
@@ -256,7 +256,7 @@ async fn the_page_polls_if_events_do_not_arrive() {
         let work = site.begin().await;
         let page: f64 = site.browser.evaluate("performance.timeOrigin").await;
         work.progress.set(30);
-        work.progress.message("reading");
+        work.progress.set_message("reading");
         site.browser
             .until("document.title === '30% · Working on it'")
             .await;
@@ -327,7 +327,7 @@ async fn the_page_shows_a_cancel_by_another_client() {
 // Contract: 6.5
 #[tokio::test]
 async fn errors_are_pages_too() {
-    let configure = |layer: OperationLayerBuilder| {
+    let configure = |layer: OperationLayer| {
         layer
             .max_running_per_principal(1)
             .max_running(2)
@@ -366,7 +366,7 @@ async fn the_page_speaks_other_languages() {
         .running("Working on it")
         .percent("٪{percent}")
         .cancel("إلغاء")
-        .canceling("جارٍ الإلغاء");
+        .cancelling("جارٍ الإلغاء");
     let mut site = Site::start_with(Proxy::Transparent, |layer| layer.strings(arabic)).await;
     let work = site.begin().await;
     work.progress.set(7);

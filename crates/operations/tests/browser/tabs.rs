@@ -64,7 +64,7 @@ async fn a_hidden_page_has_no_stream_and_catches_up_when_it_is_shown() {
     site.browser.until_title(&page, AT_WORK).await;
     assert_eq!(site.streams.borrow().open, 0);
 
-    work.progress.message("while it was hidden");
+    work.progress.set_message("while it was hidden");
     site.browser.show(&page).await;
     site.until_streams(1).await;
     site.browser

@@ -169,7 +169,7 @@ async fn section_4_a_condition_that_does_not_hold_changes_nothing() {
 #[tokio::test]
 async fn section_4_one_of_two_machines_that_cancel_at_once_succeeds() {
     for _ in 0..50 {
-        let machines = two_machines(|builder| builder.wait(SECOND / 100));
+        let machines = two_machines(|layer| layer.wait(SECOND / 100));
         let path = machines[0].start("POST /?ms=60000", &[]).await;
         let line = format!("DELETE {path}");
         let deletes = machines.clone().map(|machine| {

@@ -6,12 +6,12 @@ use test_support::operation::{Answer, App, SECOND, memory, request, work};
 use test_support::{Counter, Log, until};
 use tokio::time::{sleep, timeout};
 use tower::{BoxError, ServiceExt};
-use tower_promises_operations::OperationLayerBuilder;
+use tower_promises_operations::OperationLayer;
 use tower_promises_operations::Progress;
 
 /// A service whose requests name their user in a header.
-fn with_users(builder: OperationLayerBuilder) -> App {
-    App::working(builder.principal(|request| {
+fn with_users(layer: OperationLayer) -> App {
+    App::working(layer.principal(|request| {
         let user = request.headers.get("user")?;
         Some(user.to_str().ok()?.to_owned())
     }))
@@ -143,12 +143,12 @@ async fn section_7_problems_have_a_type_and_a_status() {
 async fn section_7_limits_are_429_and_503_and_the_service_is_not_called() {
     let calls = Counter::default();
     let counted = calls.clone();
-    let builder = memory()
+    let layer = memory()
         .max_running_per_principal(2)
         .max_running(3)
         .retry_after(SECOND * 7)
         .principal(|request| request.uri.path().strip_prefix("/").map(str::to_owned));
-    let app = App::new(builder, move |request: Request| {
+    let app = App::new(layer, move |request: Request| {
         counted.add();
         work(request)
     });
@@ -220,12 +220,12 @@ async fn section_7_stored_results_are_bounded() {
 }
 
 /// A service whose results have 1500 bytes.
-fn storing(builder: OperationLayerBuilder) -> App {
-    let builder = builder.retention(SECOND * 100).principal(|request| {
+fn storing(layer: OperationLayer) -> App {
+    let layer = layer.retention(SECOND * 100).principal(|request| {
         let user = request.headers.get("user")?;
         Some(user.to_str().ok()?.to_owned())
     });
-    App::new(builder, async |_: Request| {
+    App::new(layer, async |_: Request| {
         sleep(SECOND * 3).await;
         vec![b'x'; 1500]
     })
@@ -408,7 +408,7 @@ async fn section_7_a_panic_in_the_work_is_a_failure_without_its_text() {
 
 #[tokio::test(start_paused = true)]
 async fn an_error_of_the_service_after_the_reply_is_a_failure() {
-    let layer = memory().build();
+    let layer = memory();
     let service = tower::ServiceBuilder::new().layer(layer).service_fn(
         async |request: Request<
             tower_promises_operations::OperationRequestBody<axum::body::Body>,
@@ -506,7 +506,7 @@ async fn progress_is_found_deep_in_the_handler() {
 #[tokio::test(start_paused = true)]
 async fn each_setting_accepts_the_longest_duration() {
     let forever = std::time::Duration::MAX;
-    let builder = memory()
+    let layer = memory()
         .max_wait(forever)
         .lifetime(forever)
         .retention(forever)
@@ -515,7 +515,7 @@ async fn each_setting_accepts_the_longest_duration() {
         .retry_after(forever)
         .heartbeat(forever)
         .backend_timeout(forever);
-    let app = with_users(builder);
+    let app = with_users(layer);
     let path = app.start("POST /?ms=9000&steps=3", &[ANNA]).await;
     let path = format!("GET {path}");
     sleep(SECOND * 9).await;

@@ -261,7 +261,7 @@ async fn section_5_the_stream_of_a_removed_operation_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn section_5_ids_agree_between_machines() {
-    let [here, there] = two_machines(|builder| builder);
+    let [here, there] = two_machines(|layer| layer);
     let path = here.start("POST /?ms=10000&steps=5", &[]).await;
     let streams = [
         Events::open(&here, &path, None).await,
@@ -294,7 +294,7 @@ async fn section_5_ids_agree_between_machines() {
 
 #[tokio::test(start_paused = true)]
 async fn events_end_when_the_process_has_drained() {
-    let [here, there] = two_machines(|builder| builder);
+    let [here, there] = two_machines(|layer| layer);
     let path = here.start("POST /?ms=60000", &[]).await;
     let mut events = Events::open(&there, &path, None).await;
     soon(events.next()).await.unwrap();

@@ -235,8 +235,8 @@ async fn section_1_a_read_escalates_when_that_is_preferred() {
         .await;
     assert_eq!(asks.status, 202);
 
-    let builder = memory().predicate(|_| Escalate::WhenPreferred);
-    let app = App::working(builder);
+    let layer = memory().predicate(|_| Escalate::WhenPreferred);
+    let app = App::working(layer);
     assert_eq!(app.ask("POST /?ms=9000", &[]).await.status, 200);
     let asks = app
         .ask("POST /?ms=9000", &[("prefer", "respond-async")])
@@ -467,10 +467,10 @@ async fn section_7_on_disconnect_decides_about_work_before_the_reply() {
     let (dropped, started) = (Counter::default(), Arc::new(Notify::new()));
     for on_disconnect in [OnDisconnect::Drop, OnDisconnect::Continue] {
         let (counter, has_started) = (dropped.clone(), started.clone());
-        let builder = memory()
+        let layer = memory()
             .on_disconnect(on_disconnect)
             .principal(|_| Some("user".into()));
-        let app = App::new(builder, move |request: Request| {
+        let app = App::new(layer, move |request: Request| {
             let (counter, has_started) = (counter.clone(), has_started.clone());
             async move {
                 let progress = progress(&request);
@@ -529,7 +529,7 @@ async fn errors_and_panics_before_the_first_reply_are_those_of_the_service() {
 #[tokio::test(start_paused = true)]
 async fn the_service_is_polled_ready_before_each_call_and_status_does_not_wait_for_it() {
     let limit = tower::limit::ConcurrencyLimitLayer::new(1);
-    let layer = memory().build();
+    let layer = memory();
     let service = tower::ServiceBuilder::new()
         .layer(layer)
         .layer(limit)

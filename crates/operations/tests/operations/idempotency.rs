@@ -9,19 +9,18 @@ use tokio::time::{Instant, sleep};
 use tower::ServiceExt;
 use tower_promises_backend::Backend;
 use tower_promises_operations::OperationLayer;
-use tower_promises_operations::OperationLayerBuilder;
 
 const KEY: (&str, &str) = ("idempotency-key", "8e03978e-40d5-43dd-bc93-6894a57f9324");
 
 /// A service that counts its calls.
-fn counting(builder: OperationLayerBuilder) -> (App, Counter) {
+fn counting(layer: OperationLayer) -> (App, Counter) {
     let calls = Counter::default();
     let counted = calls.clone();
-    let builder = builder.idempotency_keys(true).principal(|request| {
+    let layer = layer.idempotency_keys(true).principal(|request| {
         let user = request.headers.get("user")?;
         Some(user.to_str().ok()?.to_owned())
     });
-    let app = App::new(builder, move |request: Request| {
+    let app = App::new(layer, move |request: Request| {
         counted.add();
         work(request)
     });
@@ -88,8 +87,8 @@ async fn section_7_another_request_with_the_key_is_422() {
 #[tokio::test(start_paused = true)]
 async fn section_7_a_key_in_flight_is_409() {
     let backend = Backend::memory();
-    let (here, calls) = counting(OperationLayer::builder(backend.clone()));
-    let (there, _) = counting(OperationLayer::builder(backend));
+    let (here, calls) = counting(OperationLayer::new(backend.clone()));
+    let (there, _) = counting(OperationLayer::new(backend));
     let first = tokio::spawn({
         let here = here.clone();
         async move { here.ask("POST /?ms=1000", &[KEY]).await }
@@ -110,8 +109,8 @@ async fn section_7_a_key_in_flight_is_409() {
 async fn section_7_one_of_many_concurrent_requests_runs() {
     for _ in 0..20 {
         let backend = Backend::memory();
-        let (here, calls) = counting(OperationLayer::builder(backend.clone()));
-        let (there, more_calls) = counting(OperationLayer::builder(backend));
+        let (here, calls) = counting(OperationLayer::new(backend.clone()));
+        let (there, more_calls) = counting(OperationLayer::new(backend));
         let asks = (0..8).map(|number| {
             let app = if number % 2 == 0 {
                 here.clone()
@@ -158,8 +157,8 @@ async fn a_client_that_goes_away_comes_back_for_the_result() {
 #[tokio::test(start_paused = true)]
 async fn section_7_a_request_without_its_client_is_not_in_flight() {
     let backend = Backend::memory();
-    let (here, calls) = counting(OperationLayer::builder(backend.clone()));
-    let (there, _) = counting(OperationLayer::builder(backend));
+    let (here, calls) = counting(OperationLayer::new(backend.clone()));
+    let (there, _) = counting(OperationLayer::new(backend));
     let first = here.router.clone();
     let client = tokio::spawn(first.oneshot(request("POST /?ms=9000", &[KEY])));
     until("the request is in flight", || calls.get() == 1).await;
@@ -178,8 +177,8 @@ async fn section_7_a_request_without_its_client_is_not_in_flight() {
 #[tokio::test(start_paused = true)]
 async fn section_1_a_repeated_request_waits_as_its_client_prefers() {
     let backend = Backend::memory();
-    let (here, calls) = counting(OperationLayer::builder(backend.clone()));
-    let (there, _) = counting(OperationLayer::builder(backend));
+    let (here, calls) = counting(OperationLayer::new(backend.clone()));
+    let (there, _) = counting(OperationLayer::new(backend));
     let path = here.start("POST /?ms=20000", &[KEY]).await;
     for app in [&here, &there] {
         for (prefer, wait) in [("wait=4", 4), ("respond-async", 0)] {
@@ -219,11 +218,11 @@ async fn a_repeated_request_that_waits_counts_as_a_request() {
 #[tokio::test(start_paused = true)]
 async fn section_7_a_repeated_request_needs_no_room_for_another_result() {
     let user = ("user", "anna");
-    for (builder, refused) in [
+    for (layer, refused) in [
         (memory().max_stored_bytes_per_principal(2048), 429),
         (memory().max_stored_bytes(2048), 503),
     ] {
-        let (app, calls) = counting(builder);
+        let (app, calls) = counting(layer);
         let first = app.ask("POST /?ms=10", &[KEY, user]).await;
         assert_eq!(first.status, 200);
         let full = app.start("POST /?ms=9000", &[user]).await;
@@ -290,8 +289,8 @@ async fn a_request_that_is_not_guaranteed_to_run_once_does_not_run() {
 
 #[tokio::test(start_paused = true)]
 async fn a_key_applies_to_a_request_that_does_not_escalate() {
-    let builder = memory().predicate(|_| tower_promises_operations::Escalate::WhenPreferred);
-    let (app, calls) = counting(builder);
+    let layer = memory().predicate(|_| tower_promises_operations::Escalate::WhenPreferred);
+    let (app, calls) = counting(layer);
     for _ in 0..2 {
         let answer = app.ask("POST /?ms=600000", &[KEY]).await;
         assert_eq!(

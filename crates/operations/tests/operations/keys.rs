@@ -14,20 +14,19 @@ use tokio::time::sleep;
 use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_promises_backend::Backend;
-use tower_promises_operations::OperationLayer;
-use tower_promises_operations::{OperationLayerBuilder, OperationRequestBody};
+use tower_promises_operations::{OperationLayer, OperationRequestBody};
 
 const KEY: (&str, &str) = ("idempotency-key", "\"8e03978e-40d5-43dd-bc93\"");
 
-fn keyed() -> OperationLayerBuilder {
+fn keyed() -> OperationLayer {
     memory().idempotency_keys(true)
 }
 
 /// A service that counts its calls and answers with these statuses, and with the last one from then on.
-fn answering(builder: OperationLayerBuilder, statuses: &'static [u16]) -> (App, Counter) {
+fn answering(layer: OperationLayer, statuses: &'static [u16]) -> (App, Counter) {
     let calls = Counter::default();
     let counted = calls.clone();
-    let app = App::new(builder, move |request: Request| {
+    let app = App::new(layer, move |request: Request| {
         let call = counted.get();
         counted.add();
         let ms = number(&request, "ms").unwrap_or(0);
@@ -173,11 +172,11 @@ async fn section_7_a_repeated_form_may_have_another_boundary() {
 }
 
 /// A service with an outer layer that answers panics.
-fn panicking(builder: OperationLayerBuilder) -> (App, Counter) {
+fn panicking(layer: OperationLayer) -> (App, Counter) {
     let (mut app, calls) = {
         let calls = Counter::default();
         let counted = calls.clone();
-        let app = App::new(builder, move |request: Request| {
+        let app = App::new(layer, move |request: Request| {
             counted.add();
             let ms = number(&request, "ms");
             async move {
@@ -248,7 +247,7 @@ async fn section_7_a_shed_request_is_not_remembered() {
     let calls = Counter::default();
     let counted = calls.clone();
     let service = ServiceBuilder::new()
-        .layer(keyed().wait(SECOND * 20).build())
+        .layer(keyed().wait(SECOND * 20))
         .load_shed()
         .concurrency_limit(1)
         .service_fn(move |request: Inner| {
@@ -274,7 +273,7 @@ async fn section_7_an_error_of_work_that_has_begun_is_remembered() {
     let calls = Counter::default();
     let counted = calls.clone();
     let service = ServiceBuilder::new()
-        .layer(keyed().build())
+        .layer(keyed())
         .timeout(SECOND)
         .service_fn(move |request: Inner| {
             counted.add();
@@ -306,7 +305,7 @@ async fn section_7_work_begins_when_it_reads_its_body_or_reports() {
                 Reply::Err("broken".into())
             }
         });
-        let service = ServiceBuilder::new().layer(keyed().build()).service(inner);
+        let service = ServiceBuilder::new().layer(keyed()).service(inner);
         assert!(send(&service, line, &[KEY]).await.is_err());
         let again = send(&service, line, &[KEY]).await.unwrap();
         assert_eq!((again.status.as_u16(), calls.get()), (500, 1), "{line}");
@@ -343,12 +342,10 @@ impl tower::Service<Inner> for Closed {
 async fn section_7_a_failure_before_the_service_is_ready_is_not_remembered() {
     for panics in [false, true] {
         let polls = Counter::default();
-        let service = ServiceBuilder::new()
-            .layer(keyed().build())
-            .service(Closed {
-                polls: polls.clone(),
-                panics,
-            });
+        let service = ServiceBuilder::new().layer(keyed()).service(Closed {
+            polls: polls.clone(),
+            panics,
+        });
         for poll in 1..=3 {
             let sent = send(&service, "POST /", &[KEY]);
             match std::panic::AssertUnwindSafe(sent).catch_unwind().await {
@@ -395,12 +392,12 @@ async fn section_7_temporary_refusals_are_not_remembered() {
 #[tokio::test(start_paused = true)]
 async fn section_7_a_refusal_after_the_first_reply_is_a_result_and_remembered() {
     let backend = Backend::memory();
-    let builder = || OperationLayer::builder(backend.clone()).idempotency_keys(true);
+    let layer = || OperationLayer::new(backend.clone()).idempotency_keys(true);
     // The first client got the reply, or another client after the first has gone away.
     for (number, goes_away) in [false, true].into_iter().enumerate() {
         let key = [("idempotency-key", ["a", "b"][number])];
-        let (here, _) = answering(builder(), &[503]);
-        let (there, calls) = answering(builder(), &[201]);
+        let (here, _) = answering(layer(), &[503]);
+        let (there, calls) = answering(layer(), &[201]);
         if goes_away {
             let first = request("POST /?ms=9000", &key);
             let first = tokio::spawn(here.router.clone().oneshot(first));
@@ -430,7 +427,7 @@ async fn section_7_a_refusal_of_work_that_has_reported_is_remembered() {
         let app = App::new(keyed(), move |request: Request| {
             counted.add();
             if reports_a_message {
-                progress(&request).message("charging the card");
+                progress(&request).set_message("charging the card");
             } else {
                 progress(&request).set(0);
             }
@@ -462,8 +459,8 @@ async fn section_7_a_client_that_waits_for_an_earlier_request_gets_its_refusal()
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_request_takes_no_place_in_the_list_of_its_principal() {
-    let builder = keyed().principal(|_| Some("anna".into()));
-    let app = App::new(builder, async |request: Request| {
+    let layer = keyed().principal(|_| Some("anna".into()));
+    let app = App::new(layer, async |request: Request| {
         if request.uri().path() == "/slow" {
             sleep(SECOND * 1000).await;
         }

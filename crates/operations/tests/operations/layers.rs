@@ -146,10 +146,10 @@ async fn cors_works_outside_and_inside_of_the_layer() {
     };
     let outside = ServiceBuilder::new()
         .layer(cors())
-        .layer(memory().build())
+        .layer(memory())
         .service_fn(work);
     let inside = ServiceBuilder::new()
-        .layer(memory().wait(SECOND).build())
+        .layer(memory().wait(SECOND))
         .layer(cors())
         .service_fn(work);
     for (line, status) in [("OPTIONS /", 200), ("POST /?ms=9000", 202)] {
@@ -163,4 +163,19 @@ async fn cors_works_outside_and_inside_of_the_layer() {
             assert_eq!(answer.status, status, "{line}");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_setter_changes_no_other_clone() {
+    let layer = memory().wait(SECOND);
+    let (clone, patient) = (layer.clone(), layer.clone().wait(SECOND * 20));
+    let [first, second, third] = [layer, clone, patient].map(App::working);
+    for (app, status) in [(&first, 202), (&second, 202), (&third, 200)] {
+        assert_eq!(app.ask("POST /?ms=9000", &[]).await.status, status);
+    }
+    // Clones share their operations. The changed layer shares only the backend.
+    let path = first.start("POST /?ms=9000", &[]).await;
+    assert_eq!(second.operations.running(), first.operations.running());
+    assert_eq!(third.operations.running(), 0);
+    assert_eq!(third.ended(&path).await["status"], "Succeeded");
 }

@@ -15,13 +15,15 @@ use tower_promises_backend::{
     Backend, BackendError, BoxFuture, Bus, BusStream, CompareAndSet, Entry, Revision, Store,
     WatchStream,
 };
-use tower_promises_operations::DEFAULT_LEASE;
 use tower_promises_operations::OperationLayer;
+
+/// The lease by default.
+const LEASE: Duration = Duration::from_secs(15);
 
 // Contract: 4.8
 #[tokio::test(start_paused = true)]
 async fn any_machine_answers_for_every_operation() {
-    let [here, there] = two_machines(|builder| builder);
+    let [here, there] = two_machines(|layer| layer);
     let path = here.start("POST /?ms=10000&steps=5", &[]).await;
     sleep(SECOND * 3).await;
     let document = there.document(&path).await;
@@ -44,9 +46,9 @@ async fn a_result_that_another_machine_removes_or_reads_makes_room() {
     for once in [false, true] {
         let backend = Backend::memory();
         let [here, there] = [(); 2].map(|()| {
-            let builder = OperationLayer::builder(backend.clone());
-            let builder = builder.max_stored_bytes(3000).result_once(once);
-            App::new(builder, async |_: Request| {
+            let layer = OperationLayer::new(backend.clone());
+            let layer = layer.max_stored_bytes(3000).result_once(once);
+            App::new(layer, async |_: Request| {
                 sleep(SECOND * 9).await;
                 vec![b'x'; 900]
             })
@@ -69,17 +71,14 @@ async fn a_cancel_reaches_the_machine_that_works() {
     let dropped = Counter::default();
     let counter = dropped.clone();
     let backend = Backend::memory();
-    let here = App::new(
-        OperationLayer::builder(backend.clone()),
-        move |_: Request| {
-            let guard = counter.on_drop();
-            async move {
-                sleep(SECOND * 600).await;
-                drop(guard);
-            }
-        },
-    );
-    let there = App::working(OperationLayer::builder(backend));
+    let here = App::new(OperationLayer::new(backend.clone()), move |_: Request| {
+        let guard = counter.on_drop();
+        async move {
+            sleep(SECOND * 600).await;
+            drop(guard);
+        }
+    });
+    let there = App::working(OperationLayer::new(backend));
     let path = here.start("POST /", &[]).await;
     let start = Instant::now();
     let answer = there.ask(&format!("DELETE {path}"), &[]).await;
@@ -194,7 +193,7 @@ async fn a_cancel_takes_effect_although_its_message_is_lost() {
     let unreliable = Unreliable::new();
     unreliable.is_deaf.store(true, Ordering::SeqCst);
     let [here, there] = [(); 2]
-        .map(|()| App::working(OperationLayer::builder(unreliable.backend()).lease(SECOND * 15)));
+        .map(|()| App::working(OperationLayer::new(unreliable.backend()).lease(SECOND * 15)));
     let path = here.start("POST /?ms=600000", &[]).await;
     there.ask(&format!("DELETE {path}"), &[]).await;
     let start = Instant::now();
@@ -208,8 +207,7 @@ async fn a_cancel_takes_effect_although_its_message_is_lost() {
 async fn reporting_work_notices_a_cancel_whose_message_is_lost() {
     let unreliable = Unreliable::new();
     unreliable.is_deaf.store(true, Ordering::SeqCst);
-    let [here, there] =
-        [(); 2].map(|()| App::working(OperationLayer::builder(unreliable.backend())));
+    let [here, there] = [(); 2].map(|()| App::working(OperationLayer::new(unreliable.backend())));
     let path = here.start("POST /?ms=600000&steps=1200", &[]).await;
     there.ask(&format!("DELETE {path}"), &[]).await;
     let start = Instant::now();
@@ -222,7 +220,7 @@ async fn reporting_work_notices_a_cancel_whose_message_is_lost() {
 #[tokio::test(start_paused = true)]
 async fn a_backend_that_is_down_keeps_requests_on_their_connection() {
     let unreliable = Unreliable::new();
-    let app = App::working(OperationLayer::builder(unreliable.backend()));
+    let app = App::working(OperationLayer::new(unreliable.backend()));
     let path = app.start("POST /?ms=9000", &[]).await;
     unreliable.is_down.store(true, Ordering::SeqCst);
     let answer = app.ask("POST /?ms=9000", &[]).await;
@@ -256,10 +254,10 @@ fn machine_to_be_killed(backend: Backend) -> (String, std::sync::mpsc::Sender<()
             .build()
             .unwrap();
         let path = runtime.block_on(async {
-            let builder = OperationLayer::builder(backend)
+            let layer = OperationLayer::new(backend)
                 .lease(SHORT_LEASE)
                 .wait(Duration::ZERO);
-            App::working(builder).start("POST /?ms=600000", &[]).await
+            App::working(layer).start("POST /?ms=600000", &[]).await
         });
         paths.send(path).unwrap();
         let _ = killed.recv();
@@ -273,7 +271,7 @@ fn machine_to_be_killed(backend: Backend) -> (String, std::sync::mpsc::Sender<()
 async fn section_7_running_operations_of_a_dead_process_are_lost() {
     let backend = Backend::memory();
     let (path, kill) = machine_to_be_killed(backend.clone());
-    let there = App::working(OperationLayer::builder(backend).lease(SHORT_LEASE));
+    let there = App::working(OperationLayer::new(backend).lease(SHORT_LEASE));
     // While the machine is alive, its lease is renewed.
     let start = std::time::Instant::now();
     eventually("two leases have passed", async || {
@@ -297,16 +295,16 @@ async fn section_7_running_operations_of_a_dead_process_are_lost() {
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_is_renewed_late_is_renewed() {
     let unreliable = Unreliable::new();
-    let here = App::working(OperationLayer::builder(unreliable.backend()));
-    let there = App::working(OperationLayer::builder(unreliable.reliable()));
+    let here = App::working(OperationLayer::new(unreliable.backend()));
+    let there = App::working(OperationLayer::new(unreliable.reliable()));
     let path = here.start("POST /?ms=100000", &[]).await;
     for _ in 0..2 {
         unreliable.is_down.store(true, Ordering::SeqCst);
-        sleep(DEFAULT_LEASE * 3 / 2).await;
+        sleep(LEASE * 3 / 2).await;
         // This read finds no lease, more than a lease time after an earlier read that found none either.
         assert_eq!(there.document(&path).await["status"], "Running");
         unreliable.is_down.store(false, Ordering::SeqCst);
-        sleep(DEFAULT_LEASE / 2).await;
+        sleep(LEASE / 2).await;
         assert_eq!(there.document(&path).await["status"], "Running");
     }
     assert_eq!(there.ended(&path).await["status"], "Succeeded");
@@ -316,8 +314,8 @@ async fn a_lease_that_is_renewed_late_is_renewed() {
 async fn a_machine_that_was_taken_for_dead_changes_nothing_afterwards() {
     let unreliable = Unreliable::new();
     let (stall, mut stalls) = mpsc::channel::<()>(1);
-    let here = App::working(OperationLayer::builder(unreliable.backend()));
-    let there = App::working(OperationLayer::builder(unreliable.reliable()));
+    let here = App::working(OperationLayer::new(unreliable.backend()));
+    let there = App::working(OperationLayer::new(unreliable.reliable()));
     let path = here.start("POST /?ms=40000", &[]).await;
     // The machine cannot reach the store, so its lease ends.
     unreliable.is_down.store(true, Ordering::SeqCst);
@@ -327,7 +325,7 @@ async fn a_machine_that_was_taken_for_dead_changes_nothing_afterwards() {
     });
     assert!(stalls.recv().await.is_none());
     assert_eq!(there.document(&path).await["status"], "Running");
-    sleep(DEFAULT_LEASE).await;
+    sleep(LEASE).await;
     let lost = there.document(&path).await;
     assert_eq!(lost["error"]["code"], "Lost");
     unreliable.is_down.store(false, Ordering::SeqCst);
@@ -338,7 +336,7 @@ async fn a_machine_that_was_taken_for_dead_changes_nothing_afterwards() {
 
 #[tokio::test(start_paused = true)]
 async fn drain_waits_and_then_gives_up() {
-    let [here, there] = two_machines(|builder| builder);
+    let [here, there] = two_machines(|layer| layer);
     let short = here.start("POST /?ms=5000", &[]).await;
     let long = here.start("POST /?ms=600000", &[]).await;
     let draining = here.clone();

@@ -49,11 +49,11 @@ fn line(name: &str) -> &'static str {
 /// Sends the first request of a process, and checks that all addresses in the answer work.
 async fn check_right(name: &str, mount: impl Fn(OperationLayer) -> Router) {
     // Once like `axum::serve`, and once with an `Operations` handle.
-    let layer = memory().build();
+    let layer = memory();
     let served = app(&layer, mount(layer.clone()).with_state(()));
     assert_eq!(served.ask(line(name), &[]).await.status, 202, "{name}");
 
-    let layer = memory().build();
+    let layer = memory();
     let operations = layer.operations();
     let router = mount(layer);
     let app = App { operations, router };
@@ -160,7 +160,7 @@ async fn section_7_right_mounts_have_operations_from_the_first_request_on() {
 
 /// Checks a mount like an application that starts.
 async fn check_wrong(name: &str, mount: impl Fn(OperationLayer) -> Router) {
-    let layer = memory().idempotency_keys(true).build();
+    let layer = memory().idempotency_keys(true);
     let app = app(&layer, mount(layer.clone()));
     let log = Log::start();
     let checked = app.operations.check_mount::<_, Body>(app.router.clone());
@@ -226,7 +226,7 @@ const WRONG_MOUNTS: [(&str, Mount); 6] = [
 
 #[tokio::test(start_paused = true)]
 async fn section_7_requests_of_clients_do_not_make_a_mount_right() {
-    let layer = memory().build();
+    let layer = memory();
     let wrong = other().nest(
         "/api",
         working().fallback(async || "nothing").layer(layer.clone()),
@@ -245,7 +245,7 @@ async fn section_7_requests_of_clients_do_not_make_a_mount_right() {
 
 #[tokio::test(start_paused = true)]
 async fn section_7_a_check_ends_although_nothing_answers() {
-    let layer = memory().build();
+    let layer = memory();
     let silent = working()
         .route_layer(layer.clone())
         .fallback(std::future::pending::<()>);
@@ -273,7 +273,7 @@ async fn section_7_a_check_ends_although_nothing_answers() {
 
 #[tokio::test(start_paused = true)]
 async fn section_7_addresses_that_are_never_requested_are_reported() {
-    let layer = memory().build();
+    let layer = memory();
     let wrong = app(&layer, working().route_layer(layer.clone()));
     let log = Log::start();
     for _ in 0..10 {
@@ -292,7 +292,7 @@ async fn section_7_addresses_that_are_never_requested_are_reported() {
         log.text()
     );
 
-    let layer = memory().build();
+    let layer = memory();
     let right = app(&layer, working().layer(layer.clone()));
     let log = Log::start();
     right.get("/.operations/unknown").await;
@@ -305,7 +305,7 @@ async fn section_7_addresses_that_are_never_requested_are_reported() {
 
 #[tokio::test]
 async fn section_7_a_plain_hyper_server_has_operations_from_the_first_request_on() {
-    let layer = memory().wait(SECOND / 100).build();
+    let layer = memory().wait(SECOND / 100);
     let service = layer.layer(tower::service_fn(
         async |request: http::Request<OperationRequestBody<hyper::body::Incoming>>| {
             Ok::<_, Infallible>(work(request.map(Body::new)).await)
@@ -345,7 +345,7 @@ async fn a_tonic_server_inside_keeps_its_streams_and_has_the_addresses() {
     tokio::spawn(
         tonic::transport::Server::builder()
             .accept_http1(true)
-            .layer(memory().wait(SECOND / 100).build())
+            .layer(memory().wait(SECOND / 100))
             .add_service(reflection)
             .serve_with_incoming(TcpListenerStream::new(listener)),
     );

@@ -11,11 +11,11 @@ const HTML: (&str, &str) = (
 );
 
 /// A service whose work reports progress and a message, and takes nine seconds.
-fn talking(builder: tower_promises_operations::OperationLayerBuilder) -> App {
-    App::new(builder, async |request: Request| {
+fn talking(layer: tower_promises_operations::OperationLayer) -> App {
+    App::new(layer, async |request: Request| {
         let progress = progress(&request);
         progress.set(42.9);
-        progress.message("<script>\"&'</script>");
+        progress.set_message("<script>\"&'</script>");
         sleep(SECOND * 9).await;
     })
 }
@@ -111,8 +111,8 @@ async fn section_6_the_assets_of_the_page_come_from_the_layer_and_are_cacheable(
 #[tokio::test(start_paused = true)]
 async fn section_6_the_page_of_an_ended_operation_redirects_to_its_result() {
     for origin in ["", "https://good.example"] {
-        let builder = memory().public_origin(origin);
-        let app = App::working(builder);
+        let layer = memory().public_origin(origin);
+        let app = App::working(layer);
         for (line, status) in [
             ("POST /?ms=3000", "Succeeded"),
             ("POST /?ms=3000&code=500", "Failed"),
@@ -140,12 +140,12 @@ async fn section_6_the_page_of_an_ended_operation_redirects_to_its_result() {
 // Contract: 6.5
 #[tokio::test(start_paused = true)]
 async fn section_6_errors_are_small_pages_with_the_same_status() {
-    let builder = memory()
+    let layer = memory()
         .max_running_per_principal(1)
         .max_running(2)
         .retention(SECOND * 10)
         .principal(|request| request.uri.query().map(str::to_owned));
-    let app = talking(builder);
+    let app = talking(layer);
     let expired = app.start("POST /?anna", &[]).await;
     sleep(SECOND * 20).await;
     let cancelled = app.start("POST /?anna", &[]).await;

@@ -113,8 +113,8 @@ async fn section_7_a_request_in_flight_becomes_an_operation_once_the_store_works
 async fn a_stored_result_counts_although_its_end_could_not_be_stored() {
     let refuses = Arc::new(AtomicBool::new(false));
     let store = refusing(&refuses);
-    let builder = OperationLayer::builder(store.backend()).max_stored_bytes(300_000);
-    let app = App::new(builder, async |_: Request| {
+    let layer = OperationLayer::new(store.backend()).max_stored_bytes(300_000);
+    let app = App::new(layer, async |_: Request| {
         sleep(SECOND * 9).await;
         vec![b'x'; 200_000]
     });
@@ -135,13 +135,10 @@ async fn a_result_that_could_not_be_stored_leaves_nothing_behind() {
         let fails = at == At::BeforeWrite && key.contains("/result/") && key.ends_with("/2");
         fails.then_some(BackendError::too_large(2, 1))
     });
-    let app = App::new(
-        OperationLayer::builder(store.backend()),
-        async |_: Request| {
-            sleep(SECOND * 3).await;
-            vec![b'x'; 200_000]
-        },
-    );
+    let app = App::new(OperationLayer::new(store.backend()), async |_: Request| {
+        sleep(SECOND * 3).await;
+        vec![b'x'; 200_000]
+    });
     let path = app.start("POST /", &[]).await;
     assert_eq!(app.ended(&path).await["error"]["code"], "ResultTooLarge");
     let left = store.left().await;
@@ -154,14 +151,11 @@ async fn an_operation_that_stores_a_large_result_slowly_is_not_lost() {
     let store = Stepping::slow(SECOND * 4, |at, key| {
         at == At::BeforeWrite && key.contains("/result/")
     });
-    let here = App::new(
-        OperationLayer::builder(store.backend()),
-        async |_: Request| {
-            sleep(SECOND * 3).await;
-            vec![b'x'; 600_000]
-        },
-    );
-    let there = App::working(OperationLayer::builder(store.backend()));
+    let here = App::new(OperationLayer::new(store.backend()), async |_: Request| {
+        sleep(SECOND * 3).await;
+        vec![b'x'; 600_000]
+    });
+    let there = App::working(OperationLayer::new(store.backend()));
     let path = here.start("POST /", &[]).await;
     assert_eq!(there.ended(&path).await["status"], "Succeeded");
     let result = there.get(&format!("{path}/result")).await;
@@ -174,7 +168,7 @@ async fn a_draining_process_starts_no_operation() {
     let store = Stepping::gated(&gate, |at, key| {
         at == At::BeforeWrite && key.contains("/record/")
     });
-    let app = App::working(OperationLayer::builder(store.backend()));
+    let app = App::working(OperationLayer::new(store.backend()));
     let client = app.clone();
     let client = tokio::spawn(async move { client.ask("POST /?ms=9000", &[]).await });
     gate.is_reached().await;
@@ -207,10 +201,10 @@ async fn a_key_that_is_claimed_when_the_process_starts_to_drain_is_free_for_othe
 }
 
 /// Work that blocks its thread until the sender is dropped.
-fn blocking(builder: tower_promises_operations::OperationLayerBuilder) -> (App, mpsc::Sender<()>) {
+fn blocking(layer: tower_promises_operations::OperationLayer) -> (App, mpsc::Sender<()>) {
     let (release, released) = mpsc::channel::<()>();
     let released = Arc::new(Mutex::new(released));
-    let app = App::new(builder, move |_: Request| {
+    let app = App::new(layer, move |_: Request| {
         let released = released.clone();
         async move {
             let _ = released.lock().unwrap().recv();
@@ -231,10 +225,10 @@ async fn work_that_blocks_its_thread_does_not_keep_the_process_from_ending() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn section_7_work_that_blocks_its_thread_has_a_lifetime_too() {
-    let builder = test_support::operation::memory()
+    let layer = test_support::operation::memory()
         .lifetime(SECOND)
         .max_running(1);
-    let (app, release) = blocking(builder);
+    let (app, release) = blocking(layer);
     let path = app.start("POST /", &[("prefer", "respond-async")]).await;
     let ended = soon(app.ended(&path)).await;
     assert_eq!(ended["error"]["code"], "LifetimeExceeded");
@@ -251,8 +245,8 @@ async fn section_7_work_that_blocks_its_thread_has_a_lifetime_too() {
 fn refusing_once(store: &Stepping, refused: &Arc<AtomicBool>) -> (App, Counter) {
     let (calls, refused) = (Counter::default(), refused.clone());
     let counted = calls.clone();
-    let builder = OperationLayer::builder(store.backend()).idempotency_keys(true);
-    let app = App::new(builder, move |request: Request| {
+    let layer = OperationLayer::new(store.backend()).idempotency_keys(true);
+    let app = App::new(layer, move |request: Request| {
         let call = counted.get();
         counted.add();
         let refused = refused.clone();
@@ -387,10 +381,9 @@ async fn section_7_work_that_never_began_is_not_remembered_after_drain_or_lifeti
     ] {
         let backend = Backend::memory();
         let layer = || {
-            OperationLayer::builder(backend.clone())
+            OperationLayer::new(backend.clone())
                 .idempotency_keys(true)
                 .lifetime(lifetime)
-                .build()
         };
         let here = layer();
         let operations = here.operations();
@@ -430,8 +423,8 @@ async fn section_7_work_that_never_began_is_not_remembered_after_drain_or_lifeti
 async fn section_7_work_that_has_begun_is_remembered_after_drain_or_lifetime() {
     for (drains, remembered) in [(true, 500), (false, 410)] {
         let store = Stepping::plain();
-        let builder = OperationLayer::builder(store.backend()).idempotency_keys(true);
-        let here = App::working(builder.lifetime(SECOND * 10));
+        let layer = OperationLayer::new(store.backend()).idempotency_keys(true);
+        let here = App::working(layer.lifetime(SECOND * 10));
         let headers = [KEY, ("prefer", "wait=30")];
         let client = here.clone();
         let client = tokio::spawn(async move { client.ask("POST /?ms=900000", &headers).await });
@@ -448,10 +441,10 @@ async fn section_7_work_that_has_begun_is_remembered_after_drain_or_lifetime() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn section_7_work_that_blocks_its_thread_has_begun() {
-    let builder = test_support::operation::memory()
+    let layer = test_support::operation::memory()
         .idempotency_keys(true)
         .lifetime(SECOND / 10);
-    let (app, release) = blocking(builder);
+    let (app, release) = blocking(layer);
     for _ in 0..2 {
         assert_eq!(soon(app.ask("POST /", &[KEY])).await.status, 410);
     }

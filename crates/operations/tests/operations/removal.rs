@@ -18,7 +18,7 @@ async fn section_4_an_operation_removed_while_it_ends_is_unknown_and_not_expired
     let store = Stepping::slow(SECOND, move |at, key| {
         at == At::BeforeWrite && key.contains("tombstone") && slow.load(Ordering::SeqCst)
     });
-    let app = App::working(OperationLayer::builder(store.backend()));
+    let app = App::working(OperationLayer::new(store.backend()));
     let path = app.start("POST /?ms=600000", &[]).await;
     is_slow.store(true, Ordering::SeqCst);
     let line = format!("DELETE {path}");
@@ -45,7 +45,7 @@ async fn section_4_an_operation_being_removed_is_unknown_and_not_expired() {
             && key.starts_with("operation/record/")
             && removing.load(Ordering::SeqCst)
     });
-    let app = App::working(OperationLayer::builder(store.backend()));
+    let app = App::working(OperationLayer::new(store.backend()));
     let path = app.start("POST /?ms=3000", &[]).await;
     app.ended(&path).await;
     is_removing.store(true, Ordering::SeqCst);
@@ -68,7 +68,7 @@ async fn section_4_an_operation_removed_before_its_end_is_stored_stays_unknown()
         // The first write of the end is that of the work itself.
         at == At::BeforeWrite && key.contains("tombstone") && ending.swap(false, Ordering::SeqCst)
     });
-    let app = App::working(OperationLayer::builder(store.backend()).lease(SECOND * 1000));
+    let app = App::working(OperationLayer::new(store.backend()).lease(SECOND * 1000));
     let path = app.start("POST /?ms=3000", &[]).await;
     ends.store(true, Ordering::SeqCst);
     gate.is_reached().await;
@@ -102,13 +102,10 @@ async fn ask_and_vanish(app: &App, gate: &Gate, line: &str) {
 async fn a_client_that_goes_away_while_it_removes_leaves_nothing_behind() {
     let (gate, armed) = (Gate::new(), Arc::new(AtomicBool::new(false)));
     let store = gated(&gate, At::AfterDelete, &armed);
-    let app = App::new(
-        OperationLayer::builder(store.backend()),
-        async |_: Request| {
-            sleep(SECOND * 3).await;
-            vec![b'x'; 200_000]
-        },
-    );
+    let app = App::new(OperationLayer::new(store.backend()), async |_: Request| {
+        sleep(SECOND * 3).await;
+        vec![b'x'; 200_000]
+    });
     let path = app.start("POST /", &[]).await;
     app.ended(&path).await;
     armed.store(true, Ordering::SeqCst);
@@ -124,8 +121,8 @@ async fn a_cancel_takes_effect_although_its_client_goes_away() {
         let store = gated(&gate, At::AfterWrite, &armed);
         let dropped = Counter::default();
         let counter = dropped.clone();
-        let builder = OperationLayer::builder(store.backend()).lease(SECOND * 600);
-        let app = App::new(builder, move |_: Request| {
+        let layer = OperationLayer::new(store.backend()).lease(SECOND * 600);
+        let app = App::new(layer, move |_: Request| {
             let guard = counter.on_drop();
             async move {
                 sleep(SECOND * 300).await;
@@ -145,8 +142,8 @@ async fn a_cancel_takes_effect_although_its_client_goes_away() {
 #[tokio::test(start_paused = true)]
 async fn a_removed_operation_leaves_nothing_behind() {
     let store = Stepping::plain();
-    let builder = OperationLayer::builder(store.backend()).idempotency_keys(true);
-    let app = App::new(builder, async |_: Request| {
+    let layer = OperationLayer::new(store.backend()).idempotency_keys(true);
+    let app = App::new(layer, async |_: Request| {
         sleep(SECOND * 3).await;
         vec![b'x'; 200_000]
     });
@@ -198,8 +195,8 @@ async fn section_7_a_client_that_waits_for_a_removed_operation_is_not_redirected
 async fn an_operation_that_another_process_cancels_and_removes_does_not_count() {
     let store = Stepping::plain();
     // Each process has a bus of its own, so neither receives messages of the other.
-    let [here, there] = [(); 2]
-        .map(|()| App::working(OperationLayer::builder(store.backend()).max_stored_bytes(1024)));
+    let [here, there] =
+        [(); 2].map(|()| App::working(OperationLayer::new(store.backend()).max_stored_bytes(1024)));
     let path = here.start("POST /?ms=600000", &[]).await;
     let line = format!("DELETE {path}");
     assert_eq!(there.ask(&line, &[]).await.status, 200);

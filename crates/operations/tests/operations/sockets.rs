@@ -11,7 +11,7 @@ use test_support::operation::{App, SECOND, memory, progress, request_with};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, watch};
-use tower_promises_operations::OperationLayerBuilder;
+use tower_promises_operations::OperationLayer;
 
 /// Signals between the test and the work.
 #[derive(Clone)]
@@ -23,7 +23,7 @@ struct Stage {
 }
 
 /// Serves work that ends when the test allows it.
-async fn serve(builder: OperationLayerBuilder) -> (std::net::SocketAddr, App, Stage) {
+async fn serve(layer: OperationLayer) -> (std::net::SocketAddr, App, Stage) {
     let stage = Stage {
         calls: Counter::default(),
         dropped: Counter::default(),
@@ -31,7 +31,7 @@ async fn serve(builder: OperationLayerBuilder) -> (std::net::SocketAddr, App, St
         may_end: watch::Sender::new(false),
     };
     let on_stage = stage.clone();
-    let app = App::new(builder, move |request: Request| {
+    let app = App::new(layer, move |request: Request| {
         let stage = on_stage.clone();
         async move {
             stage.calls.add();
@@ -90,8 +90,8 @@ async fn section_1_an_upload_is_complete_when_the_first_reply_is_given() {
 
 #[tokio::test]
 async fn section_7_bodies_over_the_bound_take_no_place_of_running_work() {
-    let builder = memory().max_running(5).max_body_bytes(1000);
-    let (address, app, stage) = serve(builder).await;
+    let layer = memory().max_running(5).max_body_bytes(1000);
+    let (address, app, stage) = serve(layer).await;
     let mut uploads = Vec::new();
     for number in 0..10 {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -210,14 +210,14 @@ async fn section_5_events_arrive_over_a_connection_and_the_stream_closes() {
 async fn section_3_a_result_to_be_read_once_outlives_a_broken_connection() {
     // More than the buffers of a connection hold.
     const BYTES: usize = 24 << 20;
-    let builder = memory()
+    let layer = memory()
         .wait(Duration::ZERO)
         .result_once(true)
         .max_result_bytes(2 * BYTES)
         .max_stored_bytes(2 * BYTES);
     let gate = Arc::new(Notify::new());
     let behind = gate.clone();
-    let app = App::new(builder, move |_: Request| {
+    let app = App::new(layer, move |_: Request| {
         let gate = behind.clone();
         async move {
             gate.notified().await;

@@ -140,7 +140,7 @@ async fn section_2_progress_is_null_or_a_number_from_0_to_100() {
 #[tokio::test(start_paused = true)]
 async fn section_2_a_long_message_is_truncated() {
     let app = App::new(memory(), async |request: Request| {
-        progress(&request).message("é".repeat(2000));
+        progress(&request).set_message("é".repeat(2000));
         sleep(SECOND * 9).await;
     });
     let path = app.start("POST /", &[]).await;

@@ -46,12 +46,12 @@ async fn section_7_an_upload_takes_no_place_of_running_work() {
 // Contract: 7.14
 #[tokio::test(start_paused = true)]
 async fn section_7_uploads_have_a_limit_of_their_own() {
-    let builder = memory()
+    let layer = memory()
         .max_receiving(3)
         .max_receiving_per_principal(2)
         .retry_after(SECOND * 7)
         .principal(|request| request.uri.path().strip_prefix("/").map(str::to_owned));
-    let app = App::working(builder);
+    let app = App::working(layer);
     let mut uploads = Vec::new();
     for (line, status) in [
         ("POST /anna", 0),
@@ -95,13 +95,13 @@ async fn section_7_uploads_have_a_limit_of_their_own() {
 // Contract: 7.14
 #[tokio::test(start_paused = true)]
 async fn section_7_uploads_have_a_timeout_of_their_own() {
-    for (builder, seconds) in [
+    for (layer, seconds) in [
         (memory(), 60),
         (memory().receive_timeout(SECOND * 5).wait(SECOND), 5),
     ] {
         let calls = Counter::default();
         let counted = calls.clone();
-        let app = App::new(builder.idempotency_keys(true), move |request| {
+        let app = App::new(layer.idempotency_keys(true), move |request| {
             counted.add();
             test_support::operation::work(request)
         });
@@ -145,8 +145,8 @@ async fn section_7_a_request_beyond_the_limit_is_not_received() {
 async fn section_7_a_body_that_breaks_claims_no_key_and_calls_no_service() {
     let calls = Counter::default();
     let counted = calls.clone();
-    let builder = memory().idempotency_keys(true).max_body_bytes(8);
-    let app = App::new(builder, move |request| {
+    let layer = memory().idempotency_keys(true).max_body_bytes(8);
+    let app = App::new(layer, move |request| {
         counted.add();
         test_support::operation::work(request)
     });

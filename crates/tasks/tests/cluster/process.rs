@@ -258,14 +258,13 @@ struct Name {
 }
 
 async fn serve(backend: Backend, journal: &Journal) {
-    let operations = OperationLayer::builder(backend.clone())
+    let operations = OperationLayer::new(backend.clone())
         .wait(Duration::ZERO)
         .lease(LEASE)
         .predicate(|request| match request.uri.path() {
             "/endless" | "/task" => Escalate::Always,
             _ => Escalate::Never,
-        })
-        .build();
+        });
     let endless = async |Extension(journal): Extension<Journal>| {
         let guard = journal.on_drop("operation");
         journal.write("begin", "operation", 1);

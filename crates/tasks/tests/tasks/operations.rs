@@ -32,10 +32,9 @@ fn app(backend: &Backend, tasks: &Tasks) -> App {
             tasks.queue("main").call(act("x")).report_to(progress)
         })
     };
-    let layer = OperationLayer::builder(backend.clone())
+    let layer = OperationLayer::new(backend.clone())
         .wait(SECOND)
-        .predicate(|_| Escalate::Always)
-        .build();
+        .predicate(|_| Escalate::Always);
     App {
         operations: layer.operations(),
         router: axum::Router::new()
@@ -136,7 +135,7 @@ async fn a_task_that_runs_in_place_reports_too() {
     })
     .build();
     let app = App::new(
-        OperationLayer::builder(Backend::memory()).wait(SECOND),
+        OperationLayer::memory().wait(SECOND),
         move |request: Request| {
             let unknown = tasks.queue("unknown");
             let call = unknown.call(act("x")).report_to(progress(&request));

@@ -13,10 +13,10 @@ async fn a_result_that_cannot_be_read_stays_for_a_version_that_can() {
     let backend = Backend::memory();
     let store = backend.store();
     let mut results = store.watch("operation/result/").await.unwrap();
-    let builder = OperationLayer::builder(backend.clone())
+    let layer = OperationLayer::new(backend.clone())
         .idempotency_keys(true)
         .principal(|_| Some("ada".to_owned()));
-    let app = App::new(builder, async |_: Request| {
+    let app = App::new(layer, async |_: Request| {
         sleep(SECOND * 9).await;
         "made"
     });
@@ -66,8 +66,8 @@ async fn an_operation_that_cannot_be_read_does_not_hide_others() {
     let backend = Backend::memory();
     let store = backend.store();
     let mut records = store.watch("operation/record/").await.unwrap();
-    let builder = OperationLayer::builder(backend.clone()).principal(|_| Some("ada".to_owned()));
-    let app = App::working(builder);
+    let layer = OperationLayer::new(backend.clone()).principal(|_| Some("ada".to_owned()));
+    let app = App::working(layer);
     let mut ids = Vec::new();
     for _ in 0..2 {
         let path = app.start("POST /?ms=9000", &[]).await;

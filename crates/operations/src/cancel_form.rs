@@ -1,10 +1,11 @@
 //! The form that cancels an operation.
 
 use super::condition;
-use super::core::Core;
+use super::instance::Instance;
 use super::record::{Key, Record};
 use super::records::Changed;
-use super::reply::{Reply, see_other};
+use super::reply::{self, Reply, see_other};
+use super::settings::Settings;
 use super::{OperationRequestBody, accept, observe};
 use http::header::{CONTENT_TYPE, HOST, HeaderName, ORIGIN};
 use http::{HeaderMap, StatusCode, request};
@@ -28,7 +29,7 @@ const FORM_TYPES: [&str; 3] = [
 
 /// Answers `POST P/cancel`.
 pub(super) async fn answer<B, R>(
-    core: &Arc<Core>,
+    instance: &Arc<Instance>,
     key: &Key,
     record: &Record,
     request: &request::Parts,
@@ -37,30 +38,37 @@ pub(super) async fn answer<B, R>(
 where
     B: Body,
 {
-    let headers = &request.headers;
-    let Ok(is_allowed) = is_allowed(core, record, request, body).await else {
+    let (settings, headers) = (&instance.settings, &request.headers);
+    let Ok(is_allowed) = is_allowed(settings, record, request, body).await else {
         observe::too_slow();
-        return Ok(core.too_slow(headers));
+        return Ok(reply::too_slow(settings, headers));
     };
     if !is_allowed {
         let detail = "The request does not come from the page of this operation.";
-        return Ok(core.problem(StatusCode::FORBIDDEN, detail, headers));
+        return Ok(reply::problem(
+            settings,
+            StatusCode::FORBIDDEN,
+            detail,
+            headers,
+        ));
     }
-    Ok(match core.cancel(key, condition::of(headers)).await? {
+    Ok(match instance.cancel(key, condition::of(headers)).await? {
         Changed::Yes(record) if accept::names_html(headers) => {
-            see_other(&core.links(&record.id).own)
+            see_other(&settings.links(&record.id).own)
         }
-        Changed::Yes(record) => core.status(&record, &HeaderMap::new()),
-        Changed::No(record) if !record.status.is_terminal() => core.precondition_failed(headers),
-        Changed::No(_) => core.conflict(headers),
-        Changed::Gone => core.not_found(headers),
+        Changed::Yes(record) => reply::status(settings, &record, &HeaderMap::new()),
+        Changed::No(record) if !record.status.is_terminal() => {
+            reply::precondition_failed(settings, headers)
+        }
+        Changed::No(_) => reply::conflict(settings, headers),
+        Changed::Gone => reply::not_found(settings, headers),
     })
 }
 
 /// Returns whether the request comes from the page of this operation, or from a client that is not a browser. Returns
 /// an error if the form takes too long to arrive.
 async fn is_allowed<B: Body>(
-    core: &Core,
+    settings: &Settings,
     record: &Record,
     request: &request::Parts,
     body: B,
@@ -73,7 +81,7 @@ async fn is_allowed<B: Body>(
             // The page has the referrer policy `no-referrer`, with which browsers send the origin `null`.
             let origin = headers.get(ORIGIN).map(|origin| origin.as_bytes());
             let origin = origin.filter(|origin| *origin != b"null");
-            if origin.is_some_and(|origin| !is_own(core, origin, request)) {
+            if origin.is_some_and(|origin| !is_own(settings, origin, request)) {
                 return Ok(false);
             }
         }
@@ -86,7 +94,7 @@ async fn is_allowed<B: Body>(
         return Ok(true);
     }
     let body = OperationRequestBody::read(body, MAX_FORM_BYTES);
-    let body = timeout(core.settings.receive_timeout, body).await?;
+    let body = timeout(settings.receive_timeout, body).await?;
     Ok(body.is_whole() && has_token(body.read_bytes(), &record.token))
 }
 
@@ -101,8 +109,8 @@ fn is_form(headers: &HeaderMap) -> bool {
 }
 
 /// Whether an origin is the configured origin or the host of the request.
-fn is_own(core: &Core, origin: &[u8], request: &request::Parts) -> bool {
-    let configured = &core.settings.origin;
+fn is_own(settings: &Settings, origin: &[u8], request: &request::Parts) -> bool {
+    let configured = &settings.origin;
     if !configured.is_empty() && origin.eq_ignore_ascii_case(configured.as_bytes()) {
         return true;
     }

@@ -1,17 +1,14 @@
-//! State shared by the layer, its services, its handles and the operations of a process.
+//! An instance of the layer: the state that the clones of a layer, its services and its handles share.
 
+use super::changes::{CONSUMED, Changes, ENDED, REMOVED};
 use super::claim;
-use super::hub::{CONSUMED, ENDED, Hub, REMOVED};
+use super::inner_call::to_its_end;
 use super::limits::Limits;
 use super::mount::Mount;
 use super::observe;
-use super::progress::Report;
-use super::record::{Failure, Key, Record, digest, random};
+use super::record::{Failure, Key, RECORD_BYTES, Record, Status};
 use super::records::{Changed, Records, Tombstone};
-use super::runner::RECORD_BYTES;
 use super::settings::Settings;
-use super::status::{Links, Status};
-use super::work::to_its_end;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -19,7 +16,6 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tower_promises_backend::kit::deadline::TimedBackend;
 use tower_promises_backend::kit::drain::{Drain, Running};
 use tower_promises_backend::kit::sync::lock;
 use tower_promises_backend::kit::topics::Listening;
@@ -29,10 +25,11 @@ use tower_promises_backend::{Backend, BackendError};
 /// thread.
 pub(super) const DROP_PATIENCE: Duration = Duration::from_secs(1);
 
-pub(super) struct Core {
+/// The shared state of a layer. A process usually has one instance.
+pub(super) struct Instance {
     pub(super) settings: Settings,
     pub(super) records: Records,
-    pub(super) hub: Hub,
+    pub(super) changes: Changes,
     pub(super) limits: Arc<Limits>,
     pub(super) mount: Mount,
     /// The operations that this process runs. The channel of an operation closes when its work has been dropped.
@@ -41,15 +38,6 @@ pub(super) struct Core {
     /// The operations that clients of this process are cancelling, and how many do.
     cancelling: Mutex<HashMap<Key, usize>>,
     listening: Listening,
-}
-
-/// The origin of a request: its principal and its time.
-#[derive(Clone)]
-pub(super) struct Requester {
-    /// A digest.
-    pub(super) principal: Option<String>,
-    /// In milliseconds since the epoch.
-    pub(super) received: u64,
 }
 
 /// The outcome of a look-up for one principal.
@@ -63,7 +51,7 @@ pub(super) enum Found {
 
 /// Marks an operation as running in this process, until dropped.
 pub(super) struct Registration {
-    pub(super) core: Arc<Core>,
+    pub(super) instance: Arc<Instance>,
     pub(super) key: Key,
     _running: Running,
     /// Closes when this is dropped.
@@ -72,20 +60,20 @@ pub(super) struct Registration {
 
 /// Marks an operation as being cancelled, until dropped.
 struct Cancelling {
-    core: Arc<Core>,
+    instance: Arc<Instance>,
     key: Key,
 }
 
 impl Cancelling {
-    fn begin(core: Arc<Core>, key: Key) -> Self {
-        *lock(&core.cancelling).entry(key.clone()).or_default() += 1;
-        Self { core, key }
+    fn begin(instance: Arc<Instance>, key: Key) -> Self {
+        *lock(&instance.cancelling).entry(key.clone()).or_default() += 1;
+        Self { instance, key }
     }
 }
 
 impl Drop for Cancelling {
     fn drop(&mut self) {
-        let mut cancelling = lock(&self.core.cancelling);
+        let mut cancelling = lock(&self.instance.cancelling);
         let is_last = cancelling.get_mut(&self.key).is_none_or(|number| {
             *number -= 1;
             *number == 0
@@ -96,19 +84,14 @@ impl Drop for Cancelling {
     }
 }
 
-impl Core {
+impl Instance {
     pub(super) fn new(backend: Backend, settings: Settings) -> Arc<Self> {
         let (total, per_principal) = settings.shares();
         let limits = Limits::new(total, per_principal);
         Arc::new(Self {
-            records: Records {
-                backend: TimedBackend::new(backend, settings.backend_timeout),
-                retention: settings.retention,
-                lease: settings.lease,
-                absences: Arc::default(),
-            },
+            records: Records::new(backend, &settings),
             settings,
-            hub: Hub::default(),
+            changes: Changes::default(),
             limits: Arc::new(limits),
             mount: Mount::default(),
             running: Mutex::default(),
@@ -120,69 +103,20 @@ impl Core {
 
     /// Starts to listen to the bus, unless the listener runs already. Needs a runtime.
     pub(super) fn listen(&self) {
-        let (hub, backend, limits) = (&self.hub, &self.records.backend, &self.limits);
-        let listen = || hub.clone().listen(backend.clone(), limits.clone());
+        let (changes, backend, limits) = (&self.changes, &self.records.backend, &self.limits);
+        let listen = || changes.clone().listen(backend.clone(), limits.clone());
         let _ = self.listening.start(listen);
     }
 
-    pub(super) fn links(&self, id: &str) -> Links {
-        Links::new(&self.settings.origin, &self.settings.mount, id)
-    }
-
-    /// Returns the form in which the store contains a principal.
-    pub(super) fn principal_digest(principal: &str) -> String {
-        digest(&[principal.as_bytes()])
-    }
-
-    /// Creates and stores an operation. `claim` is the name of its idempotency key in the store.
-    pub(super) async fn create(
-        self: Arc<Self>,
-        requester: Requester,
-        report: Report,
-        claim: Option<String>,
-    ) -> Result<(Key, Record), BackendError> {
-        let (id, token) = (random()?, random()?);
-        let longest = self.settings.longest();
-        let Requester {
-            principal,
-            received,
-        } = requester;
-        let mut record = Record::new(id, token, principal, received, longest);
-        record.report(&report);
-        record.in_flight = claim.is_some();
-        record.claim = claim;
-        let key = Key::of(&record.id);
-        self.records.create(&key, &record).await?;
-        if let Some(principal) = &record.principal {
-            let added = self.records.list_add(principal, &record.id, longest);
-            if let Err(error) = added.await {
-                observe::backend_failed(&key, &error);
-            }
-        }
-        Ok((key, record))
-    }
-
-    /// Removes all records of an operation that has no result and whose id no client has.
-    pub(super) async fn discard(&self, record: &Record) {
-        let key = Key::of(&record.id);
-        for key_in_store in [key.record(), key.tombstone(), key.lease()] {
-            if let Err(error) = self.records.backend.delete(&key_in_store).await {
-                observe::backend_failed(&key, &error);
-            }
-        }
-        if let Some(principal) = &record.principal {
-            let longest = self.settings.longest();
-            let removed = self.records.list_remove(principal, &record.id, longest);
-            if let Err(error) = removed.await {
-                observe::backend_failed(&key, &error);
-            }
-        }
-    }
-
-    /// Returns the current record. Ends an operation that is lost.
-    pub(super) async fn load(&self, key: &Key) -> Result<Option<Record>, BackendError> {
+    /// Returns the current record. Declares the operation lost if no instance renews its lease any more.
+    pub(super) async fn read_or_declare_lost(
+        &self,
+        key: &Key,
+    ) -> Result<Option<Record>, BackendError> {
         let is_running_here = lock(&self.running).contains_key(key);
-        self.records.load(key, is_running_here).await
+        self.records
+            .read_or_declare_lost(key, is_running_here)
+            .await
     }
 
     /// Looks up an operation for a principal, which is given as a digest.
@@ -192,7 +126,7 @@ impl Core {
         principal: Option<&str>,
     ) -> Result<Found, BackendError> {
         let may_see = |owner: Option<&str>| owner.is_none() || owner == principal;
-        if let Some(record) = self.load(key).await? {
+        if let Some(record) = self.read_or_declare_lost(key).await? {
             return Ok(if may_see(record.principal.as_deref()) {
                 Found::Record(record.into())
             } else {
@@ -217,7 +151,7 @@ impl Core {
         may: impl Fn(&Record) -> bool + Send + Sync + 'static,
     ) -> Result<Changed, BackendError> {
         let cancelling = Cancelling::begin(self.clone(), key.clone());
-        to_its_end(async move { cancelling.core.cancel_now(&cancelling.key, may).await }).await
+        to_its_end(async move { cancelling.instance.cancel_now(&cancelling.key, may).await }).await
     }
 
     async fn cancel_now(
@@ -258,8 +192,8 @@ impl Core {
         key: &Key,
         record: &Record,
     ) -> Result<bool, BackendError> {
-        let (core, key, record) = (self.clone(), key.clone(), record.clone());
-        to_its_end(async move { core.remove_now(&key, &record).await }).await
+        let (instance, key, record) = (self.clone(), key.clone(), record.clone());
+        to_its_end(async move { instance.remove_now(&key, &record).await }).await
     }
 
     async fn remove_now(&self, key: &Key, record: &Record) -> Result<bool, BackendError> {
@@ -308,21 +242,22 @@ impl Core {
         });
     }
 
-    /// Announces a change of an operation in all processes. A lost message only delays others.
+    /// Announces a change of an operation in all processes. A lost message only delays clients of other processes.
     pub(super) async fn announce(&self, key: &Key, message: &'static [u8]) {
         let topic = key.topic();
-        self.hub.tell(&topic, message);
+        self.changes.notify(&topic, message);
         let payload = Bytes::from_static(message);
         if let Err(error) = self.records.backend.publish(&topic, payload).await {
             observe::backend_failed(key, &error);
         }
     }
 
+    /// Marks an operation as running in this process.
     pub(super) fn register(self: &Arc<Self>, key: &Key) -> Registration {
         let (sender, receiver) = watch::channel(());
         lock(&self.running).insert(key.clone(), receiver);
         Registration {
-            core: self.clone(),
+            instance: self.clone(),
             key: key.clone(),
             _running: self.drain.enter(),
             _dropped: sender,
@@ -332,6 +267,6 @@ impl Core {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        lock(&self.core.running).remove(&self.key);
+        lock(&self.instance.running).remove(&self.key);
     }
 }

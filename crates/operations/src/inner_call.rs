@@ -1,12 +1,12 @@
 //! The inner call, in its own task.
 
-use super::OperationBody;
-use super::observe;
+use super::body::{OperationBody, OperationRequestBody};
 use super::progress::Progress;
 use super::record::{Failure, Key};
 use super::result::Outcome;
+use super::{condition, observe};
 use bytes::{Bytes, BytesMut};
-use http::Response;
+use http::{Request, Response, request};
 use http_body::Body;
 use std::any::Any;
 use std::future::poll_fn;
@@ -92,8 +92,51 @@ impl<T> Drop for Task<T> {
     }
 }
 
+/// Calls the inner service as if the layer were absent.
+pub(super) async fn on_connection<S, B, R>(
+    service: S,
+    mut parts: request::Parts,
+    body: OperationRequestBody<B>,
+) -> Result<Response<R>, S::Error>
+where
+    S: Service<Request<OperationRequestBody<B>>, Response = Response<R>>,
+    B: Body,
+{
+    let progress = Progress::detached();
+    parts.extensions.insert(progress.clone());
+    let request = Request::from_parts(parts, body);
+    progress.scope(call(service, request, &progress)).await
+}
+
+/// Returns a function that spawns the inner call as a task.
+pub(super) fn start<S, B, R>(
+    service: S,
+    mut parts: request::Parts,
+    body: OperationRequestBody<B>,
+) -> impl FnOnce() -> Call<R, S::Error> + Send + 'static
+where
+    S: Service<Request<OperationRequestBody<B>>, Response = Response<R>> + Send + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+    B: Body<Data: Send, Error: Send> + Send + 'static,
+    R: Send + 'static,
+{
+    move || {
+        let progress = Progress::new();
+        condition::remove(&mut parts);
+        parts.extensions.insert(progress.clone());
+        let body = body.watched_by(progress.clone());
+        let request = Request::from_parts(parts, body);
+        let reports = progress.clone();
+        Task::spawn(
+            progress,
+            async move { call(service, request, &reports).await },
+        )
+    }
+}
+
 /// Calls a service once it is ready.
-pub(super) async fn call<S, Q>(
+async fn call<S, Q>(
     mut service: S,
     request: Q,
     progress: &Progress,

@@ -1,45 +1,46 @@
-//! The subscribers to changes of operations, and the task that receives changes from other processes.
+//! Changes of operations: their subscribers in this process, and the messages that announce them to other processes.
 
 use super::limits::Limits;
 use super::observe;
-use super::record::{Key, TOPIC_PREFIX};
-use super::runner::RECORD_BYTES;
+use super::record::{Key, RECORD_BYTES, TOPIC_PREFIX};
 use std::sync::Arc;
 use tower_promises_backend::kit::deadline::TimedBackend;
 use tower_promises_backend::kit::topics::{Heard, Listener, Subscription, Topics};
 
-/// The subscribers of this process, by operation.
+/// The subscribers of this process to changes of operations.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Hub {
-    changes: Topics,
-    /// For those changes that may have ended an operation.
+pub(super) struct Changes {
+    all: Topics,
+    /// For changes that may have ended an operation.
     ends: Topics,
 }
 
-impl Hub {
-    pub(super) fn changes(&self, key: &Key) -> Subscription {
-        self.changes.subscribe(key.topic())
+impl Changes {
+    /// Subscribes to all changes of an operation.
+    pub(super) fn all(&self, key: &Key) -> Subscription {
+        self.all.subscribe(key.topic())
     }
 
+    /// Subscribes to changes that may have ended an operation.
     pub(super) fn ends(&self, key: &Key) -> Subscription {
         self.ends.subscribe(key.topic())
     }
 
-    /// Tells the subscribers of this process.
-    pub(super) fn tell(&self, topic: &str, message: &[u8]) {
-        self.changes.notify(topic);
+    /// Wakes the subscribers of this process.
+    pub(super) fn notify(&self, topic: &str, message: &[u8]) {
+        self.all.notify(topic);
         if matches!(message, ENDED | REMOVED) {
             self.ends.notify(topic);
         }
     }
 
-    /// Listens to the other instances until the task is aborted. What they remove is not counted any longer.
+    /// Listens to the other instances until the task is aborted. Stops counting results that they remove.
     pub(super) async fn listen(self, backend: TimedBackend, limits: Arc<Limits>) {
         let mut listener = Listener::new(backend);
         loop {
             match listener.next().await {
                 Heard::Message { topic, payload } => {
-                    // Others use the bus too.
+                    // The bus carries messages of other modules too.
                     let Some(key) = topic.strip_prefix(TOPIC_PREFIX) else {
                         continue;
                     };
@@ -48,10 +49,10 @@ impl Hub {
                         CONSUMED => limits.shrink(&Key::parse(key), RECORD_BYTES),
                         _ => {}
                     }
-                    self.tell(&topic, &payload);
+                    self.notify(&topic, &payload);
                 }
                 Heard::Began | Heard::Lagged(_) => {
-                    self.changes.notify_all();
+                    self.all.notify_all();
                     self.ends.notify_all();
                 }
                 Heard::Lost(error, pause) => observe::bus_lost(error.as_ref(), pause),

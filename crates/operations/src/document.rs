@@ -1,52 +1,8 @@
-//! The status of an operation and its JSON document.
+//! The status document of an operation and its addresses.
 
-use super::record::Record;
-use serde::{Deserialize, Serialize};
-use std::fmt;
+use super::record::{Record, Status};
+use serde::Serialize;
 use std::time::{Duration, UNIX_EPOCH};
-
-/// The status of an operation. The names are those of the wire contract.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum Status {
-    /// Accepted. The inner service is not ready for it yet.
-    NotStarted,
-    /// The inner service is running.
-    Running,
-    /// The inner service has answered with a status below 400.
-    Succeeded,
-    /// The inner service has answered with a status of 400 or more, or has not answered: it panicked, its process was
-    /// lost, or its response is too large to be stored.
-    Failed,
-    /// Cancelled by its owner or by the end of its lifetime.
-    Canceled,
-}
-
-impl Status {
-    /// Whether the status is final.
-    #[must_use]
-    pub const fn is_terminal(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed | Self::Canceled)
-    }
-
-    /// Returns the spelling on the wire.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NotStarted => "NotStarted",
-            Self::Running => "Running",
-            Self::Succeeded => "Succeeded",
-            Self::Failed => "Failed",
-            Self::Canceled => "Canceled",
-        }
-    }
-}
-
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// The addresses of an operation.
 #[derive(Clone, Debug)]
