@@ -58,7 +58,7 @@
 //! [`Promises::cancel`]: crate::Promises::cancel
 //! [`Promises::submit_blocking`]: crate::Promises::submit_blocking
 
-use crate::observe::gauge::{BLOCKING_JOBS_IN_FLIGHT, BLOCKING_QUEUE_DEPTH, Gauge};
+use crate::gauge::{BLOCKING_JOBS_IN_FLIGHT, BLOCKING_QUEUE_DEPTH, Gauge};
 use crate::sync::lock;
 use std::cell::RefCell;
 use std::collections::VecDeque;

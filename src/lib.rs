@@ -99,9 +99,13 @@ pub mod promise;
 mod axum;
 #[cfg(feature = "util")]
 mod builder;
+mod gauge;
 #[cfg(feature = "loader")]
 pub mod loader;
 mod log;
+#[cfg(feature = "metrics")]
+#[doc(hidden)]
+pub mod metrics;
 #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
 pub mod observe;
 #[cfg(not(any(feature = "metrics", feature = "server-timing", feature = "tracing")))]

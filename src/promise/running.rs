@@ -71,7 +71,7 @@ impl Running {
     ) {
         slots.retain(|slot| slot.start());
         let mut promises = slots.into_iter().map(|slot| RunningPromise {
-            observed: observed.start_promise(&*slot),
+            observed: observed.start_promise(slot.key()),
             slot,
         });
         while promises.len() > 0 {
@@ -183,7 +183,12 @@ impl RunningPromise {
 
 impl Drop for RunningPromise {
     fn drop(&mut self) {
-        self.observed.end(&*self.slot);
+        if self.observed.is_wanted() {
+            // A promise that has not settled is cancelled now, so that it has an outcome.
+            self.observed
+                .in_scope(|| self.slot.fail(Failure::Cancelled));
+            self.observed.end(self.slot.failure());
+        }
     }
 }
 

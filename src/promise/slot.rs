@@ -149,7 +149,6 @@ pub(super) trait AnySlot: Send + Sync {
     fn is_settled(&self) -> bool;
 
     /// The error of a settled promise. `None` if the promise has a value or is pending.
-    #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
     fn failure(&self) -> Option<&Failure>;
 
     /// Marks the work as started. `false` if it has already started or settled. Only the response future calls it.
@@ -179,7 +178,6 @@ where
         self.outcome.get().is_some()
     }
 
-    #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
     fn failure(&self) -> Option<&Failure> {
         self.outcome.get()?.as_ref().err()
     }

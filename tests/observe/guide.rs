@@ -249,7 +249,7 @@ fn the_documentation_has_all_metrics_with_their_kinds_and_labels() {
         }
     }
 
-    let code = read_to_string(source().join("observe/metrics.rs")).unwrap();
+    let code = read_to_string(source().join("metrics.rs")).unwrap();
     let rows = code
         .lines()
         .filter_map(|line| line.strip_prefix("//! | `tower_promises_"));

@@ -4,7 +4,7 @@ mod spooling;
 use super::buffer::{Buffer, Part, size_of_trailers};
 use super::error::{BodyError, ReplayError};
 use crate::BoxError;
-use crate::observe::gauge::{Difference, Gauge, REPLAY_BYTES};
+use crate::gauge::{Difference, Gauge, REPLAY_BYTES};
 use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 #[cfg(feature = "spool")]

@@ -4,17 +4,15 @@ use super::PromiseOutcome;
 use super::passes::{PassTiming, Passes, PromiseTiming, Timings};
 #[cfg(feature = "tracing")]
 use super::spans::{Spans, record};
+use crate::promise::Key;
+use crate::promise::error::Failure;
+#[cfg(feature = "server-timing")]
+use crate::sync::lock;
 #[cfg(feature = "metrics")]
-use crate::observe::{
+use crate::{
     gauge::{self, Gauge},
     metrics,
 };
-#[cfg(feature = "server-timing")]
-use crate::promise::Key;
-use crate::promise::error::Failure;
-use crate::promise::slot::AnySlot;
-#[cfg(feature = "server-timing")]
-use crate::sync::lock;
 use http::Response;
 #[cfg(feature = "server-timing")]
 use std::sync::{Arc, Mutex};
@@ -156,7 +154,7 @@ impl ObservedRequest {
         let _ = response;
     }
 
-    pub(in crate::promise) fn start_promise(&mut self, slot: &dyn AnySlot) -> ObservedPromise {
+    pub(in crate::promise) fn start_promise(&mut self, key: &Key) -> ObservedPromise {
         self.open();
         self.promises += 1;
         #[cfg(not(any(feature = "metrics", feature = "server-timing")))]
@@ -165,17 +163,17 @@ impl ObservedRequest {
         }
         let stopwatch = Stopwatch::start();
         #[cfg(not(any(feature = "server-timing", feature = "tracing")))]
-        let _ = slot;
+        let _ = key;
         ObservedPromise(Some(Box::new(Observed {
             stopwatch,
             #[cfg(feature = "tracing")]
             span: match &self.spans {
-                Some(spans) => spans.promise(slot.key(), self.pass),
+                Some(spans) => spans.promise(key, self.pass),
                 None => tracing::Span::none(),
             },
             #[cfg(feature = "server-timing")]
             timed: Timed {
-                key: slot.key().clone(),
+                key: key.clone(),
                 pass: self.pass,
                 start: stopwatch.since(self.stopwatch),
                 timings: Arc::clone(self.timings.get_or_insert_default()),
@@ -212,13 +210,15 @@ impl ObservedPromise {
         f()
     }
 
-    /// Records the outcome of the promise. Cancels the promise if it has not settled.
-    pub(in crate::promise) fn end(&mut self, slot: &dyn AnySlot) {
-        if self.0.is_some() {
-            self.in_scope(|| slot.fail(Failure::Cancelled));
-        }
+    /// Whether [`end`](Self::end) records an outcome.
+    pub(in crate::promise) fn is_wanted(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Records the outcome of the promise.
+    pub(in crate::promise) fn end(&mut self, failure: Option<&Failure>) {
         if let Some(observed) = self.0.take() {
-            let outcome = slot.failure().map(PromiseOutcome::of);
+            let outcome = failure.map(PromiseOutcome::of);
             observed.end(outcome.unwrap_or(PromiseOutcome::Fulfilled));
         }
     }

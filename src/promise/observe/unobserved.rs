@@ -1,5 +1,6 @@
 use super::PassOutcome;
-use crate::promise::slot::AnySlot;
+use crate::promise::Key;
+use crate::promise::error::Failure;
 use http::Response;
 
 /// An empty stand-in, because no feature observes requests.
@@ -19,7 +20,7 @@ impl ObservedRequest {
 
     pub(in crate::promise) fn end_pass(&mut self, _: PassOutcome) {}
 
-    pub(in crate::promise) fn start_promise(&mut self, _: &dyn AnySlot) -> ObservedPromise {
+    pub(in crate::promise) fn start_promise(&mut self, _: &Key) -> ObservedPromise {
         ObservedPromise
     }
 
@@ -33,5 +34,9 @@ impl ObservedPromise {
         f()
     }
 
-    pub(in crate::promise) fn end(&mut self, _: &dyn AnySlot) {}
+    pub(in crate::promise) fn is_wanted(&self) -> bool {
+        false
+    }
+
+    pub(in crate::promise) fn end(&mut self, _: Option<&Failure>) {}
 }

@@ -31,7 +31,7 @@
 //!
 //! [`PromiseLayer`]: crate::PromiseLayer
 
-use super::gauge;
+use crate::gauge;
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 use std::time::Duration;
 
