@@ -76,7 +76,7 @@
 //! # Testing a handler
 //!
 //! [`Promises::with_results`] creates a handle without a server. [`keys`](Promises::keys) returns the names that a
-//! handler requests, and `Promises::loading` returns the keys that it requests from a loader. [`PromiseResults`] and
+//! handler requests, and `Promises::loading` returns the keys that it requests from a loader. [`PromiseResults`](promise::PromiseResults) and
 //! `Promises::prime` provide results and loaded values. [`Promises`] has an example. Test a whole stack with
 //! `tower::ServiceExt::oneshot`.
 //!
@@ -116,12 +116,9 @@ mod sync;
 
 #[cfg(feature = "util")]
 pub use builder::ServiceBuilderExt;
-#[cfg(feature = "loader")]
-pub use loader::Loader;
-pub use promise::{
-    Key, OnTimeout, OrPending, PromiseError, PromiseKey, PromiseLayer, PromiseResults, Promises,
-    Rejection, Start, SubmitError,
-};
+pub use promise::error::{OrPending, PromiseError};
+pub use promise::layer::PromiseLayer;
+pub use promise::promises::Promises;
 #[cfg(feature = "backend")]
 #[doc(inline)]
 pub use tower_promises_backend as backend;

@@ -30,7 +30,7 @@ use std::sync::Arc;
 ///         Err(error) => Err(error),
 ///     }
 /// }
-/// # use tower_promises::PromiseResults;
+/// # use tower_promises::promise::PromiseResults;
 /// # let error = "many".parse::<u32>().unwrap_err();
 /// # let promises = Promises::with_results(PromiseResults::new().failed::<u32>("number", error));
 /// # assert_eq!(page(&promises).unwrap(), "?");

@@ -142,7 +142,8 @@ impl fmt::Display for Key {
 /// A key with the type of its value, so that a type mismatch does not compile.
 ///
 /// ```
-/// use tower_promises::promise::{PromiseKey, Promises};
+/// use tower_promises::Promises;
+/// use tower_promises::promise::PromiseKey;
 ///
 /// const VISITORS: PromiseKey<u64> = PromiseKey::new("visitors");
 ///
@@ -157,7 +158,8 @@ impl fmt::Display for Key {
 /// ```
 ///
 /// ```compile_fail
-/// # use tower_promises::promise::{PromiseKey, Promises};
+/// # use tower_promises::Promises;
+/// # use tower_promises::promise::PromiseKey;
 /// # const VISITORS: PromiseKey<u64> = PromiseKey::new("visitors");
 /// fn banner(promises: &Promises) {
 ///     let _ = promises.submit(VISITORS, async { "not a number" });

@@ -152,7 +152,8 @@ impl<H> PromiseLayer<H> {
     ///
     /// ```
     /// use http::Response;
-    /// use tower_promises::{PromiseLayer, Rejection};
+    /// use tower_promises::PromiseLayer;
+    /// use tower_promises::promise::Rejection;
     ///
     /// let layer = PromiseLayer::new().on_rejection(|rejection: Rejection| {
     ///     let mut response = Response::new(format!("sorry: {}", rejection.status()));

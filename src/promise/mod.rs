@@ -81,7 +81,7 @@
 //! - **A name identifies one value.** Include the inputs of the promise in the name: `user:7`, not `user`.
 //! - **Errors are cached.** A promise that failed does not run again in the next pass. Clear it to retry.
 //! - **Do not swallow `Pending`.** `result.ok()` and `unwrap_or` replace every error by a default, including errors
-//!   of settled promises. [`OrPending::or_pending`] replaces only `Pending`.
+//!   of settled promises. [`or_pending`](crate::OrPending::or_pending) replaces only `Pending`.
 //! - **Await inside a promise.** A promise that needs another promise awaits [`resolve`](Promises::resolve).
 //!   `result_or_submit(..)?` in a promise would end it with the error `Pending`. Promises that wait for each other in
 //!   a cycle wait until a timeout.
@@ -190,16 +190,16 @@
 #[cfg(feature = "blocking")]
 mod blocking;
 mod current;
-mod error;
+pub(crate) mod error;
 mod excerpt;
 mod future;
 mod key;
-mod layer;
+pub(crate) mod layer;
 #[cfg(feature = "loader")]
 mod load;
 mod observe;
 mod original;
-mod promises;
+pub(crate) mod promises;
 mod read;
 mod registry;
 mod rejection;
@@ -212,18 +212,21 @@ mod submit;
 mod wait;
 mod waiters;
 
-pub use error::{MissingPromiseLayer, OrPending, PromiseError, SubmitError};
+pub use error::{MissingPromiseLayer, SubmitError};
 pub use future::PromiseFuture;
 pub use key::{AnyKey, IntoKey, Key, PromiseKey};
-pub use layer::PromiseLayer;
 #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
 pub use observe::PromiseOutcome;
 #[cfg(feature = "server-timing")]
 pub use observe::{PassTiming, Passes, PromiseTiming};
-pub use promises::Promises;
 pub use rejection::{
     DefaultResponseForRejection, EmptyResponseForRejection, Rejection, ResponseForRejection,
 };
 pub use results::PromiseResults;
 pub use service::PromiseService;
 pub use settings::{OnTimeout, Start};
+
+// Their public address is the root of the crate.
+pub(crate) use error::PromiseError;
+pub(crate) use layer::PromiseLayer;
+pub(crate) use promises::Promises;

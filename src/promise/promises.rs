@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// # Reading and asking
 ///
 /// ```
-/// use tower_promises::promise::{OrPending, PromiseError, Promises};
+/// use tower_promises::{OrPending, PromiseError, Promises};
 ///
 /// # async fn fetch_name(id: u32) -> String { format!("user {id}") }
 /// fn greeting(promises: &Promises, id: u32) -> Result<String, PromiseError> {
@@ -41,7 +41,8 @@ use std::sync::Arc;
 /// # Testing a handler
 ///
 /// ```
-/// use tower_promises::promise::{PromiseResults, Promises};
+/// use tower_promises::Promises;
+/// use tower_promises::promise::PromiseResults;
 ///
 /// fn title(promises: &Promises) -> String {
 ///     let unread: u32 = promises.result_or_submit("unread", async || 0).unwrap_or_default();

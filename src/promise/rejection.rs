@@ -166,7 +166,8 @@ const SETTINGS: &str = "`PromiseLayer::max_body_bytes`, or `PromiseLayer::max_sp
 /// ```
 /// use http::Response;
 /// use tower_promises::promise::ResponseForRejection;
-/// use tower_promises::{PromiseLayer, Rejection};
+/// use tower_promises::PromiseLayer;
+/// use tower_promises::promise::Rejection;
 ///
 /// #[derive(Clone)]
 /// struct StatusOnly;

@@ -14,7 +14,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::body::{ReplayBody, ReplayError};
 use tower_promises::promise::EmptyResponseForRejection;
-use tower_promises::{BoxError, PromiseLayer, Rejection};
+use tower_promises::promise::Rejection;
+use tower_promises::{BoxError, PromiseLayer};
 
 fn frames<E>(
     frames: impl IntoIterator<Item = Result<Frame<Bytes>, E>>,
@@ -454,7 +455,7 @@ async fn a_timeout_with_a_body_that_cannot_be_replayed_is_rejected_as_a_timeout(
     let layer = PromiseLayer::new()
         .max_body_bytes(4)
         .timeout(std::time::Duration::from_secs(1))
-        .on_timeout(tower_promises::OnTimeout::FinalPass);
+        .on_timeout(tower_promises::promise::OnTimeout::FinalPass);
     let service = layer.layer(service_fn(async |request: test_support::TestRequest| {
         let promises = promises(&request);
         request.into_body().collect().await?;

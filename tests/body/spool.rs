@@ -14,7 +14,8 @@ use test_support::uploads::{
 use test_support::{Counter, Log, post, promises, text, text_response};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::body::{ReplayBody, ReplayError, Spool};
-use tower_promises::{BoxError, PromiseLayer, Rejection};
+use tower_promises::promise::Rejection;
+use tower_promises::{BoxError, PromiseLayer};
 
 #[tokio::test]
 async fn a_large_body_is_read_in_two_passes() {

@@ -17,7 +17,8 @@ use tokio::time::sleep;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::blocking::{BlockingPool, OnSaturation};
 use tower_promises::body::ReplayBody;
-use tower_promises::{BoxError, OrPending, PromiseLayer, Promises, Rejection, Start};
+use tower_promises::promise::{Rejection, Start};
+use tower_promises::{BoxError, OrPending, PromiseLayer, Promises};
 #[tokio::test]
 async fn passes_are_counted_by_outcome() {
     let mut recorded = Recorded::start().await;

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use test_support::{Log, TestRequest, ask, ask_async, get, promises, text_response};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_promises::{BoxError, Loader, OrPending, PromiseLayer, Promises, Start};
+use tower_promises::loader::Loader;
+use tower_promises::promise::Start;
+use tower_promises::{BoxError, OrPending, PromiseLayer, Promises};
 
 #[tokio::test]
 async fn a_value_that_is_never_read_is_warned_of() {

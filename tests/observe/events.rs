@@ -5,7 +5,8 @@ use http_body_util::BodyExt;
 use std::future::pending;
 use test_support::{Log, TestRequest, ask, ask_async, get, post, promises, text_response};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_promises::{BoxError, OrPending, PromiseError, PromiseLayer, Start};
+use tower_promises::promise::Start;
+use tower_promises::{BoxError, OrPending, PromiseError, PromiseLayer};
 
 /// Returns the only line of the log that contains `text`.
 fn line(log: &Log, text: &str) -> String {

@@ -8,8 +8,9 @@ use test_support::{TestBody, TestRequest, get, promises, text_response};
 use tokio::time::sleep;
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 use tower_promises::observe::ServerTimingLayer;
+use tower_promises::promise::{OnTimeout, Rejection};
 use tower_promises::promise::{Passes, PromiseOutcome};
-use tower_promises::{BoxError, OnTimeout, OrPending, PromiseLayer, Promises, Rejection};
+use tower_promises::{BoxError, OrPending, PromiseLayer, Promises};
 
 #[tokio::test(start_paused = true)]
 async fn passes_contain_names_and_durations() {

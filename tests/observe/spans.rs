@@ -6,7 +6,8 @@ use std::time::Duration;
 use test_support::spans::SpanTree;
 use test_support::{TestRequest, ask, ask_async, get, promises, text_response};
 use tower::{Layer, ServiceExt, service_fn};
-use tower_promises::{BoxError, OrPending, PromiseError, PromiseLayer, Start};
+use tower_promises::{BoxError, OrPending, PromiseError, PromiseLayer};
+use tower_promises::promise::Start;
 use tracing::{Instrument, info_span};
 
 #[tokio::test]

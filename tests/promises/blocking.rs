@@ -8,7 +8,8 @@ use test_support::eventually::{eventually, until};
 use test_support::{Answer, Counter, ask, get, promises, text, text_response};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::blocking::{self, BlockingPool, OnSaturation};
-use tower_promises::{BoxError, OrPending, PromiseError, PromiseLayer, Promises, Rejection, Start};
+use tower_promises::promise::{Rejection, Start};
+use tower_promises::{BoxError, OrPending, PromiseError, PromiseLayer, Promises};
 
 /// Controls a job that runs until it is released.
 struct Gate {

@@ -3,10 +3,8 @@
 use std::error::Error;
 use std::sync::{Arc, Mutex};
 use test_support::{Counter, Log, Notes, ask, ask_async};
-use tower_promises::{
-    BoxError, OrPending, PromiseError, PromiseKey, PromiseLayer, PromiseResults, Promises,
-    SubmitError,
-};
+use tower_promises::promise::{PromiseKey, PromiseResults, SubmitError};
+use tower_promises::{BoxError, OrPending, PromiseError, PromiseLayer, Promises};
 
 fn read(promises: &Promises, key: &'static str) -> String {
     match promises.result::<u32>(key) {

@@ -8,7 +8,8 @@ use std::time::Duration;
 use test_support::{ask, ask_async};
 use tokio::time::{Instant, sleep, timeout};
 use tower_promises::loader::Loader;
-use tower_promises::{BoxError, OrPending, PromiseError, PromiseLayer, PromiseResults, Promises};
+use tower_promises::promise::PromiseResults;
+use tower_promises::{BoxError, OrPending, PromiseError, PromiseLayer, Promises};
 
 const SECOND: Duration = Duration::from_secs(1);
 

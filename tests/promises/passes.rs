@@ -9,7 +9,8 @@ use std::time::Duration;
 use test_support::{Counter, Log, TestRequest, answer, ask, get, post, promises, text_response};
 use tokio::time::{Instant, sleep};
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_promises::{BoxError, OrPending, PromiseError, PromiseLayer, Promises, Rejection};
+use tower_promises::promise::Rejection;
+use tower_promises::{BoxError, OrPending, PromiseError, PromiseLayer, Promises};
 
 #[tokio::test]
 async fn without_promises_there_is_one_pass() {

@@ -13,7 +13,8 @@ use tokio::time::sleep;
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok};
 use tower::limit::ConcurrencyLimitLayer;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_promises::{BoxError, PromiseLayer, Promises, Start};
+use tower_promises::promise::Start;
+use tower_promises::{BoxError, PromiseLayer, Promises};
 use tower_test::{assert_request_eq, mock};
 
 const SECOND: Duration = Duration::from_secs(1);

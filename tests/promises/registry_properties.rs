@@ -10,8 +10,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use test_support::{TestRequest, get, promises, text_response};
 use tower::{Layer, ServiceExt, service_fn};
+use tower_promises::promise::{Key, SubmitError};
 use tower_promises::promise::{PromiseResults, Start};
-use tower_promises::{BoxError, Key, PromiseError, PromiseLayer, Promises, SubmitError};
+use tower_promises::{BoxError, PromiseError, PromiseLayer, Promises};
 
 /// The value of a promise: its number, and a reference to show that the value is dropped with the request.
 #[derive(Clone)]

@@ -4,7 +4,8 @@ use futures_util::FutureExt;
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use test_support::{Counter, Log, Notes, ask, ask_async};
-use tower_promises::{BoxError, PromiseError, PromiseLayer, PromiseResults, Promises, SubmitError};
+use tower_promises::promise::{PromiseResults, SubmitError};
+use tower_promises::{BoxError, PromiseError, PromiseLayer, Promises};
 
 struct Bomb;
 

@@ -4,7 +4,8 @@ use futures_util::future::join;
 use std::time::Duration;
 use test_support::{Counter, ask_async};
 use tokio::time::{Instant, sleep, timeout};
-use tower_promises::{OrPending, PromiseError, PromiseLayer, PromiseResults, Promises, Start};
+use tower_promises::promise::{PromiseResults, Start};
+use tower_promises::{OrPending, PromiseError, PromiseLayer, Promises};
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::body::{ReplayBody, ReplayError, RequestBody};
-use tower_promises::{BoxError, PromiseError, PromiseLayer, Promises, SubmitError};
+use tower_promises::promise::SubmitError;
+use tower_promises::{BoxError, PromiseError, PromiseLayer, Promises};
 
 async fn size(body: RequestBody) -> Result<usize, BoxError> {
     Ok(body.collect().await?.to_bytes().len())
@@ -140,7 +141,7 @@ async fn an_empty_body_and_a_handle_without_a_request_are_accepted() {
     });
     assert_eq!(answer.await.body, "0");
 
-    let promises = Promises::with_results(tower_promises::PromiseResults::new());
+    let promises = Promises::with_results(tower_promises::promise::PromiseResults::new());
     promises
         .submit_body("size", async |body| size(body).await.ok())
         .unwrap();

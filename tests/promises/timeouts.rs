@@ -3,7 +3,8 @@
 use std::time::Duration;
 use test_support::{Counter, Log, ask, ask_async};
 use tokio::time::{Instant, sleep};
-use tower_promises::{OnTimeout, OrPending, PromiseError, PromiseLayer, Promises, Rejection};
+use tower_promises::promise::{OnTimeout, Rejection};
+use tower_promises::{OrPending, PromiseError, PromiseLayer, Promises};
 
 const SECOND: Duration = Duration::from_secs(1);
 

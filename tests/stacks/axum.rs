@@ -20,10 +20,8 @@ use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::trace::TraceLayer;
 use tower_promises::operations::{OperationLayer, Operations, Progress};
 use tower_promises::promise::MissingPromiseLayer;
-use tower_promises::{
-    OnTimeout, OrPending, PromiseError, PromiseLayer, Promises, Rejection, ServiceBuilderExt,
-    Start, SubmitError,
-};
+use tower_promises::promise::{OnTimeout, Rejection, Start, SubmitError};
+use tower_promises::{OrPending, PromiseError, PromiseLayer, Promises, ServiceBuilderExt};
 
 async fn hello(Path(name): Path<String>, promises: Promises) -> Result<String, PromiseError> {
     let work = async move || format!("Hello, {name}!");

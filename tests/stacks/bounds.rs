@@ -16,9 +16,8 @@ use tower_promises::operations::{
     OperationFuture, OperationLayer, OperationService, Operations, Progress,
 };
 use tower_promises::promise::{DefaultResponseForRejection, PromiseFuture, PromiseService};
-use tower_promises::{
-    Key, PromiseError, PromiseKey, PromiseLayer, PromiseResults, Promises, Rejection, SubmitError,
-};
+use tower_promises::promise::{Key, PromiseKey, PromiseResults, Rejection, SubmitError};
+use tower_promises::{PromiseError, PromiseLayer, Promises};
 
 assert_impl_all!(Promises: Send, Sync, Clone, Unpin);
 assert_impl_all!(PromiseLayer: Send, Sync, Clone, Unpin);

@@ -16,7 +16,8 @@ use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
-use tower_promises::{PromiseError, PromiseLayer, Promises, Rejection};
+use tower_promises::promise::Rejection;
+use tower_promises::{PromiseError, PromiseLayer, Promises};
 
 /// Answers a check when a promise has settled.
 struct PromisedHealth;

@@ -30,9 +30,10 @@ use tower_promises::backend::Backend;
 use tower_promises::body::ReplayBody;
 use tower_promises::observe::ServerTimingLayer;
 use tower_promises::operations::OperationLayer;
+use tower_promises::promise::Rejection;
 use tower_promises::promise::{EmptyResponseForRejection, ResponseForRejection};
 use tower_promises::tasks::{TaskLayer, Tasks};
-use tower_promises::{BoxError, PromiseLayer, Promises, Rejection};
+use tower_promises::{BoxError, PromiseLayer, Promises};
 
 const MINUTE: Duration = Duration::from_secs(60);
 

@@ -29,9 +29,10 @@ use tokio::time::timeout;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::backend::Backend;
 use tower_promises::body::ReplayBody;
+use tower_promises::promise::Rejection;
 use tower_promises::promise::ResponseForRejection;
 use tower_promises::signals::Signals;
-use tower_promises::{BoxError, PromiseLayer, Promises, Rejection};
+use tower_promises::{BoxError, PromiseLayer, Promises};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
