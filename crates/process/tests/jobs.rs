@@ -174,7 +174,8 @@ async fn a_panic_is_an_error_with_its_text() {
     let error = pool.run(Act::Panic).await.unwrap_err();
     assert!(matches!(error, ProcessError::Panicked { .. }), "{error:?}");
     let text = error.to_string();
-    assert!(text.contains("the job is broken jobs.rs:"), "{text}");
+    assert!(text.contains("the job is broken at "), "{text}");
+    assert!(text.contains("tests/jobs.rs:"), "{text}");
     assert_eq!(pool.run(Act::Double(1)).await.unwrap(), "2");
 }
 
