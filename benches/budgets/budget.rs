@@ -19,7 +19,7 @@ pub(crate) const ALLOCATIONS_BEYOND_STACK: f64 = 1.0;
 /// Instructions of a request without promises, as a multiple of those of the stack.
 pub(crate) const INSTRUCTIONS_OF_STACK: Budget = AtMost(1.10);
 
-/// Allocations of one more promise, without those of its name and by its future.
+/// Allocations of one more promise, without the allocations for its name and in its future.
 pub(crate) const ALLOCATIONS_OF_PROMISE: Budget = AtMost(2.0);
 
 /// The time of promises in two passes, as a multiple of that of a hand-written service that clones the request, joins

@@ -1,4 +1,4 @@
-//! Times. Each is compared with the time of an alternative that runs in alternation with it.
+//! Times, each compared with the time of an alternative. Samples of the two take turns.
 
 use crate::budget;
 use crate::counts::{judge_linear, promises};

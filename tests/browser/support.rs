@@ -1,4 +1,4 @@
-//! The browser of other tests has the abilities that they rely on.
+//! The browser of `test_support` does what the browser tests rely on.
 
 
 use axum::Router;

@@ -162,7 +162,7 @@ async fn attend<Q: Queue + ?Sized>(
     let ended = match select(&mut task.0, pin!(held.renew())).await {
         Either::Left((ended, _)) => ended,
         Either::Right(((), _)) => {
-            // Notifies code that the handler has started elsewhere before the handler is aborted.
+            // The handler may have moved the lease to other tasks. They are notified before the handler is aborted.
             held.end();
             observe::lease_lost(&options.queue, &taken.id);
             task.0.abort();

@@ -41,8 +41,8 @@ pub(super) struct Connection {
     settings: Settings,
     streams: Streams,
     clock: Clock,
-    /// Locked while the server is asked for the time because something seems to be expired.
-    asking: Mutex<()>,
+    /// Locked while the clock of the server is read because something seems to be expired.
+    reading_clock: Mutex<()>,
     tasks: StdMutex<Vec<AbortOnDrop>>,
 }
 
@@ -80,7 +80,7 @@ impl Connection {
             context,
             settings,
             clock: Clock::default(),
-            asking: Mutex::new(()),
+            reading_clock: Mutex::new(()),
             tasks: StdMutex::default(),
         });
         let prepare = || async {
@@ -139,7 +139,7 @@ impl Connection {
         if !left.is_zero() || self.clock.is_fresh() {
             return Ok(left);
         }
-        let _asking = self.asking.lock().await;
+        let _reading = self.reading_clock.lock().await;
         if !self.clock.is_fresh() {
             match self.set_clock().await {
                 Err(error) if is_refused(&error) => {

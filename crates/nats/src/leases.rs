@@ -68,7 +68,7 @@ pub(super) enum State {
     Leased,
     /// The envelope will be delivered again.
     Waiting,
-    /// The envelope has ended. The record stays for a while, for workers that do not know it yet.
+    /// The envelope has ended. The record stays for a while, because the message may be delivered again.
     Ended,
 }
 

@@ -73,7 +73,7 @@ impl Streams {
         *lock(&self.window)
     }
 
-    /// How often the streams were created or found. Whatever depends on them is created again when the number changes.
+    /// How often the streams were created or found. State that depends on them is created again when the number changes.
     pub(super) fn made(&self) -> u64 {
         self.made.load(Ordering::Acquire)
     }
@@ -236,7 +236,7 @@ fn configs(settings: &Settings) -> [Config; 3] {
         max_messages: -1,
         ..Default::default()
     };
-    // The server takes values below one as no limit.
+    // To the server, a value below one means no limit.
     let limit = |messages: u64| i64::try_from(messages.max(1)).unwrap_or(-1);
     let incarnation = incarnation_now();
     let values = Config {

@@ -134,7 +134,7 @@ async fn wait_for_end(instance: &Instance, key: &Key, news: &mut Subscription, p
             select! {
                 // The operation may have ended.
                 () = news.notified() => {}
-                // In case the message or the process that runs the operation is lost.
+                // Covers the loss of the message, and of the process that runs the operation.
                 () = sleep(settings.heartbeat.min(settings.lease)) => {}
             }
             match instance.read_or_declare_lost(key).await {

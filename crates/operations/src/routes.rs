@@ -136,7 +136,7 @@ async fn delete<R>(
     let settings = &instance.settings;
     if record.status.is_terminal() {
         if comes_late || instance.is_being_cancelled(key) {
-            // The client wanted to cancel the operation, which another request cancels, and not to remove it.
+            // Another request has cancelled the operation or is doing so. This client meant to cancel, not to remove.
             return Ok(reply::conflict(settings, headers));
         }
         if !condition::allows(headers, record) {

@@ -37,7 +37,7 @@ struct Shared {
 
 /// Builds a [`ProcessPool`].
 #[derive(Clone, Copy, Debug)]
-#[must_use = "`build` makes the pool"]
+#[must_use = "`build` creates the pool"]
 pub struct ProcessPoolBuilder {
     max_processes: usize,
     max_waiting: Option<usize>,

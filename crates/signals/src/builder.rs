@@ -18,7 +18,7 @@ use tower_promises_backend::Backend;
 /// # let _ = signals;
 /// ```
 #[derive(Clone, Debug)]
-#[must_use = "`build` makes the signals"]
+#[must_use = "`build` creates the signals"]
 pub struct SignalsBuilder {
     backend: Backend,
     settings: Settings,

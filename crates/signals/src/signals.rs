@@ -136,7 +136,7 @@ impl Signals {
     ///
     /// [`SignalError::Serialize`], [`SignalError::TooLarge`], [`SignalError::NameTooLong`] and
     /// [`SignalError::NoRuntime`]: no waiter got the value. [`SignalError::Backend`]: the waiters in this process got
-    /// the value, waiters in other processes may not have.
+    /// the value, but waiters in other processes may not have got it.
     pub fn send<T>(
         &self,
         name: &str,
@@ -160,9 +160,9 @@ impl Signals {
     ///
     /// `false` means that this process has no waiter and that the value was offered to the other processes. This
     /// process is not informed whether one of them took it. If that matters, let the waiter reply with a signal of its
-    /// own. The processes agree through the store on the one that delivers, so never more than one does. A waiter that
-    /// is dropped before it reads the value, or that cannot read it, passes it to the next waiter in its process.
-    /// Without a next waiter, the value is lost.
+    /// own. The store decides which process delivers the value, so at most one process does. A waiter that is dropped
+    /// before it reads the value, or that cannot read it, passes it to the next waiter in its process. Without a next
+    /// waiter, the value is lost.
     ///
     /// The future does nothing until it is polled, and borrows nothing.
     ///
@@ -170,7 +170,7 @@ impl Signals {
     ///
     /// [`SignalError::Serialize`], [`SignalError::TooLarge`], [`SignalError::NameTooLong`] and
     /// [`SignalError::NoRuntime`]: no waiter got the value. [`SignalError::Backend`]: no waiter in this process got the
-    /// value, one in another process may have.
+    /// value, but a waiter in another process may have got it.
     pub fn send_one<T>(
         &self,
         name: &str,

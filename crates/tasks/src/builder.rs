@@ -21,7 +21,7 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 ///
 /// All processes that share a backend should use the same queues and settings.
 #[derive(Clone)]
-#[must_use = "`build` makes the tasks"]
+#[must_use = "`build` creates the tasks"]
 pub struct TasksBuilder {
     backend: Backend,
     queues: HashMap<Arc<str>, Provided>,

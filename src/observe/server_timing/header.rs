@@ -13,9 +13,9 @@ const SEPARATOR: &str = ", ";
 /// The limits of the header.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// For the passes, and again for the promises.
+    /// The number of entries for passes, and the number of entries for promises.
     pub(super) max_entries: usize,
-    /// For the value of the header.
+    /// The size of the value of the header.
     pub(super) max_bytes: usize,
 }
 

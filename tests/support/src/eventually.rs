@@ -1,7 +1,7 @@
 //! Waits for other processes, threads, sockets and files.
 //!
 //! This module defines how often such tests check a condition and when they give up. Tests with a paused clock and a
-//! single thread use `support::until` instead.
+//! single thread use [`until`](crate::until) instead.
 
 use std::io::{BufRead, BufReader, Read};
 use std::sync::mpsc;

@@ -1,4 +1,4 @@
-//! Code that the tests of tasks share. Each test file uses a part of it.
+//! Code that the tests of tasks share: a task whose function the test supplies, and its errors.
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};

@@ -365,7 +365,7 @@ broken! {
     a_bus_that_accepts_all_topics_fails: check_bus(AcceptsAllNames), "must be an error";
 }
 
-/// Shows that the faults cause the failures above: an adapter whose fault concerns the other trait conforms.
+/// An adapter whose fault concerns another trait passes, so the failures above are due to the faults.
 #[tokio::test(start_paused = true)]
 async fn the_broken_adapter_without_a_fault_conforms() {
     let sound = Broken::new(Fault::DropsMessages);

@@ -15,8 +15,8 @@ const STREAMS: [&str; 3] = [
     "tower-promises-leases",
 ];
 
-/// Nothing that was acknowledged is lost, and no envelope is handled twice: the lease is longer than the election of a
-/// new leader takes.
+/// Nothing that was acknowledged is lost, and no envelope is handled twice: a lease outlasts the election of a
+/// new leader.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_loss_of_each_server_in_turn_loses_nothing() {
     let mut servers = Servers::start().await;

@@ -141,7 +141,7 @@ async fn a_worker_whose_consumer_expires_continues() {
     add(&queue, "first").await;
     let first = queue.take("work", 1, NEVER).await.unwrap().remove(0);
     assert!(queue.settle(&first.receipt, Outcome::Done).await.unwrap());
-    // Shortens the time of a day after which the consumer expires.
+    // The consumer expires soon, instead of after a day.
     let name = consumer_name(&server).await.unwrap();
     let stream = context(&server).await.get_stream(STREAMS[1]).await.unwrap();
     let consumer: consumer::PullConsumer = stream.get_consumer(&name).await.unwrap();

@@ -243,7 +243,7 @@ async fn a_screen_reader_gets_names_and_values() {
     ] {
         assert!(nodes.contains(&node), "{node} is missing in {nodes:?}");
     }
-    // Later changes, soon after the first one, are not read out.
+    // Changes soon after the first change are not read out.
     site.browser
         .until("document.querySelector('[role=status]').ariaLive === 'off'")
         .await;

@@ -1,5 +1,5 @@
-//! Operations, section 7 of their contract: addresses are reachable if the layer is mounted correctly, and not given
-//! out otherwise.
+//! Operations, section 7 of their contract: clients get addresses only if the layer is mounted so that the addresses
+//! reach it.
 
 use axum::Router;
 use axum::body::Body;

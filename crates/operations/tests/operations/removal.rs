@@ -65,7 +65,7 @@ async fn section_4_an_operation_removed_before_its_end_is_stored_stays_unknown()
     let ends = Arc::new(AtomicBool::new(false));
     let ending = ends.clone();
     let store = Stepping::gated(&gate, move |at, key| {
-        // The first write of the end is that of the work itself.
+        // The work itself is the first to write the end.
         at == At::BeforeWrite && key.contains("tombstone") && ending.swap(false, Ordering::SeqCst)
     });
     let app = App::working(OperationLayer::new(store.backend()).lease(SECOND * 1000));

@@ -494,7 +494,7 @@ async fn section_3_conditions_that_protect_from_lost_updates_reach_the_service()
     let headers = [
         ("if-match", "\"v1\""),
         ("if-unmodified-since", "Sat, 01 Jan 2000 00:00:00 GMT"),
-        // Creates but never replaces.
+        // `*` allows to create, not to replace.
         ("if-none-match", "*"),
     ];
     for method in ["PUT", "POST", "PATCH", "DELETE"] {

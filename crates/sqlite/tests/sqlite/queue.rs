@@ -113,7 +113,7 @@ async fn envelopes_of_a_killed_process_come_back_when_their_leases_end() {
     assert_eq!(back, seen);
 }
 
-/// The process wakes up with leases that another process has by then.
+/// When the process continues, another process has its leases.
 #[cfg(unix)]
 #[tokio::test]
 async fn a_stopped_process_changes_nothing_after_its_leases_have_ended() {
@@ -253,14 +253,14 @@ async fn a_worker_of_the_same_process_does_not_wait_for_a_poll() {
         assert_eq!(again.number, 2);
         assert!(done(&queue, &again).await);
     }
-    // A worker does not wait for a poll at the end of a delay that the process knows, either.
+    // A worker that knows the end of a delay or of a lease does not wait for a poll.
     queue.enqueue(envelope("late").delay(LEASE)).await.unwrap();
     let taken = take(&queue, LEASE).await;
     let again = take(&queue, NEVER).await;
     assert_eq!((again.id, again.number), (taken.id, 2));
 }
 
-/// Like two processes that do not get notified of each other's writes.
+/// Two databases are not notified of each other's writes, like two processes.
 #[tokio::test]
 async fn a_busy_database_is_polled_more_often() {
     const ROUNDS: u32 = 20;
@@ -281,7 +281,7 @@ async fn a_busy_database_is_polled_more_often() {
         crate::database::hear(&mut answers).await;
         assert!(done(&there.queue(), &taken).await);
     }
-    // With polls at the interval, each of the two ways would take half of the interval on average.
+    // With polls at the interval, each message would wait for half of the interval on average, two messages a round.
     let elapsed = started.elapsed();
     assert!(elapsed < INTERVAL * ROUNDS / 2, "{elapsed:?}");
 }

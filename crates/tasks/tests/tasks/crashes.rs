@@ -10,8 +10,8 @@ use tower_promises_tasks::{
     TaskContext, TaskError, TaskId, TaskQueueOptions, TaskState, Tasks, Worker,
 };
 
-/// A process with two queues. Tasks with the argument `poison` crash it after a while, and `endless` ones do not end.
-/// All other tasks take a minute.
+/// A process with two queues. The argument of a task decides what it does: `poison` crashes the process
+/// after a while, `endless` does not end, and any other argument takes a minute.
 #[derive(Clone, Default)]
 struct Site {
     /// Notified when the process should end.

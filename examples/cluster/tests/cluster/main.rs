@@ -41,7 +41,7 @@ async fn cluster() {
     let example = Example::start(env!("CARGO_BIN_EXE_cluster"));
     let processes = complete(&example, None).await;
 
-    // Every request may reach either instance, also requests for the operation.
+    // Any instance may answer a request, also a request for the operation.
     let url = format!("{}/report?seconds=2", example.url);
     let response = example.client.get(url).send().await.unwrap();
     assert_eq!(response.status().as_u16(), 202);
@@ -69,7 +69,7 @@ async fn cluster() {
     );
     assert!(report.ends_with("in attempt 1\n"), "{report}");
 
-    // Rings at either instance until the waiting request has received it, at whatever instance.
+    // Rings until the waiting request is answered. The two requests may reach different instances.
     let ring = eventually("silence", async || {
         assert_eq!(example.post("/ring", "").await.0, 200);
         None::<()>

@@ -1,4 +1,4 @@
-//! The core without any feature: no logs, no metrics, no blocking work, no files for bodies.
+//! `tower-promises` without its features: no logs, no metrics, no blocking work, no files for bodies.
 #![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
