@@ -23,7 +23,7 @@ const ROOM: &str = r#"<!doctype html>
 <title>{{ room }}</title>
 <h1>{{ room }}</h1>
 {% set message = next_message(room, seconds) %}
-{% if message is none %}<p>nobody answered</p>{% else %}<p>somebody says: <q>{{ message }}</q></p>{% endif %}
+{% if message is none %}<p>no message arrived</p>{% else %}<p>a client says: <q>{{ message }}</q></p>{% endif %}
 <p><a href="?seconds={{ seconds }}">wait for the next message</a> (until then, this page loads)</p>
 <form method="post"><input name="text" autofocus required maxlength="300"> <button>say it</button></form>
 "#;
@@ -171,7 +171,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         "  curl http://{address}/rooms/lobby                     # waits for the next message"
     );
     println!("  curl -d text=hello http://{address}/rooms/lobby       # in another terminal");
-    println!("  curl http://{address}/rooms/lobby?seconds=1           # nobody answers");
+    println!("  curl http://{address}/rooms/lobby?seconds=1           # no message arrives");
     axum::serve(listener, app).await?;
     Ok(())
 }

@@ -123,7 +123,7 @@ async fn chat() {
     let example = Example::start(binary("chat"));
     assert!(example.get("/").await.contains("<form method=\"post\""));
     let page = example.get("/rooms/lobby?seconds=0").await;
-    assert!(page.contains("<p>nobody answered</p>"), "{page}");
+    assert!(page.contains("<p>no message arrived</p>"), "{page}");
     let (status, page) = example.post("/rooms/empty", "hello").await;
     assert_eq!(status, 200);
     assert!(page.contains("heard by 0"), "{page}");

@@ -88,7 +88,7 @@ impl SignalsBuilder {
 
     /// Creates the signals. Each call creates an independent instance, which reaches others only through the backend.
     #[must_use]
-    pub fn build(&self) -> Signals {
-        Signals::of(Instance::new(self.backend.clone(), self.settings))
+    pub fn build(self) -> Signals {
+        Signals::of(Instance::new(self.backend, self.settings))
     }
 }

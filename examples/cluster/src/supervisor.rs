@@ -430,7 +430,9 @@ fn greet(address: &str) {
         "  curl -iL -H 'Accept: text/html' 'http://{address}/report?seconds=10'   # see `Location`"
     );
     println!("  curl -X POST 'http://{address}/burst?count=1000'           # short tasks");
-    println!("  curl http://{address}/wait                                 # until somebody does");
+    println!(
+        "  curl http://{address}/wait                                 # until the next command"
+    );
     println!("  curl -X POST http://{address}/ring");
     println!(
         "  curl -X POST http://{address}/poison                       # kills its worker, three times"
