@@ -70,8 +70,12 @@ impl Running {
         observed: &mut ObservedRequest,
     ) {
         slots.retain(|slot| slot.start());
+        if slots.is_empty() {
+            return;
+        }
+        let start = observed.start_promises(slots.len());
         let mut promises = slots.into_iter().map(|slot| RunningPromise {
-            observed: observed.start_promise(slot.key()),
+            observed: start.promise(slot.key()),
             slot,
         });
         while promises.len() > 0 {
@@ -187,7 +191,7 @@ impl Drop for RunningPromise {
             // A promise that has not settled is cancelled now, so that it has an outcome.
             self.observed
                 .in_scope(|| self.slot.fail(Failure::Cancelled));
-            self.observed.end(self.slot.failure());
+            self.observed.end(self.slot.key(), self.slot.failure());
         }
     }
 }
