@@ -1,4 +1,3 @@
-use super::Promises;
 use super::error::Failure;
 use super::observe::{ObservedPromise, ObservedRequest};
 use super::slot::AnySlot;
@@ -43,27 +42,8 @@ struct RunningPromise {
 }
 
 impl Running {
-    /// Starts new promises and polls all running promises. Ready when no promise is running; otherwise the task is
-    /// woken when a promise makes progress or is to start.
-    pub(super) fn drive(
-        &mut self,
-        promises: &Promises,
-        timeout: Option<Duration>,
-        observed: &mut ObservedRequest,
-        cx: &mut Context<'_>,
-    ) -> Poll<()> {
-        let registry = &promises.registry;
-        loop {
-            self.start(registry.take_starting(), timeout, observed);
-            let done = promises.scope(|| self.poll(cx));
-            if registry.park(cx.waker()) {
-                return done;
-            }
-        }
-    }
-
     /// Starts promises, each with the given timeout.
-    fn start(
+    pub(super) fn start(
         &mut self,
         mut slots: Vec<Arc<dyn AnySlot>>,
         timeout: Option<Duration>,
@@ -108,7 +88,7 @@ impl Running {
     }
 
     /// Ready when no promise is running.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.groups {
             Groups::None => {}
             Groups::One(group) => ready!(group.poll_promises(cx)),
