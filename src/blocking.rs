@@ -207,7 +207,7 @@ impl BlockingPool {
             Ok(permit) => permit,
             Err(_) => {
                 // The gauge belongs to the future, so a dropped future no longer counts as waiting.
-                let _waiting = Gauge::one(BLOCKING_QUEUE_DEPTH);
+                let _waiting = Gauge::one(&BLOCKING_QUEUE_DEPTH);
                 match permit.await {
                     Ok(permit) => permit,
                     // Unreachable: the sender is dropped only with the pool, and `self` keeps the pool alive.
@@ -217,7 +217,7 @@ impl BlockingPool {
         };
         let flag = Arc::new(AtomicBool::new(false));
         let is_cancelled = Arc::clone(&flag);
-        let in_flight = Gauge::one(BLOCKING_JOBS_IN_FLIGHT);
+        let in_flight = Gauge::one(&BLOCKING_JOBS_IN_FLIGHT);
         let handle = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             let _in_flight = in_flight;

@@ -1,13 +1,44 @@
-/// The names of gauges.
+/// The key of a gauge, made at compile time.
 #[cfg(feature = "metrics")]
-pub(crate) const REQUESTS_IN_FLIGHT: &str = "tower_promises_requests_in_flight";
+pub(crate) type Name = metrics::Key;
+#[cfg(not(feature = "metrics"))]
+pub(crate) type Name = ();
+
+macro_rules! names {
+    ($($(#[$attribute:meta])* $constant:ident = $name:literal;)*) => {
+        $(
+            $(#[$attribute])*
+            pub(crate) static $constant: Name = {
+                #[cfg(feature = "metrics")]
+                {
+                    metrics::Key::from_static_name($name)
+                }
+            };
+        )*
+    };
+}
+
+names! {
+    #[cfg(feature = "metrics")]
+    REQUESTS_IN_FLIGHT = "tower_promises_requests_in_flight";
+    #[cfg(feature = "metrics")]
+    PROMISES_IN_FLIGHT = "tower_promises_promises_in_flight";
+    #[cfg(feature = "blocking")]
+    BLOCKING_QUEUE_DEPTH = "tower_promises_blocking_queue_depth";
+    #[cfg(feature = "blocking")]
+    BLOCKING_JOBS_IN_FLIGHT = "tower_promises_blocking_jobs_in_flight";
+    REPLAY_BYTES = "tower_promises_replay_bytes";
+}
+
+/// The gauge with this name. The macro of `metrics` would hash a name that is not a literal in every call.
 #[cfg(feature = "metrics")]
-pub(crate) const PROMISES_IN_FLIGHT: &str = "tower_promises_promises_in_flight";
-#[cfg(feature = "blocking")]
-pub(crate) const BLOCKING_QUEUE_DEPTH: &str = "tower_promises_blocking_queue_depth";
-#[cfg(feature = "blocking")]
-pub(crate) const BLOCKING_JOBS_IN_FLIGHT: &str = "tower_promises_blocking_jobs_in_flight";
-pub(crate) const REPLAY_BYTES: &str = "tower_promises_replay_bytes";
+pub(crate) fn of(name: &'static Name) -> metrics::Gauge {
+    use metrics::{Level, Metadata};
+
+    static METADATA: Metadata<'static> =
+        Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
+    metrics::with_recorder(|recorder| recorder.register_gauge(name, &METADATA))
+}
 
 /// A value that is included in the gauge with this name while it exists. The gauge shows the sum of all such values.
 /// Without the feature `metrics` it is a plain number.
@@ -15,11 +46,11 @@ pub(crate) const REPLAY_BYTES: &str = "tower_promises_replay_bytes";
 pub(crate) struct Gauge {
     value: usize,
     #[cfg(feature = "metrics")]
-    name: &'static str,
+    name: &'static Name,
 }
 
 impl Gauge {
-    pub(crate) const fn new(name: &'static str) -> Self {
+    pub(crate) const fn new(name: &'static Name) -> Self {
         #[cfg(not(feature = "metrics"))]
         let _ = name;
         Self {
@@ -31,7 +62,7 @@ impl Gauge {
 
     /// Creates a value of one.
     #[cfg(any(feature = "blocking", feature = "metrics"))]
-    pub(crate) fn one(name: &'static str) -> Self {
+    pub(crate) fn one(name: &'static Name) -> Self {
         let mut gauge = Self::new(name);
         gauge.prepare(1).show();
         gauge
@@ -60,7 +91,7 @@ impl Drop for Gauge {
 #[must_use]
 pub(crate) struct Difference {
     #[cfg(feature = "metrics")]
-    name: &'static str,
+    name: &'static Name,
     former: usize,
     value: usize,
 }
@@ -70,7 +101,7 @@ impl Difference {
     pub(crate) fn show(self) {
         #[cfg(feature = "metrics")]
         {
-            let gauge = || metrics::gauge!(self.name);
+            let gauge = || of(self.name);
             match self.value.checked_sub(self.former) {
                 Some(0) => {}
                 Some(more) => gauge().increment(more as f64),

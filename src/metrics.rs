@@ -32,8 +32,10 @@
 //! [`PromiseLayer`]: crate::PromiseLayer
 
 use crate::gauge;
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
-use std::time::Duration;
+use metrics::{
+    IntoF64, Key, Label, Level, Metadata, Unit, describe_counter, describe_gauge,
+    describe_histogram,
+};
 
 const PASSES: &str = "tower_promises_passes_total";
 const PASS_DURATION: &str = "tower_promises_pass_duration_seconds";
@@ -41,16 +43,7 @@ const PROMISES: &str = "tower_promises_promises_total";
 const PROMISE_DURATION: &str = "tower_promises_promise_duration_seconds";
 const REJECTIONS: &str = "tower_promises_rejections_total";
 
-/// The possible values of the labels.
-const PASS_OUTCOMES: [&str; 5] = ["published", "failed", "discarded", "rejected", "abandoned"];
-const PROMISE_OUTCOMES: [&str; 6] = [
-    "fulfilled",
-    "failed",
-    "timed_out",
-    "panicked",
-    "cancelled",
-    "rejected",
-];
+/// The possible values of the label.
 const REJECTION_KINDS: [&str; 6] = [
     "body_too_large",
     "spool_failed",
@@ -60,15 +53,52 @@ const REJECTION_KINDS: [&str; 6] = [
     "saturated",
 ];
 
-const GAUGES: &[&str] = &[
-    gauge::REQUESTS_IN_FLIGHT,
-    gauge::PROMISES_IN_FLIGHT,
+static GAUGES: &[&gauge::Name] = &[
+    &gauge::REQUESTS_IN_FLIGHT,
+    &gauge::PROMISES_IN_FLIGHT,
     #[cfg(feature = "blocking")]
-    gauge::BLOCKING_QUEUE_DEPTH,
+    &gauge::BLOCKING_QUEUE_DEPTH,
     #[cfg(feature = "blocking")]
-    gauge::BLOCKING_JOBS_IN_FLIGHT,
-    gauge::REPLAY_BYTES,
+    &gauge::BLOCKING_JOBS_IN_FLIGHT,
+    &gauge::REPLAY_BYTES,
 ];
+
+static METADATA: Metadata<'static> =
+    Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
+
+/// The keys of a counter and of a histogram for things that end with one of these outcomes, in the order of the
+/// variants of the outcome. The keys and their hashes are made at compile time.
+macro_rules! by_outcome {
+    ($keys:ident, $counter:ident, $histogram:ident, [$($outcome:literal),* $(,)?]) => {
+        static $keys: &[(Key, Key)] = &[$({
+            static LABELS: [Label; 1] = [Label::from_static_parts("outcome", $outcome)];
+            (
+                Key::from_static_parts($counter, &LABELS),
+                Key::from_static_parts($histogram, &LABELS),
+            )
+        }),*];
+    };
+}
+
+by_outcome!(
+    PASS_KEYS,
+    PASSES,
+    PASS_DURATION,
+    ["published", "failed", "discarded", "rejected", "abandoned"]
+);
+by_outcome!(
+    PROMISE_KEYS,
+    PROMISES,
+    PROMISE_DURATION,
+    [
+        "fulfilled",
+        "failed",
+        "timed_out",
+        "panicked",
+        "cancelled",
+        "rejected",
+    ]
+);
 
 /// Registers the descriptions and units of the metrics. Also registers all gauges, and all counters with each of their
 /// label values, with the value zero: a rate over a counter that starts at one would miss the first increment.
@@ -79,7 +109,7 @@ pub fn describe() {
 
 fn describe_all() {
     describe_gauge!(
-        gauge::REQUESTS_IN_FLIGHT,
+        gauge::REQUESTS_IN_FLIGHT.name_shared(),
         Unit::Count,
         "Requests that are being handled."
     );
@@ -94,7 +124,7 @@ fn describe_all() {
         "Durations of calls of the inner service, without the promises."
     );
     describe_gauge!(
-        gauge::PROMISES_IN_FLIGHT,
+        gauge::PROMISES_IN_FLIGHT.name_shared(),
         Unit::Count,
         "Promises that have started and not settled."
     );
@@ -111,18 +141,18 @@ fn describe_all() {
     #[cfg(feature = "blocking")]
     {
         describe_gauge!(
-            gauge::BLOCKING_QUEUE_DEPTH,
+            gauge::BLOCKING_QUEUE_DEPTH.name_shared(),
             Unit::Count,
             "Blocking jobs that are waiting in the queue."
         );
         describe_gauge!(
-            gauge::BLOCKING_JOBS_IN_FLIGHT,
+            gauge::BLOCKING_JOBS_IN_FLIGHT.name_shared(),
             Unit::Count,
             "Blocking jobs that are running."
         );
     }
     describe_gauge!(
-        gauge::REPLAY_BYTES,
+        gauge::REPLAY_BYTES.name_shared(),
         Unit::Bytes,
         "Bytes of request bodies kept in memory for a later pass, without those for a file."
     );
@@ -130,28 +160,35 @@ fn describe_all() {
 }
 
 fn begin() {
-    for (name, label, values) in [
-        (PASSES, "outcome", PASS_OUTCOMES.as_slice()),
-        (PROMISES, "outcome", &PROMISE_OUTCOMES),
-        (REJECTIONS, "kind", &REJECTION_KINDS),
-    ] {
-        for value in values {
-            metrics::counter!(name, label => *value).increment(0);
-        }
+    for (counter, _) in PASS_KEYS.iter().chain(PROMISE_KEYS) {
+        metrics::with_recorder(|recorder| {
+            recorder.register_counter(counter, &METADATA).increment(0);
+        });
+    }
+    for kind in REJECTION_KINDS {
+        metrics::counter!(REJECTIONS, "kind" => kind).increment(0);
     }
     for name in GAUGES {
-        metrics::gauge!(*name).increment(0.0);
+        gauge::of(name).increment(0.0);
     }
 }
 
-pub(crate) fn pass_ended(outcome: &'static str, duration: Duration) {
-    metrics::counter!(PASSES, "outcome" => outcome).increment(1);
-    metrics::histogram!(PASS_DURATION, "outcome" => outcome).record(duration);
+/// `outcome` is the number of the variant. The duration is converted only for a recorder.
+pub(crate) fn pass_ended(outcome: usize, duration: impl IntoF64) {
+    ended(&PASS_KEYS[outcome], duration);
 }
 
-pub(crate) fn promise_ended(outcome: &'static str, duration: Duration) {
-    metrics::counter!(PROMISES, "outcome" => outcome).increment(1);
-    metrics::histogram!(PROMISE_DURATION, "outcome" => outcome).record(duration);
+/// `outcome` is the number of the variant. The duration is converted only for a recorder.
+pub(crate) fn promise_ended(outcome: usize, duration: impl IntoF64) {
+    ended(&PROMISE_KEYS[outcome], duration);
+}
+
+fn ended((counter, histogram): &'static (Key, Key), duration: impl IntoF64) {
+    metrics::with_recorder(|recorder| {
+        recorder.register_counter(counter, &METADATA).increment(1);
+        let histogram = recorder.register_histogram(histogram, &METADATA);
+        histogram.record(duration);
+    });
 }
 
 pub(crate) fn rejected(kind: &'static str) {

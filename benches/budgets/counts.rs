@@ -46,9 +46,11 @@ pub(crate) fn allocations(table: &mut Table) {
     let figures = measured::run_counting(&["allocations"]);
     for (request, what) in REQUESTS {
         others(table, &figures, request, what);
-        let stack = figures.get(&format!("{request}/stack"));
         let layer = figures.get(&format!("{request}/layer"));
-        let budget = Budget::AtMost(stack + budget::ALLOCATIONS_BEYOND_STACK);
+        let budget = match request {
+            "body" => budget::ALLOCATIONS_WITH_BODY,
+            _ => Budget::AtMost(figures.get(&format!("{request}/stack"))),
+        };
         table.judge(format!("{what}: PromiseLayer"), whole(layer), layer, budget);
     }
     for count in COUNTS {
@@ -77,21 +79,37 @@ pub(crate) fn instructions(table: &mut Table) {
         let ratio = layer / figures.get(&format!("{request}/stack"));
         let what = format!("{what}: PromiseLayer");
         let figure = format!("{}, {ratio:.3} × the stack", whole(layer));
-        table.judge(what, figure, ratio, budget::INSTRUCTIONS_OF_STACK);
+        let budget = match request {
+            "body" => budget::INSTRUCTIONS_WITH_BODY,
+            _ => budget::INSTRUCTIONS_OF_STACK,
+        };
+        table.judge(what, figure, ratio, budget);
     }
     for (kind, name) in [("ready", "ready"), ("woken", "woken once")] {
-        for count in COUNTS {
-            let twice = figures.get(&format!("{kind}/{count}/twice"));
-            let layer = figures.get(&format!("{kind}/{count}/layer"));
+        for (count, budget) in COUNTS.into_iter().zip(budget::INSTRUCTIONS_BY_HAND) {
+            let [safe, bounded, twice, layer] = ["safe", "bounded", "twice", "layer"]
+                .map(|service| figures.get(&format!("{kind}/{count}/{service}")));
             let what = format!("{}, {name}", promises(count));
-            let figure = format!(
-                "{}, {:.3} × by hand ({})",
-                whole(layer),
-                layer / twice,
-                whole(twice)
-            );
-            table.figure(what, figure);
+            let ratio = |figure: f64| {
+                let (figure, ratio) = (whole(figure), figure / twice);
+                format!("{figure}, {ratio:.3} × by hand")
+            };
+            table.figure(format!("{what}: by hand"), whole(twice));
+            let safely = "by hand, safe for production";
+            table.figure(format!("{what}: {safely}"), ratio(safe));
+            let two = format!("{what}: PromiseLayer, `max_passes(2)`");
+            table.figure(two, ratio(bounded));
+            let what = format!("{what}: PromiseLayer");
+            table.judge(what.clone(), ratio(layer), layer / twice, budget);
+            let what = format!("{what}, against {safely}");
+            let figure = format!("{:.3} × {safely}", layer / safe);
+            table.judge(what, figure, layer / safe, budget::INSTRUCTIONS_OF_SAFE);
         }
+    }
+    for count in &COUNTS[1..] {
+        let figure = figures.get(&format!("fair/{count}/layer"));
+        let what = format!("{}, one of which takes every budget", promises(*count));
+        table.figure(what, whole(figure));
     }
     for (app, others, what) in [
         (
@@ -133,6 +151,17 @@ pub(crate) fn judge_linear(table: &mut Table, few: f64, many: f64) {
     );
 }
 
+/// The polls that a promise needs to let its neighbours settle, if it uses up the cooperative budget in each.
+pub(crate) fn fairness(table: &mut Table) {
+    let figures = measured::run(DEFAULT, &["fairness"]);
+    for count in &COUNTS[1..] {
+        let polls = figures.get(&format!("fair/{count}"));
+        let what = format!("{}, one of which takes every budget", promises(*count));
+        let figure = format!("{} polls until all others have settled", whole(polls));
+        table.judge(what, figure, polls, budget::polls_of_greedy(*count));
+    }
+}
+
 /// The costs of features that a request does not use.
 pub(crate) fn features(table: &mut Table) {
     let mut without = None;
@@ -142,11 +171,14 @@ pub(crate) fn features(table: &mut Table) {
         };
         let figures = [figures.get("head/layer"), figures.get("ready/10/layer")];
         let without = *without.get_or_insert(figures);
-        let names = ["no promises", "10 promises, two passes"];
-        for ((figure, without), what) in figures.into_iter().zip(without).zip(names) {
+        let subjects = [
+            ("no promises", budget::FEATURES_WITHOUT_PROMISES),
+            ("10 promises, two passes", budget::FEATURES_WITH_PROMISES),
+        ];
+        for ((figure, without), (what, budget)) in figures.into_iter().zip(without).zip(subjects) {
             let ratio = figure / without;
             let figure = format!("{} instructions, {ratio:.3} × without", whole(figure));
-            table.figure(format!("{name}: {what}"), figure);
+            table.judge(format!("{name}: {what}"), figure, ratio, budget);
         }
     }
 }

@@ -24,9 +24,10 @@ struct Subject {
     is_count: bool,
 }
 
-const SUBJECTS: [Subject; 7] = [
+const SUBJECTS: [Subject; 8] = [
     Subject::count("allocations", counts::allocations),
     Subject::count("instructions", counts::instructions),
+    Subject::count("fairness", counts::fairness),
     Subject::count("features", counts::features),
     Subject::count("bytes", counts::bytes),
     Subject::time("times", times::times),

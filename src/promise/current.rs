@@ -57,10 +57,26 @@ pub(super) struct Scope {
     previous: Option<Promises>,
 }
 
+/// Restores the previous handle and gives the lent handle back when it is dropped, also when a handler panics.
+#[must_use]
+pub(super) struct Loan<'a> {
+    owner: &'a mut Option<Promises>,
+    previous: Option<Promises>,
+}
+
 #[inline]
-pub(super) fn enter(promises: Promises) -> Scope {
+fn enter(promises: Promises) -> Scope {
     Scope {
         previous: replace(Some(promises)),
+    }
+}
+
+/// Makes the promises of `owner` current until the loan ends, without counting another handle.
+#[inline]
+pub(super) fn lend(owner: &mut Option<Promises>) -> Loan<'_> {
+    Loan {
+        previous: replace(owner.take()),
+        owner,
     }
 }
 
@@ -74,5 +90,12 @@ impl Drop for Scope {
     fn drop(&mut self) {
         // The former handle is dropped after the cell is set: its `Drop` may call `Promises::current`.
         drop(replace(self.previous.take()));
+    }
+}
+
+impl Drop for Loan<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        *self.owner = replace(self.previous.take());
     }
 }

@@ -15,6 +15,7 @@ use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Sleep, sleep};
 use tower_service::Service;
@@ -64,7 +65,8 @@ pin_project! {
 
 /// Ends the request's promises on drop.
 struct Session {
-    promises: Promises,
+    /// `None` only while it is lent to [`Promises::current`].
+    promises: Option<Promises>,
     has_ended: bool,
 }
 
@@ -84,12 +86,12 @@ where
         let original = Original::of(&request, body);
         request.extensions_mut().insert(promises.clone());
         // Created before the service is called, so that the request also ends if the call panics.
-        let session = Session {
-            promises,
+        let mut session = Session {
+            promises: Some(promises),
             has_ended: false,
         };
         let future = {
-            let _scope = current::enter(session.promises.clone());
+            let _scope = current::lend(&mut session.promises);
             service.call(request)
         };
         Self {
@@ -117,17 +119,16 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let mut this = self.as_mut().project();
-            let promises = &this.session.promises;
             let timeout = this.settings.promise_timeout;
             match this.state.as_mut().project() {
                 StateProj::Calling { future } => {
                     let promises_first = mem::take(this.promises_first);
                     if promises_first {
-                        let _ = this.running.drive(promises, timeout, this.observed, cx);
+                        let _ = this.session.drive(this.running, timeout, this.observed, cx);
                     }
                     let polled = {
                         let _span = this.observed.enter_pass();
-                        let _scope = current::enter(promises.clone());
+                        let _scope = current::lend(&mut this.session.promises);
                         future.poll(cx)
                     };
                     if let Poll::Ready(outcome) = polled {
@@ -136,27 +137,36 @@ where
                             None => continue,
                         }
                     }
-                    // Drives promises that start early.
-                    let _ = this.running.drive(promises, timeout, this.observed, cx);
+                    // Drives promises that start early, and parks for promises that another thread submits.
+                    loop {
+                        let _ = this.session.drive(this.running, timeout, this.observed, cx);
+                        if this.session.promises().registry.park(cx.waker()) {
+                            break;
+                        }
+                    }
                     // An inner service that uses up the cooperative budget in every poll would leave none to the
                     // promises, and promises that do so none to the service. So they take turns.
                     *this.promises_first =
                         !promises_first && !this.running.is_empty() && !has_budget_remaining();
                 }
                 StateProj::Settling => {
-                    if this
-                        .running
-                        .drive(promises, timeout, this.observed, cx)
-                        .is_ready()
-                    {
+                    let settled = this.session.drive(this.running, timeout, this.observed, cx);
+                    if settled.is_ready() {
                         if let Some(rejected) = self.as_mut().prepare_pass() {
                             return Poll::Ready(rejected);
                         }
                         continue;
                     }
+                    if !this.session.promises().registry.park(cx.waker()) {
+                        continue;
+                    }
                 }
                 StateProj::Readying => {
-                    if let Poll::Ready(ready) = promises.scope(|| this.service.poll_ready(cx)) {
+                    let ready = {
+                        let _scope = current::lend(&mut this.session.promises);
+                        this.service.poll_ready(cx)
+                    };
+                    if let Poll::Ready(ready) = ready {
                         if let Err(error) = ready {
                             return Poll::Ready(self.as_mut().finish(Err(error)));
                         }
@@ -169,7 +179,7 @@ where
 
             // Everything that is possible now has been done, and something is pending.
             #[cfg(feature = "blocking")]
-            if let Some(rejection) = self.session.promises.registry.overload() {
+            if let Some(rejection) = self.session.promises().registry.overload() {
                 return Poll::Ready(self.as_mut().reject(rejection));
             }
             match self.as_mut().poll_deadline(cx) {
@@ -192,7 +202,7 @@ where
         outcome: Result<Response<R>, S::Error>,
     ) -> Option<Result<Response<R>, S::Error>> {
         let mut this = self.as_mut().project();
-        let promises = &this.session.promises;
+        let promises = this.session.promises();
         let settings = &**this.settings;
         let verdict = promises.registry.end_pass();
         if verdict == Verdict::Publish {
@@ -246,7 +256,7 @@ where
     /// Prepares the next pass after all promises have settled. Returns the outcome of the request if it is rejected.
     fn prepare_pass(mut self: Pin<&mut Self>) -> Option<Result<Response<R>, S::Error>> {
         #[cfg(feature = "blocking")]
-        if let Some(rejection) = self.session.promises.registry.overload() {
+        if let Some(rejection) = self.session.promises().registry.overload() {
             return Some(self.reject(rejection));
         }
         let mut this = self.as_mut().project();
@@ -258,8 +268,8 @@ where
                 return Some(self.reject(rejection));
             }
         }
-        if let Some(promises) = this.session.promises.next_pass() {
-            this.session.promises = promises;
+        if let Some(promises) = this.session.promises().next_pass() {
+            this.session.promises = Some(promises);
             this.state.set(State::Readying);
         }
         None
@@ -267,12 +277,15 @@ where
 
     fn begin_pass(self: Pin<&mut Self>) {
         let mut this = self.project();
-        let promises = &this.session.promises;
-        let request = this.original.request(promises);
+        let promises = this.session.promises();
+        let request = match this.settings.is_last_pass(promises.pass()) {
+            true => this.original.take_request(promises),
+            false => this.original.request(promises),
+        };
         this.observed.begin_pass();
         let future = {
             let _span = this.observed.enter_pass();
-            let _scope = current::enter(promises.clone());
+            let _scope = current::lend(&mut this.session.promises);
             this.service.call(request)
         };
         this.state.set(State::Calling { future });
@@ -291,7 +304,7 @@ where
         };
         ready!(running::poll_deadline(deadline, cx));
 
-        let registry = &this.session.promises.registry;
+        let registry = &this.session.promises().registry;
         if this.settings.on_timeout == OnTimeout::Reject
             || *this.is_final_pass
             || this.original.body.refusal().is_some()
@@ -338,7 +351,7 @@ where
         #[cfg(feature = "tracing")]
         if let Ok(response) = &outcome {
             let _span = this.observed.enter_pass();
-            let registry = &this.session.promises.registry;
+            let registry = &this.session.promises().registry;
             registry.advise_on_response(response.status());
         }
         this.running.clear();
@@ -370,8 +383,28 @@ impl Session {
     fn end(&mut self, published: bool) {
         if !self.has_ended {
             self.has_ended = true;
-            self.promises.registry.close(published);
+            self.promises().registry.close(published);
         }
+    }
+
+    fn promises(&self) -> &Promises {
+        let promises = self.promises.as_ref();
+        promises.unwrap_or_else(|| unreachable!("a loan ends before the session is used again"))
+    }
+
+    /// Starts new promises and polls all running promises. Ready when no promise is running; otherwise the task is
+    /// woken when a promise makes progress.
+    fn drive(
+        &mut self,
+        running: &mut Running,
+        timeout: Option<Duration>,
+        observed: &mut ObservedRequest,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        let starting = self.promises().registry.take_starting();
+        running.start(starting, timeout, observed);
+        let _scope = current::lend(&mut self.promises);
+        running.poll(cx)
     }
 }
 
@@ -408,7 +441,7 @@ where
         };
         f.debug_struct("PromiseFuture")
             .field("state", &format_args!("{state}"))
-            .field("promises", &self.session.promises)
+            .field("promises", self.session.promises())
             .finish_non_exhaustive()
     }
 }

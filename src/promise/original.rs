@@ -1,6 +1,7 @@
 use super::Promises;
 use crate::body::ReplayBody;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
+use std::mem;
 
 /// The request as the client sent it, as a template for later passes.
 pub(super) struct Original<B> {
@@ -37,15 +38,31 @@ impl<B> Original<B> {
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
         *request.version_mut() = self.version;
-        // A map may hold more values than it can reserve, because it reserves space for names, of which it allows
-        // fewer.
-        let mut headers = HeaderMap::try_with_capacity(self.headers.len()).unwrap_or_default();
-        for (name, value) in &self.headers {
-            headers.append(name.clone(), value.clone());
-        }
-        *request.headers_mut() = headers;
+        *request.headers_mut() = map(self.headers.len(), self.headers.iter().cloned());
         *request.extensions_mut() = self.extensions.clone();
         request.extensions_mut().insert(promises.clone());
         request
     }
+
+    /// Moves the request into a pass that no further pass can follow.
+    pub(super) fn take_request(&mut self, promises: &Promises) -> Request<ReplayBody<B>> {
+        let mut request = Request::new(self.body.for_pass());
+        *request.method_mut() = mem::take(&mut self.method);
+        *request.uri_mut() = mem::take(&mut self.uri);
+        *request.version_mut() = self.version;
+        let headers = mem::take(&mut self.headers);
+        *request.headers_mut() = map(headers.len(), headers);
+        *request.extensions_mut() = mem::take(&mut self.extensions);
+        request.extensions_mut().insert(promises.clone());
+        request
+    }
+}
+
+fn map(count: usize, headers: impl IntoIterator<Item = (HeaderName, HeaderValue)>) -> HeaderMap {
+    // A map may hold more values than it can reserve, because it reserves space for names, of which it allows fewer.
+    let mut map = HeaderMap::try_with_capacity(count).unwrap_or_default();
+    for (name, value) in headers {
+        map.append(name, value);
+    }
+    map
 }

@@ -1,4 +1,3 @@
-use super::Promises;
 use super::error::Failure;
 use super::observe::{ObservedPromise, ObservedRequest};
 use super::slot::AnySlot;
@@ -43,35 +42,20 @@ struct RunningPromise {
 }
 
 impl Running {
-    /// Starts new promises and polls all running promises. Ready when no promise is running; otherwise the task is
-    /// woken when a promise makes progress or is to start.
-    pub(super) fn drive(
-        &mut self,
-        promises: &Promises,
-        timeout: Option<Duration>,
-        observed: &mut ObservedRequest,
-        cx: &mut Context<'_>,
-    ) -> Poll<()> {
-        let registry = &promises.registry;
-        loop {
-            self.start(registry.take_starting(), timeout, observed);
-            let done = promises.scope(|| self.poll(cx));
-            if registry.park(cx.waker()) {
-                return done;
-            }
-        }
-    }
-
     /// Starts promises, each with the given timeout.
-    fn start(
+    pub(super) fn start(
         &mut self,
         mut slots: Vec<Arc<dyn AnySlot>>,
         timeout: Option<Duration>,
         observed: &mut ObservedRequest,
     ) {
         slots.retain(|slot| slot.start());
+        if slots.is_empty() {
+            return;
+        }
+        let start = observed.start_promises(slots.len());
         let mut promises = slots.into_iter().map(|slot| RunningPromise {
-            observed: observed.start_promise(slot.key()),
+            observed: start.promise(slot.key()),
             slot,
         });
         while promises.len() > 0 {
@@ -104,7 +88,7 @@ impl Running {
     }
 
     /// Ready when no promise is running.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.groups {
             Groups::None => {}
             Groups::One(group) => ready!(group.poll_promises(cx)),
@@ -187,7 +171,7 @@ impl Drop for RunningPromise {
             // A promise that has not settled is cancelled now, so that it has an outcome.
             self.observed
                 .in_scope(|| self.slot.fail(Failure::Cancelled));
-            self.observed.end(self.slot.failure());
+            self.observed.end(self.slot.key(), self.slot.failure());
         }
     }
 }

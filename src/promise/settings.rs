@@ -102,6 +102,12 @@ impl<H> Settings<H> {
         }
     }
 
+    /// Whether no pass can follow the pass with this number. A final pass may follow any pass.
+    pub(super) fn is_last_pass(&self, pass: usize) -> bool {
+        let has_final_pass = self.timeout.is_some() && self.on_timeout == OnTimeout::FinalPass;
+        pass >= self.max_passes && !has_final_pass
+    }
+
     /// The settings that the registry of a request needs.
     pub(super) fn registry(&self) -> registry::Settings {
         registry::Settings {

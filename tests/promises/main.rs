@@ -7,6 +7,7 @@ mod handle;
 mod loader;
 mod passes;
 mod readiness;
+mod reentrance;
 mod registry_properties;
 mod request_end;
 mod resolve;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use test_support::{Counter, Log, TestRequest, answer, ask, get, post, promises, text_response};
 use tokio::time::{Instant, sleep};
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_promises::promise::Rejection;
+use tower_promises::promise::{OnTimeout, Rejection};
 use tower_promises::{BoxError, OrPending, PromiseError, PromiseLayer, Promises};
 
 #[tokio::test]
@@ -179,6 +179,15 @@ async fn more_than_max_promises_are_rejected() {
 
 #[tokio::test]
 async fn every_pass_sees_the_request_of_the_first() {
+    every_pass_sees_the_request(PromiseLayer::new()).await;
+}
+
+#[tokio::test]
+async fn the_last_pass_that_is_allowed_sees_the_request_of_the_first() {
+    every_pass_sees_the_request(PromiseLayer::new().max_passes(2)).await;
+}
+
+async fn every_pass_sees_the_request(layer: PromiseLayer) {
     #[derive(Clone, Debug, PartialEq)]
     struct Tag(&'static str);
     type Seen = (Method, Uri, Version, HeaderMap, Option<Tag>, Bytes);
@@ -186,7 +195,7 @@ async fn every_pass_sees_the_request_of_the_first() {
     let seen = Arc::new(Mutex::new(Vec::<Seen>::new()));
     let service = {
         let seen = Arc::clone(&seen);
-        PromiseLayer::new().layer(service_fn(move |mut request: TestRequest| {
+        layer.layer(service_fn(move |mut request: TestRequest| {
             let seen = Arc::clone(&seen);
             async move {
                 let promises = promises(&request);
@@ -233,6 +242,30 @@ async fn every_pass_sees_the_request_of_the_first() {
     );
     service.oneshot(request).await.unwrap();
     assert_eq!(*seen.lock().unwrap(), [expected.clone(), expected]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_final_pass_after_the_last_pass_sees_the_request_of_the_first() {
+    let passes = Counter::default();
+    let layer = PromiseLayer::new()
+        .max_passes(2)
+        .timeout(Duration::from_secs(1))
+        .on_timeout(OnTimeout::FinalPass);
+    let service = layer.layer(service_fn(async |request: TestRequest| {
+        passes.add();
+        assert_eq!(request.uri(), "/path");
+        assert_eq!(request.headers()["x-name"], "value");
+        promises(&request).result_or_submit("x", async || ())?;
+        if passes.get() == 2 {
+            std::future::pending::<()>().await;
+        }
+        Ok::<_, BoxError>(text_response(""))
+    }));
+    let mut request = get("/path");
+    let value = HeaderValue::from_static("value");
+    request.headers_mut().insert("x-name", value);
+    let response = service.oneshot(request).await.unwrap();
+    assert_eq!((response.status().as_u16(), passes.get()), (200, 3));
 }
 
 /// The headers that two passes get if the request has these headers.

@@ -9,6 +9,7 @@
 //! | `bytes` | bytes of a body and of a request in flight (with the feature `counting`) |
 //! | `instructions` | the number of requests, for each case; callgrind counts and writes a file for each case |
 //! | `times` | nanoseconds of a request, for each case |
+//! | `fairness` | polls of a promise that takes every budget, until its neighbours have settled |
 //! | `bodies` | nanoseconds to read a body twice, and until its first byte |
 //! | `wire` | requests per second of an axum server; nothing without `wrk` |
 //!
@@ -17,6 +18,8 @@
 mod bodies;
 #[cfg(feature = "counting")]
 mod counting;
+mod fairness;
+mod safe;
 mod stacks;
 mod times;
 mod wire;
@@ -34,6 +37,7 @@ fn main() {
     match subject.as_str() {
         "instructions" => cases.into_iter().for_each(send),
         "times" => times::print(cases),
+        "fairness" => fairness::print(),
         "bodies" => bodies::print(),
         "wire" => wire::print(),
         #[cfg(feature = "counting")]

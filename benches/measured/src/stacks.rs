@@ -3,6 +3,7 @@
 //! No code here needs a runtime: every future either is ready or wakes itself, so requests are polled to completion in
 //! place, and only the services are measured.
 
+use crate::{fairness, safe};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
 use http::{HeaderValue, Request, Response, Uri};
@@ -21,7 +22,7 @@ use tower_http::limit::RequestBodyLimitLayer;
 use tower_promises::{BoxError, PromiseLayer, Promises};
 
 /// The numbers of promises of a request.
-const COUNTS: [usize; 4] = [1, 10, 100, 10_000];
+pub const COUNTS: [usize; 4] = [1, 10, 100, 10_000];
 
 /// Sends one request to one service, from the call to the drop of the response.
 pub type Client = Box<dyn FnMut(Request<Full<Bytes>>)>;
@@ -101,10 +102,13 @@ pub fn cases() -> Vec<Case> {
                     requests: (1000 / count).clamp(2, 100),
                 });
             };
+            add("safe", client(safe::service(count, yields)));
+            add("bounded", client(promised(count, yields, Some(2))));
             add("twice", client(by_hand(count, yields)));
-            add("layer", client(promised(count, yields)));
+            add("layer", client(promised(count, yields, None)));
         }
     }
+    cases.extend(fairness::cases());
     cases
 }
 
@@ -232,9 +236,9 @@ fn layered(
 // ---- Services with promises
 
 /// The work of a promise: returns its number at the first or at the second poll.
-struct Work {
-    number: u64,
-    yields: bool,
+pub struct Work {
+    pub number: u64,
+    pub yields: bool,
 }
 
 impl Future for Work {
@@ -250,21 +254,23 @@ impl Future for Work {
 }
 
 /// The names of promises. They are static, so that they cost nothing on either side.
-fn names(count: usize) -> &'static [&'static str] {
+pub fn names(count: usize) -> &'static [&'static str] {
     static NAMES: OnceLock<Vec<&'static str>> = OnceLock::new();
     let most = COUNTS[COUNTS.len() - 1];
     let name = |number| &*Box::leak(format!("promise:{number}").into_boxed_str());
     &NAMES.get_or_init(|| (0..most).map(name).collect())[..count]
 }
 
-fn total(count: usize) -> u64 {
+pub fn total(count: usize) -> u64 {
     (0..count as u64).sum()
 }
 
-/// A handler that requests `count` promises by name and adds up their values.
+/// A handler that requests `count` promises by name and adds up their values. With `max_passes(2)` the layer need not
+/// keep the request for a third pass.
 fn promised(
     count: usize,
     yields: bool,
+    max_passes: Option<usize>,
 ) -> impl Service<Request<Full<Bytes>>, Response: Sized, Error = BoxError> + Clone {
     let handle = move |request: Request<_>| {
         let promises = request.extensions().get::<Promises>();
@@ -277,8 +283,12 @@ fn promised(
         assert!(promises.pass() == 1 || sum == total(count));
         ready(Ok::<_, BoxError>(Response::<Full<Bytes>>::default()))
     };
+    let mut layer = PromiseLayer::new().max_promises(count);
+    if let Some(max_passes) = max_passes {
+        layer = layer.max_passes(max_passes);
+    }
     ServiceBuilder::new()
-        .layer(PromiseLayer::new().max_promises(count))
+        .layer(layer)
         .service(service_fn(handle))
 }
 

@@ -1,5 +1,6 @@
 #[cfg(feature = "spool")]
 mod overflow;
+mod parts;
 
 use super::error::BodyError;
 use bytes::{Bytes, BytesMut};
@@ -8,7 +9,7 @@ use http::HeaderMap;
 pub(super) use overflow::Extent;
 #[cfg(feature = "spool")]
 use overflow::Overflow;
-use std::collections::VecDeque;
+use parts::Parts;
 
 /// Frames below this size are copied into a buffer with a small neighbour. A `Bytes` is four words and may keep a far
 /// larger buffer alive, so keeping a small frame by reference may cost many times its length.
@@ -20,7 +21,7 @@ const MAX_TAIL: usize = 16 * 1024;
 /// The kept part of a body, in order.
 #[derive(Debug, Default)]
 pub(super) struct Buffer {
-    parts: VecDeque<Part>,
+    parts: Parts,
     /// The latest small frames, which are not in `parts` yet.
     tail: BytesMut,
     /// The index in `parts` of the next part for the present reader.
@@ -154,7 +155,7 @@ impl Buffer {
     /// Frees the parts that the present reader has got.
     pub(super) fn forget_read(&mut self) {
         if self.next > 0 {
-            self.parts.drain(..self.next);
+            self.parts.drop_front(self.next);
             self.next = 0;
         }
         self.tail = BytesMut::new();

@@ -53,7 +53,7 @@ impl Buffer {
     /// [marked as written](Self::mark_written).
     pub(in super::super) fn write(&mut self) -> (u64, Vec<Bytes>) {
         self.seal();
-        let parts = self.parts.range(self.overflow.start..);
+        let parts = self.parts.iter().skip(self.overflow.start);
         let data = parts.filter_map(|part| match part {
             Part::Data(data) => Some(data.clone()),
             _ => None,

@@ -83,7 +83,7 @@ impl<B> State<B> {
             reader: 0,
             newest: 0,
             waker: None,
-            gauge: Gauge::new(REPLAY_BYTES),
+            gauge: Gauge::new(&REPLAY_BYTES),
             #[cfg(feature = "spool")]
             spooling: None,
         }

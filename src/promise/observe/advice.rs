@@ -59,6 +59,11 @@ mod warnings {
     use crate::promise::Key;
     use crate::promise::excerpt::Names;
 
+    /// Whether any subscriber may be interested in warnings.
+    pub(in crate::promise) fn advice_is_wanted() -> bool {
+        tracing::level_enabled!(tracing::Level::WARN)
+    }
+
     pub(in crate::promise) fn never_read(keys: &[Key]) {
         log::event!(
             target: "tower_promises::advice",
@@ -95,4 +100,6 @@ mod warnings {
 }
 
 #[cfg(feature = "tracing")]
-pub(in crate::promise) use warnings::{keys_change, never_read, pending_swallowed};
+pub(in crate::promise) use warnings::{
+    advice_is_wanted, keys_change, never_read, pending_swallowed,
+};

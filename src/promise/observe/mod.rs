@@ -15,7 +15,7 @@ mod unobserved;
 
 pub(super) use advice::Advice;
 #[cfg(feature = "tracing")]
-pub(super) use advice::{keys_change, never_read, pending_swallowed};
+pub(super) use advice::{advice_is_wanted, keys_change, never_read, pending_swallowed};
 #[cfg(feature = "blocking")]
 pub(super) use events::in_present_span;
 pub(super) use events::{

@@ -14,8 +14,11 @@ use crate::{
     metrics,
 };
 use http::Response;
+use std::cell::OnceCell;
+#[cfg(any(feature = "metrics", feature = "server-timing"))]
+use std::sync::Arc;
 #[cfg(feature = "server-timing")]
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -39,32 +42,53 @@ pub(in crate::promise) struct ObservedRequest {
     in_flight: Option<Gauge>,
 }
 
-/// The observation of a running promise. `None` if no feature or subscriber is interested.
-pub(in crate::promise) struct ObservedPromise(Option<Box<Observed>>);
+/// The start of promises that start together.
+pub(in crate::promise) struct ObservedStart<'a> {
+    request: &'a mut ObservedRequest,
+    #[cfg(any(feature = "metrics", feature = "server-timing"))]
+    common: Arc<Common>,
+}
 
-struct Observed {
-    stopwatch: Stopwatch,
+/// The observation of a running promise.
+pub(in crate::promise) struct ObservedPromise {
+    /// `None` if no subscriber is interested.
     #[cfg(feature = "tracing")]
-    span: tracing::Span,
-    #[cfg(feature = "server-timing")]
-    timed: Timed,
+    span: Option<Box<Observed>>,
+    /// Shared by promises that started together.
+    #[cfg(any(feature = "metrics", feature = "server-timing"))]
+    common: Arc<Common>,
     #[cfg(feature = "metrics")]
     _in_flight: Gauge,
 }
 
-/// The destination of the timing of a promise.
-#[cfg(feature = "server-timing")]
-struct Timed {
-    key: Key,
+/// The span of a promise.
+#[cfg(feature = "tracing")]
+struct Observed {
+    stopwatch: Stopwatch,
+    span: tracing::Span,
+}
+
+#[cfg(any(feature = "metrics", feature = "server-timing"))]
+struct Common {
+    stopwatch: Stopwatch,
+    #[cfg(feature = "server-timing")]
     pass: usize,
     /// Relative to the start of the request.
+    #[cfg(feature = "server-timing")]
     start: Duration,
+    #[cfg(feature = "server-timing")]
     timings: Arc<Mutex<Timings>>,
 }
 
 /// A stopwatch that reads the clock only if a feature or a subscriber is interested.
 #[derive(Clone, Copy)]
 struct Stopwatch(Option<Instant>);
+
+/// The time until the first call of [`get`](Self::get), which reads the clock.
+struct Elapsed {
+    stopwatch: Stopwatch,
+    duration: OnceCell<Duration>,
+}
 
 impl ObservedRequest {
     #[inline]
@@ -82,7 +106,7 @@ impl ObservedRequest {
             #[cfg(feature = "server-timing")]
             timings: None,
             #[cfg(feature = "metrics")]
-            in_flight: Some(Gauge::one(gauge::REQUESTS_IN_FLIGHT)),
+            in_flight: Some(Gauge::one(&gauge::REQUESTS_IN_FLIGHT)),
         }
     }
 
@@ -108,20 +132,21 @@ impl ObservedRequest {
         let Some(stopwatch) = self.running.take() else {
             return;
         };
+        let elapsed = stopwatch.elapsed();
         #[cfg(feature = "metrics")]
-        metrics::pass_ended(outcome.as_str(), stopwatch.elapsed());
+        metrics::pass_ended(outcome as usize, &elapsed);
         if let PassOutcome::Discarded = outcome {
             self.open();
         }
         #[cfg(feature = "tracing")]
         if let Some(spans) = &self.spans {
-            spans.end_pass(outcome, stopwatch.elapsed());
+            spans.end_pass(outcome, elapsed.get());
         }
         #[cfg(feature = "server-timing")]
         if let Some(timings) = &self.timings {
             lock(timings).passes.push(PassTiming {
                 start: stopwatch.since(self.stopwatch),
-                duration: stopwatch.elapsed(),
+                duration: elapsed.get(),
             });
         }
     }
@@ -136,7 +161,7 @@ impl ObservedRequest {
         self.end_pass(outcome);
         #[cfg(feature = "tracing")]
         if let Some(spans) = self.spans.take() {
-            let duration = self.stopwatch.elapsed();
+            let duration = self.stopwatch.elapsed().get();
             spans.close(self.pass, self.promises, outcome, duration);
         }
         #[cfg(feature = "metrics")]
@@ -154,33 +179,29 @@ impl ObservedRequest {
         let _ = response;
     }
 
-    pub(in crate::promise) fn start_promise(&mut self, key: &Key) -> ObservedPromise {
+    /// Starts `count` promises together.
+    pub(in crate::promise) fn start_promises(&mut self, count: usize) -> ObservedStart<'_> {
         self.open();
-        self.promises += 1;
-        #[cfg(not(any(feature = "metrics", feature = "server-timing")))]
-        if self.spans.is_none() {
-            return ObservedPromise(None);
-        }
+        self.promises += count;
+        #[cfg(any(feature = "metrics", feature = "server-timing"))]
         let stopwatch = Stopwatch::start();
-        #[cfg(not(any(feature = "server-timing", feature = "tracing")))]
-        let _ = key;
-        ObservedPromise(Some(Box::new(Observed {
-            stopwatch,
-            #[cfg(feature = "tracing")]
-            span: match &self.spans {
-                Some(spans) => spans.promise(key, self.pass),
-                None => tracing::Span::none(),
-            },
-            #[cfg(feature = "server-timing")]
-            timed: Timed {
-                key: key.clone(),
+        ObservedStart {
+            #[cfg(any(feature = "metrics", feature = "server-timing"))]
+            common: Arc::new(Common {
+                stopwatch,
+                #[cfg(feature = "server-timing")]
                 pass: self.pass,
+                #[cfg(feature = "server-timing")]
                 start: stopwatch.since(self.stopwatch),
-                timings: Arc::clone(self.timings.get_or_insert_default()),
-            },
-            #[cfg(feature = "metrics")]
-            _in_flight: Gauge::one(gauge::PROMISES_IN_FLIGHT),
-        })))
+                #[cfg(feature = "server-timing")]
+                timings: {
+                    let timings = self.timings.get_or_insert_default();
+                    lock(timings).promises.reserve(count);
+                    Arc::clone(timings)
+                },
+            }),
+            request: self,
+        }
     }
 
     /// Opens the spans and the timings, because there is a promise or a second pass to show.
@@ -200,11 +221,31 @@ impl Drop for ObservedRequest {
     }
 }
 
+impl ObservedStart<'_> {
+    pub(in crate::promise) fn promise(&self, key: &Key) -> ObservedPromise {
+        #[cfg(not(feature = "tracing"))]
+        let _ = (key, &self.request);
+        ObservedPromise {
+            #[cfg(feature = "tracing")]
+            span: self.request.spans.as_ref().map(|spans| {
+                Box::new(Observed {
+                    stopwatch: Stopwatch::start(),
+                    span: spans.promise(key, self.request.pass),
+                })
+            }),
+            #[cfg(any(feature = "metrics", feature = "server-timing"))]
+            common: Arc::clone(&self.common),
+            #[cfg(feature = "metrics")]
+            _in_flight: Gauge::one(&gauge::PROMISES_IN_FLIGHT),
+        }
+    }
+}
+
 impl ObservedPromise {
     /// Runs a closure in the span of the promise.
     pub(in crate::promise) fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
         #[cfg(feature = "tracing")]
-        if let Some(observed) = &self.0 {
+        if let Some(observed) = &self.span {
             return observed.span.in_scope(f);
         }
         f()
@@ -212,33 +253,34 @@ impl ObservedPromise {
 
     /// Whether [`end`](Self::end) records an outcome.
     pub(in crate::promise) fn is_wanted(&self) -> bool {
-        self.0.is_some()
+        let is_wanted = cfg!(any(feature = "metrics", feature = "server-timing"));
+        #[cfg(feature = "tracing")]
+        let is_wanted = is_wanted || self.span.is_some();
+        is_wanted
     }
 
     /// Records the outcome of the promise.
-    pub(in crate::promise) fn end(&mut self, failure: Option<&Failure>) {
-        if let Some(observed) = self.0.take() {
-            let outcome = failure.map(PromiseOutcome::of);
-            observed.end(outcome.unwrap_or(PromiseOutcome::Fulfilled));
-        }
-    }
-}
-
-impl Observed {
-    fn end(self, outcome: PromiseOutcome) {
-        let duration = self.stopwatch.elapsed();
+    pub(in crate::promise) fn end(&self, key: &Key, failure: Option<&Failure>) {
+        let outcome = failure.map_or(PromiseOutcome::Fulfilled, PromiseOutcome::of);
         #[cfg(feature = "tracing")]
-        record(&self.span, outcome.as_str(), duration);
+        if let Some(observed) = &self.span {
+            let duration = observed.stopwatch.elapsed().get();
+            record(&observed.span, outcome.as_str(), duration);
+        }
+        #[cfg(any(feature = "metrics", feature = "server-timing"))]
+        let elapsed = self.common.stopwatch.elapsed();
         #[cfg(feature = "metrics")]
-        metrics::promise_ended(outcome.as_str(), duration);
+        metrics::promise_ended(outcome as usize, &elapsed);
         #[cfg(feature = "server-timing")]
-        lock(&self.timed.timings).promises.push(PromiseTiming {
-            key: self.timed.key,
-            pass: self.timed.pass,
-            start: self.timed.start,
-            duration,
+        lock(&self.common.timings).promises.push(PromiseTiming {
+            key: key.clone(),
+            pass: self.common.pass,
+            start: self.common.start,
+            duration: elapsed.get(),
             outcome,
         });
+        #[cfg(not(feature = "server-timing"))]
+        let _ = key;
     }
 }
 
@@ -250,8 +292,11 @@ impl Stopwatch {
         Self(is_wanted.then(Instant::now))
     }
 
-    fn elapsed(self) -> Duration {
-        self.0.map_or(Duration::ZERO, |start| start.elapsed())
+    fn elapsed(self) -> Elapsed {
+        Elapsed {
+            stopwatch: self,
+            duration: OnceCell::new(),
+        }
     }
 
     #[cfg(feature = "server-timing")]
@@ -260,6 +305,21 @@ impl Stopwatch {
             (Some(this), Some(earlier)) => this.duration_since(earlier),
             _ => Duration::ZERO,
         }
+    }
+}
+
+impl Elapsed {
+    fn get(&self) -> Duration {
+        let elapsed = || self.stopwatch.0.map_or(Duration::ZERO, |it| it.elapsed());
+        *self.duration.get_or_init(elapsed)
+    }
+}
+
+/// Reads the clock only for a recorder: no other code converts the value.
+#[cfg(feature = "metrics")]
+impl ::metrics::IntoF64 for &Elapsed {
+    fn into_f64(self) -> f64 {
+        self.get().into_f64()
     }
 }
 

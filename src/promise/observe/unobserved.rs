@@ -7,6 +7,9 @@ use http::Response;
 pub(in crate::promise) struct ObservedRequest;
 
 /// An empty stand-in, because no feature observes promises.
+pub(in crate::promise) struct ObservedStart;
+
+/// An empty stand-in, because no feature observes promises.
 pub(in crate::promise) struct ObservedPromise;
 
 impl ObservedRequest {
@@ -20,13 +23,19 @@ impl ObservedRequest {
 
     pub(in crate::promise) fn end_pass(&mut self, _: PassOutcome) {}
 
-    pub(in crate::promise) fn start_promise(&mut self, _: &Key) -> ObservedPromise {
-        ObservedPromise
+    pub(in crate::promise) fn start_promises(&mut self, _: usize) -> ObservedStart {
+        ObservedStart
     }
 
     pub(in crate::promise) fn end(&mut self, _: PassOutcome) {}
 
     pub(in crate::promise) fn annotate<R>(&mut self, _: &mut Response<R>) {}
+}
+
+impl ObservedStart {
+    pub(in crate::promise) fn promise(&self, _: &Key) -> ObservedPromise {
+        ObservedPromise
+    }
 }
 
 impl ObservedPromise {
@@ -38,5 +47,5 @@ impl ObservedPromise {
         false
     }
 
-    pub(in crate::promise) fn end(&mut self, _: Option<&Failure>) {}
+    pub(in crate::promise) fn end(&self, _: &Key, _: Option<&Failure>) {}
 }

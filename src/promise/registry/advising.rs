@@ -9,7 +9,8 @@ use http::StatusCode;
 impl Registry {
     /// Warns about suspicious promises when a response is about to be published.
     pub(in crate::promise) fn advise_on_response(&self, status: StatusCode) {
-        if !status.is_success() && !status.is_redirection() {
+        let is_wanted = status.is_success() || status.is_redirection();
+        if !is_wanted || !observe::advice_is_wanted() {
             return;
         }
         let (unread, swallowed) = {
@@ -32,6 +33,9 @@ impl Registry {
 
     /// Warns about names that change from pass to pass, at most once for a request.
     pub(in crate::promise) fn advise_on_keys(&self) {
+        if !observe::advice_is_wanted() {
+            return;
+        }
         let (pass, unread, asked) = {
             let mut state = lock(&self.state);
             let pass = state.pass;

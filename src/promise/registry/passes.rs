@@ -65,14 +65,26 @@ impl Registry {
 
     /// Sets the waker to wake when a promise has to start. `false` if a promise has to start already.
     pub(in crate::promise) fn park(&self, waker: &Waker) -> bool {
+        {
+            let state = lock(&self.state);
+            if state.is_starting() {
+                return false;
+            }
+            if state
+                .driver
+                .as_ref()
+                .is_some_and(|driver| driver.will_wake(waker))
+            {
+                return true;
+            }
+        }
+        // A waker is user code, so it is cloned and dropped without the lock.
+        let mut waker = Some(waker.clone());
         let mut state = lock(&self.state);
         if state.is_starting() {
             return false;
         }
-        let former = state.driver.replace(waker.clone());
-        drop(state);
-        // A waker is user code, so it is dropped after the lock is released.
-        drop(former);
+        mem::swap(&mut state.driver, &mut waker);
         true
     }
 
