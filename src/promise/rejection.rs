@@ -129,8 +129,8 @@ impl fmt::Display for Rejection {
                  `PromiseLayer::max_promises`, or ask for many things in one promise"
             ),
             Self::Saturated { .. } => f.write_str(
-                "the pool for blocking promises has no room; raise `BlockingPool::max_running` or \
-                 `BlockingPool::max_waiting`, or admit fewer requests",
+                "the pool for blocking promises has no room; raise `BlockingPoolBuilder::max_running` or \
+                 `BlockingPoolBuilder::max_waiting`, or admit fewer requests",
             ),
         }
     }

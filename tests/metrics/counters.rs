@@ -92,7 +92,10 @@ async fn a_pass_that_panics_is_abandoned_and_leaves_no_gauge_behind() {
 #[tokio::test(start_paused = true)]
 async fn promises_are_counted_by_outcome() {
     let recorded = Recorded::start().await;
-    let pool = BlockingPool::new().max_running(1).max_waiting(0);
+    let pool = BlockingPool::builder()
+        .max_running(1)
+        .max_waiting(0)
+        .build();
     let layer = PromiseLayer::new()
         .promise_timeout(Duration::from_secs(1))
         .blocking(pool);
@@ -229,8 +232,12 @@ async fn rejections_are_counted_by_kind() {
 #[tokio::test]
 async fn a_saturated_pool_is_a_kind_of_rejection_too() {
     let recorded = Recorded::start().await;
-    let pool = BlockingPool::new().max_running(1).max_waiting(0);
-    let layer = PromiseLayer::new().blocking(pool.on_saturation(OnSaturation::Reject));
+    let pool = BlockingPool::builder()
+        .max_running(1)
+        .max_waiting(0)
+        .on_saturation(OnSaturation::Reject)
+        .build();
+    let layer = PromiseLayer::new().blocking(pool);
     let (release, job) = held();
     let running = tokio::spawn(ask_for_job(layer.clone(), job));
     recorded.shows("blocking_jobs_in_flight", 1.0).await;
@@ -311,7 +318,8 @@ async fn every_metric_has_a_matching_kind_a_unit_and_a_help_text() {
     // Every metric that is used has a description of the matching kind.
     tower_promises::observe::metrics::describe();
     ask_for_job(PromiseLayer::new().max_passes(1), || ()).await;
-    let one_at_a_time = PromiseLayer::new().blocking(BlockingPool::new().max_running(1));
+    let one_at_a_time =
+        PromiseLayer::new().blocking(BlockingPool::builder().max_running(1).build());
     let (release, job) = held();
     let client = async {
         recorded.shows("blocking_queue_depth", 1.0).await;

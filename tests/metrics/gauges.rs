@@ -61,7 +61,7 @@ async fn a_promise_is_in_flight_from_its_start_until_it_settles() {
 #[tokio::test]
 async fn gauges_show_running_and_waiting_jobs() {
     let recorded = Recorded::start().await;
-    let layer = PromiseLayer::new().blocking(BlockingPool::new().max_running(1));
+    let layer = PromiseLayer::new().blocking(BlockingPool::builder().max_running(1).build());
     let (release, job) = held();
     let running = tokio::spawn(ask_for_job(layer.clone(), job));
     recorded.shows("blocking_jobs_in_flight", 1.0).await;

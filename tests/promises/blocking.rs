@@ -99,7 +99,7 @@ async fn no_more_jobs_run_than_max_running() {
     let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     // Each job waits for another job, so that two jobs run at a time.
     let pair = Arc::new(Barrier::new(2));
-    let layer = PromiseLayer::new().blocking(BlockingPool::new().max_running(2));
+    let layer = PromiseLayer::new().blocking(BlockingPool::builder().max_running(2).build());
     let answer = ask(layer, |promises| {
         for index in 0..20 {
             let (now, most, pair) = (now.clone(), most.clone(), pair.clone());
@@ -119,7 +119,7 @@ async fn no_more_jobs_run_than_max_running() {
 #[tokio::test]
 async fn other_requests_are_served_while_the_pool_is_full() {
     // This runtime has one thread, so a job on that thread would block the test.
-    let pool = BlockingPool::new().max_running(1);
+    let pool = BlockingPool::builder().max_running(1).build();
     let layer = PromiseLayer::new().blocking(pool.clone());
     let (first_gate, first) = gate();
     let (second_gate, second) = gate();
@@ -144,11 +144,12 @@ async fn other_requests_are_served_while_the_pool_is_full() {
 #[tokio::test]
 async fn a_saturated_pool_is_a_value_or_a_rejection() {
     for (on_saturation, status) in [(OnSaturation::Value, 200), (OnSaturation::Reject, 503)] {
-        let pool = BlockingPool::new()
+        let pool = BlockingPool::builder()
             .max_running(1)
             .max_waiting(0)
             .on_saturation(on_saturation)
-            .retry_after(Duration::from_millis(1500));
+            .retry_after(Duration::from_millis(1500))
+            .build();
         let layer = PromiseLayer::new().blocking(pool);
         let (gate, job) = gate();
         let busy = tokio::spawn(one_job(layer.clone(), job));
@@ -194,7 +195,10 @@ async fn a_saturated_pool_is_a_value_or_a_rejection() {
 
 #[tokio::test]
 async fn a_job_whose_request_was_dropped_never_starts() {
-    let pool = BlockingPool::new().max_running(1).max_waiting(1);
+    let pool = BlockingPool::builder()
+        .max_running(1)
+        .max_waiting(1)
+        .build();
     let layer = PromiseLayer::new().blocking(pool.clone());
     let (gate, job) = gate();
     let busy = tokio::spawn(one_job(layer.clone(), job));
@@ -261,7 +265,10 @@ async fn a_job_that_takes_too_long_is_cancelled() {
 
 #[tokio::test]
 async fn requests_take_turns() {
-    let pool = BlockingPool::new().max_running(1).max_waiting(100);
+    let pool = BlockingPool::builder()
+        .max_running(1)
+        .max_waiting(100)
+        .build();
     let layer = PromiseLayer::new().blocking(pool.clone());
     let order = Arc::new(Mutex::new(Vec::new()));
     let (gate, job) = gate();
@@ -308,7 +315,10 @@ async fn cancelled_jobs_use_up_no_turns() {
 }
 
 async fn cancelled_jobs() {
-    let pool = BlockingPool::new().max_running(1).max_waiting(100);
+    let pool = BlockingPool::builder()
+        .max_running(1)
+        .max_waiting(100)
+        .build();
     let layer = PromiseLayer::new().blocking(pool.clone());
     let order = Arc::new(Mutex::new(Vec::new()));
     let (gate, job) = gate();

@@ -22,14 +22,14 @@
 //!     Ok(format!("{primes} primes"))
 //! }
 //!
-//! let layer = PromiseLayer::new().blocking(BlockingPool::new().max_running(4));
+//! let layer = PromiseLayer::new().blocking(BlockingPool::builder().max_running(4).build());
 //! # let _ = (page, layer);
 //! ```
 //!
 //! # Rules
 //!
-//! 1. At most [`max_running`](BlockingPool::max_running) jobs run at a time, and at most
-//!    [`max_waiting`](BlockingPool::max_waiting) jobs wait in the queue.
+//! 1. At most [`max_running`](BlockingPoolBuilder::max_running) jobs run at a time, and at most
+//!    [`max_waiting`](BlockingPoolBuilder::max_waiting) jobs wait in the queue.
 //! 2. Requests take turns: a request with a hundred jobs does not delay a request with one job.
 //! 3. A job that finds the queue full does not wait: see [`OnSaturation`].
 //! 4. A job whose request ends while the job is in the queue never starts. A running job cannot be stopped from
@@ -40,7 +40,7 @@
 //!
 //! By default as many jobs run as the machine has cores. More jobs would not compute faster, and would take time
 //! from the threads of the runtime. For closures that wait rather than compute, for example for a file system or a
-//! synchronous database driver, set [`max_running`](BlockingPool::max_running) to the concurrency that this resource
+//! synchronous database driver, set [`max_running`](BlockingPoolBuilder::max_running) to the concurrency that this resource
 //! supports. 64 jobs per core may wait, so that a full queue of 10 ms jobs is processed in less than a second. A job
 //! beyond that is refused at once rather than kept waiting.
 //!
@@ -58,33 +58,22 @@
 //! [`Promises::cancel`]: crate::Promises::cancel
 //! [`Promises::submit_blocking`]: crate::Promises::submit_blocking
 
+mod builder;
+
+pub use builder::{BlockingPoolBuilder, OnSaturation};
+
 use crate::gauge::{BLOCKING_JOBS_IN_FLIGHT, BLOCKING_QUEUE_DEPTH, Gauge};
 use crate::sync::lock;
+use builder::Settings;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::available_parallelism;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-
-/// The default number of jobs that may wait, per core.
-const WAITING_FOR_EACH_RUNNING: usize = 64;
-
-/// The outcome of a blocking promise for which the pool has no room.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum OnSaturation {
-    /// The promise reads as [`PromiseError::Rejected`](crate::PromiseError::Rejected), and the handler decides how to
-    /// respond.
-    #[default]
-    Value,
-    /// The request is rejected with 503 and `Retry-After`.
-    Reject,
-}
 
 /// Limits the number of blocking jobs that run and wait. Clones share one pool, so layers can share it.
 #[derive(Clone)]
@@ -94,16 +83,14 @@ pub struct BlockingPool {
 }
 
 struct Shared {
+    settings: Settings,
     state: Mutex<State>,
     /// The number of requests so far.
     requests: AtomicU64,
 }
 
+#[derive(Default)]
 struct State {
-    max_running: usize,
-    max_waiting: usize,
-    on_saturation: OnSaturation,
-    retry_after: Duration,
     running: usize,
     waiting: usize,
     /// The waiting jobs, by request. The first job of the first request is next; its request then moves to the end.
@@ -129,52 +116,26 @@ pub(crate) struct Saturated {
 impl BlockingPool {
     /// Creates a pool with the [default limits](self#default-limits).
     pub fn new() -> Self {
-        let max_running = available_parallelism().map_or(1, usize::from);
+        Self::of(Settings::default())
+    }
+
+    /// Creates a builder for a pool with other limits.
+    pub fn builder() -> BlockingPoolBuilder {
+        BlockingPoolBuilder::new()
+    }
+
+    fn of(settings: Settings) -> Self {
         Self {
             shared: Arc::new(Shared {
-                state: Mutex::new(State {
-                    max_running,
-                    max_waiting: max_running.saturating_mul(WAITING_FOR_EACH_RUNNING),
-                    on_saturation: OnSaturation::default(),
-                    retry_after: Duration::from_secs(1),
-                    running: 0,
-                    waiting: 0,
-                    requests: VecDeque::new(),
-                }),
+                settings,
+                state: Mutex::default(),
                 requests: AtomicU64::new(0),
             }),
         }
     }
 
-    /// Sets how many jobs may run at a time. Default: the number of cores. Values below 1 count as 1.
-    ///
-    /// Tokio's limit on blocking threads, 512 by default, also applies.
-    pub fn max_running(self, jobs: usize) -> Self {
-        lock(&self.shared.state).max_running = jobs.max(1);
-        self
-    }
-
-    /// Sets how many jobs may wait in the queue. Default: 64 for each core.
-    pub fn max_waiting(self, jobs: usize) -> Self {
-        lock(&self.shared.state).max_waiting = jobs;
-        self
-    }
-
-    /// Sets the outcome of a promise for which the pool has no room. Default [`OnSaturation::Value`].
-    pub fn on_saturation(self, on_saturation: OnSaturation) -> Self {
-        lock(&self.shared.state).on_saturation = on_saturation;
-        self
-    }
-
-    /// Sets the delay after which a rejected client may retry. Default one second. The `Retry-After` header contains it
-    /// in whole seconds, rounded up.
-    pub fn retry_after(self, delay: Duration) -> Self {
-        lock(&self.shared.state).retry_after = delay;
-        self
-    }
-
     pub(crate) fn retry_delay(&self) -> Duration {
-        lock(&self.shared.state).retry_after
+        self.shared.settings.retry_after
     }
 
     /// The number of jobs that are running now.
@@ -241,8 +202,9 @@ impl BlockingPool {
 
     fn admit(&self, request: u64) -> Result<oneshot::Receiver<Permit>, Saturated> {
         let (sender, receiver) = oneshot::channel();
+        let settings = &self.shared.settings;
         let mut state = lock(&self.shared.state);
-        if state.running < state.max_running {
+        if state.running < settings.max_running {
             state.running += 1;
             drop(state);
             let permit = Permit {
@@ -252,12 +214,12 @@ impl BlockingPool {
             let _ = sender.send(permit);
             return Ok(receiver);
         }
-        if state.waiting >= state.max_waiting {
+        if state.waiting >= settings.max_waiting {
             state.remove_cancelled();
         }
-        if state.waiting >= state.max_waiting {
+        if state.waiting >= settings.max_waiting {
             return Err(Saturated {
-                on_saturation: state.on_saturation,
+                on_saturation: settings.on_saturation,
             });
         }
         state.push(request, sender);
@@ -273,11 +235,12 @@ impl Default for BlockingPool {
 
 impl fmt::Debug for BlockingPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let settings = &self.shared.settings;
         let state = lock(&self.shared.state);
         f.debug_struct("BlockingPool")
-            .field("max_running", &state.max_running)
-            .field("max_waiting", &state.max_waiting)
-            .field("on_saturation", &state.on_saturation)
+            .field("max_running", &settings.max_running)
+            .field("max_waiting", &settings.max_waiting)
+            .field("on_saturation", &settings.on_saturation)
             .field("running", &state.running)
             .field("waiting", &state.waiting)
             .finish_non_exhaustive()
