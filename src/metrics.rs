@@ -67,7 +67,7 @@ static METADATA: Metadata<'static> =
     Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
 
 /// The keys of a counter and of a histogram for things that end with one of these outcomes, in the order of the
-/// variants of the outcome. The keys and their hashes are made at compile time.
+/// variants of the outcome. The keys are made at compile time, and their hashes once.
 macro_rules! by_outcome {
     ($keys:ident, $counter:ident, $histogram:ident, [$($outcome:literal),* $(,)?]) => {
         static $keys: &[(Key, Key)] = &[$({

@@ -260,6 +260,11 @@ where
             return Some(self.reject(rejection));
         }
         let mut this = self.as_mut().project();
+        // A promise that was submitted meanwhile still belongs to the pass before, and may read its body.
+        let Some(promises) = this.session.promises().next_pass() else {
+            return None;
+        };
+        this.session.promises = Some(promises);
         // From here on, readers that still hold the body of the former pass, for example in a promise, get an error.
         match this.original.body.for_next_pass() {
             Ok(body) => this.original.body = body,
@@ -268,10 +273,7 @@ where
                 return Some(self.reject(rejection));
             }
         }
-        if let Some(promises) = this.session.promises().next_pass() {
-            this.session.promises = Some(promises);
-            this.state.set(State::Readying);
-        }
+        this.state.set(State::Readying);
         None
     }
 
@@ -283,6 +285,8 @@ where
             false => this.original.request(promises),
         };
         this.observed.begin_pass();
+        // If the service panics, no later poll calls it with a request that has been taken.
+        this.state.set(State::Done);
         let future = {
             let _span = this.observed.enter_pass();
             let _scope = current::lend(&mut this.session.promises);

@@ -7,7 +7,7 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full, StreamBody};
 use std::convert::Infallible;
 use std::sync::Mutex;
-use test_support::{Answer, Counter, answer, post, promises, text_response};
+use test_support::{Answer, Counter, TestRequest, answer, post, promises, text_response};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tower::{Layer, ServiceExt, service_fn};
@@ -290,4 +290,26 @@ async fn one_call_submits_a_promise_that_reads_the_body_and_reads_its_result() {
     });
     let answer = answer.await;
     assert_eq!((answer.body.as_str(), answer.passes), ("5", 2));
+}
+
+/// The last poll of the only running promise submits a promise, which still belongs to the pass of the body.
+#[tokio::test]
+async fn a_promise_that_another_one_submits_at_its_end_reads_the_body_of_its_pass() {
+    let service = PromiseLayer::new().layer(service_fn(async |request: TestRequest| {
+        let promises = promises(&request);
+        let body = request.into_body();
+        if promises.pass() == 1 {
+            promises
+                .submit("first", async move {
+                    let promises = Promises::current().unwrap();
+                    let read = async move { body.collect().await.unwrap().to_bytes().len() };
+                    promises.submit("second", read).unwrap();
+                })
+                .unwrap();
+        }
+        let length = promises.result::<usize>("second");
+        Ok::<_, Infallible>(text_response(format!("{length:?}")))
+    }));
+    let response = service.oneshot(post("a body")).await.unwrap();
+    assert_eq!(answer(response).await.body, "Ok(6)");
 }

@@ -59,9 +59,10 @@ mod warnings {
     use crate::promise::Key;
     use crate::promise::excerpt::Names;
 
-    /// Whether any subscriber may be interested in warnings.
+    /// Whether a subscriber may be interested in warnings. Without any subscriber, the feature `log` of `tracing` may
+    /// forward them.
     pub(in crate::promise) fn advice_is_wanted() -> bool {
-        tracing::level_enabled!(tracing::Level::WARN)
+        tracing::level_enabled!(tracing::Level::WARN) || !tracing::dispatcher::has_been_set()
     }
 
     pub(in crate::promise) fn never_read(keys: &[Key]) {
