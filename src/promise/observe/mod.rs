@@ -47,7 +47,7 @@ pub(super) enum PassOutcome {
     Abandoned,
 }
 
-#[cfg(any(feature = "metrics", feature = "tracing"))]
+#[cfg(feature = "tracing")]
 impl PassOutcome {
     fn as_str(self) -> &'static str {
         match self {
