@@ -261,10 +261,7 @@ where
         }
         let mut this = self.as_mut().project();
         // A promise that was submitted meanwhile still belongs to the pass before, and may read its body.
-        let Some(promises) = this.session.promises().next_pass() else {
-            return None;
-        };
-        this.session.promises = Some(promises);
+        this.session.promises = Some(this.session.promises().next_pass()?);
         // From here on, readers that still hold the body of the former pass, for example in a promise, get an error.
         match this.original.body.for_next_pass() {
             Ok(body) => this.original.body = body,

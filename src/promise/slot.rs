@@ -151,6 +151,8 @@ pub(super) trait AnySlot: Send + Sync {
     /// The error of a settled promise. `None` if the promise has a value or is pending.
     fn failure(&self) -> Option<&Failure>;
 
+    fn has_started(&self) -> bool;
+
     /// Marks the work as started. `false` if it has already started or settled. Only the response future calls it.
     fn start(&self) -> bool;
 
@@ -182,9 +184,13 @@ where
         self.outcome.get()?.as_ref().err()
     }
 
+    fn has_started(&self) -> bool {
+        self.has_started.load(Ordering::Relaxed)
+    }
+
     fn start(&self) -> bool {
         // A load and a store are cheaper than a swap, and suffice because there is only one caller.
-        let has_started = self.has_started.load(Ordering::Relaxed);
+        let has_started = self.has_started();
         self.has_started.store(true, Ordering::Relaxed);
         !has_started && !self.is_settled()
     }
@@ -212,6 +218,11 @@ where
         let outcome = match polled {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(work)) => {
+                // A waker is user code, so it is cloned without the lock.
+                let waker = match driver {
+                    Some(driver) if driver.will_wake(cx.waker()) => driver,
+                    _ => cx.waker().clone(),
+                };
                 let mut progress = lock(&self.progress);
                 if self.is_settled() {
                     // The promise was cancelled during the poll. Drop the work after the lock is released.
@@ -220,10 +231,7 @@ where
                     return Poll::Ready(());
                 }
                 progress.work = Some(work);
-                progress.driver = match driver {
-                    Some(driver) if driver.will_wake(cx.waker()) => Some(driver),
-                    _ => Some(cx.waker().clone()),
-                };
+                progress.driver = Some(waker);
                 return Poll::Pending;
             }
             Err(panic) => Err(Failure::Panicked(panic_message(&*panic))),

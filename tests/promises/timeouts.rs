@@ -1,5 +1,8 @@
 //! Timeouts of a promise and of a request.
 
+use std::future::{pending, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 use test_support::{Counter, Log, ask, ask_async};
 use tokio::time::{Instant, sleep};
@@ -259,4 +262,25 @@ async fn timeouts_of_any_length() {
             );
         }
     }
+}
+
+/// Each poll of the promise waits for another pending promise anew.
+#[tokio::test(start_paused = true)]
+async fn a_promise_that_waits_anew_in_each_poll_does_not_hold_back_the_timeout() {
+    let layer = PromiseLayer::new().timeout(Duration::from_secs(1));
+    let answer = ask(layer, |promises| {
+        promises
+            .result_or_submit("pending", pending::<u8>)
+            .or_pending(0)?;
+        let handle = promises.clone();
+        promises.result_or_submit("waiting", move || {
+            poll_fn(move |cx| {
+                let mut value = pin!(handle.resolve("pending", pending::<u8>));
+                let _ = value.as_mut().poll(cx);
+                Poll::<u8>::Pending
+            })
+        })?;
+        Ok(String::new())
+    });
+    assert_eq!(answer.await.unwrap().status, 503);
 }

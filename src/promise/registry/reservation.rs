@@ -144,7 +144,7 @@ impl Registry {
 
     /// Starts a promise at once, if it has neither started nor settled.
     fn start(&self, mut state: MutexGuard<'_, State>, slot: &Arc<dyn AnySlot>) {
-        if !self.is_driven || slot.is_settled() {
+        if !self.is_driven || slot.has_started() || slot.is_settled() {
             return;
         }
         state.ledger().starting.push(Arc::clone(slot));

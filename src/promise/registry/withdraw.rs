@@ -35,6 +35,9 @@ impl Registry {
     }
 
     fn remove(&self, key: &Key, condition: impl Fn(&Entry) -> bool) -> bool {
+        // The outer promise may have been removed meanwhile. Then its value, which is user code, is dropped with `outer`,
+        // after the lock is released.
+        let outer;
         let entry = {
             let mut guard = lock(&self.state);
             let state = &mut *guard;
@@ -42,11 +45,13 @@ impl Registry {
                 Some(entry) if condition(entry) => state.remove(key),
                 Some(_) => return false,
                 None if state.has_ended() => return false,
-                None if self.outer_slot(state, key).is_some() => {
-                    state.ledger().hidden.push(key.clone());
-                    return true;
+                None => {
+                    outer = self.outer_slot(state, key);
+                    if outer.is_some() {
+                        state.ledger().hidden.push(key.clone());
+                    }
+                    return outer.is_some();
                 }
-                None => return false,
             }
         };
         // `fail` drops user code, so no lock is held here.
