@@ -70,7 +70,7 @@ static METADATA: Metadata<'static> =
 /// variants of the outcome. The keys are made at compile time, and their hashes once.
 macro_rules! by_outcome {
     ($keys:ident, $counter:ident, $histogram:ident, [$($outcome:literal),* $(,)?]) => {
-        static $keys: &[(Key, Key)] = &[$({
+        static $keys: [(Key, Key); [$($outcome),*].len()] = [$({
             static LABELS: [Label; 1] = [Label::from_static_parts("outcome", $outcome)];
             (
                 Key::from_static_parts($counter, &LABELS),
@@ -160,7 +160,7 @@ fn describe_all() {
 }
 
 fn begin() {
-    for (counter, _) in PASS_KEYS.iter().chain(PROMISE_KEYS) {
+    for (counter, _) in PASS_KEYS.iter().chain(&PROMISE_KEYS) {
         metrics::with_recorder(|recorder| {
             recorder.register_counter(counter, &METADATA).increment(0);
         });
