@@ -3,9 +3,8 @@
 use http::{Extensions, Request};
 use std::error::Error;
 use std::fmt;
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tower_promises_backend::kit::sync::lock;
