@@ -1,10 +1,14 @@
 use super::observe;
 use super::rendering::{Output, Rendering};
-use super::shell::Shell;
+use super::shell::{PREFIX, Shell};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::Frame;
+use std::fmt::Write;
 use std::task::{Context, Poll, ready};
+
+/// No tags around a fragment are longer.
+const MAX_TAGS: usize = 48;
 
 /// A page whose fragments follow.
 pub(super) struct Page {
@@ -103,7 +107,8 @@ impl Page {
                         true => Vec::new(),
                         false => ready!(self.rendering.poll_outputs(cx)),
                     };
-                    let mut data = BytesMut::new();
+                    let lengths = outputs.iter().map(|output| output.html.len() + MAX_TAGS);
+                    let mut data = BytesMut::with_capacity(lengths.sum());
                     for output in &outputs {
                         write_template(output, &mut data);
                     }
@@ -137,9 +142,9 @@ impl Page {
 
 fn write_template(output: &Output, data: &mut BytesMut) {
     let Output { number, html } = output;
-    let start = format!("<template for=\"{}{number}\">", super::shell::PREFIX);
-    data.reserve(start.len() + html.len() + "</template>\n".len());
-    data.put_slice(start.as_bytes());
-    data.put_slice(html.as_bytes());
-    data.put_slice(b"</template>\n");
+    // Writing to memory does not fail.
+    let _ = write!(
+        data,
+        "<template for=\"{PREFIX}{number}\">{html}</template>\n"
+    );
 }
