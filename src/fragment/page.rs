@@ -44,8 +44,8 @@ impl Page {
     pub(super) fn poll_inline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while !self.rendering.is_complete() {
             let outputs = ready!(self.rendering.poll_outputs(cx));
-            for Output { number, html } in outputs {
-                self.shell.insert(number, html);
+            for Output { number, name, html } in outputs {
+                self.shell.insert(number, name, html);
             }
             if self.shell.inserted_bytes() >= self.rendering.settings().max_buffered_bytes {
                 break;
@@ -141,7 +141,7 @@ impl Page {
 }
 
 fn write_template(output: &Output, data: &mut BytesMut) {
-    let Output { number, html } = output;
+    let Output { number, html, .. } = output;
     // Writing to memory does not fail.
     let _ = write!(
         data,
