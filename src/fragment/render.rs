@@ -66,7 +66,7 @@ pub(super) fn attempt<E: Into<BoxError>>(
 /// Logs the error of a fragment, and returns what the page shows instead.
 pub(super) fn failed(promises: &Promises, error: &FragmentError) -> String {
     observe::failed(error);
-    let on_error = promises.registry.fragment_settings().on_error.as_ref();
+    let on_error = promises.registry.on_fragment_error();
     let replacement = || Settings::replacement(on_error, error);
     catch_unwind(AssertUnwindSafe(replacement)).unwrap_or_else(|_| {
         observe::on_error_panicked();

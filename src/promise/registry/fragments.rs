@@ -17,11 +17,9 @@ pub(crate) type Render = Box<dyn Fn(&Arc<Registry>, Reader) -> Result<String, Bo
 /// Returns what a page shows in place of a fragment that failed.
 pub(crate) type OnFragmentError = Arc<dyn Fn(&FragmentError) -> String + Send + Sync>;
 
-/// The settings for the fragments of a request.
-#[derive(Clone, Default)]
+/// The settings for fragments.
+#[derive(Clone)]
 pub(crate) struct FragmentSettings {
-    /// Whether pending fragments may follow the response. Otherwise the pass is repeated.
-    pub(crate) may_stream: bool,
     pub(crate) max_fragments: usize,
     /// `None` shows nothing.
     pub(crate) on_error: Option<OnFragmentError>,
@@ -70,8 +68,8 @@ pub(crate) struct PendingFragment {
 
 /// Access for fragments.
 impl Registry {
-    pub(crate) fn fragment_settings(&self) -> &FragmentSettings {
-        &self.settings.fragments
+    pub(crate) fn on_fragment_error(&self) -> Option<&OnFragmentError> {
+        self.settings.fragments.as_ref()?.on_error.as_ref()
     }
 
     /// Whether a fragment is being rendered.
@@ -93,7 +91,8 @@ impl Registry {
         if !state.is_running(reader.pass) && !state.is_streaming {
             return None;
         }
-        let max_fragments = self.settings.fragments.max_fragments;
+        let settings = self.settings.fragments.as_ref();
+        let max_fragments = settings.map_or(usize::MAX, |settings| settings.max_fragments);
         let may_stream = state.may_stream;
         let fragments = &mut state.ledger().fragments;
         let may_stream = may_stream
@@ -241,7 +240,7 @@ impl Registry {
 
     /// Whether a promise is running that the next pass needs. Promises that only fragments need do not delay a pass.
     pub(in crate::promise) fn is_awaited(&self) -> bool {
-        if !self.settings.fragments.may_stream {
+        if !self.settings.may_stream {
             return true;
         }
         let state = lock(&self.state);
@@ -265,6 +264,7 @@ impl State {
     }
 
     /// Notes that a fragment waits for a promise.
+    #[cold]
     pub(super) fn note_wait(&mut self, reader: Reader, key: &Key) {
         if reader.fragment.is_none() {
             return;
