@@ -2,3 +2,4 @@
 #![allow(clippy::unwrap_used)]
 
 mod server_timing;
+mod support;

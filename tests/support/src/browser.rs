@@ -10,8 +10,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 use tempfile::TempDir;
 use thirtyfour::{
-    ChromiumLikeCapabilities, DesiredCapabilities, LoggingPrefsLogLevel, TypingData, WebDriver,
-    WindowHandle,
+    CapabilitiesHelper, ChromiumLikeCapabilities, DesiredCapabilities, LoggingPrefsLogLevel,
+    PageLoadStrategy, TypingData, WebDriver, WindowHandle,
 };
 use tokio::time::{Instant, sleep};
 
@@ -33,12 +33,22 @@ pub struct Browser {
 impl Browser {
     /// Starts a headless browser without history.
     pub async fn start() -> Self {
+        Self::start_with(PageLoadStrategy::Normal).await
+    }
+
+    /// Starts a browser that does not wait for the end of pages. [`begin`](Self::begin) opens them.
+    pub async fn start_for_streams() -> Self {
+        Self::start_with(PageLoadStrategy::None).await
+    }
+
+    async fn start_with(strategy: PageLoadStrategy) -> Self {
         let files = TempDir::new().unwrap();
         let (process, url) = Process::start(files.path());
         let mut capabilities = DesiredCapabilities::chrome();
         capabilities
             .set_browser_log_level(LoggingPrefsLogLevel::All)
             .unwrap();
+        capabilities.set_page_load_strategy(strategy).unwrap();
         let user_data = format!("--user-data-dir={}", files.path().join("profile").display());
         for argument in [
             "--headless",
@@ -85,6 +95,11 @@ impl Browser {
     /// Opens a page and waits until it is loaded.
     pub async fn open(&self, url: &str) {
         self.driver.goto(url).await.unwrap();
+    }
+
+    /// Begins to open a page, and returns when its first bytes have arrived.
+    pub async fn begin(&self, url: &str) {
+        self.devtools("Page.navigate", json!({ "url": url })).await;
     }
 
     /// Opens another tab and shows it.
@@ -241,9 +256,9 @@ impl Browser {
     }
 }
 
-/// The process of the driver.
+/// A process that ends when it is dropped.
 #[derive(Debug)]
-struct Process(Child);
+pub(crate) struct Process(pub(crate) Child);
 
 impl Process {
     /// Starts the driver on a free port and reads the port from its output. The driver and the browser write only to
