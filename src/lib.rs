@@ -93,6 +93,8 @@
 #[cfg(feature = "blocking")]
 pub mod blocking;
 pub mod body;
+#[cfg(feature = "fragments")]
+pub mod fragment;
 pub mod promise;
 
 #[cfg(feature = "axum")]

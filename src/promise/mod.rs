@@ -191,7 +191,9 @@
 mod blocking;
 mod current;
 pub(crate) mod error;
-mod excerpt;
+pub(crate) mod excerpt;
+#[cfg(feature = "fragments")]
+pub(crate) mod fragment_error;
 mod future;
 mod key;
 pub(crate) mod layer;
@@ -201,7 +203,7 @@ mod observe;
 mod original;
 pub(crate) mod promises;
 mod read;
-mod registry;
+pub(crate) mod registry;
 mod rejection;
 mod results;
 mod running;
@@ -228,5 +230,9 @@ pub use settings::{OnTimeout, Start};
 
 // Their public address is the root of the crate.
 pub(crate) use error::PromiseError;
+#[cfg(feature = "fragments")]
+pub(crate) use future::Rest;
 pub(crate) use layer::PromiseLayer;
 pub(crate) use promises::Promises;
+#[cfg(feature = "fragments")]
+pub(crate) use running::poll_deadline;

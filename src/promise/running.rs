@@ -178,7 +178,7 @@ impl Drop for RunningPromise {
 
 /// Polls a timer after the work that the timer limits. Work that uses up the budget of tokio's cooperative
 /// scheduling in every poll would keep the timer from ever completing, so the clock is checked first.
-pub(super) fn poll_deadline(deadline: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
+pub(crate) fn poll_deadline(deadline: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
     if Instant::now() >= deadline.deadline() {
         return Poll::Ready(());
     }

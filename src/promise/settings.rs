@@ -1,3 +1,5 @@
+#[cfg(feature = "fragments")]
+use super::registry::FragmentSettings;
 use super::{DefaultResponseForRejection, Rejection, registry};
 #[cfg(doc)]
 use super::{PromiseLayer, PromiseService};
@@ -115,6 +117,8 @@ impl<H> Settings<H> {
             max_promises: self.max_promises,
             #[cfg(feature = "blocking")]
             pool: self.pool.clone(),
+            #[cfg(feature = "fragments")]
+            fragments: FragmentSettings::default(),
         }
     }
 

@@ -66,7 +66,7 @@ impl Promises {
         F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
         let key = key.into_key();
-        let found = self.registry.find(self.pass, &key, Purpose::Wait);
+        let found = self.registry.find(self.reader(), &key, Purpose::Wait);
         let slot = found.and_then(|found| found.or_submit(make));
         let slot = slot.map_err(SubmitError::into_promise_error)?;
         Waiter::new(&self.registry, slot).await

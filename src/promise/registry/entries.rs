@@ -66,7 +66,7 @@ impl Entries {
             .filter_map(|listed| listed.entry.as_mut())
     }
 
-    fn get(&self, key: &Key) -> Option<&Entry> {
+    pub(super) fn get(&self, key: &Key) -> Option<&Entry> {
         let position = self.position(key).ok()?;
         self.list[position].entry.as_ref()
     }

@@ -1,13 +1,21 @@
 #[cfg(feature = "tracing")]
 mod advising;
 mod entries;
+#[cfg(feature = "fragments")]
+mod fragments;
 mod passes;
+mod reader;
 mod reservation;
 mod withdraw;
 
+#[cfg(feature = "fragments")]
+pub(crate) use fragments::{FragmentNumber, FragmentSettings, OnFragmentError, PendingFragment};
+pub(super) use reader::Reader;
 pub(super) use reservation::{Found, Purpose};
 
 use entries::{Entries, Vacancy};
+#[cfg(feature = "fragments")]
+use fragments::Fragments;
 
 #[cfg(feature = "blocking")]
 use super::Rejection;
@@ -20,6 +28,8 @@ use crate::body::Detach;
 use crate::sync::lock;
 #[cfg(feature = "loader")]
 use std::any::Any;
+#[cfg(feature = "fragments")]
+use std::sync::atomic::AtomicUsize;
 #[cfg(feature = "blocking")]
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -29,7 +39,7 @@ use std::task::Waker;
 ///
 /// User code never runs while the lock is held: neither the work of a promise, nor its `Drop`, nor the `Clone` of a
 /// value.
-pub(super) struct Registry {
+pub(crate) struct Registry {
     settings: Settings,
     /// Whether a response future runs the promises. A handle made for a test has none.
     is_driven: bool,
@@ -39,6 +49,9 @@ pub(super) struct Registry {
     /// The pool had no room, and the request has to be rejected for that.
     #[cfg(feature = "blocking")]
     has_given_up: AtomicBool,
+    /// The number of fragments that are being rendered.
+    #[cfg(feature = "fragments")]
+    rendering: AtomicUsize,
     /// The registry of the outer request, if this request was sent by a handler.
     outer: Option<Arc<Registry>>,
     state: Mutex<State>,
@@ -50,6 +63,8 @@ pub(super) struct Settings {
     pub(super) max_promises: usize,
     #[cfg(feature = "blocking")]
     pub(super) pool: BlockingPool,
+    #[cfg(feature = "fragments")]
+    pub(super) fragments: FragmentSettings,
 }
 
 struct State {
@@ -58,6 +73,12 @@ struct State {
     pass: usize,
     /// The pass was discarded and its promises are running.
     is_settling: bool,
+    /// The response was published, and its fragments follow.
+    #[cfg(feature = "fragments")]
+    is_streaming: bool,
+    /// Whether pending fragments may follow the response.
+    #[cfg(feature = "fragments")]
+    may_stream: bool,
     /// The response of this pass is published even if promises are pending.
     publish: bool,
     /// Wakes the response future, which starts the promises in [`Ledger::starting`].
@@ -81,6 +102,8 @@ struct Ledger {
     /// Names of outer promises that were cleared in this request.
     hidden: Vec<Key>,
     undo: Vec<Undo>,
+    #[cfg(feature = "fragments")]
+    fragments: Fragments,
     #[cfg(feature = "loader")]
     attachments: Vec<Attachment>,
 }
@@ -134,6 +157,9 @@ pub(super) enum Verdict {
     /// The request has ended. It never had a promise, so there is nothing to close.
     Nothing,
     Publish,
+    /// The response can be published, and fragments of it are pending.
+    #[cfg(feature = "fragments")]
+    Stream,
     Repeat,
     Overfull,
 }
@@ -149,19 +175,25 @@ impl Registry {
             is_driven,
             #[cfg(feature = "blocking")]
             number: settings.pool.next_request(),
-            settings,
             #[cfg(feature = "blocking")]
             has_given_up: AtomicBool::new(false),
+            #[cfg(feature = "fragments")]
+            rendering: AtomicUsize::new(0),
             outer,
             state: Mutex::new(State {
                 phase: Phase::Open,
                 pass: 1,
                 is_settling: false,
+                #[cfg(feature = "fragments")]
+                is_streaming: false,
+                #[cfg(feature = "fragments")]
+                may_stream: settings.fragments.may_stream,
                 publish: false,
                 driver: None,
                 body: RequestBodyState::Here(body),
                 ledger: None,
             }),
+            settings,
         }
     }
 

@@ -2,7 +2,7 @@ use super::super::Key;
 use super::super::error::Failure;
 use super::super::slot::AnySlot;
 use super::withdraw::run;
-use super::{Demand, Entry, Phase, Registry, RequestBodyState, State, Verdict};
+use super::{Demand, Entry, Ledger, Phase, Registry, RequestBodyState, State, Verdict};
 use crate::sync::lock;
 use std::mem;
 use std::sync::Arc;
@@ -26,7 +26,10 @@ impl Registry {
     }
 
     pub(in crate::promise) fn will_discard(&self) -> bool {
-        !matches!(lock(&self.state).verdict(), Verdict::Publish)
+        matches!(
+            lock(&self.state).verdict(),
+            Verdict::Repeat | Verdict::Overfull
+        )
     }
 
     pub(in crate::promise) fn pending_keys(&self) -> Vec<Key> {
@@ -35,6 +38,8 @@ impl Registry {
 
     /// Ends a pass whose outcome was discarded: runs its undo functions and queues its promises to start.
     pub(in crate::promise) fn discard_pass(&self) {
+        #[cfg(feature = "fragments")]
+        let _fragments;
         let undo = {
             let mut guard = lock(&self.state);
             let state = &mut *guard;
@@ -42,13 +47,11 @@ impl Registry {
             let Some(ledger) = &mut state.ledger else {
                 return;
             };
-            // Reserves exactly the necessary size, in one allocation.
-            let is_queued = |entry: &&Entry| entry.is_queued;
-            let count = ledger.entries.iter().filter(is_queued).count();
-            ledger.starting.reserve_exact(count);
-            for entry in ledger.entries.iter_mut().filter(|entry| entry.is_queued) {
-                entry.is_queued = false;
-                ledger.starting.push(Arc::clone(&entry.slot));
+            ledger.start_queued();
+            #[cfg(feature = "fragments")]
+            {
+                // Dropped after the lock is released, because a render function is user code.
+                _fragments = mem::take(&mut ledger.fragments);
             }
             mem::take(&mut ledger.undo)
         };
@@ -156,22 +159,56 @@ impl Registry {
     }
 }
 
+impl Verdict {
+    /// Whether the request ends with the outcome of the pass.
+    pub(in crate::promise) fn is_publish(self) -> bool {
+        #[cfg(feature = "fragments")]
+        if self == Self::Stream {
+            return true;
+        }
+        self == Self::Publish
+    }
+}
+
+impl Ledger {
+    /// Lets the promises start that were to start when the pass ends.
+    pub(super) fn start_queued(&mut self) {
+        // Reserves exactly the necessary size, in one allocation.
+        let is_queued = |entry: &&Entry| entry.is_queued;
+        let count = self.entries.iter().filter(is_queued).count();
+        self.starting.reserve_exact(count);
+        for entry in self.entries.iter_mut().filter(|entry| entry.is_queued) {
+            entry.is_queued = false;
+            self.starting.push(Arc::clone(&entry.slot));
+        }
+    }
+}
+
 impl State {
     fn verdict(&self) -> Verdict {
-        if self.publish || self.phase != Phase::Open {
+        if self.phase != Phase::Open {
             return Verdict::Publish;
         }
         let Some(ledger) = &self.ledger else {
             return Verdict::Publish;
         };
-        if ledger.is_overfull {
-            return Verdict::Overfull;
+        let is_published = self.publish;
+        #[cfg(feature = "fragments")]
+        let is_published = is_published || self.is_streaming;
+        if !is_published {
+            if ledger.is_overfull {
+                return Verdict::Overfull;
+            }
+            let mut entries = ledger.entries.iter();
+            if entries.any(|entry| entry.demand != Demand::Met) {
+                return Verdict::Repeat;
+            }
         }
-        let mut entries = ledger.entries.iter();
-        match entries.any(|entry| entry.demand != Demand::Met) {
-            true => Verdict::Repeat,
-            false => Verdict::Publish,
+        #[cfg(feature = "fragments")]
+        if !ledger.fragments.is_empty() {
+            return Verdict::Stream;
         }
+        Verdict::Publish
     }
 
     /// Whether a promise has yet to start.

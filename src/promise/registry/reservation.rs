@@ -2,7 +2,7 @@ use super::super::error::{Failure, SubmitError};
 use super::super::slot::{AnySlot, Slot, Type, Work};
 use super::super::{Key, Start};
 use super::entries::Vacancy;
-use super::{Demand, Entry, Phase, Registry, RequestBodyState, State};
+use super::{Demand, Entry, Phase, Reader, Registry, RequestBodyState, State};
 use crate::body::RequestBody;
 use crate::sync::lock;
 use std::mem;
@@ -33,7 +33,7 @@ pub(in crate::promise) enum Found<'a, T> {
 /// look-up, a submission repeats the look-up first.
 pub(in crate::promise) struct Reservation<'a> {
     registry: &'a Registry,
-    pass: usize,
+    reader: Reader,
     key: &'a Key,
     purpose: Purpose,
     vacancy: Vacancy,
@@ -45,7 +45,7 @@ impl Registry {
     /// Each promise that is found or submitted for [`Purpose::Wait`] requires one call of [`leave`](Self::leave).
     pub(in crate::promise) fn find<'a, T: Send + Sync + 'static>(
         &'a self,
-        pass: usize,
+        reader: Reader,
         key: &'a Key,
         purpose: Purpose,
     ) -> Result<Found<'a, T>, SubmitError> {
@@ -53,14 +53,19 @@ impl Registry {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         let this_pass = state.pass;
-        if purpose == Purpose::Submit && !state.is_current(pass) {
+        if purpose == Purpose::Submit && !state.is_current(reader.pass) {
             return Err(SubmitError::Ended { key: key.clone() });
         }
+        let is_required = state.is_required_by(reader);
         let slot = match state.look_up(key) {
             Ok(entry) => {
                 purpose.check(wanted, &*entry.slot)?;
-                entry.record(purpose, pass, this_pass);
+                entry.record(purpose, reader.pass, this_pass, is_required);
                 let slot = Arc::clone(&entry.slot);
+                #[cfg(feature = "fragments")]
+                if purpose != Purpose::Wait && !slot.is_settled() {
+                    state.note_wait(reader, key);
+                }
                 match purpose {
                     Purpose::Wait => self.start(guard, &slot),
                     Purpose::Read | Purpose::Submit => drop(guard),
@@ -78,7 +83,7 @@ impl Registry {
                 let Some(slot) = outer else {
                     return Ok(Found::Nothing(Reservation {
                         registry: self,
-                        pass,
+                        reader,
                         key,
                         purpose,
                         vacancy,
@@ -124,14 +129,20 @@ impl Registry {
         &self,
         mut state: MutexGuard<'_, State>,
         slot: Arc<dyn AnySlot>,
+        reader: Reader,
         purpose: Purpose,
         vacancy: Vacancy,
     ) {
         let demand = match purpose {
+            Purpose::Wait => Demand::Met,
+            Purpose::Read | Purpose::Submit if !state.is_required_by(reader) => Demand::Met,
             Purpose::Read => Demand::Missed,
             Purpose::Submit => Demand::Submitted,
-            Purpose::Wait => Demand::Met,
         };
+        #[cfg(feature = "fragments")]
+        if purpose != Purpose::Wait && !slot.is_settled() {
+            state.note_wait(reader, slot.key());
+        }
         let is_eager = self.settings.start == Start::Eager || state.is_settling;
         if is_eager || purpose == Purpose::Wait {
             let entry = state.insert(Arc::clone(&slot), demand, vacancy);
@@ -230,7 +241,7 @@ impl Reservation<'_> {
         let state = &mut *guard;
         if !self.is_valid(state)? {
             drop(guard);
-            return match registry.find(self.pass, self.key, self.purpose)? {
+            return match registry.find(self.reader, self.key, self.purpose)? {
                 Found::Promise(slot) => Ok(slot),
                 Found::Nothing(reservation) => reservation.submit(work),
             };
@@ -240,7 +251,7 @@ impl Reservation<'_> {
             Phase::TimedOut => Arc::new(Slot::settled(key, Err(Failure::TimedOut))),
             _ => Arc::new(Slot::new(key, work)),
         };
-        registry.add(guard, slot.clone(), self.purpose, self.vacancy);
+        registry.add(guard, slot.clone(), self.reader, self.purpose, self.vacancy);
         Ok(slot)
     }
 
@@ -258,7 +269,7 @@ impl Reservation<'_> {
             let state = &mut *guard;
             if !self.is_valid(state)? {
                 drop(guard);
-                let found = registry.find(self.pass, self.key, self.purpose)?;
+                let found = registry.find(self.reader, self.key, self.purpose)?;
                 return found.or_submit_body(make);
             }
             match state.phase {
@@ -292,7 +303,7 @@ impl Reservation<'_> {
     #[inline]
     fn is_valid(&self, state: &mut State) -> Result<bool, SubmitError> {
         let key = || self.key.clone();
-        if !state.is_current(self.pass) {
+        if !state.is_current(self.reader.pass) {
             return Err(SubmitError::Ended { key: key() });
         }
         let places = state.places();
@@ -311,11 +322,12 @@ impl Reservation<'_> {
 impl Entry {
     /// Records a look-up that found this promise.
     #[inline]
-    fn record(&mut self, purpose: Purpose, pass: usize, this_pass: usize) {
+    fn record(&mut self, purpose: Purpose, pass: usize, this_pass: usize, is_required: bool) {
         match purpose {
             Purpose::Wait => self.waiters += 1,
-            Purpose::Submit if self.demand == Demand::Met => self.demand = Demand::Submitted,
             Purpose::Read if self.slot.is_settled() => self.meet(pass),
+            Purpose::Submit | Purpose::Read if !is_required => self.advice.missed(),
+            Purpose::Submit if self.demand == Demand::Met => self.demand = Demand::Submitted,
             Purpose::Read if pass == this_pass => {
                 self.demand = Demand::Missed;
                 self.advice.missed();

@@ -1,0 +1,145 @@
+use super::observe;
+use super::rendering::{Output, Rendering};
+use super::shell::Shell;
+use bytes::{BufMut, Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::Frame;
+use std::task::{Context, Poll, ready};
+
+/// A page whose fragments follow.
+pub(super) struct Page {
+    rendering: Rendering,
+    shell: Shell,
+    state: State,
+    trailers: Option<HeaderMap>,
+}
+
+#[derive(PartialEq)]
+enum State {
+    /// The response body of the inner service is being read.
+    Shell,
+    /// The fragments follow.
+    Fragments,
+    /// The trailers follow.
+    Trailers,
+    Ended,
+}
+
+impl Page {
+    pub(super) fn new(rendering: Rendering) -> Self {
+        Self {
+            shell: Shell::new(rendering.pending()),
+            rendering,
+            state: State::Shell,
+            trailers: None,
+        }
+    }
+
+    /// Renders fragments into the page that has not begun. Ready when no fragment is pending, or when no more fragments
+    /// may be rendered before the client reads.
+    pub(super) fn poll_inline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.rendering.is_complete() {
+            let outputs = ready!(self.rendering.poll_outputs(cx));
+            for Output { number, html } in outputs {
+                self.shell.insert(number, html);
+            }
+            if self.shell.inserted_bytes() >= self.rendering.settings().max_buffered_bytes {
+                break;
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Whether all fragments are part of the page.
+    pub(super) fn is_complete(&self) -> bool {
+        self.rendering.is_complete()
+    }
+
+    /// Whether the response body of the inner service has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.state != State::Shell
+    }
+
+    /// Adds a part of the response body of the inner service. Returns what can be sent.
+    pub(super) fn push(&mut self, data: Bytes) -> Bytes {
+        self.shell.push(data)
+    }
+
+    pub(super) fn push_trailers(&mut self, trailers: HeaderMap) {
+        self.trailers.get_or_insert_default().extend(trailers);
+    }
+
+    /// Ends the response body of the inner service. Returns what can be sent, which excludes the closing tags.
+    pub(super) fn end(&mut self) -> Bytes {
+        self.state = State::Fragments;
+        let data = self.shell.end();
+        for (name, fault) in self.shell.faults() {
+            observe::misplaced(name, fault);
+        }
+        match &self.rendering.settings().script {
+            Some(script) if !self.is_complete() => [&*data, script.as_bytes()].concat().into(),
+            _ => data,
+        }
+    }
+
+    /// Drops what is pending, because the response body of the inner service has failed.
+    pub(super) fn abort(&mut self) {
+        self.rendering.abort();
+        self.state = State::Ended;
+    }
+
+    /// Runs the promises.
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+        self.rendering.drive(cx);
+    }
+
+    /// The next frame after the response body of the inner service.
+    pub(super) fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Bytes>>> {
+        loop {
+            match self.state {
+                State::Shell | State::Ended => return Poll::Ready(None),
+                State::Fragments => {
+                    let outputs = match self.rendering.is_complete() {
+                        true => Vec::new(),
+                        false => ready!(self.rendering.poll_outputs(cx)),
+                    };
+                    let mut data = BytesMut::new();
+                    for output in &outputs {
+                        write_template(output, &mut data);
+                    }
+                    if self.rendering.is_complete() {
+                        data.put(self.shell.closing_tags());
+                        self.state = State::Trailers;
+                    }
+                    if !data.is_empty() {
+                        return Poll::Ready(Some(Frame::data(data.freeze())));
+                    }
+                }
+                State::Trailers => {
+                    self.state = State::Ended;
+                    if let Some(trailers) = self.trailers.take() {
+                        return Poll::Ready(Some(Frame::trailers(trailers)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether there are no more frames.
+    pub(super) fn is_end_stream(&self) -> bool {
+        match self.state {
+            State::Shell | State::Fragments => false,
+            State::Trailers => self.trailers.is_none(),
+            State::Ended => true,
+        }
+    }
+}
+
+fn write_template(output: &Output, data: &mut BytesMut) {
+    let Output { number, html } = output;
+    let start = format!("<template for=\"{}{number}\">", super::shell::PREFIX);
+    data.reserve(start.len() + html.len() + "</template>\n".len());
+    data.put_slice(start.as_bytes());
+    data.put_slice(html.as_bytes());
+    data.put_slice(b"</template>\n");
+}

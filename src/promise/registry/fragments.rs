@@ -1,0 +1,278 @@
+use super::super::Key;
+use super::super::fragment_error::FragmentError;
+use super::{Demand, Reader, Registry, State};
+use crate::BoxError;
+use crate::sync::lock;
+use std::mem;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// The number of a fragment in its pass.
+pub(crate) type FragmentNumber = NonZeroU32;
+
+/// Renders a fragment for a reader.
+pub(crate) type Render = Box<dyn Fn(&Arc<Registry>, Reader) -> Result<String, BoxError> + Send>;
+
+/// Returns what a page shows in place of a fragment that failed.
+pub(crate) type OnFragmentError = Arc<dyn Fn(&FragmentError) -> String + Send + Sync>;
+
+/// The settings for the fragments of a request.
+#[derive(Clone, Default)]
+pub(crate) struct FragmentSettings {
+    /// Whether pending fragments may follow the response. Otherwise the pass is repeated.
+    pub(crate) may_stream: bool,
+    pub(crate) max_fragments: usize,
+    /// `None` shows nothing.
+    pub(crate) on_error: Option<OnFragmentError>,
+}
+
+/// The fragments of a pass.
+#[derive(Default)]
+pub(super) struct Fragments {
+    /// The number of fragments so far.
+    last: u32,
+    /// The fragments that are being rendered.
+    open: Vec<OpenFragment>,
+    /// The fragments that wait for promises, in the order of the page.
+    pending: Vec<PendingFragment>,
+}
+
+struct OpenFragment {
+    number: FragmentNumber,
+    parent: Option<FragmentNumber>,
+    /// Whether the page is incomplete without the promises that the fragment waits for.
+    is_required: bool,
+    waits: Vec<Key>,
+}
+
+/// A fragment that is about to be rendered.
+pub(crate) struct Opened {
+    pub(crate) number: FragmentNumber,
+    /// Whether the fragment may stay pending when the response is published.
+    pub(crate) may_stream: bool,
+}
+
+/// A fragment that waits for promises.
+pub(crate) struct PendingFragment {
+    pub(crate) number: FragmentNumber,
+    pub(crate) name: Key,
+    pub(crate) render: Render,
+    /// The number of times that the fragment was rendered.
+    pub(crate) renders: usize,
+    /// The names of the promises that the fragment waits for.
+    pub(crate) waits: Vec<Key>,
+    /// The fragment whose output contains this fragment.
+    pub(crate) parent: Option<FragmentNumber>,
+}
+
+/// Access for fragments.
+impl Registry {
+    pub(crate) fn fragment_settings(&self) -> &FragmentSettings {
+        &self.settings.fragments
+    }
+
+    /// Whether a fragment is being rendered.
+    pub(in crate::promise) fn is_rendering(&self) -> bool {
+        self.rendering.load(Ordering::Relaxed) > 0
+    }
+
+    /// Begins to render a fragment. The names of the promises that it misses are noted until
+    /// [`close_fragment`](Self::close_fragment). `None` if the pass is over.
+    ///
+    /// A pending fragment that is rendered again keeps its number.
+    pub(crate) fn open_fragment(
+        &self,
+        reader: Reader,
+        number: Option<FragmentNumber>,
+    ) -> Option<Opened> {
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        if !state.is_running(reader.pass) && !state.is_streaming {
+            return None;
+        }
+        let max_fragments = self.settings.fragments.max_fragments;
+        let may_stream = state.may_stream;
+        let fragments = &mut state.ledger().fragments;
+        let may_stream = may_stream
+            && (number.is_some() || fragments.pending.len() + fragments.open.len() < max_fragments);
+        let number = match number {
+            Some(number) => number,
+            None => {
+                fragments.last = fragments.last.saturating_add(1);
+                FragmentNumber::new(fragments.last)?
+            }
+        };
+        self.rendering.fetch_add(1, Ordering::Relaxed);
+        fragments.open.push(OpenFragment {
+            number,
+            parent: reader.fragment,
+            is_required: !may_stream,
+            waits: Vec::new(),
+        });
+        Some(Opened { number, may_stream })
+    }
+
+    /// Ends the rendering of a fragment. Returns the names of the promises that the fragment has missed.
+    pub(crate) fn close_fragment(&self, number: FragmentNumber) -> Vec<Key> {
+        self.rendering.fetch_sub(1, Ordering::Relaxed);
+        // Dropped after the lock is released, because a render function is user code.
+        let _superseded: Vec<PendingFragment>;
+        let mut state = lock(&self.state);
+        let Some(ledger) = &mut state.ledger else {
+            return Vec::new();
+        };
+        let fragments = &mut ledger.fragments;
+        let is_it = |open: &OpenFragment| open.number == number;
+        let Some(position) = fragments.open.iter().rposition(is_it) else {
+            return Vec::new();
+        };
+        let open = fragments.open.remove(position);
+        let inner = |pending: &PendingFragment| pending.parent == Some(number);
+        if open.waits.is_empty() {
+            for pending in fragments.pending.iter_mut().filter(|it| inner(it)) {
+                pending.parent = open.parent;
+            }
+            return open.waits;
+        }
+        // The output is not used, so the fragments inside of it are not part of the page.
+        let pending = mem::take(&mut fragments.pending);
+        (_superseded, fragments.pending) = pending.into_iter().partition(inner);
+        if open.is_required {
+            let mut outer = fragments.open.iter_mut();
+            if let Some(outer) = outer.rfind(|it| Some(it.number) == open.parent) {
+                outer.waits.extend_from_slice(&open.waits);
+            }
+        }
+        open.waits
+    }
+
+    /// Keeps a fragment until its promises have settled.
+    pub(crate) fn keep_fragment(&self, fragment: PendingFragment) {
+        let mut state = lock(&self.state);
+        match &mut state.ledger {
+            Some(ledger) => ledger.fragments.pending.push(fragment),
+            None => drop(state),
+        }
+    }
+
+    /// Whether a fragment waits for promises.
+    pub(in crate::promise) fn has_fragments(&self) -> bool {
+        let state = lock(&self.state);
+        let ledger = state.ledger.as_ref();
+        ledger.is_some_and(|ledger| !ledger.fragments.is_empty())
+    }
+
+    /// Takes a fragment whose promises have settled.
+    pub(crate) fn take_ready_fragment(&self) -> Option<PendingFragment> {
+        let mut state = lock(&self.state);
+        let ledger = &mut **state.ledger.as_mut()?;
+        let (entries, fragments) = (&ledger.entries, &mut ledger.fragments);
+        let is_over = |key: &Key| entries.get(key).is_none_or(|entry| entry.is_settled());
+        let position = fragments.pending.iter_mut().position(|pending| {
+            while pending.waits.last().is_some_and(is_over) {
+                pending.waits.pop();
+            }
+            pending.waits.is_empty()
+        });
+        Some(fragments.pending.remove(position?))
+    }
+
+    /// Whether the promises of a fragment have settled.
+    pub(in crate::promise) fn has_ready_fragment(&self) -> bool {
+        let state = lock(&self.state);
+        let Some(ledger) = &state.ledger else {
+            return false;
+        };
+        let is_over = |key: &Key| {
+            let entry = ledger.entries.get(key);
+            entry.is_none_or(|entry| entry.is_settled())
+        };
+        let mut pending = ledger.fragments.pending.iter();
+        pending.any(|pending| pending.waits.iter().all(is_over))
+    }
+
+    /// The numbers and names of the fragments that wait for promises.
+    pub(crate) fn pending_fragments(&self) -> Vec<(FragmentNumber, Key)> {
+        let state = lock(&self.state);
+        let pending = state.ledger.iter();
+        let pending = pending.flat_map(|ledger| &ledger.fragments.pending);
+        pending.map(|it| (it.number, it.name.clone())).collect()
+    }
+
+    /// Begins to stream the pending fragments of a response that is published.
+    pub(in crate::promise) fn begin_stream(&self) {
+        let _undo;
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        state.is_settling = true;
+        state.is_streaming = true;
+        if let Some(ledger) = &mut state.ledger {
+            ledger.start_queued();
+            _undo = mem::take(&mut ledger.undo);
+        }
+    }
+
+    /// Lets the pending fragments require a further pass, because their response cannot stream. No later pass streams.
+    pub(in crate::promise) fn require_fragments(&self) {
+        let _pending;
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        state.may_stream = false;
+        let Some(ledger) = &mut state.ledger else {
+            return;
+        };
+        let pending = mem::take(&mut ledger.fragments.pending);
+        for key in pending.iter().flat_map(|pending| &pending.waits) {
+            if let Some(entry) = state.entry_mut(key) {
+                entry.demand = Demand::Missed;
+            }
+        }
+        _pending = pending;
+    }
+
+    /// Whether a promise is running that the next pass needs. Promises that only fragments need do not delay a pass.
+    pub(in crate::promise) fn is_awaited(&self) -> bool {
+        if !self.settings.fragments.may_stream {
+            return true;
+        }
+        let state = lock(&self.state);
+        if !state.may_stream {
+            return true;
+        }
+        let mut entries = state.ledger.iter().flat_map(|ledger| ledger.entries.iter());
+        entries.any(|entry| entry.demand != Demand::Met && !entry.is_settled())
+    }
+}
+
+impl State {
+    /// Whether a value that the reader misses requires another pass.
+    pub(super) fn is_required_by(&self, reader: Reader) -> bool {
+        let Some(number) = reader.fragment else {
+            return true;
+        };
+        let mut open = self.ledger.iter().flat_map(|ledger| &ledger.fragments.open);
+        let open = open.find(|open| open.number == number);
+        open.map_or(!self.may_stream, |open| open.is_required)
+    }
+
+    /// Notes that a fragment waits for a promise.
+    pub(super) fn note_wait(&mut self, reader: Reader, key: &Key) {
+        let Some(number) = reader.fragment else {
+            return;
+        };
+        let mut open = self.ledger().fragments.open.iter_mut();
+        if let Some(open) = open.rfind(|open| open.number == number) {
+            if !open.waits.contains(key) {
+                open.waits.push(key.clone());
+            }
+        }
+    }
+}
+
+impl Fragments {
+    /// Whether no fragment is pending.
+    pub(super) fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+}
