@@ -54,16 +54,13 @@
     }
   };
 
+  replace();
+  if (document.readyState !== 'loading') return;
   const observer = new MutationObserver(replace);
   observer.observe(document, { childList: true, subtree: true });
-  // Before `DOMContentLoaded`, for which scripts wait that expect a complete page.
-  const finish = () => {
+  // The parser ends before `DOMContentLoaded`, for which scripts wait that expect a complete page.
+  document.addEventListener('readystatechange', () => {
     replace();
     observer.disconnect();
-  };
-  if (document.readyState === 'loading') {
-    document.addEventListener('readystatechange', finish, { once: true });
-  } else {
-    finish();
-  }
+  }, { once: true });
 })();

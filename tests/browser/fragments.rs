@@ -7,11 +7,10 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_SECURITY_POLICY;
 use axum::http::request::Parts;
 use axum::middleware::{Next, from_fn};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{Html, Response};
 use axum::routing::get;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeSet;
-use std::fmt::Debug;
 use test_support::browser::Browser;
 use test_support::firefox::Firefox;
 use tokio::net::TcpListener;
@@ -32,6 +31,12 @@ impl Released {
         self.0.send_modify(|released| {
             released.insert(name);
         });
+    }
+
+    fn release_all(&self) {
+        for name in NAMES {
+            self.release(name);
+        }
     }
 
     async fn wait_for(&self, name: &str) {
@@ -78,7 +83,7 @@ async fn page(State(released): State<Released>, promises: Promises) -> Html<Stri
     let row = fragment(
         "row",
         "<tr><td colspan=\"2\">loading</td></tr>",
-        "<tr><td>2</td><td>two</td></tr><tr><td>3</td><td>three</td></tr>",
+        "<tr><th>2</th><td>two</td></tr><tr><th>3</th><td>three</td></tr>",
     );
     let cell = fragment("cell", "<td>loading</td>", "<td>four</td>");
     let item = fragment("item", "<li>loading</li>", "<li>b</li><li>c</li>");
@@ -109,7 +114,7 @@ async fn page(State(released): State<Released>, promises: Promises) -> Html<Stri
     Html(format!(
         "<!doctype html><html lang=\"en\"><head><title>Tea</title></head><body><main><h1>Tea</h1>\
          <input aria-label=\"note\">{price}\
-         <table><tbody><tr><td>1</td><td>one</td></tr>{row}<tr><td>4</td>{cell}</tr></tbody></table>\
+         <table><tbody><tr><th>1</th><td>one</td></tr>{row}<tr><th>4</th>{cell}</tr></tbody></table>\
          <ul><li>a</li>{item}<li>d</li></ul>\
          <select aria-label=\"colour\"><option>red</option>{option}</select>\
          {outer}<p>{twins}</p><div class=\"scripted\">{scripted}</div>\
@@ -147,6 +152,9 @@ fn text(come: &[&str]) -> String {
     ];
     parts.concat()
 }
+
+/// Whether the browser has the whole page.
+const IS_WHOLE: &str = "location.search === '?whole' && document.readyState === 'complete'";
 
 async fn strictly(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
@@ -262,9 +270,7 @@ async fn see_fragments_come(screen: &impl Screen, url: &str, released: &Released
 
     let streamed = screen.main().await;
     screen.begin(&format!("{url}?whole")).await;
-    screen
-        .until("location.search === '?whole' && document.readyState === 'complete'")
-        .await;
+    screen.until(IS_WHOLE).await;
     screen.until_text(&NAMES).await;
     assert_eq!(streamed, screen.main().await);
 }
@@ -288,9 +294,93 @@ async fn a_browser_with_scripts_places_fragments_itself() {
 }
 
 #[tokio::test]
-async fn the_script_places_fragments_in_firefox_before_the_page_ends_as_a_browser_does() {
+async fn a_browser_that_needs_the_script_places_fragments_before_the_page_ends() {
     let (url, released) = serve().await;
     released.release("script");
     let firefox = Firefox::start().await;
     see_fragments_come(&firefox, &url, &released).await;
+}
+
+#[tokio::test]
+async fn a_screen_reader_finds_fragments_in_their_places_in_the_browser() {
+    let (url, released) = serve().await;
+    released.release("script");
+    let browser = Browser::start_for_streams().await;
+    browser.begin(&url).await;
+    browser.until_text(&[]).await;
+    // The document is busy until it has ended, and elements of fallbacks may say so themselves.
+    let begun = browser.accessible().await;
+    for line in [
+        "RootWebArea \"Tea\" busy",
+        "paragraph \"\" busy",
+        "cell \"loading\"",
+        "option \"loading\"",
+        "heading \"end\"",
+    ] {
+        assert!(begun.iter().any(|it| it == line), "no {line} in {begun:#?}");
+    }
+
+    released.release_all();
+    browser.until_text(&NAMES).await;
+    browser.until("document.readyState === 'complete'").await;
+    let streamed = browser.accessible().await;
+    let busy = streamed.iter().find(|line| line.ends_with("busy"));
+    assert_eq!(busy, None);
+    browser.begin(&format!("{url}?whole")).await;
+    browser.until(IS_WHOLE).await;
+    assert_eq!(streamed, browser.accessible().await);
+}
+
+async fn see_a_script_run(screen: &impl Screen, seen: &str) {
+    let (url, released) = serve().await;
+    released.release("script");
+    screen.begin(&url).await;
+    screen.until_text(&[]).await;
+    released.release_all();
+    screen
+        .until(&format!("document.body.dataset.seen === '{seen}'"))
+        .await;
+}
+
+#[tokio::test]
+async fn scripts_in_fragments_run_in_the_browser() {
+    // The parser waits for the script, so it sees the elements before it.
+    see_a_script_run(&Browser::start_for_streams().await, "1").await;
+    see_a_script_run(&Firefox::start().await, "2").await;
+}
+
+#[tokio::test]
+async fn a_late_script_places_the_fragments_that_have_come_to_the_browser() {
+    let (url, released) = serve().await;
+    let firefox = Firefox::start().await;
+    firefox.begin(&url).await;
+    firefox.until_text(&[]).await;
+    let (last, others) = NAMES.split_last().unwrap();
+    for name in others {
+        released.release(name);
+    }
+    let have_come = "document.querySelectorAll('body > template').length";
+    firefox
+        .until(&format!("{have_come} === {}", others.len() + 1))
+        .await;
+    firefox.until_text(&[]).await;
+    released.release("script");
+    firefox.until_text(others).await;
+    assert_eq!(firefox.state().await, "loading");
+    released.release(last);
+    firefox.until_text(&NAMES).await;
+}
+
+#[tokio::test]
+async fn a_browser_that_needs_the_script_keeps_the_fallbacks_without_it() {
+    let (url, released) = serve().await;
+    let firefox = Firefox::start().await;
+    firefox.begin(&url).await;
+    firefox.until_text(&[]).await;
+    released.release_all();
+    firefox.until("document.readyState === 'interactive'").await;
+    firefox.until_text(&[]).await;
+    firefox.begin(&format!("{url}?whole")).await;
+    firefox.until(IS_WHOLE).await;
+    firefox.until_text(&NAMES).await;
 }

@@ -198,6 +198,34 @@ impl Browser {
         serde_json::from_value(value).unwrap()
     }
 
+    /// Returns what a screen reader finds in the page, in its order: roles with names, such as `heading "Tea"`. `busy`
+    /// follows elements that say that their content is changing.
+    pub async fn accessible(&self) -> Vec<String> {
+        let tree = self.devtools("Accessibility.getFullAXTree", json!({}));
+        let tree = tree.await;
+        let nodes = tree["nodes"].as_array().unwrap();
+        let mut lines = Vec::new();
+        let mut rest = vec![&nodes[0]];
+        while let Some(node) = rest.pop() {
+            let children = node["childIds"].as_array().into_iter().flatten();
+            let children = children.filter_map(|id| nodes.iter().find(|it| it["nodeId"] == *id));
+            let at = rest.len();
+            rest.extend(children);
+            rest[at..].reverse();
+            let [role, name] = ["role", "name"].map(|it| node[it]["value"].as_str());
+            let (Some(role), Some(name)) = (role, name) else {
+                continue;
+            };
+            let mut properties = node["properties"].as_array().into_iter().flatten();
+            let is_busy = properties.any(|it| it["name"] == "busy" && it["value"]["value"] == 1);
+            if node["ignored"] == false && role != "InlineTextBox" {
+                let busy = if is_busy { " busy" } else { "" };
+                lines.push(format!("{role} {name:?}{busy}"));
+            }
+        }
+        lines
+    }
+
     /// Waits until a JavaScript expression is true, also across navigation.
     pub async fn until(&self, expression: &str) {
         let deadline = Instant::now() + PATIENCE;
