@@ -1,10 +1,14 @@
 use super::observe;
 use super::rendering::{Output, Rendering};
-use super::shell::Shell;
+use super::shell::{PREFIX, Shell};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::Frame;
+use std::fmt::Write;
 use std::task::{Context, Poll, ready};
+
+/// No tags around a fragment are longer.
+const MAX_TAGS: usize = 48;
 
 /// A page whose fragments follow.
 pub(super) struct Page {
@@ -40,8 +44,8 @@ impl Page {
     pub(super) fn poll_inline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while !self.rendering.is_complete() {
             let outputs = ready!(self.rendering.poll_outputs(cx));
-            for Output { number, html } in outputs {
-                self.shell.insert(number, html);
+            for Output { number, name, html } in outputs {
+                self.shell.insert(number, name, html);
             }
             if self.shell.inserted_bytes() >= self.rendering.settings().max_buffered_bytes {
                 break;
@@ -103,7 +107,8 @@ impl Page {
                         true => Vec::new(),
                         false => ready!(self.rendering.poll_outputs(cx)),
                     };
-                    let mut data = BytesMut::new();
+                    let lengths = outputs.iter().map(|output| output.html.len() + MAX_TAGS);
+                    let mut data = BytesMut::with_capacity(lengths.sum());
                     for output in &outputs {
                         write_template(output, &mut data);
                     }
@@ -136,10 +141,10 @@ impl Page {
 }
 
 fn write_template(output: &Output, data: &mut BytesMut) {
-    let Output { number, html } = output;
-    let start = format!("<template for=\"{}{number}\">", super::shell::PREFIX);
-    data.reserve(start.len() + html.len() + "</template>\n".len());
-    data.put_slice(start.as_bytes());
-    data.put_slice(html.as_bytes());
-    data.put_slice(b"</template>\n");
+    let Output { number, html, .. } = output;
+    // Writing to memory does not fail.
+    let _ = write!(
+        data,
+        "<template for=\"{PREFIX}{number}\">{html}</template>\n"
+    );
 }

@@ -23,11 +23,11 @@ pub(super) enum Attempt {
 
 /// Calls a render function, with a handle that notes the promises that the function misses. `number` is that of a
 /// fragment that is rendered again.
-pub(super) fn attempt(
+pub(super) fn attempt<E: Into<BoxError>>(
     promises: &Promises,
     number: Option<FragmentNumber>,
     name: &Key,
-    render: impl Fn(&Promises) -> Result<String, BoxError>,
+    render: impl Fn(&Promises) -> Result<String, E>,
 ) -> Attempt {
     let reader = promises.reader();
     let registry = &promises.registry;
@@ -57,7 +57,7 @@ pub(super) fn attempt(
         },
         Ok(Ok(html)) => Attempt::Rendered(html),
         Ok(Err(error)) => {
-            let name = name();
+            let (name, error) = (name(), error.into());
             Attempt::Failed(FragmentError::Failed { name, error })
         }
     }

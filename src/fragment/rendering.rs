@@ -24,6 +24,7 @@ pub(super) struct Rendering {
 /// The HTML of a fragment.
 pub(super) struct Output {
     pub(super) number: FragmentNumber,
+    pub(super) name: Key,
     pub(super) html: String,
 }
 
@@ -158,7 +159,8 @@ impl Rendering {
             }
         };
         observed.ended(&fragment.name, outcome);
-        Some(Output { number, html })
+        let name = fragment.name;
+        Some(Output { number, name, html })
     }
 }
 

@@ -79,14 +79,14 @@ impl Shell {
     }
 
     /// Replaces a pending fragment by its HTML, before the page begins.
-    pub(super) fn insert(&mut self, number: FragmentNumber, html: String) {
+    pub(super) fn insert(&mut self, number: FragmentNumber, name: Key, html: String) {
         self.inserted_bytes += html.len();
         match self.fragments.iter_mut().find(|it| it.number == number) {
             Some(fragment) => fragment.html = Some(html),
             // The fragment is inside of another one that became ready at the same time.
             None => self.fragments.push(Placed {
                 number,
-                name: Key::from_static("an inner fragment"),
+                name,
                 place: Place::Unknown,
                 html: Some(html),
             }),
@@ -133,14 +133,14 @@ impl Shell {
 
     /// Passes on the bytes before `end`, and holds the others back.
     fn pass(&mut self, data: &Bytes, end: usize, is_last: bool) -> Bytes {
-        let mut output = Output::default();
+        let mut passed = Passed::default();
         let mut at = 0;
         while at < end {
             match self.context.step(&data[at..end], is_last) {
                 Step::Incomplete => break,
                 Step::Bytes(count) => {
                     if self.skipped == 0 {
-                        output.push(data, at..at + count);
+                        passed.push(data, at..at + count);
                     }
                     at += count;
                 }
@@ -149,15 +149,15 @@ impl Shell {
                         self.skipped += 1;
                     } else if let Some(html) = self.place(number) {
                         self.skipped = 1;
-                        output.insert(data, &html);
+                        passed.insert(data, &html);
                     } else {
-                        output.push(data, at..at + count);
+                        passed.push(data, at..at + count);
                     }
                     at += count;
                 }
                 Step::End { count } => {
                     match self.skipped {
-                        0 => output.push(data, at..at + count),
+                        0 => passed.push(data, at..at + count),
                         _ => self.skipped -= 1,
                     }
                     at += count;
@@ -165,7 +165,7 @@ impl Shell {
             }
         }
         self.held = data.slice(at..);
-        output.finish(data)
+        passed.finish(data)
     }
 
     /// Notes where a fragment is. Returns its HTML if it has been rendered.
@@ -219,19 +219,19 @@ fn closing_tags(data: &[u8]) -> usize {
 }
 
 /// The bytes to send.
-enum Output {
+enum Passed {
     /// A part of the input, as long as nothing was left out or inserted.
     Slice(Range<usize>),
     Copied(BytesMut),
 }
 
-impl Default for Output {
+impl Default for Passed {
     fn default() -> Self {
         Self::Slice(0..0)
     }
 }
 
-impl Output {
+impl Passed {
     fn push(&mut self, data: &Bytes, range: Range<usize>) {
         match self {
             Self::Slice(slice) if slice.start == slice.end => *slice = range,

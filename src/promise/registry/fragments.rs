@@ -43,6 +43,8 @@ struct OpenFragment {
     parent: Option<FragmentNumber>,
     /// Whether the page is incomplete without the promises that the fragment waits for.
     is_required: bool,
+    /// Whether the output may contain pending fragments.
+    has_inner: bool,
     waits: Vec<Key>,
 }
 
@@ -108,6 +110,7 @@ impl Registry {
             number,
             parent: reader.fragment,
             is_required: !may_stream,
+            has_inner: false,
             waits: Vec::new(),
         });
         Some(Opened { number, may_stream })
@@ -128,19 +131,21 @@ impl Registry {
             return Vec::new();
         };
         let open = fragments.open.remove(position);
-        let inner = |pending: &PendingFragment| pending.parent == Some(number);
-        if open.waits.is_empty() {
-            for pending in fragments.pending.iter_mut().filter(|it| inner(it)) {
-                pending.parent = open.parent;
+        if open.has_inner {
+            let is_inner = |pending: &PendingFragment| pending.parent == Some(number);
+            if open.waits.is_empty() {
+                for pending in fragments.pending.iter_mut().filter(|it| is_inner(it)) {
+                    pending.parent = open.parent;
+                }
+                fragments.note_inner(open.parent);
+            } else {
+                // The output is not used, so the fragments inside of it are not part of the page.
+                let pending = mem::take(&mut fragments.pending);
+                (_superseded, fragments.pending) = pending.into_iter().partition(is_inner);
             }
-            return open.waits;
         }
-        // The output is not used, so the fragments inside of it are not part of the page.
-        let pending = mem::take(&mut fragments.pending);
-        (_superseded, fragments.pending) = pending.into_iter().partition(inner);
         if open.is_required {
-            let mut outer = fragments.open.iter_mut();
-            if let Some(outer) = outer.rfind(|it| Some(it.number) == open.parent) {
+            if let Some(outer) = fragments.open(open.parent) {
                 outer.waits.extend_from_slice(&open.waits);
             }
         }
@@ -151,7 +156,10 @@ impl Registry {
     pub(crate) fn keep_fragment(&self, fragment: PendingFragment) {
         let mut state = lock(&self.state);
         match &mut state.ledger {
-            Some(ledger) => ledger.fragments.pending.push(fragment),
+            Some(ledger) => {
+                ledger.fragments.note_inner(fragment.parent);
+                ledger.fragments.pending.push(fragment);
+            }
             None => drop(state),
         }
     }
@@ -258,11 +266,10 @@ impl State {
 
     /// Notes that a fragment waits for a promise.
     pub(super) fn note_wait(&mut self, reader: Reader, key: &Key) {
-        let Some(number) = reader.fragment else {
+        if reader.fragment.is_none() {
             return;
-        };
-        let mut open = self.ledger().fragments.open.iter_mut();
-        if let Some(open) = open.rfind(|open| open.number == number) {
+        }
+        if let Some(open) = self.ledger().fragments.open(reader.fragment) {
             if !open.waits.contains(key) {
                 open.waits.push(key.clone());
             }
@@ -271,6 +278,19 @@ impl State {
 }
 
 impl Fragments {
+    /// The fragment with this number, if it is being rendered.
+    fn open(&mut self, number: Option<FragmentNumber>) -> Option<&mut OpenFragment> {
+        let number = number?;
+        self.open.iter_mut().rfind(|open| open.number == number)
+    }
+
+    /// Notes that the output of a fragment may contain pending fragments.
+    fn note_inner(&mut self, outer: Option<FragmentNumber>) {
+        if let Some(outer) = self.open(outer) {
+            outer.has_inner = true;
+        }
+    }
+
     /// Whether no fragment is pending.
     pub(super) fn is_empty(&self) -> bool {
         self.pending.is_empty()
