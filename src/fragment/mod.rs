@@ -146,3 +146,9 @@ pub use fragments::Fragment;
 pub use future::FragmentFuture;
 pub use layer::FragmentLayer;
 pub use service::FragmentService;
+
+/// The script for [`FragmentLayer::script`], as `text/javascript`.
+///
+/// It places fragments in browsers that do not know `<template for>`. In other browsers it does nothing. It needs no
+/// global variable and no inline code, and may be cached like any other file of the application.
+pub const SCRIPT: &str = include_str!("script.js");
