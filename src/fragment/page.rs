@@ -1,6 +1,7 @@
 use super::observe;
 use super::rendering::{Output, Rendering};
-use super::shell::Shell;
+use super::shell::{Fault, PREFIX, START, Shell};
+use crate::promise::registry::FragmentNumber;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::Frame;
@@ -40,8 +41,11 @@ impl Page {
     pub(super) fn poll_inline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while !self.rendering.is_complete() {
             let outputs = ready!(self.rendering.poll_outputs(cx));
-            for Output { number, html } in outputs {
-                self.shell.insert(number, html);
+            for output in outputs {
+                self.shell.insert(output);
+            }
+            for (number, name) in self.rendering.pending() {
+                self.shell.expect(number, name);
             }
             if self.shell.inserted_bytes() >= self.rendering.settings().max_buffered_bytes {
                 break;
@@ -76,10 +80,18 @@ impl Page {
         for (name, fault) in self.shell.faults() {
             observe::misplaced(name, fault);
         }
-        match &self.rendering.settings().script {
-            Some(script) if !self.is_complete() => [&*data, script.as_bytes()].concat().into(),
-            _ => data,
+        let misplaced = self.shell.take_misplaced();
+        let script = self.rendering.settings().script.as_ref();
+        let script = script.filter(|_| !self.is_complete());
+        if misplaced.is_empty() && script.is_none() {
+            return data;
         }
+        let mut data = BytesMut::from(data);
+        for (number, html) in misplaced {
+            write_template(number, &html, &mut data);
+        }
+        data.extend_from_slice(script.map_or(b"", |script| script.as_bytes()));
+        data.freeze()
     }
 
     /// Drops what is pending, because the response body of the inner service has failed.
@@ -104,8 +116,9 @@ impl Page {
                         false => ready!(self.rendering.poll_outputs(cx)),
                     };
                     let mut data = BytesMut::new();
-                    for output in &outputs {
-                        write_template(output, &mut data);
+                    self.check_inner(&outputs);
+                    for output in outputs {
+                        write_template(output.number, &output.html, &mut data);
                     }
                     if self.rendering.is_complete() {
                         data.put(self.shell.closing_tags());
@@ -125,6 +138,19 @@ impl Page {
         }
     }
 
+    /// Reports fragments inside of others that cannot replace their fallbacks.
+    fn check_inner(&self, outputs: &[Output]) {
+        for output in outputs.iter().filter(|it| it.html.contains(START)) {
+            let rendered = outputs.iter().map(|it| (it.number, it.name.clone()));
+            let pending = self.rendering.pending().into_iter();
+            let mut shell = Shell::new(pending.chain(rendered).collect());
+            shell.push(Bytes::copy_from_slice(output.html.as_bytes()));
+            shell.end();
+            let faults = shell.faults().filter(|(_, fault)| *fault != Fault::Missing);
+            faults.for_each(|(name, fault)| observe::misplaced(name, fault));
+        }
+    }
+
     /// Whether there are no more frames.
     pub(super) fn is_end_stream(&self) -> bool {
         match self.state {
@@ -135,9 +161,8 @@ impl Page {
     }
 }
 
-fn write_template(output: &Output, data: &mut BytesMut) {
-    let Output { number, html } = output;
-    let start = format!("<template for=\"{}{number}\">", super::shell::PREFIX);
+fn write_template(number: FragmentNumber, html: &str, data: &mut BytesMut) {
+    let start = format!("<template for=\"{}{number}\">", PREFIX);
     data.reserve(start.len() + html.len() + "</template>\n".len());
     data.put_slice(start.as_bytes());
     data.put_slice(html.as_bytes());

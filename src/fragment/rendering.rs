@@ -24,6 +24,7 @@ pub(super) struct Rendering {
 /// The HTML of a fragment.
 pub(super) struct Output {
     pub(super) number: FragmentNumber,
+    pub(super) name: Key,
     pub(super) html: String,
 }
 
@@ -75,7 +76,7 @@ impl Rendering {
                 return Poll::Ready(outputs);
             };
             let mut bytes = 0;
-            while bytes < self.settings.max_buffered_bytes {
+            while outputs.is_empty() || bytes < self.settings.max_buffered_bytes {
                 let Some(fragment) = rest.take_ready() else {
                     break;
                 };
@@ -152,13 +153,14 @@ impl Rendering {
             Attempt::Pending { .. } => {
                 let error = FragmentError::TooManyRenders {
                     name: fragment.name.clone(),
-                    limit: rest.max_renders(),
+                    limit: fragment.renders,
                 };
                 (failed(promises, &error), FragmentOutcome::Failed)
             }
         };
         observed.ended(&fragment.name, outcome);
-        Some(Output { number, html })
+        let name = fragment.name;
+        Some(Output { number, name, html })
     }
 }
 
