@@ -137,6 +137,11 @@ pub(super) fn misplaced(name: &Key, fault: Fault) {
             "a pending fragment cannot be in a tag, a comment or an element that contains only text, so its \
              fallback is never replaced: read its promises outside of a fragment, or make the element a fragment"
         ),
+        Fault::Repeated => log::warning!(
+            fragment,
+            "a pending fragment is in its page more than once, so only its first fallback is replaced: create a \
+             fragment for each place"
+        ),
     }
 }
 

@@ -38,8 +38,9 @@ pub(super) fn attempt<E: Into<BoxError>>(
         None => promises.clone(),
     };
     let rendered = catch_unwind(AssertUnwindSafe(|| inside.scope(|| render(&inside))));
+    let has_failed = !matches!(rendered, Ok(Ok(_)));
     let waits = match &opened {
-        Some(opened) => registry.close_fragment(opened.number),
+        Some(opened) => registry.close_fragment(opened.number, has_failed),
         None => Vec::new(),
     };
     let name = || name.clone();

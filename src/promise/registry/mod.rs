@@ -148,10 +148,28 @@ struct Entry {
 enum Demand {
     /// No: the value was available when it was requested.
     Met,
+    /// No: only fragments that may follow the response have missed the value.
+    #[cfg(feature = "fragments")]
+    Deferred,
     /// Yes, unless the value is read before the pass ends.
     Submitted,
     /// Yes: the value was requested and was not available.
     Missed,
+}
+
+impl Demand {
+    /// Whether the value was requested and was not available.
+    fn is_missed(self) -> bool {
+        #[cfg(feature = "fragments")]
+        if self == Self::Deferred {
+            return true;
+        }
+        self == Self::Missed
+    }
+
+    fn requires_pass(self) -> bool {
+        matches!(self, Self::Submitted | Self::Missed)
+    }
 }
 
 /// What has to happen at the end of a pass.

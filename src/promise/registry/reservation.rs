@@ -135,7 +135,8 @@ impl Registry {
     ) {
         let demand = match purpose {
             Purpose::Wait => Demand::Met,
-            Purpose::Read | Purpose::Submit if !state.is_required_by(reader) => Demand::Met,
+            #[cfg(feature = "fragments")]
+            Purpose::Read | Purpose::Submit if !state.is_required_by(reader) => Demand::Deferred,
             Purpose::Read => Demand::Missed,
             Purpose::Submit => Demand::Submitted,
         };
@@ -326,8 +327,14 @@ impl Entry {
         match purpose {
             Purpose::Wait => self.waiters += 1,
             Purpose::Read if self.slot.is_settled() => self.meet(pass),
-            Purpose::Submit | Purpose::Read if !is_required => self.advice.missed(),
-            Purpose::Submit if self.demand == Demand::Met => self.demand = Demand::Submitted,
+            #[cfg(feature = "fragments")]
+            Purpose::Submit | Purpose::Read if !is_required => {
+                if self.demand == Demand::Met {
+                    self.demand = Demand::Deferred;
+                }
+                self.advice.missed();
+            }
+            Purpose::Submit if !self.demand.requires_pass() => self.demand = Demand::Submitted,
             Purpose::Read if pass == this_pass => {
                 self.demand = Demand::Missed;
                 self.advice.missed();
