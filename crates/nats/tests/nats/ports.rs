@@ -22,12 +22,14 @@ async fn the_store_conforms_on_one_connection() {
     let server = Server::start().await;
     let store = server.backend().await.store();
     conformance::store(async || store.clone()).await;
+    conformance::journal(async || store.clone()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_store_conforms_on_a_connection_for_each_caller() {
     let server = Server::start().await;
     conformance::store(async || server.backend().await.store()).await;
+    conformance::journal(async || server.backend().await.store()).await;
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ async fn the_store_conforms_on_one_database() {
     let place = place();
     let store = SqliteDatabase::open(&place.path).await.unwrap().store();
     conformance::store(async || store.clone()).await;
+    conformance::journal(async || store.clone()).await;
 }
 
 #[tokio::test]
@@ -30,6 +31,7 @@ async fn the_bus_conforms_on_one_database() {
 async fn the_store_conforms_on_a_database_for_each_caller() {
     let place = place();
     conformance::store(async || SqliteDatabase::open(&place.path).await.unwrap().store()).await;
+    conformance::journal(async || SqliteDatabase::open(&place.path).await.unwrap().store()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
