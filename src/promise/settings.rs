@@ -115,6 +115,8 @@ impl<H> Settings<H> {
             max_promises: self.max_promises,
             #[cfg(feature = "blocking")]
             pool: self.pool.clone(),
+            #[cfg(feature = "operations")]
+            promise_timeout: self.promise_timeout,
         }
     }
 

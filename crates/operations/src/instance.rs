@@ -9,6 +9,7 @@ use super::observe;
 use super::record::{Failure, Key, RECORD_BYTES, Record, Status};
 use super::records::{Changed, Records, Tombstone};
 use super::settings::Settings;
+use super::types::Types;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -38,6 +39,7 @@ pub(super) struct Instance {
     /// The operations that clients of this process are cancelling, and how many do.
     cancelling: Mutex<HashMap<Key, usize>>,
     listening: Listening,
+    pub(super) types: Types,
 }
 
 /// The outcome of a look-up for one principal.
@@ -98,6 +100,7 @@ impl Instance {
             drain: Arc::default(),
             cancelling: Mutex::default(),
             listening: Listening::default(),
+            types: Types::default(),
         })
     }
 

@@ -204,6 +204,8 @@ mod changes;
 mod claim;
 mod condition;
 mod document;
+pub mod durable;
+mod durable_layer;
 mod ending;
 mod escalation;
 mod events;
@@ -215,6 +217,7 @@ mod inner_call;
 mod instance;
 mod layer;
 mod limits;
+mod memory;
 mod mount;
 mod observe;
 mod operations;
@@ -229,6 +232,7 @@ mod routes;
 mod runner;
 mod service;
 mod settings;
+mod types;
 
 #[cfg(feature = "axum")]
 pub use axum::MissingOperationLayer;

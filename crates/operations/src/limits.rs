@@ -119,6 +119,16 @@ impl Limits {
         })
     }
 
+    /// Counts a request that was admitted by another process or by an earlier one.
+    pub(super) fn enter(self: &Arc<Self>, principal: Option<&str>) -> Admission {
+        let principal = principal.map(Arc::<str>::from);
+        lock(&self.state).change(principal.as_ref(), |share| share.running += 1);
+        Admission {
+            limits: self.clone(),
+            principal,
+        }
+    }
+
     fn check_room(&self, principal: Option<&Arc<str>>) -> Result<(), Refusal> {
         let mut state = lock(&self.state);
         state.forget_expired();

@@ -24,6 +24,10 @@ use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
+#[cfg(feature = "operations")]
+use std::time::Duration;
+#[cfg(feature = "operations")]
+use tower_promises_operations::durable::DurableRun;
 
 /// The promises of one request, shared by its handles and its response future.
 ///
@@ -41,6 +45,9 @@ pub(super) struct Registry {
     has_given_up: AtomicBool,
     /// The registry of the outer request, if this request was sent by a handler.
     outer: Option<Arc<Registry>>,
+    /// The run of the durable operation whose request this is.
+    #[cfg(feature = "operations")]
+    run: Option<DurableRun>,
     state: Mutex<State>,
 }
 
@@ -50,6 +57,8 @@ pub(super) struct Settings {
     pub(super) max_promises: usize,
     #[cfg(feature = "blocking")]
     pub(super) pool: BlockingPool,
+    #[cfg(feature = "operations")]
+    pub(super) promise_timeout: Option<Duration>,
 }
 
 struct State {
@@ -153,6 +162,8 @@ impl Registry {
             #[cfg(feature = "blocking")]
             has_given_up: AtomicBool::new(false),
             outer,
+            #[cfg(feature = "operations")]
+            run: None,
             state: Mutex::new(State {
                 phase: Phase::Open,
                 pass: 1,
@@ -205,6 +216,37 @@ impl State {
     /// Whether this pass is running.
     fn is_running(&self, pass: usize) -> bool {
         self.is_current(pass) && !self.is_settling
+    }
+}
+
+/// Access for durable operations.
+#[cfg(feature = "operations")]
+impl Registry {
+    pub(super) fn with_run(self, run: Option<DurableRun>) -> Self {
+        Self { run, ..self }
+    }
+
+    pub(super) fn run(&self) -> Option<&DurableRun> {
+        self.run.as_ref()
+    }
+
+    pub(super) fn promise_timeout(&self) -> Option<Duration> {
+        self.settings.promise_timeout
+    }
+
+    /// Reports that no handler runs, and how many promises do. The outer request decides for the requests that its
+    /// handler sends.
+    pub(super) fn rest(&self, running: usize) {
+        if let Some(run) = self.run.as_ref().filter(|_| self.outer.is_none()) {
+            run.rest(running);
+        }
+    }
+
+    /// Reports that a pass begins.
+    pub(super) fn work(&self) {
+        if let Some(run) = self.run.as_ref().filter(|_| self.outer.is_none()) {
+            run.work();
+        }
     }
 }
 

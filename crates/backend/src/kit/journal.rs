@@ -26,7 +26,7 @@ use super::deadline::TimedBackend;
 use super::documents::encode;
 use super::pieces::Pieces;
 use crate::BackendError;
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use futures_util::future::try_join_all;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -54,6 +54,19 @@ pub struct Journal<E> {
 struct Part {
     name: String,
     pieces: Pieces,
+}
+
+impl Part {
+    async fn read<E: DeserializeOwned>(
+        &self,
+        backend: &TimedBackend,
+        prefix: &str,
+    ) -> Result<Vec<E>, BackendError> {
+        let prefix = format!("{prefix}/{}", self.name);
+        let value = backend.get_pieces(&prefix, self.pieces).await?;
+        let value = value.ok_or_else(|| BackendError::unavailable("a part is missing"))?;
+        serde_json::from_slice(&value).map_err(BackendError::unreadable)
+    }
 }
 
 impl<E> Default for Journal<E> {
@@ -134,15 +147,13 @@ impl<E: Serialize + DeserializeOwned> Journal<E> {
     where
         E: Clone,
     {
-        let parts = self.parts.iter().map(async |part| {
-            let prefix = format!("{prefix}/{}", part.name);
-            let value = backend.get_pieces(&prefix, part.pieces).await?;
-            let value = value.ok_or_else(|| BackendError::unavailable("a part is missing"))?;
-            serde_json::from_slice::<Vec<E>>(&value).map_err(BackendError::unreadable)
-        });
-        let parts = stream::iter(parts).buffered(PARALLEL_READS);
-        let parts: Vec<Vec<E>> = parts.try_collect().await?;
-        let mut entries = parts.concat();
+        let mut entries = Vec::with_capacity(self.number);
+        for parts in self.parts.chunks(PARALLEL_READS) {
+            let parts = parts.iter().map(|part| part.read::<E>(backend, prefix));
+            for part in try_join_all(parts).await? {
+                entries.extend(part);
+            }
+        }
         entries.extend_from_slice(&self.latest);
         Ok(entries)
     }

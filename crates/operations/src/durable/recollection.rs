@@ -1,0 +1,125 @@
+//! The memory of a run in this process.
+
+use crate::memory::{Entry, Fact, Settlement, WaitKind, Waiting};
+use std::collections::{BTreeSet, HashMap};
+
+/// What a run knows of its promises.
+#[derive(Debug, Default)]
+pub(super) struct Recollection {
+    /// The number of entries of the journal that are known, and their size.
+    pub(super) known: usize,
+    pub(super) bytes: usize,
+    promises: HashMap<String, Remembered>,
+    /// Entries that are not stored yet.
+    pending: Vec<Entry>,
+    /// The promises that are waiting now.
+    pub(super) waiting: HashMap<String, Waiting>,
+    /// The names that the run has requested.
+    pub(super) requested: BTreeSet<String>,
+}
+
+/// The stored facts about a promise.
+#[derive(Debug, Default)]
+pub(super) struct Remembered {
+    pub(super) until: Option<u64>,
+    /// The promise can be settled from outside, perhaps with a value of this type.
+    pub(super) outside: Option<Option<String>>,
+    pub(super) settlement: Option<Settlement>,
+}
+
+impl Recollection {
+    /// Creates the memory of a journal with this number of entries and this size.
+    pub(super) fn of((known, bytes): (usize, usize), entries: &[Entry]) -> Self {
+        let mut memory = Self {
+            known,
+            bytes,
+            ..Self::default()
+        };
+        memory.learn(entries);
+        memory
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&Remembered> {
+        self.promises.get(name)
+    }
+
+    pub(super) fn settlement(&self, name: &str) -> Option<&Settlement> {
+        self.get(name)?.settlement.as_ref()
+    }
+
+    /// The promises that can be settled from outside.
+    pub(super) fn outside_names(&self) -> impl Iterator<Item = &String> {
+        let outside = self.promises.iter();
+        let outside = outside.filter(|(_, remembered)| remembered.outside.is_some());
+        outside.map(|(name, _)| name)
+    }
+
+    pub(super) fn until(&self, name: &str) -> Option<u64> {
+        self.get(name)?.until
+    }
+
+    /// Whether a fact of this kind is stored for this name.
+    pub(super) fn has(&self, entry: &Entry) -> bool {
+        let Some(remembered) = self.promises.get(&entry.name) else {
+            return false;
+        };
+        match &entry.fact {
+            Fact::Until(_) => remembered.until.is_some(),
+            Fact::Outside(None) => remembered.outside.is_some(),
+            // The address of a promise may be requested before its type is known.
+            Fact::Outside(Some(_)) => matches!(remembered.outside, Some(Some(_))),
+            Fact::Settled(_) => remembered.settlement.is_some(),
+        }
+    }
+
+    /// Learns stored entries. The first of a kind counts, as in all processes.
+    pub(super) fn learn<'a>(&mut self, entries: impl IntoIterator<Item = &'a Entry>) {
+        for entry in entries {
+            let remembered = self.promises.entry(entry.name.clone()).or_default();
+            match &entry.fact {
+                Fact::Until(at) => {
+                    remembered.until.get_or_insert(*at);
+                }
+                Fact::Outside(of) => {
+                    let known = remembered.outside.get_or_insert_default();
+                    *known = known.take().or_else(|| of.clone());
+                }
+                Fact::Settled(settlement) => {
+                    remembered
+                        .settlement
+                        .get_or_insert_with(|| settlement.clone());
+                }
+            }
+        }
+        let pending = std::mem::take(&mut self.pending);
+        self.pending = pending
+            .into_iter()
+            .filter(|entry| !self.has(entry))
+            .collect();
+    }
+
+    /// Adds an entry that has to be stored.
+    pub(super) fn want(&mut self, entry: &Entry) {
+        if !self.has(entry) && !self.pending.contains(entry) {
+            self.pending.push(entry.clone());
+        }
+    }
+
+    pub(super) fn pending(&self) -> &[Entry] {
+        &self.pending
+    }
+
+    pub(super) fn pending_bytes(&self) -> usize {
+        self.pending.iter().map(Entry::bytes).sum()
+    }
+
+    pub(super) fn wait(&mut self, name: &str, kind: WaitKind, until: Option<u64>) {
+        let waiting = Waiting {
+            name: name.to_owned(),
+            kind,
+            until,
+            is_shown: false,
+        };
+        self.waiting.insert(name.to_owned(), waiting);
+    }
+}
