@@ -212,6 +212,13 @@ impl Instance {
                 let deleted = self.records.delete_result(key, stored).await;
                 deleted.unwrap_or_else(log);
             }
+            if let Some(durable) = &record.durable {
+                let (backend, memory) = (&self.records.backend, key.memory());
+                let deleted = durable.journal.delete(backend, &memory).await;
+                deleted.unwrap_or_else(log);
+                let deleted = backend.delete_pieces(&key.request(), durable.request).await;
+                deleted.unwrap_or_else(log);
+            }
             if let Some(claim) = &record.claim {
                 let released = claim::release(&self.records.backend, claim, &record.id).await;
                 released.unwrap_or_else(log);

@@ -10,7 +10,10 @@ use tower_promises_backend::kit::sync::lock;
 /// The types that this process has waited for, by their names. There are as many as the program has, so the map is
 /// bounded.
 #[derive(Debug, Default)]
-pub(super) struct Types(Mutex<HashMap<&'static str, fn(&Json) -> bool>>);
+pub(super) struct Types(Mutex<HashMap<&'static str, Fits>>);
+
+/// Whether a value fits a type.
+type Fits = fn(&Json) -> bool;
 
 impl Types {
     /// Learns a type and returns its name.

@@ -528,3 +528,10 @@ async fn enqueue(queue: &NatsQueue, id: &str) {
     let envelope = Envelope::new("work", id, "x".into());
     assert_eq!(queue.enqueue(envelope).await.unwrap(), Enqueued::Added);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_durable_operation_survives_the_loss_of_its_process() {
+    let server = Server::start().await;
+    let (one, other) = (server.backend().await, server.backend().await);
+    test_support::durable::survives_the_loss_of_its_process(one.backend(), other.backend()).await;
+}

@@ -3,6 +3,7 @@
 use super::held::Held;
 use super::recollection::Recollection;
 use super::wake::{self, Reason, Wake};
+use crate::claim::Claimed;
 use crate::instance::Instance;
 use crate::memory::{Durable, Entry};
 use crate::observe;
@@ -75,6 +76,10 @@ impl Claimant {
                     return Ok(Takeover::Nothing);
                 }
             };
+            if durable.runs == 0 && !self.has_claim(&record).await? {
+                instance.records.discard(&record).await;
+                return Ok(Takeover::Nothing);
+            }
             let mut taken = record;
             let ended = self.apply(&mut taken, is_recovery);
             let (name, value) = (key.record(), encode(&taken)?);
@@ -138,6 +143,16 @@ impl Claimant {
             },
             _ => begin,
         })
+    }
+
+    /// Whether the operation has the idempotency key of its request, if there is one. The process may have ended between
+    /// the two, and then a repeated request is another operation.
+    async fn has_claim(&self, record: &Record) -> Result<bool, BackendError> {
+        let Some(claim) = &record.claim else {
+            return Ok(true);
+        };
+        let claimed: Option<Claimed> = self.instance.records.backend.read(claim).await?;
+        Ok(claimed.is_some_and(|claimed| claimed.id == record.id))
     }
 
     fn is_over(&self, record: &Record) -> bool {

@@ -34,6 +34,9 @@ use tower_service::Service;
 /// The pause before an envelope is delivered again after an error of the backend.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// The pause before an envelope is delivered again that another version of the program has written.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(30);
+
 /// A suspension takes several calls of the backend. A due time that is nearer is waited for instead.
 const SHORTEST_SUSPENSION: u64 = 1000;
 
@@ -91,7 +94,10 @@ where
 {
     let Ok(wake) = serde_json::from_slice::<Wake>(&delivery.payload) else {
         observe::unreadable_envelope();
-        return Outcome::GiveUp;
+        // A process of the other version can read it.
+        return Outcome::Retry {
+            after: UNREADABLE_PAUSE,
+        };
     };
     let key = Key::parse(&wake.key);
     let Ok(fence) = random() else {
@@ -291,7 +297,8 @@ where
         let progress = self.work.progress().clone();
         let mut reports = progress.subscribe();
         reports.mark_changed();
-        let mut next_flush = Instant::now();
+        // A request that ends at once needs no change of the status in between.
+        let mut next_flush = Instant::now() + settings.progress_interval;
         let end = loop {
             select! {
                 biased;
@@ -373,6 +380,11 @@ async fn rests(instance: &Instance, run: &DurableRun) -> Vec<Waiting> {
         let waiting = run.waiting();
         let due = waiting.iter().filter_map(|waiting| waiting.until).min();
         let left = due.map_or(u64::MAX, |due| due.saturating_sub(instance.settings.now()));
+        // Nothing waits at the moment between a due time and the next pass.
+        if waiting.is_empty() {
+            sleep(Duration::from_millis(1)).await;
+            continue;
+        }
         if left >= SHORTEST_SUSPENSION {
             return waiting;
         }

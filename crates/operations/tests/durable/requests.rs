@@ -88,6 +88,7 @@ async fn the_application_chooses_the_stored_headers() {
     assert_eq!(answer.body, r#"POST / ["x-request-id"]  nobody false"#);
 }
 
+// Contract: 8.9
 #[tokio::test(start_paused = true)]
 async fn a_body_that_cannot_be_stored_is_refused() {
     let layer = layer(&Backend::memory()).max_body_bytes(10);
@@ -161,6 +162,7 @@ async fn a_repeated_request_with_a_key_is_the_same_operation() {
     assert_eq!(diary.read(), ["slow"]);
 }
 
+// Contract: 8.9
 #[tokio::test(start_paused = true)]
 async fn a_process_that_drains_refuses_durable_requests() {
     let process = Process::serving(layer(&Backend::memory()), Router::new().fallback(show));

@@ -289,3 +289,11 @@ async fn many_processes_can_create_the_file_at_once() {
         assert_eq!(revisions, (1..=16).collect::<Vec<_>>());
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_durable_operation_survives_the_loss_of_its_process() {
+    let place = place();
+    let one = SqliteDatabase::open(&place.path).await.unwrap();
+    let other = SqliteDatabase::open(&place.path).await.unwrap();
+    test_support::durable::survives_the_loss_of_its_process(one.backend(), other.backend()).await;
+}
