@@ -11,7 +11,7 @@ use std::any::type_name;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
-use tower_promises_operations::durable::{DurableRun, Json, Settlement};
+use tower_promises_operations::durable::{DurableRun, Json, Replayed, Settlement};
 
 /// Durable promises, whose outcomes are remembered in a [durable operation](crate::operations::durable).
 impl Promises {
@@ -204,6 +204,40 @@ impl Promises {
         Some(run.idempotency_key(key.into_any_key().as_str()))
     }
 
+    /// Compares the recording of a [durable operation](crate::operations::durable) with what a handler has requested.
+    /// `None` unless the handle was made of [recorded](super::PromiseResults::recorded) results, or belongs to a run.
+    ///
+    /// ```
+    /// use tower_promises::operations::durable::{Recording, Settlement};
+    /// use tower_promises::promise::PromiseResults;
+    /// use tower_promises::{BoxError, Promises};
+    ///
+    /// fn order(promises: &Promises) -> Result<String, BoxError> {
+    ///     let receipt: String = promises.durable("charge", async || "receipt 7".to_owned())?;
+    ///     promises.durable("ship", async || ())?;
+    ///     Ok(receipt)
+    /// }
+    ///
+    /// # fn main() -> Result<(), BoxError> {
+    /// // Usually from a file, where `Operations::recorded` was saved.
+    /// let recording = Recording::new()
+    ///     .with("charge", Settlement::value(&"receipt 6")?)
+    ///     .with("reserve", Settlement::value(&())?);
+    /// let promises = Promises::with_results(PromiseResults::new().recorded(&recording));
+    /// assert!(order(&promises).is_err(), "`ship` is pending");
+    ///
+    /// let replayed = promises.replayed().ok_or("it is recorded")?;
+    /// assert_eq!(replayed.new, ["ship"]);
+    /// assert_eq!(replayed.unread, ["reserve"]);
+    /// assert!(replayed.changed.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn replayed(&self) -> Option<Replayed> {
+        Some(self.registry.run()?.replayed())
+    }
+
     fn run_of(&self, key: &Key) -> Result<&DurableRun, PromiseError> {
         self.registry.run().ok_or_else(|| PromiseError::Rejected {
             error: SubmitError::NotDurable { key: key.clone() },
@@ -218,7 +252,7 @@ impl Promises {
         self.read_or_recall(
             key,
             run,
-            |name| run.recall(name).map(outcome),
+            |name| recall(run, name),
             |name, run| async move {
                 let settled = run.outside::<T>(name.as_str(), limit).await;
                 settled.map_err(not_remembered).and_then(outcome)
@@ -243,7 +277,7 @@ impl Promises {
         self.read_or_recall(
             key,
             run,
-            |name| run.recall(name).map(outcome),
+            |name| recall(run, name),
             |name, run| {
                 let future = make();
                 async move {
@@ -313,6 +347,15 @@ where
         Settlement::Failed(error) => Err(Failure::Failed(Arc::new(error))),
         _ => settled,
     }
+}
+
+/// The outcome of a promise, if it is remembered.
+fn recall<T: DeserializeOwned>(run: &DurableRun, name: &str) -> Option<Result<T, Failure>> {
+    let settlement = run.recall(name)?;
+    let outcome = outcome(settlement.clone());
+    let fits = !matches!(outcome, Err(Failure::Unreadable(_)));
+    run.compare_type::<T>(name, &settlement, fits);
+    Some(outcome)
 }
 
 /// The outcome of a remembered promise.

@@ -109,7 +109,13 @@ impl Promises {
     #[must_use]
     pub fn with_results(results: PromiseResults) -> Self {
         let settings = Settings::default().registry();
+        #[cfg(feature = "operations")]
+        let mut results = results;
+        #[cfg(feature = "operations")]
+        let run = results.take_run();
         let registry = Registry::with_settled(settings, results.into_slots());
+        #[cfg(feature = "operations")]
+        let registry = registry.with_run(run);
         Self {
             pass: registry.pass(),
             registry: Arc::new(registry),

@@ -2,6 +2,9 @@ use super::layer::OperationLayer;
 use http::{HeaderName, request};
 use std::sync::Arc;
 
+/// The number of open operations of a principal whose list fits into one value of every store.
+const MAX_OPEN: usize = 500;
+
 /// Durable operations.
 impl OperationLayer {
     /// Sets the requests that become *durable* operations, by default none. Such a request is stored before it runs, the
@@ -68,6 +71,12 @@ impl OperationLayer {
     /// Sets the size of all that an operation may remember, in bytes, by default 1 MiB.
     pub fn max_remembered_bytes(self, bytes: usize) -> Self {
         self.with(|settings| settings.durable.max_remembered_bytes = bytes)
+    }
+
+    /// Sets the number of durable operations of a principal that have not ended, in all processes, by default 100 and at
+    /// most 500. Further requests of the principal are refused with 429. Requests without a principal are not limited.
+    pub fn max_open_per_principal(self, operations: usize) -> Self {
+        self.with(|settings| settings.durable.max_open_per_principal = operations.min(MAX_OPEN))
     }
 
     /// Sets which promises a suspended operation names in its status document, by default none.

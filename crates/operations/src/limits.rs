@@ -54,6 +54,8 @@ pub(super) enum Refusal {
     PrincipalReceiving,
     /// Too many bytes of the principal's results are stored. 429.
     PrincipalStored,
+    /// The principal has too many durable operations. 429.
+    PrincipalOpen,
     /// The process runs too many requests, or has stored too many bytes. 503.
     Total,
     /// The process receives too many request bodies. 503.

@@ -21,6 +21,13 @@ pub(super) fn run_began(key: &Key, attempt: u32) {
     log::info!(operation = %key, attempt, "a run of a durable operation has begun");
 }
 
+pub(super) fn other_names(key: &Key) {
+    log::warning!(operation = %key,
+        "a run of a durable operation has requested none of the promises that are remembered, and others instead: \
+        derive names from the request and from results, never from the time, a counter or a random number"
+    );
+}
+
 pub(super) fn sent_again(key: &Key) {
     log::info!(operation = %key, "a durable operation is sent again");
 }
@@ -75,6 +82,9 @@ pub(super) fn refused(refusal: Refusal) {
         }
         Refusal::PrincipalReceiving => {
             log::warning!("refused a request, its principal sends too many at once");
+        }
+        Refusal::PrincipalOpen => {
+            log::warning!("refused a request, its principal has too many durable operations");
         }
         Refusal::TotalReceiving => {
             log::warning!("refused a request, too many are being received");

@@ -1,5 +1,5 @@
 use super::body::OperationRequestBody;
-use super::durable::{self, Settlement, Settling};
+use super::durable::{self, Recording, Settlement, Settling};
 use super::instance::Instance;
 use super::mount::UnreachableMount;
 use super::observe;
@@ -162,7 +162,7 @@ impl Operations {
     /// [lease](super::OperationLayer::lease).
     ///
     /// When the process drains, the runs that have not ended within the limit are given back, and continue in another
-    /// process.
+    /// process. Await this future after [`drain`](Self::drain), so that the process does not end before they are.
     ///
     /// ```
     /// use axum::{Router, body::Body, routing::post};
@@ -253,6 +253,21 @@ impl Operations {
         durable::resume(&self.instance, &Key::of(id)).await
     }
 
+    /// Returns the durable operations that have failed with the code `Lost` and were not sent again, newest first. If
+    /// there are more than 256, the oldest are left out.
+    ///
+    /// # Errors
+    ///
+    /// If the backend does not answer.
+    pub async fn lost(&self) -> Result<Vec<Operation>, BackendError> {
+        let mut operations = Vec::new();
+        for id in durable::lost(&self.instance).await?.iter().rev() {
+            operations.extend(self.get(id).await?);
+        }
+        operations.retain(|operation| operation.error_code() == Some("Lost"));
+        Ok(operations)
+    }
+
     /// Sends a durable operation that has failed with the code `Lost` again, with all that it remembers. Its lifetime
     /// begins again. Returns whether this call did so.
     ///
@@ -272,6 +287,16 @@ impl Operations {
     /// If the backend does not answer. The call can be repeated.
     pub async fn forget_from(&self, id: &str, name: &str) -> Result<bool, BackendError> {
         durable::forget_from(&self.instance, &Key::of(id), name).await
+    }
+
+    /// Returns what a durable operation remembers, until it expires or is removed: to replay its handler in a unit test.
+    /// `None` if there is no such operation, or if it is not durable.
+    ///
+    /// # Errors
+    ///
+    /// If the backend does not answer.
+    pub async fn recorded(&self, id: &str) -> Result<Option<Recording>, BackendError> {
+        durable::recorded(&self.instance, &Key::of(id)).await
     }
 
     /// Returns how many operations this process runs. Requests whose client still waits for the first reply are not

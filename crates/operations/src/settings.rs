@@ -92,6 +92,7 @@ pub(super) struct DurableSettings {
     pub(super) max_recoveries: u32,
     pub(super) max_remembered: usize,
     pub(super) max_remembered_bytes: usize,
+    pub(super) max_open_per_principal: usize,
     pub(super) shows: Arc<Shows>,
 }
 
@@ -114,6 +115,7 @@ impl Default for DurableSettings {
             max_recoveries: 3,
             max_remembered: 1000,
             max_remembered_bytes: 1024 * 1024,
+            max_open_per_principal: 100,
             shows: Arc::new(|_| false),
         }
     }

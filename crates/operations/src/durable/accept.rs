@@ -1,5 +1,6 @@
 //! The first reply to a request that becomes a durable operation.
 
+use super::lists;
 use super::request::StoredRequest;
 use super::wake::{self, Reason};
 use crate::claim::{Claim, Claimed};
@@ -7,6 +8,7 @@ use crate::escalation::Client;
 use crate::idempotency::{after_wait, again, wait_for_end};
 use crate::inner_call::to_its_end;
 use crate::instance::Instance;
+use crate::limits::Refusal;
 use crate::memory::Durable;
 use crate::observe;
 use crate::record::{Key, Record, Requester, random};
@@ -55,6 +57,10 @@ pub(crate) async fn answer<R>(
         Ok(Accepted::Again(key, record, mut news)) => {
             again(&instance, &key, *record, &mut news, &client).await
         }
+        Ok(Accepted::Refused) => {
+            observe::refused(Refusal::PrincipalOpen);
+            reply::refusal(settings, Refusal::PrincipalOpen, &client.headers)
+        }
         Ok(Accepted::ByOther) => reply::other_request(settings, &client.headers),
         Err(error) => {
             observe::not_accepted(&error);
@@ -69,6 +75,8 @@ enum Accepted {
     Again(Key, Box<Record>, Subscription),
     /// Another request has the idempotency key.
     ByOther,
+    /// The principal has too many operations.
+    Refused,
 }
 
 async fn accept(
@@ -97,7 +105,10 @@ async fn accept(
             }
         }
         let name = claim.as_ref().map(|claim| claim.name.clone());
-        let (key, record) = create(&instance, requester.clone(), stored.clone(), name).await?;
+        let created = create(&instance, requester.clone(), stored.clone(), name);
+        let Some((key, record)) = created.await? else {
+            return Ok(Accepted::Refused);
+        };
         if let Some(claim) = &claim {
             // The operation is created first, because a key without an operation is free.
             let claimed = encode(&Claimed {
@@ -119,17 +130,22 @@ async fn accept(
     }
 }
 
-/// Stores a request and its operation, which waits for its first run.
+/// Stores a request and its operation, which waits for its first run. Returns `None` if its principal has too many.
 async fn create(
     instance: &Instance,
     requester: Requester,
     stored: Bytes,
     claim: Option<String>,
-) -> Result<(Key, Record), BackendError> {
+) -> Result<Option<(Key, Record)>, BackendError> {
     let records = &instance.records;
     let longest = instance.settings.longest();
     let mut record = Record::new(random()?, random()?, requester, longest);
     let key = Key::of(&record.id);
+    if let Some(principal) = &record.principal {
+        if !lists::open(instance, principal, &key).await? {
+            return Ok(None);
+        }
+    }
     let time_to_live = record.time_to_live_of_parts();
     // The process may end after the operation is stored. Then this envelope begins the run.
     let precaution = wake::precaution(instance, &key, 1, Reason::Begin)?;
@@ -159,5 +175,5 @@ async fn create(
             observe::backend_failed(&key, &error);
         }
     }
-    Ok((key, record))
+    Ok(Some((key, record)))
 }

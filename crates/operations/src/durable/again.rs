@@ -1,6 +1,7 @@
 //! Durable operations that the application resumes, sends again, or lets forget.
 
-use super::takeover::recall;
+use super::recording::Recording;
+use super::takeover::{LOST, recall};
 use super::wake::{self, Reason};
 use crate::changes::CHANGED;
 use crate::instance::Instance;
@@ -27,6 +28,20 @@ pub(crate) async fn resume(instance: &Instance, key: &Key) -> Result<bool, Backe
     let envelope = wake::envelope(instance, key, durable.turn, Reason::Begin)?;
     instance.records.backend.enqueue(envelope).await?;
     Ok(true)
+}
+
+/// Returns what an operation remembers.
+pub(crate) async fn recorded(
+    instance: &Instance,
+    key: &Key,
+) -> Result<Option<Recording>, BackendError> {
+    let Some((record, _)) = instance.records.read(key).await? else {
+        return Ok(None);
+    };
+    let Some(durable) = record.durable.as_deref() else {
+        return Ok(None);
+    };
+    Ok(Some(Recording::of(recall(instance, key, durable).await?)))
 }
 
 /// Begins a run of an operation that is lost, with all that it remembers. Returns whether this call did so.
@@ -65,7 +80,7 @@ pub(crate) async fn forget_from(
 
 fn is_lost(record: &Record) -> bool {
     let error = record.error.as_ref();
-    record.status == Status::Failed && error.is_some_and(|error| error.code == "Lost")
+    record.status == Status::Failed && error.is_some_and(|error| error.code == LOST)
 }
 
 /// Stores what an idle operation remembers anew, and begins a run. An operation that is lost begins its lifetime again.

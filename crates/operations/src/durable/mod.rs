@@ -99,6 +99,7 @@
 //! |---|---|
 //! | runs at once in a process | [`max_runs`](super::OperationLayer::max_runs), 64 |
 //! | remembered entries and bytes of an operation | [`max_remembered`](super::OperationLayer::max_remembered), 1,000, and [`max_remembered_bytes`](super::OperationLayer::max_remembered_bytes), 1 MiB |
+//! | operations of a principal that have not ended | [`max_open_per_principal`](super::OperationLayer::max_open_per_principal), 100 |
 //! | lifetime | [`lifetime`](super::OperationLayer::lifetime), an hour |
 //! | operations in all | the limit of the queue, which has an envelope for each. Beyond it, requests are refused with 503 |
 //! | a settlement over HTTP | 64 KiB |
@@ -107,7 +108,9 @@ mod accept;
 mod again;
 mod endpoint;
 mod held;
+mod lists;
 mod recollection;
+mod recording;
 mod request;
 mod run;
 mod settle;
@@ -118,8 +121,10 @@ mod worker;
 
 pub use crate::memory::{Json, RememberedError, Settlement};
 pub(super) use accept::answer;
-pub(super) use again::{forget_from, resume, send_again};
+pub(super) use again::{forget_from, recorded, resume, send_again};
 pub(super) use endpoint::answer as answer_promise;
+pub(super) use lists::lost;
+pub use recording::{ChangedType, Recording, Replayed};
 pub use run::{DurableRun, NotRemembered};
 pub use settle::Settling;
 pub(super) use settle::{Target, settle};

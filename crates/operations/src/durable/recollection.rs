@@ -1,5 +1,6 @@
 //! The memory of a run in this process.
 
+use super::recording::{ChangedType, Replayed};
 use crate::memory::{Entry, Fact, Settlement, WaitKind, Waiting};
 use std::collections::{BTreeSet, HashMap};
 
@@ -14,8 +15,12 @@ pub(super) struct Recollection {
     pending: Vec<Entry>,
     /// The promises that are waiting now.
     pub(super) waiting: HashMap<String, Waiting>,
+    /// The names that were remembered when the run began.
+    inherited: BTreeSet<String>,
     /// The names that the run has requested.
-    pub(super) requested: BTreeSet<String>,
+    requested: BTreeSet<String>,
+    /// The values that were requested with another type than the remembered one.
+    changed: Vec<ChangedType>,
 }
 
 /// The stored facts about a promise.
@@ -36,6 +41,7 @@ impl Recollection {
             ..Self::default()
         };
         memory.learn(entries);
+        memory.inherited = memory.promises.keys().cloned().collect();
         memory
     }
 
@@ -56,6 +62,32 @@ impl Recollection {
 
     pub(super) fn until(&self, name: &str) -> Option<u64> {
         self.get(name)?.until
+    }
+
+    pub(super) fn request(&mut self, name: &str) {
+        if !self.requested.contains(name) {
+            self.requested.insert(name.to_owned());
+        }
+    }
+
+    pub(super) fn change_type(&mut self, changed: ChangedType) {
+        self.changed.push(changed);
+    }
+
+    /// Compares what is remembered with what was requested.
+    pub(super) fn replayed(&self) -> Replayed {
+        let (requested, inherited) = (&self.requested, &self.inherited);
+        Replayed {
+            new: requested.difference(inherited).cloned().collect(),
+            unread: inherited.difference(requested).cloned().collect(),
+            changed: self.changed.clone(),
+        }
+    }
+
+    /// Whether the run has requested promises, and none of those that were remembered when it began.
+    pub(super) fn has_other_names(&self) -> bool {
+        let are_named = !self.requested.is_empty() && !self.inherited.is_empty();
+        are_named && self.requested.is_disjoint(&self.inherited)
     }
 
     /// Whether a fact of this kind is stored for this name.

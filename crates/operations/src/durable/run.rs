@@ -1,24 +1,28 @@
 use super::held::{Held, Owner, Replaced};
 use super::recollection::Recollection;
+use super::recording::{ChangedType, Recording, Replayed};
 use super::token;
 use crate::instance::Instance;
 use crate::memory::{Durable, Entry, Fact, Settlement, WaitKind, Waiting};
 use crate::observe;
-use crate::record::{Key, Record};
+use crate::record::{Key, Record, Requester};
+use crate::settings::Settings;
 use serde::de::DeserializeOwned;
+use std::any::type_name;
 use std::error::Error;
 use std::fmt;
 use std::future::pending;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::select;
 use tokio::sync::watch;
 use tokio::time::sleep;
-use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::backoff::Backoff;
-use tower_promises_backend::kit::clock::milliseconds;
+use tower_promises_backend::kit::clock::{self, milliseconds};
 use tower_promises_backend::kit::sync::lock;
+use tower_promises_backend::{Backend, BackendError, Revision};
 
 /// The pauses between attempts to store.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -97,6 +101,37 @@ impl Error for NotRemembered {}
 
 /// What a handler can ask.
 impl DurableRun {
+    /// Creates a run that remembers a recording, for unit tests of handlers. All recorded due times have passed. The run
+    /// belongs to no operation: storing anything never ends.
+    #[must_use]
+    pub fn recorded(recording: &Recording) -> Self {
+        let (principal, received) = (None, clock::now());
+        let requester = Requester {
+            principal,
+            received,
+        };
+        let settings = Settings {
+            // All due times have passed.
+            clock: Arc::new(|| u64::MAX),
+            ..Settings::default()
+        };
+        let longest = settings.longest();
+        let mut record = Record::new("recorded".into(), String::new(), requester, longest);
+        record.durable = Some(Box::new(Durable {
+            runs: 2,
+            ..Durable::default()
+        }));
+        let held = Held {
+            record,
+            revision: Revision::new(0),
+            is_current: false,
+        };
+        let entries = recording.entries();
+        let memory = Recollection::of((entries.len(), 0), entries);
+        let instance = Instance::new(Backend::memory(), settings);
+        Self::new(instance, Key::of("recorded"), held, memory, None)
+    }
+
     /// Returns the number of this run, starting at 1. A run begins anew after the loss of a process and after a
     /// suspension.
     #[must_use]
@@ -121,8 +156,33 @@ impl DurableRun {
     #[must_use]
     pub fn recall(&self, name: &str) -> Option<Settlement> {
         let mut memory = lock(&self.shared.memory);
-        memory.requested.insert(name.to_owned());
+        memory.request(name);
         memory.settlement(name).cloned()
+    }
+
+    /// Records that a remembered value was requested as a `T`, and whether it fits. [`replayed`](Self::replayed) tells
+    /// of types that have changed.
+    pub fn compare_type<T>(&self, name: &str, settlement: &Settlement, fits: bool) {
+        let Settlement::Value { of, .. } = settlement else {
+            return;
+        };
+        let requested = type_name::<T>();
+        if fits && of.as_ref().is_none_or(|of| of == requested) {
+            return;
+        }
+        let changed = ChangedType {
+            name: name.to_owned(),
+            remembered: of.clone(),
+            requested,
+            fits,
+        };
+        lock(&self.shared.memory).change_type(changed);
+    }
+
+    /// Compares the names that were remembered when the run began with the names that it has requested so far.
+    #[must_use]
+    pub fn replayed(&self) -> Replayed {
+        lock(&self.shared.memory).replayed()
     }
 
     /// Stores the outcome of a promise. If an outcome is stored already, that one stays: [`recall`](Self::recall) returns
@@ -151,7 +211,7 @@ impl DurableRun {
     #[must_use]
     pub fn has_slept(&self, name: &str) -> bool {
         let mut memory = lock(&self.shared.memory);
-        memory.requested.insert(name.to_owned());
+        memory.request(name);
         let until = memory.until(name);
         until.is_some_and(|until| until <= self.shared.instance.settings.now())
     }
@@ -250,6 +310,14 @@ impl DurableRun {
                 is_resting: watch::Sender::new(false),
                 is_replaced: watch::Sender::new(false),
             }),
+        }
+    }
+
+    /// Logs advice if the names of a later run have nothing in common with those of earlier runs.
+    pub(super) fn advise(&self) {
+        let has_other_names = lock(&self.shared.memory).has_other_names();
+        if has_other_names {
+            observe::other_names(&self.shared.key);
         }
     }
 
@@ -400,7 +468,7 @@ impl DurableRun {
     /// Adds an entry that has to be stored, if the limits allow it.
     fn want(&self, entry: &Entry) -> Result<(), NotRemembered> {
         let mut memory = lock(&self.shared.memory);
-        memory.requested.insert(entry.name.clone());
+        memory.request(&entry.name);
         if memory.has(entry) {
             return Ok(());
         }
@@ -458,6 +526,10 @@ impl Drop for Wait<'_> {
         lock(&self.run.shared.memory).waiting.remove(&self.name);
     }
 }
+
+// A panic leaves no lock in a state that another call would misread: changes are made on copies.
+impl UnwindSafe for DurableRun {}
+impl RefUnwindSafe for DurableRun {}
 
 impl fmt::Debug for DurableRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

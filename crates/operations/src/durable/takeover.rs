@@ -1,6 +1,7 @@
 //! The decision what an envelope begins, and the change with which a run becomes the owner of its operation.
 
 use super::held::Held;
+use super::lists;
 use super::recollection::Recollection;
 use super::wake::{self, Reason, Wake};
 use crate::claim::Claimed;
@@ -13,6 +14,9 @@ use std::time::Duration;
 use tower_promises_backend::kit::documents::encode;
 use tower_promises_backend::{BackendError, Revision};
 
+/// The error code of an operation whose runs were lost.
+pub(super) const LOST: &str = "Lost";
+
 /// What an envelope begins.
 pub(super) enum Takeover {
     /// A run, which owns the operation from now on.
@@ -21,8 +25,8 @@ pub(super) enum Takeover {
     Nothing,
     /// Nothing yet.
     Later(Duration),
-    /// The operation has ended with this envelope.
-    Ended(Status, Failure),
+    /// The operation of this principal has ended with this envelope.
+    Ended(Option<String>, Status, Failure),
 }
 
 /// The decision for a record, without the change.
@@ -82,6 +86,13 @@ impl Claimant {
             }
             let mut taken = record;
             let ended = self.apply(&mut taken, is_recovery);
+            if ended
+                .as_ref()
+                .is_some_and(|(_, failure)| failure.code == LOST)
+            {
+                // Before the end is stored, so that no lost operation is missing.
+                lists::add_lost(instance, &taken.id).await?;
+            }
             let (name, value) = (key.record(), encode(&taken)?);
             let time_to_live = taken.time_to_live();
             let backend = &instance.records.backend;
@@ -90,7 +101,7 @@ impl Claimant {
                 continue;
             };
             if let Some((status, failure)) = ended {
-                return Ok(Takeover::Ended(status, failure));
+                return Ok(Takeover::Ended(taken.principal, status, failure));
             }
             if let Some(durable) = taken.durable.as_deref().filter(|_| is_recovery) {
                 observe::recovered(key, durable.recoveries);
@@ -177,7 +188,7 @@ impl Claimant {
             (Status::Canceled, failure)
         } else if durable.recoveries > settings.durable.max_recoveries {
             let lost = "The servers that worked on the request are gone.";
-            (Status::Failed, Failure::new("Lost", lost))
+            (Status::Failed, Failure::new(LOST, lost))
         } else {
             record.touch();
             return None;

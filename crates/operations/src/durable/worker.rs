@@ -1,6 +1,7 @@
 //! The worker that takes up the runs of durable operations.
 
 use super::held::Held;
+use super::lists;
 use super::recollection::Recollection;
 use super::request::StoredRequest;
 use super::run::DurableRun;
@@ -116,19 +117,37 @@ where
         Ok(Takeover::Run(held, memory)) => (held, memory),
         Ok(Takeover::Nothing) => return Outcome::Done,
         Ok(Takeover::Later(after)) => return Outcome::Retry { after },
-        Ok(Takeover::Ended(status, failure)) => {
+        Ok(Takeover::Ended(principal, status, failure)) => {
+            close(&instance, &key, principal.as_deref()).await;
             observe::ended(&key, status, Some(&failure.code));
             instance.announce(&key, ENDED).await;
             return Outcome::Done;
         }
         Err(_) => return Outcome::Retry { after: PAUSE },
     };
+    let principal = held.record.principal.clone();
     match Running::begin(&instance, &key, *held, memory, service, prepare).await {
-        Ok(running) => running.run().await,
+        Ok(running) => {
+            let (outcome, has_ended) = running.run().await;
+            if has_ended {
+                close(&instance, &key, principal.as_deref()).await;
+            }
+            outcome
+        }
         Err(error) => {
             observe::backend_failed(&key, &error);
             Outcome::Retry { after: PAUSE }
         }
+    }
+}
+
+/// Removes an operation that has ended from the open ones of its principal.
+async fn close(instance: &Instance, key: &Key, principal: Option<&str>) {
+    let Some(principal) = principal else {
+        return;
+    };
+    if let Err(error) = lists::close(instance, principal, key).await {
+        observe::backend_failed(key, &error);
     }
 }
 
@@ -209,55 +228,63 @@ where
         })
     }
 
-    async fn run(mut self) -> Outcome {
+    /// Returns the outcome for the envelope, and whether the operation has ended.
+    async fn run(mut self) -> (Outcome, bool) {
         // `drain` waits for the run, and a cancelling request waits until its work is dropped.
-        let registration = self.instance.register(&self.key);
+        let _registration = self.instance.register(&self.key);
         let (end, report) = self.wait().await;
         self.work.stop().await;
-        drop(registration);
+        self.run.advise();
+        let again = (Outcome::Retry { after: PAUSE }, false);
         let ended = match end {
-            End::Answered(answer) => {
-                self.ending(&report).answered(answer).await;
-                self.has_ended().await
-            }
-            End::Unanswered(Unanswered::Failed(failure)) => {
-                self.give_up(&report, Status::Failed, failure).await;
-                self.has_ended().await
-            }
-            End::Unanswered(Unanswered::Error(error)) => {
-                self.ending(&report).raised(Told::Error(error), None).await;
-                self.has_ended().await
-            }
-            End::Unanswered(Unanswered::Panic(panic)) => {
-                let told = Told::<E>::Panic(panic);
-                self.ending(&report).raised(told, None).await;
-                self.has_ended().await
-            }
-            End::TooLong => {
-                let failure = Failure::new("LifetimeExceeded", "The operation took too long.");
-                self.give_up(&report, Status::Canceled, failure).await;
-                self.has_ended().await
-            }
-            End::Rests(waiting) => self.suspend(&report, waiting).await,
-            End::Replaced => self.has_ended().await,
+            End::Rests(waiting) => match self.suspend(&report, waiting).await {
+                Ok(true) => return (Outcome::Done, false),
+                Ok(false) => return again,
+                Err(error) => Err(error),
+            },
             End::GivenUp => {
                 let returned = self.run.change(|_, durable| {
                     durable.given_back = true;
                     Some(())
                 });
                 let _ = timeout(RETURN_PATIENCE, returned).await;
-                return Outcome::Retry {
-                    after: Duration::ZERO,
-                };
+                let after = Duration::ZERO;
+                return (Outcome::Retry { after }, false);
+            }
+            end => {
+                self.store_end(end, &report).await;
+                self.has_ended().await
             }
         };
         match ended {
-            Ok(true) => Outcome::Done,
-            Ok(false) => Outcome::Retry { after: PAUSE },
+            Ok(true) => (Outcome::Done, true),
+            Ok(false) => again,
             Err(error) => {
                 observe::backend_failed(&self.key, &error);
-                Outcome::Retry { after: PAUSE }
+                again
             }
+        }
+    }
+
+    async fn store_end(&self, end: End<E>, report: &Report) {
+        let ending = self.ending(report);
+        match end {
+            End::Answered(answer) => ending.answered(answer).await,
+            End::Unanswered(Unanswered::Failed(failure)) => {
+                ending.given_up::<E>(Status::Failed, failure, None).await;
+            }
+            End::Unanswered(Unanswered::Error(error)) => {
+                ending.raised(Told::Error(error), None).await;
+            }
+            End::Unanswered(Unanswered::Panic(panic)) => {
+                ending.raised(Told::<E>::Panic(panic), None).await;
+            }
+            End::TooLong => {
+                let failure = Failure::new("LifetimeExceeded", "The operation took too long.");
+                ending.given_up::<E>(Status::Canceled, failure, None).await;
+            }
+            // Stored elsewhere, or not yet.
+            End::Replaced | End::Rests(_) | End::GivenUp => {}
         }
     }
 
@@ -273,11 +300,6 @@ where
                 number: self.run.attempt(),
             }),
         }
-    }
-
-    async fn give_up(&self, report: &Report, status: Status, failure: Failure) {
-        let ending = self.ending(report);
-        ending.given_up::<E>(status, failure, None).await;
     }
 
     /// Whether the operation has ended, by this run or otherwise.

@@ -6,8 +6,9 @@ use std::time::Duration;
 use test_support::operation::SECOND;
 use tokio::time::sleep;
 use tower_promises::backend::Backend;
+use tower_promises::promise::PromiseResults;
 use tower_promises::{PromiseError, PromiseLayer, Promises};
-use tower_promises_operations::durable::RememberedError;
+use tower_promises_operations::durable::{Recording, RememberedError};
 
 /// Runs a handler in one process, loses that process at a step that hangs there, and returns what the handler returns
 /// in another process.
@@ -300,3 +301,79 @@ async fn an_operation_forgets_from_a_name_on() {
             .unwrap()
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_run_is_replayed_from_a_recording() {
+    let process = Process::start(layer(&Backend::memory()), |promises| {
+        let name = promises
+            .durable("customer", async || Old { name: "Ada".into() })?
+            .name;
+        let amount = promises.durable("amount", async || 7_u32)?;
+        promises.durable("gone", async || ())?;
+        promises.sleep("pause", SECOND / 10)?;
+        Ok(format!("{name} {amount}"))
+    });
+    let answer = process.send(test_support::operation::request(
+        "POST /",
+        &[("prefer", "respond-async")],
+    ));
+    let path = answer.await.header("operation-location").to_owned();
+    assert_eq!(process.result(&path).await.1, "Ada 7");
+    let document = process.document(&path).await;
+    let id = document["id"].as_str().unwrap();
+    let recording = process.operations.recorded(id).await.unwrap().unwrap();
+    assert!(
+        process
+            .operations
+            .recorded("unknown")
+            .await
+            .unwrap()
+            .is_none()
+    );
+    // As a test keeps it in a file.
+    let recording = Recording::from_json(&recording.to_json()).unwrap();
+
+    let promises = Promises::with_results(PromiseResults::new().recorded(&recording));
+    let new = || async {
+        New {
+            name: String::new(),
+            amount: 0,
+        }
+    };
+    let customer = promises.durable("customer", new);
+    assert!(
+        matches!(customer, Err(PromiseError::Unreadable { .. })),
+        "{:?}",
+        customer.err()
+    );
+    let amount = promises.durable("amount", async || 0_u64);
+    assert_eq!(amount.unwrap(), 7);
+    promises.sleep("pause", HOUR).unwrap();
+    assert!(
+        promises
+            .durable("new", async || ())
+            .is_err_and(|error| error.is_pending())
+    );
+    assert!(promises.idempotency_key("new").is_some());
+
+    let replayed = promises.replayed().unwrap();
+    assert_eq!(
+        (replayed.new, replayed.unread),
+        (vec!["new".to_owned()], vec!["gone".to_owned()])
+    );
+    let changed: Vec<_> = replayed
+        .changed
+        .iter()
+        .map(|it| (&*it.name, it.fits))
+        .collect();
+    assert_eq!(changed, [("customer", false), ("amount", true)]);
+    assert_eq!(replayed.changed[1].requested, "u64");
+    assert_eq!(replayed.changed[1].remembered.as_deref(), Some("u32"));
+    assert!(
+        Promises::with_results(PromiseResults::new())
+            .replayed()
+            .is_none()
+    );
+}
+
+const HOUR: Duration = Duration::from_secs(60 * 60);

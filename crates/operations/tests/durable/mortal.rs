@@ -19,6 +19,9 @@ pub(crate) enum Death {
     Before(usize),
     /// After this call has taken effect, and before the process gets the answer.
     After(usize),
+    /// At this call. If it is a write to the store, it takes effect only when it is [released](Life::release): the write
+    /// of a process that was replaced meanwhile.
+    Late(usize),
     Never,
 }
 
@@ -35,6 +38,7 @@ pub(crate) struct Life {
     calls: AtomicUsize,
     is_dead: AtomicBool,
     died: Notify,
+    released: Notify,
 }
 
 impl Mortal {
@@ -45,6 +49,7 @@ impl Mortal {
             calls: AtomicUsize::new(0),
             is_dead: AtomicBool::new(false),
             died: Notify::new(),
+            released: Notify::new(),
         });
         let mortal = Self {
             backend: backend.clone(),
@@ -60,7 +65,7 @@ impl Mortal {
     ) -> BoxFuture<'a, Result<T, BackendError>> {
         async move {
             let number = self.life.calls.fetch_add(1, Ordering::SeqCst);
-            if self.life.death == Death::Before(number) {
+            if [Death::Before(number), Death::Late(number)].contains(&self.life.death) {
                 self.life.die();
             }
             self.life.go_on().await;
@@ -75,7 +80,33 @@ impl Mortal {
     }
 }
 
+impl Mortal {
+    /// Makes a write to the store.
+    fn write<'a, T: Send + 'a>(
+        &'a self,
+        write: BoxFuture<'a, Result<T, BackendError>>,
+        late: impl Future<Output = ()> + Send + 'static,
+    ) -> BoxFuture<'a, Result<T, BackendError>> {
+        async move {
+            if self.life.death == Death::Late(self.life.calls()) {
+                let life = self.life.clone();
+                tokio::spawn(async move {
+                    life.released.notified().await;
+                    late.await;
+                });
+            }
+            self.call(write).await
+        }
+        .boxed()
+    }
+}
+
 impl Life {
+    /// Lets a late write take effect.
+    pub(crate) fn release(&self) {
+        self.released.notify_one();
+    }
+
     pub(crate) fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
@@ -114,7 +145,11 @@ impl Store for Mortal {
         value: Bytes,
         time_to_live: Option<Duration>,
     ) -> BoxFuture<'a, Result<Revision, BackendError>> {
-        self.call(self.backend.store().put(key, value, time_to_live))
+        let (backend, name, late) = (self.backend.clone(), key.to_owned(), value.clone());
+        let late = async move {
+            let _ = backend.store().put(&name, late, time_to_live).await;
+        };
+        self.write(self.backend.store().put(key, value, time_to_live), late)
     }
 
     fn compare_and_set<'a>(
@@ -124,8 +159,15 @@ impl Store for Mortal {
         value: Bytes,
         time_to_live: Option<Duration>,
     ) -> BoxFuture<'a, Result<CompareAndSet, BackendError>> {
+        let (backend, name, late) = (self.backend.clone(), key.to_owned(), value.clone());
+        let late = async move {
+            let store = backend.store();
+            let set = store.compare_and_set(&name, expected, late, time_to_live);
+            let _ = set.await;
+        };
         let store = self.backend.store();
-        self.call(store.compare_and_set(key, expected, value, time_to_live))
+        let set = store.compare_and_set(key, expected, value, time_to_live);
+        self.write(set, late)
     }
 
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool, BackendError>> {

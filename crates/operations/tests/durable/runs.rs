@@ -89,7 +89,11 @@ async fn a_request_that_loses_every_process_is_lost_and_can_be_sent_again() {
     assert_eq!(document["status"], "Failed");
     assert_eq!(document["error"]["code"], "Lost");
     let id = document["id"].as_str().unwrap();
+    let lost = process.operations.lost().await.unwrap();
+    assert_eq!(lost.len(), 1);
+    assert_eq!(lost[0].id(), id);
     assert!(process.operations.send_again(id).await.unwrap());
+    assert!(process.operations.lost().await.unwrap().is_empty());
     assert!(!process.operations.send_again(id).await.unwrap());
     assert_eq!(process.result(&path).await, (200, "alive".to_owned()));
     assert_eq!((diary.count("harmless"), diary.count("deadly")), (1, 5));
