@@ -119,6 +119,8 @@ impl<H> Settings<H> {
             fragments: None,
             #[cfg(feature = "fragments")]
             may_stream: false,
+            #[cfg(feature = "operations")]
+            promise_timeout: self.promise_timeout,
         }
     }
 
