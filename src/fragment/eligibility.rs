@@ -27,7 +27,7 @@ pub(super) enum Shell {
 }
 
 impl Shell {
-    pub(super) fn of<R: Body>(response: &Response<R>) -> Self {
+    pub(super) fn of<R: Body>(response: &Response<R>, is_stored: bool) -> Self {
         let status = response.status();
         let has_content = !matches!(
             status,
@@ -36,7 +36,8 @@ impl Shell {
         if status.is_redirection() || !has_content || response.body().is_end_stream() {
             return Self::HasNoFragments;
         }
-        match is_html(response.headers()) && !is_encoded(response.headers()) {
+        let headers = response.headers();
+        match !is_stored && is_html(headers) && !is_encoded(headers) {
             true => Self::Streams,
             false => Self::MustBeWhole,
         }

@@ -15,6 +15,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::time::{Instant, Sleep, sleep};
+#[cfg(feature = "operations")]
+use tower_promises_operations::Progress;
 use tower_service::Service;
 
 pin_project! {
@@ -30,6 +32,7 @@ pin_project! {
         state: State<S, B, R, H>,
         start: Instant,
         settings: Arc<Settings>,
+        is_stored: IsStored,
     }
 }
 
@@ -66,6 +69,16 @@ where
             state: State::Passing { inner },
             start: Instant::now(),
             settings,
+            is_stored: IsStored::default(),
+        }
+    }
+
+    /// Lets the page be whole if the request becomes an operation.
+    #[cfg(feature = "operations")]
+    pub(super) fn of_operation(self, progress: Option<Progress>) -> Self {
+        Self {
+            is_stored: IsStored(progress),
+            ..self
         }
     }
 }
@@ -86,7 +99,7 @@ where
                     let outcome = ready!(inner.as_mut().poll(cx));
                     let outcome = match outcome {
                         Ok(mut response) if inner.has_pending_fragments() => {
-                            match Shell::of(&response) {
+                            match Shell::of(&response, this.is_stored.get()) {
                                 Shell::Streams => {
                                     let rest = inner.publish_shell(&mut response);
                                     let settings = Arc::clone(this.settings);
@@ -131,6 +144,20 @@ where
                 StateProj::Done => panic!("`FragmentFuture` polled after completion"),
             }
         }
+    }
+}
+
+/// Whether the response is stored before a client gets it, as that of an operation is.
+#[derive(Default)]
+struct IsStored(#[cfg(feature = "operations")] Option<Progress>);
+
+impl IsStored {
+    fn get(&self) -> bool {
+        #[cfg(feature = "operations")]
+        if let Some(progress) = &self.0 {
+            return progress.is_stored();
+        }
+        false
     }
 }
 

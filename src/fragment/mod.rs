@@ -80,6 +80,7 @@
 //!
 //! - The request is `HEAD` or uses HTTP/1.0, or its `Accept` does not name `text/html` (`*/*` does not name it).
 //! - [`stream_when`](FragmentLayer::stream_when) excludes the request.
+//! - The response is stored first: the request is an operation (module `operations`), or has an idempotency key.
 //! - The `Content-Type` of the response is not `text/html`, or the response has a `Content-Encoding`.
 //! - The page has more than [`max_fragments`](FragmentLayer::max_fragments) pending fragments: it waits for the others.
 //! - The layer is a plain [`PromiseLayer`](crate::PromiseLayer), so components can use fragments wherever they are.

@@ -55,6 +55,7 @@ where
         keyed: Option<Keyed<E>>,
     ) -> Self {
         let (instance, key) = (registration.instance.clone(), registration.key.clone());
+        work.progress().store();
         Self {
             registration,
             admission,

@@ -29,6 +29,8 @@ use crate::sync::lock;
 #[cfg(feature = "loader")]
 use std::any::Any;
 #[cfg(feature = "fragments")]
+use std::panic::AssertUnwindSafe;
+#[cfg(feature = "fragments")]
 use std::sync::atomic::AtomicUsize;
 #[cfg(feature = "blocking")]
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -71,7 +73,8 @@ pub(super) struct Settings {
     #[cfg(feature = "blocking")]
     pub(super) pool: BlockingPool,
     #[cfg(feature = "fragments")]
-    pub(super) fragments: Option<Arc<FragmentSettings>>,
+    // A panic of `on_error` is caught where the function is called.
+    pub(super) fragments: AssertUnwindSafe<Option<Arc<FragmentSettings>>>,
     /// Whether pending fragments may follow the response. Otherwise the pass is repeated.
     #[cfg(feature = "fragments")]
     pub(super) may_stream: bool,

@@ -218,11 +218,13 @@ where
         (instance.settings.durable.rebuild)(&mut parts);
         observe::run_began(key, run.attempt());
         let end = Instant::now() + Duration::from_millis(left);
+        let work = Work::Calling(start(service, parts, body)());
+        work.progress().store();
         Ok(Self {
             instance: instance.clone(),
             key: key.clone(),
             run,
-            work: Work::Calling(start(service, parts, body)()),
+            work,
             admission: instance.limits.enter(principal.as_deref()),
             end,
         })
