@@ -29,6 +29,10 @@ pub(super) enum FragmentOutcome {
 /// The observation of a page whose fragments follow.
 pub(super) struct ObservedPage {
     /// When the request began.
+    #[cfg_attr(
+        not(any(feature = "metrics", feature = "tracing")),
+        expect(dead_code, reason = "no feature observes")
+    )]
     start: Instant,
 }
 
@@ -132,6 +136,11 @@ pub(super) fn misplaced(name: &Key, fault: Fault) {
             fragment,
             "a pending fragment cannot be in a tag, a comment or an element that contains only text, so its \
              fallback is never replaced: read its promises outside of a fragment, or make the element a fragment"
+        ),
+        Fault::Repeated => log::warning!(
+            fragment,
+            "a pending fragment is in its page more than once, so only its first fallback is replaced: create a \
+             fragment for each place"
         ),
     }
 }

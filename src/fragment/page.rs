@@ -1,6 +1,7 @@
 use super::observe;
 use super::rendering::{Output, Rendering};
-use super::shell::{PREFIX, Shell};
+use super::shell::{Fault, PREFIX, START, Shell};
+use crate::promise::registry::FragmentNumber;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::Frame;
@@ -47,6 +48,9 @@ impl Page {
             for Output { number, name, html } in outputs {
                 self.shell.insert(number, name, html);
             }
+            for (number, name) in self.rendering.pending() {
+                self.shell.expect(number, name);
+            }
             if self.shell.inserted_bytes() >= self.rendering.settings().max_buffered_bytes {
                 break;
             }
@@ -80,10 +84,18 @@ impl Page {
         for (name, fault) in self.shell.faults() {
             observe::misplaced(name, fault);
         }
-        match &self.rendering.settings().script {
-            Some(script) if !self.is_complete() => [&*data, script.as_bytes()].concat().into(),
-            _ => data,
+        let misplaced = self.shell.take_misplaced();
+        let script = self.rendering.settings().script.as_ref();
+        let script = script.filter(|_| !self.is_complete());
+        if misplaced.is_empty() && script.is_none() {
+            return data;
         }
+        let mut data = BytesMut::from(data);
+        for (number, html) in misplaced {
+            write_template(number, &html, &mut data);
+        }
+        data.extend_from_slice(script.map_or(b"", |script| script.as_bytes()));
+        data.freeze()
     }
 
     /// Drops what is pending, because the response body of the inner service has failed.
@@ -109,8 +121,9 @@ impl Page {
                     };
                     let lengths = outputs.iter().map(|output| output.html.len() + MAX_TAGS);
                     let mut data = BytesMut::with_capacity(lengths.sum());
+                    self.check_inner(&outputs);
                     for output in &outputs {
-                        write_template(output, &mut data);
+                        write_template(output.number, &output.html, &mut data);
                     }
                     if self.rendering.is_complete() {
                         data.put(self.shell.closing_tags());
@@ -130,6 +143,19 @@ impl Page {
         }
     }
 
+    /// Reports fragments inside of others that cannot replace their fallbacks.
+    fn check_inner(&self, outputs: &[Output]) {
+        for output in outputs.iter().filter(|it| it.html.contains(START)) {
+            let rendered = outputs.iter().map(|it| (it.number, it.name.clone()));
+            let pending = self.rendering.pending().into_iter();
+            let mut shell = Shell::new(pending.chain(rendered).collect());
+            shell.push(Bytes::copy_from_slice(output.html.as_bytes()));
+            shell.end();
+            let faults = shell.faults().filter(|(_, fault)| *fault != Fault::Missing);
+            faults.for_each(|(name, fault)| observe::misplaced(name, fault));
+        }
+    }
+
     /// Whether there are no more frames.
     pub(super) fn is_end_stream(&self) -> bool {
         match self.state {
@@ -140,8 +166,7 @@ impl Page {
     }
 }
 
-fn write_template(output: &Output, data: &mut BytesMut) {
-    let Output { number, html, .. } = output;
+fn write_template(number: FragmentNumber, html: &str, data: &mut BytesMut) {
     // Writing to memory does not fail.
     let _ = write!(
         data,

@@ -38,8 +38,9 @@ pub(super) fn attempt<E: Into<BoxError>>(
         None => promises.clone(),
     };
     let rendered = catch_unwind(AssertUnwindSafe(|| inside.scope(|| render(&inside))));
+    let has_failed = !matches!(rendered, Ok(Ok(_)));
     let waits = match &opened {
-        Some(opened) => registry.close_fragment(opened.number),
+        Some(opened) => registry.close_fragment(opened.number, has_failed),
         None => Vec::new(),
     };
     let name = || name.clone();
@@ -66,7 +67,7 @@ pub(super) fn attempt<E: Into<BoxError>>(
 /// Logs the error of a fragment, and returns what the page shows instead.
 pub(super) fn failed(promises: &Promises, error: &FragmentError) -> String {
     observe::failed(error);
-    let on_error = promises.registry.fragment_settings().on_error.as_ref();
+    let on_error = promises.registry.on_fragment_error();
     let replacement = || Settings::replacement(on_error, error);
     catch_unwind(AssertUnwindSafe(replacement)).unwrap_or_else(|_| {
         observe::on_error_panicked();

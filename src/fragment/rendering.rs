@@ -76,7 +76,7 @@ impl Rendering {
                 return Poll::Ready(outputs);
             };
             let mut bytes = 0;
-            while bytes < self.settings.max_buffered_bytes {
+            while outputs.is_empty() || bytes < self.settings.max_buffered_bytes {
                 let Some(fragment) = rest.take_ready() else {
                     break;
                 };
@@ -153,7 +153,7 @@ impl Rendering {
             Attempt::Pending { .. } => {
                 let error = FragmentError::TooManyRenders {
                     name: fragment.name.clone(),
-                    limit: rest.max_renders(),
+                    limit: fragment.renders,
                 };
                 (failed(promises, &error), FragmentOutcome::Failed)
             }

@@ -190,6 +190,8 @@
 #[cfg(feature = "blocking")]
 mod blocking;
 mod current;
+#[cfg(feature = "operations")]
+mod durable;
 pub(crate) mod error;
 pub(crate) mod excerpt;
 #[cfg(feature = "fragments")]

@@ -96,6 +96,7 @@ where
             admission: &self.admission,
             report,
             has_begun: self.work.progress().has_begun(),
+            run: None,
         };
         // Dropped when the end is stored, so that the client stops waiting.
         let keyed = self.keyed.take();

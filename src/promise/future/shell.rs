@@ -108,11 +108,12 @@ impl Rest {
                 .session
                 .drive(running, self.promise_timeout, observed, cx);
             let registry = &self.session.promises().registry;
-            if registry.has_ready_fragment() {
-                return Poll::Ready(());
-            }
+            // Also if a fragment is ready: the caller may wait for the inner body, which may wait for a promise.
             if registry.park(cx.waker()) {
-                return Poll::Pending;
+                return match registry.has_ready_fragment() {
+                    true => Poll::Ready(()),
+                    false => Poll::Pending,
+                };
             }
         }
     }

@@ -34,6 +34,10 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
+#[cfg(feature = "operations")]
+use std::time::Duration;
+#[cfg(feature = "operations")]
+use tower_promises_operations::durable::DurableRun;
 
 /// The promises of one request, shared by its handles and its response future.
 ///
@@ -54,6 +58,9 @@ pub(crate) struct Registry {
     rendering: AtomicUsize,
     /// The registry of the outer request, if this request was sent by a handler.
     outer: Option<Arc<Registry>>,
+    /// The run of the durable operation whose request this is.
+    #[cfg(feature = "operations")]
+    run: Option<DurableRun>,
     state: Mutex<State>,
 }
 
@@ -64,7 +71,12 @@ pub(super) struct Settings {
     #[cfg(feature = "blocking")]
     pub(super) pool: BlockingPool,
     #[cfg(feature = "fragments")]
-    pub(super) fragments: FragmentSettings,
+    pub(super) fragments: Option<Arc<FragmentSettings>>,
+    /// Whether pending fragments may follow the response. Otherwise the pass is repeated.
+    #[cfg(feature = "fragments")]
+    pub(super) may_stream: bool,
+    #[cfg(feature = "operations")]
+    pub(super) promise_timeout: Option<Duration>,
 }
 
 struct State {
@@ -145,10 +157,28 @@ struct Entry {
 enum Demand {
     /// No: the value was available when it was requested.
     Met,
+    /// No: only fragments that may follow the response have missed the value.
+    #[cfg(feature = "fragments")]
+    Deferred,
     /// Yes, unless the value is read before the pass ends.
     Submitted,
     /// Yes: the value was requested and was not available.
     Missed,
+}
+
+impl Demand {
+    /// Whether the value was requested and was not available.
+    fn is_missed(self) -> bool {
+        #[cfg(feature = "fragments")]
+        if self == Self::Deferred {
+            return true;
+        }
+        self == Self::Missed
+    }
+
+    fn requires_pass(self) -> bool {
+        matches!(self, Self::Submitted | Self::Missed)
+    }
 }
 
 /// What has to happen at the end of a pass.
@@ -180,6 +210,8 @@ impl Registry {
             #[cfg(feature = "fragments")]
             rendering: AtomicUsize::new(0),
             outer,
+            #[cfg(feature = "operations")]
+            run: None,
             state: Mutex::new(State {
                 phase: Phase::Open,
                 pass: 1,
@@ -187,7 +219,7 @@ impl Registry {
                 #[cfg(feature = "fragments")]
                 is_streaming: false,
                 #[cfg(feature = "fragments")]
-                may_stream: settings.fragments.may_stream,
+                may_stream: settings.may_stream,
                 publish: false,
                 driver: None,
                 body: RequestBodyState::Here(body),
@@ -237,6 +269,37 @@ impl State {
     /// Whether this pass is running.
     fn is_running(&self, pass: usize) -> bool {
         self.is_current(pass) && !self.is_settling
+    }
+}
+
+/// Access for durable operations.
+#[cfg(feature = "operations")]
+impl Registry {
+    pub(super) fn with_run(self, run: Option<DurableRun>) -> Self {
+        Self { run, ..self }
+    }
+
+    pub(super) fn run(&self) -> Option<&DurableRun> {
+        self.run.as_ref()
+    }
+
+    pub(super) fn promise_timeout(&self) -> Option<Duration> {
+        self.settings.promise_timeout
+    }
+
+    /// Reports that no handler runs, and how many promises do. The outer request decides for the requests that its
+    /// handler sends.
+    pub(super) fn rest(&self, running: usize) {
+        if let Some(run) = self.run.as_ref().filter(|_| self.outer.is_none()) {
+            run.rest(running);
+        }
+    }
+
+    /// Reports that a pass begins.
+    pub(super) fn work(&self) {
+        if let Some(run) = self.run.as_ref().filter(|_| self.outer.is_none()) {
+            run.work();
+        }
     }
 }
 

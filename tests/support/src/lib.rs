@@ -2,6 +2,7 @@
 #![allow(clippy::new_without_default)]
 
 pub mod browser;
+pub mod durable;
 pub mod eventually;
 pub mod example;
 pub mod firefox;
