@@ -41,8 +41,8 @@ impl Page {
     pub(super) fn poll_inline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while !self.rendering.is_complete() {
             let outputs = ready!(self.rendering.poll_outputs(cx));
-            for output in outputs {
-                self.shell.insert(output);
+            for Output { number, name, html } in outputs {
+                self.shell.insert(number, name, html);
             }
             for (number, name) in self.rendering.pending() {
                 self.shell.expect(number, name);
