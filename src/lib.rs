@@ -65,6 +65,7 @@
 //! | work that may continue after the response | `TaskQueue::submit`: module `tasks` |
 //! | a call that should be retried | a retry crate around the future of a promise |
 //! | a value that many requests need | a cache crate inside the promise |
+//! | a part of a page that may come later | `Promises::fragment`, with `FragmentLayer`: module `fragment` |
 //! | a placeholder while a promise is pending | [`or_pending`](OrPending::or_pending) |
 //!
 //! [`result_or_submit`]: Promises::result_or_submit
@@ -82,9 +83,9 @@
 //!
 //! # Features
 //!
-//! Only `tracing` is on by default. The modules `blocking`, `loader`, `backend`, `operations`, `process`, `signals` and
-//! `tasks` need the features of their names. The last five are packages of their own. The [README] has a table of all
-//! features, packages and minimum Rust versions.
+//! Only `tracing` is on by default. The module `fragment` needs the feature `fragments`. The modules `blocking`,
+//! `loader`, `backend`, `operations`, `process`, `signals` and `tasks` need the features of their names; the last five
+//! are packages of their own. The [README] has a table of all features, packages and minimum Rust versions.
 //!
 //! [README]: https://docs.rs/crate/tower-promises/latest
 

@@ -121,10 +121,7 @@ impl Promises {
         E: Into<BoxError>,
     {
         let name = name.into();
-        let render = move |promises: &Promises| match render(promises) {
-            Ok(html) => Ok(html.into()),
-            Err(error) => Err(error.into()),
-        };
+        let render = move |promises: &Promises| render(promises).map(Into::into);
         let attempted = attempt(self, None, &name, &render);
         let (html, state) = match attempted {
             Attempt::Rendered(html) => (html.into(), State::Rendered),
@@ -138,7 +135,7 @@ impl Promises {
                     number,
                     name,
                     render: Box::new(move |registry, reader| {
-                        render(&Promises::of_reader(registry, reader))
+                        render(&Promises::of_reader(registry, reader)).map_err(Into::into)
                     }),
                     renders: 1,
                     waits,

@@ -49,7 +49,8 @@ pin_project! {
         Grace {
             response: Response<R>,
             page: Box<Page>,
-            grace: Pin<Box<Sleep>>,
+            // `None` if the response does not wait.
+            grace: Option<Pin<Box<Sleep>>>,
         },
         // The response has been returned.
         Done,
@@ -91,7 +92,8 @@ where
                                     let settings = Arc::clone(this.settings);
                                     let rendering = Rendering::new(rest, *this.start, settings);
                                     let page = Box::new(Page::new(rendering));
-                                    let grace = Box::pin(sleep(this.settings.grace));
+                                    let grace = this.settings.grace;
+                                    let grace = (!grace.is_zero()).then(|| Box::pin(sleep(grace)));
                                     this.state.set(State::Grace {
                                         response,
                                         page,
@@ -112,8 +114,10 @@ where
                     return Poll::Ready(outcome.map(|it| it.map(FragmentBody::whole)));
                 }
                 StateProj::Grace { page, grace, .. } => {
-                    if page.poll_inline(cx).is_pending() && !this.settings.grace.is_zero() {
-                        ready!(grace.as_mut().poll(cx));
+                    if page.poll_inline(cx).is_pending() {
+                        if let Some(grace) = grace {
+                            ready!(grace.as_mut().poll(cx));
+                        }
                     }
                     let state = this.state.project_replace(State::Done);
                     let StateReplaced::Grace { response, page, .. } = state else {

@@ -82,7 +82,8 @@ impl<H> FragmentLayer<H> {
     ///
     /// The page waits for a further fragment, as for a value that is read outside of fragments.
     pub fn max_fragments(mut self, fragments: usize) -> Self {
-        self.settings.max_fragments = fragments;
+        self.settings
+            .set_fragments(|it| it.max_fragments = fragments);
         self
     }
 
@@ -127,7 +128,9 @@ impl<H> FragmentLayer<H> {
         mut self,
         on_error: impl Fn(&FragmentError) -> String + Send + Sync + 'static,
     ) -> Self {
-        self.settings.on_error = Some(Arc::new(on_error));
+        let on_error = Arc::new(on_error);
+        self.settings
+            .set_fragments(|it| it.on_error = Some(on_error));
         self
     }
 

@@ -29,6 +29,10 @@ pub(super) enum FragmentOutcome {
 /// The observation of a page whose fragments follow.
 pub(super) struct ObservedPage {
     /// When the request began.
+    #[cfg_attr(
+        not(any(feature = "metrics", feature = "tracing")),
+        expect(dead_code, reason = "no feature observes")
+    )]
     start: Instant,
 }
 

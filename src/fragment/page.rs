@@ -5,7 +5,11 @@ use crate::promise::registry::FragmentNumber;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::Frame;
+use std::fmt::Write;
 use std::task::{Context, Poll, ready};
+
+/// No tags around a fragment are longer.
+const MAX_TAGS: usize = 48;
 
 /// A page whose fragments follow.
 pub(super) struct Page {
@@ -115,9 +119,10 @@ impl Page {
                         true => Vec::new(),
                         false => ready!(self.rendering.poll_outputs(cx)),
                     };
-                    let mut data = BytesMut::new();
+                    let lengths = outputs.iter().map(|output| output.html.len() + MAX_TAGS);
+                    let mut data = BytesMut::with_capacity(lengths.sum());
                     self.check_inner(&outputs);
-                    for output in outputs {
+                    for output in &outputs {
                         write_template(output.number, &output.html, &mut data);
                     }
                     if self.rendering.is_complete() {
@@ -162,9 +167,9 @@ impl Page {
 }
 
 fn write_template(number: FragmentNumber, html: &str, data: &mut BytesMut) {
-    let start = format!("<template for=\"{}{number}\">", PREFIX);
-    data.reserve(start.len() + html.len() + "</template>\n".len());
-    data.put_slice(start.as_bytes());
-    data.put_slice(html.as_bytes());
-    data.put_slice(b"</template>\n");
+    // Writing to memory does not fail.
+    let _ = write!(
+        data,
+        "<template for=\"{PREFIX}{number}\">{html}</template>\n"
+    );
 }

@@ -23,11 +23,11 @@ pub(super) enum Attempt {
 
 /// Calls a render function, with a handle that notes the promises that the function misses. `number` is that of a
 /// fragment that is rendered again.
-pub(super) fn attempt(
+pub(super) fn attempt<E: Into<BoxError>>(
     promises: &Promises,
     number: Option<FragmentNumber>,
     name: &Key,
-    render: impl Fn(&Promises) -> Result<String, BoxError>,
+    render: impl Fn(&Promises) -> Result<String, E>,
 ) -> Attempt {
     let reader = promises.reader();
     let registry = &promises.registry;
@@ -58,7 +58,7 @@ pub(super) fn attempt(
         },
         Ok(Ok(html)) => Attempt::Rendered(html),
         Ok(Err(error)) => {
-            let name = name();
+            let (name, error) = (name(), error.into());
             Attempt::Failed(FragmentError::Failed { name, error })
         }
     }
@@ -67,7 +67,7 @@ pub(super) fn attempt(
 /// Logs the error of a fragment, and returns what the page shows instead.
 pub(super) fn failed(promises: &Promises, error: &FragmentError) -> String {
     observe::failed(error);
-    let on_error = promises.registry.fragment_settings().on_error.as_ref();
+    let on_error = promises.registry.on_fragment_error();
     let replacement = || Settings::replacement(on_error, error);
     catch_unwind(AssertUnwindSafe(replacement)).unwrap_or_else(|_| {
         observe::on_error_panicked();

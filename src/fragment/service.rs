@@ -60,9 +60,11 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (parts, body) = request.into_parts();
         let may_stream = may_stream(&parts, self.settings.stream_when.as_deref());
-        let fragments = self.settings.registry(may_stream);
         let request = Request::from_parts(parts, body);
-        let inner = self.inner.call_with_fragments(request, fragments);
+        let fragments = &self.settings.fragments;
+        let inner = self
+            .inner
+            .call_with_fragments(request, fragments, may_stream);
         FragmentFuture::new(inner, Arc::clone(&self.settings))
     }
 }

@@ -10,12 +10,12 @@ type StreamWhen = Arc<dyn Fn(&request::Parts) -> bool + Send + Sync>;
 /// The settings of a [`FragmentLayer`](super::FragmentLayer), without those of the passes.
 #[derive(Clone)]
 pub(super) struct Settings {
+    /// The settings that a request needs.
+    pub(super) fragments: Arc<FragmentSettings>,
     pub(super) grace: Duration,
     pub(super) timeout: Duration,
-    pub(super) max_fragments: usize,
     pub(super) max_buffered_bytes: usize,
     pub(super) stream_when: Option<StreamWhen>,
-    pub(super) on_error: Option<OnFragmentError>,
     /// The element that loads the script.
     pub(super) script: Option<Arc<str>>,
 }
@@ -23,24 +23,23 @@ pub(super) struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            fragments: Arc::new(FragmentSettings {
+                max_fragments: 256,
+                on_error: None,
+            }),
             grace: Duration::from_millis(10),
             timeout: Duration::from_secs(30),
-            max_fragments: 256,
             max_buffered_bytes: 256 * 1024,
             stream_when: None,
-            on_error: None,
             script: None,
         }
     }
 }
 
 impl Settings {
-    pub(super) fn registry(&self, may_stream: bool) -> FragmentSettings {
-        FragmentSettings {
-            may_stream,
-            max_fragments: self.max_fragments,
-            on_error: self.on_error.clone(),
-        }
+    /// Changes the settings that a request needs. Other clones of the settings keep theirs.
+    pub(super) fn set_fragments(&mut self, set: impl FnOnce(&mut FragmentSettings)) {
+        set(Arc::make_mut(&mut self.fragments));
     }
 
     /// Sets the address of the script for browsers without native support.
@@ -67,10 +66,10 @@ impl Settings {
         debug
             .field("grace", &self.grace)
             .field("timeout", &self.timeout)
-            .field("max_fragments", &self.max_fragments)
+            .field("max_fragments", &self.fragments.max_fragments)
             .field("max_buffered_bytes", &self.max_buffered_bytes)
             .field("stream_when", &self.stream_when.is_some())
-            .field("on_error", &self.on_error.is_some())
+            .field("on_error", &self.fragments.on_error.is_some())
             .field("script", &self.script);
     }
 }

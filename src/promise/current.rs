@@ -51,19 +51,27 @@ impl Promises {
     ///
     /// Any handle of the request counts as that of the fragment that the current thread is rendering, because a render
     /// function may use a handle that it has captured.
+    #[inline]
     pub(crate) fn reader(&self) -> Reader {
         #[cfg(feature = "fragments")]
         if self.registry.is_rendering() {
-            let current = replace(None);
-            let it = current.as_ref();
-            let it = it.filter(|it| Arc::ptr_eq(&it.registry, &self.registry));
-            let fragment = it.and_then(|it| it.reader.fragment);
-            replace(current);
-            if let Some(number) = fragment {
-                return self.reader.of_fragment(number);
-            }
+            return self.current_reader();
         }
         self.reader
+    }
+
+    #[cfg(feature = "fragments")]
+    #[cold]
+    fn current_reader(&self) -> Reader {
+        let current = replace(None);
+        let it = current.as_ref();
+        let it = it.filter(|it| Arc::ptr_eq(&it.registry, &self.registry));
+        let fragment = it.and_then(|it| it.reader.fragment);
+        replace(current);
+        match fragment {
+            Some(number) => self.reader.of_fragment(number),
+            None => self.reader,
+        }
     }
 
     /// Runs `f` with this handle as [`Promises::current`].

@@ -115,8 +115,7 @@ impl Promises {
         let mut settings = Settings::default().registry();
         #[cfg(feature = "fragments")]
         {
-            settings.fragments.may_stream = true;
-            settings.fragments.max_fragments = usize::MAX;
+            settings.may_stream = true;
         }
         let registry = Registry::with_settled(settings, results.into_slots());
         Self {

@@ -54,7 +54,8 @@ impl<S, H> PromiseService<S, H> {
     pub(crate) fn call_with_fragments<B>(
         &mut self,
         request: Request<B>,
-        fragments: FragmentSettings,
+        fragments: &Arc<FragmentSettings>,
+        may_stream: bool,
     ) -> PromiseFuture<S, B, H>
     where
         S: Service<Request<ReplayBody<B>>> + Clone,
@@ -62,7 +63,8 @@ impl<S, H> PromiseService<S, H> {
         B::Error: Into<BoxError>,
     {
         let mut settings = self.settings.registry();
-        settings.fragments = fragments;
+        settings.fragments = Some(Arc::clone(fragments));
+        settings.may_stream = may_stream;
         PromiseFuture::new(
             self.take_ready(),
             Arc::clone(&self.settings),

@@ -1,5 +1,3 @@
-#[cfg(feature = "fragments")]
-use super::registry::FragmentSettings;
 use super::{DefaultResponseForRejection, Rejection, registry};
 #[cfg(doc)]
 use super::{PromiseLayer, PromiseService};
@@ -118,7 +116,9 @@ impl<H> Settings<H> {
             #[cfg(feature = "blocking")]
             pool: self.pool.clone(),
             #[cfg(feature = "fragments")]
-            fragments: FragmentSettings::default(),
+            fragments: None,
+            #[cfg(feature = "fragments")]
+            may_stream: false,
         }
     }
 

@@ -58,15 +58,15 @@ impl Context {
 
     /// Reads the first part of `data`. `is_last` if no bytes follow.
     pub(super) fn step(&mut self, data: &[u8], is_last: bool) -> Step {
-        let ends_run = |byte: &u8| match (*self, *byte) {
-            (_, b'<') => true,
-            (Self::Tag { .. }, b'>' | b'"' | b'\'') => true,
-            (Self::Value { quote, .. }, byte) => byte == quote,
-            (Self::Comment, b'-') => true,
-            (Self::Declaration, b'>') => true,
-            _ => false,
+        let mut bytes = data.iter();
+        let run = match *self {
+            Self::Text | Self::TextOnly(_) => bytes.position(|&byte| byte == b'<'),
+            Self::Tag { .. } => bytes.position(|byte| matches!(byte, b'<' | b'>' | b'"' | b'\'')),
+            Self::Value { quote, .. } => bytes.position(|&byte| byte == b'<' || byte == quote),
+            Self::Comment => bytes.position(|byte| matches!(byte, b'<' | b'-')),
+            Self::Declaration => bytes.position(|byte| matches!(byte, b'<' | b'>')),
         };
-        match data.iter().position(ends_run) {
+        match run {
             Some(0) => {}
             run => {
                 let count = run.unwrap_or(data.len());

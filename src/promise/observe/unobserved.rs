@@ -17,6 +17,11 @@ impl ObservedRequest {
         Self
     }
 
+    #[cfg(feature = "fragments")]
+    pub(in crate::promise) fn ended() -> Self {
+        Self
+    }
+
     pub(in crate::promise) fn begin_pass(&mut self) {}
 
     pub(in crate::promise) fn enter_pass(&self) -> impl Sized {}

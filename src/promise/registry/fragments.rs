@@ -19,11 +19,9 @@ pub(crate) type Render = Box<dyn Fn(&Arc<Registry>, Reader) -> Result<String, Bo
 /// Returns what a page shows in place of a fragment that failed.
 pub(crate) type OnFragmentError = Arc<dyn Fn(&FragmentError) -> String + Send + Sync>;
 
-/// The settings for the fragments of a request.
-#[derive(Clone, Default)]
+/// The settings for fragments.
+#[derive(Clone)]
 pub(crate) struct FragmentSettings {
-    /// Whether pending fragments may follow the response. Otherwise the pass is repeated.
-    pub(crate) may_stream: bool,
     pub(crate) max_fragments: usize,
     /// `None` shows nothing.
     pub(crate) on_error: Option<OnFragmentError>,
@@ -45,6 +43,8 @@ struct OpenFragment {
     parent: Option<FragmentNumber>,
     /// Whether the page is incomplete without the promises that the fragment waits for.
     is_required: bool,
+    /// Whether the output may contain pending fragments.
+    has_inner: bool,
     waits: Vec<Key>,
 }
 
@@ -70,8 +70,8 @@ pub(crate) struct PendingFragment {
 
 /// Access for fragments.
 impl Registry {
-    pub(crate) fn fragment_settings(&self) -> &FragmentSettings {
-        &self.settings.fragments
+    pub(crate) fn on_fragment_error(&self) -> Option<&OnFragmentError> {
+        self.settings.fragments.as_ref()?.on_error.as_ref()
     }
 
     /// Whether a fragment is being rendered.
@@ -93,7 +93,8 @@ impl Registry {
         if !state.is_running(reader.pass) && !state.is_streaming_pass(reader.pass) {
             return None;
         }
-        let max_fragments = self.settings.fragments.max_fragments;
+        let settings = self.settings.fragments.as_ref();
+        let max_fragments = settings.map_or(usize::MAX, |settings| settings.max_fragments);
         let may_stream = state.may_stream;
         let fragments = &mut state.ledger().fragments;
         let may_stream = may_stream
@@ -110,6 +111,7 @@ impl Registry {
             number,
             parent: reader.fragment,
             is_required: !may_stream,
+            has_inner: false,
             waits: Vec::new(),
         });
         Some(Opened { number, may_stream })
@@ -131,19 +133,21 @@ impl Registry {
             return Vec::new();
         };
         let open = fragments.open.remove(position);
-        let inner = |pending: &PendingFragment| pending.parent == Some(number);
-        if open.waits.is_empty() && !has_failed {
-            for pending in fragments.pending.iter_mut().filter(|it| inner(it)) {
-                pending.parent = open.parent;
+        if open.has_inner {
+            let is_inner = |pending: &PendingFragment| pending.parent == Some(number);
+            if open.waits.is_empty() && !has_failed {
+                for pending in fragments.pending.iter_mut().filter(|it| is_inner(it)) {
+                    pending.parent = open.parent;
+                }
+                fragments.note_inner(open.parent);
+            } else {
+                // The output is not used, so the fragments inside of it are not part of the page.
+                let pending = mem::take(&mut fragments.pending);
+                (_superseded, fragments.pending) = pending.into_iter().partition(is_inner);
             }
-            return open.waits;
         }
-        // The output is not used, so the fragments inside of it are not part of the page.
-        let pending = mem::take(&mut fragments.pending);
-        (_superseded, fragments.pending) = pending.into_iter().partition(inner);
         if open.is_required {
-            let mut outer = fragments.open.iter_mut();
-            if let Some(outer) = outer.rfind(|it| Some(it.number) == open.parent) {
+            if let Some(outer) = fragments.open(open.parent) {
                 outer.waits.extend_from_slice(&open.waits);
             }
         }
@@ -160,6 +164,7 @@ impl Registry {
         };
         // The promises of a fragment that another thread renders may settle before the fragment is here.
         let is_ready = ledger.are_over(&fragment.waits);
+        ledger.fragments.note_inner(fragment.parent);
         ledger.fragments.pending.push(fragment);
         let driver = match is_ready {
             true => state.driver.take(),
@@ -259,7 +264,7 @@ impl Registry {
 
     /// Whether a promise is running that the next pass needs. Promises that only fragments need do not delay a pass.
     pub(in crate::promise) fn is_awaited(&self) -> bool {
-        if !self.settings.fragments.may_stream {
+        if !self.settings.may_stream {
             return true;
         }
         let state = lock(&self.state);
@@ -288,12 +293,12 @@ impl State {
     }
 
     /// Notes that a fragment waits for a promise.
+    #[cold]
     pub(super) fn note_wait(&mut self, reader: Reader, key: &Key) {
-        let Some(number) = reader.fragment else {
+        if reader.fragment.is_none() {
             return;
-        };
-        let mut open = self.ledger().fragments.open.iter_mut();
-        if let Some(open) = open.rfind(|open| open.number == number) {
+        }
+        if let Some(open) = self.ledger().fragments.open(reader.fragment) {
             if !open.waits.contains(key) {
                 open.waits.push(key.clone());
             }
@@ -312,6 +317,19 @@ impl Ledger {
 }
 
 impl Fragments {
+    /// The fragment with this number, if it is being rendered.
+    fn open(&mut self, number: Option<FragmentNumber>) -> Option<&mut OpenFragment> {
+        let number = number?;
+        self.open.iter_mut().rfind(|open| open.number == number)
+    }
+
+    /// Notes that the output of a fragment may contain pending fragments.
+    fn note_inner(&mut self, outer: Option<FragmentNumber>) {
+        if let Some(outer) = self.open(outer) {
+            outer.has_inner = true;
+        }
+    }
+
     /// Whether no fragment is pending.
     pub(super) fn is_empty(&self) -> bool {
         self.pending.is_empty()

@@ -64,7 +64,10 @@ pub(super) struct Settings {
     #[cfg(feature = "blocking")]
     pub(super) pool: BlockingPool,
     #[cfg(feature = "fragments")]
-    pub(super) fragments: FragmentSettings,
+    pub(super) fragments: Option<Arc<FragmentSettings>>,
+    /// Whether pending fragments may follow the response. Otherwise the pass is repeated.
+    #[cfg(feature = "fragments")]
+    pub(super) may_stream: bool,
 }
 
 struct State {
@@ -205,7 +208,7 @@ impl Registry {
                 #[cfg(feature = "fragments")]
                 is_streaming: false,
                 #[cfg(feature = "fragments")]
-                may_stream: settings.fragments.may_stream,
+                may_stream: settings.may_stream,
                 publish: false,
                 driver: None,
                 body: RequestBodyState::Here(body),

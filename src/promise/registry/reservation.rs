@@ -63,7 +63,7 @@ impl Registry {
                 entry.record(purpose, reader.pass, this_pass, is_required);
                 let slot = Arc::clone(&entry.slot);
                 #[cfg(feature = "fragments")]
-                if purpose != Purpose::Wait && !slot.is_settled() {
+                if reader.fragment.is_some() && purpose != Purpose::Wait && !slot.is_settled() {
                     state.note_wait(reader, key);
                 }
                 match purpose {
@@ -141,7 +141,7 @@ impl Registry {
             Purpose::Submit => Demand::Submitted,
         };
         #[cfg(feature = "fragments")]
-        if purpose != Purpose::Wait && !slot.is_settled() {
+        if reader.fragment.is_some() && purpose != Purpose::Wait && !slot.is_settled() {
             state.note_wait(reader, slot.key());
         }
         let is_eager = self.settings.start == Start::Eager || state.is_settling;
