@@ -79,6 +79,7 @@
 //! whole. It is the same page:
 //!
 //! - The request is `HEAD` or uses HTTP/1.0, or its `Accept` does not name `text/html` (`*/*` does not name it).
+//! - The client lets the request become an operation: `Prefer: respond-async`.
 //! - [`stream_when`](FragmentLayer::stream_when) excludes the request.
 //! - The `Content-Type` of the response is not `text/html`, or the response has a `Content-Encoding`.
 //! - The page has more than [`max_fragments`](FragmentLayer::max_fragments) pending fragments: it waits for the others.
