@@ -9,7 +9,7 @@ use crate::promise::{Rest, poll_deadline};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 /// The pending fragments of a page, each of which is rendered when its promises have settled.
 pub(super) struct Rendering {
@@ -30,15 +30,17 @@ pub(super) struct Output {
 
 impl Rendering {
     pub(super) fn new(rest: Rest, start: Instant, settings: Arc<Settings>) -> Self {
-        let mut deadline = Instant::now() + settings.timeout;
-        if let Some(of_request) = rest.deadline() {
-            deadline = deadline.min(of_request);
+        // `sleep` accepts any duration; an addition could overflow.
+        let mut deadline = Box::pin(sleep(settings.timeout));
+        let is_earlier = |of_request: &Instant| *of_request < deadline.deadline();
+        if let Some(of_request) = rest.deadline().filter(is_earlier) {
+            deadline = Box::pin(sleep_until(of_request));
         }
         Self {
             observed: ObservedPage::new(start),
             rest: Some(rest),
             settings,
-            deadline: Box::pin(sleep_until(deadline)),
+            deadline,
             has_timed_out: false,
         }
     }

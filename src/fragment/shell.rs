@@ -154,14 +154,14 @@ impl Shell {
 
     /// Passes on the bytes before `end`, and holds the others back.
     fn pass(&mut self, data: &Bytes, end: usize, is_last: bool) -> Bytes {
-        let mut passed = Passed::default();
+        let mut output = Output::default();
         let mut at = 0;
         while at < end {
             match self.context.step(&data[at..end], is_last) {
                 Step::Incomplete => break,
                 Step::Bytes(count) => {
                     if self.skipped == 0 {
-                        passed.push(data, at..at + count);
+                        output.push(data, at..at + count);
                     }
                     at += count;
                 }
@@ -170,15 +170,15 @@ impl Shell {
                         self.skipped += 1;
                     } else if let Some(html) = self.place(number) {
                         self.skipped = 1;
-                        passed.insert(data, &html);
+                        output.insert(data, &html);
                     } else {
-                        passed.push(data, at..at + count);
+                        output.push(data, at..at + count);
                     }
                     at += count;
                 }
                 Step::End { count } => {
                     match self.skipped {
-                        0 => passed.push(data, at..at + count),
+                        0 => output.push(data, at..at + count),
                         _ => self.skipped -= 1,
                     }
                     at += count;
@@ -186,7 +186,7 @@ impl Shell {
             }
         }
         self.held = data.slice(at..);
-        passed.finish(data)
+        output.finish(data)
     }
 
     /// Notes where a fragment is. Returns its HTML if it has been rendered.
@@ -249,19 +249,19 @@ fn are_closing_tags(data: &[u8], is_last: bool) -> bool {
 }
 
 /// The bytes to send.
-enum Passed {
+enum Output {
     /// A part of the input, as long as nothing was left out or inserted.
     Slice(Range<usize>),
     Copied(BytesMut),
 }
 
-impl Default for Passed {
+impl Default for Output {
     fn default() -> Self {
         Self::Slice(0..0)
     }
 }
 
-impl Passed {
+impl Output {
     fn push(&mut self, data: &Bytes, range: Range<usize>) {
         match self {
             Self::Slice(slice) if slice.start == slice.end => *slice = range,

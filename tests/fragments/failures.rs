@@ -4,6 +4,7 @@ use crate::support::{SECOND, after, open, pending, template, without_grace};
 use std::time::Duration;
 use test_support::{Counter, Log};
 use tower_promises::fragment::{FragmentError, FragmentLayer};
+use tower_promises::promise::OnTimeout;
 use tower_promises::{BoxError, PromiseError, PromiseLayer, Promises};
 
 fn text(error: &FragmentError) -> String {
@@ -343,5 +344,95 @@ async fn a_limit_of_no_bytes_renders_one_fragment_at_a_time() {
             (0..3).all(|number| text.contains(&format!("number {number}"))),
             "{text}"
         );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_time_is_allowed() {
+    let open = async |layer: FragmentLayer| {
+        let page = open(layer, |promises| {
+            let slow = promises.fragment("slow", "…", |promises| {
+                match after(promises, "slow", SECOND) {
+                    Err(PromiseError::TimedOut { .. }) => Ok("late".to_owned()),
+                    slow => slow,
+                }
+            });
+            Ok(slow.to_string())
+        });
+        page.await.text()
+    };
+    let streamed = pending(1, "…") + &*template(1, "slow");
+    assert_eq!(open(without_grace().timeout(Duration::MAX)).await, streamed);
+    assert_eq!(
+        open(FragmentLayer::new().grace(Duration::MAX)).await,
+        "slow"
+    );
+    assert_eq!(open(without_grace().timeout(Duration::ZERO)).await, "late");
+    assert_eq!(
+        open(FragmentLayer::new().timeout(Duration::ZERO)).await,
+        "late"
+    );
+    let promises = PromiseLayer::new().timeout(Duration::MAX);
+    assert_eq!(open(without_grace().promises(promises)).await, streamed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_final_pass_of_a_request_that_has_timed_out_is_whole() {
+    let promises = PromiseLayer::new()
+        .timeout(3 * SECOND)
+        .on_timeout(OnTimeout::FinalPass);
+    let page = open(
+        without_grace().promises(promises).on_error(text),
+        |promises| {
+            let done = promises.fragment("done", "…", |it| after(it, "done", SECOND));
+            let slow = promises.fragment("slow", "…", |it| after(it, "slow", 9 * SECOND));
+            let late = promises.fragment("late", "…", |promises| {
+                let title = after(promises, "title", 9 * SECOND);
+                match title {
+                    Err(PromiseError::TimedOut { .. }) => after(promises, "new", SECOND),
+                    title => title,
+                }
+            });
+            let title = match after(promises, "title", 9 * SECOND) {
+                Err(PromiseError::TimedOut { .. }) => "?".to_owned(),
+                title => title?,
+            };
+            Ok(format!("{title}{done}{slow}{late}"))
+        },
+    )
+    .await;
+    assert_eq!(page.frames, [(3 * SECOND, "?done[slow][late]".to_owned())]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fragment_that_removes_its_promise_each_time_fails() {
+    for is_after_reading in [false, true] {
+        let counter = Counter::default();
+        let counted = counter.clone();
+        let page = open(
+            without_grace().on_error(FragmentError::to_string),
+            move |promises| {
+                let counted = counted.clone();
+                let fragment = promises.fragment("removes", "…", move |promises| {
+                    counted.add();
+                    if !is_after_reading {
+                        promises.reset("value");
+                    }
+                    let value = promises.result_or_submit("value", async || String::new());
+                    if is_after_reading {
+                        promises.reset("value");
+                    }
+                    value
+                });
+                Ok(fragment.to_string())
+            },
+        )
+        .await;
+        assert!(
+            page.text().contains("in each of 16 calls"),
+            "{}",
+            page.text()
+        );
+        assert_eq!(counter.get(), 16);
     }
 }

@@ -1,10 +1,17 @@
 //! Pages that begin before they are complete.
 #![allow(clippy::unwrap_used)]
 
+mod bounds;
+mod counts;
+mod end;
 mod failures;
 mod handles;
+mod mixing;
+mod names;
 mod nested;
 mod order;
 mod shell;
+mod stacks;
 mod support;
+mod whole;
 mod work;

@@ -207,7 +207,7 @@ async fn closing_tags_at_the_end_follow_the_fragments() {
         ("", "</html>"),
         ("", "</BODY>\n  </HTML> \r\n"),
         ("</body", ""),
-        ("</html></body>", ""),
+        ("</html>", "</body>"),
         ("</body></html><!-- generated -->", ""),
         ("<p>", ""),
         ("</bod", ""),

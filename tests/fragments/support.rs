@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Request, Response, response};
+use http::{HeaderValue, Request, Response, response};
 use http_body::Body;
 use http_body::Frame;
 use http_body_util::{BodyExt, Full};
@@ -27,7 +27,6 @@ pub(crate) struct Page {
     pub(crate) head: response::Parts,
     /// The frames, each with the time since the request.
     pub(crate) frames: Vec<(Duration, String)>,
-    pub(crate) trailers: Option<HeaderMap>,
     /// The number of runs of the handler.
     pub(crate) passes: usize,
 }
@@ -96,20 +95,14 @@ where
 {
     let (head, body) = response.into_parts();
     let mut body = Box::pin(body);
-    let (mut frames, mut trailers) = (Vec::new(), None);
+    let mut frames = Vec::new();
     while let Some(frame) = body.frame().await {
-        match frame.unwrap().into_data() {
-            Ok(data) => {
-                let text = String::from_utf8(data.to_vec()).unwrap();
-                frames.push((start.elapsed(), text));
-            }
-            Err(frame) => trailers = frame.into_trailers().ok(),
-        }
+        let data = frame.unwrap().into_data().unwrap();
+        frames.push((start.elapsed(), String::from_utf8(data.to_vec()).unwrap()));
     }
     Page {
         head,
         frames,
-        trailers,
         passes: 0,
     }
 }
