@@ -330,7 +330,7 @@ async fn remember<T>(
     settled: Result<T, Failure>,
 ) -> Result<T, Failure>
 where
-    T: Serialize,
+    T: Serialize + DeserializeOwned,
 {
     let settlement = match &settled {
         Ok(value) => Settlement::Value {
@@ -343,9 +343,12 @@ where
     };
     let remembered = run.remember(name.as_str(), settlement.clone()).await;
     remembered.map_err(not_remembered)?;
-    match settlement {
-        Settlement::Failed(error) => Err(Failure::Failed(Arc::new(error))),
-        _ => settled,
+    match run.recall(name.as_str()) {
+        // The value itself, which is cheaper than reading it again.
+        Some(stored) if settled.is_ok() && stored == settlement => settled,
+        // The application may have settled the promise meanwhile.
+        Some(stored) => outcome(stored),
+        None => settled,
     }
 }
 

@@ -206,6 +206,7 @@ mod condition;
 mod document;
 pub mod durable;
 mod durable_layer;
+mod durable_operations;
 mod ending;
 mod escalation;
 mod events;
