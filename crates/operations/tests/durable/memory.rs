@@ -342,6 +342,40 @@ async fn the_first_settlement_counts() {
     assert_eq!(process.result(&path).await.1, "8");
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_async_handler_awaits_durable_promises() {
+    let (backend, diary) = (Backend::memory(), Diary::default());
+    let service = |process: &'static str| {
+        let diary = diary.clone();
+        let handler = async move |promises: Promises| {
+            let noted = diary.clone();
+            let value = promises.resolve_durable("value", move || async move {
+                noted.note("value");
+                7
+            });
+            let value = value.await.unwrap();
+            let again = promises.resolve_durable("value", async || 8).await.unwrap();
+            let failed = promises.try_resolve_durable("failed", async || "x".parse::<u32>());
+            let failed = failed.await.unwrap_err();
+            if process == "one" {
+                std::future::pending::<()>().await;
+            }
+            format!("{value} {again} {failed}")
+        };
+        axum::Router::new()
+            .fallback(handler)
+            .layer(PromiseLayer::new())
+    };
+    let mut one = Process::serving(layer(&backend), service("one"));
+    let path = one.begin("POST /").await;
+    one.kill().await;
+    let other = Process::serving(layer(&backend), service("the other"));
+    assert_eq!(other.result(&path).await.1, "7 7 promise `failed` failed");
+    assert_eq!(diary.read(), ["value"]);
+    // In a request that is not durable.
+    assert_eq!(other.ask("GET /").await.body, "7 7 promise `failed` failed");
+}
+
 /// The time in which a test expects an operation to continue.
 const SOON: Duration = Duration::from_secs(2);
 
