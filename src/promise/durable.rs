@@ -278,16 +278,7 @@ impl Promises {
             key,
             run,
             |name| recall(run, name),
-            |name, run| {
-                let future = make();
-                async move {
-                    let settled = match limit {
-                        Some(limit) => timeout(limit, future).await,
-                        None => Ok(future.await),
-                    };
-                    remember(&run, &name, settled.unwrap_or(Err(Failure::TimedOut))).await
-                }
-            },
+            |name, run| remembering(run, name, limit, make()),
         )
     }
 
@@ -322,6 +313,24 @@ impl Promises {
     }
 }
 
+/// Runs the work of a promise, and stores its outcome.
+pub(super) async fn remembering<T, F>(
+    run: DurableRun,
+    name: Key,
+    limit: Option<Duration>,
+    work: F,
+) -> Result<T, Failure>
+where
+    T: Serialize + DeserializeOwned,
+    F: Future<Output = Result<T, Failure>>,
+{
+    let settled = match limit {
+        Some(limit) => timeout(limit, work).await,
+        None => Ok(work.await),
+    };
+    remember(&run, &name, settled.unwrap_or(Err(Failure::TimedOut))).await
+}
+
 /// Stores the outcome of a promise, unless another run may have another outcome. Returns the outcome as a later run
 /// reads it.
 async fn remember<T>(
@@ -330,7 +339,7 @@ async fn remember<T>(
     settled: Result<T, Failure>,
 ) -> Result<T, Failure>
 where
-    T: Serialize,
+    T: Serialize + DeserializeOwned,
 {
     let settlement = match &settled {
         Ok(value) => Settlement::Value {
@@ -343,14 +352,20 @@ where
     };
     let remembered = run.remember(name.as_str(), settlement.clone()).await;
     remembered.map_err(not_remembered)?;
-    match settlement {
-        Settlement::Failed(error) => Err(Failure::Failed(Arc::new(error))),
-        _ => settled,
+    match run.recall(name.as_str()) {
+        // The value itself, which is cheaper than reading it again.
+        Some(stored) if settled.is_ok() && stored == settlement => settled,
+        // The application may have settled the promise meanwhile.
+        Some(stored) => outcome(stored),
+        None => settled,
     }
 }
 
 /// The outcome of a promise, if it is remembered.
-fn recall<T: DeserializeOwned>(run: &DurableRun, name: &str) -> Option<Result<T, Failure>> {
+pub(super) fn recall<T: DeserializeOwned>(
+    run: &DurableRun,
+    name: &str,
+) -> Option<Result<T, Failure>> {
     let settlement = run.recall(name)?;
     let outcome = outcome(settlement.clone());
     let fits = !matches!(outcome, Err(Failure::Unreadable(_)));

@@ -76,9 +76,13 @@ impl Promises {
     ) -> Self {
         let outer = extensions.get::<Self>().cloned();
         let outer = outer.map(|outer| outer.registry);
-        let registry = Registry::new(settings, true, outer, body);
+        #[cfg_attr(
+            not(feature = "operations"),
+            expect(unused_mut, reason = "a run needs operations")
+        )]
+        let mut registry = Registry::new(settings, true, outer, body);
         #[cfg(feature = "operations")]
-        let registry = registry.with_run(extensions.get().cloned());
+        registry.set_run(extensions.get().cloned());
         Self {
             registry: Arc::new(registry),
             reader: Reader::of_pass(1),
@@ -127,9 +131,13 @@ impl Promises {
         let mut results = results;
         #[cfg(feature = "operations")]
         let run = results.take_run();
-        let registry = Registry::with_settled(settings, results.into_slots());
+        #[cfg_attr(
+            not(feature = "operations"),
+            expect(unused_mut, reason = "a run needs operations")
+        )]
+        let mut registry = Registry::with_settled(settings, results.into_slots());
         #[cfg(feature = "operations")]
-        let registry = registry.with_run(run);
+        registry.set_run(run);
         Self {
             reader: Reader::of_pass(registry.pass()),
             registry: Arc::new(registry),

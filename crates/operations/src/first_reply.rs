@@ -58,7 +58,7 @@ where
         // Another instance can ensure that the request runs once, or that it survives its process.
         return Ok(varying(reply::unavailable(settings, &parts.headers)));
     }
-    if !(can_escalate || has_key) || instance.drain.is_draining() {
+    if !(can_escalate || has_key || is_durable) || instance.drain.is_draining() {
         let body = OperationRequestBody::streaming(body);
         let response = on_connection(service, parts, body).await?;
         return Ok(published(response, varies));

@@ -187,7 +187,7 @@
 //!
 //! `tower::timeout` drops the work where this layer continues it. A [`PromiseLayer`] makes a slow page fast by running
 //! its parts concurrently; the client still waits for the whole page. A job queue survives the process and runs its
-//! jobs again. An operation does neither, because it is a request.
+//! jobs again. An operation does neither, because it is a request, unless it is [durable].
 //!
 //! [`PromiseLayer`]: https://docs.rs/tower-promises/latest/tower_promises/struct.PromiseLayer.html
 
@@ -206,6 +206,7 @@ mod condition;
 mod document;
 pub mod durable;
 mod durable_layer;
+mod durable_operations;
 mod ending;
 mod escalation;
 mod events;

@@ -281,8 +281,8 @@ impl State {
 /// Access for durable operations.
 #[cfg(feature = "operations")]
 impl Registry {
-    pub(super) fn with_run(self, run: Option<DurableRun>) -> Self {
-        Self { run, ..self }
+    pub(super) fn set_run(&mut self, run: Option<DurableRun>) {
+        self.run = run;
     }
 
     pub(super) fn run(&self) -> Option<&DurableRun> {

@@ -115,6 +115,7 @@ async fn change(
         let time_to_live = record.time_to_live_of_parts();
         durable.turn += 1;
         durable.holder = None;
+        durable.fence.clear();
         durable.recoveries = 0;
         durable.waiting.clear();
         durable.journal = Journal::default();

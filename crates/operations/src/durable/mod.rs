@@ -90,8 +90,8 @@
 //!
 //! The address of a promise is a capability: a client that knows it can settle that promise and nothing else. Its token
 //! has 128 bits and is a keyed hash of the name. The store has no token, but it has the key, unless the application
-//! adds a [secret](super::OperationLayer::durable_secret). The store keeps request bodies and remembered values as they
-//! are. Names of promises are not shown to clients [by default](super::OperationLayer::show_waiting).
+//! adds a [secret](super::OperationLayer::durable_secret). The store keeps request bodies, principals and remembered
+//! values as they are. Names of promises are not shown to clients [by default](super::OperationLayer::show_waiting).
 //!
 //! # Limits
 //!
@@ -109,10 +109,13 @@ mod again;
 mod endpoint;
 mod held;
 mod lists;
+mod not_remembered;
+mod owned;
 mod recollection;
 mod recording;
 mod request;
 mod run;
+mod running;
 mod settle;
 mod takeover;
 mod token;
@@ -124,8 +127,9 @@ pub(super) use accept::answer;
 pub(super) use again::{forget_from, recorded, resume, send_again};
 pub(super) use endpoint::answer as answer_promise;
 pub(super) use lists::lost;
+pub use not_remembered::NotRemembered;
 pub use recording::{ChangedType, Recording, Replayed};
-pub use run::{DurableRun, NotRemembered};
+pub use run::DurableRun;
 pub use settle::Settling;
 pub(super) use settle::{Target, settle};
 pub(super) use worker::work;

@@ -104,23 +104,31 @@ async fn order(death: Death) -> usize {
 /// Sends the request until its result comes, and approves what is mailed meanwhile.
 async fn ask_until_ended(process: &Process, world: &World) -> String {
     loop {
-        let headers = [("idempotency-key", "order-7"), ("prefer", "respond-async")];
-        let request = request_with("POST /order", &headers, Body::empty());
-        if let Ok(answer) = timeout(PATIENCE, process.send(request)).await {
-            match answer.status.as_u16() {
-                200 => return answer.body,
-                202 | 503 | 409 => {}
-                _ => panic!("{answer:?}"),
-            }
-        }
-        for url in world.mails.read() {
-            let settled = process.settle(&url, r#"{"value": "yes"}"#);
-            if let Ok(settled) = timeout(PATIENCE, settled).await {
-                assert!(matches!(settled.status.as_u16(), 200 | 503), "{settled:?}");
-            }
+        if let Some(result) = ask(process, world).await {
+            return result;
         }
         sleep(60 * 60 * SECOND).await;
     }
+}
+
+/// Sends the request and approves what was mailed. Returns the result of the order.
+async fn ask(process: &Process, world: &World) -> Option<String> {
+    let headers = [("idempotency-key", "order-7"), ("prefer", "respond-async")];
+    let request = request_with("POST /order", &headers, Body::empty());
+    if let Ok(answer) = timeout(PATIENCE, process.send(request)).await {
+        match answer.status.as_u16() {
+            200 => return Some(answer.body),
+            202 | 503 => {}
+            _ => panic!("{answer:?}"),
+        }
+    }
+    for url in world.mails.read() {
+        let settled = process.settle(&url, r#"{"value": "yes"}"#);
+        if let Ok(settled) = timeout(PATIENCE, settled).await {
+            assert!(matches!(settled.status.as_u16(), 200 | 503), "{settled:?}");
+        }
+    }
+    None
 }
 
 /// Every store, queue and bus call is a possible point of death: before it takes effect, after, and long before.
@@ -139,4 +147,63 @@ async fn an_order_survives_the_death_of_its_process_at_every_call() {
         deaths += 1;
     }
     assert!(deaths > 40, "{deaths}");
+}
+
+/// The number of deaths after which the processes of an order live.
+const DEATHS: usize = 12;
+
+/// Runs an order in two processes at the same time. Each dies after some calls and is replaced.
+async fn order_among_deaths(seed: u64) {
+    let (world, backend) = (World::default(), Backend::memory());
+    let mut random = seed;
+    let mut deaths = 0;
+    let mut start = || {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        let (number, kind) = ((random >> 33) as usize % 60, (random >> 60) % 3);
+        let death = match kind {
+            _ if deaths >= DEATHS => Death::Never,
+            0 => Death::Before(number),
+            1 => Death::After(number),
+            _ => Death::Late(number),
+        };
+        deaths += 1;
+        let (mortal, life) = Mortal::backend(&backend, death);
+        let layer = layer(&mortal).idempotency_keys(true).max_recoveries(100);
+        (Process::start(layer, world.order()), life)
+    };
+    let mut processes = [start(), start()];
+    let outcome = 'outcome: {
+        for _ in 0..1000 {
+            for (process, life) in &mut processes {
+                if life.is_over() {
+                    life.release();
+                    (*process, *life) = start();
+                }
+                if let Some(outcome) = ask(process, &world).await {
+                    break 'outcome outcome;
+                }
+            }
+            sleep(600 * SECOND).await;
+        }
+        panic!("{seed}: the order does not end");
+    };
+    assert_eq!(outcome, "reserve charge yes ship", "{seed}");
+    let keys: BTreeSet<_> = world.calls.read().into_iter().collect();
+    assert_eq!(keys.len(), 1, "{seed}: one charge for the provider");
+    for step in ["reserve", "charge", "mail", "ship"] {
+        let runs = world.steps.count(step);
+        assert!(
+            (1..=deaths).contains(&runs),
+            "{seed}: {step} ran {runs} times"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_survives_many_deaths() {
+    for seed in 0..10 {
+        order_among_deaths(seed).await;
+    }
 }

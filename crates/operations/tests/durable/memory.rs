@@ -1,5 +1,6 @@
 //! What is remembered, what is not, and what no longer fits.
 
+use crate::mortal::{Death, Mortal};
 use crate::process::{Diary, Process, layer, settled};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use tokio::time::sleep;
 use tower_promises::backend::Backend;
 use tower_promises::promise::PromiseResults;
 use tower_promises::{PromiseError, PromiseLayer, Promises};
-use tower_promises_operations::durable::{Recording, RememberedError};
+use tower_promises_operations::durable::{Recording, RememberedError, Settlement, Settling};
 
 /// Runs a handler in one process, loses that process at a step that hangs there, and returns what the handler returns
 /// in another process.
@@ -269,6 +270,110 @@ async fn a_blocking_promise_is_remembered() {
     })
     .await;
     assert_eq!(body, "42");
+}
+
+/// Nothing is read that is not stored, and nothing runs again because the store fails.
+#[tokio::test(start_paused = true)]
+async fn storing_is_repeated_while_the_run_lasts() {
+    let (diary, backend) = (Diary::default(), Backend::memory());
+    let (mortal, life) = Mortal::backend(&backend, Death::Never);
+    let noted = diary.clone();
+    let full = life.clone();
+    let process = Process::start(layer(&mortal), move |promises| {
+        let (one, full) = (noted.clone(), full.clone());
+        let value = promises.durable("value", move || async move {
+            one.note("runs");
+            full.set_full(true);
+            7
+        })?;
+        noted.note("is read");
+        Ok(value.to_string())
+    });
+    let path = process.begin("POST /").await;
+    sleep(60 * SECOND).await;
+    assert_eq!(diary.read(), ["runs"]);
+    life.set_full(false);
+    assert_eq!(process.result(&path).await.1, "7");
+    assert_eq!(diary.read(), ["runs", "is read"]);
+}
+
+/// A store that fails until the lease ends: the run begins again.
+#[tokio::test(start_paused = true)]
+async fn a_run_that_cannot_store_begins_again_elsewhere() {
+    let (diary, backend) = (Diary::default(), Backend::memory());
+    let (mortal, life) = Mortal::backend(&backend, Death::Never);
+    let handler = |process: &'static str| {
+        let diary = diary.clone();
+        move |promises: &Promises| {
+            let diary = diary.clone();
+            let value = promises.durable("value", move || async move {
+                diary.note(process);
+                sleep(SECOND).await;
+                7
+            })?;
+            Ok(value.to_string())
+        }
+    };
+    let mut one = Process::start(layer(&mortal), handler("one"));
+    let path = one.begin("POST /").await;
+    life.set_full(true);
+    sleep(5 * SECOND).await;
+    one.kill().await;
+    let other = Process::start(layer(&backend), handler("the other"));
+    assert_eq!(other.result(&path).await.1, "7");
+    assert_eq!(diary.read(), ["one", "the other"]);
+}
+
+/// The application settles a promise whose work is under way: what is stored is read, also in this run.
+#[tokio::test(start_paused = true)]
+async fn the_first_settlement_counts() {
+    let process = Process::start(layer(&Backend::memory()), |promises| {
+        let value = promises.durable("value", async || {
+            sleep(5 * SECOND).await;
+            7
+        })?;
+        Ok(value.to_string())
+    });
+    let path = process.begin("POST /").await;
+    let id = path.rsplit('/').next().unwrap();
+    let eight = Settlement::value(&8).unwrap();
+    let settled = process.operations.settle(id, "value", &eight).await;
+    assert_eq!(settled.unwrap(), Settling::Settled);
+    assert_eq!(process.result(&path).await.1, "8");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_async_handler_awaits_durable_promises() {
+    let (backend, diary) = (Backend::memory(), Diary::default());
+    let service = |process: &'static str| {
+        let diary = diary.clone();
+        let handler = async move |promises: Promises| {
+            let noted = diary.clone();
+            let value = promises.resolve_durable("value", move || async move {
+                noted.note("value");
+                7
+            });
+            let value = value.await.unwrap();
+            let again = promises.resolve_durable("value", async || 8).await.unwrap();
+            let failed = promises.try_resolve_durable("failed", async || "x".parse::<u32>());
+            let failed = failed.await.unwrap_err();
+            if process == "one" {
+                std::future::pending::<()>().await;
+            }
+            format!("{value} {again} {failed}")
+        };
+        axum::Router::new()
+            .fallback(handler)
+            .layer(PromiseLayer::new())
+    };
+    let mut one = Process::serving(layer(&backend), service("one"));
+    let path = one.begin("POST /").await;
+    one.kill().await;
+    let other = Process::serving(layer(&backend), service("the other"));
+    assert_eq!(other.result(&path).await.1, "7 7 promise `failed` failed");
+    assert_eq!(diary.read(), ["value"]);
+    // In a request that is not durable.
+    assert_eq!(other.ask("GET /").await.body, "7 7 promise `failed` failed");
 }
 
 /// The time in which a test expects an operation to continue.

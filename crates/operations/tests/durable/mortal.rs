@@ -39,6 +39,8 @@ pub(crate) struct Life {
     is_dead: AtomicBool,
     died: Notify,
     released: Notify,
+    /// The store refuses all writes.
+    is_full: AtomicBool,
 }
 
 impl Mortal {
@@ -50,6 +52,7 @@ impl Mortal {
             is_dead: AtomicBool::new(false),
             died: Notify::new(),
             released: Notify::new(),
+            is_full: AtomicBool::new(false),
         });
         let mortal = Self {
             backend: backend.clone(),
@@ -95,6 +98,9 @@ impl Mortal {
                     late.await;
                 });
             }
+            if self.life.is_full.load(Ordering::SeqCst) {
+                return Err(BackendError::Full);
+            }
             self.call(write).await
         }
         .boxed()
@@ -105,6 +111,11 @@ impl Life {
     /// Lets a late write take effect.
     pub(crate) fn release(&self) {
         self.released.notify_one();
+    }
+
+    /// Lets the store refuse all writes, or accept them again.
+    pub(crate) fn set_full(&self, is_full: bool) {
+        self.is_full.store(is_full, Ordering::SeqCst);
     }
 
     pub(crate) fn calls(&self) -> usize {

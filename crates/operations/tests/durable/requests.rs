@@ -115,6 +115,25 @@ async fn a_request_waits_for_a_process_that_takes_up_runs() {
     assert_eq!(front.result(&path).await, (200, "done".to_owned()));
 }
 
+/// Without an address that works, the client waits for the end. The request is durable nevertheless.
+#[tokio::test(start_paused = true)]
+async fn a_request_whose_operation_cannot_be_reached_waits_for_its_end() {
+    let backend = Backend::memory();
+    let inner = Router::new().fallback(async |request: Request| {
+        sleep(10 * SECOND).await;
+        request
+            .extensions()
+            .get::<DurableRun>()
+            .is_some()
+            .to_string()
+    });
+    let process = Process::serving(layer(&backend), inner.clone());
+    let elsewhere = process.operations.check_mount::<_, Body>(inner).await;
+    assert!(elsewhere.is_err());
+    let answer = process.ask("POST /").await;
+    assert_eq!((answer.status.as_u16(), &*answer.body), (200, "true"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_request_goes_on_when_its_client_disconnects() {
     let diary = Diary::default();
