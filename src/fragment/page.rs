@@ -168,8 +168,5 @@ impl Page {
 
 fn write_template(number: FragmentNumber, html: &str, data: &mut BytesMut) {
     // Writing to memory does not fail.
-    let _ = write!(
-        data,
-        "<template for=\"{PREFIX}{number}\">{html}</template>\n"
-    );
+    let _ = writeln!(data, "<template for=\"{PREFIX}{number}\">{html}</template>");
 }

@@ -203,13 +203,13 @@ impl Shell {
             return None;
         }
         let html = fragment.html.take()?;
-        Some(self.expand(html.into()))
+        Some(self.expand(&html.into()))
     }
 
     /// Replaces the fragments within the HTML of a fragment.
-    fn expand(&mut self, html: Bytes) -> Bytes {
+    fn expand(&mut self, html: &Bytes) -> Bytes {
         let context = mem::take(&mut self.context);
-        let expanded = self.pass(&html, html.len(), true);
+        let expanded = self.pass(html, html.len(), true);
         self.context = context;
         self.skipped = 0;
         expanded

@@ -339,6 +339,41 @@ async fn a_transaction_is_committed_once_with_the_page() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_transaction_of_an_operation_is_committed_once() {
+    let ledger = Ledger::default();
+    // The first pass ends at once, and the second one after the request has become an operation.
+    for waits in [false, true] {
+        let page = async move |promises: Promises| {
+            let price = promises.fragment("price", "…", |promises| {
+                promises.result_or_submit("price", async || {
+                    sleep(5 * SECOND).await;
+                    "42".to_owned()
+                })
+            });
+            if waits {
+                promises.result_or_submit("title", async || sleep(SECOND).await)?;
+            }
+            Ok::<_, PromiseError>(Html(price.to_string()))
+        };
+        let app = with_transactions(Router::new().route("/", get(page)), &ledger);
+        let app = app.layer(without_grace());
+        let app = app.layer(OperationLayer::new(Backend::memory()));
+        let mut request = browser();
+        let at_once = http::HeaderValue::from_static("respond-async");
+        request.headers_mut().insert("prefer", at_once);
+        app.clone().oneshot(request).await.unwrap();
+        sleep(10 * SECOND).await;
+        let ended = std::mem::take(&mut *ledger.lock().unwrap());
+        let committed = ended.iter().filter(|it| **it == "committed").count();
+        assert_eq!(
+            (committed, ended.last()),
+            (1, Some(&"committed")),
+            "{ended:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn server_timing_outside_shows_what_the_page_waited_for() {
     let page = async |promises: Promises| {
         let price = promises.fragment("price", "…", |promises| {
