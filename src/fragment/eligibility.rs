@@ -12,7 +12,6 @@ pub(super) fn may_stream(
     request.method != Method::HEAD
         && request.version >= Version::HTTP_11
         && accepts_html(&request.headers)
-        && !prefers_async(&request.headers)
         && stream_when.is_none_or(|condition| condition(request))
 }
 
@@ -54,17 +53,6 @@ fn accepts_html(headers: &HeaderMap) -> bool {
         let mut parts = range.split(';').map(str::trim);
         let is_html = parts.next().is_some_and(is_html_type);
         is_html && !parts.any(is_weight_of_zero)
-    })
-}
-
-/// Whether the request may become an operation (RFC 7240, section 4.1), whose result is stored.
-fn prefers_async(headers: &HeaderMap) -> bool {
-    let values = headers.get_all("prefer").iter();
-    let values = values.filter_map(|value| value.to_str().ok());
-    let mut preferences = values.flat_map(|value| value.split(','));
-    preferences.any(|preference| {
-        let name = preference.split(['=', ';']).next();
-        name.is_some_and(|name| name.trim().eq_ignore_ascii_case("respond-async"))
     })
 }
 

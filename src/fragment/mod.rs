@@ -79,7 +79,6 @@
 //! whole. It is the same page:
 //!
 //! - The request is `HEAD` or uses HTTP/1.0, or its `Accept` does not name `text/html` (`*/*` does not name it).
-//! - The client lets the request become an operation: `Prefer: respond-async`.
 //! - [`stream_when`](FragmentLayer::stream_when) excludes the request.
 //! - The response is stored first: the request is an operation (module `operations`), or has an idempotency key.
 //! - The `Content-Type` of the response is not `text/html`, or the response has a `Content-Encoding`.

@@ -424,6 +424,18 @@ async fn operations_outside_stream_pages_and_keep_whole_results() {
     assert_eq!((response.status().as_u16(), start.elapsed()), (200, SECOND));
     let text = response.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(text, pending(1, "…") + &*template(1, "42"));
+    // This request is an operation before its page begins.
+    let mut request = browser();
+    let at_once = http::HeaderValue::from_static("respond-async");
+    request.headers_mut().insert("prefer", at_once);
+    let response = app.clone().oneshot(request).await.unwrap();
+    assert_eq!(response.status(), 303);
+    sleep(10 * SECOND).await;
+    let status = response.headers()["location"].to_str().unwrap();
+    let result = Request::get(format!("{status}/result"));
+    let response = app.oneshot(result.body(Body::empty()).unwrap()).await;
+    let text = response.unwrap().into_body().collect().await.unwrap();
+    assert_eq!(text.to_bytes(), "42");
 }
 
 #[tokio::test]

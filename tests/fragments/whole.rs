@@ -67,14 +67,8 @@ async fn requests_that_do_not_stream_get_the_whole_page() {
         "text/htmlx, text",
         "",
     ];
-    let operation = {
-        let mut request = browser("/");
-        let prefer = HeaderValue::from_static("wait=10, Respond-Async ;a=b");
-        request.headers_mut().insert("prefer", prefer);
-        request
-    };
     let requests = accepts.map(accepting).into_iter();
-    let requests = requests.chain([get("/"), head, old, operation]);
+    let requests = requests.chain([get("/"), head, old]);
     for request in requests {
         let opened = open_with(without_grace(), request, |it| page(it).map(html));
         assert_whole(&opened.await);
@@ -103,13 +97,10 @@ async fn requests_that_name_html_stream() {
     *second.version_mut() = Version::HTTP_2;
     let mut post = browser("/");
     *post.method_mut() = Method::POST;
-    let mut waits = browser("/");
-    let prefer = HeaderValue::from_static("wait=10, respond-asynchronously");
-    waits.headers_mut().insert("prefer", prefer);
     for request in accepts
         .map(accepting)
         .into_iter()
-        .chain([two, second, post, waits])
+        .chain([two, second, post])
     {
         let opened = open_with(without_grace(), request, |it| page(it).map(html)).await;
         assert_eq!((opened.text(), opened.passes), (streamed(), 2));
