@@ -103,12 +103,11 @@
 //!
 //! `<template for>` is part of the HTML standard. Chromium 150 and later replace fragments themselves, without a script
 //! and under `Content-Security-Policy: default-src 'self'`. For other browsers, serve [`SCRIPT`] and set its
-//! [address](FragmentLayer::script). It is tested in Firefox, and was tried in WebKit, the engine of Safari. Without
-//! scripts such a browser keeps the fallbacks. If that matters, let [`stream_when`](FragmentLayer::stream_when) exclude
-//! it.
+//! [address](FragmentLayer::script). It is tested in Firefox, and was tried in the engine of Safari. Without scripts
+//! such a browser keeps the fallbacks. If that matters, let [`stream_when`](FragmentLayer::stream_when) exclude it.
 //!
 //! Some browsers hold back a short beginning of a page: Firefox up to 1,024 bytes if neither the `Content-Type` nor a
-//! `meta` element names the charset, and WebKit up to 512 bytes. WebKit runs the script after it has shown some text.
+//! `meta` element names the charset, and Safari up to 512 bytes. Safari runs the script after it has shown some text.
 //!
 //! Scripts in the output of a fragment run. The parser waits for a script as it does elsewhere in a page, except in
 //! browsers that need [`SCRIPT`]. There, output for an `svg` or `math` element also has to bring such an element.
