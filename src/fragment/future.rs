@@ -109,7 +109,7 @@ where
                                     let rest = inner.publish_shell(&mut response);
                                     let settings = Arc::clone(this.settings);
                                     let rendering = Rendering::new(rest, *this.start, settings);
-                                    let page = Box::new(Page::new(rendering));
+                                    let page = Box::new(Page::new(rendering, response.status()));
                                     let grace = this.settings.grace;
                                     let grace = (!grace.is_zero()).then(|| Box::pin(sleep(grace)));
                                     this.state.set(State::Grace {

@@ -350,10 +350,14 @@ async fn a_body_that_another_task_feeds_from_promises_goes_on_while_a_fragment_i
         .await
         .expect("the promise runs")
         .unwrap();
-    feed.send(Ok(Frame::data(value.into()))).unwrap();
+    let page = value + &*pending(1, "…");
+    feed.send(Ok(Frame::data(page.into()))).unwrap();
     drop(feed);
     let page = body.await.unwrap();
-    assert_eq!(page, format!("late{}", template(1, "quick")));
+    assert_eq!(
+        page,
+        format!("late{}{}", pending(1, "…"), template(1, "quick"))
+    );
 }
 
 #[tokio::test(start_paused = true)]
