@@ -183,3 +183,16 @@ async fn an_error_inside_of_a_fragment_leaves_the_outer_fragment() {
         ]
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_error_is_logged_once_for_a_request_with_several_passes() {
+    let log = Log::start();
+    let page = open(without_grace(), |promises| {
+        let broken = promises.fragment("broken", "", |_| Err::<String, _>("no such template"));
+        let title = after(promises, "title", SECOND)?;
+        Ok(format!("{title}{broken}"))
+    })
+    .await;
+    assert_eq!((page.text().as_str(), page.passes), ("title", 2));
+    assert_eq!(log.text().matches("a fragment failed").count(), 1);
+}

@@ -190,6 +190,20 @@ impl Registry {
         removed.len()
     }
 
+    /// Notes that the error of a fragment is reported. `false` if it was reported in an earlier pass.
+    pub(crate) fn report_fragment(&self, name: &Key) -> bool {
+        let mut state = lock(&self.state);
+        if state.has_ended() {
+            return true;
+        }
+        let reported = &mut state.ledger().reported;
+        let is_new = !reported.contains(name);
+        if is_new {
+            reported.push(name.clone());
+        }
+        is_new
+    }
+
     /// Whether a fragment waits for promises.
     pub(in crate::promise) fn has_fragments(&self) -> bool {
         let state = lock(&self.state);

@@ -119,6 +119,9 @@ struct Ledger {
     undo: Vec<Undo>,
     #[cfg(feature = "fragments")]
     fragments: Fragments,
+    /// The names of fragments whose errors were reported.
+    #[cfg(feature = "fragments")]
+    reported: Vec<Key>,
     #[cfg(feature = "loader")]
     attachments: Vec<Attachment>,
 }
