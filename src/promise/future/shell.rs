@@ -52,6 +52,8 @@ where
         let this = self.project();
         this.session.promises().registry.begin_stream();
         this.original.body.release();
+        // Its fragments wait for promises that start now.
+        this.observed.open();
         this.observed.end_pass(PassOutcome::Published);
         this.observed.annotate(response);
         Rest {
