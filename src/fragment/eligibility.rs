@@ -27,7 +27,7 @@ pub(super) enum Shell {
 }
 
 impl Shell {
-    pub(super) fn of<R: Body>(response: &Response<R>, is_stored: bool) -> Self {
+    pub(super) fn of<R: Body>(response: &Response<R>) -> Self {
         let status = response.status();
         let has_content = !matches!(
             status,
@@ -37,7 +37,7 @@ impl Shell {
             return Self::HasNoFragments;
         }
         let headers = response.headers();
-        match !is_stored && is_html(headers) && !is_encoded(headers) {
+        match is_html(headers) && !is_encoded(headers) {
             true => Self::Streams,
             false => Self::MustBeWhole,
         }

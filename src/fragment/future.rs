@@ -96,15 +96,20 @@ where
         loop {
             match this.state.as_mut().project() {
                 StateProj::Passing { mut inner } => {
+                    // Decided before the pass goes on, because a transaction in the service that is called commits if
+                    // the pass is not discarded.
+                    if this.is_stored.get() {
+                        inner.as_mut().require_fragments();
+                    }
                     let outcome = ready!(inner.as_mut().poll(cx));
                     let outcome = match outcome {
                         Ok(mut response) if inner.has_pending_fragments() => {
-                            match Shell::of(&response, this.is_stored.get()) {
+                            match Shell::of(&response) {
                                 Shell::Streams => {
                                     let rest = inner.publish_shell(&mut response);
                                     let settings = Arc::clone(this.settings);
                                     let rendering = Rendering::new(rest, *this.start, settings);
-                                    let page = Box::new(Page::new(rendering));
+                                    let page = Box::new(Page::new(rendering, response.status()));
                                     let grace = this.settings.grace;
                                     let grace = (!grace.is_zero()).then(|| Box::pin(sleep(grace)));
                                     this.state.set(State::Grace {

@@ -92,7 +92,8 @@
 //! Wherever an element can be: in text, between the rows of a table, between the items of a list, between the options
 //! of a `select`. The output should be what the parent allows there. A fragment cannot be in a tag (an attribute), in a
 //! comment or in an element that contains only text (`title`, `textarea`, `script`, `style`): its fallback would stay,
-//! and an error is logged. The template engine must not escape a fragment.
+//! and an error is logged. The template engine must not escape a fragment. A pending fragment that is not in the page is
+//! dropped at the end of the page.
 //!
 //! The page needs a `<body>` tag and all end tags, also those that HTML lets a page omit (`</p>`, `</li>`). Otherwise
 //! the browser may find the markers in another element than the one in which they were written. An element that is

@@ -3,7 +3,7 @@ use super::rendering::{Output, Rendering};
 use super::shell::{Fault, PREFIX, START, Shell};
 use crate::promise::registry::FragmentNumber;
 use bytes::{BufMut, Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use http_body::Frame;
 use std::fmt::Write;
 use std::task::{Context, Poll, ready};
@@ -17,6 +17,8 @@ pub(super) struct Page {
     shell: Shell,
     state: State,
     trailers: Option<HeaderMap>,
+    /// Whether the status is that of a success.
+    is_success: bool,
 }
 
 #[derive(PartialEq)]
@@ -31,12 +33,13 @@ enum State {
 }
 
 impl Page {
-    pub(super) fn new(rendering: Rendering) -> Self {
+    pub(super) fn new(rendering: Rendering, status: StatusCode) -> Self {
         Self {
             shell: Shell::new(rendering.pending()),
             rendering,
             state: State::Shell,
             trailers: None,
+            is_success: status.is_success(),
         }
     }
 
@@ -81,9 +84,17 @@ impl Page {
     pub(super) fn end(&mut self) -> Bytes {
         self.state = State::Fragments;
         let data = self.shell.end();
-        for (name, fault) in self.shell.faults() {
-            observe::misplaced(name, fault);
+        let mut missing = Vec::new();
+        for (number, name, fault) in self.shell.faults() {
+            if fault == Fault::Missing {
+                missing.push(number);
+            }
+            // The page of an error often leaves out what its handler has created before the error was known.
+            if fault != Fault::Missing || self.is_success {
+                observe::misplaced(name, fault);
+            }
         }
+        self.rendering.leave_out(&missing);
         let misplaced = self.shell.take_misplaced();
         let script = self.rendering.settings().script.as_ref();
         let script = script.filter(|_| !self.is_complete());
@@ -151,8 +162,8 @@ impl Page {
             let mut shell = Shell::new(pending.chain(rendered).collect());
             shell.push(Bytes::copy_from_slice(output.html.as_bytes()));
             shell.end();
-            let faults = shell.faults().filter(|(_, fault)| *fault != Fault::Missing);
-            faults.for_each(|(name, fault)| observe::misplaced(name, fault));
+            let faults = shell.faults().filter(|it| it.2 != Fault::Missing);
+            faults.for_each(|(_, name, fault)| observe::misplaced(name, fault));
         }
     }
 

@@ -90,9 +90,7 @@ impl Rendering {
                 }
             }
             if !rest.has_fragments() {
-                rest.finish();
-                self.observed.complete();
-                self.rest = None;
+                self.finish();
                 return Poll::Ready(outputs);
             }
             if !outputs.is_empty() {
@@ -110,6 +108,25 @@ impl Rendering {
                 observe::timed_out(&rest.promises().registry.pending_fragments());
             }
             rest.time_out();
+        }
+    }
+
+    /// Drops pending fragments that have no place.
+    pub(super) fn leave_out(&mut self, numbers: &[FragmentNumber]) {
+        if let Some(rest) = &self.rest {
+            let left_out = rest.promises().registry.remove_fragments(numbers);
+            self.observed.left_out(left_out);
+            if !rest.has_fragments() {
+                self.finish();
+            }
+        }
+    }
+
+    /// Ends the page after its last fragment.
+    fn finish(&mut self) {
+        if let Some(mut rest) = self.rest.take() {
+            rest.finish();
+            self.observed.complete();
         }
     }
 

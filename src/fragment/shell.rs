@@ -140,7 +140,7 @@ impl Shell {
     }
 
     /// The fragments that cannot replace their fallbacks.
-    pub(super) fn faults(&self) -> impl Iterator<Item = (&Key, Fault)> {
+    pub(super) fn faults(&self) -> impl Iterator<Item = (FragmentNumber, &Key, Fault)> {
         self.fragments.iter().filter_map(|fragment| {
             let fault = match fragment.place {
                 Place::Text => return None,
@@ -148,7 +148,7 @@ impl Shell {
                 Place::Unknown => Fault::Missing,
                 Place::Elsewhere => Fault::Misplaced,
             };
-            Some((&fragment.name, fault))
+            Some((fragment.number, &fragment.name, fault))
         })
     }
 

@@ -12,15 +12,17 @@ use std::convert::Infallible;
 use std::future::ready;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use test_support::{Counter, Log, TestRequest, promises};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_test::assert_pending;
 use tokio_test::task::spawn;
-use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_promises::fragment::FragmentLayer;
-use tower_promises::{BoxError, PromiseError, Promises};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_promises::fragment::{FragmentBody, FragmentLayer};
+use tower_promises::promise::Rejection;
+use tower_promises::{BoxError, PromiseError, PromiseLayer, Promises};
 
 /// Counts what a request creates and drops.
 #[derive(Clone, Default)]
@@ -206,37 +208,30 @@ async fn the_grace_is_bounded_by_the_same_limit() {
     assert_eq!(page.text().matches("<template").count(), 95);
 }
 
-/// A service whose pages have this body.
-fn serve<B>(
-    layer: FragmentLayer<impl Clone + tower_promises::promise::ResponseForRejection<B> + 'static>,
-    census: &Census,
-    make: impl Fn(String) -> B + Clone,
-) -> impl Service<
-    http::Request<test_support::TestBody>,
-    Response = Response<impl Body<Data = Bytes, Error = B::Error>>,
-    Error = BoxError,
->
-where
-    B: Body,
-{
-    let census = census.clone();
-    layer.layer(service_fn(move |request: TestRequest| {
-        let page = census.page(&promises(&request));
-        ready(page.map(|page| html_of(make(page))))
-    }))
-}
-
 type BoxBody = Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>;
 
-fn no_rejection() -> FragmentLayer<fn(tower_promises::promise::Rejection) -> Response<BoxBody>> {
-    let promises = tower_promises::PromiseLayer::new();
+/// A layer for bodies that cannot be made of a rejection.
+fn layer() -> FragmentLayer<fn(Rejection) -> Response<BoxBody>> {
+    let promises = PromiseLayer::new();
     FragmentLayer::new().promises(promises.on_rejection(|rejection| panic!("{rejection}")))
+}
+
+/// The response to a browser, with a body that is made of the page.
+async fn answer_with(
+    census: &Census,
+    make: impl Fn(String) -> BoxBody + Clone,
+) -> Response<FragmentBody<BoxBody>> {
+    let service = layer().layer(service_fn(|request: TestRequest| {
+        let page = census.page(&promises(&request));
+        ready(page.map(|page| html_of(make(page))))
+    }));
+    service.oneshot(browser("/")).await.unwrap()
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_fails_ends_the_page_and_drops_its_fragments() {
     let census = Census::default();
-    let service = serve(no_rejection(), &census, |page| -> BoxBody {
+    let response = answer_with(&census, |page| -> BoxBody {
         let (first, _) = page.split_at(page.len() / 2);
         let frames = [
             Ok(Frame::data(Bytes::from(first.to_owned()))),
@@ -247,8 +242,8 @@ async fn a_body_that_fails_ends_the_page_and_drops_its_fragments() {
             Ok(Frame::data(Bytes::from("more")))
         });
         Box::pin(StreamBody::new(stream::iter(frames).chain(rest)))
-    });
-    let response = service.oneshot(browser("/")).await.unwrap();
+    })
+    .await;
     let mut body = Box::pin(response.into_body());
     assert!(body.frame().await.unwrap().is_ok());
     assert_ne!(census.created.get(), census.dropped.get());
@@ -267,11 +262,11 @@ async fn trailers_come_last() {
         Frame::trailers(HeaderMap::from_iter([(name.parse().unwrap(), value)]))
     };
     let census = Census::default();
-    let service = serve(no_rejection(), &census, move |page| -> BoxBody {
+    let response = answer_with(&census, move |page| -> BoxBody {
         let frames = [Frame::data(Bytes::from(page)), trailers("a"), trailers("b")];
         Box::pin(StreamBody::new(stream::iter(frames.map(Ok))))
-    });
-    let response = service.oneshot(browser("/")).await.unwrap();
+    })
+    .await;
     let mut body = Box::pin(response.into_body());
     let (mut kinds, mut last) = (Vec::new(), None);
     while let Some(frame) = body.frame().await {
@@ -301,7 +296,8 @@ async fn the_size_of_a_page_that_streams_is_unknown() {
 #[tokio::test(start_paused = true)]
 async fn a_page_whose_body_takes_long_runs_its_promises_meanwhile() {
     let census = Census::default();
-    let service = serve(no_rejection(), &census, |page| -> BoxBody {
+    let start = Instant::now();
+    let response = answer_with(&census, |page| -> BoxBody {
         let (first, second) = page.split_at(20);
         let frames = [first.to_owned(), second.to_owned()];
         let frames = stream::iter(frames).then(|frame| async {
@@ -309,9 +305,8 @@ async fn a_page_whose_body_takes_long_runs_its_promises_meanwhile() {
             Ok(Frame::data(Bytes::from(frame)))
         });
         Box::pin(StreamBody::new(frames))
-    });
-    let start = Instant::now();
-    let response = service.oneshot(browser("/")).await.unwrap();
+    })
+    .await;
     let mut body = Box::pin(response.into_body());
     let mut frames = Vec::new();
     while let Some(frame) = body.frame().await {
@@ -330,18 +325,17 @@ async fn a_body_that_another_task_feeds_from_promises_goes_on_while_a_fragment_i
     let feeds = Arc::new(Mutex::new(Some(feeds)));
     let handle = Arc::new(Mutex::new(None));
     let kept = Arc::clone(&handle);
-    let service =
-        no_rejection()
-            .grace(SECOND * 0)
-            .layer(service_fn(move |request: TestRequest| {
-                let promises = promises(&request);
-                let quick = promises.fragment("quick", "…", |it| after(it, "quick", SECOND));
-                assert!(quick.is_pending());
-                *kept.lock().unwrap() = Some(promises);
-                let feeds = UnboundedReceiverStream::new(feeds.lock().unwrap().take().unwrap());
-                let body: BoxBody = Box::pin(StreamBody::new(feeds));
-                ready(Ok::<_, BoxError>(html_of(body)))
-            }));
+    let service = layer()
+        .grace(Duration::ZERO)
+        .layer(service_fn(move |request: TestRequest| {
+            let promises = promises(&request);
+            let quick = promises.fragment("quick", "…", |it| after(it, "quick", SECOND));
+            assert!(quick.is_pending());
+            *kept.lock().unwrap() = Some(promises);
+            let feeds = UnboundedReceiverStream::new(feeds.lock().unwrap().take().unwrap());
+            let body: BoxBody = Box::pin(StreamBody::new(feeds));
+            ready(Ok::<_, BoxError>(html_of(body)))
+        }));
     let response = service.oneshot(browser("/")).await.unwrap();
     let promises: Promises = handle.lock().unwrap().take().unwrap();
     let body =
@@ -356,10 +350,14 @@ async fn a_body_that_another_task_feeds_from_promises_goes_on_while_a_fragment_i
         .await
         .expect("the promise runs")
         .unwrap();
-    feed.send(Ok(Frame::data(value.into()))).unwrap();
+    let page = value + &*pending(1, "…");
+    feed.send(Ok(Frame::data(page.into()))).unwrap();
     drop(feed);
     let page = body.await.unwrap();
-    assert_eq!(page, format!("late{}", template(1, "quick")));
+    assert_eq!(
+        page,
+        format!("late{}{}", pending(1, "…"), template(1, "quick"))
+    );
 }
 
 #[tokio::test(start_paused = true)]

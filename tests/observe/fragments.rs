@@ -64,21 +64,15 @@ async fn each_call_of_a_render_function_has_a_span_with_its_time() {
         "promises passes=1 promises=2 outcome=published duration_ms=…
   pass pass=1 outcome=published duration_ms=…
     promise key=first pass=1 outcome=fulfilled duration_ms=…
-    fragment name=price since_request_ms=…
-    fragment name=failing since_request_ms=…
+    fragment name=price since_request_ms=1000.0
+    fragment name=failing since_request_ms=1000.0
     promise key=second pass=1 outcome=fulfilled duration_ms=…
-    fragment name=price since_request_ms=…
+    fragment name=price since_request_ms=2000.0
       template
 "
     );
     let text = spans.text_with_times();
-    for time in [
-        "since_request_ms=1000.0",
-        "since_request_ms=2000.0",
-        "duration_ms=2000.0",
-    ] {
-        assert!(text.contains(time), "{text}");
-    }
+    assert!(text.contains("duration_ms=2000.0"), "{text}");
 }
 
 #[tokio::test(start_paused = true)]

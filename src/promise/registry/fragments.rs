@@ -174,6 +174,22 @@ impl Registry {
         driver.into_iter().for_each(Waker::wake);
     }
 
+    /// Drops pending fragments. Returns their number.
+    pub(crate) fn remove_fragments(&self, numbers: &[FragmentNumber]) -> usize {
+        // Dropped after the lock is released, because a render function is user code.
+        let removed: Vec<PendingFragment>;
+        {
+            let mut state = lock(&self.state);
+            let Some(ledger) = &mut state.ledger else {
+                return 0;
+            };
+            let pending = mem::take(&mut ledger.fragments.pending).into_iter();
+            (removed, ledger.fragments.pending) =
+                pending.partition(|it| numbers.contains(&it.number));
+        }
+        removed.len()
+    }
+
     /// Notes that the error of a fragment is reported. `false` if it was reported in an earlier pass.
     pub(crate) fn report_fragment(&self, name: &Key) -> bool {
         let mut state = lock(&self.state);

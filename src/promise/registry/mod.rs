@@ -164,7 +164,6 @@ enum Demand {
     /// No: the value was available when it was requested.
     Met,
     /// No: only fragments that may follow the response have missed the value.
-    #[cfg(feature = "fragments")]
     Deferred,
     /// Yes, unless the value is read before the pass ends.
     Submitted,
@@ -175,11 +174,7 @@ enum Demand {
 impl Demand {
     /// Whether the value was requested and was not available.
     fn is_missed(self) -> bool {
-        #[cfg(feature = "fragments")]
-        if self == Self::Deferred {
-            return true;
-        }
-        self == Self::Missed
+        matches!(self, Self::Deferred | Self::Missed)
     }
 
     fn requires_pass(self) -> bool {

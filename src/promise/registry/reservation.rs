@@ -135,7 +135,6 @@ impl Registry {
     ) {
         let demand = match purpose {
             Purpose::Wait => Demand::Met,
-            #[cfg(feature = "fragments")]
             Purpose::Read | Purpose::Submit if !state.is_required_by(reader) => Demand::Deferred,
             Purpose::Read => Demand::Missed,
             Purpose::Submit => Demand::Submitted,
@@ -366,7 +365,6 @@ impl Entry {
         match purpose {
             Purpose::Wait => self.waiters += 1,
             Purpose::Read if self.slot.is_settled() => self.meet(pass),
-            #[cfg(feature = "fragments")]
             Purpose::Submit | Purpose::Read if !is_required => {
                 if self.demand == Demand::Met {
                     self.demand = Demand::Deferred;
