@@ -70,7 +70,7 @@ impl Promises {
             return self.wait(key, make).await;
         };
         let key = key.into_key();
-        let found = self.registry.find(self.pass, &key, Purpose::Wait);
+        let found = self.registry.find(self.reader(), &key, Purpose::Wait);
         let slot = match found.map_err(SubmitError::into_promise_error)? {
             Found::Promise(slot) => slot,
             Found::Nothing(reservation) => {
