@@ -78,10 +78,17 @@ struct LinksPart<'a> {
     cancel: &'a str,
 }
 
+/// The promises that a suspended operation waits for.
+pub(super) fn waiting(record: &Record) -> impl Iterator<Item = &Waiting> {
+    let durable = record.durable.as_deref();
+    let waiting = durable.into_iter().flat_map(|durable| &durable.waiting);
+    waiting.filter(|_| !record.status.is_terminal())
+}
+
 impl<'a> WaitingPart<'a> {
     fn of(waiting: &'a Waiting) -> Self {
         Self {
-            name: waiting.is_shown.then_some(&*waiting.name),
+            name: waiting.shown_name(),
             kind: waiting.kind,
             until: waiting.until.map(timestamp),
         }
@@ -92,8 +99,6 @@ impl<'a> WaitingPart<'a> {
 pub(super) fn document(record: &Record, links: &Links) -> String {
     let succeeded = record.status == Status::Succeeded;
     let durable = record.durable.as_deref();
-    let waiting = durable.into_iter().flat_map(|durable| &durable.waiting);
-    let waiting = waiting.filter(|_| !record.status.is_terminal());
     let document = Document {
         id: &record.id,
         status: record.status,
@@ -105,7 +110,7 @@ pub(super) fn document(record: &Record, links: &Links) -> String {
         finished: record.finished.map(timestamp),
         expires: timestamp(record.expires),
         attempt: durable.map(|durable| durable.runs).filter(|runs| *runs > 1),
-        waiting_for: waiting.map(WaitingPart::of).collect(),
+        waiting_for: waiting(record).map(WaitingPart::of).collect(),
         resource_location: succeeded.then_some(&*links.result),
         error: record.error.as_ref().map(|error| ErrorPart {
             code: &error.code,

@@ -79,7 +79,7 @@ impl OperationLayer {
         self.with(|settings| settings.durable.max_open_per_principal = operations.min(MAX_OPEN))
     }
 
-    /// Sets which promises a suspended operation names in its status document, by default none.
+    /// Sets which promises a suspended operation names in its status document and on its page, by default none.
     pub fn show_waiting(self, shows: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         self.with(|settings| settings.durable.shows = Arc::new(shows))
     }

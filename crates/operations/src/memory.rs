@@ -61,6 +61,12 @@ pub(super) struct Waiting {
     pub(super) is_shown: bool,
 }
 
+impl Waiting {
+    pub(super) fn shown_name(&self) -> Option<&str> {
+        self.is_shown.then_some(&*self.name)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum WaitKind {

@@ -2,8 +2,9 @@
 
 use super::body::OperationBody;
 use super::condition;
-use super::document::{Links, document};
+use super::document::{Links, document, waiting};
 use super::limits::Refusal;
+use super::memory::Waiting;
 use super::page::{self, ErrorContext, PageContext, PageLinks};
 use super::record::Record;
 use super::result::Outcome;
@@ -98,6 +99,7 @@ fn page<R>(settings: &Settings, record: &Record) -> Reply<R> {
         status: record.status,
         progress: record.progress,
         message: record.message.as_deref(),
+        waiting_for: waiting(record).filter_map(Waiting::shown_name).collect(),
         elapsed: Duration::from_millis(now().saturating_sub(record.created)),
         links: PageLinks {
             own: &links.own,

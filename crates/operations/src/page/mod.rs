@@ -44,6 +44,9 @@ pub struct PageContext<'a> {
     pub progress: Option<f64>,
     /// The latest message of the work. It is plain text: escape it.
     pub message: Option<&'a str>,
+    /// The names of the promises that the operation waits for while it is suspended, if clients
+    /// [may see](crate::OperationLayer::show_waiting) them. They are plain text: escape them.
+    pub waiting_for: Vec<&'a str>,
     /// The time since the operation was created.
     pub elapsed: Duration,
     /// The addresses of the operation.

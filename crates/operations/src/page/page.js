@@ -5,6 +5,7 @@
 const operation = document.getElementById("operation");
 const heading = document.getElementById("heading");
 const message = document.getElementById("message");
+const waiting = document.getElementById("waiting");
 const progress = document.querySelector("progress");
 const percent = document.getElementById("percent");
 const elapsed = document.getElementById("elapsed");
@@ -63,9 +64,16 @@ function showMessage(text) {
   }
 }
 
+// The document has names only if the application shows them.
+function waitsFor(state) {
+  const names = (state.waitingFor ?? []).flatMap((promise) => promise.name ?? []);
+  return names.length ? fill(settings.waitingFor, { names: names.join(", ") }) : "";
+}
+
 function show(state) {
   heading.textContent = headings[state.status];
   showMessage(state.message ?? "");
+  waiting.textContent = waitsFor(state);
   if (typeof state.progress === "number") {
     progress.value = state.progress;
     percent.textContent = fill(settings.percent, { percent: Math.floor(state.progress) });

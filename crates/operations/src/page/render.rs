@@ -39,6 +39,7 @@ pub(crate) fn render(context: &PageContext<'_>) -> String {
         },
         heading = Escaped(heading),
         message = Escaped(context.message.unwrap_or_default()),
+        waiting = Escaped(&waiting(context)),
         progress = if running {
             progress(context)
         } else {
@@ -134,6 +135,7 @@ fn data(context: &PageContext<'_>) -> String {
         ("canceled", &strings.cancelled),
         ("title", &strings.title),
         ("percent", &strings.percent),
+        ("waiting-for", &strings.waiting_for),
         ("canceling", &strings.cancelling),
         ("connection-lost", &strings.connection_lost),
     ];
@@ -143,6 +145,14 @@ fn data(context: &PageContext<'_>) -> String {
         let _ = write!(data, "\ndata-{name}=\"{}\"", Escaped(value));
     }
     data
+}
+
+fn waiting(context: &PageContext<'_>) -> String {
+    if context.waiting_for.is_empty() {
+        return String::new();
+    }
+    let names = context.waiting_for.join(", ");
+    context.strings.waiting_for.replace("{names}", &names)
 }
 
 fn progress(context: &PageContext<'_>) -> String {

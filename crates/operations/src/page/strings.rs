@@ -70,6 +70,8 @@ strings! {
     title = "{percent} · {heading}";
     /// The progress, with `{percent}`, a whole number.
     percent = "{percent}%";
+    /// What a suspended operation waits for, with `{names}`, the names of its promises.
+    waiting_for = "Waiting for: {names}";
     /// The label of the elapsed time.
     elapsed = "Elapsed";
     /// The button that cancels the operation.

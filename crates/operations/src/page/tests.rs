@@ -11,6 +11,7 @@ fn context(strings: &Strings) -> PageContext<'_> {
         status: Status::Running,
         progress: Some(42.9),
         message: Some("row 3"),
+        waiting_for: vec!["approval", "night"],
         elapsed: Duration::from_secs(3723),
         links: PageLinks {
             own: "/o/1",
@@ -35,6 +36,7 @@ fn shows_how_far_it_is() {
         "<title>42% · Working on it</title>",
         r#"<noscript><meta http-equiv="refresh" content="2"></noscript>"#,
         r#"role="status" dir="auto">row 3</p>"#,
+        r#"<p id="waiting" dir="auto">Waiting for: approval, night</p>"#,
         r#"<progress max="100" aria-labelledby="heading" value="42.9">"#,
         r#"<time id="elapsed">1:02:03</time>"#,
         r#"<form method="post" action="/o/1/cancel">"#,
@@ -51,11 +53,13 @@ fn shows_that_it_does_not_know_how_far_it_is() {
     let mut context = context(&strings);
     context.progress = None;
     context.message = None;
+    context.waiting_for = Vec::new();
     context.can_cancel = false;
     context.status = Status::NotStarted;
     let page = render(&context);
     assert!(page.contains("<title>Waiting to start</title>"));
     assert!(page.contains(r#"<progress max="100" aria-labelledby="heading">"#));
+    assert!(page.contains(r#"<p id="waiting" dir="auto"></p>"#));
     assert!(!page.contains("<form"));
 }
 
@@ -69,6 +73,7 @@ fn an_ended_operation_does_not_wait_for_anything() {
     ] {
         let mut context = context(&strings);
         context.status = status;
+        context.waiting_for = Vec::new();
         let page = render(&context);
         assert!(page.contains(&format!("<title>{heading}</title>")));
         assert!(page.contains(r#"<p id="result"><a href="/o/1/result">"#));
@@ -83,6 +88,7 @@ fn nothing_gets_out_of_its_place() {
     let strings = Strings::new(HOSTILE)
         .running(HOSTILE)
         .percent(HOSTILE)
+        .waiting_for("{names}")
         .title(HOSTILE)
         .elapsed(HOSTILE)
         .cancel(HOSTILE)
@@ -94,6 +100,7 @@ fn nothing_gets_out_of_its_place() {
         .error_status(HOSTILE);
     let mut context = context(&strings);
     context.message = Some(HOSTILE);
+    context.waiting_for = vec![HOSTILE];
     context.cancel_token = HOSTILE;
     context.links = PageLinks {
         own: HOSTILE,
@@ -104,9 +111,9 @@ fn nothing_gets_out_of_its_place() {
     };
     let page = render(&context);
     assert!(!page.contains(HOSTILE));
-    // Language, title, three files, heading, message, percent, label, note, form, token, button, link twice; and
+    // Language, title, three files, heading, message, promise, percent, label, note, form, token, button, link twice; and
     // in the data two links, a heading and two patterns.
-    assert_eq!(page.matches(HARMLESS).count(), 15 + 5);
+    assert_eq!(page.matches(HARMLESS).count(), 16 + 5);
 
     let error = render_error(&ErrorContext {
         status: StatusCode::GONE,
@@ -122,10 +129,14 @@ fn nothing_gets_out_of_its_place() {
 
 #[test]
 fn everything_can_be_translated() {
-    let strings = Strings::new("ar").right_to_left(true).percent("٪{percent}");
+    let strings = Strings::new("ar")
+        .right_to_left(true)
+        .percent("٪{percent}")
+        .waiting_for("في انتظار: {names}");
     let page = render(&context(&strings));
     assert!(page.contains(r#"<html lang="ar" dir="rtl">"#));
     assert!(page.contains(r#"aria-hidden="true">٪42</span>"#));
+    assert!(page.contains(r#"<p id="waiting" dir="auto">في انتظار: approval, night</p>"#));
 }
 
 #[test]

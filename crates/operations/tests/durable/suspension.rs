@@ -3,7 +3,7 @@
 use crate::process::{Diary, Process, layer};
 use std::sync::Arc;
 use std::time::Duration;
-use test_support::operation::SECOND;
+use test_support::operation::{SECOND, request};
 use tokio::time::{Instant, sleep};
 use tower_promises::backend::Backend;
 
@@ -31,6 +31,9 @@ async fn an_operation_that_only_sleeps_keeps_nothing_in_memory() {
     assert_eq!(document["waitingFor"][0]["name"], "night");
     assert_eq!(document["waitingFor"][0]["kind"], "sleep");
     assert!(document["waitingFor"][0]["until"].is_string());
+    let page = request(&format!("GET {path}"), &[("accept", "text/html")]);
+    let page = process.send(page).await.body;
+    assert!(page.contains("Waiting for: night"), "{page}");
     assert_eq!(Arc::strong_count(&held), before);
     assert_eq!(process.operations.running(), 0);
     sleep(DAY - 60 * SECOND).await;
@@ -52,6 +55,9 @@ async fn names_are_hidden_by_default() {
     let path = process.begin("POST /").await;
     let document = process.suspended(&path).await;
     assert_eq!(document["waitingFor"][0]["name"], serde_json::Value::Null);
+    let page = request(&format!("GET {path}"), &[("accept", "text/html")]);
+    let page = process.send(page).await.body;
+    assert!(!page.contains("night"), "{page}");
 }
 
 #[tokio::test(start_paused = true)]
