@@ -19,8 +19,8 @@ use tower_promises::operations::durable::DurableRun;
 use tower_promises::operations::{OperationLayer, Progress};
 use tower_promises::{BoxError, PromiseError, PromiseLayer, Promises};
 
-/// The time after which the other instance continues an order. It is short, because nobody likes to wait in a
-/// demonstration: the default of 15 seconds is better for busy machines.
+/// The time after which the other instance continues an order. It is short for a demonstration: the default of 15 seconds
+/// is better for busy machines.
 const LEASE: Duration = Duration::from_secs(2);
 
 const PACKING: Duration = Duration::from_secs(5);

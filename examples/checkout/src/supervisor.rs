@@ -30,8 +30,9 @@ pub(crate) async fn run() -> Result<(), BoxError> {
     for name in ["web-1", "web-2"] {
         instances.push(Instance::start(name, &backend, &world).await?);
     }
-    println!("listening on {shop}, try it in a browser, or");
+    println!("listening on {shop}, try it in a browser");
     println!("the world is at {world}");
+    println!("  # approve orders and kill instances there, or");
     println!("  curl -i -H 'Prefer: respond-async' -d 'item=tea' -d kill=each {shop}/order");
     println!("  curl {world}/mail/0                       # the approver's page");
     println!("  curl -d granted=yes {world}/mail/0");

@@ -144,7 +144,7 @@ async fn an_order_survives_the_death_of_each_instance_on_sqlite() {
 #[tokio::test]
 async fn an_order_survives_the_death_of_each_instance_on_nats() {
     let server = Server::start().await;
-    an_order_survives(&format!("nats:{}", server.url())).await;
+    an_order_survives(&format!("nats:{}", server.address())).await;
 }
 
 #[tokio::test]
