@@ -9,3 +9,4 @@ mod process;
 mod requests;
 mod runs;
 mod suspension;
+mod tasks;
