@@ -51,6 +51,8 @@
 //! # }
 //! ```
 //!
+//! [`guide`] leads from here to production: effects that happen once, deployments, tokens, sizes and tests.
+//!
 //! # Rules
 //!
 //! 1. Remembered are the values of durable promises, and failures of the promises themselves with their kind: a
@@ -107,6 +109,8 @@
 mod accept;
 mod again;
 mod endpoint;
+#[doc = include_str!("guide.md")]
+pub mod guide {}
 mod held;
 mod lists;
 mod not_remembered;
