@@ -173,7 +173,9 @@ impl Promises {
 
     /// Returns the address at which a promise is settled from outside: [`Pending`](PromiseError::Pending) until it is
     /// stored that the promise exists, so that the address works when the application gets it. It is the same in each
-    /// run. It is a capability: a client that knows it can settle this promise, and nothing else.
+    /// run. It is a capability: a client that knows it can settle this promise. It begins with the address of the
+    /// operation, which alone protects an operation without a
+    /// [principal](crate::operations::OperationLayer::principal).
     ///
     /// # Errors
     ///

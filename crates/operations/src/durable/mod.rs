@@ -90,7 +90,8 @@
 //!
 //! # Security
 //!
-//! The address of a promise is a capability: a client that knows it can settle that promise and nothing else. Its token
+//! The address of a promise is a capability: a client that knows it can settle that promise. It begins with the address of
+//! the operation, which alone protects an operation without a [principal](super::OperationLayer::principal). Its token
 //! has 128 bits and is a keyed hash of the name. The store has no token, but it has the key, unless the application
 //! adds a [secret](super::OperationLayer::durable_secret). The store keeps request bodies, principals and remembered
 //! values as they are. Names of promises are not shown to clients [by default](super::OperationLayer::show_waiting).
