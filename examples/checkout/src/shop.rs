@@ -23,7 +23,7 @@ use tower_promises::{BoxError, PromiseError, PromiseLayer, Promises};
 /// is better for busy machines.
 const LEASE: Duration = Duration::from_secs(2);
 
-const PACKING: Duration = Duration::from_secs(5);
+const PACKING: Duration = Duration::from_secs(10);
 
 /// The form of the shop.
 #[derive(Deserialize)]
