@@ -5,7 +5,7 @@ use super::page::Page;
 use super::rendering::Rendering;
 use super::settings::Settings;
 use crate::body::ReplayBody;
-use crate::promise::{PromiseFuture, ResponseForRejection};
+use crate::promise::{PromiseFuture, ResponseForRejection, poll_deadline};
 use http::header::{ACCEPT, CONTENT_LENGTH, ETAG, HeaderName, HeaderValue, VARY};
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
@@ -129,7 +129,7 @@ where
                 StateProj::Grace { page, grace, .. } => {
                     if page.poll_inline(cx).is_pending() {
                         if let Some(grace) = grace {
-                            ready!(grace.as_mut().poll(cx));
+                            ready!(poll_deadline(grace.as_mut(), cx));
                         }
                     }
                     let state = this.state.project_replace(State::Done);
