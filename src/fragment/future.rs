@@ -96,6 +96,10 @@ where
         loop {
             match this.state.as_mut().project() {
                 StateProj::Passing { mut inner } => {
+                    // Known before the pass ends, so that `will_discard` is right in the pass.
+                    if this.is_stored.get() {
+                        inner.as_mut().require_fragments();
+                    }
                     let outcome = ready!(inner.as_mut().poll(cx));
                     let outcome = match outcome {
                         Ok(mut response) if inner.has_pending_fragments() => {
@@ -137,7 +141,7 @@ where
                         unreachable!("the state was matched above")
                     };
                     let (mut head, body) = response.into_parts();
-                    adapt(&mut head.headers, page.is_complete());
+                    adapt(&mut head.headers, body.size_hint().exact(), page.is_complete());
                     let body = FragmentBody::streaming(body, page);
                     return Poll::Ready(Ok(Response::from_parts(head, body)));
                 }
@@ -161,10 +165,13 @@ impl IsStored {
     }
 }
 
-/// Adapts the headers of a page with fragments.
-fn adapt(headers: &mut HeaderMap, is_complete: bool) {
-    if headers.remove(CONTENT_LENGTH).is_some() {
-        observe::contradicting_header(&CONTENT_LENGTH);
+/// Adapts the headers of a page with fragments, whose inner body has this length.
+fn adapt(headers: &mut HeaderMap, length: Option<u64>, is_complete: bool) {
+    if let Some(stated) = headers.remove(CONTENT_LENGTH) {
+        // A router sets the length of the inner body, which is no mistake of the handler.
+        if length.is_none_or(|length| stated != HeaderValue::from(length)) {
+            observe::contradicting_header(&CONTENT_LENGTH);
+        }
     }
     // It belongs to the page without its fragments.
     headers.remove(ETAG);

@@ -39,6 +39,11 @@ where
         !self.session.has_ended
     }
 
+    /// Lets fragments require further passes from now on, because no response can stream.
+    pub(crate) fn require_fragments(self: Pin<&mut Self>) {
+        self.session.promises().registry.require_fragments();
+    }
+
     /// Publishes the response, and returns what its fragments wait for.
     pub(crate) fn publish_shell(self: Pin<&mut Self>, response: &mut Response<R>) -> Rest {
         let this = self.project();
