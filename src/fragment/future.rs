@@ -141,7 +141,11 @@ where
                         unreachable!("the state was matched above")
                     };
                     let (mut head, body) = response.into_parts();
-                    adapt(&mut head.headers, body.size_hint().exact(), page.is_complete());
+                    adapt(
+                        &mut head.headers,
+                        body.size_hint().exact(),
+                        page.is_complete(),
+                    );
                     let body = FragmentBody::streaming(body, page);
                     return Poll::Ready(Ok(Response::from_parts(head, body)));
                 }

@@ -35,6 +35,9 @@ impl Promises {
     ///
     /// A transaction layer between [`PromiseLayer`](super::PromiseLayer) and the handler calls this after the inner
     /// call, and rolls back if it returns `true`.
+    ///
+    /// With pending fragments the answer is right if the response can stream. A response that is not `text/html`, or
+    /// has a `Content-Encoding`, is discarded although the answer was `false`: the layer sees its head only afterwards.
     #[must_use]
     pub fn will_discard(&self) -> bool {
         self.registry.will_discard()

@@ -382,7 +382,11 @@ async fn a_router_inside_causes_no_warning() {
 #[tokio::test(start_paused = true)]
 async fn a_transaction_of_an_operation_is_committed_once() {
     // The page creates its fragment after six seconds, and returns after eight.
-    for prefer in ["respond-async", "respond-async, wait=5", "respond-async, wait=7"] {
+    for prefer in [
+        "respond-async",
+        "respond-async, wait=5",
+        "respond-async, wait=7",
+    ] {
         let (gate, ledger) = (Gate::closed(), Ledger::default());
         gate.open();
         let app = app(&gate, 0).layer(from_fn(async |request: Request, next: Next| {
