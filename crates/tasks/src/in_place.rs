@@ -34,6 +34,7 @@ pub(super) async fn here(
         task: letter.task.as_str().into(),
         attempt: 1,
         caller,
+        ended: None,
         report: watch::Sender::default(),
         stop,
     });

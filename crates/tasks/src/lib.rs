@@ -168,6 +168,7 @@ mod caller;
 mod cancel;
 mod context;
 mod dead_letters;
+mod ended;
 mod enqueue;
 mod error;
 mod failure;
@@ -178,6 +179,7 @@ mod in_place;
 mod layer;
 mod news;
 mod observe;
+mod on_end;
 mod options;
 mod principal;
 mod progress;
@@ -186,6 +188,10 @@ mod read;
 mod record;
 mod records;
 mod run;
+#[cfg(feature = "schedules")]
+mod schedule;
+#[cfg(feature = "schedules")]
+mod schedules;
 mod scope;
 mod settings;
 mod state;
@@ -203,12 +209,17 @@ mod worker;
 pub use axum::MissingTaskLayer;
 pub use builder::TasksBuilder;
 pub use context::MissingState;
+pub use ended::EndedTask;
 pub use error::TaskError;
 pub use failure::TaskFailure;
 pub use layer::{TaskFuture, TaskLayer, TaskService};
 pub use options::TaskQueueOptions;
 pub use principal::Principal;
 pub use queue::TaskQueue;
+#[cfg(feature = "schedules")]
+pub use schedule::{InvalidSchedule, Missed, Schedule};
+#[cfg(feature = "schedules")]
+pub use schedules::ScheduleStatus;
 pub use scope::is_task;
 pub use state::TaskState;
 pub use status::TaskStatus;

@@ -1,6 +1,7 @@
 //! The forms of a task in the queue and in the store.
 
 use super::caller::Caller;
+use super::ended::EndedTask;
 use super::failure::Reported;
 use super::fingerprint::fingerprint;
 use super::{Principal, TaskError, TaskId, TaskState, TraceContext};
@@ -30,6 +31,30 @@ pub(super) struct Letter {
     pub(super) created: u64,
     /// After this time, no attempt starts.
     pub(super) expires: u64,
+    /// Whether the id is kept until no attempt can start any more, so that a late duplicate of the task never runs.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) once: bool,
+    /// The task that is called when this task has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) on_end: Option<OnEnd>,
+    /// The task whose end has caused this task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ended: Option<EndedTask>,
+}
+
+/// A task that is called when another one has ended, for the same principal.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct OnEnd {
+    #[serde(rename = "service")]
+    pub(super) queue: String,
+    pub(super) task: String,
+    pub(super) arguments: Box<RawValue>,
+}
+
+// serde passes a reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl Letter {
@@ -85,6 +110,12 @@ pub(super) struct Record {
     /// The time until which an attempt may start although the letter has expired, in milliseconds since the epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) extended: Option<u64>,
+    /// The time until which the record is kept at least, in milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) kept: Option<u64>,
+    /// The number of attempts, if it is not that of the settings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) max_attempts: Option<u32>,
 }
 
 /// The bytes of a letter that this version cannot read.
@@ -126,6 +157,7 @@ impl Record {
             fingerprint: Some(fingerprint(&letter.queue, &letter.task, &letter.arguments)),
             created: letter.created,
             expires: letter.expires,
+            kept: letter.once.then_some(letter.expires),
             ..Self::of_unread(&letter.queue, &letter.submission)
         }
     }
@@ -155,6 +187,8 @@ impl Record {
             letter: None,
             unread: None,
             extended: None,
+            kept: None,
+            max_attempts: None,
         }
     }
 
@@ -170,7 +204,8 @@ impl Record {
         self.letter = None;
         self.unread = None;
         self.finished = Some(now);
-        self.expires = now.saturating_add(milliseconds(time_to_live));
+        let expires = now.saturating_add(milliseconds(time_to_live));
+        self.expires = expires.max(self.kept.unwrap_or(0));
     }
 
     /// Queues the task for its next attempt. If a cancel was requested, ends the task instead.

@@ -4,21 +4,17 @@ use super::caller::Caller;
 use super::cancel::CancelOnDrop;
 use super::in_place::{here, keep};
 use super::progress::OnReport;
-use super::record::{Letter, Record};
+use super::record::{Letter, OnEnd, Record};
 use super::run::run;
-use super::task::read_arguments;
-use super::tasks::{Core, Provided, Run};
+use super::task::write_arguments;
+use super::tasks::{Core, Run};
 use super::{Task, TaskContext, TaskError, TaskId, TaskState, Tasks, observe, scope};
-use serde::ser::Error as _;
 use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::select;
 use tokio::time::timeout;
-use tower_promises_backend::kit::clock::{milliseconds, now};
-use tower_promises_backend::kit::json;
 use tower_promises_backend::{BackendError, Priority};
-use uuid::Uuid;
 
 pub(super) struct Submission {
     tasks: Tasks,
@@ -55,42 +51,12 @@ impl Submission {
         };
         let caller = tasks.caller();
         let id = TaskId::random();
-        let serialize = |error| TaskError::Serialize {
+        let arguments = write_arguments(task).map_err(|error| TaskError::Serialize {
             task: T::NAME,
             error: Arc::new(error),
-        };
-        let arguments = json::to_raw_value(task).map_err(serialize);
-        let limit = core.settings.max_task_bytes;
-        let letter = arguments.and_then(|arguments| {
-            let size = arguments.get().len();
-            let is_known = |provided: &Provided| provided.types.contains_key(T::NAME);
-            if size > limit {
-                return Err(TaskError::TooLarge {
-                    task: T::NAME,
-                    size,
-                    limit,
-                });
-            }
-            if !provided.is_none_or(is_known) {
-                return Err(TaskError::NotRegistered {
-                    queue: queue.clone(),
-                    task: T::NAME,
-                });
-            }
-            check_readable::<T>(&arguments).map_err(serialize)?;
-            let created = now();
-            Ok(Letter {
-                id: id.clone(),
-                submission: Uuid::new_v4().simple().to_string(),
-                queue: (**queue).to_owned(),
-                task: T::NAME.to_owned(),
-                arguments,
-                principal: caller.principal.clone(),
-                trace: caller.trace.clone(),
-                created,
-                expires: created.saturating_add(milliseconds(core.settings.lifetime)),
-            })
         });
+        let letter = arguments
+            .and_then(|arguments| core.letter(id.clone(), queue, T::NAME, arguments, &caller));
         if provided.is_none() {
             observe::unknown_queue(queue, T::NAME);
         }
@@ -112,6 +78,38 @@ impl Submission {
         &self.id
     }
 
+    /// Sets the task that is called when this one has ended.
+    pub(super) fn set_on_end<T: Task>(&mut self, queue: &Arc<str>, task: &T) {
+        let Ok(letter) = &mut self.letter else {
+            return;
+        };
+        let core = &self.tasks.core;
+        let on_end = write_arguments(task)
+            .map_err(|error| TaskError::Serialize {
+                task: T::NAME,
+                error: Arc::new(error),
+            })
+            .and_then(|arguments| {
+                if !core.queues.contains_key(queue) {
+                    return Err(TaskError::UnknownQueue {
+                        queue: queue.clone(),
+                    });
+                }
+                // Both tasks are in one envelope.
+                let size = letter.arguments.get().len() + arguments.get().len();
+                core.check(queue, T::NAME, size)?;
+                Ok(OnEnd {
+                    queue: (**queue).to_owned(),
+                    task: T::NAME.to_owned(),
+                    arguments,
+                })
+            });
+        match on_end {
+            Ok(on_end) => letter.on_end = Some(on_end),
+            Err(error) => self.letter = Err(error),
+        }
+    }
+
     pub(super) fn set_id(&mut self, id: TaskId) {
         if let Ok(letter) = &mut self.letter {
             letter.id = id.clone();
@@ -126,11 +124,12 @@ impl Submission {
         Core::runtime()?;
         match self.place {
             Place::Worker => {
-                submit(&self.tasks, &letter, self.delay, self.priority).await?;
+                submit(&self.tasks.core, &letter, self.delay, self.priority).await?;
             }
             Place::Here(outer) => {
                 let ended = here(&self.tasks, self.run, &letter, self.caller, outer, None).await;
                 keep(&self.tasks.core, &letter, &ended).await;
+                self.tasks.core.call_after(&letter, &ended).await;
                 ended?;
             }
         }
@@ -152,7 +151,7 @@ impl Submission {
         let output = async {
             match self.place {
                 Place::Here(outer) => {
-                    here(
+                    let ended = here(
                         &self.tasks,
                         self.run,
                         &letter,
@@ -160,11 +159,13 @@ impl Submission {
                         outer,
                         on_report,
                     )
-                    .await
+                    .await;
+                    core.call_after(&letter, &ended).await;
+                    ended
                 }
                 Place::Worker => {
                     let cancel = (!is_detached && !self.is_shared).then(stop);
-                    let submitted = submit(&self.tasks, &letter, self.delay, self.priority).await;
+                    let submitted = submit(&self.tasks.core, &letter, self.delay, self.priority).await;
                     if let Err(error) = submitted {
                         // A refused task needs no cancel, which would only add load.
                         if let (Some(cancel), true) = (cancel, was_refused(&error)) {
@@ -197,22 +198,13 @@ impl Submission {
     }
 }
 
-/// Checks that the type can read its own JSON. Otherwise no worker could.
-fn check_readable<T: Task>(arguments: &RawValue) -> serde_json::Result<()> {
-    let unreadable = |error| format!("it cannot be read again: {error}");
-    let read: serde_json::Result<T> = read_arguments(arguments);
-    read.map(drop)
-        .map_err(|error| serde_json::Error::custom(unreadable(error)))
-}
-
 /// Stores the record, then enqueues the task, so that a worker always finds the record.
-async fn submit(
-    tasks: &Tasks,
+pub(super) async fn submit(
+    core: &Core,
     letter: &Letter,
     delay: Duration,
     priority: Priority,
 ) -> Result<(), TaskError> {
-    let core = &tasks.core;
     let id = &letter.id;
     let record = Record::new(letter);
     if core.records.create(id, &record).await? {

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use std::any::type_name;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use tower_promises_backend::kit::panic;
+use tower_promises_backend::kit::{json, panic};
 
 /// A function that runs in the workers of a queue. The fields are its arguments, and [`run`](Self::run) is its body.
 ///
@@ -55,6 +55,16 @@ pub trait Task: Serialize + DeserializeOwned + Send + 'static {
         self,
         context: TaskContext,
     ) -> impl Future<Output = Result<Self::Output, TaskFailure>> + Send;
+}
+
+/// Serialises the arguments. Fails if the type cannot read its own JSON, because no worker could.
+pub(super) fn write_arguments<T: Task>(task: &T) -> serde_json::Result<Box<RawValue>> {
+    let arguments = json::to_raw_value(task)?;
+    let read: serde_json::Result<T> = read_arguments(&arguments);
+    read.map_err(|error| {
+        serde_json::Error::custom(format_args!("it cannot be read again: {error}"))
+    })?;
+    Ok(arguments)
 }
 
 /// Deserialises the arguments. A panic in `Deserialize` is reported as an error, because the task has not started.

@@ -2,6 +2,7 @@
 //! contains the functions of the task types, which take a context, which contains the handle.
 
 use super::caller::Caller;
+use super::ended::EndedTask;
 use super::news::{News, Subscriptions};
 use super::record::Record;
 use super::records::Records;
@@ -74,6 +75,7 @@ pub(super) struct Shared {
     pub(super) task: Arc<str>,
     pub(super) attempt: u32,
     pub(super) caller: Caller,
+    pub(super) ended: Option<EndedTask>,
     pub(super) report: watch::Sender<Report>,
     /// Shared with nested tasks that run in place.
     pub(super) stop: Arc<watch::Sender<bool>>,
@@ -92,6 +94,11 @@ pub(super) struct Core {
     pub(super) records: Records,
     pub(super) settings: Settings,
     pub(super) queues: HashMap<Arc<str>, Provided>,
+    #[cfg(feature = "schedules")]
+    pub(super) schedules: HashMap<Arc<str>, Arc<super::Schedule>>,
+    /// The clock of schedules.
+    #[cfg(feature = "schedules")]
+    pub(super) clock: Arc<dyn Fn() -> std::time::SystemTime + Send + Sync>,
     pub(super) state: Extensions,
     pub(super) is_conflict: Option<Arc<IsConflict>>,
     pub(super) make_span: Option<Arc<MakeSpan>>,

@@ -54,10 +54,30 @@ impl Attempts {
             Ok(letter) => letter,
             Err(error) => return self.unreadable(&delivery, &error).await,
         };
+        match self.attend_letter(&letter).await {
+            // The envelope is settled only when the task that this one calls at its end is in the queue.
+            Outcome::Done => self.call_on_end(&letter).await,
+            again => again,
+        }
+    }
+
+    async fn call_on_end(&self, letter: &Letter) -> Outcome {
+        match self.tasks.core.call_on_end(letter).await {
+            Ok(()) => Outcome::Done,
+            Err(error) => {
+                observe::on_end_failed(letter, &error);
+                Outcome::Retry {
+                    after: BACKEND_PAUSE,
+                }
+            }
+        }
+    }
+
+    async fn attend_letter(&self, letter: &Letter) -> Outcome {
         let core = &self.tasks.core;
         let mut attempt = Attempt {
             core,
-            letter: &letter,
+            letter,
             number: 0,
             token: Uuid::new_v4().simple().to_string(),
         };
@@ -76,23 +96,23 @@ impl Attempts {
             Begin::Attempt(number) => attempt.number = number,
             Begin::Nothing => return Outcome::Done,
             Begin::Expired => {
-                observe::ended(&letter, TaskState::Failed, Some(&expired()));
+                observe::ended(letter, TaskState::Failed, Some(&expired()));
                 core.announce(&letter.id, News::Ended).await;
                 return Outcome::Done;
             }
             Begin::Cancelled => {
-                observe::ended(&letter, TaskState::Cancelled, None);
+                observe::ended(letter, TaskState::Cancelled, None);
                 core.announce(&letter.id, News::Ended).await;
                 return Outcome::Done;
             }
             Begin::Dead => {
-                observe::ended(&letter, TaskState::Dead, Some(&crashed()));
+                observe::ended(letter, TaskState::Dead, Some(&crashed()));
                 return attempt.bury().await;
             }
             // The worker that recorded the end may have stopped before it updated the list.
             Begin::Buried => return attempt.bury().await,
         }
-        observe::began(&letter, attempt.number);
+        observe::began(letter, attempt.number);
         self.run(&attempt, cancels).await
     }
 
@@ -188,6 +208,7 @@ impl Attempts {
             task: letter.task.as_str().into(),
             attempt: attempt.number,
             caller: letter.caller(),
+            ended: letter.ended.clone(),
             report: watch::Sender::default(),
             stop,
         });
