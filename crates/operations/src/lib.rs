@@ -217,6 +217,7 @@ mod layer;
 mod limits;
 mod mount;
 mod observe;
+mod on_end;
 mod operations;
 pub mod page;
 mod prefer;

@@ -85,6 +85,12 @@ pub(super) struct Record {
     /// The name of its idempotency key in the store.
     #[serde(default)]
     pub(super) claim: Option<String>,
+    /// The address that the client wants to be called at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) callback: Option<String>,
+    /// The application is still to be told of the end.
+    #[serde(default)]
+    pub(super) untold: bool,
     /// The stored response, if the inner service has answered.
     pub(super) result: Option<Stored>,
     /// The result could be read once, and has been read.
@@ -101,6 +107,8 @@ pub(super) struct Requester {
     pub(super) principal: Option<String>,
     /// In milliseconds since the epoch.
     pub(super) received: u64,
+    /// The address that the client wants to be called at the end.
+    pub(super) callback: Option<String>,
 }
 
 /// The reason why an operation has failed or was cancelled. Neither part is empty.
@@ -131,6 +139,7 @@ impl Record {
         let Requester {
             principal,
             received,
+            callback,
         } = requester;
         let now = now().max(received);
         Self {
@@ -151,6 +160,8 @@ impl Record {
             told: false,
             forgotten: false,
             claim: None,
+            callback,
+            untold: false,
             result: None,
             consumed: false,
         }
@@ -205,6 +216,10 @@ impl Key {
 
     pub(super) fn parse(text: &str) -> Self {
         Self(text.into())
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
     }
 
     pub(super) fn record(&self) -> String {

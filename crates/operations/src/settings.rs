@@ -1,12 +1,15 @@
 use super::document::Links;
 use super::limits::Share;
 use super::page::{PageContext, Strings};
-use super::record::{RECORD_BYTES, principal_digest};
+use super::prefer::callback;
+use super::record::{RECORD_BYTES, Record, principal_digest};
+use futures_util::future::BoxFuture;
 use http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
 use http::{Method, request};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+use tower_promises_backend::BoxError;
 
 /// The default mount path.
 pub(super) const MOUNT: &str = "/.operations";
@@ -67,11 +70,17 @@ pub(super) struct Settings {
     pub(super) heartbeat: Duration,
     pub(super) backend_timeout: Duration,
     pub(super) page: Option<Arc<Page>>,
+    pub(super) on_end: Option<Arc<OnEnd>>,
+    pub(super) callbacks: Option<Arc<Callbacks>>,
     pub(super) strings: Arc<Strings>,
 }
 
 pub(super) type Predicate = dyn Fn(&request::Parts) -> Escalate + Send + Sync;
 pub(super) type Principal = dyn Fn(&request::Parts) -> Option<String> + Send + Sync;
+/// Decides whether a client may set this address, which is called when its operation has ended.
+pub(super) type Callbacks = dyn Fn(&request::Parts, &str) -> bool + Send + Sync;
+/// Is called with the record of an operation that has ended.
+pub(super) type OnEnd = dyn Fn(Record) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync;
 pub(super) type Page = dyn Fn(&PageContext<'_>) -> String + Send + Sync;
 
 impl Default for Settings {
@@ -103,6 +112,8 @@ impl Default for Settings {
             heartbeat: Duration::from_secs(15),
             backend_timeout: Duration::from_secs(5),
             page: None,
+            on_end: None,
+            callbacks: None,
             strings: Arc::default(),
         }
     }
@@ -164,6 +175,12 @@ impl Settings {
     pub(super) fn principal(&self, request: &request::Parts) -> Option<String> {
         let principal = (self.principal)(request);
         principal.map(|principal| principal_digest(&principal))
+    }
+
+    /// Returns the address that a client wants to be called when its operation has ended, if it may set it.
+    pub(super) fn callback(&self, request: &request::Parts) -> Option<String> {
+        let callbacks = self.callbacks.as_ref()?;
+        callback(&request.headers).filter(|url| callbacks(request, url))
     }
 
     pub(super) fn links(&self, id: &str) -> Links {

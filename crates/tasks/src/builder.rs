@@ -70,7 +70,8 @@ impl TasksBuilder {
     /// guide](super::guide#schedules).
     #[cfg(feature = "schedules")]
     pub fn schedule(mut self, schedule: super::Schedule) -> Self {
-        self.schedules.insert(schedule.name.clone(), Arc::new(schedule));
+        self.schedules
+            .insert(schedule.name.clone(), Arc::new(schedule));
         self
     }
 

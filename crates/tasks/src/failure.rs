@@ -3,6 +3,7 @@ use serde::{Deserialize, Serialize};
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 use tower_promises_backend::BoxError;
 use tower_promises_backend::kit::progress::cut;
 
@@ -28,6 +29,14 @@ const MAX_TEXT_BYTES: usize = 4096;
 pub struct TaskFailure {
     error: Arc<dyn Error + Send + Sync>,
     is_conflict: bool,
+    again: Option<Again>,
+}
+
+/// Another attempt that a failure asks for, instead of that after a conflict.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Again {
+    pub(super) after: Duration,
+    pub(super) max_attempts: u32,
 }
 
 impl TaskFailure {
@@ -39,6 +48,7 @@ impl TaskFailure {
         Self {
             error: error.into(),
             is_conflict,
+            again: None,
         }
     }
 
@@ -49,6 +59,26 @@ impl TaskFailure {
             is_conflict: true,
             ..Self::new(error)
         }
+    }
+
+    /// Creates a failure after which another attempt follows, up to this number of attempts.
+    #[cfg(feature = "webhooks")]
+    pub(super) fn retry_within(
+        error: impl Into<BoxError>,
+        after: Duration,
+        max_attempts: u32,
+    ) -> Self {
+        Self {
+            again: Some(Again {
+                after,
+                max_attempts,
+            }),
+            ..Self::new(error)
+        }
+    }
+
+    pub(super) fn again(&self) -> Option<Again> {
+        self.again
     }
 
     /// Whether the task may be retried.

@@ -180,6 +180,8 @@ mod layer;
 mod news;
 mod observe;
 mod on_end;
+#[cfg(feature = "operations")]
+mod operation_end;
 mod options;
 mod principal;
 mod progress;
@@ -203,6 +205,8 @@ mod task_id;
 mod tasks;
 mod trace;
 mod watch;
+#[cfg(feature = "webhooks")]
+mod webhook;
 mod worker;
 
 #[cfg(feature = "axum")]
@@ -229,6 +233,8 @@ pub use task_id::TaskId;
 pub use tasks::{TaskContext, Tasks};
 pub use trace::TraceContext;
 pub use watch::TaskWatch;
+#[cfg(feature = "webhooks")]
+pub use webhook::{InvalidSecret, Webhook, WebhookSecret, WebhookSender, WebhookSenderBuilder};
 pub use worker::Worker;
 
 #[cfg(doctest)]

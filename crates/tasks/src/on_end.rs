@@ -22,7 +22,9 @@ impl Core {
             return Ok(());
         }
         match self.records.read(&letter.id).await? {
-            Some(record) if record.submission == letter.submission && record.state.is_terminal() => {
+            Some(record)
+                if record.submission == letter.submission && record.state.is_terminal() =>
+            {
                 let finished = record.finished.unwrap_or_else(now);
                 self.call(letter, record.state, finished).await
             }
@@ -32,7 +34,11 @@ impl Core {
     }
 
     /// Makes the call of a task that has run in place. It has no envelope, so an error is logged only.
-    pub(super) async fn call_after(&self, letter: &Letter, ended: &Result<Box<RawValue>, TaskError>) {
+    pub(super) async fn call_after(
+        &self,
+        letter: &Letter,
+        ended: &Result<Box<RawValue>, TaskError>,
+    ) {
         let state = match ended {
             Ok(_) => TaskState::Succeeded,
             Err(_) => TaskState::Failed,
@@ -42,7 +48,12 @@ impl Core {
         }
     }
 
-    async fn call(&self, letter: &Letter, state: TaskState, finished: u64) -> Result<(), TaskError> {
+    async fn call(
+        &self,
+        letter: &Letter,
+        state: TaskState,
+        finished: u64,
+    ) -> Result<(), TaskError> {
         let Some(OnEnd {
             queue,
             task,

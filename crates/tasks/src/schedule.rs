@@ -17,7 +17,14 @@ use tower_promises_backend::kit::clock::{milliseconds, time};
 /// longest time between two 29ths of February.
 const PERIODS: [u64; 6] = {
     const DAY: u64 = 24 * 60 * 60 * 1000;
-    [60 * 1000, 60 * 60 * 1000, DAY, 31 * DAY, 366 * DAY, 8 * 366 * DAY]
+    [
+        60 * 1000,
+        60 * 60 * 1000,
+        DAY,
+        31 * DAY,
+        366 * DAY,
+        8 * 366 * DAY,
+    ]
 };
 
 /// A named schedule: a cron expression with a time zone, and the task that is submitted at its times.
@@ -103,7 +110,8 @@ impl Schedule {
     ) -> Result<Self, InvalidSchedule> {
         let parser = CronParser::builder().seconds(Seconds::Optional).build();
         let cron = parser.parse(expression);
-        let cron = cron.map_err(|error| InvalidSchedule::new("cron expression", expression, error))?;
+        let cron =
+            cron.map_err(|error| InvalidSchedule::new("cron expression", expression, error))?;
         Ok(Self {
             name: name.into(),
             queue: queue.into(),
@@ -214,7 +222,9 @@ impl Schedule {
     /// effort does not grow with the number of due times in between.
     pub(super) fn latest(&self, after: u64, until: u64) -> Option<u64> {
         let due = |start: u64| self.next(start).filter(|due| *due <= until);
-        let starts = PERIODS.iter().map(|period| until.saturating_sub(*period).max(after));
+        let starts = PERIODS
+            .iter()
+            .map(|period| until.saturating_sub(*period).max(after));
         let mut latest = starts.chain([after]).find_map(due)?;
         while let Some(later) = due(latest) {
             latest = later;

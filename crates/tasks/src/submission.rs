@@ -165,7 +165,8 @@ impl Submission {
                 }
                 Place::Worker => {
                     let cancel = (!is_detached && !self.is_shared).then(stop);
-                    let submitted = submit(&self.tasks.core, &letter, self.delay, self.priority).await;
+                    let submitted =
+                        submit(&self.tasks.core, &letter, self.delay, self.priority).await;
                     if let Err(error) = submitted {
                         // A refused task needs no cancel, which would only add load.
                         if let (Some(cancel), true) = (cancel, was_refused(&error)) {

@@ -93,6 +93,7 @@ impl Attempt<'_> {
                     is_conflict: false,
                 });
             }
+            let max_attempts = record.max_attempts.unwrap_or(settings.max_attempts);
             let now = now();
             let expires = letter.expires.max(record.extended.unwrap_or(0));
             let begin = if expires <= now {
@@ -105,11 +106,10 @@ impl Attempt<'_> {
             } else if record.cancel {
                 record.end(TaskState::Cancelled, settings.result_time_to_live);
                 Some(Begin::Cancelled)
-            } else if record.attempt >= settings.max_attempts {
+            } else if record.attempt >= max_attempts {
                 self.kill(&mut record, has_room);
                 Some(Begin::Dead)
-            } else if record.is_suspect && !is_alone && record.attempt + 1 >= settings.max_attempts
-            {
+            } else if record.is_suspect && !is_alone && record.attempt + 1 >= max_attempts {
                 record.queue_again(settings.result_time_to_live);
                 None
             } else {

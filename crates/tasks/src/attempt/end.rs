@@ -1,7 +1,7 @@
 //! End of an attempt.
 
 use super::claim::{Attempt, BACKEND_PAUSE, OTHER_VERSION_PAUSE};
-use crate::failure::Reported;
+use crate::failure::{Again, Reported};
 use crate::news::News;
 use crate::record::{Failure, Record};
 use crate::tasks::{Ran, RunError};
@@ -46,6 +46,10 @@ impl Attempt<'_> {
             End::Ended(Ok(output)) => return self.succeed(output, report).await,
             End::Ended(Err(RunError::Failed(failure))) => {
                 let failure = self.core.classify(failure);
+                if let Some(again) = failure.again() {
+                    let failure = failed(Reported::of(failure.error()));
+                    return self.again_within(failure, again, report).await;
+                }
                 Failure {
                     error: Reported::of(failure.error()),
                     is_conflict: failure.is_conflict(),
@@ -121,9 +125,21 @@ impl Attempt<'_> {
         pause: Duration,
         report: &Report,
     ) -> Outcome {
-        if self.number < self.core.settings.max_attempts {
+        let again = Again {
+            after: pause,
+            max_attempts: self.core.settings.max_attempts,
+        };
+        self.again_within(failure, again, report).await
+    }
+
+    async fn again_within(&self, failure: Failure, again: Again, report: &Report) -> Outcome {
+        if self.number < again.max_attempts {
+            let pause = again.after;
             observe::conflicted(self.letter, &failure.error, pause);
-            let failed = |record: &mut Record| record.failure = Some(failure.clone());
+            let failed = |record: &mut Record| {
+                record.failure = Some(failure.clone());
+                record.max_attempts = Some(again.max_attempts);
+            };
             return self.queue_again(failed, pause, report).await;
         }
         let kill = |has_room| {

@@ -7,8 +7,8 @@
 
 use super::plan::{Due, Plan, Run, key};
 use crate::caller::Caller;
-use crate::schedule::Schedule;
 use crate::record::Letter;
+use crate::schedule::Schedule;
 use crate::submission::submit;
 use crate::tasks::Core;
 use crate::{TaskError, TaskId, observe};
@@ -172,7 +172,9 @@ impl Keeper {
         let schedule = &self.schedule;
         let arguments = catch_unwind(AssertUnwindSafe(|| (schedule.arguments)(time(due))));
         let arguments = arguments.unwrap_or_else(|_| {
-            Err(serde::ser::Error::custom("the function of the schedule panicked"))
+            Err(serde::ser::Error::custom(
+                "the function of the schedule panicked",
+            ))
         });
         let arguments = arguments.map_err(|error| TaskError::Serialize {
             task: schedule.task,

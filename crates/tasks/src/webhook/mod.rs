@@ -1,0 +1,11 @@
+//! Webhooks: signed HTTP requests that are sent from a queue, as *Standard Webhooks* defines them.
+
+mod address;
+mod client;
+mod secret;
+mod sender;
+mod task;
+
+pub use secret::{InvalidSecret, WebhookSecret};
+pub use sender::{WebhookSender, WebhookSenderBuilder};
+pub use task::Webhook;
