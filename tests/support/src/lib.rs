@@ -4,6 +4,7 @@
 pub mod browser;
 pub mod eventually;
 pub mod example;
+pub mod mortal;
 #[cfg(feature = "nats")]
 pub mod nats;
 pub mod operation;
