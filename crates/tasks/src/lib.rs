@@ -119,6 +119,7 @@
 //! - **Tasks and outputs are small**, [48 KiB](TasksBuilder::max_task_bytes) each: pass keys and paths, not files.
 //! - **A handler with promises runs more than once**, and submits again in each pass. Make the [`Submit`] a promise, or
 //!   give it an [id](Submit::with_id).
+//! - **A schedule needs a worker of its queue.** Processes that only submit tasks do not keep schedules.
 //! - **A call needs a worker.** Without one, it waits until its [timeout](Call::timeout), or that of its promise or
 //!   request.
 //! - **A spawned future is not part of the task.** Code in `tokio::spawn` has no [`TaskContext::current`], no principal
@@ -149,6 +150,9 @@
 //! Errors of tasks are available in [`TaskError`] and in the log, and are not sent to clients. The log contains names,
 //! ids, principals and errors of tasks. It contains no arguments or outputs, except for values that serde quotes in an
 //! error about unreadable arguments.
+//!
+//! A webhook whose address a client chooses is sent to public addresses only, see the [guide](guide#webhooks). The URL
+//! is part of the task: it is stored in the backend, and not logged.
 //!
 //! # Comparison
 //!

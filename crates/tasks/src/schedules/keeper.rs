@@ -26,6 +26,9 @@ use tower_promises_backend::{BackendError, Priority, Revision};
 /// The longest sleep until the clock is read again, so that a clock that was set is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(15);
 
+/// A difference between the clock and the passed time that does not mean that the clock was set, in milliseconds.
+const CLOCK_DRIFT: u64 = 1000;
+
 /// The longest time until the plan is read again.
 const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
 
@@ -81,10 +84,14 @@ impl Keeper {
         }
     }
 
-    /// Waits until a due time, by a clock that may be set meanwhile.
+    /// Waits until a due time, or until the clock is set back.
     async fn wait(&self, due: Option<u64>) {
-        let start = Instant::now();
+        let (start, began) = (Instant::now(), self.now());
         loop {
+            let expected = began.saturating_add(milliseconds(start.elapsed()));
+            if self.now().saturating_add(CLOCK_DRIFT) < expected {
+                return;
+            }
             let left = due.map_or(LONGEST_WAIT, |due| {
                 Duration::from_millis(due.saturating_sub(self.now()))
             });

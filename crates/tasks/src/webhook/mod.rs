@@ -2,6 +2,8 @@
 
 mod address;
 mod client;
+#[cfg(feature = "operations")]
+mod operation;
 mod secret;
 mod sender;
 mod task;

@@ -20,7 +20,9 @@ use tower_promises_nats::async_nats::ConnectOptions;
 use tower_promises_operations::Escalate;
 use tower_promises_operations::{OperationLayer, Progress};
 use tower_promises_signals::Signals;
-use tower_promises_tasks::{Task, TaskContext, TaskError, TaskFailure, TaskQueueOptions, Tasks};
+use tower_promises_tasks::{
+    Schedule, Task, TaskContext, TaskError, TaskFailure, TaskQueueOptions, Tasks, TasksBuilder,
+};
 
 /// Short, to keep the tests short. Long enough for a busy machine to renew the lease.
 pub const LEASE: Duration = Duration::from_secs(4);
@@ -200,8 +202,13 @@ impl Task for Job {
     }
 }
 
-/// Creates a handle with the queues of all processes: `many` runs several tasks at a time, `single` runs one.
+/// Creates a handle with the queues of all processes.
 pub fn tasks(backend: Backend, journal: &Journal) -> Tasks {
+    builder(backend, journal).build()
+}
+
+/// The queues of all processes: `many` runs several tasks at a time, `single` runs one.
+fn builder(backend: Backend, journal: &Journal) -> TasksBuilder {
     let queue = |name: &str, concurrency| {
         let queue = TaskQueueOptions::new(name).task::<Job>();
         queue.concurrency(concurrency)
@@ -213,7 +220,12 @@ pub fn tasks(backend: Backend, journal: &Journal) -> Tasks {
         .lease(LEASE)
         .poll_interval(LEASE / 4)
         .progress_interval(SECOND / 10)
-        .build()
+}
+
+/// A schedule that is due each second.
+fn each_second() -> Schedule {
+    let schedule = Schedule::new("second", "many", "* * * * * *", |_| Job::Tick(0));
+    schedule.unwrap().overlap(true)
 }
 
 pub async fn backend(server: &str) -> Backend {
@@ -243,8 +255,12 @@ pub fn run() {
         let backend = backend(&server).await;
         match &*role {
             "web" => serve(backend, &journal).await,
-            _ => {
-                let _worker = tasks(backend, &journal).work().unwrap();
+            role => {
+                let mut builder = builder(backend, &journal);
+                if role == "scheduler" {
+                    builder = builder.schedule(each_second());
+                }
+                let _worker = builder.build().work().unwrap();
                 println!("listening on nothing");
                 pending::<()>().await;
             }

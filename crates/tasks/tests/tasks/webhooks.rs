@@ -17,6 +17,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use test_support::eventually::eventually;
+use test_support::operation::App;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -27,6 +28,7 @@ use tower_promises_backend::{
     Backend, BackendError, BoxFuture, Capabilities, Enqueued, Envelope, Outcome, Queue, Receipt,
     Taken,
 };
+use tower_promises_operations::OperationLayer;
 use tower_promises_tasks::{
     TaskId, TaskQueueOptions, TaskState, TaskStatus, Tasks, Webhook, WebhookSecret, WebhookSender,
     WebhookSenderBuilder, Worker,
@@ -602,4 +604,35 @@ fn secrets_are_read_with_and_without_prefix_and_padding_and_are_not_shown() {
     }
     let sender = local().build();
     assert!(!format!("{secret:?} {sender:?}").contains("MfKQ"));
+}
+
+#[tokio::test]
+async fn a_client_of_an_operation_is_called_at_its_end() {
+    let receiver = Receiver::start(Receiver::new(|_| status(200))).await;
+    let site = Site::new(local());
+    let call = site.tasks.queue("webhooks").on_operation_end(|operation| {
+        let url = operation.callback()?;
+        Webhook::of_operation(url, "operation.ended", operation).ok()
+    });
+    let sender = local().build();
+    let layer = OperationLayer::memory()
+        .wait(Duration::ZERO)
+        .callbacks(move |_, url| sender.allows(url))
+        .on_end(call);
+    let app = App::working(layer);
+    let prefer = format!("callback; url=\"{}\"", receiver.url());
+    let path = app.start("POST /?ms=1", &[("prefer", &prefer)]).await;
+    eventually("the end is told", async || {
+        (receiver.got().len() == 1).then_some(())
+    })
+    .await;
+    let got = &receiver.got()[0];
+    assert!(reference_verifies(got, SECRET));
+    let body: Value = serde_json::from_slice(&got.body).unwrap();
+    assert_eq!(body["type"], "operation.ended");
+    assert_eq!(body["data"]["status"], "Succeeded");
+    assert!(path.ends_with(body["data"]["id"].as_str().unwrap()));
+    // An operation without a callback.
+    app.start("POST /?ms=1", &[]).await;
+    assert_eq!(receiver.got().len(), 1);
 }
