@@ -1,4 +1,5 @@
 use super::caller::Caller;
+use super::draft::Draft;
 use super::record::Letter;
 use super::tasks::Core;
 use super::{TaskError, TaskId};
@@ -18,12 +19,15 @@ impl Core {
         &self,
         id: TaskId,
         queue: &Arc<str>,
-        task: &'static str,
-        arguments: Box<RawValue>,
+        draft: Draft,
         caller: &Caller,
     ) -> Result<Letter, TaskError> {
-        self.check(queue, task, arguments.get().len())?;
-        Ok(self.letter_of(id, queue, task, arguments, caller))
+        self.check(queue, draft.task, draft.size())?;
+        Ok(Letter {
+            max_attempts: draft.max_attempts,
+            limit: draft.limit,
+            ..self.letter_of(id, queue, draft.task, draft.arguments, caller)
+        })
     }
 
     /// Checks the size of a task, and whether this process can provide it.
@@ -64,6 +68,9 @@ impl Core {
             arguments,
             principal: caller.principal.clone(),
             trace: caller.trace.clone(),
+            max_attempts: None,
+            limit: None,
+            line: None,
             created,
             expires: created.saturating_add(milliseconds(self.settings.lifetime)),
             once: false,
@@ -72,16 +79,40 @@ impl Core {
         }
     }
 
+    /// Sends a letter on its way: to the queue, or, with a limit, to the tasks that wait for a slot.
+    pub(super) async fn send(
+        &self,
+        letter: &Letter,
+        delay: Duration,
+        priority: Priority,
+    ) -> Result<(), BackendError> {
+        // A delayed task gets its slot when it is due.
+        if letter.limit.is_none() || !delay.is_zero() {
+            return self.enqueue(letter, delay, priority).await;
+        }
+        let envelope = self.envelope(letter)?.priority(priority);
+        // Refuses at once what the queue would refuse later.
+        self.records
+            .backend
+            .queue()
+            .capabilities()
+            .check(&envelope)?;
+        self.park(letter, 0).await
+    }
+
+    fn envelope(&self, letter: &Letter) -> Result<Envelope, BackendError> {
+        let queue = backend_queue(&letter.queue);
+        Ok(Envelope::new(queue, letter.envelope_id(), encode(letter)?))
+    }
+
+    /// Enqueues a letter.
     pub(super) async fn enqueue(
         &self,
         letter: &Letter,
         delay: Duration,
         priority: Priority,
     ) -> Result<(), BackendError> {
-        let payload = encode(letter)?;
-        let envelope = Envelope::new(backend_queue(&letter.queue), letter.envelope_id(), payload)
-            .delay(delay)
-            .priority(priority);
+        let envelope = self.envelope(letter)?.delay(delay).priority(priority);
         self.records.backend.enqueue(envelope).await
     }
 

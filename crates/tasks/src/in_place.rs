@@ -51,8 +51,8 @@ pub(super) async fn here(
         let (error, is_conflict): (Arc<dyn std::error::Error + Send + Sync>, bool) = match error {
             RunError::Failed(failure) => {
                 let failure = tasks.core.classify(failure);
-                let is_conflict = failure.is_conflict();
-                (failure.into_error(), is_conflict)
+                let is_transient = failure.is_transient();
+                (failure.into_error(), is_transient)
             }
             RunError::Unreadable(error) => (Arc::new(error), false),
             RunError::Panicked(message) => (Arc::new(Reported::panicked(&message)), false),

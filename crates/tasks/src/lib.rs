@@ -172,6 +172,7 @@ mod caller;
 mod cancel;
 mod context;
 mod dead_letters;
+mod draft;
 mod ended;
 mod enqueue;
 mod error;
@@ -181,6 +182,7 @@ mod fingerprint;
 pub mod guide {}
 mod in_place;
 mod layer;
+mod limit;
 mod news;
 mod observe;
 mod on_end;
@@ -193,6 +195,7 @@ mod queue;
 mod read;
 mod record;
 mod records;
+mod retry;
 mod run;
 #[cfg(feature = "schedules")]
 mod schedule;
@@ -200,6 +203,7 @@ mod schedule;
 mod schedules;
 mod scope;
 mod settings;
+mod slots;
 mod state;
 mod status;
 mod submission;
@@ -208,6 +212,7 @@ mod task;
 mod task_id;
 mod tasks;
 mod trace;
+mod unique;
 mod watch;
 #[cfg(feature = "webhooks")]
 mod webhook;
@@ -221,9 +226,11 @@ pub use ended::EndedTask;
 pub use error::TaskError;
 pub use failure::TaskFailure;
 pub use layer::{TaskFuture, TaskLayer, TaskService};
+pub use limit::TaskLimit;
 pub use options::TaskQueueOptions;
 pub use principal::Principal;
 pub use queue::TaskQueue;
+pub use retry::RetryPolicy;
 #[cfg(feature = "schedules")]
 pub use schedule::{InvalidSchedule, Missed, Schedule};
 #[cfg(feature = "schedules")]
@@ -236,6 +243,7 @@ pub use task::Task;
 pub use task_id::TaskId;
 pub use tasks::{TaskContext, Tasks};
 pub use trace::TraceContext;
+pub use unique::Unique;
 pub use watch::TaskWatch;
 #[cfg(feature = "webhooks")]
 pub use webhook::{InvalidSecret, Webhook, WebhookSecret, WebhookSender, WebhookSenderBuilder};

@@ -60,6 +60,10 @@ pub(super) fn conflicted(letter: &Letter, error: &(dyn Error + 'static), pause: 
     event!(info, letter, error, ?pause, "task is tried again");
 }
 
+pub(super) fn parked(letter: &Letter) {
+    event!(debug, letter, "task waits until its limit has room");
+}
+
 pub(super) fn given_back(letter: &Letter) {
     event!(info, letter, "task is given back, its worker shuts down");
 }

@@ -9,7 +9,7 @@ use super::ended::EndedTask;
 use super::record::{Letter, OnEnd};
 use super::submission::submit;
 use super::tasks::Core;
-use super::{TaskError, TaskId, TaskState, observe};
+use super::{TaskError, TaskId, TaskState, Unique, observe};
 use serde_json::value::RawValue;
 use std::time::Duration;
 use tower_promises_backend::Priority;
@@ -58,6 +58,8 @@ impl Core {
             queue,
             task,
             arguments,
+            max_attempts,
+            limit,
         }) = letter.on_end.clone()
         else {
             return Ok(());
@@ -65,6 +67,8 @@ impl Core {
         let id = TaskId::from(format!("end/{}", letter.submission));
         let call = Letter {
             submission: letter.submission.clone(),
+            max_attempts,
+            limit,
             ended: Some(EndedTask {
                 id: letter.id.clone(),
                 queue: letter.queue.clone(),
@@ -74,6 +78,6 @@ impl Core {
             }),
             ..self.letter_of(id, &queue, &task, arguments, &letter.caller())
         };
-        submit(self, &call, Duration::ZERO, Priority::Normal).await
+        submit(self, &call, Duration::ZERO, Priority::Normal, Unique::Same).await
     }
 }

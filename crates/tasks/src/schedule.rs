@@ -1,12 +1,11 @@
 //! The definition of a schedule: its times and its task.
 
-use super::task::write_arguments;
-use super::{Principal, Task};
+use super::draft::Draft;
+use super::{Principal, Task, TaskError};
 use croner::Cron;
 use croner::parser::{CronParser, Seconds};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use serde_json::value::RawValue;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -63,7 +62,7 @@ pub struct Schedule {
     pub(super) name: Arc<str>,
     pub(super) queue: Arc<str>,
     pub(super) task: &'static str,
-    pub(super) arguments: Arc<Arguments>,
+    pub(super) draft: Arc<MakeDraft>,
     expression: Arc<str>,
     cron: Arc<Cron>,
     zone_name: Arc<str>,
@@ -74,8 +73,9 @@ pub struct Schedule {
     pub(super) start_within: Duration,
 }
 
-/// Returns the arguments of the task for a due time. It may panic.
-pub(super) type Arguments = dyn Fn(SystemTime) -> serde_json::Result<Box<RawValue>> + Send + Sync;
+/// Returns the task of a due time. It may panic.
+pub(super) type MakeDraft =
+    dyn Fn(SystemTime, Option<&Principal>) -> Result<Draft, TaskError> + Send + Sync;
 
 /// What happens to due times that passed while no process kept the schedule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -116,7 +116,7 @@ impl Schedule {
             name: name.into(),
             queue: queue.into(),
             task: T::NAME,
-            arguments: Arc::new(move |due| write_arguments(&task(due))),
+            draft: Arc::new(move |due, principal| Draft::new(&task(due), principal)),
             expression: expression.into(),
             cron: Arc::new(cron),
             zone_name: "UTC".into(),

@@ -2,13 +2,15 @@
 
 use super::caller::Caller;
 use super::cancel::CancelOnDrop;
+use super::draft::Draft;
 use super::in_place::{here, keep};
+use super::news::News;
 use super::progress::OnReport;
 use super::record::{Letter, OnEnd, Record};
+use super::records::Changed;
 use super::run::run;
-use super::task::write_arguments;
 use super::tasks::{Core, Run};
-use super::{Task, TaskContext, TaskError, TaskId, TaskState, Tasks, observe, scope};
+use super::{Task, TaskContext, TaskError, TaskId, Tasks, Unique, observe, scope};
 use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +30,7 @@ pub(super) struct Submission {
     pub(super) is_shared: bool,
     pub(super) delay: Duration,
     pub(super) priority: Priority,
+    pub(super) unique: Unique,
     /// Callback for the progress of the task. Only calls have one.
     pub(super) on_report: Option<OnReport>,
 }
@@ -51,12 +54,8 @@ impl Submission {
         };
         let caller = tasks.caller();
         let id = TaskId::random();
-        let arguments = write_arguments(task).map_err(|error| TaskError::Serialize {
-            task: T::NAME,
-            error: Arc::new(error),
-        });
-        let letter = arguments
-            .and_then(|arguments| core.letter(id.clone(), queue, T::NAME, arguments, &caller));
+        let draft = Draft::new(task, caller.principal.as_ref());
+        let letter = draft.and_then(|draft| core.letter(id.clone(), queue, draft, &caller));
         if provided.is_none() {
             observe::unknown_queue(queue, T::NAME);
         }
@@ -70,6 +69,7 @@ impl Submission {
             is_shared: false,
             delay: Duration::ZERO,
             priority: Priority::Normal,
+            unique: Unique::default(),
             on_report: None,
         }
     }
@@ -84,26 +84,26 @@ impl Submission {
             return;
         };
         let core = &self.tasks.core;
-        let on_end = write_arguments(task)
-            .map_err(|error| TaskError::Serialize {
-                task: T::NAME,
-                error: Arc::new(error),
+        let on_end = Draft::new(task, letter.principal.as_ref()).and_then(|draft| {
+            if !core.queues.contains_key(queue) {
+                return Err(TaskError::UnknownQueue {
+                    queue: queue.clone(),
+                });
+            }
+            // Both tasks are in one envelope.
+            core.check(
+                queue,
+                draft.task,
+                letter.arguments.get().len() + draft.size(),
+            )?;
+            Ok(OnEnd {
+                queue: (**queue).to_owned(),
+                task: draft.task.to_owned(),
+                arguments: draft.arguments,
+                max_attempts: draft.max_attempts,
+                limit: draft.limit,
             })
-            .and_then(|arguments| {
-                if !core.queues.contains_key(queue) {
-                    return Err(TaskError::UnknownQueue {
-                        queue: queue.clone(),
-                    });
-                }
-                // Both tasks are in one envelope.
-                let size = letter.arguments.get().len() + arguments.get().len();
-                core.check(queue, T::NAME, size)?;
-                Ok(OnEnd {
-                    queue: (**queue).to_owned(),
-                    task: T::NAME.to_owned(),
-                    arguments,
-                })
-            });
+        });
         match on_end {
             Ok(on_end) => letter.on_end = Some(on_end),
             Err(error) => self.letter = Err(error),
@@ -120,11 +120,18 @@ impl Submission {
 
     /// Submits the task.
     pub(super) async fn submit(self) -> Result<TaskId, TaskError> {
-        let letter = self.letter?;
+        let letter = self.letter?.prioritised(self.priority);
         Core::runtime()?;
         match self.place {
             Place::Worker => {
-                submit(&self.tasks.core, &letter, self.delay, self.priority).await?;
+                submit(
+                    &self.tasks.core,
+                    &letter,
+                    self.delay,
+                    self.priority,
+                    self.unique,
+                )
+                .await?;
             }
             Place::Here(outer) => {
                 let ended = here(&self.tasks, self.run, &letter, self.caller, outer, None).await;
@@ -142,7 +149,7 @@ impl Submission {
         limit: Option<Duration>,
         is_detached: bool,
     ) -> Result<Box<RawValue>, TaskError> {
-        let letter = self.letter?;
+        let letter = self.letter?.prioritised(self.priority);
         let runtime = Core::runtime()?;
         let core = self.tasks.core.clone();
         let id = self.id.clone();
@@ -165,9 +172,14 @@ impl Submission {
                 }
                 Place::Worker => {
                     let cancel = (!is_detached && !self.is_shared).then(stop);
-                    let submitted =
-                        submit(&self.tasks.core, &letter, self.delay, self.priority).await;
-                    if let Err(error) = submitted {
+                    let submitted = submit(
+                        &self.tasks.core,
+                        &letter,
+                        self.delay,
+                        self.priority,
+                        self.unique,
+                    );
+                    if let Err(error) = submitted.await {
                         // A refused task needs no cancel, which would only add load.
                         if let (Some(cancel), true) = (cancel, was_refused(&error)) {
                             cancel.completed();
@@ -205,12 +217,16 @@ pub(super) async fn submit(
     letter: &Letter,
     delay: Duration,
     priority: Priority,
+    unique: Unique,
 ) -> Result<(), TaskError> {
     let id = &letter.id;
-    let record = Record::new(letter);
+    let record = match unique {
+        Unique::Same => Record::new(letter),
+        Unique::KeepFirst | Unique::Replace => Record::keeping(letter, delay),
+    };
     if core.records.create(id, &record).await? {
-        let enqueued = core.enqueue(letter, delay, priority).await;
-        if let Err(error) = enqueued {
+        let sent = core.send(letter, delay, priority).await;
+        if let Err(error) = sent {
             // Otherwise the task may be in the queue, and a repeated submission finds the record.
             if has_changed_nothing(&error) {
                 if let Err(error) = core.records.delete(id).await {
@@ -221,25 +237,44 @@ pub(super) async fn submit(
         }
         return Ok(());
     }
-    let found = core.read(id).await?;
-    let is_same = found.queue == letter.queue
-        && found.task == letter.task
-        && found.principal == letter.principal;
-    if !is_same {
+    let is_same = |found: &Record| {
+        found.queue == letter.queue
+            && found.task == letter.task
+            && found.principal == letter.principal
+    };
+    let changed = core.records.change(id, |found| {
+        let is_replaced = unique == Unique::Replace && is_same(found) && found.is_new();
+        if is_replaced {
+            found.clone_from(&record);
+        }
+        is_replaced
+    });
+    let found = match changed.await? {
+        Changed::Yes(_) => {
+            core.announce(id, News::Changed).await;
+            return Ok(core.send(letter, delay, priority).await?);
+        }
+        Changed::No(found) => found,
+        Changed::Gone => return Err(TaskError::NotFound { id: id.clone() }),
+    };
+    if !is_same(&found) {
         return Err(TaskError::IdInUse { id: id.clone() });
     }
     // Earlier versions of this crate stored no fingerprint.
-    if found.fingerprint.is_some() && found.fingerprint != record.fingerprint {
+    let has_other_arguments =
+        found.fingerprint.is_some() && found.fingerprint != record.fingerprint;
+    if has_other_arguments && unique != Unique::KeepFirst {
         return Err(TaskError::OtherArguments { id: id.clone() });
     }
-    if found.state == TaskState::Queued && found.attempt == 0 {
+    if found.is_new() {
         // The first submission may have failed to enqueue the task. If it was enqueued, the queue ignores the
         // duplicate.
-        let letter = Letter {
-            submission: found.submission,
+        let again = Letter {
+            submission: found.submission.clone(),
             ..letter.clone()
         };
-        core.enqueue(&letter, delay, priority).await?;
+        let (letter, delay) = found.kept().unwrap_or((again, delay));
+        core.send(&letter, delay, priority).await?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 use super::submission::Submission;
 use super::task::read_output;
-use super::{Task, TaskError, TaskId};
+use super::{Task, TaskError, TaskId, Unique};
 use futures_util::future::BoxFuture;
 use serde_json::value::RawValue;
 use std::any::type_name;
@@ -111,7 +111,8 @@ impl Submit {
     /// [`TaskError::IdInUse`]. An id that a client chooses should contain the client's principal, otherwise clients can
     /// occupy each other's ids.
     ///
-    /// An id of a task with other arguments is [`TaskError::OtherArguments`], as long as the id is known. Arguments are
+    /// An id of a task with other arguments is [`TaskError::OtherArguments`], as long as the id is known.
+    /// [`unique`](Self::unique) sets another policy. Arguments are
     /// equal if their JSON is equal, regardless of the order of map keys. The order of sequences counts, and it varies
     /// for a `HashSet`: use a `BTreeSet`. A version of the program that adds a field submits other arguments, unless it
     /// skips the field at its default value (`skip_serializing_if`).
@@ -121,6 +122,13 @@ impl Submit {
         self.id = id.into();
         self.state
             .change(|submission| submission.set_id(self.id.clone()));
+        self
+    }
+
+    /// Sets what happens if a task with the [id](Self::with_id) exists, by default [`Unique::Same`]. Without an explicit
+    /// id, the setting has no effect.
+    pub fn unique(mut self, unique: Unique) -> Self {
+        self.state.change(|submission| submission.unique = unique);
         self
     }
 

@@ -1,4 +1,4 @@
-use super::{TaskContext, TaskError, TaskFailure, TaskId};
+use super::{Principal, RetryPolicy, TaskContext, TaskError, TaskFailure, TaskId, TaskLimit};
 use serde::Serialize;
 use serde::de::{DeserializeOwned, Error as _};
 use serde_json::value::RawValue;
@@ -43,6 +43,36 @@ pub trait Task: Serialize + DeserializeOwned + Send + 'static {
     /// The type of the output.
     type Output: Serialize + DeserializeOwned + Send + 'static;
 
+    /// Returns the policy for retries of this type, by default [`RetryPolicy::new`]: only conflicts are retried.
+    fn retry_policy() -> RetryPolicy {
+        RetryPolicy::new()
+    }
+
+    /// Returns the limit of this task, by default none: how many tasks with the same key run at once, in all processes.
+    ///
+    /// The function is called when the task is submitted, with the principal that it will act for. A task that runs in
+    /// place has no limit of its own.
+    ///
+    /// ```
+    /// use tower_promises_tasks::{Principal, TaskLimit};
+    ///
+    /// struct Export {
+    ///     tenant: u32,
+    /// }
+    ///
+    /// # impl Export {
+    /// fn limit(&self, _: Option<&Principal>) -> Option<TaskLimit> {
+    ///     // Two exports of a tenant at once.
+    ///     Some(TaskLimit::new(format!("tenant {}", self.tenant), 2))
+    /// }
+    /// # }
+    /// # let _ = Export { tenant: 7 }.limit(None);
+    /// ```
+    fn limit(&self, principal: Option<&Principal>) -> Option<TaskLimit> {
+        let _ = principal;
+        None
+    }
+
     /// Runs the task, on behalf of the [principal](TaskContext::principal) that submitted it.
     ///
     /// The function may run more than once, and two runs may overlap, see [the module](super). The future is dropped at
@@ -50,7 +80,8 @@ pub trait Task: Serialize + DeserializeOwned + Send + 'static {
     ///
     /// # Errors
     ///
-    /// A [conflict](TaskFailure::conflict) is retried. Any other error ends the task.
+    /// The [failure](TaskFailure) and the [policy](Self::retry_policy) decide whether the task is retried. By default,
+    /// a [conflict](TaskFailure::conflict) is retried, and any other error ends the task.
     fn run(
         self,
         context: TaskContext,

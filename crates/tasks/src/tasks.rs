@@ -6,6 +6,7 @@ use super::ended::EndedTask;
 use super::news::{News, Subscriptions};
 use super::record::Record;
 use super::records::Records;
+use super::retry::RetryPolicy;
 use super::settings::Settings;
 use super::{TaskError, TaskFailure, TaskId, observe};
 use futures_util::future::BoxFuture;
@@ -112,9 +113,16 @@ pub(super) struct Core {
 /// A queue that this process provides: its task types and limits.
 #[derive(Clone, Debug)]
 pub(super) struct Provided {
-    pub(super) types: HashMap<&'static str, Run>,
+    pub(super) types: HashMap<&'static str, TaskType>,
     pub(super) concurrency: usize,
     pub(super) timeout: Duration,
+}
+
+/// A registered task type.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TaskType {
+    pub(super) run: Run,
+    pub(super) retry: RetryPolicy,
 }
 
 /// A type-erased [`Task::run`](super::Task::run). It may panic.

@@ -1,11 +1,11 @@
-use super::claim::{Attempt, BACKEND_PAUSE, Begin, OTHER_VERSION_PAUSE, crashed, expired};
+use super::claim::{Attempt, BACKEND_PAUSE, Begin, OTHER_VERSION_PAUSE, expired};
 use super::end::End;
 use super::turn::{Turn, Turns};
 use crate::context::StopOnDrop;
 use crate::dead_letters::AGAIN;
 use crate::failure::Reported;
 use crate::news::News;
-use crate::record::{Failure, Letter};
+use crate::record::{Failure, Letter, crashed};
 use crate::run::perform;
 use crate::tasks::{Provided, Ran, Shared};
 use crate::{TaskContext, TaskId, TaskState, Tasks, observe};
@@ -75,11 +75,38 @@ impl Attempts {
 
     async fn attend_letter(&self, letter: &Letter) -> Outcome {
         let core = &self.tasks.core;
+        let failed = |error: BackendError| {
+            observe::backend_failed(&letter.id, &error);
+            Outcome::Retry {
+                after: BACKEND_PAUSE,
+            }
+        };
+        match core.has_slot(letter).await {
+            Ok(true) => {}
+            Ok(false) => return Outcome::Done,
+            Err(error) => return failed(error),
+        }
+        let outcome = self.attempt(letter).await;
+        if outcome != Outcome::Done {
+            return outcome;
+        }
+        // Before the envelope is settled, so that another delivery repeats what fails here.
+        match core.release(letter).await {
+            Ok(()) => outcome,
+            Err(error) => failed(error),
+        }
+    }
+
+    /// Makes an attempt at a task that may run.
+    async fn attempt(&self, letter: &Letter) -> Outcome {
+        let core = &self.tasks.core;
+        let known = self.provided.types.get(&*letter.task);
         let mut attempt = Attempt {
             core,
             letter,
             number: 0,
             token: Uuid::new_v4().simple().to_string(),
+            retry: known.map(|known| known.retry).unwrap_or_default(),
         };
         // Subscribes before the record is read, so that no change is missed.
         let news = |news| core.subscribe(&letter.id, news);
@@ -95,6 +122,16 @@ impl Attempts {
         match begun {
             Begin::Attempt(number) => attempt.number = number,
             Begin::Nothing => return Outcome::Done,
+            Begin::Replaced(letter, delay) => {
+                let sent = core.send(&letter, delay, letter.priority()).await;
+                let Err(error) = sent else {
+                    return Outcome::Done;
+                };
+                observe::backend_failed(&letter.id, &error);
+                return Outcome::Retry {
+                    after: BACKEND_PAUSE,
+                };
+            }
             Begin::Expired => {
                 observe::ended(letter, TaskState::Failed, Some(&expired()));
                 core.announce(&letter.id, News::Ended).await;
@@ -189,7 +226,7 @@ impl Attempts {
 
     async fn run(&self, attempt: &Attempt<'_>, cancels: Subscription) -> Outcome {
         let letter = attempt.letter;
-        let Some(run) = self.provided.types.get(&*letter.task) else {
+        let Some(task) = self.provided.types.get(&*letter.task) else {
             let unknown = format!("this worker does not know tasks `{}`", letter.task);
             let failure = Failure {
                 error: Reported::new(unknown),
@@ -212,7 +249,7 @@ impl Attempts {
             report: watch::Sender::default(),
             stop,
         });
-        let work = perform(*run, letter, &context).boxed();
+        let work = perform(task.run, letter, &context).boxed();
         let end = self.wait(attempt, &context, cancels, work).await;
         if let End::Ended(_) = end {
             guard.completed();

@@ -11,7 +11,7 @@ use crate::record::Letter;
 use crate::schedule::Schedule;
 use crate::submission::submit;
 use crate::tasks::Core;
-use crate::{TaskError, TaskId, observe};
+use crate::{TaskError, TaskId, Unique, observe};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -177,15 +177,16 @@ impl Keeper {
 
     fn letter(&self, due: u64) -> Result<Letter, TaskError> {
         let schedule = &self.schedule;
-        let arguments = catch_unwind(AssertUnwindSafe(|| (schedule.arguments)(time(due))));
-        let arguments = arguments.unwrap_or_else(|_| {
-            Err(serde::ser::Error::custom(
-                "the function of the schedule panicked",
-            ))
-        });
-        let arguments = arguments.map_err(|error| TaskError::Serialize {
-            task: schedule.task,
-            error: Arc::new(error),
+        let draft = catch_unwind(AssertUnwindSafe(|| {
+            (schedule.draft)(time(due), schedule.principal.as_ref())
+        }));
+        let draft = draft.unwrap_or_else(|_| {
+            let panicked = "the function of the schedule panicked";
+            let error: serde_json::Error = serde::ser::Error::custom(panicked);
+            Err(TaskError::Serialize {
+                task: schedule.task,
+                error: Arc::new(error),
+            })
         })?;
         let caller = Caller {
             principal: schedule.principal.clone(),
@@ -194,7 +195,7 @@ impl Keeper {
         let id = humantime::format_rfc3339_seconds(time(due));
         let id = TaskId::from(format!("schedule/{}/{id}", schedule.name));
         let core = &self.core;
-        let mut letter = core.letter(id, &schedule.queue, schedule.task, arguments, &caller)?;
+        let mut letter = core.letter(id, &schedule.queue, draft, &caller)?;
         let latest = now().saturating_add(milliseconds(schedule.start_within));
         letter.expires = letter.expires.min(latest);
         letter.once = true;
@@ -203,7 +204,15 @@ impl Keeper {
 
     /// Submits a decided run. An error that another attempt does not help is logged.
     async fn submit(&self, letter: &Letter) -> Result<(), TaskError> {
-        match submit(&self.core, letter, Duration::ZERO, Priority::Normal).await {
+        match submit(
+            &self.core,
+            letter,
+            Duration::ZERO,
+            Priority::Normal,
+            Unique::Same,
+        )
+        .await
+        {
             // The run of this due time was submitted earlier, perhaps by another version of the program.
             Ok(()) | Err(TaskError::OtherArguments { .. }) => Ok(()),
             Err(

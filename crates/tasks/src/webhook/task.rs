@@ -1,6 +1,6 @@
 use super::client::{SendError, post};
 use super::sender::WebhookSender;
-use crate::{EndedTask, Task, TaskContext, TaskError, TaskFailure};
+use crate::{EndedTask, RetryPolicy, Task, TaskContext, TaskError, TaskFailure};
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT};
@@ -16,8 +16,10 @@ use tower_promises_backend::kit::{backoff, json};
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
+const MAX_ATTEMPTS: u32 = 10;
+
 /// The pauses between the attempts, as the specification recommends them: ten attempts within about three days.
-const PAUSES: [Duration; 9] = [
+const PAUSES: [Duration; MAX_ATTEMPTS as usize - 1] = [
     Duration::from_secs(5),
     MINUTE.saturating_mul(5),
     MINUTE.saturating_mul(30),
@@ -151,6 +153,10 @@ impl Task for Webhook {
     const NAME: &'static str = "webhook";
     type Output = ();
 
+    fn retry_policy() -> RetryPolicy {
+        RetryPolicy::new().max_attempts(MAX_ATTEMPTS)
+    }
+
     async fn run(self, context: TaskContext) -> Result<(), TaskFailure> {
         let sender: &WebhookSender = context.state()?;
         let settings = &sender.settings;
@@ -205,7 +211,7 @@ fn again(
     let asked = retry_after.unwrap_or_default().min(LONGEST_PAUSE);
     let pause = pause.max(asked);
     let jitter = backoff::random(pause / 5);
-    TaskFailure::retry_within(error, pause + jitter, PAUSES.len() as u32 + 1)
+    TaskFailure::retry_after(error, pause + jitter)
 }
 
 /// Returns the `webhook-id` of a task: the same for all its attempts, in characters that a header can have.

@@ -19,6 +19,7 @@ use std::time::{Duration, SystemTime};
 use test_support::eventually::eventually;
 use test_support::operation::App;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
@@ -619,9 +620,16 @@ async fn a_client_of_an_operation_is_called_at_its_end() {
         .wait(Duration::ZERO)
         .callbacks(move |_, url| sender.allows(url))
         .on_end(call);
-    let app = App::working(layer);
+    // The work ends when the client has its reply.
+    let replied = Arc::new(Notify::new());
+    let reply = replied.clone();
+    let app = App::new(layer, move |_: Request| {
+        let reply = reply.clone();
+        async move { reply.notified().await }
+    });
     let prefer = format!("callback; url=\"{}\"", receiver.url());
-    let path = app.start("POST /?ms=1", &[("prefer", &prefer)]).await;
+    let path = app.start("POST /", &[("prefer", &prefer)]).await;
+    replied.notify_one();
     eventually("the end is told", async || {
         (receiver.got().len() == 1).then_some(())
     })
@@ -633,6 +641,12 @@ async fn a_client_of_an_operation_is_called_at_its_end() {
     assert_eq!(body["data"]["status"], "Succeeded");
     assert!(path.ends_with(body["data"]["id"].as_str().unwrap()));
     // An operation without a callback.
-    app.start("POST /?ms=1", &[]).await;
+    let path = app.start("POST /", &[]).await;
+    replied.notify_one();
+    eventually("the operation ends", async || {
+        let document = app.document(&path).await;
+        (document["status"] == "Succeeded").then_some(())
+    })
+    .await;
     assert_eq!(receiver.got().len(), 1);
 }
