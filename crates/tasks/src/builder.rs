@@ -239,6 +239,12 @@ impl TasksBuilder {
     /// Creates the handle. A process needs one; clones share it.
     #[must_use]
     pub fn build(self) -> Tasks {
+        #[cfg(feature = "schedules")]
+        for schedule in self.schedules.values() {
+            if !self.queues.contains_key(&schedule.queue) {
+                super::observe::schedule_without_queue(&schedule.name, &schedule.queue);
+            }
+        }
         let core = Core {
             records: Records {
                 backend: TimedBackend::new(self.backend, self.settings.backend_timeout),

@@ -114,6 +114,15 @@ pub(super) fn schedule_broken(schedule: &str, due: SystemTime, error: &TaskError
 }
 
 #[cfg(feature = "schedules")]
+pub(super) fn schedule_without_queue(schedule: &str, queue: &str) {
+    log::error!(
+        schedule,
+        service = queue,
+        "a schedule is not kept, its queue was not added"
+    );
+}
+
+#[cfg(feature = "schedules")]
 pub(super) fn schedule_missed(schedule: &str, until: SystemTime) {
     log::warning!(
         schedule,

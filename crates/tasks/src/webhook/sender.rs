@@ -118,6 +118,10 @@ impl WebhookSenderBuilder {
     /// Creates the sender. Reads the certificate authorities of the operating system. Those that cannot be read are
     /// left out.
     #[must_use]
+    #[allow(
+        clippy::missing_panics_doc,
+        reason = "the expectation is about this crate"
+    )]
     pub fn build(self) -> WebhookSender {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -192,7 +196,8 @@ impl Settings {
         }
         let uri: Uri = url.parse().map_err(|_| "the URL is malformed")?;
         let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
-        if !is_tls && !(self.allow_http && uri.scheme() == Some(&Scheme::HTTP)) {
+        let is_http = uri.scheme() == Some(&Scheme::HTTP);
+        if !(is_tls || self.allow_http && is_http) {
             return Err("the scheme of the URL is not allowed");
         }
         let authority = uri.authority().ok_or("the URL has no host")?;

@@ -65,7 +65,10 @@ async fn a_task_is_called_once_on_each_kind_of_end() {
             state,
             Some("ada".into()),
         );
-        assert_eq!(*ends.lock().unwrap(), [expected.clone()]);
+        assert_eq!(
+            ends.lock().unwrap().as_slice(),
+            std::slice::from_ref(&expected)
+        );
         if state == TaskState::Dead {
             // A dead letter that is sent again ends again.
             queue.send_again(&id).await.unwrap();

@@ -416,6 +416,20 @@ async fn a_function_that_panics_costs_its_due_time() {
 }
 
 #[test]
+fn a_schedule_without_its_queue_is_reported() {
+    let log = Log::start();
+    let schedule = Schedule::new("tick", "unknown", "@daily", |_| act("x")).unwrap();
+    let _tasks = builder(&Backend::memory(), async |due, _| Ok(due))
+        .schedule(schedule)
+        .build();
+    assert!(
+        log.text().contains("its queue was not added"),
+        "{}",
+        log.text()
+    );
+}
+
+#[test]
 fn invalid_schedules_say_what_is_wrong() {
     let new = |expression| Schedule::new("tick", "main", expression, |_| act("x"));
     let error = new("61 * * * *").unwrap_err();
