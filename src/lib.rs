@@ -61,6 +61,8 @@
 //! | reading a body that later passes also need | nothing, because the body is replayed; `spool_dir` if it is large |
 //! | waiting for a message of another request | `Signals::wait` as a promise: module `signals` |
 //! | longer than a client should wait | `OperationLayer` outside, `Progress` inside: module `operations` |
+//! | work that must not be lost or repeated when the process dies | `durable` in a durable operation: module `operations::durable` |
+//! | a wait of hours or days, or the answer of a person | `sleep` and `outside` in a durable operation |
 //! | a function that another process should run | a `Task`, and `TaskQueue::call` as a promise: module `tasks` |
 //! | work that may continue after the response | `TaskQueue::submit`: module `tasks` |
 //! | a call that should be retried | a retry crate around the future of a promise |
@@ -78,8 +80,8 @@
 //!
 //! [`Promises::with_results`] creates a handle without a server. [`keys`](Promises::keys) returns the names that a
 //! handler requests, and `Promises::loading` returns the keys that it requests from a loader. [`PromiseResults`](promise::PromiseResults) and
-//! `Promises::prime` provide results and loaded values. [`Promises`] has an example. Test a whole stack with
-//! `tower::ServiceExt::oneshot`.
+//! `Promises::prime` provide results and loaded values. `Promises::replayed` compares a handler with the recording of a
+//! durable operation. [`Promises`] has an example. Test a whole stack with `tower::ServiceExt::oneshot`.
 //!
 //! # Features
 //!

@@ -36,7 +36,8 @@ impl Shell {
         if status.is_redirection() || !has_content || response.body().is_end_stream() {
             return Self::HasNoFragments;
         }
-        match is_html(response.headers()) && !is_encoded(response.headers()) {
+        let headers = response.headers();
+        match is_html(headers) && !is_encoded(headers) {
             true => Self::Streams,
             false => Self::MustBeWhole,
         }

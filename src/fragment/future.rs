@@ -15,6 +15,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::time::{Instant, Sleep, sleep};
+#[cfg(feature = "operations")]
+use tower_promises_operations::Progress;
 use tower_service::Service;
 
 pin_project! {
@@ -30,6 +32,7 @@ pin_project! {
         state: State<S, B, R, H>,
         start: Instant,
         settings: Arc<Settings>,
+        is_stored: IsStored,
     }
 }
 
@@ -66,6 +69,16 @@ where
             state: State::Passing { inner },
             start: Instant::now(),
             settings,
+            is_stored: IsStored::default(),
+        }
+    }
+
+    /// Lets the page be whole if the request becomes an operation.
+    #[cfg(feature = "operations")]
+    pub(super) fn of_operation(self, progress: Option<Progress>) -> Self {
+        Self {
+            is_stored: IsStored(progress),
+            ..self
         }
     }
 }
@@ -83,6 +96,11 @@ where
         loop {
             match this.state.as_mut().project() {
                 StateProj::Passing { mut inner } => {
+                    // Decided before the pass goes on, because a transaction in the service that is called commits if
+                    // the pass is not discarded.
+                    if this.is_stored.get() {
+                        inner.as_mut().require_fragments();
+                    }
                     let outcome = ready!(inner.as_mut().poll(cx));
                     let outcome = match outcome {
                         Ok(mut response) if inner.has_pending_fragments() => {
@@ -91,7 +109,7 @@ where
                                     let rest = inner.publish_shell(&mut response);
                                     let settings = Arc::clone(this.settings);
                                     let rendering = Rendering::new(rest, *this.start, settings);
-                                    let page = Box::new(Page::new(rendering));
+                                    let page = Box::new(Page::new(rendering, response.status()));
                                     let grace = this.settings.grace;
                                     let grace = (!grace.is_zero()).then(|| Box::pin(sleep(grace)));
                                     this.state.set(State::Grace {
@@ -131,6 +149,20 @@ where
                 StateProj::Done => panic!("`FragmentFuture` polled after completion"),
             }
         }
+    }
+}
+
+/// Whether the response is stored before a client gets it, as that of an operation is.
+#[derive(Default)]
+struct IsStored(#[cfg(feature = "operations")] Option<Progress>);
+
+impl IsStored {
+    fn get(&self) -> bool {
+        #[cfg(feature = "operations")]
+        if let Some(progress) = &self.0 {
+            return progress.is_stored();
+        }
+        false
     }
 }
 

@@ -80,6 +80,7 @@
 //!
 //! - The request is `HEAD` or uses HTTP/1.0, or its `Accept` does not name `text/html` (`*/*` does not name it).
 //! - [`stream_when`](FragmentLayer::stream_when) excludes the request.
+//! - The response is stored first: the request is an operation (module `operations`), or has an idempotency key.
 //! - The `Content-Type` of the response is not `text/html`, or the response has a `Content-Encoding`.
 //! - The page has more than [`max_fragments`](FragmentLayer::max_fragments) pending fragments: it waits for the others.
 //! - The layer is a plain [`PromiseLayer`](crate::PromiseLayer), so components can use fragments wherever they are.
@@ -91,14 +92,26 @@
 //! Wherever an element can be: in text, between the rows of a table, between the items of a list, between the options
 //! of a `select`. The output should be what the parent allows there. A fragment cannot be in a tag (an attribute), in a
 //! comment or in an element that contains only text (`title`, `textarea`, `script`, `style`): its fallback would stay,
-//! and an error is logged. The template engine must not escape a fragment.
+//! and an error is logged. The template engine must not escape a fragment. A pending fragment that is not in the page is
+//! dropped at the end of the page.
+//!
+//! The page needs a `<body>` tag and all end tags, also those that HTML lets a page omit (`</p>`, `</li>`). Otherwise
+//! the browser may find the markers in another element than the one in which they were written. An element that is
+//! still open at the end of the page contains the fragments that follow, and the browser then replaces only fallbacks
+//! within that element. The layer does not parse the page, so its log does not show this.
 //!
 //! # Browsers
 //!
 //! `<template for>` is part of the HTML standard. Chromium 150 and later replace fragments themselves, without a script
 //! and under `Content-Security-Policy: default-src 'self'`. For other browsers, serve [`SCRIPT`] and set its
-//! [address](FragmentLayer::script). Without scripts such a browser keeps the fallbacks. If that matters, let
-//! [`stream_when`](FragmentLayer::stream_when) exclude it.
+//! [address](FragmentLayer::script). It is tested in Firefox, and was tried in the engine of Safari. Without scripts
+//! such a browser keeps the fallbacks. If that matters, let [`stream_when`](FragmentLayer::stream_when) exclude it.
+//!
+//! Some browsers hold back a short beginning of a page: Firefox up to 1,024 bytes if neither the `Content-Type` nor a
+//! `meta` element names the charset, and Safari up to 512 bytes. Safari runs the script after it has shown some text.
+//!
+//! Scripts in the output of a fragment run. The parser waits for a script as it does elsewhere in a page, except in
+//! browsers that need [`SCRIPT`]. There, output for an `svg` or `math` element also has to bring such an element.
 //!
 //! # Cancel safety
 //!
@@ -146,3 +159,9 @@ pub use fragments::Fragment;
 pub use future::FragmentFuture;
 pub use layer::FragmentLayer;
 pub use service::FragmentService;
+
+/// The script for [`FragmentLayer::script`], as `text/javascript`.
+///
+/// It places fragments in browsers that do not know `<template for>`. In other browsers it does nothing. It needs no
+/// global variable and no inline code, and may be cached like any other file of the application.
+pub const SCRIPT: &str = include_str!("script.js");

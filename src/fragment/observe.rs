@@ -21,7 +21,7 @@ pub(super) enum FragmentOutcome {
     Failed,
     /// The fragment was rendered after its time was over.
     TimedOut,
-    /// The client went away, or the response body failed.
+    /// The client went away, the response body failed, or the page has no place for the fragment.
     #[cfg_attr(not(feature = "metrics"), expect(dead_code, reason = "counted only"))]
     Abandoned,
 }
@@ -74,6 +74,16 @@ impl ObservedPage {
     pub(super) fn complete(&self) {
         #[cfg(feature = "metrics")]
         metrics::page_completed(self.start.elapsed());
+    }
+
+    /// The page has no place for this number of pending fragments, which were dropped.
+    pub(super) fn left_out(&self, count: usize) {
+        #[cfg(feature = "metrics")]
+        for _ in 0..count {
+            metrics::fragment_ended(FragmentOutcome::Abandoned as usize, self.start.elapsed());
+        }
+        #[cfg(not(feature = "metrics"))]
+        let _ = count;
     }
 
     /// The page ends although these fragments are pending.
@@ -136,6 +146,11 @@ pub(super) fn misplaced(name: &Key, fault: Fault) {
             fragment,
             "a pending fragment cannot be in a tag, a comment or an element that contains only text, so its \
              fallback is never replaced: read its promises outside of a fragment, or make the element a fragment"
+        ),
+        Fault::Repeated => log::warning!(
+            fragment,
+            "a pending fragment is in its page more than once, so only its first fallback is replaced: create a \
+             fragment for each place"
         ),
     }
 }

@@ -1,8 +1,9 @@
 use super::observe;
 use super::rendering::{Output, Rendering};
-use super::shell::{PREFIX, Shell};
+use super::shell::{Fault, PREFIX, START, Shell};
+use crate::promise::registry::FragmentNumber;
 use bytes::{BufMut, Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use http_body::Frame;
 use std::fmt::Write;
 use std::task::{Context, Poll, ready};
@@ -16,6 +17,8 @@ pub(super) struct Page {
     shell: Shell,
     state: State,
     trailers: Option<HeaderMap>,
+    /// Whether the status is that of a success.
+    is_success: bool,
 }
 
 #[derive(PartialEq)]
@@ -30,12 +33,13 @@ enum State {
 }
 
 impl Page {
-    pub(super) fn new(rendering: Rendering) -> Self {
+    pub(super) fn new(rendering: Rendering, status: StatusCode) -> Self {
         Self {
             shell: Shell::new(rendering.pending()),
             rendering,
             state: State::Shell,
             trailers: None,
+            is_success: status.is_success(),
         }
     }
 
@@ -46,6 +50,9 @@ impl Page {
             let outputs = ready!(self.rendering.poll_outputs(cx));
             for Output { number, name, html } in outputs {
                 self.shell.insert(number, name, html);
+            }
+            for (number, name) in self.rendering.pending() {
+                self.shell.expect(number, name);
             }
             if self.shell.inserted_bytes() >= self.rendering.settings().max_buffered_bytes {
                 break;
@@ -77,13 +84,29 @@ impl Page {
     pub(super) fn end(&mut self) -> Bytes {
         self.state = State::Fragments;
         let data = self.shell.end();
-        for (name, fault) in self.shell.faults() {
-            observe::misplaced(name, fault);
+        let mut missing = Vec::new();
+        for (number, name, fault) in self.shell.faults() {
+            if fault == Fault::Missing {
+                missing.push(number);
+            }
+            // The page of an error often leaves out what its handler has created before the error was known.
+            if fault != Fault::Missing || self.is_success {
+                observe::misplaced(name, fault);
+            }
         }
-        match &self.rendering.settings().script {
-            Some(script) if !self.is_complete() => [&*data, script.as_bytes()].concat().into(),
-            _ => data,
+        self.rendering.leave_out(&missing);
+        let misplaced = self.shell.take_misplaced();
+        let script = self.rendering.settings().script.as_ref();
+        let script = script.filter(|_| !self.is_complete());
+        if misplaced.is_empty() && script.is_none() {
+            return data;
         }
+        let mut data = BytesMut::from(data);
+        for (number, html) in misplaced {
+            write_template(number, &html, &mut data);
+        }
+        data.extend_from_slice(script.map_or(b"", |script| script.as_bytes()));
+        data.freeze()
     }
 
     /// Drops what is pending, because the response body of the inner service has failed.
@@ -109,8 +132,9 @@ impl Page {
                     };
                     let lengths = outputs.iter().map(|output| output.html.len() + MAX_TAGS);
                     let mut data = BytesMut::with_capacity(lengths.sum());
+                    self.check_inner(&outputs);
                     for output in &outputs {
-                        write_template(output, &mut data);
+                        write_template(output.number, &output.html, &mut data);
                     }
                     if self.rendering.is_complete() {
                         data.put(self.shell.closing_tags());
@@ -130,6 +154,19 @@ impl Page {
         }
     }
 
+    /// Reports fragments inside of others that cannot replace their fallbacks.
+    fn check_inner(&self, outputs: &[Output]) {
+        for output in outputs.iter().filter(|it| it.html.contains(START)) {
+            let rendered = outputs.iter().map(|it| (it.number, it.name.clone()));
+            let pending = self.rendering.pending().into_iter();
+            let mut shell = Shell::new(pending.chain(rendered).collect());
+            shell.push(Bytes::copy_from_slice(output.html.as_bytes()));
+            shell.end();
+            let faults = shell.faults().filter(|it| it.2 != Fault::Missing);
+            faults.for_each(|(_, name, fault)| observe::misplaced(name, fault));
+        }
+    }
+
     /// Whether there are no more frames.
     pub(super) fn is_end_stream(&self) -> bool {
         match self.state {
@@ -140,11 +177,7 @@ impl Page {
     }
 }
 
-fn write_template(output: &Output, data: &mut BytesMut) {
-    let Output { number, html, .. } = output;
+fn write_template(number: FragmentNumber, html: &str, data: &mut BytesMut) {
     // Writing to memory does not fail.
-    let _ = write!(
-        data,
-        "<template for=\"{PREFIX}{number}\">{html}</template>\n"
-    );
+    let _ = writeln!(data, "<template for=\"{PREFIX}{number}\">{html}</template>");
 }

@@ -38,8 +38,9 @@ pub(super) fn attempt<E: Into<BoxError>>(
         None => promises.clone(),
     };
     let rendered = catch_unwind(AssertUnwindSafe(|| inside.scope(|| render(&inside))));
+    let has_failed = !matches!(rendered, Ok(Ok(_)));
     let waits = match &opened {
-        Some(opened) => registry.close_fragment(opened.number),
+        Some(opened) => registry.close_fragment(opened.number, has_failed),
         None => Vec::new(),
     };
     let name = || name.clone();
@@ -63,9 +64,11 @@ pub(super) fn attempt<E: Into<BoxError>>(
     }
 }
 
-/// Logs the error of a fragment, and returns what the page shows instead.
+/// Logs the error of a fragment once for a request, and returns what the page shows instead.
 pub(super) fn failed(promises: &Promises, error: &FragmentError) -> String {
-    observe::failed(error);
+    if promises.registry.report_fragment(error.name()) {
+        observe::failed(error);
+    }
     let on_error = promises.registry.on_fragment_error();
     let replacement = || Settings::replacement(on_error, error);
     catch_unwind(AssertUnwindSafe(replacement)).unwrap_or_else(|_| {

@@ -9,7 +9,7 @@ use crate::promise::{Rest, poll_deadline};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 /// The pending fragments of a page, each of which is rendered when its promises have settled.
 pub(super) struct Rendering {
@@ -30,15 +30,17 @@ pub(super) struct Output {
 
 impl Rendering {
     pub(super) fn new(rest: Rest, start: Instant, settings: Arc<Settings>) -> Self {
-        let mut deadline = Instant::now() + settings.timeout;
-        if let Some(of_request) = rest.deadline() {
-            deadline = deadline.min(of_request);
+        // `sleep` accepts any duration; an addition could overflow.
+        let mut deadline = Box::pin(sleep(settings.timeout));
+        let is_earlier = |of_request: &Instant| *of_request < deadline.deadline();
+        if let Some(of_request) = rest.deadline().filter(is_earlier) {
+            deadline = Box::pin(sleep_until(of_request));
         }
         Self {
             observed: ObservedPage::new(start),
             rest: Some(rest),
             settings,
-            deadline: Box::pin(sleep_until(deadline)),
+            deadline,
             has_timed_out: false,
         }
     }
@@ -76,7 +78,7 @@ impl Rendering {
                 return Poll::Ready(outputs);
             };
             let mut bytes = 0;
-            while bytes < self.settings.max_buffered_bytes {
+            while outputs.is_empty() || bytes < self.settings.max_buffered_bytes {
                 let Some(fragment) = rest.take_ready() else {
                     break;
                 };
@@ -88,9 +90,7 @@ impl Rendering {
                 }
             }
             if !rest.has_fragments() {
-                rest.finish();
-                self.observed.complete();
-                self.rest = None;
+                self.finish();
                 return Poll::Ready(outputs);
             }
             if !outputs.is_empty() {
@@ -108,6 +108,25 @@ impl Rendering {
                 observe::timed_out(&rest.promises().registry.pending_fragments());
             }
             rest.time_out();
+        }
+    }
+
+    /// Drops pending fragments that have no place.
+    pub(super) fn leave_out(&mut self, numbers: &[FragmentNumber]) {
+        if let Some(rest) = &self.rest {
+            let left_out = rest.promises().registry.remove_fragments(numbers);
+            self.observed.left_out(left_out);
+            if !rest.has_fragments() {
+                self.finish();
+            }
+        }
+    }
+
+    /// Ends the page after its last fragment.
+    fn finish(&mut self) {
+        if let Some(mut rest) = self.rest.take() {
+            rest.finish();
+            self.observed.complete();
         }
     }
 
@@ -153,7 +172,7 @@ impl Rendering {
             Attempt::Pending { .. } => {
                 let error = FragmentError::TooManyRenders {
                     name: fragment.name.clone(),
-                    limit: rest.max_renders(),
+                    limit: fragment.renders,
                 };
                 (failed(promises, &error), FragmentOutcome::Failed)
             }

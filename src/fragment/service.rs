@@ -60,12 +60,17 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (parts, body) = request.into_parts();
         let may_stream = may_stream(&parts, self.settings.stream_when.as_deref());
+        #[cfg(feature = "operations")]
+        let progress = parts.extensions.get().cloned();
         let request = Request::from_parts(parts, body);
         let fragments = &self.settings.fragments;
         let inner = self
             .inner
             .call_with_fragments(request, fragments, may_stream);
-        FragmentFuture::new(inner, Arc::clone(&self.settings))
+        let future = FragmentFuture::new(inner, Arc::clone(&self.settings));
+        #[cfg(feature = "operations")]
+        let future = future.of_operation(progress);
+        future
     }
 }
 

@@ -49,12 +49,12 @@ impl Promises {
 
     /// The reader that this handle looks up names for.
     ///
-    /// A handle of the handler counts as that of the fragment that the current thread is rendering, because a render
+    /// Any handle of the request counts as that of the fragment that the current thread is rendering, because a render
     /// function may use a handle that it has captured.
     #[inline]
     pub(crate) fn reader(&self) -> Reader {
         #[cfg(feature = "fragments")]
-        if self.reader.fragment.is_none() && self.registry.is_rendering() {
+        if self.registry.is_rendering() {
             return self.current_reader();
         }
         self.reader
@@ -68,8 +68,10 @@ impl Promises {
         let it = it.filter(|it| Arc::ptr_eq(&it.registry, &self.registry));
         let fragment = it.and_then(|it| it.reader.fragment);
         replace(current);
-        let pass = self.reader.pass;
-        Reader { pass, fragment }
+        match fragment {
+            Some(number) => self.reader.of_fragment(number),
+            None => self.reader,
+        }
     }
 
     /// Runs `f` with this handle as [`Promises::current`].

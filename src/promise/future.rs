@@ -89,11 +89,10 @@ where
         request: Request<B>,
     ) -> Self {
         let observed = ObservedRequest::new();
-        let outer = request.extensions().get::<Promises>().cloned();
         let (parts, body) = request.into_parts();
         let body = settings.wrap_body(body);
         let mut request = Request::from_parts(parts, body.for_pass());
-        let promises = Promises::open(registry, outer, body.to_detach());
+        let promises = Promises::open(registry, request.extensions(), body.to_detach());
         let original = Original::of(&request, body);
         request.extensions_mut().insert(promises.clone());
         // Created before the service is called, so that the request also ends if the call panics.
@@ -171,9 +170,12 @@ where
                         }
                         continue;
                     }
-                    if !this.session.promises().registry.park(cx.waker()) {
+                    let registry = &this.session.promises().registry;
+                    if !registry.park(cx.waker()) {
                         continue;
                     }
+                    #[cfg(feature = "operations")]
+                    registry.rest(this.running.len());
                 }
                 StateProj::Readying => {
                     let ready = {
@@ -302,6 +304,8 @@ where
             false => this.original.request(promises),
         };
         this.observed.begin_pass();
+        #[cfg(feature = "operations")]
+        promises.registry.work();
         // If the service panics, no later poll calls it with a request that has been taken.
         this.state.set(State::Done);
         let future = {

@@ -190,6 +190,10 @@
 #[cfg(feature = "blocking")]
 mod blocking;
 mod current;
+#[cfg(feature = "operations")]
+mod durable;
+#[cfg(feature = "operations")]
+mod durable_wait;
 pub(crate) mod error;
 pub(crate) mod excerpt;
 #[cfg(feature = "fragments")]

@@ -4,6 +4,7 @@ use super::{AnyKey, PromiseResults};
 #[cfg(doc)]
 use super::{PromiseError, SubmitError};
 use crate::body::Detach;
+use http::Extensions;
 use std::fmt;
 use std::sync::Arc;
 
@@ -67,14 +68,23 @@ pub struct Promises {
 
 /// Creation of handles.
 impl Promises {
+    /// Creates the handle for the first pass of a request with these extensions.
     pub(super) fn open(
         settings: registry::Settings,
-        outer: Option<Self>,
+        extensions: &Extensions,
         body: Option<Arc<dyn Detach>>,
     ) -> Self {
+        let outer = extensions.get::<Self>().cloned();
         let outer = outer.map(|outer| outer.registry);
+        #[cfg_attr(
+            not(feature = "operations"),
+            expect(unused_mut, reason = "a run needs operations")
+        )]
+        let mut registry = Registry::new(settings, true, outer, body);
+        #[cfg(feature = "operations")]
+        registry.set_run(extensions.get().cloned());
         Self {
-            registry: Arc::new(Registry::new(settings, true, outer, body)),
+            registry: Arc::new(registry),
             reader: Reader::of_pass(1),
         }
     }
@@ -117,7 +127,17 @@ impl Promises {
         {
             settings.may_stream = true;
         }
-        let registry = Registry::with_settled(settings, results.into_slots());
+        #[cfg(feature = "operations")]
+        let mut results = results;
+        #[cfg(feature = "operations")]
+        let run = results.take_run();
+        #[cfg_attr(
+            not(feature = "operations"),
+            expect(unused_mut, reason = "a run needs operations")
+        )]
+        let mut registry = Registry::with_settled(settings, results.into_slots());
+        #[cfg(feature = "operations")]
+        registry.set_run(run);
         Self {
             reader: Reader::of_pass(registry.pass()),
             registry: Arc::new(registry),

@@ -35,6 +35,10 @@ impl Promises {
     ///
     /// A transaction layer between [`PromiseLayer`](super::PromiseLayer) and the handler calls this after the inner
     /// call, and rolls back if it returns `true`.
+    ///
+    /// A pass with pending fragments is also discarded if its response is not HTML or has a `Content-Encoding`, which
+    /// this method cannot know. A handler that writes creates fragments only for HTML, and the layer that encodes is
+    /// outside.
     #[must_use]
     pub fn will_discard(&self) -> bool {
         self.registry.will_discard()

@@ -49,6 +49,12 @@ impl Running {
         timeout: Option<Duration>,
         observed: &mut ObservedRequest,
     ) {
+        #[cfg(feature = "operations")]
+        if timeout.is_some() && slots.iter().any(|slot| slot.limits_itself()) {
+            let (others, limited) = slots.into_iter().partition(|slot| slot.limits_itself());
+            self.start(others, None, observed);
+            return self.start(limited, timeout, observed);
+        }
         slots.retain(|slot| slot.start());
         if slots.is_empty() {
             return;
@@ -80,6 +86,16 @@ impl Running {
                 Groups::Many(groups)
             }
         };
+    }
+
+    /// The number of running promises.
+    #[cfg(feature = "operations")]
+    pub(super) fn len(&self) -> usize {
+        match &self.groups {
+            Groups::None => 0,
+            Groups::One(group) => group.promises.len(),
+            Groups::Many(groups) => groups.iter().map(|group| group.promises.len()).sum(),
+        }
     }
 
     /// Whether no promise is running.

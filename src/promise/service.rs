@@ -63,7 +63,7 @@ impl<S, H> PromiseService<S, H> {
         B::Error: Into<BoxError>,
     {
         let mut settings = self.settings.registry();
-        settings.fragments = Some(Arc::clone(fragments));
+        *settings.fragments = Some(Arc::clone(fragments));
         settings.may_stream = may_stream;
         PromiseFuture::new(
             self.take_ready(),

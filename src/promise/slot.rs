@@ -21,6 +21,9 @@ pub(super) struct Slot<T> {
     outcome: OnceLock<Result<T, Failure>>,
     progress: Mutex<Progress<T>>,
     has_started: AtomicBool,
+    /// The timeout of promises does not apply.
+    #[cfg(feature = "operations")]
+    limits_itself: bool,
     /// The waiters for the outcome.
     waiters: Waiters,
 }
@@ -45,7 +48,18 @@ where
                 driver: None,
             }),
             has_started: AtomicBool::new(false),
+            #[cfg(feature = "operations")]
+            limits_itself: false,
             waiters: Waiters::default(),
+        }
+    }
+
+    /// Creates a promise that has a limit of its own instead of the timeout of promises.
+    #[cfg(feature = "operations")]
+    pub(super) fn limiting_itself(key: Key, work: Work<T>) -> Self {
+        Self {
+            limits_itself: true,
+            ..Self::new(key, work)
         }
     }
 
@@ -58,6 +72,8 @@ where
                 driver: None,
             }),
             has_started: AtomicBool::new(true),
+            #[cfg(feature = "operations")]
+            limits_itself: false,
             waiters: Waiters::default(),
         }
     }
@@ -153,6 +169,10 @@ pub(super) trait AnySlot: Send + Sync {
 
     fn has_started(&self) -> bool;
 
+    /// Whether the timeout of promises does not apply.
+    #[cfg(feature = "operations")]
+    fn limits_itself(&self) -> bool;
+
     /// Marks the work as started. `false` if it has already started or settled. Only the response future calls it.
     fn start(&self) -> bool;
 
@@ -186,6 +206,11 @@ where
 
     fn has_started(&self) -> bool {
         self.has_started.load(Ordering::Relaxed)
+    }
+
+    #[cfg(feature = "operations")]
+    fn limits_itself(&self) -> bool {
+        self.limits_itself
     }
 
     fn start(&self) -> bool {

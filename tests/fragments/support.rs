@@ -2,13 +2,18 @@
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Request, Response, response};
+use http::{HeaderValue, Request, Response, response};
 use http_body::Body;
+use http_body::Frame;
 use http_body_util::{BodyExt, Full};
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::fmt::Debug;
 use std::future::ready;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
-use test_support::{Counter, TestBody, TestRequest, promises};
+use test_support::{Counter, Log, TestBody, TestRequest, promises};
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::fragment::FragmentLayer;
@@ -22,7 +27,6 @@ pub(crate) struct Page {
     pub(crate) head: response::Parts,
     /// The frames, each with the time since the request.
     pub(crate) frames: Vec<(Duration, String)>,
-    pub(crate) trailers: Option<HeaderMap>,
     /// The number of runs of the handler.
     pub(crate) passes: usize,
 }
@@ -42,7 +46,12 @@ pub(crate) fn browser(uri: &str) -> Request<TestBody> {
 }
 
 pub(crate) fn html(body: impl Into<String>) -> Response<TestBody> {
-    let mut response = Response::new(Full::from(body.into()));
+    html_of(Full::from(body.into()))
+}
+
+/// A page with this body.
+pub(crate) fn html_of<B>(body: B) -> Response<B> {
+    let mut response = Response::new(body);
     let html = HeaderValue::from_static("text/html; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, html);
     response
@@ -60,11 +69,14 @@ pub(crate) async fn open(
 }
 
 /// Sends a request through `layer` to a synchronous handler.
-pub(crate) async fn open_with(
+pub(crate) async fn open_with<R>(
     layer: FragmentLayer,
     request: Request<TestBody>,
-    handler: impl Fn(&Promises) -> Result<Response<TestBody>, BoxError> + Clone,
-) -> Page {
+    handler: impl Fn(&Promises) -> Result<Response<R>, BoxError> + Clone,
+) -> Page
+where
+    R: Body<Data = Bytes, Error: Debug> + From<Bytes>,
+{
     let (start, passes) = (Instant::now(), Counter::default());
     let service = layer.layer(service_fn(|request: TestRequest| {
         passes.add();
@@ -83,32 +95,85 @@ where
 {
     let (head, body) = response.into_parts();
     let mut body = Box::pin(body);
-    let (mut frames, mut trailers) = (Vec::new(), None);
+    let mut frames = Vec::new();
     while let Some(frame) = body.frame().await {
-        match frame.unwrap().into_data() {
-            Ok(data) => {
-                let text = String::from_utf8(data.to_vec()).unwrap();
-                frames.push((start.elapsed(), text));
-            }
-            Err(frame) => trailers = frame.into_trailers().ok(),
-        }
+        let data = frame.unwrap().into_data().unwrap();
+        frames.push((start.elapsed(), String::from_utf8(data.to_vec()).unwrap()));
     }
     Page {
         head,
         frames,
-        trailers,
         passes: 0,
     }
 }
 
-/// Reads a promise that takes some time.
+/// Reads a promise that takes some time. Its value is its name.
 pub(crate) fn after(
     promises: &Promises,
-    name: &'static str,
+    name: impl Into<String>,
     time: Duration,
 ) -> Result<String, PromiseError> {
-    promises.result_or_submit(name, move || async move {
+    let name = name.into();
+    promises.result_or_submit(name.clone(), move || async move {
         tokio::time::sleep(time).await;
-        name.to_owned()
+        name
     })
+}
+
+/// A layer that does not wait for fragments before the page begins.
+pub(crate) fn without_grace() -> FragmentLayer {
+    FragmentLayer::new().grace(Duration::ZERO)
+}
+
+/// The marker before a pending fragment.
+pub(crate) fn start(number: usize) -> String {
+    format!("<?start name=\"tp{number}\">")
+}
+
+/// A pending fragment.
+pub(crate) fn pending(number: usize, fallback: &str) -> String {
+    format!("{}{fallback}<?end>", start(number))
+}
+
+/// A fragment that follows its page.
+pub(crate) fn template(number: usize, html: &str) -> String {
+    format!("<template for=\"tp{number}\">{html}</template>\n")
+}
+
+/// A body of frames that are there at once.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Frames(pub(crate) VecDeque<Bytes>);
+
+impl Frames {
+    pub(crate) fn of(frames: &[&str]) -> Self {
+        let frames = frames
+            .iter()
+            .map(|it| Bytes::copy_from_slice(it.as_bytes()));
+        Self(frames.collect())
+    }
+}
+
+impl From<Bytes> for Frames {
+    fn from(frame: Bytes) -> Self {
+        Self([frame].into())
+    }
+}
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(|it| Ok(Frame::data(it))))
+    }
+}
+
+/// The warnings and errors in a log.
+pub(crate) fn problems(log: &Log) -> Vec<String> {
+    let text = log.text();
+    let is_problem = |line: &&str| line.contains(" WARN ") || line.contains("ERROR ");
+    text.lines().filter(is_problem).map(str::to_owned).collect()
 }

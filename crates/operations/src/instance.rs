@@ -9,6 +9,7 @@ use super::observe;
 use super::record::{Failure, Key, RECORD_BYTES, Record, Status};
 use super::records::{Changed, Records, Tombstone};
 use super::settings::Settings;
+use super::types::Types;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -40,6 +41,7 @@ pub(super) struct Instance {
     listening: Listening,
     /// The worker that tells ends. The first request starts it.
     pub(super) telling: Listening,
+    pub(super) types: Types,
 }
 
 /// The outcome of a look-up for one principal.
@@ -101,6 +103,7 @@ impl Instance {
             cancelling: Mutex::default(),
             listening: Listening::default(),
             telling: Listening::default(),
+            types: Types::default(),
         })
     }
 
@@ -154,7 +157,21 @@ impl Instance {
         may: impl Fn(&Record) -> bool + Send + Sync + 'static,
     ) -> Result<Changed, BackendError> {
         let cancelling = Cancelling::begin(self.clone(), key.clone());
-        to_its_end(async move { cancelling.instance.cancel_now(&cancelling.key, may).await }).await
+        to_its_end(async move {
+            let (instance, key) = (&cancelling.instance, &cancelling.key);
+            let changed = instance.cancel_now(key, may).await;
+            if matches!(&changed, Ok(Changed::Yes(record)) if record.durable.is_some()) {
+                // No process may run the operation now, so none would tell before the envelope of the end is due.
+                let (instance, key) = (instance.clone(), key.clone());
+                tokio::spawn(async move {
+                    if let Err(error) = instance.tell_end(&key).await {
+                        observe::on_end_failed(&key, &*error);
+                    }
+                });
+            }
+            changed
+        })
+        .await
     }
 
     async fn cancel_now(
@@ -213,6 +230,13 @@ impl Instance {
             let log = |error| observe::backend_failed(key, &error);
             if let Some(stored) = record.result {
                 let deleted = self.records.delete_result(key, stored).await;
+                deleted.unwrap_or_else(log);
+            }
+            if let Some(durable) = &record.durable {
+                let (backend, memory) = (&self.records.backend, key.memory());
+                let deleted = durable.journal.delete(backend, &memory).await;
+                deleted.unwrap_or_else(log);
+                let deleted = backend.delete_pieces(&key.request(), durable.request).await;
                 deleted.unwrap_or_else(log);
             }
             if let Some(claim) = &record.claim {

@@ -15,6 +15,9 @@ use tokio::time::{Instant, sleep};
 use tower_promises_backend::kit::backoff::Backoff;
 use tower_promises_backend::{Delivery, Outcome, WorkOptions};
 
+/// The longest pause between two checks of a durable operation.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
+
 /// Starts the worker, unless it runs already or the application is not told of ends. Needs a runtime.
 pub(super) fn listen(instance: &Arc<Instance>) {
     if instance.settings.on_end.is_some() {
@@ -47,12 +50,21 @@ async fn attend(instance: Weak<Instance>, delivery: Delivery) -> Outcome {
         return again(Duration::from_secs(1));
     };
     let later = again(recheck(instance.settings.lease));
+    // A durable operation may wait for days. The process that ends it tells the end at once, as for any other.
+    let much_later = {
+        let doublings = delivery.number.saturating_sub(1).min(10);
+        let pause = recheck(instance.settings.lease).saturating_mul(1 << doublings);
+        again(pause.min(LONGEST_PAUSE))
+    };
     let Ok(key) = std::str::from_utf8(&delivery.payload).map(Key::parse) else {
         return Outcome::GiveUp;
     };
     match instance.read_or_declare_lost(&key).await {
         Ok(None) => return Outcome::Done,
-        Ok(Some(record)) if !record.status.is_terminal() => return later,
+        Ok(Some(record)) if !record.status.is_terminal() => match record.durable {
+            Some(_) => return much_later,
+            None => return later,
+        },
         Ok(Some(_)) => {}
         Err(error) => {
             observe::backend_failed(&key, &error);

@@ -78,11 +78,7 @@ impl Records {
         record.in_flight = claim.is_some();
         record.claim = claim;
         let key = Key::of(&record.id);
-        if let Some(recheck) = self.recheck {
-            record.untold = true;
-            // First, so that no end remains untold. The envelope of an operation that does not exist is without effect.
-            self.watch_end(&key, recheck).await?;
-        }
+        self.watch_end(&key, &mut record).await?;
         self.bury(&key, &record).await?;
         // The lease is stored first, because a record without a lease is lost.
         self.renew_lease(&key).await?;
@@ -99,11 +95,24 @@ impl Records {
         Ok((key, record))
     }
 
-    /// Adds the envelope that survives this process and tells the application of the end.
-    async fn watch_end(&self, key: &Key, recheck: Duration) -> Result<(), BackendError> {
-        let key = key.as_str();
-        let envelope = Envelope::new(END_QUEUE, key, Bytes::copy_from_slice(key.as_bytes()));
-        self.backend.enqueue(envelope.delay(recheck)).await
+    /// Adds the envelope that survives this process and tells the application of the end, if it is to be told. The caller
+    /// stores the record afterwards, so that no end remains untold. The envelope of an operation that does not exist is
+    /// without effect.
+    pub(super) async fn watch_end(
+        &self,
+        key: &Key,
+        record: &mut Record,
+    ) -> Result<(), BackendError> {
+        let Some(recheck) = self.recheck else {
+            return Ok(());
+        };
+        record.untold = true;
+        // A durable operation may end more than once.
+        let turn = record.durable.as_ref().map_or(1, |durable| durable.turn);
+        let id = format!("{}/{turn}", key.as_str());
+        let payload = Bytes::copy_from_slice(key.as_str().as_bytes());
+        let envelope = Envelope::new(END_QUEUE, id, payload).delay(recheck);
+        self.backend.enqueue(envelope).await
     }
 
     /// Removes all records of an operation that has no result and whose id no client has.
@@ -122,7 +131,7 @@ impl Records {
     }
 
     /// Stores a tombstone, so that the owner gets 410 after the record has expired.
-    async fn bury(&self, key: &Key, record: &Record) -> Result<(), BackendError> {
+    pub(super) async fn bury(&self, key: &Key, record: &Record) -> Result<(), BackendError> {
         let tombstone = Tombstone {
             principal: record.principal.clone(),
         };
@@ -151,8 +160,9 @@ impl Records {
             self.absences.forget(key);
             return Ok(None);
         };
-        let has_ended = record.status.is_terminal();
-        if has_ended || is_running_here || self.backend.get(&key.lease()).await?.is_some() {
+        // A durable operation has no lease: it continues in another process.
+        let is_safe = record.status.is_terminal() || record.durable.is_some();
+        if is_safe || is_running_here || self.backend.get(&key.lease()).await?.is_some() {
             self.absences.forget(key);
             return Ok(Some(record));
         }
@@ -217,7 +227,7 @@ impl Records {
     }
 
     /// Adds an operation to the list of its principal, and drops the oldest ids beyond [`MAX_KEPT`].
-    async fn list_add(&self, principal: &str, id: &str) -> Result<(), BackendError> {
+    pub(super) async fn list_add(&self, principal: &str, id: &str) -> Result<(), BackendError> {
         self.list_change(principal, |ids| {
             ids.push(id.to_owned());
             let surplus = ids.len().saturating_sub(MAX_KEPT);

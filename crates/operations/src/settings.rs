@@ -4,12 +4,16 @@ use super::page::{PageContext, Strings};
 use super::prefer::callback;
 use super::record::{RECORD_BYTES, Record, principal_digest};
 use futures_util::future::BoxFuture;
-use http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
+use http::header::{
+    ACCEPT, ACCEPT_LANGUAGE, CONNECTION, CONTENT_LANGUAGE, CONTENT_TYPE, HOST, HeaderName, UPGRADE,
+    USER_AGENT,
+};
 use http::{Method, request};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tower_promises_backend::BoxError;
+use tower_promises_backend::kit::clock;
 
 /// The default mount path.
 pub(super) const MOUNT: &str = "/.operations";
@@ -73,6 +77,53 @@ pub(super) struct Settings {
     pub(super) on_end: Option<Arc<OnEnd>>,
     pub(super) callbacks: Option<Arc<Callbacks>>,
     pub(super) strings: Arc<Strings>,
+    pub(super) durable: DurableSettings,
+    /// The present time in milliseconds since the epoch.
+    pub(super) clock: Arc<Clock>,
+}
+
+/// The settings of durable operations.
+#[derive(Clone)]
+pub(super) struct DurableSettings {
+    /// `None` if no operation is durable.
+    pub(super) predicate: Option<Arc<IsDurable>>,
+    pub(super) rebuild: Arc<Rebuild>,
+    /// The headers that are stored.
+    pub(super) headers: Arc<[HeaderName]>,
+    pub(super) queue: Arc<str>,
+    /// A part of the key for tokens and idempotency keys. It is not stored.
+    pub(super) secret: Arc<[u8]>,
+    pub(super) max_runs: usize,
+    pub(super) max_recoveries: u32,
+    pub(super) max_remembered: usize,
+    pub(super) max_remembered_bytes: usize,
+    pub(super) max_open_per_principal: usize,
+    pub(super) shows: Arc<Shows>,
+}
+
+impl Default for DurableSettings {
+    fn default() -> Self {
+        Self {
+            predicate: None,
+            rebuild: Arc::new(|_| {}),
+            headers: Arc::new([
+                ACCEPT,
+                ACCEPT_LANGUAGE,
+                CONTENT_LANGUAGE,
+                CONTENT_TYPE,
+                HOST,
+                USER_AGENT,
+            ]),
+            queue: "operations".into(),
+            secret: Arc::new([]),
+            max_runs: 64,
+            max_recoveries: 3,
+            max_remembered: 1000,
+            max_remembered_bytes: 1024 * 1024,
+            max_open_per_principal: 100,
+            shows: Arc::new(|_| false),
+        }
+    }
 }
 
 pub(super) type Predicate = dyn Fn(&request::Parts) -> Escalate + Send + Sync;
@@ -81,6 +132,10 @@ pub(super) type Principal = dyn Fn(&request::Parts) -> Option<String> + Send + S
 pub(super) type Callbacks = dyn Fn(&request::Parts, &str) -> bool + Send + Sync;
 /// Is called with the record of an operation that has ended.
 pub(super) type OnEnd = dyn Fn(Record) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync;
+pub(super) type IsDurable = dyn Fn(&request::Parts) -> bool + Send + Sync;
+pub(super) type Rebuild = dyn Fn(&mut request::Parts) + Send + Sync;
+pub(super) type Shows = dyn Fn(&str) -> bool + Send + Sync;
+pub(super) type Clock = dyn Fn() -> u64 + Send + Sync;
 pub(super) type Page = dyn Fn(&PageContext<'_>) -> String + Send + Sync;
 
 impl Default for Settings {
@@ -115,6 +170,8 @@ impl Default for Settings {
             on_end: None,
             callbacks: None,
             strings: Arc::default(),
+            durable: DurableSettings::default(),
+            clock: Arc::new(clock::now),
         }
     }
 }
@@ -181,6 +238,16 @@ impl Settings {
     pub(super) fn callback(&self, request: &request::Parts) -> Option<String> {
         let callbacks = self.callbacks.as_ref()?;
         callback(&request.headers).filter(|url| callbacks(request, url))
+    }
+
+    /// The present time in milliseconds since the epoch.
+    pub(super) fn now(&self) -> u64 {
+        (self.clock)()
+    }
+
+    pub(super) fn is_durable(&self, request: &request::Parts) -> bool {
+        let predicate = self.durable.predicate.as_ref();
+        predicate.is_some_and(|predicate| predicate(request))
     }
 
     pub(super) fn links(&self, id: &str) -> Links {

@@ -57,9 +57,11 @@ impl TaskQueue {
     }
 }
 
+/// A durable operation that is sent again ends again, so the time of the end is part of the id.
 fn id(operation: &Operation) -> TaskId {
     let mut id = "operation/".to_owned();
-    for byte in Sha256::digest(operation.id()) {
+    let end = format!("{} {:?}", operation.id(), operation.finished());
+    for byte in Sha256::digest(end) {
         // Writing to a string does not fail.
         let _ = write!(id, "{byte:02x}");
     }

@@ -20,6 +20,8 @@ pub(super) enum Context {
     Tag {
         /// The name of the element, if it contains only text.
         text_only: Option<&'static str>,
+        /// The last byte that is no white space. A quote begins a value only after `=`.
+        last: u8,
     },
     /// In the value of an attribute.
     Value {
@@ -65,9 +67,15 @@ impl Context {
             Self::Declaration => bytes.position(|byte| matches!(byte, b'<' | b'>')),
         };
         match run {
-            None => return Step::Bytes(data.len()),
             Some(0) => {}
-            Some(count) => return Step::Bytes(count),
+            run => {
+                let count = run.unwrap_or(data.len());
+                if let Self::Tag { last, .. } = self {
+                    let run = data[..count].trim_ascii_end();
+                    *last = run.last().copied().unwrap_or(*last);
+                }
+                return Step::Bytes(count);
+            }
         }
         if data[0] == b'<' {
             match marker(data) {
@@ -78,30 +86,26 @@ impl Context {
         }
         let advanced = match *self {
             Self::Text => self.enter(data),
-            Self::Tag { text_only } => Some(match data[0] {
+            Self::Tag { text_only, last } => Some(match data[0] {
+                // An empty element, as SVG has it.
+                b'>' if last == b'/' => self.become_after(Self::Text, 1),
                 b'>' => self.become_after(text_only.map_or(Self::Text, Self::TextOnly), 1),
-                b'<' => 1,
-                quote => self.become_after(Self::Value { quote, text_only }, 1),
+                b'"' | b'\'' if last == b'=' => {
+                    let quote = data[0];
+                    self.become_after(Self::Value { quote, text_only }, 1)
+                }
+                last => self.become_after(Self::Tag { text_only, last }, 1),
             }),
             Self::Value { quote, text_only } => Some(match data[0] == quote {
-                true => self.become_after(Self::Tag { text_only }, 1),
+                true => self.become_after(Self::tag(text_only), 1),
                 false => 1,
             }),
-            Self::Comment => begins(data, b"-->").map(|ends| match ends {
-                true => self.become_after(Self::Text, 3),
-                false => 1,
-            }),
+            Self::Comment => self.leave_comment(data),
             Self::Declaration => Some(match data[0] {
                 b'>' => self.become_after(Self::Text, 1),
                 _ => 1,
             }),
-            Self::TextOnly(name) => match begins(data, b"</") {
-                Some(true) => begins(&data[2..], name.as_bytes()).map(|ends| match ends {
-                    true => self.become_after(Self::Tag { text_only: None }, 2 + name.len()),
-                    false => 2,
-                }),
-                other => other.map(|_| 1),
-            },
+            Self::TextOnly(name) => self.leave_element(data, name),
         };
         match advanced {
             Some(count) => Step::Bytes(count),
@@ -113,12 +117,17 @@ impl Context {
     /// Reads a `<` in text. `None` if the meaning depends on the bytes that follow.
     fn enter(&mut self, data: &[u8]) -> Option<usize> {
         Some(match data.get(1)? {
+            b'!' if begins(data, b"<!-->")? => self.become_after(Self::Text, 5),
+            b'!' if begins(data, b"<!--->")? => self.become_after(Self::Text, 6),
             b'!' => match begins(data, b"<!--")? {
                 true => self.become_after(Self::Comment, 4),
                 false => self.become_after(Self::Declaration, 2),
             },
             b'?' => self.become_after(Self::Declaration, 2),
-            b'/' => self.become_after(Self::Tag { text_only: None }, 2),
+            b'/' => match data.get(2)?.is_ascii_alphabetic() {
+                true => self.become_after(Self::tag(None), 2),
+                false => self.become_after(Self::Declaration, 2),
+            },
             byte if byte.is_ascii_alphabetic() => {
                 let name = &data[1..];
                 let ends = |byte: &u8| matches!(byte, b'>' | b'/') || byte.is_ascii_whitespace();
@@ -130,10 +139,38 @@ impl Context {
                 let name = &name[..length];
                 let is_it = |other: &&str| name.eq_ignore_ascii_case(other.as_bytes());
                 let text_only = TEXT_ONLY.into_iter().find(is_it);
-                self.become_after(Self::Tag { text_only }, 1 + length)
+                self.become_after(Self::tag(text_only), 1 + length)
             }
             _ => 1,
         })
+    }
+
+    /// Reads a `-` in a comment.
+    fn leave_comment(&mut self, data: &[u8]) -> Option<usize> {
+        for end in [&b"-->"[..], b"--!>"] {
+            if begins(data, end)? {
+                return Some(self.become_after(Self::Text, end.len()));
+            }
+        }
+        Some(1)
+    }
+
+    /// Reads a `<` in an element that contains only text.
+    fn leave_element(&mut self, data: &[u8], name: &str) -> Option<usize> {
+        let end = 2 + name.len();
+        if !begins(data, b"</")? || !begins(&data[2..], name.as_bytes())? {
+            return Some(1);
+        }
+        let ends = matches!(data.get(end)?, b'>' | b'/') || data[end].is_ascii_whitespace();
+        Some(match ends {
+            true => self.become_after(Self::tag(None), end),
+            false => 1,
+        })
+    }
+
+    /// The context after the name of an element.
+    fn tag(text_only: Option<&'static str>) -> Self {
+        Self::Tag { text_only, last: 0 }
     }
 
     /// Changes the context after some bytes, and returns their number.
@@ -170,7 +207,7 @@ fn marker(data: &[u8]) -> Option<Step> {
 }
 
 /// Whether `data` begins with `prefix`, in any case. `None` if more bytes are needed.
-fn begins(data: &[u8], prefix: &[u8]) -> Option<bool> {
+pub(super) fn begins(data: &[u8], prefix: &[u8]) -> Option<bool> {
     let length = data.len().min(prefix.len());
     let is_equal = data[..length].eq_ignore_ascii_case(&prefix[..length]);
     match is_equal && length < prefix.len() {

@@ -39,11 +39,21 @@ where
         !self.session.has_ended
     }
 
+    /// Lets fragments that are pending, now or later, cause a further pass.
+    pub(crate) fn require_fragments(self: Pin<&mut Self>) {
+        let session = self.project().session;
+        if !session.has_ended {
+            session.promises().registry.require_fragments();
+        }
+    }
+
     /// Publishes the response, and returns what its fragments wait for.
     pub(crate) fn publish_shell(self: Pin<&mut Self>, response: &mut Response<R>) -> Rest {
         let this = self.project();
         this.session.promises().registry.begin_stream();
         this.original.body.release();
+        // Its fragments wait for promises that start now.
+        this.observed.open();
         this.observed.end_pass(PassOutcome::Published);
         this.observed.annotate(response);
         Rest {
@@ -108,11 +118,12 @@ impl Rest {
                 .session
                 .drive(running, self.promise_timeout, observed, cx);
             let registry = &self.session.promises().registry;
-            if registry.has_ready_fragment() {
-                return Poll::Ready(());
-            }
+            // Also if a fragment is ready: the caller may wait for the inner body, which may wait for a promise.
             if registry.park(cx.waker()) {
-                return Poll::Pending;
+                return match registry.has_ready_fragment() {
+                    true => Poll::Ready(()),
+                    false => Poll::Pending,
+                };
             }
         }
     }

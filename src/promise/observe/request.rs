@@ -224,7 +224,7 @@ impl ObservedRequest {
     }
 
     /// Opens the spans and the timings, because there is a promise or a second pass to show.
-    fn open(&mut self) {
+    pub(in crate::promise) fn open(&mut self) {
         #[cfg(feature = "tracing")]
         if self.spans.is_none() && spans_are_wanted() {
             self.spans = Some(Box::new(Spans::open(self.pass)));

@@ -26,6 +26,9 @@ impl ObservedRequest {
 
     pub(in crate::promise) fn enter_pass(&self) -> impl Sized {}
 
+    #[cfg(feature = "fragments")]
+    pub(in crate::promise) fn open(&mut self) {}
+
     pub(in crate::promise) fn end_pass(&mut self, _: PassOutcome) {}
 
     pub(in crate::promise) fn start_promises(&mut self, _: usize) -> ObservedStart {

@@ -109,7 +109,7 @@ impl Entries {
     }
 
     /// Removes an entry. Its place in the list remains.
-    fn remove(&mut self, key: &Key) -> Option<Entry> {
+    pub(super) fn remove(&mut self, key: &Key) -> Option<Entry> {
         let position = self.position(key).ok()?;
         let hash = self.list[position].hash;
         // A name that is removed and added repeatedly must not make each of its look-ups slower.
@@ -177,7 +177,7 @@ impl State {
             is_queued: false,
             demand,
             waiters: 0,
-            advice: Advice::new(self.pass, demand == Demand::Missed),
+            advice: Advice::new(self.pass, demand.is_missed()),
         };
         self.ledger().entries.insert(entry, vacancy)
     }

@@ -1,12 +1,14 @@
 use super::super::Key;
+use super::super::error::Failure;
 use super::super::fragment_error::FragmentError;
-use super::{Demand, Reader, Registry, State};
+use super::{Demand, Entry, Ledger, Reader, Registry, State};
 use crate::BoxError;
 use crate::sync::lock;
 use std::mem;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Waker;
 
 /// The number of a fragment in its pass.
 pub(crate) type FragmentNumber = NonZeroU32;
@@ -88,7 +90,7 @@ impl Registry {
     ) -> Option<Opened> {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
-        if !state.is_running(reader.pass) && !state.is_streaming {
+        if !state.is_running(reader.pass) && !state.is_streaming_pass(reader.pass) {
             return None;
         }
         let settings = self.settings.fragments.as_ref();
@@ -115,8 +117,9 @@ impl Registry {
         Some(Opened { number, may_stream })
     }
 
-    /// Ends the rendering of a fragment. Returns the names of the promises that the fragment has missed.
-    pub(crate) fn close_fragment(&self, number: FragmentNumber) -> Vec<Key> {
+    /// Ends the rendering of a fragment, which may have failed. Returns the names of the promises that the fragment has
+    /// missed.
+    pub(crate) fn close_fragment(&self, number: FragmentNumber, has_failed: bool) -> Vec<Key> {
         self.rendering.fetch_sub(1, Ordering::Relaxed);
         // Dropped after the lock is released, because a render function is user code.
         let _superseded: Vec<PendingFragment>;
@@ -132,7 +135,7 @@ impl Registry {
         let open = fragments.open.remove(position);
         if open.has_inner {
             let is_inner = |pending: &PendingFragment| pending.parent == Some(number);
-            if open.waits.is_empty() {
+            if open.waits.is_empty() && !has_failed {
                 for pending in fragments.pending.iter_mut().filter(|it| is_inner(it)) {
                     pending.parent = open.parent;
                 }
@@ -154,13 +157,51 @@ impl Registry {
     /// Keeps a fragment until its promises have settled.
     pub(crate) fn keep_fragment(&self, fragment: PendingFragment) {
         let mut state = lock(&self.state);
-        match &mut state.ledger {
-            Some(ledger) => {
-                ledger.fragments.note_inner(fragment.parent);
-                ledger.fragments.pending.push(fragment);
-            }
-            None => drop(state),
+        let Some(ledger) = &mut state.ledger else {
+            // Dropped after the lock is released, because a render function is user code.
+            drop(state);
+            return;
+        };
+        // The promises of a fragment that another thread renders may settle before the fragment is here.
+        let is_ready = ledger.are_over(&fragment.waits);
+        ledger.fragments.note_inner(fragment.parent);
+        ledger.fragments.pending.push(fragment);
+        let driver = match is_ready {
+            true => state.driver.take(),
+            false => None,
+        };
+        drop(state);
+        driver.into_iter().for_each(Waker::wake);
+    }
+
+    /// Drops pending fragments. Returns their number.
+    pub(crate) fn remove_fragments(&self, numbers: &[FragmentNumber]) -> usize {
+        // Dropped after the lock is released, because a render function is user code.
+        let removed: Vec<PendingFragment>;
+        {
+            let mut state = lock(&self.state);
+            let Some(ledger) = &mut state.ledger else {
+                return 0;
+            };
+            let pending = mem::take(&mut ledger.fragments.pending).into_iter();
+            (removed, ledger.fragments.pending) =
+                pending.partition(|it| numbers.contains(&it.number));
         }
+        removed.len()
+    }
+
+    /// Notes that the error of a fragment is reported. `false` if it was reported in an earlier pass.
+    pub(crate) fn report_fragment(&self, name: &Key) -> bool {
+        let mut state = lock(&self.state);
+        if state.has_ended() {
+            return true;
+        }
+        let reported = &mut state.ledger().reported;
+        let is_new = !reported.contains(name);
+        if is_new {
+            reported.push(name.clone());
+        }
+        is_new
     }
 
     /// Whether a fragment waits for promises.
@@ -191,12 +232,8 @@ impl Registry {
         let Some(ledger) = &state.ledger else {
             return false;
         };
-        let is_over = |key: &Key| {
-            let entry = ledger.entries.get(key);
-            entry.is_none_or(|entry| entry.is_settled())
-        };
         let mut pending = ledger.fragments.pending.iter();
-        pending.any(|pending| pending.waits.iter().all(is_over))
+        pending.any(|pending| ledger.are_over(&pending.waits))
     }
 
     /// The numbers and names of the fragments that wait for promises.
@@ -207,16 +244,33 @@ impl Registry {
         pending.map(|it| (it.number, it.name.clone())).collect()
     }
 
-    /// Begins to stream the pending fragments of a response that is published.
+    /// Begins to stream the pending fragments of a response that is published. Drops promises that only code outside of
+    /// fragments needs.
     pub(in crate::promise) fn begin_stream(&self) {
         let _undo;
-        let mut guard = lock(&self.state);
-        let state = &mut *guard;
-        state.is_settling = true;
-        state.is_streaming = true;
-        if let Some(ledger) = &mut state.ledger {
-            ledger.start_queued();
-            _undo = mem::take(&mut ledger.undo);
+        let mut unneeded: Vec<Entry> = Vec::new();
+        {
+            let mut guard = lock(&self.state);
+            let state = &mut *guard;
+            state.is_settling = true;
+            state.is_streaming = true;
+            if let Some(ledger) = &mut state.ledger {
+                let is_unneeded = |entry: &&Entry| {
+                    entry.demand.requires_pass() && entry.waiters == 0 && !entry.is_settled()
+                };
+                // There are none, unless the handler has called `publish`.
+                let keys = ledger.entries.iter().filter(is_unneeded).map(Entry::key);
+                let mut keys: Vec<_> = keys.cloned().collect();
+                for pending in &ledger.fragments.pending {
+                    keys.retain(|key| !pending.waits.contains(key));
+                }
+                unneeded.extend(keys.iter().filter_map(|key| ledger.entries.remove(key)));
+                ledger.start_queued();
+                _undo = mem::take(&mut ledger.undo);
+            }
+        }
+        for entry in unneeded {
+            entry.slot.fail(Failure::Cancelled);
         }
     }
 
@@ -248,11 +302,16 @@ impl Registry {
             return true;
         }
         let mut entries = state.ledger.iter().flat_map(|ledger| ledger.entries.iter());
-        entries.any(|entry| entry.demand != Demand::Met && !entry.is_settled())
+        entries.any(|entry| entry.demand.requires_pass() && !entry.is_settled())
     }
 }
 
 impl State {
+    /// Whether the response of this pass was published, and its fragments follow.
+    fn is_streaming_pass(&self, pass: usize) -> bool {
+        self.is_streaming && self.is_current(pass)
+    }
+
     /// Whether a value that the reader misses requires another pass.
     pub(super) fn is_required_by(&self, reader: Reader) -> bool {
         let Some(number) = reader.fragment else {
@@ -274,6 +333,16 @@ impl State {
                 open.waits.push(key.clone());
             }
         }
+    }
+}
+
+impl Ledger {
+    /// Whether these promises have settled, or do not exist any more.
+    fn are_over(&self, keys: &[Key]) -> bool {
+        keys.iter().all(|key| {
+            let entry = self.entries.get(key);
+            entry.is_none_or(Entry::is_settled)
+        })
     }
 }
 

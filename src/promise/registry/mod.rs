@@ -29,11 +29,17 @@ use crate::sync::lock;
 #[cfg(feature = "loader")]
 use std::any::Any;
 #[cfg(feature = "fragments")]
+use std::panic::AssertUnwindSafe;
+#[cfg(feature = "fragments")]
 use std::sync::atomic::AtomicUsize;
 #[cfg(feature = "blocking")]
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
+#[cfg(feature = "operations")]
+use std::time::Duration;
+#[cfg(feature = "operations")]
+use tower_promises_operations::durable::DurableRun;
 
 /// The promises of one request, shared by its handles and its response future.
 ///
@@ -54,6 +60,9 @@ pub(crate) struct Registry {
     rendering: AtomicUsize,
     /// The registry of the outer request, if this request was sent by a handler.
     outer: Option<Arc<Registry>>,
+    /// The run of the durable operation whose request this is.
+    #[cfg(feature = "operations")]
+    run: Option<DurableRun>,
     state: Mutex<State>,
 }
 
@@ -64,10 +73,13 @@ pub(super) struct Settings {
     #[cfg(feature = "blocking")]
     pub(super) pool: BlockingPool,
     #[cfg(feature = "fragments")]
-    pub(super) fragments: Option<Arc<FragmentSettings>>,
+    // A panic of `on_error` is caught where the function is called.
+    pub(super) fragments: AssertUnwindSafe<Option<Arc<FragmentSettings>>>,
     /// Whether pending fragments may follow the response. Otherwise the pass is repeated.
     #[cfg(feature = "fragments")]
     pub(super) may_stream: bool,
+    #[cfg(feature = "operations")]
+    pub(super) promise_timeout: Option<Duration>,
 }
 
 struct State {
@@ -107,6 +119,9 @@ struct Ledger {
     undo: Vec<Undo>,
     #[cfg(feature = "fragments")]
     fragments: Fragments,
+    /// The names of fragments whose errors were reported.
+    #[cfg(feature = "fragments")]
+    reported: Vec<Key>,
     #[cfg(feature = "loader")]
     attachments: Vec<Attachment>,
 }
@@ -148,10 +163,23 @@ struct Entry {
 enum Demand {
     /// No: the value was available when it was requested.
     Met,
+    /// No: only fragments that may follow the response have missed the value.
+    Deferred,
     /// Yes, unless the value is read before the pass ends.
     Submitted,
     /// Yes: the value was requested and was not available.
     Missed,
+}
+
+impl Demand {
+    /// Whether the value was requested and was not available.
+    fn is_missed(self) -> bool {
+        matches!(self, Self::Deferred | Self::Missed)
+    }
+
+    fn requires_pass(self) -> bool {
+        matches!(self, Self::Submitted | Self::Missed)
+    }
 }
 
 /// What has to happen at the end of a pass.
@@ -183,6 +211,8 @@ impl Registry {
             #[cfg(feature = "fragments")]
             rendering: AtomicUsize::new(0),
             outer,
+            #[cfg(feature = "operations")]
+            run: None,
             state: Mutex::new(State {
                 phase: Phase::Open,
                 pass: 1,
@@ -240,6 +270,37 @@ impl State {
     /// Whether this pass is running.
     fn is_running(&self, pass: usize) -> bool {
         self.is_current(pass) && !self.is_settling
+    }
+}
+
+/// Access for durable operations.
+#[cfg(feature = "operations")]
+impl Registry {
+    pub(super) fn set_run(&mut self, run: Option<DurableRun>) {
+        self.run = run;
+    }
+
+    pub(super) fn run(&self) -> Option<&DurableRun> {
+        self.run.as_ref()
+    }
+
+    pub(super) fn promise_timeout(&self) -> Option<Duration> {
+        self.settings.promise_timeout
+    }
+
+    /// Reports that no handler runs, and how many promises do. The outer request decides for the requests that its
+    /// handler sends.
+    pub(super) fn rest(&self, running: usize) {
+        if let Some(run) = self.run.as_ref().filter(|_| self.outer.is_none()) {
+            run.rest(running);
+        }
+    }
+
+    /// Reports that a pass begins.
+    pub(super) fn work(&self) {
+        if let Some(run) = self.run.as_ref().filter(|_| self.outer.is_none()) {
+            run.work();
+        }
     }
 }
 

@@ -33,7 +33,7 @@ impl Registry {
     }
 
     pub(in crate::promise) fn pending_keys(&self) -> Vec<Key> {
-        lock(&self.state).keys(|entry| entry.demand != Demand::Met)
+        lock(&self.state).keys(|entry| entry.demand.requires_pass())
     }
 
     /// Ends a pass whose outcome was discarded: runs its undo functions and queues its promises to start.
@@ -103,7 +103,11 @@ impl Registry {
         state.publish = false;
         if let Some(ledger) = &mut state.ledger {
             ledger.entries.rewind();
-            for entry in ledger.entries.iter_mut() {
+            for entry in ledger
+                .entries
+                .iter_mut()
+                .filter(|it| it.demand.requires_pass())
+            {
                 entry.demand = Demand::Met;
             }
         }
@@ -200,7 +204,7 @@ impl State {
                 return Verdict::Overfull;
             }
             let mut entries = ledger.entries.iter();
-            if entries.any(|entry| entry.demand != Demand::Met) {
+            if entries.any(|entry| entry.demand.requires_pass()) {
                 return Verdict::Repeat;
             }
         }

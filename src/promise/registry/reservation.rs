@@ -135,7 +135,7 @@ impl Registry {
     ) {
         let demand = match purpose {
             Purpose::Wait => Demand::Met,
-            Purpose::Read | Purpose::Submit if !state.is_required_by(reader) => Demand::Met,
+            Purpose::Read | Purpose::Submit if !state.is_required_by(reader) => Demand::Deferred,
             Purpose::Read => Demand::Missed,
             Purpose::Submit => Demand::Submitted,
         };
@@ -255,6 +255,45 @@ impl Reservation<'_> {
         Ok(slot)
     }
 
+    /// Adds a promise. One that has settled already, in an earlier run of the operation, causes no further pass.
+    // As an argument, a promise that is not added is dropped after the guard, that is without the lock.
+    #[cfg(feature = "operations")]
+    pub(in crate::promise) fn add<T: Send + Sync + 'static>(
+        self,
+        slot: Arc<Slot<T>>,
+    ) -> Result<Arc<Slot<T>>, SubmitError> {
+        let registry = self.registry;
+        let mut guard = lock(&registry.state);
+        let state = &mut *guard;
+        if !self.is_valid(state)? {
+            drop(guard);
+            return match registry.find(self.reader, self.key, self.purpose)? {
+                Found::Promise(slot) => Ok(slot),
+                Found::Nothing(reservation) => reservation.add(slot),
+            };
+        }
+        if slot.is_settled() {
+            let added = state.insert(slot.clone(), Demand::Met, self.vacancy);
+            added.meet(self.reader.pass);
+            return Ok(slot);
+        }
+        let added = match state.phase {
+            Phase::TimedOut => {
+                let timed_out = Err(Failure::TimedOut);
+                Arc::new(Slot::settled(self.key.clone(), timed_out))
+            }
+            _ => slot.clone(),
+        };
+        registry.add(
+            guard,
+            added.clone(),
+            self.reader,
+            self.purpose,
+            self.vacancy,
+        );
+        Ok(added)
+    }
+
     fn submit_body<T, F>(
         self,
         make: impl FnOnce(RequestBody) -> F,
@@ -326,8 +365,13 @@ impl Entry {
         match purpose {
             Purpose::Wait => self.waiters += 1,
             Purpose::Read if self.slot.is_settled() => self.meet(pass),
-            Purpose::Submit | Purpose::Read if !is_required => self.advice.missed(),
-            Purpose::Submit if self.demand == Demand::Met => self.demand = Demand::Submitted,
+            Purpose::Submit | Purpose::Read if !is_required => {
+                if self.demand == Demand::Met {
+                    self.demand = Demand::Deferred;
+                }
+                self.advice.missed();
+            }
+            Purpose::Submit if !self.demand.requires_pass() => self.demand = Demand::Submitted,
             Purpose::Read if pass == this_pass => {
                 self.demand = Demand::Missed;
                 self.advice.missed();
