@@ -177,6 +177,7 @@ pub mod guide {}
 mod in_place;
 mod layer;
 mod limit;
+mod list;
 mod news;
 mod observe;
 mod options;
@@ -211,6 +212,7 @@ pub use error::TaskError;
 pub use failure::TaskFailure;
 pub use layer::{TaskFuture, TaskLayer, TaskService};
 pub use limit::TaskLimit;
+pub use list::{TaskFilter, TaskPage};
 pub use options::TaskQueueOptions;
 pub use principal::Principal;
 pub use queue::TaskQueue;

@@ -1,6 +1,8 @@
 //! The time that a backend has for an answer.
 
-use crate::{Backend, BackendError, BusStream, CompareAndSet, Entry, Envelope, Queue, Revision};
+use crate::{
+    Backend, BackendError, BusStream, CompareAndSet, Entry, Envelope, Page, Queue, Revision,
+};
 use bytes::Bytes;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -74,6 +76,19 @@ impl TimedBackend {
         let set = store.compare_and_set(key, expected, value, Some(time_to_live));
         let set = in_time(self.timeout, set).await?;
         Ok(matches!(set, CompareAndSet::Set(_)))
+    }
+
+    pub async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, BackendError> {
+        in_time(
+            self.timeout,
+            self.backend.store().list(prefix, after, limit),
+        )
+        .await
     }
 
     pub async fn delete(&self, key: &str) -> Result<bool, BackendError> {
