@@ -183,6 +183,7 @@ pub mod guide {}
 mod in_place;
 mod layer;
 mod limit;
+mod list;
 mod news;
 mod observe;
 mod on_end;
@@ -227,6 +228,7 @@ pub use error::TaskError;
 pub use failure::TaskFailure;
 pub use layer::{TaskFuture, TaskLayer, TaskService};
 pub use limit::TaskLimit;
+pub use list::{TaskFilter, TaskPage};
 pub use options::TaskQueueOptions;
 pub use principal::Principal;
 pub use queue::TaskQueue;

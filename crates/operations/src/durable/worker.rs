@@ -7,6 +7,7 @@ use super::wake::Wake;
 use crate::changes::ENDED;
 use crate::instance::Instance;
 use crate::observe;
+use crate::on_end;
 use crate::record::{Key, random};
 use crate::records::repeat;
 use bytes::Bytes;
@@ -36,6 +37,7 @@ where
     R: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     instance.listen();
+    on_end::listen(&instance);
     let options = WorkOptions::new(instance.settings.durable.queue.clone())
         .concurrency(instance.settings.durable.max_runs)
         .lease(instance.settings.lease);
