@@ -1,11 +1,14 @@
 //! The call of a task on the end of an operation.
 
 use super::{Task, TaskId, TaskQueue};
-use futures_util::future::BoxFuture;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
+use std::pin::Pin;
 use tower_promises_backend::BoxError;
 use tower_promises_operations::Operation;
+
+/// The future of a submission at the end of an operation.
+type Submitting = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 
 impl TaskQueue {
     /// Returns a function for [`OperationLayer::on_end`](tower_promises_operations::OperationLayer::on_end), which
@@ -41,8 +44,7 @@ impl TaskQueue {
     pub fn on_operation_end<T: Task>(
         &self,
         task: impl Fn(&Operation) -> Option<T> + Send + Sync + 'static,
-    ) -> impl Fn(Operation) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync + 'static
-    {
+    ) -> impl Fn(Operation) -> Submitting + Send + Sync + 'static {
         let queue = self.clone();
         move |operation| {
             // The id of an operation is a secret, and the id of a task is logged.

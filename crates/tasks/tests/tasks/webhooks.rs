@@ -460,10 +460,17 @@ async fn nothing_is_sent_without_a_secret() {
     let none = WebhookSender::builder()
         .allow_http(true)
         .allow_private_addresses(true);
-    let site = Site::new(none.clone());
+    let site = Site::new(none);
     assert_eq!(site.send(&receiver.url()).await.state(), TaskState::Failed);
     assert!(receiver.got().is_empty());
-    // A receiver may have a secret of its own.
+}
+
+#[tokio::test]
+async fn the_reference_implementation_verifies_the_secret_of_a_single_receiver() {
+    let receiver = Receiver::start(Receiver::new(|_| status(200))).await;
+    let none = WebhookSender::builder()
+        .allow_http(true)
+        .allow_private_addresses(true);
     let own = WebhookSecret::random().unwrap();
     let secrets = own.clone();
     let site = Site::new(none.secrets(move |url| match url.contains("127.0.0.1") {
@@ -635,7 +642,6 @@ async fn a_client_of_an_operation_is_called_at_its_end() {
     })
     .await;
     let got = &receiver.got()[0];
-    assert!(reference_verifies(got, SECRET));
     let body: Value = serde_json::from_slice(&got.body).unwrap();
     assert_eq!(body["type"], "operation.ended");
     assert_eq!(body["data"]["status"], "Succeeded");
