@@ -260,6 +260,7 @@ impl TasksBuilder {
             make_span: self.make_span,
             subscriptions: Subscriptions::default(),
             suspect: tokio::sync::Mutex::new(()),
+            turns: Default::default(),
             listening: Listening::default(),
         };
         Tasks {

@@ -80,7 +80,8 @@
 //!    contains both names. It is not retried.
 //! 5. After a [conflict](TaskFailure::conflict), the task is retried after a random time of up to 2<sup>n</sup>
 //!    seconds, where n is the number of the attempt. After three [attempts](TasksBuilder::max_attempts) it is a dead
-//!    letter. Any other error, a panic and a timeout [end](TaskError::Failed) the task, and are logged.
+//!    letter. Any other error, a panic and a timeout [end](TaskError::Failed) the task, and are logged. A type can have
+//!    another [policy](Task::retry_policy), and a [failure](TaskFailure) can set the pause or rule out a retry.
 //! 6. An attempt that ends with its worker counts: a task that kills its workers becomes a dead letter after three of
 //!    them. A task that has lost a worker runs its last attempt alone: beside no other task of its queue in that
 //!    worker, and beside no other such task in that process. So the neighbours of a crashing task do not become dead
@@ -100,6 +101,13 @@
 //!     stays stored.
 //! 11. The store is authoritative. The bus only reduces latency; a lost message is covered by
 //!     [polling](TasksBuilder::poll_interval).
+//!
+//! 12. At most as many tasks with the same key run at once as their [limit](Task::limit) says, in all processes
+//!     together, also after a worker was killed. The others wait in the store, in the order of their submission, and
+//!     delay no task of another key.
+//! 13. An [id](Submit::with_id) belongs to one task. Its [policy](Unique) says whether a later submission keeps the
+//!     task, replaces it while it waits, or is refused.
+//! 14. [`Tasks::list`] returns tasks by queue, type, state and principal, in pages.
 //!
 //! # At-least-once execution
 //!
@@ -164,6 +172,7 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod admission;
 mod attempt;
 #[cfg(feature = "axum")]
 mod axum;

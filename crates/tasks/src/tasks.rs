@@ -106,6 +106,9 @@ pub(super) struct Core {
     pub(super) subscriptions: Subscriptions,
     /// Held by a suspect task during its last attempt, so that no two of them share the process.
     pub(super) suspect: tokio::sync::Mutex<()>,
+    /// The turns of the calls of this process that change the slots of a key. They save lost attempts of compare-and-set,
+    /// and decide nothing.
+    pub(super) turns: [tokio::sync::Mutex<()>; 16],
     /// The task that listens to the bus. The first subscription starts it.
     pub(super) listening: Listening,
 }

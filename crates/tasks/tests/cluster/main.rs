@@ -165,6 +165,53 @@ async fn each_due_time_has_one_run_while_processes_are_killed_and_started() {
     assert_eq!(ids.len(), number);
 }
 
+/// A killed worker keeps the slots of its tasks until another worker has them. Tasks without a limit do not wait.
+#[tokio::test]
+async fn a_limit_holds_when_a_worker_is_killed() {
+    let cluster = Cluster::start().await;
+    let victim = cluster.process("victim");
+    let queue = cluster.tasks.queue("many");
+    let submits = (0..40).map(|number| queue.submit(Job::Tenant(number % 2)));
+    let ids = try_join_all(submits).await.unwrap();
+    let stuck = eventually("the victim has a task of each tenant", async || {
+        let stuck = cluster.journal.read("stuck");
+        (stuck.len() == 2).then_some(stuck)
+    });
+    let stuck = stuck.await;
+    let survivors = [cluster.process("worker"), cluster.process("worker")];
+    let others = (0..20).map(|number| queue.call(Job::Square(number)));
+    soon(try_join_all(others)).await.unwrap();
+    assert!(stuck.iter().all(|line| line.process == victim.id()));
+    assert_eq!(
+        cluster.begun().len(),
+        22,
+        "one task of each tenant has begun"
+    );
+
+    victim.kill();
+    for id in &ids {
+        cluster.output(id).await.unwrap();
+    }
+    let mut running = [None, None];
+    for line in cluster.journal.read_all() {
+        let Some(number) = ids.iter().position(|id| id.as_str() == line.task) else {
+            continue;
+        };
+        let running = &mut running[number % 2];
+        match &*line.what {
+            "begin" => {
+                let before = running.replace(line.task.clone());
+                // Only the attempt of the killed worker has no end.
+                assert!(before.is_none_or(|before| before == line.task));
+            }
+            "end" => assert_eq!(running.take(), Some(line.task)),
+            _ => {}
+        }
+    }
+    assert_eq!(cluster.begun().len(), 60);
+    drop(survivors);
+}
+
 /// Returns a client with a timeout.
 fn client() -> reqwest::Client {
     let client = reqwest::Client::builder().timeout(BOUND).build();

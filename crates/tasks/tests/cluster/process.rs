@@ -21,7 +21,8 @@ use tower_promises_operations::Escalate;
 use tower_promises_operations::{OperationLayer, Progress};
 use tower_promises_signals::Signals;
 use tower_promises_tasks::{
-    Schedule, Task, TaskContext, TaskError, TaskFailure, TaskQueueOptions, Tasks, TasksBuilder,
+    Principal, Schedule, Task, TaskContext, TaskError, TaskFailure, TaskLimit, TaskQueueOptions,
+    Tasks, TasksBuilder,
 };
 
 /// Short, to keep the tests short. Long enough for a busy machine to renew the lease.
@@ -123,9 +124,15 @@ impl Journal {
     }
 
     pub fn read(&self, what: &str) -> Vec<Line> {
+        let mut lines = self.read_all();
+        lines.retain(|line| line.what == what);
+        lines
+    }
+
+    pub fn read_all(&self) -> Vec<Line> {
         let text = std::fs::read_to_string(&self.path).unwrap_or_default();
         let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
-        lines.filter(|line: &Line| line.what == what).collect()
+        lines.collect()
     }
 
     /// Returns a guard that writes a line when it is dropped.
@@ -145,6 +152,8 @@ impl Journal {
 pub enum Job {
     /// Squares the number. A worker with the role `victim` gets stuck at every fiftieth number.
     Square(u64),
+    /// Runs beside no other task of this tenant. A worker with the role `victim` gets stuck.
+    Tenant(u64),
     /// Writes a line every tenth of a second, this many times.
     Tick(u32),
     /// In the first attempt, blocks the whole worker for this many milliseconds.
@@ -162,6 +171,13 @@ impl Task for Job {
     const NAME: &'static str = "job";
     type Output = Output;
 
+    fn limit(&self, _: Option<&Principal>) -> Option<TaskLimit> {
+        let Self::Tenant(tenant) = self else {
+            return None;
+        };
+        Some(TaskLimit::new(format!("tenant {tenant}"), 1))
+    }
+
     async fn run(self, context: TaskContext) -> Result<Output, TaskFailure> {
         let journal: &Journal = context.state()?;
         let (id, attempt) = (context.id().as_str(), context.attempt());
@@ -174,6 +190,14 @@ impl Task for Job {
                 }
                 sleep(Duration::from_millis(5)).await;
                 number * number
+            }
+            Self::Tenant(tenant) => {
+                if std::env::var(ROLE)? == "victim" {
+                    journal.write("stuck", id, attempt);
+                    pending::<()>().await;
+                }
+                sleep(Duration::from_millis(5)).await;
+                tenant
             }
             Self::Tick(times) => {
                 for _ in 0..times {
