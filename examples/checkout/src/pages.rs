@@ -15,7 +15,7 @@ th, td { text-align: start; padding: .375rem .75rem .375rem 0; border-bottom: 1p
 th { font-weight: 600; font-size: .875rem }
 button, select { font: inherit; padding: .25rem .75rem; max-width: 100% }
 form.row { display: inline-block; margin: 0 .5rem .5rem 0 }
-small { color: GrayText }";
+small { opacity: .75 }";
 
 fn page(title: &str, refresh: bool, content: &Markup) -> Html<String> {
     let page = html! {

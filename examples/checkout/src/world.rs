@@ -86,7 +86,7 @@ impl Ledger {
                     address: details.to_owned(),
                     answer: None,
                 });
-                Ok(String::new())
+                Ok("Sent to the approver".into())
             }
             "ship" => Ok(format!("Shipped: {details}, parcel {number}")),
             _ => Err(format!("there is no service `{service}`")),
