@@ -1,6 +1,8 @@
 //! The example `checkout`, whose instances are killed at each step.
 #![allow(clippy::unwrap_used)]
 
+mod browser;
+
 use serde_json::Value;
 use test_support::example::{Example, eventually, until};
 use test_support::nats::Server;
