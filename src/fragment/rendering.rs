@@ -8,7 +8,7 @@ use crate::promise::registry::{FragmentNumber, PendingFragment};
 use crate::promise::{Rest, poll_deadline};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 /// The pending fragments of a page, each of which is rendered when its promises have settled.
@@ -65,7 +65,9 @@ impl Rendering {
     /// Runs the promises without rendering a fragment.
     pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
         if let Some(rest) = &mut self.rest {
-            let _ = rest.drive(cx);
+            if rest.drive(cx).is_pending() {
+                let _ = self.poll_time_out(cx);
+            }
         }
     }
 
@@ -101,16 +103,23 @@ impl Rendering {
             if rest.drive(cx).is_ready() {
                 continue;
             }
-            if self.has_timed_out || poll_deadline(self.deadline.as_mut(), cx).is_pending() {
-                return Poll::Pending;
-            }
-            self.has_timed_out = true;
-            {
-                let _span = rest.enter();
-                observe::timed_out(&rest.promises().registry.pending_fragments());
-            }
-            rest.time_out();
+            ready!(self.poll_time_out(cx));
         }
+    }
+
+    /// Ready once, when the time for the fragments is over. Their promises have timed out then.
+    fn poll_time_out(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(rest) = self.rest.as_mut().filter(|_| !self.has_timed_out) else {
+            return Poll::Pending;
+        };
+        ready!(poll_deadline(self.deadline.as_mut(), cx));
+        self.has_timed_out = true;
+        {
+            let _span = rest.enter();
+            observe::timed_out(&rest.promises().registry.pending_fragments());
+        }
+        rest.time_out();
+        Poll::Ready(())
     }
 
     /// Drops what is pending.

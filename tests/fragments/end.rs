@@ -394,3 +394,34 @@ async fn a_body_of_many_frames_is_passed_on() {
     );
     assert_eq!(body, expected);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_time_of_fragments_ends_although_the_body_has_not_ended() {
+    let dropped = Counter::default();
+    let guarded = dropped.clone();
+    let layer = no_rejection()
+        .grace(std::time::Duration::ZERO)
+        .timeout(3 * SECOND);
+    let service = layer.layer(service_fn(move |request: TestRequest| {
+        let guarded = guarded.clone();
+        let fragment = promises(&request).fragment("hangs", "…", move |promises| {
+            promises.result_or_submit("hangs", || {
+                let guard = guarded.on_drop();
+                async move {
+                    let _guard = guard;
+                    std::future::pending::<String>().await
+                }
+            })
+        });
+        let page = Ok::<_, BoxError>(Frame::data(Bytes::from(fragment.to_string())));
+        let body = StreamBody::new(stream::iter([page]).chain(stream::pending()));
+        ready(Ok::<_, BoxError>(html_of(Box::pin(body) as BoxBody)))
+    }));
+    let response = service.oneshot(browser("/")).await.unwrap();
+    let mut body = Box::pin(response.into_body());
+    body.frame().await.unwrap().unwrap();
+    for (seconds, count) in [(2, 0), (2, 1)] {
+        assert!(timeout(SECOND * seconds, body.frame()).await.is_err());
+        assert_eq!(dropped.get(), count);
+    }
+}
