@@ -44,8 +44,8 @@ async fn tasks_are_listed(backend: Backend) {
         let principal = Principal::new(if number % 3 == 0 { "ada" } else { "bob" });
         let queue = if number < 20 { "main" } else { "other" };
         let argument = if number % 10 == 0 { "bad" } else { "good" };
-        let submit = async { tasks.queue(queue).submit(act(argument)) };
-        let id = principal.clone().scope(submit).await.await.unwrap();
+        let submit = async { tasks.queue(queue).submit(act(argument)).await };
+        let id = principal.clone().scope(submit).await.unwrap();
         expected.insert((id, principal, queue, argument));
     }
     let select = |matches: &dyn Fn(&str, &str, &str) -> bool| -> BTreeSet<_> {

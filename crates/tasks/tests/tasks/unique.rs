@@ -100,8 +100,8 @@ async fn an_id_of_another_principal_is_never_kept_or_replaced() {
         let tasks = noting(&Backend::memory(), &Notes::default());
         submit(&tasks, "x", unique).await.unwrap();
         let queue = tasks.queue("main");
-        let submit = async { queue.submit(act("x")).with_id("id").unique(unique) };
-        let error = Principal::new("ada").scope(submit).await.await.unwrap_err();
+        let submit = async { queue.submit(act("x")).with_id("id").unique(unique).await };
+        let error = Principal::new("ada").scope(submit).await.unwrap_err();
         assert!(matches!(error, TaskError::IdInUse { .. }), "{error:?}");
     }
 }
