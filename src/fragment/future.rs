@@ -138,9 +138,13 @@ where
                         }
                     }
                     let state = this.state.project_replace(State::Done);
-                    let StateReplaced::Grace { response, page, .. } = state else {
+                    let StateReplaced::Grace {
+                        response, mut page, ..
+                    } = state
+                    else {
                         unreachable!("the state was matched above")
                     };
+                    page.begin();
                     let (mut head, body) = response.into_parts();
                     adapt(
                         &mut head.headers,

@@ -132,9 +132,14 @@
 //! transactions of the last pass are decided when the page begins: see [`Promises::on_discard`].
 //!
 //! A server does not poll the body while its client does not read, for example because the window of an HTTP/2 stream
-//! is empty. Until then the promises of the page stand still, and no timeout of this crate ends them. They keep what
-//! they hold, such as a permit or a connection of a pool. Limit how long the server waits for a client. A promise that
-//! awaits a task of its own (`tokio::spawn`) lets scarce work go on.
+//! is empty. Until then the promises of the page stand still, and keep what they hold, such as a permit or a connection
+//! of a pool. They end with the [timeout](FragmentLayer::timeout) even then. A promise that awaits a task of its own
+//! (`tokio::spawn`) lets scarce work go on.
+//!
+//! # Nested layers
+//!
+//! A [`PromiseLayer`](crate::PromiseLayer) outside of this layer ends its promises when the page begins. Fragments that
+//! read them later request them again, so read such values outside of fragments.
 //!
 //! # Difference from similar middleware
 //!

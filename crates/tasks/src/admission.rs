@@ -100,7 +100,7 @@ impl Core {
             if is_settled {
                 return Ok(());
             }
-            return self.fill_slots(&keys, time_to_live).await;
+            return self.fill_slots(&keys, time_to_live, None).await;
         }
     }
 
@@ -156,22 +156,20 @@ impl Core {
             return Ok(());
         };
         let time_to_live = self.slots_time_to_live(letter);
-        let update = |found: Option<Slots>| match found {
-            Some(mut slots) if slots.holds(&letter.submission) => {
-                let is_other = |holder: &Holder| holder.submission != letter.submission;
-                slots.holders.retain(is_other);
-                Update::Set(slots, time_to_live, ())
-            }
-            _ => Update::Keep(()),
-        };
         let _turn = self.turn(&keys).await;
-        self.records.backend.change(&keys.slots(), update).await?;
-        self.fill_slots(&keys, time_to_live).await
+        self.fill_slots(&keys, time_to_live, Some(&letter.submission))
+            .await
     }
 
-    /// Gives the free slots of a key to the tasks that wait longest. Returns when no slot is free or no task waits, and
+    /// Releases the slot of the submission `ended`, and gives the free slots of a key to the tasks that wait longest,
+    /// in one change where possible. Returns when no slot is free or no task waits, and
     /// all tasks with a slot are in the queue.
-    async fn fill_slots(&self, keys: &Keys, time_to_live: Duration) -> Result<(), BackendError> {
+    async fn fill_slots(
+        &self,
+        keys: &Keys,
+        time_to_live: Duration,
+        ended: Option<&str>,
+    ) -> Result<(), BackendError> {
         let backend = &self.records.backend;
         let key = keys.slots();
         loop {
@@ -179,7 +177,11 @@ impl Core {
             let Some((mut slots, revision)) = found else {
                 return Ok(());
             };
-            let mut has_changed = false;
+            let before = slots.holders.len();
+            slots
+                .holders
+                .retain(|holder| Some(&*holder.submission) != ended);
+            let mut has_changed = slots.holders.len() != before;
             for holder in &mut slots.holders {
                 if !holder.is_enqueued {
                     self.admit(keys, holder.place).await?;

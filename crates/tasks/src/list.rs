@@ -154,8 +154,7 @@ impl Tasks {
     /// [store](tower_promises_backend::Store::list), not of time. A task that changes its state between two pages may be
     /// missing, or be on both, and a page shows each task as it was read.
     ///
-    /// A page takes time in proportion to the stored tasks that it passes, whether they match or not, about five
-    /// microseconds each. It passes at most 10,000, so a page may have fewer tasks than its limit, even none, although
+    /// A page takes time in proportion to the stored tasks that it passes, whether they match or not. It passes at most 10,000, so a page may have fewer tasks than its limit, even none, although
     /// [more follow](TaskPage::next). Submitting and running tasks costs nothing for it.
     ///
     /// # Errors

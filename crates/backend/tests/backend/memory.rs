@@ -44,6 +44,18 @@ async fn a_backend_hands_out_its_adapters() {
     backend.queue().enqueue(envelope).await.unwrap();
 }
 
+/// Entries that the store has dropped for others are not listed.
+#[tokio::test(start_paused = true)]
+async fn a_full_store_lists_what_it_has_kept() {
+    let store = MemoryStore::builder().max_bytes(100 * 1024).build();
+    for number in 0..2000 {
+        let key = format!("key/{number}");
+        store.put(&key, "value".into(), None).await.unwrap();
+    }
+    let page = store.list("key/", None, 1000).await.unwrap();
+    assert!((100..1000).contains(&page.entries.len()) && page.next.is_none());
+}
+
 /// Runs on several threads, so that competing calls overlap.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_memory_store_decides_races_between_threads() {

@@ -213,8 +213,8 @@ async fn a_limit_can_be_that_of_the_principal() {
     let tasks = process(&Backend::memory(), &running);
     let mut ids = Vec::new();
     for principal in ["ada", "ada", "bob", "bob"] {
-        let submit = async { tasks.queue("main").submit(export("free", "slow")).await };
-        ids.push(Principal::new(principal).scope(submit).await.unwrap());
+        let submit = submit(&tasks, "free", "slow");
+        ids.push(Principal::new(principal).scope(submit).await);
     }
     let _worker = tasks.work().unwrap();
     until("the tasks run", || {
