@@ -131,7 +131,8 @@ async fn ask(process: &Process, world: &World) -> Option<String> {
     None
 }
 
-/// Every store, queue and bus call is a possible point of death: before it takes effect, after, and long before.
+/// Every store, queue and bus call is a possible point of death: before it takes effect, after, and long before. Or its
+/// answer is lost, and the process lives.
 #[tokio::test(start_paused = true)]
 async fn an_order_survives_the_death_of_its_process_at_every_call() {
     let calls = order(Death::Never).await;
@@ -141,6 +142,7 @@ async fn an_order_survives_the_death_of_its_process_at_every_call() {
         let mut calls = order(Death::Before(number)).await;
         calls = calls.max(order(Death::After(number)).await);
         calls = calls.max(order(Death::Late(number)).await);
+        calls = calls.max(order(Death::Unanswered(number)).await);
         if calls <= number {
             break;
         }

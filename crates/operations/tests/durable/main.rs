@@ -6,6 +6,7 @@ mod memory;
 mod mortal;
 mod outside;
 mod process;
+mod races;
 mod requests;
 mod runs;
 mod suspension;
