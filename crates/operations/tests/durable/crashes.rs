@@ -9,6 +9,7 @@ use test_support::operation::{SECOND, request_with};
 use tokio::select;
 use tokio::time::{sleep, timeout};
 use tower_promises::backend::Backend;
+use tower_promises_operations::OperationLayer;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -53,11 +54,16 @@ impl World {
     }
 }
 
+/// A layer that keeps results longer than the pauses of a client that gets no answer.
+fn keeping(backend: &Backend) -> OperationLayer {
+    layer(backend).idempotency_keys(true).retention(2 * DAY)
+}
+
 /// Runs an order in a process that dies, and from then on in another one. Returns the number of calls of the process.
 async fn order(death: Death) -> usize {
     let (world, backend) = (World::default(), Backend::memory());
     let (mortal, life) = Mortal::backend(&backend, death);
-    let first = Process::start(layer(&mortal).idempotency_keys(true), world.order());
+    let first = Process::start(keeping(&mortal), world.order());
     let steps_before;
     let outcome = select! {
         outcome = ask_until_ended(&first, &world) => {
@@ -75,7 +81,7 @@ async fn order(death: Death) -> usize {
     let outcome = match outcome {
         Some(outcome) => outcome,
         None => {
-            let second = Process::start(layer(&backend).idempotency_keys(true), world.order());
+            let second = Process::start(keeping(&backend), world.order());
             let release = async {
                 // The second process has taken the operation over.
                 sleep(LEASE + SECOND / 2).await;
@@ -125,7 +131,8 @@ async fn ask(process: &Process, world: &World) -> Option<String> {
     for url in world.mails.read() {
         let settled = process.settle(&url, r#"{"value": "yes"}"#);
         if let Ok(settled) = timeout(PATIENCE, settled).await {
-            assert!(matches!(settled.status.as_u16(), 200 | 503), "{settled:?}");
+            let is_expected = matches!(settled.status.as_u16(), 200 | 503);
+            assert!(is_expected, "{settled:?}");
         }
     }
     None
@@ -172,7 +179,7 @@ async fn order_among_deaths(seed: u64) {
         };
         deaths += 1;
         let (mortal, life) = Mortal::backend(&backend, death);
-        let layer = layer(&mortal).idempotency_keys(true).max_recoveries(100);
+        let layer = keeping(&mortal).max_recoveries(100);
         (Process::start(layer, world.order()), life)
     };
     let mut processes = [start(), start()];

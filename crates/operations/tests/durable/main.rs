@@ -1,6 +1,7 @@
 //! Durable operations.
 #![allow(clippy::unwrap_used)]
 
+mod checker;
 mod crashes;
 mod memory;
 mod mortal;
@@ -10,3 +11,4 @@ mod races;
 mod requests;
 mod runs;
 mod suspension;
+mod witness;
