@@ -3,6 +3,7 @@
 
 mod checker;
 mod crashes;
+mod ends;
 mod memory;
 mod mortal;
 mod outside;
