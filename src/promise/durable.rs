@@ -6,7 +6,7 @@ use super::{AnyKey, IntoKey, Key, Promises};
 use crate::BoxError;
 use futures_util::FutureExt;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use std::any::type_name;
 use std::sync::Arc;
 use std::time::Duration;
@@ -115,8 +115,9 @@ impl Promises {
     /// Waits until a due time: [`Pending`](PromiseError::Pending) before, and `()` from then on. The due time is
     /// `duration` after the first call with this name in any run of the operation.
     ///
-    /// If nothing else is pending, the operation is suspended: it uses no memory until the due time. In a request that
-    /// is no durable operation, the promise is an ordinary one.
+    /// If nothing else is pending, the operation is suspended: it uses no memory until the due time.
+    /// [`Operations::settle`](crate::operations::Operations::settle) ends the wait before. In a request that is no durable
+    /// operation, the promise is an ordinary one.
     ///
     /// # Errors
     ///
@@ -129,10 +130,10 @@ impl Promises {
         self.read_or_recall(
             key,
             run,
-            |name| run.has_slept(name).then_some(Ok(())),
+            |name| run.recall(name).map(slept),
             |name, run| async move {
-                let slept = run.sleep(name.as_str(), duration).await;
-                slept.map_err(not_remembered)
+                let settled = run.sleep(name.as_str(), duration).await;
+                settled.map_err(not_remembered).and_then(slept)
             },
         )
     }
@@ -388,6 +389,11 @@ fn outcome<T: DeserializeOwned>(settlement: Settlement) -> Result<T, Failure> {
         Settlement::Failed(error) => Err(Failure::Failed(Arc::new(error))),
         _ => Err(Failure::TimedOut),
     }
+}
+
+/// The outcome of a sleep. The application may have settled it with any value.
+fn slept(settlement: Settlement) -> Result<(), Failure> {
+    outcome::<IgnoredAny>(settlement).map(drop)
 }
 
 fn not_remembered(error: impl Into<BoxError>) -> Failure {

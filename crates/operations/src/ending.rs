@@ -84,6 +84,8 @@ impl Ending<'_> {
             instance.limits.forget(key);
             return match error {
                 BackendError::TooLarge { .. } => fail(too_large()).await,
+                // What is remembered is not lost: the run is given back, and the next one has the same result.
+                _ if self.run.is_some() => {}
                 _ => {
                     let failed = "The result could not be stored.";
                     fail(Failure::new("StorageFailed", failed)).await;
@@ -106,6 +108,13 @@ impl Ending<'_> {
             Status::Succeeded
         };
         self.end(status, failure, Some(stored)).await;
+    }
+
+    /// Deletes a result that no client will request, because the operation has another end.
+    async fn delete_superfluous(&self, stored: Option<Stored>) {
+        if let Some(stored) = stored {
+            self.delete_result(stored).await;
+        }
     }
 
     async fn delete_result(&self, stored: Stored) {
@@ -131,8 +140,17 @@ impl Ending<'_> {
                 true
             })
         };
+        let is_this_end = |record: &Record| {
+            let end = (record.status, &record.error, record.result);
+            end == (status, &failure, stored) && record.is_owned_by(self.run.map(|run| run.fence))
+        };
         match repeat(key, change).await {
-            Ok(Changed::Yes(_)) => {
+            // An attempt whose answer was lost has stored this end, and the next attempt finds it.
+            Ok(Changed::No(record)) if !is_this_end(&record) => {
+                self.admission.count(key, RECORD_BYTES, retention);
+                self.delete_superfluous(stored).await;
+            }
+            Ok(Changed::Yes(_) | Changed::No(_)) => {
                 if stored.is_none() {
                     self.admission.count(key, RECORD_BYTES, retention);
                 }
@@ -140,15 +158,9 @@ impl Ending<'_> {
                 observe::ended(key, status, code);
                 instance.announce(key, ENDED).await;
             }
-            Ok(changed @ (Changed::No(_) | Changed::Gone)) => {
-                // `Canceled` is final: no client will request this result.
-                match changed {
-                    Changed::Gone => instance.limits.forget(key),
-                    _ => self.admission.count(key, RECORD_BYTES, retention),
-                }
-                if let Some(stored) = stored {
-                    self.delete_result(stored).await;
-                }
+            Ok(Changed::Gone) => {
+                instance.limits.forget(key);
+                self.delete_superfluous(stored).await;
             }
             // The end may have been stored despite the error, so the result stays and still counts.
             Err(_) if stored.is_some() => {}

@@ -229,6 +229,14 @@ impl Settlement {
         Ok(Self::Value { of, json })
     }
 
+    /// The outcome of a sleep whose due time has come.
+    pub(super) fn slept() -> Self {
+        Self::Value {
+            of: None,
+            json: Json(RawValue::NULL.to_owned()),
+        }
+    }
+
     /// Whether two outcomes are the same for a reader.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {

@@ -2,7 +2,7 @@
 
 use super::lists;
 use super::request::StoredRequest;
-use super::wake::{self, Reason};
+use super::wake::{self, PRECAUTION, Reason};
 use crate::claim::{Claim, Claimed};
 use crate::escalation::Client;
 use crate::idempotency::{after_wait, again, wait_for_end};
@@ -16,6 +16,7 @@ use crate::reply::{self, Reply, varying};
 use bytes::Bytes;
 use http::request;
 use std::sync::Arc;
+use tokio::time::Instant;
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::documents::encode;
 use tower_promises_backend::kit::topics::Subscription;
@@ -105,6 +106,7 @@ async fn accept(
             }
         }
         let name = claim.as_ref().map(|claim| claim.name.clone());
+        let began = Instant::now();
         let created = create(&instance, requester.clone(), stored.clone(), name);
         let Some((key, record)) = created.await? else {
             return Ok(Accepted::Refused);
@@ -120,6 +122,11 @@ async fn accept(
                 // Another request was faster.
                 instance.records.discard(&record).await;
                 continue;
+            }
+            if began.elapsed() >= PRECAUTION / 2 {
+                // A worker may have found the operation without its key, and may be about to discard the operation. A
+                // repeated request finds out.
+                return Err(BackendError::unavailable("the key was stored too late"));
             }
         }
         let news = instance.changes.ends(&key);

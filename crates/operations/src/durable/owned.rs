@@ -40,8 +40,8 @@ pub(super) struct Owned {
     parts: AtomicU64,
     /// Notified when the memory has changed.
     pub(super) news: watch::Sender<()>,
-    /// Nothing is pending except promises that wait.
-    is_resting: watch::Sender<bool>,
+    /// The number of promises that are pending, if all of them wait. Otherwise 0.
+    resting: watch::Sender<usize>,
     is_replaced: watch::Sender<bool>,
 }
 
@@ -66,7 +66,7 @@ impl Owned {
             memory: memory.into(),
             parts: AtomicU64::new(0),
             news: watch::Sender::new(()),
-            is_resting: watch::Sender::new(false),
+            resting: watch::Sender::new(0),
             is_replaced: watch::Sender::new(false),
         }
     }
@@ -85,8 +85,8 @@ impl Owned {
 
     /// Resolves when nothing is pending except promises that wait.
     pub(super) async fn rested(&self) {
-        let mut resting = self.is_resting.subscribe();
-        let _ = resting.wait_for(|is_resting| *is_resting).await;
+        let mut resting = self.resting.subscribe();
+        let _ = resting.wait_for(|number| *number > 0).await;
     }
 
     /// Resolves when the run does not own the operation any more.
@@ -95,9 +95,14 @@ impl Owned {
         let _ = replaced.wait_for(|is_replaced| *is_replaced).await;
     }
 
-    pub(super) fn waiting(&self) -> Vec<Waiting> {
+    /// Returns what a resting request waits for. `None` if a promise has settled since the request came to rest: without
+    /// it, the list would not tell that the request can go on.
+    pub(super) fn waiting(&self) -> Option<Vec<Waiting>> {
         let mut waiting: Vec<_> = {
             let memory = lock(&self.memory);
+            if memory.waiting.len() != *self.resting.borrow() {
+                return None;
+            }
             memory.waiting.values().cloned().collect()
         };
         waiting.sort_by(|one, other| one.name.cmp(&other.name));
@@ -105,7 +110,7 @@ impl Owned {
             // The application's closure runs without the lock.
             waiting.is_shown = (self.instance.settings.durable.shows)(&waiting.name);
         }
-        waiting
+        Some(waiting)
     }
 
     pub(super) fn is_settled(&self, name: &str) -> bool {
@@ -157,11 +162,10 @@ impl Owned {
         format!("{}/promises/{token}", links.own)
     }
 
-    pub(super) fn set_resting(&self, is_resting: bool) {
-        self.is_resting.send_if_modified(|was_resting| {
-            let changes = *was_resting != is_resting;
-            *was_resting = is_resting;
-            changes
+    pub(super) fn set_resting(&self, number: usize) {
+        self.resting.send_if_modified(|resting| {
+            let before = std::mem::replace(resting, number);
+            before != number
         });
     }
 

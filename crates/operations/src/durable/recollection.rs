@@ -64,6 +64,21 @@ impl Recollection {
         self.get(name)?.until
     }
 
+    /// Returns the settlements of sleeps whose due time has come, and which are not stored.
+    pub(super) fn due_sleeps(&self, now: u64) -> Vec<Entry> {
+        let sleeps = self.promises.iter().filter(|(_, remembered)| {
+            let is_due = remembered.until.is_some_and(|until| until <= now);
+            is_due && remembered.outside.is_none() && remembered.settlement.is_none()
+        });
+        let slept = || Fact::Settled(Settlement::slept());
+        sleeps
+            .map(|(name, _)| Entry {
+                name: name.clone(),
+                fact: slept(),
+            })
+            .collect()
+    }
+
     pub(super) fn request(&mut self, name: &str) {
         if !self.requested.contains(name) {
             self.requested.insert(name.to_owned());

@@ -62,7 +62,9 @@ impl DurableRun {
             is_current: false,
         };
         let entries = recording.entries();
-        let memory = Recollection::of((entries.len(), 0), entries);
+        let mut memory = Recollection::of((entries.len(), 0), entries);
+        let slept = memory.due_sleeps(u64::MAX);
+        memory.learn(&slept);
         let instance = Instance::new(Backend::memory(), settings);
         let owned = Owned::new(instance, Key::of("recorded"), held, memory, None);
         Self::of(owned)
@@ -131,25 +133,17 @@ impl DurableRun {
         self.owned.store(name, Fact::Settled(settlement)).await
     }
 
-    /// Waits until a due time, which is `duration` after the first call with this name in any run.
+    /// Waits until a due time, which is `duration` after the first call with this name in any run, or until the
+    /// application settles the sleep. That the time has come is remembered, so that a later run on a machine whose clock
+    /// is behind does not wait again.
     ///
     /// # Errors
     ///
     /// If a limit of the operation's memory is exceeded.
-    pub async fn sleep(&self, name: &str, duration: Duration) -> Result<(), NotRemembered> {
-        let until = self.owned.due(name, duration).await?;
-        let _waiting = self.owned.wait(name, WaitKind::Sleep, Some(until));
-        self.owned.reach(until).await;
-        Ok(())
-    }
-
-    /// Whether the due time of a [`sleep`](Self::sleep) has come.
-    #[must_use]
-    pub fn has_slept(&self, name: &str) -> bool {
-        let mut memory = lock(&self.owned.memory);
-        memory.request(name);
-        let until = memory.until(name);
-        until.is_some_and(|until| until <= self.owned.instance.settings.now())
+    pub async fn sleep(&self, name: &str, duration: Duration) -> Result<Settlement, NotRemembered> {
+        let until = Some(self.owned.due(name, duration).await?);
+        let slept = Settlement::slept();
+        self.settlement(name, WaitKind::Sleep, until, slept).await
     }
 
     /// Waits until a promise is settled from outside, or until its deadline, which is `limit` after the first call with
@@ -172,8 +166,21 @@ impl DurableRun {
             Some(limit) => Some(self.owned.due(name, limit).await?),
             None => None,
         };
+        let timed_out = Settlement::TimedOut;
+        self.settlement(name, WaitKind::Outside, until, timed_out)
+            .await
+    }
+
+    /// Waits until a promise is settled. At the due time, this run settles it.
+    async fn settlement(
+        &self,
+        name: &str,
+        kind: WaitKind,
+        until: Option<u64>,
+        when_due: Settlement,
+    ) -> Result<Settlement, NotRemembered> {
         let mut news = self.owned.news.subscribe();
-        let _waiting = self.owned.wait(name, WaitKind::Outside, until);
+        let _waiting = self.owned.wait(name, kind, until);
         loop {
             if let Some(settlement) = self.recall(name) {
                 return Ok(settlement);
@@ -187,7 +194,7 @@ impl DurableRun {
             select! {
                 _ = news.changed() => {}
                 // Stored before it is read, so that a settlement which another process stores first counts.
-                () = deadline => self.remember(name, Settlement::TimedOut).await?,
+                () = deadline => self.remember(name, when_due.clone()).await?,
             }
         }
     }
@@ -213,12 +220,12 @@ impl DurableRun {
     /// the operation is suspended.
     pub fn rest(&self, running: usize) {
         let is_resting = running > 0 && lock(&self.owned.memory).waiting.len() == running;
-        self.owned.set_resting(is_resting);
+        self.owned.set_resting(if is_resting { running } else { 0 });
     }
 
     /// Records that the handler runs.
     pub fn work(&self) {
-        self.owned.set_resting(false);
+        self.owned.set_resting(0);
     }
 }
 

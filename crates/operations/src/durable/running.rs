@@ -136,11 +136,7 @@ where
                 Err(error) => Err(error),
             },
             End::GivenUp => {
-                let returned = self.run.owned.change(|_, durable| {
-                    durable.given_back = true;
-                    Some(())
-                });
-                let _ = timeout(RETURN_PATIENCE, returned).await;
+                self.give_back().await;
                 let after = Duration::ZERO;
                 return (Outcome::Retry { after }, false);
             }
@@ -151,12 +147,25 @@ where
         };
         match ended {
             Ok(true) => (Outcome::Done, true),
-            Ok(false) => again,
+            Ok(false) => {
+                // The store has refused the end, which is no fault of the run.
+                self.give_back().await;
+                again
+            }
             Err(error) => {
                 observe::backend_failed(&self.key, &error);
                 again
             }
         }
+    }
+
+    /// Records that the next run is no recovery, if this run owns the operation.
+    async fn give_back(&self) {
+        let returned = self.run.owned.change(|_, durable| {
+            durable.given_back = true;
+            Some(())
+        });
+        let _ = timeout(RETURN_PATIENCE, returned).await;
     }
 
     async fn store_end(&self, end: End<E>, report: &Report) {
@@ -292,14 +301,13 @@ where
 async fn rests(instance: &Instance, run: &DurableRun) -> Vec<Waiting> {
     loop {
         run.owned.rested().await;
-        let waiting = run.owned.waiting();
-        let due = waiting.iter().filter_map(|waiting| waiting.until).min();
-        let left = due.map_or(u64::MAX, |due| due.saturating_sub(instance.settings.now()));
-        // Nothing waits at the moment between a due time and the next pass.
-        if waiting.is_empty() {
+        let Some(waiting) = run.owned.waiting() else {
+            // A promise has settled, and the next pass has not begun.
             sleep(Duration::from_millis(1)).await;
             continue;
-        }
+        };
+        let due = waiting.iter().filter_map(|waiting| waiting.until).min();
+        let left = due.map_or(u64::MAX, |due| due.saturating_sub(instance.settings.now()));
         if left >= SHORTEST_SUSPENSION {
             return waiting;
         }

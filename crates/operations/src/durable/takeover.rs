@@ -8,7 +8,7 @@ use crate::claim::Claimed;
 use crate::instance::Instance;
 use crate::memory::{Durable, Entry};
 use crate::observe;
-use crate::record::{Failure, Key, Record, Status};
+use crate::record::{Failure, Key, Record, Status, random};
 use std::sync::Arc;
 use std::time::Duration;
 use tower_promises_backend::kit::documents::encode;
@@ -66,14 +66,15 @@ impl Claimant {
                 return Ok(Takeover::Nothing);
             };
             if durable.fence == self.fence {
-                return begin(instance, key, record, revision).await;
+                let memory = recollect(instance, key, durable).await?;
+                return Ok(begin(record, revision, memory));
             }
-            let is_recovery = match self.judge(&record, durable).await? {
+            let mut memory = recollect(instance, key, durable).await?;
+            let is_recovery = match self.judge(&record, durable, &memory) {
                 Verdict::Begin { is_recovery } => is_recovery,
                 Verdict::Nothing => return Ok(Takeover::Nothing),
                 Verdict::Later(after) => return Ok(Takeover::Later(after)),
                 Verdict::Restore => {
-                    let memory = recollect(instance, key, durable).await?;
                     let is_settled = |name: &str| memory.settlement(name).is_some();
                     let next = wake::due(instance, key, &record, durable, is_settled)?;
                     instance.records.backend.enqueue(next).await?;
@@ -93,6 +94,9 @@ impl Claimant {
                 // Before the end is stored, so that no lost operation is missing.
                 lists::add_lost(instance, &taken.id).await?;
             }
+            if ended.is_none() {
+                self.settle_sleeps(&mut taken, &mut memory).await?;
+            }
             let (name, value) = (key.record(), encode(&taken)?);
             let time_to_live = taken.time_to_live();
             let backend = &instance.records.backend;
@@ -106,54 +110,77 @@ impl Claimant {
             if let Some(durable) = taken.durable.as_deref().filter(|_| is_recovery) {
                 observe::recovered(key, durable.recoveries);
             }
-            return begin(instance, key, taken, revision).await;
+            return Ok(begin(taken, revision, memory));
         }
     }
 
+    /// Remembers the sleeps whose due time has come, with the change that begins the run.
+    async fn settle_sleeps(
+        &self,
+        record: &mut Record,
+        memory: &mut Recollection,
+    ) -> Result<(), BackendError> {
+        let time_to_live = record.time_to_live_of_parts();
+        let slept = memory.due_sleeps(self.instance.settings.now());
+        let Some(durable) = record.durable.as_deref_mut().filter(|_| !slept.is_empty()) else {
+            return Ok(());
+        };
+        let journal = &mut durable.journal;
+        for entry in &slept {
+            journal.push(entry.clone(), entry.bytes());
+        }
+        let (backend, prefix) = (&self.instance.records.backend, self.key.memory());
+        journal
+            .move_out(backend, &prefix, random()?, time_to_live)
+            .await?;
+        (memory.known, memory.bytes) = (journal.len(), journal.bytes());
+        memory.learn(&slept);
+        Ok(())
+    }
+
     /// Decides what the envelope begins.
-    async fn judge(&self, record: &Record, durable: &Durable) -> Result<Verdict, BackendError> {
+    fn judge(&self, record: &Record, durable: &Durable, memory: &Recollection) -> Verdict {
         let (instance, wake) = (&*self.instance, &self.wake);
         let now = instance.settings.now();
         if let Some(holder) = &durable.holder {
             // The envelope is delivered again, because its run has ended without settling it.
-            return Ok(if **holder == *self.envelope {
+            return if **holder == *self.envelope {
                 Verdict::Begin {
                     is_recovery: !durable.given_back,
                 }
             } else {
                 Verdict::Nothing
-            });
+            };
         }
         if durable.turn != wake.turn {
             // The process may have ended after it had suspended the operation, and before it enqueued the next envelope.
-            return Ok(if durable.is_suspended() {
+            return if durable.is_suspended() {
                 Verdict::Restore
             } else {
                 Verdict::Nothing
-            });
+            };
         }
         let begin = Verdict::Begin { is_recovery: false };
         if wake.reason == Reason::Begin || self.is_over(record) {
-            return Ok(begin);
+            return begin;
         }
-        let memory = recollect(instance, &self.key, durable).await?;
         let untils = durable.waiting.iter().map(|waiting| {
             let is_settled = memory.settlement(&waiting.name).is_some();
             let until = waiting.until.unwrap_or(u64::MAX);
             if is_settled { now } else { until }
         });
-        Ok(match untils.min() {
+        match untils.min() {
             Some(next) if next > now => match wake.reason {
                 // The clock of this machine is behind the clock of the queue.
                 Reason::Due => {
                     let end = wake::end_of_lifetime(instance, record);
-                    Verdict::Later(Duration::from_millis(next.min(end) - now))
+                    Verdict::Later(Duration::from_millis(next.min(end).saturating_sub(now)))
                 }
                 // The settlement was announced and not stored.
                 _ => Verdict::Nothing,
             },
             _ => begin,
-        })
+        }
     }
 
     /// Whether the operation has the idempotency key of its request, if there is one. The process may have ended between
@@ -198,22 +225,13 @@ impl Claimant {
     }
 }
 
-async fn begin(
-    instance: &Instance,
-    key: &Key,
-    record: Record,
-    revision: Revision,
-) -> Result<Takeover, BackendError> {
-    let memory = match record.durable.as_deref() {
-        Some(durable) => recollect(instance, key, durable).await?,
-        None => Recollection::default(),
-    };
+fn begin(record: Record, revision: Revision, memory: Recollection) -> Takeover {
     let held = Held {
         record,
         revision,
         is_current: true,
     };
-    Ok(Takeover::Run(held.into(), memory))
+    Takeover::Run(held.into(), memory)
 }
 
 /// Reads all that an operation remembers, oldest first.

@@ -2,7 +2,7 @@
 
 use crate::instance::Instance;
 use crate::memory::Durable;
-use crate::record::{Key, Record, digest};
+use crate::record::{Key, Record, digest, random};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tower_promises_backend::kit::clock::milliseconds;
@@ -11,7 +11,7 @@ use tower_promises_backend::{BackendError, Envelope};
 
 /// How much later an envelope comes that is enqueued before the change which it announces. The change is one call of the
 /// store, so the envelope comes after the change, if there is one.
-const PRECAUTION: Duration = Duration::from_secs(30);
+pub(super) const PRECAUTION: Duration = Duration::from_secs(30);
 
 /// The content of an envelope.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,14 +45,15 @@ pub(super) fn envelope(
 }
 
 /// Returns an envelope for a change that is about to be stored, in case the process ends between the change and the
-/// envelope that announces the change at once.
+/// envelope that announces the change at once. Each has its own id: the envelope of an earlier attempt may come too early
+/// for this attempt.
 pub(super) fn precaution(
     instance: &Instance,
     key: &Key,
     turn: u64,
     reason: Reason,
 ) -> Result<Envelope, BackendError> {
-    let envelope = make(instance, key, turn, reason, "later")?;
+    let envelope = make(instance, key, turn, reason, &random()?)?;
     Ok(envelope.delay(PRECAUTION))
 }
 

@@ -9,6 +9,7 @@ use test_support::operation::{SECOND, request_with};
 use tokio::select;
 use tokio::time::{sleep, timeout};
 use tower_promises::backend::Backend;
+use tower_promises_operations::OperationLayer;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -53,11 +54,16 @@ impl World {
     }
 }
 
+/// A layer that keeps results longer than the pauses of a client that gets no answer.
+fn keeping(backend: &Backend) -> OperationLayer {
+    layer(backend).idempotency_keys(true).retention(2 * DAY)
+}
+
 /// Runs an order in a process that dies, and from then on in another one. Returns the number of calls of the process.
 async fn order(death: Death) -> usize {
     let (world, backend) = (World::default(), Backend::memory());
     let (mortal, life) = Mortal::backend(&backend, death);
-    let first = Process::start(layer(&mortal).idempotency_keys(true), world.order());
+    let first = Process::start(keeping(&mortal), world.order());
     let steps_before;
     let outcome = select! {
         outcome = ask_until_ended(&first, &world) => {
@@ -75,7 +81,7 @@ async fn order(death: Death) -> usize {
     let outcome = match outcome {
         Some(outcome) => outcome,
         None => {
-            let second = Process::start(layer(&backend).idempotency_keys(true), world.order());
+            let second = Process::start(keeping(&backend), world.order());
             let release = async {
                 // The second process has taken the operation over.
                 sleep(LEASE + SECOND / 2).await;
@@ -125,13 +131,15 @@ async fn ask(process: &Process, world: &World) -> Option<String> {
     for url in world.mails.read() {
         let settled = process.settle(&url, r#"{"value": "yes"}"#);
         if let Ok(settled) = timeout(PATIENCE, settled).await {
-            assert!(matches!(settled.status.as_u16(), 200 | 503), "{settled:?}");
+            let is_expected = matches!(settled.status.as_u16(), 200 | 503);
+            assert!(is_expected, "{settled:?}");
         }
     }
     None
 }
 
-/// Every store, queue and bus call is a possible point of death: before it takes effect, after, and long before.
+/// Every store, queue and bus call is a possible point of death: before it takes effect, after, and long before. Or its
+/// answer is lost, and the process lives.
 #[tokio::test(start_paused = true)]
 async fn an_order_survives_the_death_of_its_process_at_every_call() {
     let calls = order(Death::Never).await;
@@ -141,6 +149,7 @@ async fn an_order_survives_the_death_of_its_process_at_every_call() {
         let mut calls = order(Death::Before(number)).await;
         calls = calls.max(order(Death::After(number)).await);
         calls = calls.max(order(Death::Late(number)).await);
+        calls = calls.max(order(Death::Unanswered(number)).await);
         if calls <= number {
             break;
         }
@@ -170,7 +179,7 @@ async fn order_among_deaths(seed: u64) {
         };
         deaths += 1;
         let (mortal, life) = Mortal::backend(&backend, death);
-        let layer = layer(&mortal).idempotency_keys(true).max_recoveries(100);
+        let layer = keeping(&mortal).max_recoveries(100);
         (Process::start(layer, world.order()), life)
     };
     let mut processes = [start(), start()];

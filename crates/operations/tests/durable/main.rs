@@ -1,13 +1,16 @@
 //! Durable operations.
 #![allow(clippy::unwrap_used)]
 
+mod checker;
 mod crashes;
 mod ends;
 mod memory;
 mod mortal;
 mod outside;
 mod process;
+mod races;
 mod requests;
 mod runs;
 mod suspension;
 mod tasks;
+mod witness;

@@ -22,6 +22,8 @@ pub(crate) enum Death {
     /// At this call. If it is a write to the store, it takes effect only when it is [released](Life::release): the write
     /// of a process that was replaced meanwhile.
     Late(usize),
+    /// The process lives. This call takes effect, and its answer is an error.
+    Unanswered(usize),
     Never,
 }
 
@@ -77,6 +79,9 @@ impl Mortal {
                 self.life.die();
             }
             self.life.go_on().await;
+            if self.life.death == Death::Unanswered(number) {
+                return Err(BackendError::unavailable("the answer is lost"));
+            }
             answer
         }
         .boxed()
