@@ -103,7 +103,7 @@ impl Promises {
     #[must_use]
     pub fn with_results(results: PromiseResults) -> Self {
         let settings = Settings::default().registry();
-        let registry = Registry::with_settled(settings, results.into_slots());
+        let registry = Registry::with_settled(settings, results.into_settled());
         Self {
             pass: registry.pass(),
             registry: Arc::new(registry),

@@ -17,10 +17,10 @@ impl Promises {
         T: Clone + Send + Sync + 'static,
     {
         let key = key.into_key();
-        let found = self.registry.find(self.pass, &key, Purpose::Read);
+        let found = self.registry.find::<T>(self.pass, &key, Purpose::Read);
         match found.map_err(SubmitError::into_promise_error)? {
-            Found::Promise(slot) => slot.read(key),
-            Found::Nothing(_) => Err(PromiseError::NotSubmitted { key }),
+            Found::Promise(present) => present.read(key),
+            Found::Nothing(..) => Err(PromiseError::NotSubmitted { key }),
         }
     }
 

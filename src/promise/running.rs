@@ -1,6 +1,7 @@
 use super::error::Failure;
 use super::observe::{ObservedPromise, ObservedRequest};
-use super::slot::AnySlot;
+use super::outcome::{Outcome, Work};
+use super::registry::{Aftermath, Member, Registry};
 use futures_util::stream::{FuturesUnordered, Stream};
 use std::mem;
 use std::pin::Pin;
@@ -29,49 +30,59 @@ enum Groups {
     Many(FuturesUnordered<Group>),
 }
 
-/// Promises that started together and share a deadline.
-#[derive(Default)]
+/// Promises that started together and share a deadline. Their work stays in the registry, where any thread can cancel
+/// it.
 struct Group {
+    registry: Arc<Registry>,
     promises: Vec<RunningPromise>,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 struct RunningPromise {
-    slot: Arc<dyn AnySlot>,
-    observed: ObservedPromise,
+    place: usize,
+    /// `None` if no observer is interested, and after the promise has settled.
+    observed: Option<ObservedPromise>,
 }
 
 impl Running {
     /// Starts promises, each with the given timeout.
     pub(super) fn start(
         &mut self,
-        mut slots: Vec<Arc<dyn AnySlot>>,
+        registry: &Arc<Registry>,
         timeout: Option<Duration>,
         observed: &mut ObservedRequest,
     ) {
-        slots.retain(|slot| slot.start());
-        if slots.is_empty() {
-            return;
-        }
-        let start = observed.start_promises(slots.len());
-        let mut promises = slots.into_iter().map(|slot| RunningPromise {
-            observed: start.promise(slot.key()),
-            slot,
-        });
-        while promises.len() > 0 {
-            let group = match promises.len() <= GROUP {
-                true => promises.by_ref().collect(),
-                false => promises.by_ref().take(GROUP).collect(),
+        loop {
+            let new = |place| RunningPromise {
+                place,
+                observed: None,
             };
-            self.push(group, timeout);
+            let (mut promises, has_gap) = registry.take_starting(GROUP, new);
+            if let (true, Groups::Many(groups)) = (has_gap, &mut self.groups) {
+                // Makes new futures of the groups, because those are polled: a group ends whose promises have ended.
+                *groups = mem::take(groups).into_iter().collect();
+            }
+            let count = promises.len();
+            if count > 0 {
+                if let Some(start) = observed.start_promises(count) {
+                    for promise in &mut promises {
+                        let key = registry.key(promise.place);
+                        promise.observed = key.map(|key| start.promise(&key));
+                    }
+                }
+                self.push(Group {
+                    registry: Arc::clone(registry),
+                    promises,
+                    deadline: timeout.map(|timeout| Box::pin(sleep(timeout))),
+                });
+            }
+            if count < GROUP {
+                return;
+            }
         }
     }
 
-    fn push(&mut self, promises: Vec<RunningPromise>, timeout: Option<Duration>) {
-        let group = Group {
-            promises,
-            deadline: timeout.map(|timeout| Box::pin(sleep(timeout))),
-        };
+    fn push(&mut self, group: Group) {
         self.groups = match mem::take(&mut self.groups) {
             Groups::None => Groups::One(group),
             Groups::One(first) => Groups::Many([first, group].into_iter().collect()),
@@ -124,11 +135,15 @@ impl Future for Group {
     type Output = Polled;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Polled> {
-        let has_budget = has_budget_remaining();
+        let had_budget = has_budget_remaining();
         match self.poll_promises(cx) {
             Poll::Ready(()) => Poll::Ready(Polled::Settled),
-            Poll::Pending if has_budget && !has_budget_remaining() => {
-                Poll::Ready(Polled::Exhausted(mem::take(&mut *self)))
+            Poll::Pending if had_budget && !has_budget_remaining() => {
+                Poll::Ready(Polled::Exhausted(Self {
+                    registry: Arc::clone(&self.registry),
+                    promises: mem::take(&mut self.promises),
+                    deadline: self.deadline.take(),
+                }))
             }
             Poll::Pending => Poll::Pending,
         }
@@ -137,8 +152,8 @@ impl Future for Group {
 
 impl Group {
     fn poll_promises(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.promises
-            .retain(|promise| promise.poll(cx).is_pending());
+        let pending = self.registry.poll(&mut self.promises, cx);
+        self.promises.truncate(pending);
         if self.promises.is_empty() {
             return Poll::Ready(());
         }
@@ -149,29 +164,77 @@ impl Group {
         }
         if let Some(deadline) = &mut self.deadline {
             ready!(poll_deadline(deadline.as_mut(), cx));
-            for promise in self.promises.drain(..) {
-                let slot = &promise.slot;
-                promise.observed.in_scope(|| slot.fail(Failure::TimedOut));
-            }
+            self.fail(&Failure::TimedOut);
             return Poll::Ready(());
         }
         Poll::Pending
     }
-}
 
-impl RunningPromise {
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.observed.in_scope(|| self.slot.poll(cx))
+    /// Fails all promises that have not settled.
+    fn fail(&mut self, failure: &Failure) {
+        for mut promise in mem::take(&mut self.promises) {
+            let aftermath = self.registry.fail(promise.place, failure.clone());
+            promise.finish(aftermath);
+        }
     }
 }
 
-impl Drop for RunningPromise {
+impl Member for RunningPromise {
+    fn place(&self) -> usize {
+        self.place
+    }
+
+    fn poll(&mut self, work: &mut Work, cx: &mut Context<'_>) -> Poll<Outcome> {
+        self.in_scope(|| work.as_mut().poll(cx))
+    }
+
+    fn is_observed(&self) -> bool {
+        self.observed.is_some()
+    }
+
+    fn settle(&mut self, aftermath: Option<Box<Aftermath>>) {
+        match aftermath {
+            Some(aftermath) => self.finish(*aftermath),
+            None => self.end(None),
+        }
+    }
+}
+
+impl RunningPromise {
+    /// Runs a closure in the span of the promise.
+    fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
+        match &self.observed {
+            Some(observed) => observed.in_scope(f),
+            None => f(),
+        }
+    }
+
+    fn finish(&mut self, aftermath: Aftermath) {
+        let failure = match self.observed {
+            Some(_) => aftermath.failure().cloned(),
+            None => None,
+        };
+        self.in_scope(|| aftermath.finish());
+        self.end(failure.as_ref());
+    }
+
+    /// Ends the observation, unless it has ended.
+    fn end(&mut self, failure: Option<&Failure>) {
+        if let Some(observed) = self.observed.take() {
+            observed.end(failure);
+        }
+    }
+}
+
+impl Drop for Group {
     fn drop(&mut self) {
-        if self.observed.is_wanted() {
-            // A promise that has not settled is cancelled now, so that it has an outcome.
-            self.observed
-                .in_scope(|| self.slot.fail(Failure::Cancelled));
-            self.observed.end(self.slot.key(), self.slot.failure());
+        // Promises that are observed have to end. The end of the request cancels the others.
+        if self
+            .promises
+            .iter()
+            .any(|promise| promise.observed.is_some())
+        {
+            self.fail(&Failure::Cancelled);
         }
     }
 }

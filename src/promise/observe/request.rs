@@ -49,16 +49,16 @@ pub(in crate::promise) struct ObservedStart<'a> {
     common: Arc<Common>,
 }
 
-/// The observation of a running promise.
+/// The observation of a running promise. Its drop does not end it.
 pub(in crate::promise) struct ObservedPromise {
     /// `None` if no subscriber is interested.
     #[cfg(feature = "tracing")]
     span: Option<Box<Observed>>,
+    #[cfg(feature = "server-timing")]
+    key: Key,
     /// Shared by promises that started together.
     #[cfg(any(feature = "metrics", feature = "server-timing"))]
     common: Arc<Common>,
-    #[cfg(feature = "metrics")]
-    _in_flight: Gauge,
 }
 
 /// The span of a promise.
@@ -71,6 +71,9 @@ struct Observed {
 #[cfg(any(feature = "metrics", feature = "server-timing"))]
 struct Common {
     stopwatch: Stopwatch,
+    /// The gauge of running promises includes these promises.
+    #[cfg(feature = "metrics")]
+    is_in_gauge: bool,
     #[cfg(feature = "server-timing")]
     pass: usize,
     /// Relative to the start of the request.
@@ -179,16 +182,20 @@ impl ObservedRequest {
         let _ = response;
     }
 
-    /// Starts `count` promises together.
-    pub(in crate::promise) fn start_promises(&mut self, count: usize) -> ObservedStart<'_> {
+    /// Starts `count` promises together. `None` if no observer is interested in them.
+    pub(in crate::promise) fn start_promises(&mut self, count: usize) -> Option<ObservedStart<'_>> {
         self.open();
         self.promises += count;
+        #[cfg(not(any(feature = "metrics", feature = "server-timing")))]
+        self.spans.as_ref()?;
         #[cfg(any(feature = "metrics", feature = "server-timing"))]
         let stopwatch = Stopwatch::start();
-        ObservedStart {
+        Some(ObservedStart {
             #[cfg(any(feature = "metrics", feature = "server-timing"))]
             common: Arc::new(Common {
                 stopwatch,
+                #[cfg(feature = "metrics")]
+                is_in_gauge: gauge::increment(&gauge::PROMISES_IN_FLIGHT, count),
                 #[cfg(feature = "server-timing")]
                 pass: self.pass,
                 #[cfg(feature = "server-timing")]
@@ -201,7 +208,7 @@ impl ObservedRequest {
                 },
             }),
             request: self,
-        }
+        })
     }
 
     /// Opens the spans and the timings, because there is a promise or a second pass to show.
@@ -224,7 +231,9 @@ impl Drop for ObservedRequest {
 impl ObservedStart<'_> {
     pub(in crate::promise) fn promise(&self, key: &Key) -> ObservedPromise {
         #[cfg(not(feature = "tracing"))]
-        let _ = (key, &self.request);
+        let _ = &self.request;
+        #[cfg(not(any(feature = "server-timing", feature = "tracing")))]
+        let _ = key;
         ObservedPromise {
             #[cfg(feature = "tracing")]
             span: self.request.spans.as_ref().map(|spans| {
@@ -233,10 +242,10 @@ impl ObservedStart<'_> {
                     span: spans.promise(key, self.request.pass),
                 })
             }),
+            #[cfg(feature = "server-timing")]
+            key: key.clone(),
             #[cfg(any(feature = "metrics", feature = "server-timing"))]
             common: Arc::clone(&self.common),
-            #[cfg(feature = "metrics")]
-            _in_flight: Gauge::one(&gauge::PROMISES_IN_FLIGHT),
         }
     }
 }
@@ -251,16 +260,8 @@ impl ObservedPromise {
         f()
     }
 
-    /// Whether [`end`](Self::end) records an outcome.
-    pub(in crate::promise) fn is_wanted(&self) -> bool {
-        let is_wanted = cfg!(any(feature = "metrics", feature = "server-timing"));
-        #[cfg(feature = "tracing")]
-        let is_wanted = is_wanted || self.span.is_some();
-        is_wanted
-    }
-
     /// Records the outcome of the promise.
-    pub(in crate::promise) fn end(&self, key: &Key, failure: Option<&Failure>) {
+    pub(in crate::promise) fn end(self, failure: Option<&Failure>) {
         let outcome = failure.map_or(PromiseOutcome::Fulfilled, PromiseOutcome::of);
         #[cfg(feature = "tracing")]
         if let Some(observed) = &self.span {
@@ -268,19 +269,22 @@ impl ObservedPromise {
             record(&observed.span, outcome.as_str(), duration);
         }
         #[cfg(any(feature = "metrics", feature = "server-timing"))]
-        let elapsed = self.common.stopwatch.elapsed();
+        let (common, elapsed) = (&self.common, self.common.stopwatch.elapsed());
         #[cfg(feature = "metrics")]
-        metrics::promise_ended(outcome as usize, &elapsed);
+        {
+            metrics::promise_ended(outcome as usize, &elapsed);
+            if common.is_in_gauge {
+                gauge::decrement(&gauge::PROMISES_IN_FLIGHT, 1);
+            }
+        }
         #[cfg(feature = "server-timing")]
-        lock(&self.common.timings).promises.push(PromiseTiming {
-            key: key.clone(),
-            pass: self.common.pass,
-            start: self.common.start,
+        lock(&common.timings).promises.push(PromiseTiming {
+            key: self.key,
+            pass: common.pass,
+            start: common.start,
             duration: elapsed.get(),
             outcome,
         });
-        #[cfg(not(feature = "server-timing"))]
-        let _ = key;
     }
 }
 

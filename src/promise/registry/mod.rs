@@ -2,17 +2,19 @@
 mod advising;
 mod entries;
 mod passes;
+mod polling;
 mod reservation;
 mod withdraw;
 
-pub(super) use reservation::{Found, Purpose};
+pub(super) use polling::{Aftermath, Member};
+pub(super) use reservation::{Awaiting, Found, Present, Purpose};
 
 use entries::{Entries, Vacancy};
 
 #[cfg(feature = "blocking")]
 use super::Rejection;
 use super::observe::Advice;
-use super::slot::AnySlot;
+use super::outcome::{Kind, Outcome, Progress};
 use super::{Key, Start};
 #[cfg(feature = "blocking")]
 use crate::blocking::BlockingPool;
@@ -60,24 +62,36 @@ struct State {
     is_settling: bool,
     /// The response of this pass is published even if promises are pending.
     publish: bool,
-    /// Wakes the response future, which starts the promises in [`Ledger::starting`].
+    /// Wakes the response future, which starts promises and polls them.
     driver: Option<Waker>,
     body: RequestBodyState,
     /// `None` until a promise is submitted. Most requests submit none.
-    ledger: Option<Box<Ledger>>,
+    ledger: Option<Ledger>,
 }
 
 /// The promises of a request.
 #[derive(Default)]
 struct Ledger {
     entries: Entries,
+    /// The place of the first promise that starts when the pass ends. All such promises before it have started.
+    queued_from: usize,
+    /// A running promise was cancelled or removed, so the response future has to poll all running promises: the others
+    /// of its group may not wake.
+    has_gap: bool,
     /// More promises were submitted than the limit allows.
     is_overfull: bool,
     /// The advice about changing names was given.
     #[cfg(feature = "tracing")]
     has_been_advised: bool,
-    /// Promises that the response future has to start at once.
-    starting: Vec<Arc<dyn AnySlot>>,
+    /// `None` until it is needed. Most requests do not need it.
+    more: Option<Box<More>>,
+}
+
+/// The state of a request with promises that only few such requests need.
+#[derive(Default)]
+struct More {
+    /// The places of promises that the response future has to start at once.
+    starting: Vec<usize>,
     /// Names of outer promises that were cleared in this request.
     hidden: Vec<Key>,
     undo: Vec<Undo>,
@@ -108,13 +122,28 @@ enum Phase {
 }
 
 struct Entry {
-    slot: Arc<dyn AnySlot>,
-    /// The promise starts when the pass ends.
-    is_queued: bool,
+    key: Key,
+    /// The hash of the name.
+    hash: u32,
+    /// The type of the value.
+    kind: Kind,
+    progress: Progress,
+    started: Started,
     demand: Demand,
     /// The number of futures that are awaiting the promise.
-    waiters: usize,
+    waiters: u32,
     advice: Advice,
+}
+
+/// Whether a promise has started.
+#[derive(Clone, Copy, PartialEq)]
+enum Started {
+    /// No.
+    No,
+    /// No: it starts when the pass ends.
+    Queued,
+    /// The response future has started it, or starts it at once.
+    Yes,
 }
 
 /// Whether a promise requires another pass.
@@ -166,13 +195,15 @@ impl Registry {
     }
 
     /// Creates a registry with these settled promises, as if an earlier pass had requested them.
-    pub(super) fn with_settled(settings: Settings, slots: Vec<Arc<dyn AnySlot>>) -> Self {
+    pub(super) fn with_settled(settings: Settings, settled: Vec<(Key, Kind, Outcome)>) -> Self {
         let registry = Self::new(settings, false, None, None);
         {
             let mut state = lock(&registry.state);
-            state.pass = if slots.is_empty() { 1 } else { 2 };
-            for slot in slots {
-                state.insert(slot, Demand::Met, Vacancy::default());
+            state.pass = if settled.is_empty() { 1 } else { 2 };
+            for (key, kind, outcome) in settled {
+                let progress = Progress::settled(outcome);
+                let (started, demand) = (Started::No, Demand::Met);
+                state.insert(key, kind, progress, started, demand, Vacancy::default());
             }
         }
         registry
@@ -227,7 +258,7 @@ impl Registry {
         if state.has_ended() {
             return None;
         }
-        let attachments = &mut state.ledger().attachments;
+        let attachments = &mut state.ledger().more().attachments;
         let known = attachments.iter().find(|known| known.0 == address);
         if let Some((_, known)) = known {
             return Arc::clone(known).downcast().ok();
@@ -239,7 +270,9 @@ impl Registry {
 
     /// Whether the promise with this name has settled. `None` if there is no such promise. Does not count as reading.
     pub(super) fn peek(&self, key: &Key) -> Option<bool> {
-        lock(&self.state).entry(key).map(Entry::is_settled)
+        lock(&self.state)
+            .entry_mut(key)
+            .map(|entry| entry.is_settled())
     }
 }
 

@@ -1,11 +1,14 @@
-use super::super::error::{Failure, SubmitError};
-use super::super::slot::{AnySlot, Slot, Type, Work};
+use super::super::error::{Failure, PromiseError, SubmitError};
+use super::super::outcome::{Kind, Outcome, Progress, Type, Waiters, Work};
 use super::super::{Key, Start};
 use super::entries::Vacancy;
-use super::{Demand, Entry, Phase, Registry, RequestBodyState, State};
+use super::{Demand, Entry, Phase, Registry, RequestBodyState, Started, State};
 use crate::body::RequestBody;
 use crate::sync::lock;
+use futures_util::FutureExt;
+use std::marker::PhantomData;
 use std::mem;
+use std::ptr::fn_addr_eq;
 use std::sync::{Arc, MutexGuard};
 use std::task::Waker;
 
@@ -20,11 +23,32 @@ pub(in crate::promise) enum Purpose {
     Wait,
 }
 
-/// The result of a look-up.
+/// The result of a look-up of a `T`.
 pub(in crate::promise) enum Found<'a, T> {
-    Promise(Arc<Slot<T>>),
+    Promise(Present),
     /// There is no promise with this name.
-    Nothing(Reservation<'a>),
+    Nothing(Reservation<'a>, PhantomData<fn() -> T>),
+}
+
+/// A promise that there is.
+pub(in crate::promise) enum Present {
+    Settled(Outcome),
+    Pending,
+    /// A pending promise that was looked up for [`Purpose::Wait`].
+    Awaited(Awaiting),
+}
+
+/// The reason why there is no promise.
+enum Missing {
+    /// There is none with this name.
+    Nothing(Vacancy),
+    Refused(Box<SubmitError>),
+}
+
+/// The right to await a pending promise. It counts as one of the promise's waiters.
+pub(in crate::promise) struct Awaiting {
+    pub(in crate::promise) place: usize,
+    pub(in crate::promise) waiters: Arc<Waiters>,
 }
 
 /// The right to submit a promise whose name a look-up has not found.
@@ -35,6 +59,7 @@ pub(in crate::promise) struct Reservation<'a> {
     registry: &'a Registry,
     pass: usize,
     key: &'a Key,
+    kind: Kind,
     purpose: Purpose,
     vacancy: Vacancy,
 }
@@ -42,112 +67,110 @@ pub(in crate::promise) struct Reservation<'a> {
 impl Registry {
     /// Looks up the promise with this name, and records the purpose of the look-up.
     ///
-    /// Each promise that is found or submitted for [`Purpose::Wait`] requires one call of [`leave`](Self::leave).
+    /// Each [`Awaiting`] requires one call of [`leave`](Self::leave).
+    #[inline]
     pub(in crate::promise) fn find<'a, T: Send + Sync + 'static>(
         &'a self,
         pass: usize,
         key: &'a Key,
         purpose: Purpose,
     ) -> Result<Found<'a, T>, SubmitError> {
-        let wanted = Type::of::<T>();
+        let kind = Type::of::<T>;
+        match self.look_up(pass, key, kind, purpose) {
+            Ok(present) => Ok(Found::Promise(present)),
+            Err(Missing::Nothing(vacancy)) => {
+                let reservation = Reservation {
+                    registry: self,
+                    pass,
+                    key,
+                    kind,
+                    purpose,
+                    vacancy,
+                };
+                Ok(Found::Nothing(reservation, PhantomData))
+            }
+            Err(Missing::Refused(error)) => Err(*error),
+        }
+    }
+
+    fn look_up(
+        &self,
+        pass: usize,
+        key: &Key,
+        kind: Kind,
+        purpose: Purpose,
+    ) -> Result<Present, Missing> {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
-        let this_pass = state.pass;
         if purpose == Purpose::Submit && !state.is_current(pass) {
-            return Err(SubmitError::Ended { key: key.clone() });
+            return Err(SubmitError::Ended { key: key.clone() }.into());
         }
-        let slot = match state.look_up(key) {
-            Ok(entry) => {
-                purpose.check(wanted, &*entry.slot)?;
-                entry.record(purpose, pass, this_pass);
-                let slot = Arc::clone(&entry.slot);
-                match purpose {
-                    Purpose::Wait => self.start(guard, &slot),
-                    Purpose::Read | Purpose::Submit => drop(guard),
+        let this_pass = state.pass;
+        let vacancy = match state.look_up(key) {
+            Ok(place) => {
+                if let Some(entry) = state.at(place) {
+                    purpose.check(key, kind, entry.kind, entry.is_settled())?;
+                    let present = entry.record(purpose, place, pass, this_pass);
+                    let has_started = entry.started == Started::Yes;
+                    if let (Present::Awaited(_), false) = (&present, has_started) {
+                        self.start(guard, place);
+                    }
+                    return Ok(present);
                 }
-                slot
+                Vacancy::default()
             }
-            Err(vacancy) => {
-                if state.has_ended() {
-                    return Err(SubmitError::Ended { key: key.clone() });
-                }
-                let outer = self.outer_slot(state, key);
-                // The outer promise may have been removed meanwhile. Then its value, which is user code, is dropped
-                // with `outer`.
-                drop(guard);
-                let Some(slot) = outer else {
-                    return Ok(Found::Nothing(Reservation {
-                        registry: self,
-                        pass,
-                        key,
-                        purpose,
-                        vacancy,
-                    }));
-                };
-                purpose.check(wanted, &*slot)?;
-                slot
-            }
+            Err(vacancy) => vacancy,
         };
-        let slot = slot.into_any().downcast();
-        Ok(Found::Promise(slot.unwrap_or_else(|_| {
-            unreachable!("the type was checked above")
-        })))
+        if state.has_ended() {
+            return Err(SubmitError::Ended { key: key.clone() }.into());
+        }
+        if self.outer.is_none() {
+            return Err(Missing::Nothing(vacancy));
+        }
+        let outer = self.outer_outcome(state, key);
+        // The outer promise may have been removed meanwhile. Then its value, which is user code, is dropped with
+        // `outer`.
+        drop(guard);
+        let Some((found, outcome)) = outer else {
+            return Err(Missing::Nothing(vacancy));
+        };
+        purpose.check(key, kind, found, true)?;
+        Ok(Present::Settled(outcome))
     }
 
-    /// The settled promise with this name in the outer request. Pending promises of the outer request are not visible,
-    /// because they may be waiting for this very request.
+    /// The outcome of the settled promise with this name in the outer request. Pending promises of the outer request
+    /// are not visible, because they may be waiting for this very request.
     #[inline]
-    pub(super) fn outer_slot(&self, state: &State, key: &Key) -> Option<Arc<dyn AnySlot>> {
+    pub(super) fn outer_outcome(&self, state: &State, key: &Key) -> Option<(Kind, Outcome)> {
         let outer = self.outer.as_ref()?;
-        let ledger = state.ledger.as_ref();
-        match ledger.is_some_and(|ledger| ledger.hidden.contains(key)) {
+        let more = state.ledger.as_ref().and_then(|it| it.more.as_ref());
+        match more.is_some_and(|more| more.hidden.contains(key)) {
             true => None,
-            false => outer.settled_slot(key),
+            false => outer.settled_outcome(key),
         }
     }
 
-    fn settled_slot(&self, key: &Key) -> Option<Arc<dyn AnySlot>> {
+    fn settled_outcome(&self, key: &Key) -> Option<(Kind, Outcome)> {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         let pass = state.pass;
-        match state.entry_mut(key) {
-            Some(entry) => entry.is_settled().then(|| {
-                entry.advice.read_in(pass);
-                Arc::clone(&entry.slot)
-            }),
-            None => self.outer_slot(state, key),
+        if let Some(entry) = state.entry_mut(key) {
+            let outcome = entry.progress.outcome()?.clone();
+            entry.advice.read_in(pass);
+            return Some((entry.kind, outcome));
         }
+        self.outer_outcome(state, key)
     }
 
-    /// Adds a promise whose name is not in use.
-    fn add(
-        &self,
-        mut state: MutexGuard<'_, State>,
-        slot: Arc<dyn AnySlot>,
-        purpose: Purpose,
-        vacancy: Vacancy,
-    ) {
-        let demand = match purpose {
-            Purpose::Read => Demand::Missed,
-            Purpose::Submit => Demand::Submitted,
-            Purpose::Wait => Demand::Met,
-        };
-        let is_eager = self.settings.start == Start::Eager || state.is_settling;
-        if is_eager || purpose == Purpose::Wait {
-            let entry = state.insert(Arc::clone(&slot), demand, vacancy);
-            entry.waiters = usize::from(purpose == Purpose::Wait);
-            self.start(state, &slot);
-        } else {
-            state.insert(slot, demand, vacancy).is_queued = true;
-        }
-    }
-
-    /// Starts a promise at once, if it has neither started nor settled.
-    fn start(&self, mut state: MutexGuard<'_, State>, slot: &Arc<dyn AnySlot>) {
-        if !self.is_driven || slot.has_started() || slot.is_settled() {
+    /// Starts a pending promise at once.
+    fn start(&self, mut state: MutexGuard<'_, State>, place: usize) {
+        if !self.is_driven {
             return;
         }
-        state.ledger().starting.push(Arc::clone(slot));
+        if let Some(entry) = state.at(place) {
+            entry.started = Started::Yes;
+        }
+        state.ledger().more().starting.push(place);
         let driver = state.driver.take();
         // A waker is user code, so it is woken after the lock is released.
         drop(state);
@@ -155,39 +178,53 @@ impl Registry {
     }
 
     /// Removes a waiter. A pending promise without waiters and other demand is dropped.
-    pub(in crate::promise) fn leave<T: Send + Sync + 'static>(
+    pub(in crate::promise) fn leave(
         &self,
-        slot: &Arc<Slot<T>>,
+        awaiting: &Awaiting,
         waiter: Option<u64>,
         has_read: bool,
     ) {
-        slot.waiters().unregister(waiter);
-        let unwanted = {
+        let Awaiting { place, waiters } = awaiting;
+        waiters.unregister(waiter);
+        // The entry is user code. It is dropped with this variable, after the lock is released.
+        let mut _entry = None;
+        let aftermath = {
             let mut guard = lock(&self.state);
             let state = &mut *guard;
-            let key = slot.key();
             let pass = state.pass;
-            match state.entry_mut(key) {
-                Some(entry) if std::ptr::addr_eq(Arc::as_ptr(&entry.slot), Arc::as_ptr(slot)) => {
-                    entry.waiters -= 1;
-                    if has_read {
-                        entry.meet(pass);
-                    }
-                    if entry.is_settled() || entry.waiters > 0 || entry.demand != Demand::Met {
-                        None
-                    } else {
-                        state.remove(key)
-                    }
+            let is_unwanted = state.at(*place).is_some_and(|entry| {
+                entry.waiters -= 1;
+                if has_read {
+                    entry.meet(pass);
                 }
-                _ => None,
+                !entry.is_settled() && entry.waiters == 0 && entry.demand == Demand::Met
+            });
+            match is_unwanted {
+                true => {
+                    let aftermath = state.cancel(*place);
+                    _entry = state.remove(*place);
+                    aftermath
+                }
+                false => None,
             }
         };
-        if let Some(entry) = unwanted {
-            entry.slot.fail(Failure::Cancelled);
+        if let Some(aftermath) = aftermath {
+            aftermath.finish();
         }
         if !self.is_driven {
             // Another waiter has to take over polling the work.
-            slot.waiters().wake();
+            waiters.wake();
+        }
+    }
+}
+
+impl Present {
+    /// The outcome for a reader that does not wait.
+    #[inline]
+    pub(in crate::promise) fn read<T: Clone + 'static>(&self, key: Key) -> Result<T, PromiseError> {
+        match self {
+            Self::Settled(outcome) => outcome.read(&key),
+            Self::Pending | Self::Awaited(_) => Err(PromiseError::Pending { key }),
         }
     }
 }
@@ -197,13 +234,13 @@ impl<T: Send + Sync + 'static> Found<'_, T> {
     pub(in crate::promise) fn or_submit<F>(
         self,
         make: impl FnOnce() -> F,
-    ) -> Result<Arc<Slot<T>>, SubmitError>
+    ) -> Result<Present, SubmitError>
     where
         F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
         match self {
-            Self::Promise(slot) => Ok(slot),
-            Self::Nothing(reservation) => reservation.submit(Box::pin(make())),
+            Self::Promise(present) => Ok(present),
+            Self::Nothing(reservation, _) => reservation.submit(Box::pin(make().map(Outcome::new))),
         }
     }
 
@@ -211,55 +248,46 @@ impl<T: Send + Sync + 'static> Found<'_, T> {
     pub(in crate::promise) fn or_submit_body<F>(
         self,
         make: impl FnOnce(RequestBody) -> F,
-    ) -> Result<Arc<Slot<T>>, SubmitError>
+    ) -> Result<Present, SubmitError>
     where
         F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
         match self {
-            Self::Promise(slot) => Ok(slot),
-            Self::Nothing(reservation) => reservation.submit_body(make),
+            Self::Promise(present) => Ok(present),
+            Self::Nothing(reservation, _) => {
+                let work = |body| Box::pin(make(body).map(Outcome::new)) as Work;
+                reservation.submit_body(work)
+            }
         }
     }
 }
 
 impl Reservation<'_> {
-    // A work that is not added is user code. As an argument it is dropped after the guard, that is without the lock.
-    fn submit<T: Send + Sync + 'static>(self, work: Work<T>) -> Result<Arc<Slot<T>>, SubmitError> {
-        let registry = self.registry;
-        let mut guard = lock(&registry.state);
-        let state = &mut *guard;
-        if !self.is_valid(state)? {
-            drop(guard);
-            return match registry.find(self.pass, self.key, self.purpose)? {
-                Found::Promise(slot) => Ok(slot),
-                Found::Nothing(reservation) => reservation.submit(work),
+    // Work that is not added is user code. As an argument it is dropped after the guard, that is without the lock.
+    fn submit(self, work: Work) -> Result<Present, SubmitError> {
+        let mut state = lock(&self.registry.state);
+        if !self.is_valid(&mut state)? {
+            drop(state);
+            return match self.repeat() {
+                Ok(present) => Ok(present),
+                Err(Missing::Nothing(vacancy)) => Self { vacancy, ..self }.submit(work),
+                Err(Missing::Refused(error)) => Err(*error),
             };
         }
-        let key = self.key.clone();
-        let slot = match state.phase {
-            Phase::TimedOut => Arc::new(Slot::settled(key, Err(Failure::TimedOut))),
-            _ => Arc::new(Slot::new(key, work)),
-        };
-        registry.add(guard, slot.clone(), self.purpose, self.vacancy);
-        Ok(slot)
+        self.add(work, state)
     }
 
-    fn submit_body<T, F>(
-        self,
-        make: impl FnOnce(RequestBody) -> F,
-    ) -> Result<Arc<Slot<T>>, SubmitError>
-    where
-        T: Send + Sync + 'static,
-        F: Future<Output = Result<T, Failure>> + Send + 'static,
-    {
-        let registry = self.registry;
+    fn submit_body(self, work: impl FnOnce(RequestBody) -> Work) -> Result<Present, SubmitError> {
         let body = {
-            let mut guard = lock(&registry.state);
+            let mut guard = lock(&self.registry.state);
             let state = &mut *guard;
             if !self.is_valid(state)? {
                 drop(guard);
-                let found = registry.find(self.pass, self.key, self.purpose)?;
-                return found.or_submit_body(make);
+                return match self.repeat() {
+                    Ok(present) => Ok(present),
+                    Err(Missing::Nothing(vacancy)) => Self { vacancy, ..self }.submit_body(work),
+                    Err(Missing::Refused(error)) => Err(*error),
+                };
             }
             match state.phase {
                 // The promise has timed out and will not run, so it does not take the body.
@@ -274,7 +302,7 @@ impl Reservation<'_> {
             RequestBodyState::Here(Some(body)) => match Arc::clone(&body).detach() {
                 Some(body) => body,
                 None => {
-                    let mut state = lock(&registry.state);
+                    let mut state = lock(&self.registry.state);
                     // If the request has ended meanwhile, the registry must not keep the body.
                     if !state.has_ended() {
                         state.body = RequestBodyState::Here(Some(body));
@@ -283,9 +311,15 @@ impl Reservation<'_> {
                 }
             },
         };
-        // `make` is user code, so no lock is held here.
-        let work = Box::pin(make(body));
+        // `work` is user code, so no lock is held here.
+        let work = work(body);
         self.submit(work)
+    }
+
+    /// Repeats the look-up, because the list of promises has changed.
+    fn repeat(&self) -> Result<Present, Missing> {
+        let registry = self.registry;
+        registry.look_up(self.pass, self.key, self.kind, self.purpose)
     }
 
     /// Whether the list of promises is that of the look-up. Fails if no promise may be added.
@@ -306,25 +340,82 @@ impl Reservation<'_> {
         state.ledger().is_overfull = true;
         Err(SubmitError::TooManyPromises { key: key(), limit })
     }
+
+    // The guard is the last argument, so that it is dropped before work that is not added.
+    fn add(self, work: Work, mut guard: MutexGuard<'_, State>) -> Result<Present, SubmitError> {
+        let Self {
+            registry, purpose, ..
+        } = self;
+        let state = &mut *guard;
+        let has_timed_out = state.phase == Phase::TimedOut;
+        let progress = match has_timed_out {
+            true => Progress::settled(Outcome::failed(Failure::TimedOut)),
+            false => Progress::new(work),
+        };
+        let is_eager = registry.settings.start == Start::Eager || state.is_settling;
+        let is_at_once = is_eager || purpose == Purpose::Wait;
+        let started = match is_at_once {
+            true => Started::No,
+            false => Started::Queued,
+        };
+        let demand = purpose.demand();
+        let place = state.insert(
+            self.key.clone(),
+            self.kind,
+            progress,
+            started,
+            demand,
+            self.vacancy,
+        );
+        if !is_at_once && !has_timed_out {
+            return Ok(Present::Pending);
+        }
+        let this_pass = state.pass;
+        let Some(entry) = state.at(place) else {
+            unreachable!("the promise was added above");
+        };
+        let present = entry.record(purpose, place, self.pass, this_pass);
+        if !has_timed_out {
+            registry.start(guard, place);
+        }
+        Ok(present)
+    }
 }
 
 impl Entry {
-    /// Records a look-up that found this promise.
+    /// Records a look-up that found this promise at this place.
     #[inline]
-    fn record(&mut self, purpose: Purpose, pass: usize, this_pass: usize) {
+    fn record(&mut self, purpose: Purpose, place: usize, pass: usize, this_pass: usize) -> Present {
+        if let Some(outcome) = self.progress.outcome() {
+            let outcome = outcome.clone();
+            match purpose {
+                Purpose::Read => self.meet(pass),
+                Purpose::Wait => self.meet(this_pass),
+                Purpose::Submit => {}
+            }
+            return Present::Settled(outcome);
+        }
         match purpose {
-            Purpose::Wait => self.waiters += 1,
+            Purpose::Wait => return Present::Awaited(self.await_at(place)),
             Purpose::Submit if self.demand == Demand::Met => self.demand = Demand::Submitted,
-            Purpose::Read if self.slot.is_settled() => self.meet(pass),
             Purpose::Read if pass == this_pass => {
                 self.demand = Demand::Missed;
                 self.advice.missed();
             }
             Purpose::Submit | Purpose::Read => {}
         }
+        Present::Pending
+    }
+
+    /// Adds a waiter.
+    fn await_at(&mut self, place: usize) -> Awaiting {
+        self.waiters += 1;
+        let waiters = self.progress.waiters();
+        Awaiting { place, waiters }
     }
 
     /// Records that the value was read.
+    #[inline]
     fn meet(&mut self, pass: usize) {
         self.advice.read_in(pass);
         if self.demand == Demand::Submitted {
@@ -334,13 +425,52 @@ impl Entry {
 }
 
 impl Purpose {
+    /// Whether a promise that is submitted for this purpose requires another pass.
+    fn demand(self) -> Demand {
+        match self {
+            Self::Read => Demand::Missed,
+            Self::Submit => Demand::Submitted,
+            Self::Wait => Demand::Met,
+        }
+    }
+
     /// Checks that the found promise serves this purpose of a caller that wants values of this type.
     #[inline]
-    fn check(self, wanted: Type, slot: &dyn AnySlot) -> Result<(), SubmitError> {
-        if self == Self::Submit && slot.is_settled() {
-            let key = slot.key().clone();
-            return Err(SubmitError::AlreadyResolved { key });
+    fn check(
+        self,
+        key: &Key,
+        wanted: Kind,
+        found: Kind,
+        is_settled: bool,
+    ) -> Result<(), Box<SubmitError>> {
+        if self == Self::Submit && is_settled {
+            return Err(Box::new(SubmitError::AlreadyResolved { key: key.clone() }));
         }
-        wanted.check(slot)
+        // Most often it is the same function. The compiler may merge and double functions, so another address says
+        // nothing.
+        if fn_addr_eq(wanted, found) {
+            return Ok(());
+        }
+        let (wanted, found) = (wanted(), found());
+        if wanted.matches(found) {
+            return Ok(());
+        }
+        Err(Box::new(SubmitError::WrongType {
+            key: key.clone(),
+            expected: wanted.name,
+            found: found.name,
+        }))
+    }
+}
+
+impl From<SubmitError> for Missing {
+    fn from(error: SubmitError) -> Self {
+        Self::Refused(Box::new(error))
+    }
+}
+
+impl From<Box<SubmitError>> for Missing {
+    fn from(error: Box<SubmitError>) -> Self {
+        Self::Refused(error)
     }
 }
