@@ -40,37 +40,6 @@ pub(crate) fn of(name: &'static Name) -> metrics::Gauge {
     metrics::with_recorder(|recorder| recorder.register_gauge(name, &METADATA))
 }
 
-/// Increments a gauge. Returns whether a recorder has the gauge, and so needs the decrement.
-#[cfg(feature = "metrics")]
-pub(crate) fn increment(name: &'static Name, by: usize) -> bool {
-    let is_recorded = std::cell::Cell::new(false);
-    of(name).increment(Recorded {
-        value: by,
-        is_recorded: &is_recorded,
-    });
-    is_recorded.get()
-}
-
-#[cfg(feature = "metrics")]
-pub(crate) fn decrement(name: &'static Name, by: usize) {
-    of(name).decrement(by as f64);
-}
-
-/// A number that notices that a recorder converts it. Without a recorder no code does.
-#[cfg(feature = "metrics")]
-struct Recorded<'a> {
-    value: usize,
-    is_recorded: &'a std::cell::Cell<bool>,
-}
-
-#[cfg(feature = "metrics")]
-impl metrics::IntoF64 for Recorded<'_> {
-    fn into_f64(self) -> f64 {
-        self.is_recorded.set(true);
-        self.value as f64
-    }
-}
-
 /// A value that is included in the gauge with this name while it exists. The gauge shows the sum of all such values.
 /// Without the feature `metrics` it is a plain number.
 #[derive(Debug)]

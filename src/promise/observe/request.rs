@@ -37,7 +37,7 @@ pub(in crate::promise) struct ObservedRequest {
     /// `None` until it is known that there is more than one pass.
     #[cfg(feature = "server-timing")]
     timings: Option<Arc<Mutex<Timings>>>,
-    /// `None` once the request has ended.
+    /// `None` once the request has ended, and if there is no recorder.
     #[cfg(feature = "metrics")]
     in_flight: Option<Gauge>,
 }
@@ -59,6 +59,9 @@ pub(in crate::promise) struct ObservedPromise {
     /// Shared by promises that started together.
     #[cfg(any(feature = "metrics", feature = "server-timing"))]
     common: Arc<Common>,
+    /// `None` if there is no recorder.
+    #[cfg(feature = "metrics")]
+    in_flight: Option<Gauge>,
 }
 
 /// The span of a promise.
@@ -71,9 +74,6 @@ struct Observed {
 #[cfg(any(feature = "metrics", feature = "server-timing"))]
 struct Common {
     stopwatch: Stopwatch,
-    /// The gauge of running promises includes these promises.
-    #[cfg(feature = "metrics")]
-    is_in_gauge: bool,
     #[cfg(feature = "server-timing")]
     pass: usize,
     /// Relative to the start of the request.
@@ -96,7 +96,11 @@ struct Elapsed {
 impl ObservedRequest {
     #[inline]
     pub(in crate::promise) fn new() -> Self {
-        let stopwatch = Stopwatch::start();
+        #[cfg(feature = "metrics")]
+        let is_recorded = metrics::are_recorded();
+        #[cfg(not(feature = "metrics"))]
+        let is_recorded = false;
+        let stopwatch = Stopwatch::start(is_recorded);
         Self {
             #[cfg(any(feature = "server-timing", feature = "tracing"))]
             stopwatch,
@@ -109,14 +113,14 @@ impl ObservedRequest {
             #[cfg(feature = "server-timing")]
             timings: None,
             #[cfg(feature = "metrics")]
-            in_flight: Some(Gauge::one(&gauge::REQUESTS_IN_FLIGHT)),
+            in_flight: is_recorded.then(|| Gauge::one(&gauge::REQUESTS_IN_FLIGHT)),
         }
     }
 
     /// Begins the pass after the one that has ended.
     pub(in crate::promise) fn begin_pass(&mut self) {
         self.pass += 1;
-        self.running = Some(Stopwatch::start());
+        self.running = Some(Stopwatch::start(self.is_recorded()));
         #[cfg(feature = "tracing")]
         if let Some(spans) = &mut self.spans {
             spans.begin_pass(self.pass);
@@ -137,7 +141,9 @@ impl ObservedRequest {
         };
         let elapsed = stopwatch.elapsed();
         #[cfg(feature = "metrics")]
-        metrics::pass_ended(outcome as usize, &elapsed);
+        if self.is_recorded() {
+            metrics::pass_ended(outcome as usize, &elapsed);
+        }
         if let PassOutcome::Discarded = outcome {
             self.open();
         }
@@ -186,16 +192,18 @@ impl ObservedRequest {
     pub(in crate::promise) fn start_promises(&mut self, count: usize) -> Option<ObservedStart<'_>> {
         self.open();
         self.promises += count;
-        #[cfg(not(any(feature = "metrics", feature = "server-timing")))]
-        self.spans.as_ref()?;
+        let is_wanted = self.is_recorded() || cfg!(feature = "server-timing");
+        #[cfg(feature = "tracing")]
+        let is_wanted = is_wanted || self.spans.is_some();
+        if !is_wanted {
+            return None;
+        }
         #[cfg(any(feature = "metrics", feature = "server-timing"))]
-        let stopwatch = Stopwatch::start();
+        let stopwatch = Stopwatch::start(self.is_recorded());
         Some(ObservedStart {
             #[cfg(any(feature = "metrics", feature = "server-timing"))]
             common: Arc::new(Common {
                 stopwatch,
-                #[cfg(feature = "metrics")]
-                is_in_gauge: gauge::increment(&gauge::PROMISES_IN_FLIGHT, count),
                 #[cfg(feature = "server-timing")]
                 pass: self.pass,
                 #[cfg(feature = "server-timing")]
@@ -209,6 +217,14 @@ impl ObservedRequest {
             }),
             request: self,
         })
+    }
+
+    /// Whether there is a recorder of metrics.
+    fn is_recorded(&self) -> bool {
+        #[cfg(feature = "metrics")]
+        return self.in_flight.is_some();
+        #[cfg(not(feature = "metrics"))]
+        false
     }
 
     /// Opens the spans and the timings, because there is a promise or a second pass to show.
@@ -238,7 +254,7 @@ impl ObservedStart<'_> {
             #[cfg(feature = "tracing")]
             span: self.request.spans.as_ref().map(|spans| {
                 Box::new(Observed {
-                    stopwatch: Stopwatch::start(),
+                    stopwatch: Stopwatch::start(false),
                     span: spans.promise(key, self.request.pass),
                 })
             }),
@@ -246,6 +262,8 @@ impl ObservedStart<'_> {
             key: key.clone(),
             #[cfg(any(feature = "metrics", feature = "server-timing"))]
             common: Arc::clone(&self.common),
+            #[cfg(feature = "metrics")]
+            in_flight: (self.request.is_recorded()).then(|| Gauge::one(&gauge::PROMISES_IN_FLIGHT)),
         }
     }
 }
@@ -269,19 +287,16 @@ impl ObservedPromise {
             record(&observed.span, outcome.as_str(), duration);
         }
         #[cfg(any(feature = "metrics", feature = "server-timing"))]
-        let (common, elapsed) = (&self.common, self.common.stopwatch.elapsed());
+        let elapsed = self.common.stopwatch.elapsed();
         #[cfg(feature = "metrics")]
-        {
+        if self.in_flight.is_some() {
             metrics::promise_ended(outcome as usize, &elapsed);
-            if common.is_in_gauge {
-                gauge::decrement(&gauge::PROMISES_IN_FLIGHT, 1);
-            }
         }
         #[cfg(feature = "server-timing")]
-        lock(&common.timings).promises.push(PromiseTiming {
+        lock(&self.common.timings).promises.push(PromiseTiming {
             key: self.key,
-            pass: common.pass,
-            start: common.start,
+            pass: self.common.pass,
+            start: self.common.start,
             duration: elapsed.get(),
             outcome,
         });
@@ -289,8 +304,8 @@ impl ObservedPromise {
 }
 
 impl Stopwatch {
-    fn start() -> Self {
-        let is_wanted = cfg!(any(feature = "metrics", feature = "server-timing"));
+    fn start(is_recorded: bool) -> Self {
+        let is_wanted = is_recorded || cfg!(feature = "server-timing");
         #[cfg(feature = "tracing")]
         let is_wanted = is_wanted || spans_are_wanted();
         Self(is_wanted.then(Instant::now))
