@@ -104,10 +104,14 @@ impl Running {
             Groups::None => {}
             Groups::One(group) => ready!(group.poll_promises(cx)),
             Groups::Many(groups) => {
+                let had_budget = has_budget_remaining();
                 while let Some(ended) = ready!(Pin::new(&mut *groups).poll_next(cx)) {
                     if let Polled::Exhausted(group) = ended {
                         // The group moves to the end of the queue, so that the next poll begins with another group.
                         groups.push(group);
+                    }
+                    // Without budget the remaining groups would be polled in vain.
+                    if had_budget && !has_budget_remaining() {
                         cx.waker().wake_by_ref();
                         return Poll::Pending;
                     }
