@@ -88,17 +88,27 @@ impl<W, O: Clone> Progress<W, O> {
     /// Settles the promise. Returns the outcome if the promise has already settled.
     #[inline]
     pub(super) fn settle(&mut self, outcome: O) -> Result<Remains<W, O>, O> {
-        let work = match mem::replace(&mut self.stage, Stage::Polled) {
-            Stage::Polled => None,
+        if self.outcome().is_some() {
+            return Err(outcome);
+        }
+        let work = match mem::replace(&mut self.stage, Stage::Settled(outcome)) {
             Stage::Waiting(work) => Some(work),
-            settled @ Stage::Settled(_) => {
-                self.stage = settled;
-                return Err(outcome);
-            }
+            Stage::Polled | Stage::Settled(_) => None,
         };
-        self.stage = Stage::Settled(outcome);
         let waiters = self.waiters.take();
         Ok(Remains { work, waiters })
+    }
+
+    /// Settles a promise that is polled and not awaited, so that nothing remains. Otherwise returns the outcome.
+    #[inline]
+    pub(super) fn settle_alone(&mut self, outcome: O) -> Result<(), O> {
+        match self.stage {
+            Stage::Polled if self.waiters.is_none() => {
+                self.stage = Stage::Settled(outcome);
+                Ok(())
+            }
+            _ => Err(outcome),
+        }
     }
 
     /// The waiters of a pending promise.

@@ -78,14 +78,16 @@ impl Entry {
     }
 
     fn is_settled_in_vain(&self) -> bool {
+        let memory = &self.advice.memory;
+        if memory.read > 0 || memory.was_missed {
+            return false;
+        }
         let Some(outcome) = self.progress.outcome() else {
             return false;
         };
-        let memory = &self.advice.memory;
-        let is_unread = memory.read == 0 && !memory.was_missed;
         // A cancelled promise causes no pass.
         let is_cancelled = matches!(outcome.failure(), Some(Failure::Cancelled));
-        is_unread && self.is_worth_reading() && !is_cancelled
+        self.is_worth_reading() && !is_cancelled
     }
 
     fn is_swallowed(&self) -> bool {

@@ -18,6 +18,8 @@ pub(super) struct Entries {
     /// The places of the names in the list. Empty while the list has at most [`MAX_LINEAR`] places.
     index: HashTable<usize>,
     hasher: DefaultHashBuilder,
+    /// A bit for the hash of each name. A name whose bit is missing is missing.
+    filter: u64,
     /// The place to check first: handlers request the same names in the same order in each pass.
     next: usize,
 }
@@ -37,6 +39,7 @@ impl Default for Entries {
             list: Vec::with_capacity(CAPACITY),
             index: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
+            filter: 0,
             next: 0,
         }
     }
@@ -53,11 +56,11 @@ impl Entries {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.list.iter().flatten()
+        self.list.iter().filter_map(Option::as_ref)
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
-        self.list.iter_mut().flatten()
+        self.list.iter_mut().filter_map(Option::as_mut)
     }
 
     /// The entry at this place, unless it was removed.
@@ -67,7 +70,7 @@ impl Entries {
     }
 
     /// Finds the place of a name.
-    #[inline]
+    #[inline(always)]
     pub(super) fn find(&mut self, key: &Key) -> Result<usize, Vacancy> {
         let place = match self.list.get(self.next) {
             Some(Some(entry)) if entry.key.is(key) => self.next,
@@ -86,6 +89,7 @@ impl Entries {
     #[inline(always)]
     fn insert(&mut self, entry: Entry) -> usize {
         let place = self.list.len();
+        self.filter |= bit(entry.hash);
         self.list.push(Some(entry));
         if place >= MAX_LINEAR {
             self.add_to_index(place);
@@ -122,6 +126,13 @@ impl Entries {
             return Err(Vacancy::default());
         }
         let hash = self.hash(key);
+        let vacancy = Vacancy {
+            places,
+            hash: Some(hash),
+        };
+        if self.filter & bit(hash) == 0 {
+            return Err(vacancy);
+        }
         let is_it = |entry: &Option<Entry>| match entry {
             Some(entry) => entry.hash == hash && entry.key == *key,
             None => false,
@@ -132,8 +143,7 @@ impl Entries {
             let is_it = |&place: &usize| is_it(&self.list[place]);
             self.index.find(spread(hash), is_it).copied()
         };
-        let hash = Some(hash);
-        place.ok_or(Vacancy { places, hash })
+        place.ok_or(vacancy)
     }
 
     /// Half of the hash of a name, which is enough to tell apart the promises of a request.
@@ -145,6 +155,11 @@ impl Entries {
     fn hash(&self, key: &Key) -> u32 {
         self.hasher.hash_one(key) as u32
     }
+}
+
+/// The bit of a hash in the filter.
+fn bit(hash: u32) -> u64 {
+    1 << (hash % u64::BITS)
 }
 
 /// A hash with entropy in its upper bits, too, as the table expects.
@@ -218,9 +233,12 @@ impl State {
     }
 
     pub(super) fn keys(&self, condition: impl Fn(&Entry) -> bool) -> Vec<Key> {
-        let entries = self.ledger.iter().flat_map(|ledger| ledger.entries.iter());
-        let entries = entries.filter(|entry| condition(entry));
-        entries.map(|entry| entry.key.clone()).collect()
+        let mut keys = Vec::new();
+        if let Some(ledger) = &self.ledger {
+            let entries = ledger.entries.iter().filter(|entry| condition(entry));
+            keys.extend(entries.map(|entry| entry.key.clone()));
+        }
+        keys
     }
 }
 

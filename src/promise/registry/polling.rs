@@ -49,6 +49,15 @@ struct Round {
     is_polling: bool,
 }
 
+impl Round {
+    /// Keeps the promise that was polled, because it is pending.
+    fn keep<M>(&mut self, members: &mut [M]) {
+        members.swap(self.pending, self.next);
+        self.pending += 1;
+        self.next += 1;
+    }
+}
+
 /// Polling and failing promises by their places. A promise that was removed counts as cancelled.
 impl Registry {
     /// Polls each promise once. Moves the promises that are pending to the front, in order, and returns their number.
@@ -63,10 +72,9 @@ impl Registry {
             is_polling: false,
         };
         // One guard against panics for all promises costs less than one for each.
-        let poll = |round: &mut Round, members: &mut [M]| {
+        let mut poll = |round: &mut Round, members: &mut [M]| {
             catch_unwind(AssertUnwindSafe(|| self.poll_rest(round, members, cx)))
         };
-        let mut poll = poll;
         while let Err(panic) = poll(&mut round, members) {
             if !mem::take(&mut round.is_polling) {
                 resume_unwind(panic);
@@ -89,34 +97,27 @@ impl Registry {
                     // The work is user code, so it is polled and dropped without the lock.
                     drop(state);
                     round.is_polling = true;
-                    let polled = member.poll(&mut work, cx);
-                    let (outcome, work) = match polled {
+                    match member.poll(&mut work, cx) {
                         Poll::Ready(outcome) => {
                             drop(work);
-                            (Some(outcome), None)
+                            round.is_polling = false;
+                            state = lock(&self.state);
+                            state.settle(place, outcome)
                         }
-                        Poll::Pending => (None, Some(work)),
-                    };
-                    round.is_polling = false;
-                    state = lock(&self.state);
-                    match (outcome, work) {
-                        (Some(outcome), _) => state.settle(place, outcome),
-                        (None, Some(work)) => match state.put_back(place, work) {
-                            None => {
-                                members.swap(round.pending, round.next);
-                                round.pending += 1;
-                                round.next += 1;
+                        Poll::Pending => {
+                            round.is_polling = false;
+                            state = lock(&self.state);
+                            let late = state.put_back(place, work);
+                            if late.is_none() {
+                                round.keep(members);
                                 continue;
                             }
-                            aftermath => aftermath,
-                        },
-                        (None, None) => unreachable!(),
+                            late
+                        }
                     }
                 }
                 Taken::Busy => {
-                    members.swap(round.pending, round.next);
-                    round.pending += 1;
-                    round.next += 1;
+                    round.keep(members);
                     continue;
                 }
                 Taken::Settled(_) => Some(Box::new(state.late(place))),
@@ -168,20 +169,25 @@ impl State {
     /// is left to do.
     #[inline]
     fn settle(&mut self, place: usize, outcome: Outcome) -> Option<Box<Aftermath>> {
-        let outcome = match self.at(place) {
-            Some(entry) if entry.waiters == 0 && outcome.failure().is_none() => {
-                entry.progress.settle(outcome).err()?
+        match self.at(place) {
+            Some(entry) if outcome.failure().is_none() => {
+                let outcome = entry.progress.settle_alone(outcome).err()?;
+                Some(self.settle_fully(place, outcome))
             }
-            Some(entry) => match entry.settle(outcome) {
-                Ok(aftermath) => return Some(Box::new(aftermath)),
-                Err(outcome) => outcome,
-            },
-            None => outcome,
+            _ => Some(self.settle_fully(place, outcome)),
+        }
+    }
+
+    #[cold]
+    fn settle_fully(&mut self, place: usize, outcome: Outcome) -> Box<Aftermath> {
+        let ignored = match self.at(place).map(|entry| entry.settle(outcome.clone())) {
+            Some(Ok(aftermath)) => return Box::new(aftermath),
+            Some(Err(_)) | None => outcome,
         };
-        Some(Box::new(Aftermath {
-            _ignored: Some(outcome),
+        Box::new(Aftermath {
+            _ignored: Some(ignored),
             ..self.late(place)
-        }))
+        })
     }
 
     /// The aftermath of a poll of a promise that has settled during the poll.

@@ -384,7 +384,7 @@ impl Reservation<'_> {
 
 impl Entry {
     /// Records a look-up that found this promise at this place.
-    #[inline]
+    #[inline(always)]
     fn record(&mut self, purpose: Purpose, place: usize, pass: usize, this_pass: usize) -> Present {
         if let Some(outcome) = self.progress.outcome() {
             let outcome = outcome.clone();
@@ -435,7 +435,7 @@ impl Purpose {
     }
 
     /// Checks that the found promise serves this purpose of a caller that wants values of this type.
-    #[inline]
+    #[inline(always)]
     fn check(
         self,
         key: &Key,
