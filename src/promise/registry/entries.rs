@@ -9,7 +9,7 @@ use std::hash::BuildHasher;
 const MAX_LINEAR: usize = 16;
 
 /// The list has room for this many promises from the start, which takes less than 1 KiB.
-const CAPACITY: usize = 8;
+const CAPACITY: usize = 10;
 
 /// The promises of a request, in the order of submission.
 pub(super) struct Entries {
