@@ -1,13 +1,15 @@
 #[cfg(feature = "tracing")]
 mod advising;
 mod entries;
+mod look_up;
 mod passes;
 mod polling;
 mod reservation;
 mod withdraw;
 
+pub(super) use look_up::{Awaiting, Present, Purpose};
 pub(super) use polling::{Aftermath, Member};
-pub(super) use reservation::{Awaiting, Found, Present, Purpose};
+pub(super) use reservation::Found;
 
 use entries::{Entries, Vacancy};
 

@@ -66,7 +66,8 @@ impl Registry {
         let places = ledger.entries.places();
         if state.is_settling && ledger.queued_from < places {
             // Reserves the necessary size in one allocation.
-            started.reserve_exact(limit.min(places - ledger.queued_from) - started.len());
+            let count = limit.min(places - ledger.queued_from);
+            started.reserve_exact(count.saturating_sub(started.len()));
             while started.len() < limit && ledger.queued_from < places {
                 let place = ledger.queued_from;
                 ledger.queued_from += 1;

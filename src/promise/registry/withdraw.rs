@@ -1,6 +1,6 @@
 use super::super::Key;
 use super::super::observe;
-use super::{Aftermath, Entry, Phase, Registry, Undo};
+use super::{Aftermath, Awaiting, Demand, Entry, Phase, Registry, Undo};
 use crate::sync::lock;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -53,6 +53,46 @@ impl Registry {
             aftermath.finish();
         }
         true
+    }
+
+    /// Removes a waiter. A pending promise without waiters and other demand is dropped.
+    pub(in crate::promise) fn leave(
+        &self,
+        awaiting: &Awaiting,
+        waiter: Option<u64>,
+        has_read: bool,
+    ) {
+        let Awaiting { place, waiters } = awaiting;
+        waiters.unregister(waiter);
+        // The entry is user code. It is dropped with this variable, after the lock is released.
+        let mut _entry = None;
+        let aftermath = {
+            let mut guard = lock(&self.state);
+            let state = &mut *guard;
+            let pass = state.pass;
+            let is_unwanted = state.at(*place).is_some_and(|entry| {
+                entry.waiters -= 1;
+                if has_read {
+                    entry.meet(pass);
+                }
+                !entry.is_settled() && entry.waiters == 0 && entry.demand == Demand::Met
+            });
+            match is_unwanted {
+                true => {
+                    let aftermath = state.cancel(*place);
+                    _entry = state.remove(*place);
+                    aftermath
+                }
+                false => None,
+            }
+        };
+        if let Some(aftermath) = aftermath {
+            aftermath.finish();
+        }
+        if !self.is_driven {
+            // Another waiter has to take over polling the work.
+            waiters.wake();
+        }
     }
 
     pub(in crate::promise) fn publish(&self, pass: usize) {
