@@ -21,8 +21,8 @@
 //! Names and units follow the conventions of Prometheus. No label has a value that a client can choose, so the number
 //! of series is small and fixed. A gauge is the sum over all layers, pools and bodies of the process.
 //!
-//! Install the recorder before the first request. A gauge whose increment was not recorded stays below zero after the
-//! decrement.
+//! Install the recorder before the first request. A request that begins without a recorder is not recorded. Any other
+//! gauge whose increment was not recorded stays below zero after the decrement.
 //!
 //! # Example
 //!
