@@ -24,7 +24,7 @@ mod sync {
     }
 }
 
-use handover::{Progress, Taken};
+use handover::{Progress, Remains, Taken};
 use loom::future::block_on;
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::sync::{Arc, Mutex};
@@ -163,7 +163,13 @@ impl Promise {
         match work.poll(waker) {
             Poll::Ready(outcome) => {
                 drop(work);
-                self.settle(outcome);
+                let settle = |progress: &mut Progress<_, _>| match progress.settle_alone(outcome) {
+                    Ok(()) => None,
+                    Err(outcome) => progress.settle(outcome).ok(),
+                };
+                if let Some(remains) = self.with(settle).flatten() {
+                    finish(remains, outcome);
+                }
             }
             Poll::Pending => {
                 let mut work = Some(work);
@@ -182,10 +188,7 @@ impl Promise {
         let Some(Ok(remains)) = self.with(|progress| progress.settle(outcome)) else {
             return false;
         };
-        if let Some(waiters) = remains.waiters {
-            waiters.finish(outcome);
-        }
-        drop(remains.work);
+        finish(remains, outcome);
         true
     }
 
@@ -220,6 +223,14 @@ impl Promise {
     fn outcome(&self) -> Option<u8> {
         self.with(|progress| progress.outcome().copied()).flatten()
     }
+}
+
+/// Reports the outcome and drops unfinished work, without the lock.
+fn finish(remains: Remains<Work, u8>, outcome: u8) {
+    if let Some(waiters) = remains.waiters {
+        waiters.finish(outcome);
+    }
+    drop(remains.work);
 }
 
 /// The settler makes the work ready, while the driver polls it, a canceller cancels it, and a waiter awaits it.
