@@ -1,4 +1,6 @@
 use crate::PromiseLayer;
+#[cfg(feature = "fragments")]
+use crate::fragment::FragmentLayer;
 use tower::ServiceBuilder;
 use tower::layer::util::Stack;
 
@@ -30,10 +32,21 @@ pub trait ServiceBuilderExt<L>: sealed::Sealed + Sized {
     ///
     /// For other settings, pass a [`PromiseLayer`] to [`ServiceBuilder::layer`].
     fn promises(self) -> ServiceBuilder<Stack<PromiseLayer, L>>;
+
+    /// Adds [`FragmentLayer`] with the default settings.
+    ///
+    /// For other settings, pass a [`FragmentLayer`] to [`ServiceBuilder::layer`].
+    #[cfg(feature = "fragments")]
+    fn fragments(self) -> ServiceBuilder<Stack<FragmentLayer, L>>;
 }
 
 impl<L> ServiceBuilderExt<L> for ServiceBuilder<L> {
     fn promises(self) -> ServiceBuilder<Stack<PromiseLayer, L>> {
         self.layer(PromiseLayer::new())
+    }
+
+    #[cfg(feature = "fragments")]
+    fn fragments(self) -> ServiceBuilder<Stack<FragmentLayer, L>> {
+        self.layer(FragmentLayer::new())
     }
 }

@@ -61,10 +61,13 @@
 //! | reading a body that later passes also need | nothing, because the body is replayed; `spool_dir` if it is large |
 //! | waiting for a message of another request | `Signals::wait` as a promise: module `signals` |
 //! | longer than a client should wait | `OperationLayer` outside, `Progress` inside: module `operations` |
+//! | work that must not be lost or repeated when the process dies | `durable` in a durable operation: module `operations::durable` |
+//! | a wait of hours or days, or the answer of a person | `sleep` and `outside` in a durable operation |
 //! | a function that another process should run | a `Task`, and `TaskQueue::call` as a promise: module `tasks` |
 //! | work that may continue after the response | `TaskQueue::submit`: module `tasks` |
 //! | a call that should be retried | a retry crate around the future of a promise |
 //! | a value that many requests need | a cache crate inside the promise |
+//! | a part of a page that may come later | `Promises::fragment`, with `FragmentLayer`: module `fragment` |
 //! | a placeholder while a promise is pending | [`or_pending`](OrPending::or_pending) |
 //!
 //! [`result_or_submit`]: Promises::result_or_submit
@@ -77,14 +80,14 @@
 //!
 //! [`Promises::with_results`] creates a handle without a server. [`keys`](Promises::keys) returns the names that a
 //! handler requests, and `Promises::loading` returns the keys that it requests from a loader. [`PromiseResults`](promise::PromiseResults) and
-//! `Promises::prime` provide results and loaded values. [`Promises`] has an example. Test a whole stack with
-//! `tower::ServiceExt::oneshot`.
+//! `Promises::prime` provide results and loaded values. `Promises::replayed` compares a handler with the recording of a
+//! durable operation. [`Promises`] has an example. Test a whole stack with `tower::ServiceExt::oneshot`.
 //!
 //! # Features
 //!
-//! Only `tracing` is on by default. The modules `blocking`, `loader`, `backend`, `operations`, `process`, `signals` and
-//! `tasks` need the features of their names. The last five are packages of their own. The [README] has a table of all
-//! features, packages and minimum Rust versions.
+//! Only `tracing` is on by default. The module `fragment` needs the feature `fragments`. The modules `blocking`,
+//! `loader`, `backend`, `operations`, `process`, `signals` and `tasks` need the features of their names; the last five
+//! are packages of their own. The [README] has a table of all features, packages and minimum Rust versions.
 //!
 //! [README]: https://docs.rs/crate/tower-promises/latest
 
@@ -93,6 +96,8 @@
 #[cfg(feature = "blocking")]
 pub mod blocking;
 pub mod body;
+#[cfg(feature = "fragments")]
+pub mod fragment;
 pub mod promise;
 
 #[cfg(feature = "axum")]

@@ -9,6 +9,10 @@
 //! | `tower_promises_promises_in_flight` | gauge | | promises that have started and not settled |
 //! | `tower_promises_promises_total` | counter | `outcome` | promises that ended: `fulfilled`, `failed`, `timed_out`, `panicked`, `cancelled`, `rejected` |
 //! | `tower_promises_promise_duration_seconds` | histogram | `outcome` | their durations |
+//! | `tower_promises_shell_duration_seconds` | histogram | | the time to the beginning of a page whose fragments follow |
+//! | `tower_promises_page_duration_seconds` | histogram | | the time to the end of such a page |
+//! | `tower_promises_fragments_total` | counter | `outcome` | fragments that followed: `rendered`, `failed`, `timed_out`, `abandoned` |
+//! | `tower_promises_fragment_duration_seconds` | histogram | `outcome` | the time from the beginning of the request to the fragment |
 //! | `tower_promises_blocking_queue_depth` | gauge | | blocking jobs that are waiting in the queue |
 //! | `tower_promises_blocking_jobs_in_flight` | gauge | | blocking jobs that are running |
 //! | `tower_promises_replay_bytes` | gauge | | bytes of request bodies kept in memory for later passes |
@@ -42,6 +46,14 @@ const PASSES: &str = "tower_promises_passes_total";
 const PASS_DURATION: &str = "tower_promises_pass_duration_seconds";
 const PROMISES: &str = "tower_promises_promises_total";
 const PROMISE_DURATION: &str = "tower_promises_promise_duration_seconds";
+#[cfg(feature = "fragments")]
+const FRAGMENTS: &str = "tower_promises_fragments_total";
+#[cfg(feature = "fragments")]
+const FRAGMENT_DURATION: &str = "tower_promises_fragment_duration_seconds";
+#[cfg(feature = "fragments")]
+const SHELL_DURATION: &str = "tower_promises_shell_duration_seconds";
+#[cfg(feature = "fragments")]
+const PAGE_DURATION: &str = "tower_promises_page_duration_seconds";
 const REJECTIONS: &str = "tower_promises_rejections_total";
 
 /// The possible values of the label.
@@ -101,6 +113,14 @@ by_outcome!(
     ]
 );
 
+#[cfg(feature = "fragments")]
+by_outcome!(
+    FRAGMENT_KEYS,
+    FRAGMENTS,
+    FRAGMENT_DURATION,
+    ["rendered", "failed", "timed_out", "abandoned"]
+);
+
 /// Registers the descriptions and units of the metrics. Also registers all gauges, and all counters with each of their
 /// label values, with the value zero: a rate over a counter that starts at one would miss the first increment.
 pub fn describe() {
@@ -139,6 +159,8 @@ fn describe_all() {
         Unit::Seconds,
         "Durations of promises from their start."
     );
+    #[cfg(feature = "fragments")]
+    describe_fragments();
     #[cfg(feature = "blocking")]
     {
         describe_gauge!(
@@ -160,8 +182,35 @@ fn describe_all() {
     describe_counter!(REJECTIONS, Unit::Count, "Rejected requests, by reason.");
 }
 
+#[cfg(feature = "fragments")]
+fn describe_fragments() {
+    describe_counter!(
+        FRAGMENTS,
+        Unit::Count,
+        "Fragments that followed their page, by outcome."
+    );
+    describe_histogram!(
+        FRAGMENT_DURATION,
+        Unit::Seconds,
+        "Durations from the beginning of the request to a fragment that followed its page."
+    );
+    describe_histogram!(
+        SHELL_DURATION,
+        Unit::Seconds,
+        "Durations to the beginning of pages whose fragments followed."
+    );
+    describe_histogram!(
+        PAGE_DURATION,
+        Unit::Seconds,
+        "Durations to the end of pages whose fragments followed."
+    );
+}
+
 fn begin() {
-    for (counter, _) in PASS_KEYS.iter().chain(&PROMISE_KEYS) {
+    let keys = PASS_KEYS.iter().chain(&PROMISE_KEYS);
+    #[cfg(feature = "fragments")]
+    let keys = keys.chain(&FRAGMENT_KEYS);
+    for (counter, _) in keys {
         metrics::with_recorder(|recorder| {
             recorder.register_counter(counter, &METADATA).increment(0);
         });
@@ -206,6 +255,22 @@ pub(crate) fn pass_ended(outcome: usize, duration: impl IntoF64) {
 /// `outcome` is the number of the variant. The duration is converted only for a recorder.
 pub(crate) fn promise_ended(outcome: usize, duration: impl IntoF64) {
     ended(&PROMISE_KEYS[outcome], duration);
+}
+
+/// `outcome` is the number of the variant.
+#[cfg(feature = "fragments")]
+pub(crate) fn fragment_ended(outcome: usize, since_request: std::time::Duration) {
+    ended(&FRAGMENT_KEYS[outcome], since_request);
+}
+
+#[cfg(feature = "fragments")]
+pub(crate) fn shell_published(since_request: std::time::Duration) {
+    metrics::histogram!(SHELL_DURATION).record(since_request);
+}
+
+#[cfg(feature = "fragments")]
+pub(crate) fn page_completed(since_request: std::time::Duration) {
+    metrics::histogram!(PAGE_DURATION).record(since_request);
 }
 
 fn ended((counter, histogram): &'static (Key, Key), duration: impl IntoF64) {

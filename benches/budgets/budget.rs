@@ -66,6 +66,12 @@ pub(crate) const SERVER: Budget = AtLeast(-0.02);
 /// request's head.
 pub(crate) const BYTES_IN_FLIGHT: Budget = AtMost(1200.0);
 
+/// Allocations of a fragment that follows its page, without those of its promise and of its HTML.
+pub(crate) const ALLOCATIONS_OF_FRAGMENT: Budget = AtMost(3.0);
+
+/// Milliseconds to the first byte of a page with fragments, beyond those of a page that is streamed by hand.
+pub(crate) const FIRST_BYTE: Budget = AtMost(1.0);
+
 impl Budget {
     pub(crate) fn holds(self, value: f64) -> bool {
         match self {

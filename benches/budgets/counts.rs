@@ -43,7 +43,7 @@ fn others(table: &mut Table, figures: &Figures, request: &str, what: &str) {
 }
 
 pub(crate) fn allocations(table: &mut Table) {
-    let figures = measured::run_counting(&["allocations"]);
+    let figures = measured::run_counting(DEFAULT, &["allocations"]);
     for (request, what) in REQUESTS {
         others(table, &figures, request, what);
         let layer = figures.get(&format!("{request}/layer"));
@@ -184,7 +184,7 @@ pub(crate) fn features(table: &mut Table) {
 }
 
 pub(crate) fn bytes(table: &mut Table) {
-    let figures = measured::run_counting(&["bytes"]);
+    let figures = measured::run_counting(DEFAULT, &["bytes"]);
     let replay = figures.get("replay");
     let part = replay / f64::from(64 << 20);
     let figure = format!("{part:.4} of the body ({} bytes)", whole(replay));

@@ -12,6 +12,7 @@
 mod budget;
 mod counts;
 mod measured;
+mod pages;
 mod table;
 mod times;
 
@@ -24,14 +25,16 @@ struct Subject {
     is_count: bool,
 }
 
-const SUBJECTS: [Subject; 8] = [
+const SUBJECTS: [Subject; 10] = [
     Subject::count("allocations", counts::allocations),
     Subject::count("instructions", counts::instructions),
     Subject::count("fairness", counts::fairness),
     Subject::count("features", counts::features),
     Subject::count("bytes", counts::bytes),
+    Subject::count("pages", pages::counts),
     Subject::time("times", times::times),
     Subject::time("bodies", times::bodies),
+    Subject::time("page-times", pages::times),
     Subject::time("wire", times::wire),
 ];
 

@@ -21,6 +21,9 @@ impl Figures {
 /// The default features of `tower-promises`.
 pub(crate) const DEFAULT: &[&str] = &["default"];
 
+/// The features for pages.
+pub(crate) const PAGES: &[&str] = &["default", "fragments"];
+
 /// Builds the crate with these features of `tower-promises` and runs it.
 pub(crate) fn run(features: &[&str], arguments: &[&str]) -> Figures {
     let program = build(features, false);
@@ -28,8 +31,8 @@ pub(crate) fn run(features: &[&str], arguments: &[&str]) -> Figures {
 }
 
 /// Builds the crate with an allocator that counts and runs it.
-pub(crate) fn run_counting(arguments: &[&str]) -> Figures {
-    let program = build(DEFAULT, true);
+pub(crate) fn run_counting(features: &[&str], arguments: &[&str]) -> Figures {
+    let program = build(features, true);
     Figures(pairs(&output(Command::new(program).args(arguments))).collect())
 }
 
@@ -76,12 +79,16 @@ fn directory() -> PathBuf {
 }
 
 fn build(features: &[&str], counts: bool) -> PathBuf {
+    let has_pages = features.contains(&"fragments");
     let mut features: Vec<_> = features
         .iter()
         .map(|feature| format!("tower-promises/{feature}"))
         .collect();
     if counts {
         features.push("counting".to_owned());
+    }
+    if has_pages {
+        features.push("fragments".to_owned());
     }
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("measured/Cargo.toml");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

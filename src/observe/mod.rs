@@ -24,6 +24,9 @@
 //! of [`PromiseOutcome`](crate::promise::PromiseOutcome). The span of the request opens when its first promise starts.
 //! The duration of a pass is that of the handler, without the promises.
 //!
+//! Each fragment that follows its page is rendered in a span `fragment` (`name`, `since_request_ms`). The span of the
+//! request stays open until the last fragment.
+//!
 //! [tracing-opentelemetry](https://docs.rs/tracing-opentelemetry) exports the spans without further configuration.
 //!
 //! # Warnings
@@ -37,6 +40,9 @@
 //!   [`or_pending`](crate::OrPending::or_pending).
 //! - A promise failed because it read another promise that was pending.
 //! - A body exceeded the limit of kept bytes, and a promise made another pass necessary.
+//!
+//! Fragments that cannot replace their fallbacks, fragments that are pending when their time is over, and headers that
+//! contradict fragments cause warnings of their own: see [the guide](guide).
 //!
 //! The first two do not apply to promises of `()`, because they have no value to read.
 //!

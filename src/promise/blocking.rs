@@ -79,7 +79,7 @@ impl Promises {
         self.read_or(key, |found| found.or_submit(job))
     }
 
-    fn blocking<T>(
+    pub(super) fn blocking<T>(
         &self,
         job: impl FnOnce() -> Result<T, BoxError> + Send + 'static,
     ) -> impl Future<Output = Result<T, Failure>> + Send + 'static

@@ -1,6 +1,9 @@
+use super::registry::Reader;
 use super::{MissingPromiseLayer, Promises};
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
+#[cfg(feature = "fragments")]
+use std::sync::Arc;
 
 type Current = ManuallyDrop<Option<Promises>>;
 
@@ -42,6 +45,33 @@ impl Promises {
     /// [`MissingPromiseLayer`] where [`current`](Self::current) is `None`.
     pub fn try_current() -> Result<Self, MissingPromiseLayer> {
         Self::current().ok_or(MissingPromiseLayer)
+    }
+
+    /// The reader that this handle looks up names for.
+    ///
+    /// Any handle of the request counts as that of the fragment that the current thread is rendering, because a render
+    /// function may use a handle that it has captured.
+    #[inline]
+    pub(crate) fn reader(&self) -> Reader {
+        #[cfg(feature = "fragments")]
+        if self.registry.is_rendering() {
+            return self.current_reader();
+        }
+        self.reader
+    }
+
+    #[cfg(feature = "fragments")]
+    #[cold]
+    fn current_reader(&self) -> Reader {
+        let current = replace(None);
+        let it = current.as_ref();
+        let it = it.filter(|it| Arc::ptr_eq(&it.registry, &self.registry));
+        let fragment = it.and_then(|it| it.reader.fragment);
+        replace(current);
+        match fragment {
+            Some(number) => self.reader.of_fragment(number),
+            None => self.reader,
+        }
     }
 
     /// Runs `f` with this handle as [`Promises::current`].

@@ -92,6 +92,28 @@ pub enum PromiseError {
         /// The type of the promise.
         found: &'static str,
     },
+    /// The remembered value of a durable promise does not fit the requested type, for example because another version
+    /// of the program has stored it. The value stays remembered, and a matching version can read it.
+    #[non_exhaustive]
+    Unreadable {
+        /// The name of the promise.
+        key: Key,
+        /// The requested type.
+        expected: &'static str,
+        /// The type of the remembered value, if it is known.
+        found: Option<Arc<str>>,
+        /// The reason.
+        error: Arc<dyn Error + Send + Sync>,
+    },
+    /// The outcome of a durable promise cannot be remembered, because it is too large or is no JSON. The promise runs
+    /// again in the next run of the operation.
+    #[non_exhaustive]
+    NotRemembered {
+        /// The name of the promise.
+        key: Key,
+        /// The reason.
+        error: Arc<dyn Error + Send + Sync>,
+    },
 }
 
 impl PromiseError {
@@ -106,7 +128,9 @@ impl PromiseError {
             | Self::Panicked { key, .. }
             | Self::Cancelled { key }
             | Self::Ended { key }
-            | Self::WrongType { key, .. } => key,
+            | Self::WrongType { key, .. }
+            | Self::Unreadable { key, .. }
+            | Self::NotRemembered { key, .. } => key,
             Self::Rejected { error } => error.key(),
         }
     }
@@ -150,6 +174,16 @@ impl fmt::Display for PromiseError {
             Self::WrongType {
                 expected, found, ..
             } => write_wrong_type(f, &key, expected, found),
+            Self::Unreadable {
+                expected, found, ..
+            } => write!(
+                f,
+                "the remembered value of promise `{key}` does not fit: expected `{expected}`, remembered `{}`",
+                OneLine(found.as_deref().unwrap_or("a value from outside"))
+            ),
+            Self::NotRemembered { .. } => {
+                write!(f, "the outcome of promise `{key}` cannot be remembered")
+            }
         }
     }
 }
@@ -157,7 +191,9 @@ impl fmt::Display for PromiseError {
 impl Error for PromiseError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Failed { error, .. } => Some(&**error),
+            Self::Failed { error, .. }
+            | Self::Unreadable { error, .. }
+            | Self::NotRemembered { error, .. } => Some(&**error),
             Self::Rejected { error } => Some(error),
             _ => None,
         }
@@ -209,6 +245,11 @@ pub enum SubmitError {
         /// The name of the promise.
         key: Key,
     },
+    /// Only a promise of a durable operation can be settled from outside.
+    NotDurable {
+        /// The name of the promise.
+        key: Key,
+    },
 }
 
 impl SubmitError {
@@ -222,7 +263,8 @@ impl SubmitError {
             | Self::Ended { key }
             | Self::Saturated { key }
             | Self::BodyTaken { key }
-            | Self::BodyRead { key } => key,
+            | Self::BodyRead { key }
+            | Self::NotDurable { key } => key,
         }
     }
 
@@ -274,6 +316,10 @@ impl fmt::Display for SubmitError {
             Self::BodyRead { .. } => write!(
                 f,
                 "promise `{key}` comes too late: too much of the request body has been read"
+            ),
+            Self::NotDurable { .. } => write!(
+                f,
+                "promise `{key}` can be settled from outside in a durable operation only"
             ),
         }
     }
@@ -332,6 +378,19 @@ pub(super) enum Failure {
     Cancelled,
     #[cfg(feature = "blocking")]
     Saturated,
+    #[cfg(feature = "operations")]
+    Unreadable(Unreadable),
+    #[cfg(feature = "operations")]
+    NotRemembered(Arc<dyn Error + Send + Sync>),
+}
+
+/// A remembered value that does not fit the requested type.
+#[cfg(feature = "operations")]
+#[derive(Clone, Debug)]
+pub(super) struct Unreadable {
+    pub(super) expected: &'static str,
+    pub(super) found: Option<Arc<str>>,
+    pub(super) error: Arc<dyn Error + Send + Sync>,
 }
 
 impl Failure {
@@ -345,6 +404,19 @@ impl Failure {
             Self::Saturated => PromiseError::Rejected {
                 error: SubmitError::Saturated { key },
             },
+            #[cfg(feature = "operations")]
+            Self::Unreadable(Unreadable {
+                expected,
+                found,
+                error,
+            }) => PromiseError::Unreadable {
+                key,
+                expected,
+                found,
+                error,
+            },
+            #[cfg(feature = "operations")]
+            Self::NotRemembered(error) => PromiseError::NotRemembered { key, error },
         }
     }
 }

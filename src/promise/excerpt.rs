@@ -9,7 +9,7 @@ use std::fmt::{self, Write};
 const MAX_BYTES: usize = 256;
 
 /// The shown part of a name.
-pub(super) fn excerpt(key: &Key) -> Cow<'_, str> {
+pub(crate) fn excerpt(key: &Key) -> Cow<'_, str> {
     match cut(key.as_str()) {
         (name, false) => Cow::Borrowed(name),
         (name, true) => Cow::Owned(format!("{name}…")),
@@ -28,7 +28,7 @@ fn cut(name: &str) -> (&str, bool) {
 }
 
 /// A name in the text of an error: an excerpt on one line.
-pub(super) struct Name<'a>(pub(super) &'a Key);
+pub(crate) struct Name<'a>(pub(crate) &'a Key);
 
 impl fmt::Display for Name<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -42,7 +42,7 @@ impl fmt::Display for Name<'_> {
 }
 
 /// Text with all characters escaped that end a line, change the direction of text or control a terminal.
-pub(super) struct OneLine<'a>(pub(super) &'a str);
+pub(crate) struct OneLine<'a>(pub(crate) &'a str);
 
 impl fmt::Display for OneLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -73,7 +73,7 @@ fn changes_direction(character: char) -> bool {
 const MAX_NAMES: usize = 8;
 
 /// A list of names in the log, with at most [`MAX_NAMES`] names.
-pub(super) struct Names<'a>(pub(super) &'a [Key]);
+pub(crate) struct Names<'a>(pub(crate) &'a [Key]);
 
 impl fmt::Debug for Names<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,6 +1,12 @@
+#[cfg(feature = "fragments")]
+mod shell;
+
+#[cfg(feature = "fragments")]
+pub(crate) use shell::Rest;
+
 use super::observe::{self, ObservedRequest, PassOutcome};
 use super::original::Original;
-use super::registry::Verdict;
+use super::registry::{self, Verdict};
 use super::running::{self, Running};
 use super::settings::Settings;
 use super::{OnTimeout, Promises, Rejection, ResponseForRejection, current};
@@ -76,13 +82,17 @@ where
     B: Body + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    pub(super) fn new(mut service: S, settings: Arc<Settings<H>>, request: Request<B>) -> Self {
+    pub(super) fn new(
+        mut service: S,
+        settings: Arc<Settings<H>>,
+        registry: registry::Settings,
+        request: Request<B>,
+    ) -> Self {
         let observed = ObservedRequest::new();
-        let outer = request.extensions().get::<Promises>().cloned();
         let (parts, body) = request.into_parts();
         let body = settings.wrap_body(body);
         let mut request = Request::from_parts(parts, body.for_pass());
-        let promises = Promises::open(settings.registry(), outer, body.to_detach());
+        let promises = Promises::open(registry, request.extensions(), body.to_detach());
         let original = Original::of(&request, body);
         request.extensions_mut().insert(promises.clone());
         // Created before the service is called, so that the request also ends if the call panics.
@@ -151,15 +161,21 @@ where
                 }
                 StateProj::Settling => {
                     let settled = this.session.drive(this.running, timeout, this.observed, cx);
-                    if settled.is_ready() {
+                    let is_settled = settled.is_ready();
+                    #[cfg(feature = "fragments")]
+                    let is_settled = is_settled || !this.session.promises().registry.is_awaited();
+                    if is_settled {
                         if let Some(rejected) = self.as_mut().prepare_pass() {
                             return Poll::Ready(rejected);
                         }
                         continue;
                     }
-                    if !this.session.promises().registry.park(cx.waker()) {
+                    let registry = &this.session.promises().registry;
+                    if !registry.park(cx.waker()) {
                         continue;
                     }
+                    #[cfg(feature = "operations")]
+                    registry.rest(this.running.len());
                 }
                 StateProj::Readying => {
                     let ready = {
@@ -205,7 +221,13 @@ where
         let promises = this.session.promises();
         let settings = &**this.settings;
         let verdict = promises.registry.end_pass();
-        if verdict == Verdict::Publish {
+        #[cfg(feature = "fragments")]
+        if verdict == Verdict::Stream && outcome.is_ok() {
+            // The caller decides, so the request has not ended.
+            this.state.set(State::Done);
+            return Some(outcome);
+        }
+        if verdict.is_publish() {
             return Some(self.finish(outcome));
         }
         if verdict == Verdict::Nothing {
@@ -226,7 +248,7 @@ where
                 let refusal = this.original.body.refusal();
                 refusal.map(|error| settings.rejection_of_body(&error))
             }
-            Verdict::Publish | Verdict::Nothing => None,
+            _ => None,
         };
 
         // Drops the pass before anything is awaited, to release what it holds, for example a permit of a concurrency
@@ -282,6 +304,8 @@ where
             false => this.original.request(promises),
         };
         this.observed.begin_pass();
+        #[cfg(feature = "operations")]
+        promises.registry.work();
         // If the service panics, no later poll calls it with a request that has been taken.
         this.state.set(State::Done);
         let future = {
@@ -381,6 +405,15 @@ where
 }
 
 impl Session {
+    /// A session that owns nothing.
+    #[cfg(feature = "fragments")]
+    fn ended() -> Self {
+        Self {
+            promises: None,
+            has_ended: true,
+        }
+    }
+
     fn end(&mut self, published: bool) {
         if !self.has_ended {
             self.has_ended = true;
@@ -441,7 +474,7 @@ where
         };
         f.debug_struct("PromiseFuture")
             .field("state", &format_args!("{state}"))
-            .field("promises", self.session.promises())
+            .field("promises", &self.session.promises)
             .finish_non_exhaustive()
     }
 }

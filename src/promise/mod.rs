@@ -190,8 +190,14 @@
 #[cfg(feature = "blocking")]
 mod blocking;
 mod current;
+#[cfg(feature = "operations")]
+mod durable;
+#[cfg(feature = "operations")]
+mod durable_wait;
 pub(crate) mod error;
-mod excerpt;
+pub(crate) mod excerpt;
+#[cfg(feature = "fragments")]
+pub(crate) mod fragment_error;
 mod future;
 mod handover;
 mod key;
@@ -203,7 +209,7 @@ mod original;
 mod outcome;
 pub(crate) mod promises;
 mod read;
-mod registry;
+pub(crate) mod registry;
 mod rejection;
 mod results;
 mod running;
@@ -229,5 +235,9 @@ pub use settings::{OnTimeout, Start};
 
 // Their public address is the root of the crate.
 pub(crate) use error::PromiseError;
+#[cfg(feature = "fragments")]
+pub(crate) use future::Rest;
 pub(crate) use layer::PromiseLayer;
 pub(crate) use promises::Promises;
+#[cfg(feature = "fragments")]
+pub(crate) use running::poll_deadline;

@@ -1,9 +1,10 @@
-use super::registry::{self, Registry};
+use super::registry::{self, Reader, Registry};
 use super::settings::Settings;
 use super::{AnyKey, PromiseResults};
 #[cfg(doc)]
 use super::{PromiseError, SubmitError};
 use crate::body::Detach;
+use http::Extensions;
 use std::fmt;
 use std::sync::Arc;
 
@@ -61,30 +62,48 @@ use std::sync::Arc;
 /// ```
 #[derive(Clone)]
 pub struct Promises {
-    pub(super) registry: Arc<Registry>,
-    pub(super) pass: usize,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) reader: Reader,
 }
 
 /// Creation of handles.
 impl Promises {
+    /// Creates the handle for the first pass of a request with these extensions.
     pub(super) fn open(
         settings: registry::Settings,
-        outer: Option<Self>,
+        extensions: &Extensions,
         body: Option<Arc<dyn Detach>>,
     ) -> Self {
+        let outer = extensions.get::<Self>().cloned();
         let outer = outer.map(|outer| outer.registry);
+        #[cfg_attr(
+            not(feature = "operations"),
+            expect(unused_mut, reason = "a run needs operations")
+        )]
+        let mut registry = Registry::new(settings, true, outer, body);
+        #[cfg(feature = "operations")]
+        registry.set_run(extensions.get().cloned());
         Self {
-            registry: Arc::new(Registry::new(settings, true, outer, body)),
-            pass: 1,
+            registry: Arc::new(registry),
+            reader: Reader::of_pass(1),
         }
     }
 
     /// The handle for the next pass. `None` if a promise has yet to start.
     pub(super) fn next_pass(&self) -> Option<Self> {
         Some(Self {
-            pass: self.registry.begin_pass()?,
+            reader: Reader::of_pass(self.registry.begin_pass()?),
             registry: Arc::clone(&self.registry),
         })
+    }
+
+    /// A handle for this reader.
+    #[cfg(feature = "fragments")]
+    pub(crate) fn of_reader(registry: &Arc<Registry>, reader: Reader) -> Self {
+        Self {
+            registry: Arc::clone(registry),
+            reader,
+        }
     }
 
     /// A handle for work that the registry owns, which would otherwise be a reference cycle.
@@ -92,7 +111,7 @@ impl Promises {
     pub(super) fn downgrade(&self) -> WeakPromises {
         WeakPromises {
             registry: Arc::downgrade(&self.registry),
-            pass: self.pass,
+            reader: self.reader,
         }
     }
 
@@ -102,10 +121,25 @@ impl Promises {
     /// [`will_discard`](Self::will_discard) show. Only [`resolve`](Self::resolve) runs a promise, while it is awaited.
     #[must_use]
     pub fn with_results(results: PromiseResults) -> Self {
-        let settings = Settings::default().registry();
-        let registry = Registry::with_settled(settings, results.into_settled());
+        #[cfg_attr(not(feature = "fragments"), expect(unused_mut, reason = "see below"))]
+        let mut settings = Settings::default().registry();
+        #[cfg(feature = "fragments")]
+        {
+            settings.may_stream = true;
+        }
+        #[cfg(feature = "operations")]
+        let mut results = results;
+        #[cfg(feature = "operations")]
+        let run = results.take_run();
+        #[cfg_attr(
+            not(feature = "operations"),
+            expect(unused_mut, reason = "a run needs operations")
+        )]
+        let mut registry = Registry::with_settled(settings, results.into_settled());
+        #[cfg(feature = "operations")]
+        registry.set_run(run);
         Self {
-            pass: registry.pass(),
+            reader: Reader::of_pass(registry.pass()),
             registry: Arc::new(registry),
         }
     }
@@ -139,7 +173,7 @@ impl Promises {
     /// Publishes the response of this pass even if promises are pending. Promises that have not settled at the end of
     /// the pass are dropped.
     pub fn publish(&self) {
-        self.registry.publish(self.pass);
+        self.registry.publish(self.reader.pass);
     }
 
     /// Runs `undo` if the response of this pass is not published: when the response is discarded, when the request is
@@ -149,14 +183,14 @@ impl Promises {
     /// Undo functions run where the response future is polled or dropped, the last registered first. They must not
     /// block. A panic in an undo function is logged and does not prevent the others from running.
     pub fn on_discard(&self, undo: impl FnOnce() + Send + 'static) {
-        self.registry.on_discard(self.pass, Box::new(undo));
+        self.registry.on_discard(self.reader.pass, Box::new(undo));
     }
 }
 
 impl fmt::Debug for Promises {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Promises")
-            .field("pass", &self.pass)
+            .field("pass", &self.reader.pass)
             .field("keys", &self.keys())
             .finish()
     }
@@ -166,7 +200,7 @@ impl fmt::Debug for Promises {
 #[cfg(any(feature = "blocking", feature = "loader"))]
 pub(super) struct WeakPromises {
     registry: std::sync::Weak<Registry>,
-    pass: usize,
+    reader: Reader,
 }
 
 #[cfg(any(feature = "blocking", feature = "loader"))]
@@ -174,7 +208,7 @@ impl WeakPromises {
     pub(super) fn upgrade(&self) -> Option<Promises> {
         Some(Promises {
             registry: self.registry.upgrade()?,
-            pass: self.pass,
+            reader: self.reader,
         })
     }
 }

@@ -17,7 +17,7 @@ impl Promises {
         T: Clone + Send + Sync + 'static,
     {
         let key = key.into_key();
-        let found = self.registry.find::<T>(self.pass, &key, Purpose::Read);
+        let found = self.registry.find::<T>(self.reader(), &key, Purpose::Read);
         match found.map_err(SubmitError::into_promise_error)? {
             Found::Promise(present) => present.read(key),
             Found::Nothing(..) => Err(PromiseError::NotSubmitted { key }),
@@ -27,7 +27,7 @@ impl Promises {
     /// The number of the pass that this handle belongs to, starting at 1.
     #[must_use]
     pub fn pass(&self) -> usize {
-        self.pass
+        self.reader.pass
     }
 
     /// Whether the layer would discard the response of the current pass if the pass ended now, because the pass
@@ -35,6 +35,10 @@ impl Promises {
     ///
     /// A transaction layer between [`PromiseLayer`](super::PromiseLayer) and the handler calls this after the inner
     /// call, and rolls back if it returns `true`.
+    ///
+    /// A pass with pending fragments is also discarded if its response is not HTML or has a `Content-Encoding`, which
+    /// this method cannot know. A handler that writes creates fragments only for HTML, and the layer that encodes is
+    /// outside.
     #[must_use]
     pub fn will_discard(&self) -> bool {
         self.registry.will_discard()

@@ -5,16 +5,35 @@ use super::outcome::{Kind, Outcome, Type};
 use super::{IntoKey, Key};
 use crate::BoxError;
 use std::fmt;
+#[cfg(feature = "operations")]
+use tower_promises_operations::durable::{DurableRun, Recording};
 
 /// Results for [`Promises::with_results`]. If a name is added twice, the last result counts.
 #[derive(Default)]
 pub struct PromiseResults {
     settled: Vec<(Key, Kind, Outcome)>,
+    #[cfg(feature = "operations")]
+    run: Option<DurableRun>,
 }
 
 impl PromiseResults {
     pub(super) fn into_settled(self) -> Vec<(Key, Kind, Outcome)> {
         self.settled
+    }
+
+    /// The run of a durable operation that is replayed.
+    #[cfg(feature = "operations")]
+    pub(super) fn take_run(&mut self) -> Option<DurableRun> {
+        self.run.take()
+    }
+
+    /// Adds all that a durable operation remembers: durable promises read it as in a later run of the operation, and
+    /// [`Promises::replayed`] tells what the handler has requested.
+    #[cfg(feature = "operations")]
+    #[must_use]
+    pub fn recorded(self, recording: &Recording) -> Self {
+        let run = Some(DurableRun::recorded(recording));
+        Self { run, ..self }
     }
 
     /// Creates an empty set of results, as in the first pass.

@@ -70,11 +70,14 @@ impl Running {
                         promise.observed = key.map(|key| start.promise(&key));
                     }
                 }
-                self.push(Group {
-                    registry: Arc::clone(registry),
-                    promises,
-                    deadline: timeout.map(|timeout| Box::pin(sleep(timeout))),
-                });
+                #[cfg(feature = "operations")]
+                if timeout.is_some() && registry.run().is_some() {
+                    let limits_itself = |it: &RunningPromise| registry.limits_itself(it.place);
+                    let others;
+                    (others, promises) = promises.into_iter().partition(limits_itself);
+                    self.push(registry, others, None);
+                }
+                self.push(registry, promises, timeout);
             }
             if count < GROUP {
                 return;
@@ -82,7 +85,20 @@ impl Running {
         }
     }
 
-    fn push(&mut self, group: Group) {
+    fn push(
+        &mut self,
+        registry: &Arc<Registry>,
+        promises: Vec<RunningPromise>,
+        timeout: Option<Duration>,
+    ) {
+        if promises.is_empty() {
+            return;
+        }
+        let group = Group {
+            registry: Arc::clone(registry),
+            promises,
+            deadline: timeout.map(|timeout| Box::pin(sleep(timeout))),
+        };
         self.groups = match mem::take(&mut self.groups) {
             Groups::None => Groups::One(group),
             Groups::One(first) => Groups::Many([first, group].into_iter().collect()),
@@ -91,6 +107,16 @@ impl Running {
                 Groups::Many(groups)
             }
         };
+    }
+
+    /// The number of running promises.
+    #[cfg(feature = "operations")]
+    pub(super) fn len(&self) -> usize {
+        match &self.groups {
+            Groups::None => 0,
+            Groups::One(group) => group.promises.len(),
+            Groups::Many(groups) => groups.iter().map(|group| group.promises.len()).sum(),
+        }
     }
 
     /// Whether no promise is running.
@@ -245,7 +271,7 @@ impl Drop for Group {
 
 /// Polls a timer after the work that the timer limits. Work that uses up the budget of tokio's cooperative
 /// scheduling in every poll would keep the timer from ever completing, so the clock is checked first.
-pub(super) fn poll_deadline(deadline: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
+pub(crate) fn poll_deadline(deadline: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
     if Instant::now() >= deadline.deadline() {
         return Poll::Ready(());
     }

@@ -1,3 +1,5 @@
+#[cfg(feature = "fragments")]
+use super::registry::FragmentSettings;
 use super::settings::Settings;
 use super::{DefaultResponseForRejection, PromiseFuture, PromiseLayer, ResponseForRejection};
 use crate::BoxError;
@@ -36,6 +38,41 @@ impl<S, H> PromiseService<S, H> {
         Self { inner, settings }
     }
 
+    /// Takes the service that was polled ready, for one request.
+    fn take_ready(&mut self) -> S
+    where
+        S: Clone,
+    {
+        // Only the service that was polled ready may be called, and a clone need not be ready. So this request gets
+        // the polled service, and the clone replaces it.
+        let clone = self.inner.clone();
+        mem::replace(&mut self.inner, clone)
+    }
+
+    /// Like `call`, for a response whose fragments may follow.
+    #[cfg(feature = "fragments")]
+    pub(crate) fn call_with_fragments<B>(
+        &mut self,
+        request: Request<B>,
+        fragments: &Arc<FragmentSettings>,
+        may_stream: bool,
+    ) -> PromiseFuture<S, B, H>
+    where
+        S: Service<Request<ReplayBody<B>>> + Clone,
+        B: Body + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let mut settings = self.settings.registry();
+        *settings.fragments = Some(Arc::clone(fragments));
+        settings.may_stream = may_stream;
+        PromiseFuture::new(
+            self.take_ready(),
+            Arc::clone(&self.settings),
+            settings,
+            request,
+        )
+    }
+
     /// Gets a reference to the inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
@@ -68,12 +105,12 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        // Only the service that was polled ready may be called, and a clone need not be ready. So this request gets
-        // the polled service, and the clone replaces it.
-        let clone = self.inner.clone();
-        let service = mem::replace(&mut self.inner, clone);
-
-        PromiseFuture::new(service, Arc::clone(&self.settings), request)
+        PromiseFuture::new(
+            self.take_ready(),
+            Arc::clone(&self.settings),
+            self.settings.registry(),
+            request,
+        )
     }
 }
 

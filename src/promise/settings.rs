@@ -9,6 +9,8 @@ use crate::body::{DEFAULT_MAX_SPOOL_BYTES, Spool};
 use http_body::Body;
 use std::any::type_name;
 use std::fmt;
+#[cfg(feature = "fragments")]
+use std::panic::AssertUnwindSafe;
 #[cfg(feature = "spool")]
 use std::path::Path;
 #[cfg(feature = "spool")]
@@ -115,6 +117,12 @@ impl<H> Settings<H> {
             max_promises: self.max_promises,
             #[cfg(feature = "blocking")]
             pool: self.pool.clone(),
+            #[cfg(feature = "fragments")]
+            fragments: AssertUnwindSafe(None),
+            #[cfg(feature = "fragments")]
+            may_stream: false,
+            #[cfg(feature = "operations")]
+            promise_timeout: self.promise_timeout,
         }
     }
 

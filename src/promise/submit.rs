@@ -192,7 +192,7 @@ impl Promises {
         T: Send + Sync + 'static,
     {
         let key = key.into_key();
-        let found = self.registry.find(self.pass, &key, Purpose::Submit);
+        let found = self.registry.find(self.reader(), &key, Purpose::Submit);
         found.and_then(submit).map(drop)
     }
 
@@ -206,7 +206,7 @@ impl Promises {
         T: Clone + Send + Sync + 'static,
     {
         let key = key.into_key();
-        let found = self.registry.find(self.pass, &key, Purpose::Read);
+        let found = self.registry.find(self.reader(), &key, Purpose::Read);
         let present = found.and_then(submit);
         present.map_err(SubmitError::into_promise_error)?.read(key)
     }

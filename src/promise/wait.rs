@@ -68,7 +68,7 @@ impl Promises {
         F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
         let key = key.into_key();
-        let found = self.registry.find(self.pass, &key, Purpose::Wait);
+        let found = self.registry.find(self.reader(), &key, Purpose::Wait);
         let present = found.and_then(|found| found.or_submit(make));
         match present.map_err(SubmitError::into_promise_error)? {
             Present::Awaited(awaiting) => Waiter::new(&self.registry, key, awaiting).await,
@@ -78,7 +78,7 @@ impl Promises {
 }
 
 /// A future that awaits a promise. It counts as a waiter of the promise until it is dropped.
-struct Waiter<'a, T> {
+pub(super) struct Waiter<'a, T> {
     registry: &'a Registry,
     key: Key,
     awaiting: Awaiting,
@@ -88,7 +88,7 @@ struct Waiter<'a, T> {
 }
 
 impl<'a, T> Waiter<'a, T> {
-    fn new(registry: &'a Registry, key: Key, awaiting: Awaiting) -> Self {
+    pub(super) fn new(registry: &'a Registry, key: Key, awaiting: Awaiting) -> Self {
         Self {
             registry,
             key,

@@ -1,4 +1,6 @@
 //! Tests in a real browser.
 #![allow(clippy::unwrap_used)]
 
+mod fragments;
 mod server_timing;
+mod support;

@@ -1,12 +1,20 @@
-//! The browser of `test_support` does what the browser tests rely on.
-
+//! The browsers of `test_support` do what the browser tests rely on.
 
 use axum::Router;
+use axum::body::Body;
+use axum::http::StatusCode;
 use axum::response::Html;
 use axum::routing::get;
+use std::convert::Infallible;
+use std::future::ready;
+use std::sync::{Arc, Mutex};
 use test_support::browser::Browser;
+use test_support::firefox::Firefox;
 use thirtyfour::Key;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
 
 const PAGE: &str = r#"<!doctype html><title>test</title><link rel="icon" href="/icon">
 <meta http-equiv="Content-Security-Policy" content="default-src 'self'">
@@ -150,4 +158,59 @@ async fn the_browser_considers_other_hosts_insecure() {
         browser.open(&url.replace("127.0.0.1", host)).await;
         assert_eq!(browser.evaluate::<bool>("isSecureContext").await, is_secure);
     }
+}
+
+/// Serves a page whose parts come through a channel.
+async fn serve_parts() -> (String, mpsc::Sender<&'static str>) {
+    let (sender, parts) = mpsc::channel(1);
+    let parts = ReceiverStream::new(parts).map(Ok::<_, Infallible>);
+    let page = Arc::new(Mutex::new(Some(Html(Body::from_stream(parts)))));
+    let page = move || ready(page.lock().unwrap().take().unwrap());
+    let app = Router::new()
+        .route("/", get(page))
+        .route("/favicon.ico", get(async || StatusCode::NO_CONTENT));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async { axum::serve(listener, app).await });
+    (url, sender)
+}
+
+#[tokio::test]
+async fn the_browser_shows_a_page_before_its_end() {
+    let (url, parts) = serve_parts().await;
+    let browser = Browser::start_for_streams().await;
+    parts
+        .send("<!doctype html><title>begun</title>")
+        .await
+        .unwrap();
+    browser.begin(&url).await;
+    browser.until("document.title === 'begun'").await;
+    parts.send("<p>more</p>").await.unwrap();
+    browser.until("document.body?.textContent === 'more'").await;
+    assert_eq!(
+        browser.evaluate::<String>("document.readyState").await,
+        "loading"
+    );
+    drop(parts);
+    browser.until("document.readyState === 'complete'").await;
+}
+
+#[tokio::test]
+async fn firefox_shows_a_page_before_its_end_as_the_browser_does() {
+    let (url, parts) = serve_parts().await;
+    let firefox = Firefox::start().await;
+    parts
+        .send("<!doctype html><title>begun</title>")
+        .await
+        .unwrap();
+    firefox.begin(&url).await;
+    firefox.until("document.title === 'begun'").await;
+    parts.send("<p>more</p>").await.unwrap();
+    firefox.until("document.body?.textContent === 'more'").await;
+    assert_eq!(
+        firefox.evaluate::<String>("document.readyState").await,
+        "loading"
+    );
+    drop(parts);
+    firefox.until("document.readyState === 'complete'").await;
 }

@@ -1,5 +1,6 @@
 //! Metrics of events that have ended: passes, promises, durations and rejections, with their units and help texts.
 
+use crate::fragments;
 use futures_util::FutureExt;
 use futures_util::future::join3;
 use http_body_util::BodyExt;
@@ -12,11 +13,14 @@ use std::sync::Mutex;
 use std::time::Duration;
 use test_support::recorded::{Recorded, ask_for, ask_for_job, held};
 use test_support::uploads::temporary_directory;
-use test_support::{TestBody, TestRequest, ask, ask_async, get, post, promises, text_response};
+use test_support::{
+    TestBody, TestRequest, ask, ask_async, get, post, promises, text, text_response,
+};
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::blocking::{BlockingPool, OnSaturation};
 use tower_promises::body::ReplayBody;
+use tower_promises::fragment::FragmentLayer;
 use tower_promises::promise::{Rejection, Start};
 use tower_promises::{BoxError, OrPending, PromiseLayer, Promises};
 #[tokio::test]
@@ -304,6 +308,9 @@ async fn every_metric_has_a_matching_kind_a_unit_and_a_help_text() {
         [
             "tower_promises_blocking_jobs_in_flight",
             "tower_promises_blocking_queue_depth",
+            "tower_promises_fragment_duration_seconds",
+            "tower_promises_fragments_total",
+            "tower_promises_page_duration_seconds",
             "tower_promises_pass_duration_seconds",
             "tower_promises_passes_total",
             "tower_promises_promise_duration_seconds",
@@ -311,7 +318,8 @@ async fn every_metric_has_a_matching_kind_a_unit_and_a_help_text() {
             "tower_promises_promises_total",
             "tower_promises_rejections_total",
             "tower_promises_replay_bytes",
-            "tower_promises_requests_in_flight"
+            "tower_promises_requests_in_flight",
+            "tower_promises_shell_duration_seconds"
         ]
     );
 
@@ -329,6 +337,9 @@ async fn every_metric_has_a_matching_kind_a_unit_and_a_help_text() {
     join3(first, ask_for_job(one_at_a_time, || ()), client).await;
     let read_again = ReplayBody::new(TestBody::from("x"));
     read_again.replay().collect().await.unwrap();
+    tokio::time::pause();
+    text(fragments::open(FragmentLayer::new(), &[2]).await).await;
+    tokio::time::resume();
     let text = recorded.handle.render();
     for (name, (kind, _, help)) in &described {
         // Prometheus exports a histogram without buckets as a summary.
@@ -364,6 +375,11 @@ fn described_metrics_exist_before_the_first_request() {
             "promises_total",
             "outcome",
             "fulfilled failed timed_out panicked cancelled rejected",
+        ),
+        (
+            "fragments_total",
+            "outcome",
+            "rendered failed timed_out abandoned",
         ),
         (
             "rejections_total",

@@ -1,11 +1,16 @@
 //! The guide to observability lists exactly the spans, events and metrics of the code.
 
+use http::HeaderValue;
+use http::header::{ACCEPT, CONTENT_TYPE};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{read_dir, read_to_string};
 use std::path::{Path, PathBuf};
-use test_support::ask;
-use tower_promises::PromiseLayer;
+use std::time::Duration;
+use test_support::{TestRequest, ask, get, promises, text, text_response};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_promises::fragment::FragmentLayer;
+use tower_promises::{BoxError, PromiseLayer};
 
 /// A span or an event: its level, target and fields, and its name or message.
 type Row = [String; 4];
@@ -179,7 +184,7 @@ fn the_guide_has_all_spans_and_events_with_their_levels_targets_and_fields() {
     let guide = read_to_string(source().join("observe/guide.md")).unwrap();
     let (events, spans) = in_the_code();
     assert!(
-        events.len() > 50 && spans.len() == 4,
+        events.len() > 50 && spans.len() == 5,
         "{events:#?} {spans:#?}"
     );
 
@@ -218,6 +223,29 @@ fn the_guide_has_all_spans_and_events_with_their_levels_targets_and_fields() {
     assert_eq!(rows.len(), told.len(), "none is there twice");
 }
 
+/// Sends a page whose fragment follows.
+async fn stream_page() {
+    let service = FragmentLayer::new().grace(Duration::ZERO).layer(service_fn(
+        async |request: TestRequest| {
+            let fragment = promises(&request).fragment("slow", "", |promises| {
+                promises.result_or_submit("slow", async || {
+                    tokio::task::yield_now().await;
+                    String::new()
+                })
+            });
+            let mut page = text_response(fragment.to_string());
+            let html = HeaderValue::from_static("text/html");
+            page.headers_mut().insert(CONTENT_TYPE, html);
+            Ok::<_, BoxError>(page)
+        },
+    ));
+    let mut request = get("/");
+    let html = HeaderValue::from_static("text/html");
+    request.headers_mut().insert(ACCEPT, html);
+    let response = service.oneshot(request).await.unwrap();
+    assert!(text(response.into_body()).await.contains("<template"));
+}
+
 #[test]
 fn the_documentation_has_all_metrics_with_their_kinds_and_labels() {
     let recorder = PrometheusBuilder::new().build_recorder();
@@ -232,6 +260,7 @@ fn the_documentation_has_all_metrics_with_their_kinds_and_labels() {
             Ok(String::new())
         });
         runtime.block_on(request).unwrap();
+        runtime.block_on(stream_page());
     });
     let text = recorder.handle().render();
 

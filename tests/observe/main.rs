@@ -3,5 +3,6 @@
 
 mod advice;
 mod events;
+mod fragments;
 mod guide;
 mod server_timing;

@@ -11,6 +11,7 @@
 //! | `times` | nanoseconds of a request, for each case |
 //! | `fairness` | polls of a promise that takes every budget, until its neighbours have settled |
 //! | `bodies` | nanoseconds to read a body twice, and until its first byte |
+//! | `pages` | nanoseconds to the first and to the last byte of a page (with the feature `fragments`) |
 //! | `wire` | requests per second of an axum server; nothing without `wrk` |
 //!
 //! A second argument selects cases by prefixes of their names, separated by commas.
@@ -19,6 +20,8 @@ mod bodies;
 #[cfg(feature = "counting")]
 mod counting;
 mod fairness;
+#[cfg(feature = "fragments")]
+mod pages;
 mod safe;
 mod stacks;
 mod times;
@@ -33,6 +36,8 @@ fn main() {
     let chosen: Vec<_> = chosen.split(',').collect();
     let mut cases = cases();
     cases.extend(wire::cases());
+    #[cfg(feature = "fragments")]
+    cases.extend(pages::cases());
     cases.retain(|case| chosen.iter().any(|&prefix| case.id.starts_with(prefix)));
     match subject.as_str() {
         "instructions" => cases.into_iter().for_each(send),
@@ -40,6 +45,8 @@ fn main() {
         "fairness" => fairness::print(),
         "bodies" => bodies::print(),
         "wire" => wire::print(),
+        #[cfg(feature = "fragments")]
+        "pages" => pages::print(),
         #[cfg(feature = "counting")]
         "allocations" => cases.into_iter().for_each(counting::allocations),
         #[cfg(feature = "counting")]

@@ -195,6 +195,14 @@ impl<B: Body> OperationRequestBody<B> {
         }
     }
 
+    /// Creates a body that was read before.
+    pub(super) fn whole(read: Bytes) -> Self {
+        Self {
+            read,
+            ..Self::default()
+        }
+    }
+
     /// Reads a body in full, unless it has more bytes than this.
     pub(super) async fn read(body: B, limit: usize) -> Self {
         let mut this = Self::streaming(body);

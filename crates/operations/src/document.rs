@@ -1,5 +1,6 @@
 //! The status document of an operation and its addresses.
 
+use super::memory::{WaitKind, Waiting};
 use super::record::{Record, Status};
 use serde::Serialize;
 use std::time::{Duration, UNIX_EPOCH};
@@ -42,6 +43,10 @@ struct Document<'a> {
     finished: Option<String>,
     expires: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    attempt: Option<u32>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    waiting_for: Vec<WaitingPart<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     resource_location: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<ErrorPart<'a>>,
@@ -54,6 +59,16 @@ struct ErrorPart<'a> {
     message: &'a str,
 }
 
+/// A promise that a suspended operation waits for.
+#[derive(Serialize)]
+struct WaitingPart<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    kind: WaitKind,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
+}
+
 #[derive(Serialize)]
 struct LinksPart<'a> {
     #[serde(rename = "self")]
@@ -63,9 +78,22 @@ struct LinksPart<'a> {
     cancel: &'a str,
 }
 
+impl<'a> WaitingPart<'a> {
+    fn of(waiting: &'a Waiting) -> Self {
+        Self {
+            name: waiting.is_shown.then_some(&*waiting.name),
+            kind: waiting.kind,
+            until: waiting.until.map(timestamp),
+        }
+    }
+}
+
 /// Returns the document as JSON, on one line.
 pub(super) fn document(record: &Record, links: &Links) -> String {
     let succeeded = record.status == Status::Succeeded;
+    let durable = record.durable.as_deref();
+    let waiting = durable.into_iter().flat_map(|durable| &durable.waiting);
+    let waiting = waiting.filter(|_| !record.status.is_terminal());
     let document = Document {
         id: &record.id,
         status: record.status,
@@ -76,6 +104,8 @@ pub(super) fn document(record: &Record, links: &Links) -> String {
         updated: timestamp(record.updated),
         finished: record.finished.map(timestamp),
         expires: timestamp(record.expires),
+        attempt: durable.map(|durable| durable.runs).filter(|runs| *runs > 1),
+        waiting_for: waiting.map(WaitingPart::of).collect(),
         resource_location: succeeded.then_some(&*links.result),
         error: record.error.as_ref().map(|error| ErrorPart {
             code: &error.code,

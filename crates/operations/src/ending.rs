@@ -43,6 +43,15 @@ pub(super) struct Ending<'a> {
     pub(super) report: &'a Report,
     /// Whether the work has begun, so that it may have had effects.
     pub(super) has_begun: bool,
+    /// The run of a durable operation that ends. `None` for any other operation.
+    pub(super) run: Option<EndingRun<'a>>,
+}
+
+/// The run of a durable operation that ends: its fence and its number.
+#[derive(Clone, Copy)]
+pub(super) struct EndingRun<'a> {
+    pub(super) fence: &'a str,
+    pub(super) number: u32,
 }
 
 /// Ends without an idempotency key.
@@ -64,9 +73,11 @@ impl Ending<'_> {
         }
         // A result must not expire before the record that names it.
         let time_to_live = retention + Duration::from_secs(60);
-        let stored = outcome.stored();
+        let stored = outcome.stored(self.run.map_or(0, |run| run.number));
         let put = repeat(key, || {
-            instance.records.put_result(key, &outcome, time_to_live)
+            instance
+                .records
+                .put_result(key, &outcome, stored, time_to_live)
         });
         if let Err(error) = put.await {
             self.delete_result(stored).await;
@@ -110,7 +121,8 @@ impl Ending<'_> {
         let retention = instance.settings.retention;
         let change = || {
             instance.records.change(key, |record| {
-                if record.status.is_terminal() {
+                let fence = self.run.map(|run| run.fence);
+                if record.status.is_terminal() || !record.is_owned_by(fence) {
                     return false;
                 }
                 record.report(self.report);

@@ -11,7 +11,7 @@ use super::prefer::Preferences;
 use super::record::Requester;
 use super::reply::{self, Reply, add_vary, varying};
 use super::settings::{Escalate, Settings};
-use super::{idempotency, observe};
+use super::{durable, idempotency, observe};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
@@ -19,7 +19,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 use tower_promises_backend::BoxError;
-use tower_promises_backend::kit::clock::now;
 use tower_service::Service;
 
 /// Answers a request that is not below the mount path.
@@ -46,6 +45,8 @@ where
         Escalate::WhenPreferred => preferences.respond_async,
         Escalate::Always => true,
     };
+    let is_durable = settings.is_durable(&parts);
+    can_escalate |= is_durable;
     if can_escalate && instance.mount.is_unreachable() {
         observe::stays_because_unreachable();
         can_escalate = false;
@@ -53,11 +54,11 @@ where
     let has_key = settings.idempotency_keys
         && escalate != Escalate::Never
         && parts.headers.contains_key(IDEMPOTENCY_KEY);
-    if has_key && instance.drain.is_draining() {
-        // Another instance can ensure that the request runs once.
+    if (has_key || is_durable) && instance.drain.is_draining() {
+        // Another instance can ensure that the request runs once, or that it survives its process.
         return Ok(varying(reply::unavailable(settings, &parts.headers)));
     }
-    if !(can_escalate || has_key) || instance.drain.is_draining() {
+    if !(can_escalate || has_key || is_durable) || instance.drain.is_draining() {
         let body = OperationRequestBody::streaming(body);
         let response = on_connection(service, parts, body).await?;
         return Ok(published(response, varies));
@@ -65,7 +66,7 @@ where
     let client = Client {
         requester: Requester {
             principal: settings.principal(&parts),
-            received: now(),
+            received: settings.now(),
         },
         preferences,
         patience: if can_escalate {
@@ -86,7 +87,7 @@ where
             Err(reply) => return Ok(reply),
         }
     };
-    if has_key && !body.is_whole() {
+    if (has_key || is_durable) && !body.is_whole() {
         return Ok(varying(if body.is_too_large() {
             reply::too_large(settings, headers)
         } else {
@@ -119,6 +120,9 @@ where
     } else {
         None
     };
+    if is_durable {
+        return Ok(durable::answer(instance, claim, client, &parts, body.read_bytes()).await);
+    }
     let start = start(service, parts, body);
     match claim {
         Some(claim) => idempotency::answer(instance, claim, client, admission, start).await,

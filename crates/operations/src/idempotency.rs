@@ -127,7 +127,12 @@ fn answered<R>(outcome: Outcome) -> Reply<R> {
 }
 
 /// Waits, at most as long as the client, until an operation ends that had not ended when `news` was subscribed.
-async fn wait_for_end(instance: &Instance, key: &Key, news: &mut Subscription, patience: Duration) {
+pub(super) async fn wait_for_end(
+    instance: &Instance,
+    key: &Key,
+    news: &mut Subscription,
+    patience: Duration,
+) {
     let settings = &instance.settings;
     let end = async {
         loop {
@@ -287,7 +292,7 @@ where
 }
 
 /// The reply to a repeated request.
-async fn again<R>(
+pub(super) async fn again<R>(
     instance: &Instance,
     key: &Key,
     record: Record,
@@ -324,7 +329,7 @@ async fn again<R>(
 }
 
 /// The reply after the wait, for the current record.
-async fn after_wait<R>(
+pub(super) async fn after_wait<R>(
     instance: &Instance,
     key: &Key,
     record: Option<Record>,

@@ -9,6 +9,7 @@ use super::observe;
 use super::record::{Failure, Key, RECORD_BYTES, Record, Status};
 use super::records::{Changed, Records, Tombstone};
 use super::settings::Settings;
+use super::types::Types;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -38,6 +39,7 @@ pub(super) struct Instance {
     /// The operations that clients of this process are cancelling, and how many do.
     cancelling: Mutex<HashMap<Key, usize>>,
     listening: Listening,
+    pub(super) types: Types,
 }
 
 /// The outcome of a look-up for one principal.
@@ -98,6 +100,7 @@ impl Instance {
             drain: Arc::default(),
             cancelling: Mutex::default(),
             listening: Listening::default(),
+            types: Types::default(),
         })
     }
 
@@ -207,6 +210,13 @@ impl Instance {
             let log = |error| observe::backend_failed(key, &error);
             if let Some(stored) = record.result {
                 let deleted = self.records.delete_result(key, stored).await;
+                deleted.unwrap_or_else(log);
+            }
+            if let Some(durable) = &record.durable {
+                let (backend, memory) = (&self.records.backend, key.memory());
+                let deleted = durable.journal.delete(backend, &memory).await;
+                deleted.unwrap_or_else(log);
+                let deleted = backend.delete_pieces(&key.request(), durable.request).await;
                 deleted.unwrap_or_else(log);
             }
             if let Some(claim) = &record.claim {

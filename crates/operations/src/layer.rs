@@ -60,7 +60,7 @@ impl OperationLayer {
     }
 
     /// Changes the settings. The other clones keep their instance.
-    fn with(self, change: impl FnOnce(&mut Settings)) -> Self {
+    pub(super) fn with(self, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = self.instance.settings.clone();
         change(&mut settings);
         Self::with_settings(self.backend, settings)

@@ -83,10 +83,10 @@
 //!    operation, nor `If-Modified-Since` and `If-None-Match` of a `GET`, `HEAD` or `QUERY`. Conditions that protect
 //!    from lost updates stay: `If-Match`, `If-Unmodified-Since`, and `If-None-Match` of all other methods.
 //! 6. An operation ends once. Cancel, completion and loss are decided by compare-and-set in the store; later changes
-//!    have no effect. The inner request never runs a second time. A `DELETE` that arrives while another request in the
-//!    same process cancels the operation is answered with 409 instead of removing the cancelled operation. `If-Match`
-//!    with the `ETag` of the status document protects in all processes: if `If-Match` or `If-None-Match` does not hold,
-//!    `DELETE` and `POST …/cancel` change nothing (412).
+//!    have no effect. The inner request never runs a second time, unless it is [durable]. A `DELETE` that arrives while
+//!    another request in the same process cancels the operation is answered with 409 instead of removing the cancelled
+//!    operation. `If-Match` with the `ETag` of the status document protects in all processes: if `If-Match` or
+//!    `If-None-Match` does not hold, `DELETE` and `POST …/cancel` change nothing (412).
 //! 7. Any process that shares the backend answers requests for every operation. The process that runs an operation
 //!    renews a [lease](OperationLayer::lease). If another process gets a request for the operation and finds the
 //!    lease expired, it waits for one more lease, in case the renewal is late. The first request after that marks the
@@ -107,7 +107,7 @@
 //! | the reason phrase, `NotFound` for example | `Failed` | the inner service has answered with that status |
 //! | `Panicked`, `ServiceError` | `Failed` | the inner service has panicked, or its response is an error |
 //! | `ResultTooLarge`, `StorageFull`, `StorageFailed` | `Failed` | the result could not be stored |
-//! | `Lost` | `Failed` | the process that ran the work is gone |
+//! | `Lost` | `Failed` | the process that ran the work is gone; for a durable operation, several in a row |
 //! | `ShuttingDown` | `Failed` | the process ended before the work |
 //!
 //! # Idempotency keys
@@ -187,7 +187,7 @@
 //!
 //! `tower::timeout` drops the work where this layer continues it. A [`PromiseLayer`] makes a slow page fast by running
 //! its parts concurrently; the client still waits for the whole page. A job queue survives the process and runs its
-//! jobs again. An operation does neither, because it is a request.
+//! jobs again. An operation does neither, because it is a request, unless it is [durable].
 //!
 //! [`PromiseLayer`]: https://docs.rs/tower-promises/latest/tower_promises/struct.PromiseLayer.html
 
@@ -204,6 +204,9 @@ mod changes;
 mod claim;
 mod condition;
 mod document;
+pub mod durable;
+mod durable_layer;
+mod durable_operations;
 mod ending;
 mod escalation;
 mod events;
@@ -215,6 +218,7 @@ mod inner_call;
 mod instance;
 mod layer;
 mod limits;
+mod memory;
 mod mount;
 mod observe;
 mod operations;
@@ -229,6 +233,7 @@ mod routes;
 mod runner;
 mod service;
 mod settings;
+mod types;
 
 #[cfg(feature = "axum")]
 pub use axum::MissingOperationLayer;

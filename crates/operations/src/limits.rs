@@ -54,6 +54,8 @@ pub(super) enum Refusal {
     PrincipalReceiving,
     /// Too many bytes of the principal's results are stored. 429.
     PrincipalStored,
+    /// The principal has too many durable operations. 429.
+    PrincipalOpen,
     /// The process runs too many requests, or has stored too many bytes. 503.
     Total,
     /// The process receives too many request bodies. 503.
@@ -117,6 +119,16 @@ impl Limits {
             limits: self.clone(),
             principal,
         })
+    }
+
+    /// Counts a request that was admitted by another process or by an earlier one.
+    pub(super) fn enter(self: &Arc<Self>, principal: Option<&str>) -> Admission {
+        let principal = principal.map(Arc::<str>::from);
+        lock(&self.state).change(principal.as_ref(), |share| share.running += 1);
+        Admission {
+            limits: self.clone(),
+            principal,
+        }
     }
 
     fn check_room(&self, principal: Option<&Arc<str>>) -> Result<(), Refusal> {

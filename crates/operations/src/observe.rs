@@ -17,6 +17,49 @@ pub(super) fn ended(key: &Key, status: Status, code: Option<&str>) {
     log::info!(operation = %key, %status, code, "an operation has ended");
 }
 
+pub(super) fn run_began(key: &Key, attempt: u32) {
+    log::info!(operation = %key, attempt, "a run of a durable operation has begun");
+}
+
+pub(super) fn other_names(key: &Key) {
+    log::warning!(operation = %key,
+        "a run of a durable operation has requested none of the promises that are remembered, and others instead: \
+        derive names from the request and from results, never from the time, a counter or a random number"
+    );
+}
+
+pub(super) fn sent_again(key: &Key) {
+    log::info!(operation = %key, "a durable operation is sent again");
+}
+
+pub(super) fn suspended(key: &Key) {
+    log::info!(operation = %key, "a durable operation is suspended");
+}
+
+pub(super) fn recovered(key: &Key, recoveries: u32) {
+    log::warning!(operation = %key, recoveries, "a durable operation begins again, its last run was lost");
+}
+
+pub(super) fn not_accepted(error: &BackendError) {
+    log::warning!(
+        error = error as &(dyn std::error::Error + 'static),
+        "refused a durable request, it could not be stored"
+    );
+}
+
+pub(super) fn unreadable_envelope() {
+    log::error!(
+        "the envelope of a durable operation cannot be read, another version has written it"
+    );
+}
+
+pub(super) fn not_stored(key: &Key, error: &BackendError) {
+    log::warning!(operation = %key,
+        error = error as &(dyn std::error::Error + 'static),
+        "the memory of a durable operation could not be stored, it will be tried again"
+    );
+}
+
 pub(super) fn not_remembered(key: &Key) {
     log::info!(operation = %key, "an operation was refused, its idempotency key is free");
 }
@@ -39,6 +82,9 @@ pub(super) fn refused(refusal: Refusal) {
         }
         Refusal::PrincipalReceiving => {
             log::warning!("refused a request, its principal sends too many at once");
+        }
+        Refusal::PrincipalOpen => {
+            log::warning!("refused a request, its principal has too many durable operations");
         }
         Refusal::TotalReceiving => {
             log::warning!("refused a request, too many are being received");

@@ -38,7 +38,7 @@ use tower_service::Service;
 /// ```
 #[derive(Clone)]
 pub struct Operations {
-    instance: Arc<Instance>,
+    pub(super) instance: Arc<Instance>,
 }
 
 /// A snapshot of an operation.
@@ -195,6 +195,23 @@ impl Operation {
     #[must_use]
     pub fn message(&self) -> Option<&str> {
         self.record.message.as_deref()
+    }
+
+    /// Whether the operation is durable and waits without using memory.
+    #[must_use]
+    pub fn is_suspended(&self) -> bool {
+        let durable = self.record.durable.as_ref();
+        let is_suspended = durable.is_some_and(|durable| durable.is_suspended());
+        is_suspended && !self.status().is_terminal()
+    }
+
+    /// Returns the number of runs of a durable operation.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.record
+            .durable
+            .as_ref()
+            .map_or(0, |durable| durable.runs)
     }
 
     /// Returns the error code of an operation that has failed or was cancelled.

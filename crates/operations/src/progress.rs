@@ -46,6 +46,7 @@ struct Shared {
     report: watch::Sender<Report>,
     cancelled: watch::Sender<bool>,
     has_begun: AtomicBool,
+    is_stored: AtomicBool,
 }
 
 /// The latest report of work that has not ended.
@@ -82,6 +83,7 @@ impl Progress {
                 report: watch::Sender::new(Report::default()),
                 cancelled: watch::Sender::new(false),
                 has_begun: AtomicBool::new(false),
+                is_stored: AtomicBool::new(false),
             }),
         }
     }
@@ -150,6 +152,20 @@ impl Progress {
             report.started = Some(now());
             true
         });
+    }
+
+    /// Whether the response of this request is stored before a client gets it: the request is an operation, or has an
+    /// idempotency key. There is no use in sending such a response in parts.
+    ///
+    /// A request can become an operation at any time, so the answer may change from `false` to `true`.
+    #[must_use]
+    pub fn is_stored(&self) -> bool {
+        self.shared.is_stored.load(Ordering::Relaxed)
+    }
+
+    /// Records that the response is stored.
+    pub(super) fn store(&self) {
+        self.shared.is_stored.store(true, Ordering::Relaxed);
     }
 
     /// Records that the work has begun: the inner service waits, reads the body, reports or responds.

@@ -1,5 +1,6 @@
 //! The stored data of an operation.
 
+use super::memory::Durable;
 use super::progress::Report;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -89,6 +90,9 @@ pub(super) struct Record {
     pub(super) result: Option<Stored>,
     /// The result could be read once, and has been read.
     pub(super) consumed: bool,
+    /// The state of a durable operation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) durable: Option<Box<Durable>>,
 }
 
 /// The approximate size of a stored operation without its result.
@@ -124,6 +128,10 @@ impl Failure {
 pub(super) struct Stored {
     pub(super) chunks: usize,
     pub(super) bytes: usize,
+    /// The number of the run that has stored the result of a durable operation. Two runs may store results at the same
+    /// time if one of them was suspended, so each has its own.
+    #[serde(default)]
+    pub(super) run: u32,
 }
 
 impl Record {
@@ -153,7 +161,16 @@ impl Record {
             claim: None,
             result: None,
             consumed: false,
+            durable: None,
         }
+    }
+
+    /// Whether the run with this fence owns the operation. An operation that is not durable has one run only.
+    pub(super) fn is_owned_by(&self, fence: Option<&str>) -> bool {
+        fence.is_none_or(|fence| {
+            let durable = self.durable.as_ref();
+            durable.is_some_and(|durable| durable.fence == fence)
+        })
     }
 
     /// Copies the report of the work. Returns whether the record has changed.
@@ -162,10 +179,13 @@ impl Record {
         if report.started.is_some() && self.status == Status::NotStarted {
             self.status = Status::Running;
         }
-        // The clock may have been set back since the creation.
-        self.started = report.started.map(|started| started.max(self.created));
-        self.progress = report.progress.percent;
-        self.message.clone_from(&report.progress.message);
+        // The clock may have been set back since the creation. A later run of a durable operation starts once more.
+        let started = report.started.map(|started| started.max(self.created));
+        self.started = self.started.or(started);
+        if report.has_progress() {
+            self.progress = report.progress.percent;
+            self.message.clone_from(&report.progress.message);
+        }
         *self != before
     }
 
@@ -184,6 +204,11 @@ impl Record {
         self.version += 1;
         self.updated = now().max(self.updated);
         self.updated
+    }
+
+    /// Returns how long the store must keep what the record refers to: longer than the record.
+    pub(super) fn time_to_live_of_parts(&self) -> Duration {
+        self.time_to_live().saturating_add(Duration::from_secs(60))
     }
 
     /// Returns how long the store must keep the record.
@@ -220,12 +245,33 @@ impl Key {
         format!("operation/tombstone/{}", self.0)
     }
 
-    pub(super) fn head(&self) -> String {
-        format!("operation/result/{}/head", self.0)
+    pub(super) fn head(&self, run: u32) -> String {
+        format!("{}/head", self.result(run))
     }
 
-    pub(super) fn chunk(&self, number: usize) -> String {
-        format!("operation/result/{}/{number}", self.0)
+    pub(super) fn chunk(&self, run: u32, number: usize) -> String {
+        format!("{}/{number}", self.result(run))
+    }
+
+    fn result(&self, run: u32) -> String {
+        match run {
+            0 => format!("operation/result/{}", self.0),
+            run => format!("operation/result/{}/run/{run}", self.0),
+        }
+    }
+
+    /// Returns the prefix of the stored request of a durable operation.
+    pub(super) fn request(&self) -> String {
+        format!("operation/request/{}", self.0)
+    }
+
+    /// Returns the prefix of what a durable operation remembers beyond its record.
+    pub(super) fn memory(&self) -> String {
+        format!("operation/memory/{}", self.0)
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
     }
 
     pub(super) fn topic(&self) -> String {

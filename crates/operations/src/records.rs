@@ -104,7 +104,7 @@ impl Records {
     }
 
     /// Stores a tombstone, so that the owner gets 410 after the record has expired.
-    async fn bury(&self, key: &Key, record: &Record) -> Result<(), BackendError> {
+    pub(super) async fn bury(&self, key: &Key, record: &Record) -> Result<(), BackendError> {
         let tombstone = Tombstone {
             principal: record.principal.clone(),
         };
@@ -133,8 +133,9 @@ impl Records {
             self.absences.forget(key);
             return Ok(None);
         };
-        let has_ended = record.status.is_terminal();
-        if has_ended || is_running_here || self.backend.get(&key.lease()).await?.is_some() {
+        // A durable operation has no lease: it continues in another process.
+        let is_safe = record.status.is_terminal() || record.durable.is_some();
+        if is_safe || is_running_here || self.backend.get(&key.lease()).await?.is_some() {
             self.absences.forget(key);
             return Ok(Some(record));
         }
@@ -199,7 +200,7 @@ impl Records {
     }
 
     /// Adds an operation to the list of its principal, and drops the oldest ids beyond [`MAX_KEPT`].
-    async fn list_add(&self, principal: &str, id: &str) -> Result<(), BackendError> {
+    pub(super) async fn list_add(&self, principal: &str, id: &str) -> Result<(), BackendError> {
         self.list_change(principal, |ids| {
             ids.push(id.to_owned());
             let surplus = ids.len().saturating_sub(MAX_KEPT);

@@ -176,6 +176,10 @@ pub(super) fn refusal<R>(settings: &Settings, refusal: Refusal, request: &Header
             StatusCode::TOO_MANY_REQUESTS,
             "Too many of your results are kept. Remove some, or try again later.",
         ),
+        Refusal::PrincipalOpen => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "Too many of your requests have not ended. Try again later.",
+        ),
         Refusal::Total | Refusal::TotalReceiving => (
             StatusCode::SERVICE_UNAVAILABLE,
             "The server is busy. Try again later.",

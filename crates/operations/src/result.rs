@@ -83,10 +83,11 @@ impl Outcome {
     }
 
     /// Returns the size of the stored result.
-    pub(super) fn stored(&self) -> Stored {
+    pub(super) fn stored(&self, run: u32) -> Stored {
         Stored {
             chunks: self.body.len().div_ceil(CHUNK_BYTES),
             bytes: self.body.len(),
+            run,
         }
     }
 
@@ -127,15 +128,18 @@ impl Records {
         &self,
         key: &Key,
         outcome: &Outcome,
+        stored: Stored,
         time_to_live: Duration,
     ) -> Result<(), BackendError> {
         let backend = &self.backend;
         let head = encode(&outcome.head())?;
-        backend.put(&key.head(), head, time_to_live).await?;
+        backend
+            .put(&key.head(stored.run), head, time_to_live)
+            .await?;
         let mut rest = outcome.body.clone();
-        for number in 0..outcome.stored().chunks {
+        for number in 0..stored.chunks {
             let chunk = rest.split_to(rest.len().min(CHUNK_BYTES));
-            let key = key.chunk(number);
+            let key = key.chunk(stored.run, number);
             backend.put(&key, chunk, time_to_live).await?;
         }
         Ok(())
@@ -147,20 +151,20 @@ impl Records {
         key: &Key,
         stored: Stored,
     ) -> Result<Option<Outcome>, BackendError> {
-        let Some(head) = self.backend.read::<Head>(&key.head()).await? else {
+        let Some(head) = self.backend.read::<Head>(&key.head(stored.run)).await? else {
             return Ok(None);
         };
         let unreadable = || BackendError::unreadable("it is no head of a response");
         let mut body = Bytes::new();
         if stored.chunks == 1 {
-            let Some(chunk) = self.backend.get(&key.chunk(0)).await? else {
+            let Some(chunk) = self.backend.get(&key.chunk(stored.run, 0)).await? else {
                 return Ok(None);
             };
             body = chunk.value;
         } else if stored.chunks > 1 {
             let mut whole = BytesMut::with_capacity(stored.bytes);
             for number in 0..stored.chunks {
-                let Some(chunk) = self.backend.get(&key.chunk(number)).await? else {
+                let Some(chunk) = self.backend.get(&key.chunk(stored.run, number)).await? else {
                     return Ok(None);
                 };
                 whole.extend_from_slice(&chunk.value);
@@ -175,9 +179,9 @@ impl Records {
         key: &Key,
         stored: Stored,
     ) -> Result<(), BackendError> {
-        self.backend.delete(&key.head()).await?;
+        self.backend.delete(&key.head(stored.run)).await?;
         for number in 0..stored.chunks {
-            self.backend.delete(&key.chunk(number)).await?;
+            self.backend.delete(&key.chunk(stored.run, number)).await?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use super::record::{Key, Record, Status};
 use super::records::Changed;
 use super::reply::{self, Reply, no_store};
 use super::settings::Settings;
-use super::{events, observe, page};
+use super::{durable, events, observe, page};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, VARY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, request};
@@ -24,6 +24,8 @@ pub(super) enum Route<'a> {
     Result(&'a str),
     Events(&'a str),
     Cancel(&'a str),
+    /// A promise of an operation, by its token.
+    Promise(&'a str, &'a str),
     Unknown,
 }
 
@@ -44,7 +46,10 @@ impl<'a> Route<'a> {
             "result" => Self::Result(id),
             "events" => Self::Events(id),
             "cancel" => Self::Cancel(id),
-            _ => Self::Unknown,
+            rest => match rest.strip_prefix("promises/") {
+                Some(token) if !token.is_empty() => Self::Promise(id, token),
+                _ => Self::Unknown,
+            },
         })
     }
 }
@@ -68,6 +73,9 @@ where
     let id = match route {
         Route::Asset(file) => return asset(settings, file, &parts),
         Route::Unknown => return reply::not_found(settings, headers),
+        Route::Promise(id, token) => {
+            return durable::answer_promise(&instance, (id, token), &parts, body).await;
+        }
         Route::Status(id) | Route::Result(id) | Route::Events(id) | Route::Cancel(id) => id,
     };
     let key = Key::of(id);

@@ -55,6 +55,7 @@ where
         keyed: Option<Keyed<E>>,
     ) -> Self {
         let (instance, key) = (registration.instance.clone(), registration.key.clone());
+        work.progress().store();
         Self {
             registration,
             admission,
@@ -96,6 +97,7 @@ where
             admission: &self.admission,
             report,
             has_begun: self.work.progress().has_begun(),
+            run: None,
         };
         // Dropped when the end is stored, so that the client stops waiting.
         let keyed = self.keyed.take();

@@ -2,11 +2,15 @@ use super::document::Links;
 use super::limits::Share;
 use super::page::{PageContext, Strings};
 use super::record::{RECORD_BYTES, principal_digest};
-use http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
+use http::header::{
+    ACCEPT, ACCEPT_LANGUAGE, CONNECTION, CONTENT_LANGUAGE, CONTENT_TYPE, HOST, HeaderName, UPGRADE,
+    USER_AGENT,
+};
 use http::{Method, request};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+use tower_promises_backend::kit::clock;
 
 /// The default mount path.
 pub(super) const MOUNT: &str = "/.operations";
@@ -68,10 +72,61 @@ pub(super) struct Settings {
     pub(super) backend_timeout: Duration,
     pub(super) page: Option<Arc<Page>>,
     pub(super) strings: Arc<Strings>,
+    pub(super) durable: DurableSettings,
+    /// The present time in milliseconds since the epoch.
+    pub(super) clock: Arc<Clock>,
+}
+
+/// The settings of durable operations.
+#[derive(Clone)]
+pub(super) struct DurableSettings {
+    /// `None` if no operation is durable.
+    pub(super) predicate: Option<Arc<IsDurable>>,
+    pub(super) rebuild: Arc<Rebuild>,
+    /// The headers that are stored.
+    pub(super) headers: Arc<[HeaderName]>,
+    pub(super) queue: Arc<str>,
+    /// A part of the key for tokens and idempotency keys. It is not stored.
+    pub(super) secret: Arc<[u8]>,
+    pub(super) max_runs: usize,
+    pub(super) max_recoveries: u32,
+    pub(super) max_remembered: usize,
+    pub(super) max_remembered_bytes: usize,
+    pub(super) max_open_per_principal: usize,
+    pub(super) shows: Arc<Shows>,
+}
+
+impl Default for DurableSettings {
+    fn default() -> Self {
+        Self {
+            predicate: None,
+            rebuild: Arc::new(|_| {}),
+            headers: Arc::new([
+                ACCEPT,
+                ACCEPT_LANGUAGE,
+                CONTENT_LANGUAGE,
+                CONTENT_TYPE,
+                HOST,
+                USER_AGENT,
+            ]),
+            queue: "operations".into(),
+            secret: Arc::new([]),
+            max_runs: 64,
+            max_recoveries: 3,
+            max_remembered: 1000,
+            max_remembered_bytes: 1024 * 1024,
+            max_open_per_principal: 100,
+            shows: Arc::new(|_| false),
+        }
+    }
 }
 
 pub(super) type Predicate = dyn Fn(&request::Parts) -> Escalate + Send + Sync;
 pub(super) type Principal = dyn Fn(&request::Parts) -> Option<String> + Send + Sync;
+pub(super) type IsDurable = dyn Fn(&request::Parts) -> bool + Send + Sync;
+pub(super) type Rebuild = dyn Fn(&mut request::Parts) + Send + Sync;
+pub(super) type Shows = dyn Fn(&str) -> bool + Send + Sync;
+pub(super) type Clock = dyn Fn() -> u64 + Send + Sync;
 pub(super) type Page = dyn Fn(&PageContext<'_>) -> String + Send + Sync;
 
 impl Default for Settings {
@@ -104,6 +159,8 @@ impl Default for Settings {
             backend_timeout: Duration::from_secs(5),
             page: None,
             strings: Arc::default(),
+            durable: DurableSettings::default(),
+            clock: Arc::new(clock::now),
         }
     }
 }
@@ -164,6 +221,16 @@ impl Settings {
     pub(super) fn principal(&self, request: &request::Parts) -> Option<String> {
         let principal = (self.principal)(request);
         principal.map(|principal| principal_digest(&principal))
+    }
+
+    /// The present time in milliseconds since the epoch.
+    pub(super) fn now(&self) -> u64 {
+        (self.clock)()
+    }
+
+    pub(super) fn is_durable(&self, request: &request::Parts) -> bool {
+        let predicate = self.durable.predicate.as_ref();
+        predicate.is_some_and(|predicate| predicate(request))
     }
 
     pub(super) fn links(&self, id: &str) -> Links {

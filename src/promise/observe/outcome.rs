@@ -36,6 +36,8 @@ impl PromiseOutcome {
     pub(in crate::promise) fn of(failure: &Failure) -> Self {
         match failure {
             Failure::Failed(_) => Self::Failed,
+            #[cfg(feature = "operations")]
+            Failure::Unreadable(_) | Failure::NotRemembered(_) => Self::Failed,
             Failure::TimedOut => Self::TimedOut,
             Failure::Panicked(_) => Self::Panicked,
             Failure::Cancelled => Self::Cancelled,

@@ -117,6 +117,25 @@ impl ObservedRequest {
         }
     }
 
+    /// Creates the observation of a request that has ended.
+    #[cfg(feature = "fragments")]
+    pub(in crate::promise) fn ended() -> Self {
+        Self {
+            #[cfg(any(feature = "server-timing", feature = "tracing"))]
+            stopwatch: Stopwatch(None),
+            running: None,
+            pass: 0,
+            promises: 0,
+            has_ended: true,
+            #[cfg(feature = "tracing")]
+            spans: None,
+            #[cfg(feature = "server-timing")]
+            timings: None,
+            #[cfg(feature = "metrics")]
+            in_flight: None,
+        }
+    }
+
     /// Begins the pass after the one that has ended.
     pub(in crate::promise) fn begin_pass(&mut self) {
         self.pass += 1;
@@ -228,7 +247,7 @@ impl ObservedRequest {
     }
 
     /// Opens the spans and the timings, because there is a promise or a second pass to show.
-    fn open(&mut self) {
+    pub(in crate::promise) fn open(&mut self) {
         #[cfg(feature = "tracing")]
         if self.spans.is_none() && spans_are_wanted() {
             self.spans = Some(Box::new(Spans::open(self.pass)));

@@ -17,9 +17,17 @@ impl ObservedRequest {
         Self
     }
 
+    #[cfg(feature = "fragments")]
+    pub(in crate::promise) fn ended() -> Self {
+        Self
+    }
+
     pub(in crate::promise) fn begin_pass(&mut self) {}
 
     pub(in crate::promise) fn enter_pass(&self) -> impl Sized {}
+
+    #[cfg(feature = "fragments")]
+    pub(in crate::promise) fn open(&mut self) {}
 
     pub(in crate::promise) fn end_pass(&mut self, _: PassOutcome) {}
 

@@ -64,6 +64,12 @@ impl Entries {
     }
 
     /// The entry at this place, unless it was removed.
+    #[cfg(feature = "fragments")]
+    pub(super) fn get(&self, place: usize) -> Option<&Entry> {
+        self.list.get(place)?.as_ref()
+    }
+
+    /// The entry at this place, unless it was removed.
     #[inline]
     pub(super) fn at(&mut self, place: usize) -> Option<&mut Entry> {
         self.list.get_mut(place)?.as_mut()
@@ -212,7 +218,7 @@ impl State {
         demand: Demand,
         vacancy: Vacancy,
     ) -> usize {
-        let advice = Advice::new(self.pass, demand == Demand::Missed);
+        let advice = Advice::new(self.pass, demand.is_missed());
         let entries = &mut self.ledger().entries;
         let hash = vacancy.hash.unwrap_or_else(|| entries.hash(&key));
         entries.insert(Entry {
@@ -223,6 +229,8 @@ impl State {
             started,
             demand,
             waiters: 0,
+            #[cfg(feature = "operations")]
+            limits_itself: false,
             advice,
         })
     }

@@ -2,7 +2,7 @@ use super::super::Key;
 use super::super::error::{PromiseError, SubmitError};
 use super::super::outcome::{Kind, Outcome, Waiters};
 use super::entries::Vacancy;
-use super::{Demand, Entry, Registry, Started, State};
+use super::{Demand, Entry, Reader, Registry, Started, State};
 use crate::sync::lock;
 use std::ptr::fn_addr_eq;
 use std::sync::{Arc, MutexGuard};
@@ -44,27 +44,32 @@ impl Registry {
     /// Looks up the promise with this name, and records the purpose of the look-up.
     pub(super) fn look_up(
         &self,
-        pass: usize,
+        reader: Reader,
         key: &Key,
         kind: Kind,
         purpose: Purpose,
     ) -> Result<Present, Missing> {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
-        if purpose == Purpose::Submit && !state.is_current(pass) {
+        if purpose == Purpose::Submit && !state.is_current(reader.pass) {
             return Err(SubmitError::Ended { key: key.clone() }.into());
         }
         let this_pass = state.pass;
+        let is_required = state.is_required_by(reader);
         let vacancy = match state.look_up(key) {
             Ok(place) => {
                 let Some(entry) = state.at(place) else {
                     unreachable!("a look-up finds no removed promise");
                 };
                 purpose.check(key, kind, entry.kind, entry.is_settled())?;
-                let present = entry.record(purpose, place, pass, this_pass);
-                let has_started = entry.started == Started::Yes;
-                if let (Present::Awaited(_), false) = (&present, has_started) {
-                    self.start(guard, place);
+                let present = entry.record(purpose, place, reader.pass, this_pass, is_required);
+                match &present {
+                    Present::Awaited(_) if entry.started != Started::Yes => {
+                        self.start(guard, place);
+                    }
+                    #[cfg(feature = "fragments")]
+                    Present::Pending if reader.fragment.is_some() => state.note_wait(reader, place),
+                    _ => {}
                 }
                 return Ok(present);
             }
@@ -139,7 +144,8 @@ impl Present {
 }
 
 impl Entry {
-    /// Records a look-up that found this promise at this place.
+    /// Records a look-up that found this promise at this place. `is_required` tells whether a value that the reader
+    /// misses requires another pass.
     #[inline(always)]
     pub(super) fn record(
         &mut self,
@@ -147,6 +153,7 @@ impl Entry {
         place: usize,
         pass: usize,
         this_pass: usize,
+        is_required: bool,
     ) -> Present {
         if let Some(outcome) = self.progress.outcome() {
             let outcome = outcome.clone();
@@ -159,7 +166,13 @@ impl Entry {
         }
         match purpose {
             Purpose::Wait => return Present::Awaited(self.await_at(place)),
-            Purpose::Submit if self.demand == Demand::Met => self.demand = Demand::Submitted,
+            Purpose::Submit | Purpose::Read if !is_required => {
+                if self.demand == Demand::Met {
+                    self.demand = Demand::Deferred;
+                }
+                self.advice.missed();
+            }
+            Purpose::Submit if !self.demand.requires_pass() => self.demand = Demand::Submitted,
             Purpose::Read if pass == this_pass => {
                 self.demand = Demand::Missed;
                 self.advice.missed();

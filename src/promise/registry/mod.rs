@@ -1,17 +1,27 @@
 #[cfg(feature = "tracing")]
 mod advising;
+#[cfg(feature = "operations")]
+mod durable;
 mod entries;
+#[cfg(feature = "fragments")]
+mod fragments;
 mod look_up;
 mod passes;
 mod polling;
+mod reader;
 mod reservation;
 mod withdraw;
 
+#[cfg(feature = "fragments")]
+pub(crate) use fragments::{FragmentNumber, FragmentSettings, OnFragmentError, PendingFragment};
 pub(super) use look_up::{Awaiting, Present, Purpose};
 pub(super) use polling::{Aftermath, Member};
+pub(super) use reader::Reader;
 pub(super) use reservation::Found;
 
 use entries::{Entries, Vacancy};
+#[cfg(feature = "fragments")]
+use fragments::Fragments;
 
 #[cfg(feature = "blocking")]
 use super::Rejection;
@@ -24,16 +34,24 @@ use crate::body::Detach;
 use crate::sync::lock;
 #[cfg(feature = "loader")]
 use std::any::Any;
+#[cfg(feature = "fragments")]
+use std::panic::AssertUnwindSafe;
+#[cfg(feature = "fragments")]
+use std::sync::atomic::AtomicUsize;
 #[cfg(feature = "blocking")]
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
+#[cfg(feature = "operations")]
+use std::time::Duration;
+#[cfg(feature = "operations")]
+use tower_promises_operations::durable::DurableRun;
 
 /// The promises of one request, shared by its handles and its response future.
 ///
 /// User code never runs while the lock is held: neither the work of a promise, nor its `Drop`, nor the `Clone` of a
 /// value.
-pub(super) struct Registry {
+pub(crate) struct Registry {
     settings: Settings,
     /// Whether a response future runs the promises. A handle made for a test has none.
     is_driven: bool,
@@ -43,8 +61,14 @@ pub(super) struct Registry {
     /// The pool had no room, and the request has to be rejected for that.
     #[cfg(feature = "blocking")]
     has_given_up: AtomicBool,
+    /// The number of fragments that are being rendered.
+    #[cfg(feature = "fragments")]
+    rendering: AtomicUsize,
     /// The registry of the outer request, if this request was sent by a handler.
     outer: Option<Arc<Registry>>,
+    /// The run of the durable operation whose request this is.
+    #[cfg(feature = "operations")]
+    run: Option<DurableRun>,
     state: Mutex<State>,
 }
 
@@ -54,6 +78,14 @@ pub(super) struct Settings {
     pub(super) max_promises: usize,
     #[cfg(feature = "blocking")]
     pub(super) pool: BlockingPool,
+    #[cfg(feature = "fragments")]
+    // A panic of `on_error` is caught where the function is called.
+    pub(super) fragments: AssertUnwindSafe<Option<Arc<FragmentSettings>>>,
+    /// Whether pending fragments may follow the response. Otherwise the pass is repeated.
+    #[cfg(feature = "fragments")]
+    pub(super) may_stream: bool,
+    #[cfg(feature = "operations")]
+    pub(super) promise_timeout: Option<Duration>,
 }
 
 struct State {
@@ -62,6 +94,12 @@ struct State {
     pass: usize,
     /// The pass was discarded and its promises are running.
     is_settling: bool,
+    /// The response was published, and its fragments follow.
+    #[cfg(feature = "fragments")]
+    is_streaming: bool,
+    /// Whether pending fragments may follow the response.
+    #[cfg(feature = "fragments")]
+    may_stream: bool,
     /// The response of this pass is published even if promises are pending.
     publish: bool,
     /// Wakes the response future, which starts promises and polls them.
@@ -97,6 +135,11 @@ struct More {
     /// Names of outer promises that were cleared in this request.
     hidden: Vec<Key>,
     undo: Vec<Undo>,
+    #[cfg(feature = "fragments")]
+    fragments: Fragments,
+    /// The names of fragments whose errors were reported.
+    #[cfg(feature = "fragments")]
+    reported: Vec<Key>,
     #[cfg(feature = "loader")]
     attachments: Vec<Attachment>,
 }
@@ -134,6 +177,9 @@ struct Entry {
     demand: Demand,
     /// The number of futures that are awaiting the promise.
     waiters: u32,
+    /// The timeout of promises does not apply.
+    #[cfg(feature = "operations")]
+    limits_itself: bool,
     advice: Advice,
 }
 
@@ -153,10 +199,23 @@ enum Started {
 enum Demand {
     /// No: the value was available when it was requested.
     Met,
+    /// No: only fragments that may follow the response have missed the value.
+    Deferred,
     /// Yes, unless the value is read before the pass ends.
     Submitted,
     /// Yes: the value was requested and was not available.
     Missed,
+}
+
+impl Demand {
+    /// Whether the value was requested and was not available.
+    fn is_missed(self) -> bool {
+        matches!(self, Self::Deferred | Self::Missed)
+    }
+
+    fn requires_pass(self) -> bool {
+        matches!(self, Self::Submitted | Self::Missed)
+    }
 }
 
 /// What has to happen at the end of a pass.
@@ -165,6 +224,9 @@ pub(super) enum Verdict {
     /// The request has ended. It never had a promise, so there is nothing to close.
     Nothing,
     Publish,
+    /// The response can be published, and fragments of it are pending.
+    #[cfg(feature = "fragments")]
+    Stream,
     Repeat,
     Overfull,
 }
@@ -180,19 +242,27 @@ impl Registry {
             is_driven,
             #[cfg(feature = "blocking")]
             number: settings.pool.next_request(),
-            settings,
             #[cfg(feature = "blocking")]
             has_given_up: AtomicBool::new(false),
+            #[cfg(feature = "fragments")]
+            rendering: AtomicUsize::new(0),
             outer,
+            #[cfg(feature = "operations")]
+            run: None,
             state: Mutex::new(State {
                 phase: Phase::Open,
                 pass: 1,
                 is_settling: false,
+                #[cfg(feature = "fragments")]
+                is_streaming: false,
+                #[cfg(feature = "fragments")]
+                may_stream: settings.may_stream,
                 publish: false,
                 driver: None,
                 body: RequestBodyState::Here(body),
                 ledger: None,
             }),
+            settings,
         }
     }
 

@@ -25,23 +25,33 @@ impl Registry {
     }
 
     pub(in crate::promise) fn will_discard(&self) -> bool {
-        !matches!(lock(&self.state).verdict(), Verdict::Publish)
+        matches!(
+            lock(&self.state).verdict(),
+            Verdict::Repeat | Verdict::Overfull
+        )
     }
 
     pub(in crate::promise) fn pending_keys(&self) -> Vec<Key> {
-        lock(&self.state).keys(|entry| entry.demand != Demand::Met)
+        lock(&self.state).keys(|entry| entry.demand.requires_pass())
     }
 
     /// Ends a pass whose outcome was discarded: runs its undo functions and queues its promises to start.
     pub(in crate::promise) fn discard_pass(&self) {
+        #[cfg(feature = "fragments")]
+        let _fragments;
         let undo = {
             let mut state = lock(&self.state);
             state.is_settling = true;
             let ledger = state.ledger.as_mut();
-            match ledger.and_then(|ledger| ledger.more.as_mut()) {
-                Some(more) => mem::take(&mut more.undo),
-                None => return,
+            let Some(more) = ledger.and_then(|ledger| ledger.more.as_mut()) else {
+                return;
+            };
+            #[cfg(feature = "fragments")]
+            {
+                // Dropped after the lock is released, because a render function is user code.
+                _fragments = mem::take(&mut more.fragments);
             }
+            mem::take(&mut more.undo)
         };
         run(undo);
     }
@@ -126,7 +136,9 @@ impl Registry {
         if let Some(ledger) = &mut state.ledger {
             ledger.entries.rewind();
             for entry in ledger.entries.iter_mut() {
-                entry.demand = Demand::Met;
+                if entry.demand.requires_pass() {
+                    entry.demand = Demand::Met;
+                }
             }
         }
         Some(state.pass)
@@ -177,22 +189,42 @@ impl Registry {
     }
 }
 
+impl Verdict {
+    /// Whether the request ends with the outcome of the pass.
+    pub(in crate::promise) fn is_publish(self) -> bool {
+        #[cfg(feature = "fragments")]
+        if self == Self::Stream {
+            return true;
+        }
+        self == Self::Publish
+    }
+}
+
 impl State {
     fn verdict(&self) -> Verdict {
-        if self.publish || self.phase != Phase::Open {
+        if self.phase != Phase::Open {
             return Verdict::Publish;
         }
         let Some(ledger) = &self.ledger else {
             return Verdict::Publish;
         };
-        if ledger.is_overfull {
-            return Verdict::Overfull;
+        let is_published = self.publish;
+        #[cfg(feature = "fragments")]
+        let is_published = is_published || self.is_streaming;
+        if !is_published {
+            if ledger.is_overfull {
+                return Verdict::Overfull;
+            }
+            let mut entries = ledger.entries.iter();
+            if entries.any(|entry| entry.demand.requires_pass()) {
+                return Verdict::Repeat;
+            }
         }
-        let mut entries = ledger.entries.iter();
-        match entries.any(|entry| entry.demand != Demand::Met) {
-            true => Verdict::Repeat,
-            false => Verdict::Publish,
+        #[cfg(feature = "fragments")]
+        if ledger.has_fragments() {
+            return Verdict::Stream;
         }
+        Verdict::Publish
     }
 
     /// Whether the response future has to start or to end a promise.

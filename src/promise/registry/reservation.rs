@@ -3,7 +3,7 @@ use super::super::outcome::{Kind, Outcome, Progress, Type, Work};
 use super::super::{Key, Start};
 use super::entries::Vacancy;
 use super::look_up::{Missing, Present, Purpose};
-use super::{Demand, Phase, Registry, RequestBodyState, Started, State};
+use super::{Demand, Phase, Reader, Registry, RequestBodyState, Started, State};
 use crate::body::RequestBody;
 use crate::sync::lock;
 use futures_util::FutureExt;
@@ -24,11 +24,14 @@ pub(in crate::promise) enum Found<'a, T> {
 /// look-up, a submission repeats the look-up first.
 pub(in crate::promise) struct Reservation<'a> {
     registry: &'a Registry,
-    pass: usize,
+    pub(super) reader: Reader,
     key: &'a Key,
     kind: Kind,
     purpose: Purpose,
     vacancy: Vacancy,
+    /// The timeout of promises will not apply.
+    #[cfg(feature = "operations")]
+    pub(super) limits_itself: bool,
 }
 
 impl Registry {
@@ -38,21 +41,23 @@ impl Registry {
     #[inline]
     pub(in crate::promise) fn find<'a, T: Send + Sync + 'static>(
         &'a self,
-        pass: usize,
+        reader: Reader,
         key: &'a Key,
         purpose: Purpose,
     ) -> Result<Found<'a, T>, SubmitError> {
         let kind = Type::of::<T>;
-        match self.look_up(pass, key, kind, purpose) {
+        match self.look_up(reader, key, kind, purpose) {
             Ok(present) => Ok(Found::Promise(present)),
             Err(Missing::Nothing(vacancy)) => {
                 let reservation = Reservation {
                     registry: self,
-                    pass,
+                    reader,
                     key,
                     kind,
                     purpose,
                     vacancy,
+                    #[cfg(feature = "operations")]
+                    limits_itself: false,
                 };
                 Ok(Found::Nothing(reservation, PhantomData))
             }
@@ -94,38 +99,24 @@ impl<T: Send + Sync + 'static> Found<'_, T> {
     }
 }
 
-impl Reservation<'_> {
+impl<'a> Reservation<'a> {
     // Work that is not added is user code. As an argument it is dropped after the guard, that is without the lock.
-    fn submit(self, work: Work) -> Result<Present, SubmitError> {
-        let mut state = lock(&self.registry.state);
-        if !self.is_valid(&mut state)? {
-            drop(state);
-            return match self.repeat() {
-                Ok(present) => Ok(present),
-                Err(Missing::Nothing(vacancy)) => Self { vacancy, ..self }.submit(work),
-                Err(Missing::Refused(error)) => Err(*error),
-            };
+    pub(super) fn submit(mut self, work: Work) -> Result<Present, SubmitError> {
+        match self.lock() {
+            Ok(state) => Ok(self.add(work, state)),
+            Err(submitted) => submitted,
         }
-        self.add(work, state)
     }
 
-    fn submit_body(self, work: impl FnOnce(RequestBody) -> Work) -> Result<Present, SubmitError> {
-        let body = {
-            let mut guard = lock(&self.registry.state);
-            let state = &mut *guard;
-            if !self.is_valid(state)? {
-                drop(guard);
-                return match self.repeat() {
-                    Ok(present) => Ok(present),
-                    Err(Missing::Nothing(vacancy)) => Self { vacancy, ..self }.submit_body(work),
-                    Err(Missing::Refused(error)) => Err(*error),
-                };
-            }
-            match state.phase {
-                // The promise has timed out and will not run, so it does not take the body.
-                Phase::TimedOut => RequestBodyState::Here(None),
-                _ => mem::replace(&mut state.body, RequestBodyState::Taken),
-            }
+    fn submit_body(
+        mut self,
+        work: impl FnOnce(RequestBody) -> Work,
+    ) -> Result<Present, SubmitError> {
+        let body = match self.lock() {
+            // The promise has timed out and will not run, so it does not take the body.
+            Ok(state) if state.phase == Phase::TimedOut => RequestBodyState::Here(None),
+            Ok(mut state) => mem::replace(&mut state.body, RequestBodyState::Taken),
+            Err(submitted) => return submitted,
         };
         let key = || self.key.clone();
         let body = match body {
@@ -148,17 +139,31 @@ impl Reservation<'_> {
         self.submit(work)
     }
 
-    /// Repeats the look-up, because the list of promises has changed.
-    fn repeat(&self) -> Result<Present, Missing> {
+    /// Locks the state for adding the promise. Otherwise returns the result of the submission: an error, or a promise
+    /// that was added after the look-up.
+    #[inline]
+    pub(super) fn lock(&mut self) -> Result<MutexGuard<'a, State>, Result<Present, SubmitError>> {
         let registry = self.registry;
-        registry.look_up(self.pass, self.key, self.kind, self.purpose)
+        loop {
+            let mut state = lock(&registry.state);
+            match self.is_valid(&mut state) {
+                Ok(true) => return Ok(state),
+                Ok(false) => drop(state),
+                Err(error) => return Err(Err(error)),
+            }
+            match registry.look_up(self.reader, self.key, self.kind, self.purpose) {
+                Ok(present) => return Err(Ok(present)),
+                Err(Missing::Nothing(vacancy)) => self.vacancy = vacancy,
+                Err(Missing::Refused(error)) => return Err(Err(*error)),
+            }
+        }
     }
 
     /// Whether the list of promises is that of the look-up. Fails if no promise may be added.
     #[inline]
     fn is_valid(&self, state: &mut State) -> Result<bool, SubmitError> {
         let key = || self.key.clone();
-        if !state.is_current(self.pass) {
+        if !state.is_current(self.reader.pass) {
             return Err(SubmitError::Ended { key: key() });
         }
         let places = state.places();
@@ -174,9 +179,12 @@ impl Reservation<'_> {
     }
 
     // The guard is the last argument, so that it is dropped before work that is not added.
-    fn add(self, work: Work, mut guard: MutexGuard<'_, State>) -> Result<Present, SubmitError> {
+    fn add(self, work: Work, mut guard: MutexGuard<'_, State>) -> Present {
         let Self {
-            registry, purpose, ..
+            registry,
+            reader,
+            purpose,
+            ..
         } = self;
         let state = &mut *guard;
         let has_timed_out = state.phase == Phase::TimedOut;
@@ -190,37 +198,55 @@ impl Reservation<'_> {
             true => Started::No,
             false => Started::Queued,
         };
-        let demand = purpose.demand();
-        let place = state.insert(
-            self.key.clone(),
-            self.kind,
-            progress,
-            started,
-            demand,
-            self.vacancy,
-        );
+        let is_required = state.is_required_by(reader);
+        let place = self.insert(state, progress, started, purpose.demand(is_required));
+        #[cfg(feature = "fragments")]
+        if reader.fragment.is_some() && purpose != Purpose::Wait && !has_timed_out {
+            state.note_wait(reader, place);
+        }
         if !is_at_once && !has_timed_out {
-            return Ok(Present::Pending);
+            return Present::Pending;
         }
         let this_pass = state.pass;
         let Some(entry) = state.at(place) else {
             unreachable!("the promise was added above");
         };
-        let present = entry.record(purpose, place, self.pass, this_pass);
+        let present = entry.record(purpose, place, reader.pass, this_pass, is_required);
         if !has_timed_out {
             registry.start(guard, place);
         }
-        Ok(present)
+        present
+    }
+
+    /// Adds a promise with the reserved name, and returns its place.
+    #[inline(always)]
+    pub(super) fn insert(
+        &self,
+        state: &mut State,
+        progress: Progress,
+        started: Started,
+        demand: Demand,
+    ) -> usize {
+        let key = self.key.clone();
+        let place = state.insert(key, self.kind, progress, started, demand, self.vacancy);
+        #[cfg(feature = "operations")]
+        if self.limits_itself {
+            if let Some(entry) = state.at(place) {
+                entry.limits_itself = true;
+            }
+        }
+        place
     }
 }
 
 impl Purpose {
     /// Whether a promise that is submitted for this purpose requires another pass.
-    fn demand(self) -> Demand {
+    fn demand(self, is_required: bool) -> Demand {
         match self {
+            Self::Wait => Demand::Met,
+            Self::Read | Self::Submit if !is_required => Demand::Deferred,
             Self::Read => Demand::Missed,
             Self::Submit => Demand::Submitted,
-            Self::Wait => Demand::Met,
         }
     }
 }

@@ -108,7 +108,10 @@ impl Registry {
             state.ledger().more().undo.push(undo);
             return;
         }
-        let was_published = pass == state.pass && state.phase == Phase::Published;
+        let was_published = state.phase == Phase::Published;
+        #[cfg(feature = "fragments")]
+        let was_published = was_published || state.is_streaming;
+        let was_published = was_published && pass == state.pass;
         drop(state);
         if !was_published {
             run([undo]);

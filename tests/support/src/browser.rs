@@ -10,8 +10,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 use tempfile::TempDir;
 use thirtyfour::{
-    ChromiumLikeCapabilities, DesiredCapabilities, LoggingPrefsLogLevel, TypingData, WebDriver,
-    WindowHandle,
+    CapabilitiesHelper, ChromiumLikeCapabilities, DesiredCapabilities, LoggingPrefsLogLevel,
+    PageLoadStrategy, TypingData, WebDriver, WindowHandle,
 };
 use tokio::time::{Instant, sleep};
 
@@ -33,12 +33,22 @@ pub struct Browser {
 impl Browser {
     /// Starts a headless browser without history.
     pub async fn start() -> Self {
+        Self::start_with(PageLoadStrategy::Normal).await
+    }
+
+    /// Starts a browser that does not wait for the end of pages. [`begin`](Self::begin) opens them.
+    pub async fn start_for_streams() -> Self {
+        Self::start_with(PageLoadStrategy::None).await
+    }
+
+    async fn start_with(strategy: PageLoadStrategy) -> Self {
         let files = TempDir::new().unwrap();
         let (process, url) = Process::start(files.path());
         let mut capabilities = DesiredCapabilities::chrome();
         capabilities
             .set_browser_log_level(LoggingPrefsLogLevel::All)
             .unwrap();
+        capabilities.set_page_load_strategy(strategy).unwrap();
         let user_data = format!("--user-data-dir={}", files.path().join("profile").display());
         for argument in [
             "--headless",
@@ -85,6 +95,11 @@ impl Browser {
     /// Opens a page and waits until it is loaded.
     pub async fn open(&self, url: &str) {
         self.driver.goto(url).await.unwrap();
+    }
+
+    /// Begins to open a page, and returns when its first bytes have arrived.
+    pub async fn begin(&self, url: &str) {
+        self.devtools("Page.navigate", json!({ "url": url })).await;
     }
 
     /// Opens another tab and shows it.
@@ -183,6 +198,34 @@ impl Browser {
         serde_json::from_value(value).unwrap()
     }
 
+    /// Returns what a screen reader finds in the page, in its order: roles with names, such as `heading "Tea"`. `busy`
+    /// follows elements that say that their content is changing.
+    pub async fn accessible(&self) -> Vec<String> {
+        let tree = self.devtools("Accessibility.getFullAXTree", json!({}));
+        let tree = tree.await;
+        let nodes = tree["nodes"].as_array().unwrap();
+        let mut lines = Vec::new();
+        let mut rest = vec![&nodes[0]];
+        while let Some(node) = rest.pop() {
+            let children = node["childIds"].as_array().into_iter().flatten();
+            let children = children.filter_map(|id| nodes.iter().find(|it| it["nodeId"] == *id));
+            let at = rest.len();
+            rest.extend(children);
+            rest[at..].reverse();
+            let [role, name] = ["role", "name"].map(|it| node[it]["value"].as_str());
+            let (Some(role), Some(name)) = (role, name) else {
+                continue;
+            };
+            let mut properties = node["properties"].as_array().into_iter().flatten();
+            let is_busy = properties.any(|it| it["name"] == "busy" && it["value"]["value"] == 1);
+            if node["ignored"] == false && role != "InlineTextBox" {
+                let busy = if is_busy { " busy" } else { "" };
+                lines.push(format!("{role} {name:?}{busy}"));
+            }
+        }
+        lines
+    }
+
     /// Waits until a JavaScript expression is true, also across navigation.
     pub async fn until(&self, expression: &str) {
         let deadline = Instant::now() + PATIENCE;
@@ -241,9 +284,9 @@ impl Browser {
     }
 }
 
-/// The process of the driver.
+/// A process that ends when it is dropped.
 #[derive(Debug)]
-struct Process(Child);
+pub(crate) struct Process(pub(crate) Child);
 
 impl Process {
     /// Starts the driver on a free port and reads the port from its output. The driver and the browser write only to

@@ -2,8 +2,10 @@
 #![allow(clippy::new_without_default)]
 
 pub mod browser;
+pub mod durable;
 pub mod eventually;
 pub mod example;
+pub mod firefox;
 #[cfg(feature = "nats")]
 pub mod nats;
 pub mod operation;

@@ -10,6 +10,7 @@
 //! # async fn main() {
 //! let store = MemoryStore::new();
 //! conformance::store(async || store.clone()).await;
+//! conformance::journal(async || store.clone()).await;
 //!
 //! let bus = MemoryBus::new();
 //! conformance::bus(async || bus.clone()).await;
@@ -37,10 +38,12 @@
 //! A suite that is dropped leaves values with the prefix `conformance/` in the store, and envelopes in queues.
 
 mod bus;
+mod journal;
 mod queue;
 mod store;
 
 pub use bus::{bus, bus_lag, bus_limits, bus_listeners, bus_order};
+pub use journal::{journal, journal_grows, journal_has_one_owner};
 pub use queue::{
     queue, queue_deduplication, queue_deliveries, queue_dropped_takes, queue_leases, queue_limits,
     queue_order, queue_retries, queue_shutdown, queue_work, queue_workers,

@@ -70,10 +70,24 @@ impl TimedBackend {
         value: Bytes,
         time_to_live: Duration,
     ) -> Result<bool, BackendError> {
+        let set = self.compare_and_set(key, expected, value, time_to_live);
+        Ok(set.await?.is_some())
+    }
+
+    /// Like [`set`](Self::set). Returns the new revision if the value was set.
+    pub async fn compare_and_set(
+        &self,
+        key: &str,
+        expected: Option<Revision>,
+        value: Bytes,
+        time_to_live: Duration,
+    ) -> Result<Option<Revision>, BackendError> {
         let store = self.backend.store();
         let set = store.compare_and_set(key, expected, value, Some(time_to_live));
-        let set = in_time(self.timeout, set).await?;
-        Ok(matches!(set, CompareAndSet::Set(_)))
+        Ok(match in_time(self.timeout, set).await? {
+            CompareAndSet::Set(revision) => Some(revision),
+            CompareAndSet::Conflict => None,
+        })
     }
 
     pub async fn delete(&self, key: &str) -> Result<bool, BackendError> {

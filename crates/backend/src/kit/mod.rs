@@ -15,10 +15,14 @@ pub mod deadline;
 pub mod documents;
 pub mod drain;
 #[cfg(feature = "json")]
+pub mod journal;
+#[cfg(feature = "json")]
 pub mod json;
 pub mod limits;
 pub mod log;
 pub mod panic;
+#[cfg(feature = "json")]
+pub mod pieces;
 pub mod problem;
 pub mod progress;
 pub mod sync;

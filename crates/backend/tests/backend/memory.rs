@@ -21,6 +21,7 @@ assert_impl_all!(BackendError: Clone, Error, Send, Sync);
 async fn the_memory_store_conforms() {
     let store = MemoryStore::new();
     conformance::store(async || store.clone()).await;
+    conformance::journal(async || store.clone()).await;
 }
 
 #[tokio::test(start_paused = true)]

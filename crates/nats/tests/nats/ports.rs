@@ -22,12 +22,14 @@ async fn the_store_conforms_on_one_connection() {
     let server = Server::start().await;
     let store = server.backend().await.store();
     conformance::store(async || store.clone()).await;
+    conformance::journal(async || store.clone()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_store_conforms_on_a_connection_for_each_caller() {
     let server = Server::start().await;
     conformance::store(async || server.backend().await.store()).await;
+    conformance::journal(async || server.backend().await.store()).await;
 }
 
 #[tokio::test]
@@ -525,4 +527,11 @@ async fn signals_cross_connections() {
 async fn enqueue(queue: &NatsQueue, id: &str) {
     let envelope = Envelope::new("work", id, "x".into());
     assert_eq!(queue.enqueue(envelope).await.unwrap(), Enqueued::Added);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_durable_operation_survives_the_loss_of_its_process() {
+    let server = Server::start().await;
+    let (one, other) = (server.backend().await, server.backend().await);
+    test_support::durable::survives_the_loss_of_its_process(one.backend(), other.backend()).await;
 }

@@ -17,6 +17,7 @@ async fn the_store_conforms_on_one_database() {
     let place = place();
     let store = SqliteDatabase::open(&place.path).await.unwrap().store();
     conformance::store(async || store.clone()).await;
+    conformance::journal(async || store.clone()).await;
 }
 
 #[tokio::test]
@@ -30,6 +31,7 @@ async fn the_bus_conforms_on_one_database() {
 async fn the_store_conforms_on_a_database_for_each_caller() {
     let place = place();
     conformance::store(async || SqliteDatabase::open(&place.path).await.unwrap().store()).await;
+    conformance::journal(async || SqliteDatabase::open(&place.path).await.unwrap().store()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -286,4 +288,12 @@ async fn many_processes_can_create_the_file_at_once() {
         revisions.sort_unstable();
         assert_eq!(revisions, (1..=16).collect::<Vec<_>>());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_durable_operation_survives_the_loss_of_its_process() {
+    let place = place();
+    let one = SqliteDatabase::open(&place.path).await.unwrap();
+    let other = SqliteDatabase::open(&place.path).await.unwrap();
+    test_support::durable::survives_the_loss_of_its_process(one.backend(), other.backend()).await;
 }

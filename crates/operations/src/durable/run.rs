@@ -1,0 +1,243 @@
+use super::held::Held;
+use super::not_remembered::NotRemembered;
+use super::owned::Owned;
+use super::recollection::Recollection;
+use super::recording::{ChangedType, Recording, Replayed};
+use super::token;
+use crate::instance::Instance;
+use crate::memory::{Durable, Fact, Settlement, WaitKind};
+use crate::record::{Key, Record, Requester};
+use crate::settings::Settings;
+use serde::de::DeserializeOwned;
+use std::any::type_name;
+use std::fmt;
+use std::future::pending;
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::select;
+use tower_promises_backend::kit::clock;
+use tower_promises_backend::kit::sync::lock;
+use tower_promises_backend::{Backend, Revision};
+
+/// A run of a durable operation: the memory of its named promises.
+///
+/// A request of a durable operation has it in its extensions. `Promises::durable` of `tower-promises` and its relatives
+/// use it. Clones are cheap and share the run.
+///
+/// Each method that stores something resolves after it is stored. A failure of the store is repeated while the run
+/// owns the operation. A run that was replaced stores nothing more, and its futures never resolve: the run is being
+/// dropped.
+#[derive(Clone)]
+pub struct DurableRun {
+    pub(super) owned: Arc<Owned>,
+}
+
+/// What a handler can ask.
+impl DurableRun {
+    /// Creates a run that remembers a recording, for unit tests of handlers. All recorded due times have passed. The run
+    /// belongs to no operation: storing anything never ends.
+    #[must_use]
+    pub fn recorded(recording: &Recording) -> Self {
+        let (principal, received) = (None, clock::now());
+        let requester = Requester {
+            principal,
+            received,
+        };
+        let settings = Settings {
+            // All due times have passed.
+            clock: Arc::new(|| u64::MAX),
+            ..Settings::default()
+        };
+        let longest = settings.longest();
+        let mut record = Record::new("recorded".into(), String::new(), requester, longest);
+        record.durable = Some(Box::new(Durable {
+            runs: 2,
+            ..Durable::default()
+        }));
+        let held = Held {
+            record,
+            revision: Revision::new(0),
+            is_current: false,
+        };
+        let entries = recording.entries();
+        let memory = Recollection::of((entries.len(), 0), entries);
+        let instance = Instance::new(Backend::memory(), settings);
+        let owned = Owned::new(instance, Key::of("recorded"), held, memory, None);
+        Self::of(owned)
+    }
+
+    /// Returns the number of this run, starting at 1. A run begins anew after the loss of a process and after a
+    /// suspension.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.owned.attempt
+    }
+
+    /// Returns the principal of the request, as the layer's closure has named it.
+    #[must_use]
+    pub fn principal(&self) -> Option<&str> {
+        self.owned.principal.as_deref()
+    }
+
+    /// Returns a key with which another service can recognise a repeated call: the same in each run, for this operation
+    /// and name. It is a keyed hash, 32 hexadecimal digits, and reveals neither.
+    #[must_use]
+    pub fn idempotency_key(&self, name: &str) -> String {
+        token::idempotency_key(self.owned.application_secret(), &self.owned.secret, name)
+    }
+
+    /// Returns the remembered outcome of a promise.
+    #[must_use]
+    pub fn recall(&self, name: &str) -> Option<Settlement> {
+        let mut memory = lock(&self.owned.memory);
+        memory.request(name);
+        memory.settlement(name).cloned()
+    }
+
+    /// Records that a remembered value was requested as a `T`, and whether it fits. [`replayed`](Self::replayed) tells
+    /// of types that have changed.
+    pub fn compare_type<T>(&self, name: &str, settlement: &Settlement, fits: bool) {
+        let Settlement::Value { of, .. } = settlement else {
+            return;
+        };
+        let requested = type_name::<T>();
+        if fits && of.as_ref().is_none_or(|of| of == requested) {
+            return;
+        }
+        let changed = ChangedType {
+            name: name.to_owned(),
+            remembered: of.clone(),
+            requested,
+            fits,
+        };
+        lock(&self.owned.memory).change_type(changed);
+    }
+
+    /// Compares the names that were remembered when the run began with the names that it has requested so far.
+    #[must_use]
+    pub fn replayed(&self) -> Replayed {
+        lock(&self.owned.memory).replayed()
+    }
+
+    /// Stores the outcome of a promise. If an outcome is stored already, that one stays: [`recall`](Self::recall) returns
+    /// the outcome that counts.
+    ///
+    /// # Errors
+    ///
+    /// If a limit of the operation's memory is exceeded. Nothing is stored.
+    pub async fn remember(&self, name: &str, settlement: Settlement) -> Result<(), NotRemembered> {
+        self.owned.store(name, Fact::Settled(settlement)).await
+    }
+
+    /// Waits until a due time, which is `duration` after the first call with this name in any run.
+    ///
+    /// # Errors
+    ///
+    /// If a limit of the operation's memory is exceeded.
+    pub async fn sleep(&self, name: &str, duration: Duration) -> Result<(), NotRemembered> {
+        let until = self.owned.due(name, duration).await?;
+        let _waiting = self.owned.wait(name, WaitKind::Sleep, Some(until));
+        self.owned.reach(until).await;
+        Ok(())
+    }
+
+    /// Whether the due time of a [`sleep`](Self::sleep) has come.
+    #[must_use]
+    pub fn has_slept(&self, name: &str) -> bool {
+        let mut memory = lock(&self.owned.memory);
+        memory.request(name);
+        let until = memory.until(name);
+        until.is_some_and(|until| until <= self.owned.instance.settings.now())
+    }
+
+    /// Waits until a promise is settled from outside, or until its deadline, which is `limit` after the first call with
+    /// this name in any run. The value is a `T`: the layer refuses other values from outside, if this process has waited
+    /// for a `T` before.
+    ///
+    /// # Errors
+    ///
+    /// If a limit of the operation's memory is exceeded.
+    pub async fn outside<T: DeserializeOwned>(
+        &self,
+        name: &str,
+        limit: Option<Duration>,
+    ) -> Result<Settlement, NotRemembered> {
+        let of = self.owned.instance.types.learn::<T>();
+        self.owned
+            .store(name, Fact::Outside(Some(of.to_owned())))
+            .await?;
+        let until = match limit {
+            Some(limit) => Some(self.owned.due(name, limit).await?),
+            None => None,
+        };
+        let mut news = self.owned.news.subscribe();
+        let _waiting = self.owned.wait(name, WaitKind::Outside, until);
+        loop {
+            if let Some(settlement) = self.recall(name) {
+                return Ok(settlement);
+            }
+            let deadline = async {
+                match until {
+                    Some(until) => self.owned.reach(until).await,
+                    None => pending().await,
+                }
+            };
+            select! {
+                _ = news.changed() => {}
+                // Stored before it is read, so that a settlement which another process stores first counts.
+                () = deadline => self.remember(name, Settlement::TimedOut).await?,
+            }
+        }
+    }
+
+    /// Returns the address at which a promise is settled from outside. It works from the time when the future resolves.
+    ///
+    /// # Errors
+    ///
+    /// If a limit of the operation's memory is exceeded.
+    pub async fn outside_url(&self, name: &str) -> Result<String, NotRemembered> {
+        self.owned.store(name, Fact::Outside(None)).await?;
+        Ok(self.owned.url(name))
+    }
+
+    /// Returns the address at which a promise is settled from outside, if it is known to work.
+    #[must_use]
+    pub fn known_outside_url(&self, name: &str) -> Option<String> {
+        let is_outside = lock(&self.owned.memory).get(name)?.outside.is_some();
+        is_outside.then(|| self.owned.url(name))
+    }
+
+    /// Records the state of a request: `running` promises have not settled, and no handler runs. If all of them wait,
+    /// the operation is suspended.
+    pub fn rest(&self, running: usize) {
+        let is_resting = running > 0 && lock(&self.owned.memory).waiting.len() == running;
+        self.owned.set_resting(is_resting);
+    }
+
+    /// Records that the handler runs.
+    pub fn work(&self) {
+        self.owned.set_resting(false);
+    }
+}
+
+impl DurableRun {
+    pub(super) fn of(owned: Owned) -> Self {
+        Self {
+            owned: Arc::new(owned),
+        }
+    }
+}
+
+// A panic leaves no lock in a state that another call would misread: changes are made on copies.
+impl UnwindSafe for DurableRun {}
+impl RefUnwindSafe for DurableRun {}
+
+impl fmt::Debug for DurableRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DurableRun")
+            .field("operation", &self.owned.key)
+            .field("attempt", &self.owned.attempt)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,11 @@
+//! Durable operations.
+#![allow(clippy::unwrap_used)]
+
+mod crashes;
+mod memory;
+mod mortal;
+mod outside;
+mod process;
+mod requests;
+mod runs;
+mod suspension;
