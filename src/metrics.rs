@@ -25,8 +25,8 @@
 //! Names and units follow the conventions of Prometheus. No label has a value that a client can choose, so the number
 //! of series is small and fixed. A gauge is the sum over all layers, pools and bodies of the process.
 //!
-//! Install the recorder before the first request. A request that begins without a recorder is not recorded. Any other
-//! gauge whose increment was not recorded stays below zero after the decrement.
+//! Install the recorder before the first request. A gauge whose increment was not recorded stays below zero after the
+//! decrement.
 //!
 //! # Example
 //!
@@ -40,7 +40,6 @@ use metrics::{
     IntoF64, Key, Label, Level, Metadata, Unit, describe_counter, describe_gauge,
     describe_histogram,
 };
-use std::cell::Cell;
 
 const PASSES: &str = "tower_promises_passes_total";
 const PASS_DURATION: &str = "tower_promises_pass_duration_seconds";
@@ -221,30 +220,6 @@ fn begin() {
     for name in GAUGES {
         gauge::of(name).increment(0.0);
     }
-}
-
-/// Whether there is a recorder. Asking it for each metric costs more than this, also where there is none.
-///
-/// The facade does not tell, but a recorder that has no size and converts no value of a gauge is that of the facade
-/// itself, which records nothing.
-pub(crate) fn are_recorded() -> bool {
-    struct Probe<'a>(&'a Cell<bool>);
-
-    impl IntoF64 for Probe<'_> {
-        fn into_f64(self) -> f64 {
-            self.0.set(true);
-            0.0
-        }
-    }
-
-    metrics::with_recorder(|recorder| {
-        let is_converted = Cell::new(size_of_val(recorder) > 0);
-        if !is_converted.get() {
-            let gauge = recorder.register_gauge(&gauge::REQUESTS_IN_FLIGHT, &METADATA);
-            gauge.increment(Probe(&is_converted));
-        }
-        is_converted.get()
-    })
 }
 
 /// `outcome` is the number of the variant. The duration is converted only for a recorder.

@@ -54,8 +54,8 @@
 //! # Costs
 //!
 //! Disabled features are not compiled. A request without promises costs no clock reading with `tracing`, unless the
-//! level DEBUG is enabled. It costs one clock reading with `server-timing`. With `metrics` it costs two clock readings
-//! and four updates of metrics, or a single question if there is no recorder. BENCHMARKS.md has the numbers.
+//! level DEBUG is enabled. It costs one clock reading with `server-timing`, and two clock readings and four updates of
+//! metrics with `metrics`, also without a recorder. BENCHMARKS.md has the numbers.
 //!
 //! # Security
 //!

@@ -27,7 +27,7 @@ impl Promises {
     /// The number of the pass that this handle belongs to, starting at 1.
     #[must_use]
     pub fn pass(&self) -> usize {
-        self.reader.pass
+        self.reader.pass as usize
     }
 
     /// Whether the layer would discard the response of the current pass if the pass ended now, because the pass

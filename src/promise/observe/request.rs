@@ -37,7 +37,7 @@ pub(in crate::promise) struct ObservedRequest {
     /// `None` until it is known that there is more than one pass.
     #[cfg(feature = "server-timing")]
     timings: Option<Arc<Mutex<Timings>>>,
-    /// `None` once the request has ended, and if there is no recorder.
+    /// `None` once the request has ended.
     #[cfg(feature = "metrics")]
     in_flight: Option<Gauge>,
 }
@@ -59,9 +59,8 @@ pub(in crate::promise) struct ObservedPromise {
     /// Shared by promises that started together.
     #[cfg(any(feature = "metrics", feature = "server-timing"))]
     common: Arc<Common>,
-    /// `None` if there is no recorder.
     #[cfg(feature = "metrics")]
-    in_flight: Option<Gauge>,
+    _in_flight: Gauge,
 }
 
 /// The span of a promise.
@@ -96,11 +95,7 @@ struct Elapsed {
 impl ObservedRequest {
     #[inline]
     pub(in crate::promise) fn new() -> Self {
-        #[cfg(feature = "metrics")]
-        let is_recorded = metrics::are_recorded();
-        #[cfg(not(feature = "metrics"))]
-        let is_recorded = false;
-        let stopwatch = Stopwatch::start(is_recorded);
+        let stopwatch = Stopwatch::start();
         Self {
             #[cfg(any(feature = "server-timing", feature = "tracing"))]
             stopwatch,
@@ -113,7 +108,7 @@ impl ObservedRequest {
             #[cfg(feature = "server-timing")]
             timings: None,
             #[cfg(feature = "metrics")]
-            in_flight: is_recorded.then(|| Gauge::one(&gauge::REQUESTS_IN_FLIGHT)),
+            in_flight: Some(Gauge::one(&gauge::REQUESTS_IN_FLIGHT)),
         }
     }
 
@@ -139,7 +134,7 @@ impl ObservedRequest {
     /// Begins the pass after the one that has ended.
     pub(in crate::promise) fn begin_pass(&mut self) {
         self.pass += 1;
-        self.running = Some(Stopwatch::start(self.is_recorded()));
+        self.running = Some(Stopwatch::start());
         #[cfg(feature = "tracing")]
         if let Some(spans) = &mut self.spans {
             spans.begin_pass(self.pass);
@@ -160,9 +155,7 @@ impl ObservedRequest {
         };
         let elapsed = stopwatch.elapsed();
         #[cfg(feature = "metrics")]
-        if self.is_recorded() {
-            metrics::pass_ended(outcome as usize, &elapsed);
-        }
+        metrics::pass_ended(outcome as usize, &elapsed);
         if let PassOutcome::Discarded = outcome {
             self.open();
         }
@@ -211,14 +204,14 @@ impl ObservedRequest {
     pub(in crate::promise) fn start_promises(&mut self, count: usize) -> Option<ObservedStart<'_>> {
         self.open();
         self.promises += count;
-        let is_wanted = self.is_recorded() || cfg!(feature = "server-timing");
+        let is_wanted = cfg!(any(feature = "metrics", feature = "server-timing"));
         #[cfg(feature = "tracing")]
         let is_wanted = is_wanted || self.spans.is_some();
         if !is_wanted {
             return None;
         }
         #[cfg(any(feature = "metrics", feature = "server-timing"))]
-        let stopwatch = Stopwatch::start(self.is_recorded());
+        let stopwatch = Stopwatch::start();
         Some(ObservedStart {
             #[cfg(any(feature = "metrics", feature = "server-timing"))]
             common: Arc::new(Common {
@@ -236,14 +229,6 @@ impl ObservedRequest {
             }),
             request: self,
         })
-    }
-
-    /// Whether there is a recorder of metrics.
-    fn is_recorded(&self) -> bool {
-        #[cfg(feature = "metrics")]
-        return self.in_flight.is_some();
-        #[cfg(not(feature = "metrics"))]
-        false
     }
 
     /// Opens the spans and the timings, because there is a promise or a second pass to show.
@@ -273,7 +258,7 @@ impl ObservedStart<'_> {
             #[cfg(feature = "tracing")]
             span: self.request.spans.as_ref().map(|spans| {
                 Box::new(Observed {
-                    stopwatch: Stopwatch::start(false),
+                    stopwatch: Stopwatch::start(),
                     span: spans.promise(key, self.request.pass),
                 })
             }),
@@ -282,7 +267,7 @@ impl ObservedStart<'_> {
             #[cfg(any(feature = "metrics", feature = "server-timing"))]
             common: Arc::clone(&self.common),
             #[cfg(feature = "metrics")]
-            in_flight: (self.request.is_recorded()).then(|| Gauge::one(&gauge::PROMISES_IN_FLIGHT)),
+            _in_flight: Gauge::one(&gauge::PROMISES_IN_FLIGHT),
         }
     }
 }
@@ -308,9 +293,7 @@ impl ObservedPromise {
         #[cfg(any(feature = "metrics", feature = "server-timing"))]
         let elapsed = self.common.stopwatch.elapsed();
         #[cfg(feature = "metrics")]
-        if self.in_flight.is_some() {
-            metrics::promise_ended(outcome as usize, &elapsed);
-        }
+        metrics::promise_ended(outcome as usize, &elapsed);
         #[cfg(feature = "server-timing")]
         lock(&self.common.timings).promises.push(PromiseTiming {
             key: self.key,
@@ -323,8 +306,8 @@ impl ObservedPromise {
 }
 
 impl Stopwatch {
-    fn start(is_recorded: bool) -> Self {
-        let is_wanted = is_recorded || cfg!(feature = "server-timing");
+    fn start() -> Self {
+        let is_wanted = cfg!(any(feature = "metrics", feature = "server-timing"));
         #[cfg(feature = "tracing")]
         let is_wanted = is_wanted || spans_are_wanted();
         Self(is_wanted.then(Instant::now))

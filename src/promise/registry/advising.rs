@@ -69,11 +69,11 @@ impl Entry {
         !Type::of::<()>().matches((self.kind)())
     }
 
-    fn is_of(&self, pass: usize) -> bool {
+    fn is_of(&self, pass: u32) -> bool {
         self.advice.memory.submitted == pass
     }
 
-    fn is_read_in(&self, pass: usize) -> bool {
+    fn is_read_in(&self, pass: u32) -> bool {
         self.advice.memory.read == pass
     }
 

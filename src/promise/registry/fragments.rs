@@ -319,7 +319,7 @@ impl State {
     }
 
     /// Whether the response of this pass was published, and its fragments follow.
-    fn is_streaming_pass(&self, pass: usize) -> bool {
+    fn is_streaming_pass(&self, pass: u32) -> bool {
         self.is_streaming && self.is_current(pass)
     }
 

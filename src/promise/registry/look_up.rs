@@ -151,8 +151,8 @@ impl Entry {
         &mut self,
         purpose: Purpose,
         place: usize,
-        pass: usize,
-        this_pass: usize,
+        pass: u32,
+        this_pass: u32,
         is_required: bool,
     ) -> Present {
         if let Some(outcome) = self.progress.outcome() {
@@ -191,7 +191,7 @@ impl Entry {
 
     /// Records that the value was read.
     #[inline]
-    pub(super) fn meet(&mut self, pass: usize) {
+    pub(super) fn meet(&mut self, pass: u32) {
         self.advice.read_in(pass);
         if self.demand == Demand::Submitted {
             self.demand = Demand::Met;

@@ -91,7 +91,7 @@ pub(super) struct Settings {
 struct State {
     phase: Phase,
     /// Starts at 1.
-    pass: usize,
+    pass: u32,
     /// The pass was discarded and its promises are running.
     is_settling: bool,
     /// The response was published, and its fragments follow.
@@ -290,14 +290,14 @@ impl Registry {
         lock(&self.state).keys(|_| true)
     }
 
-    pub(super) fn pass(&self) -> usize {
+    pub(super) fn pass(&self) -> u32 {
         lock(&self.state).pass
     }
 }
 
 impl State {
     /// Whether a handle of this pass may change anything. It may until the next pass begins.
-    fn is_current(&self, pass: usize) -> bool {
+    fn is_current(&self, pass: u32) -> bool {
         pass == self.pass && !self.has_ended()
     }
 
@@ -306,7 +306,7 @@ impl State {
     }
 
     /// Whether this pass is running.
-    fn is_running(&self, pass: usize) -> bool {
+    fn is_running(&self, pass: u32) -> bool {
         self.is_current(pass) && !self.is_settling
     }
 }
@@ -315,7 +315,7 @@ impl State {
 #[cfg(feature = "loader")]
 impl Registry {
     /// Whether a handle of this pass may submit promises.
-    pub(super) fn is_current(&self, pass: usize) -> bool {
+    pub(super) fn is_current(&self, pass: u32) -> bool {
         lock(&self.state).is_current(pass)
     }
 

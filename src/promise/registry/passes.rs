@@ -125,12 +125,12 @@ impl Registry {
 
     /// Begins the next pass and returns its number. `None` if a promise has yet to start. Handles of earlier passes
     /// cannot submit from here on.
-    pub(in crate::promise) fn begin_pass(&self) -> Option<usize> {
+    pub(in crate::promise) fn begin_pass(&self) -> Option<u32> {
         let mut state = lock(&self.state);
         if state.is_starting() {
             return None;
         }
-        state.pass += 1;
+        state.pass = state.pass.saturating_add(1);
         state.is_settling = false;
         state.publish = false;
         if let Some(ledger) = &mut state.ledger {

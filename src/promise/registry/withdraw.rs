@@ -95,14 +95,14 @@ impl Registry {
         }
     }
 
-    pub(in crate::promise) fn publish(&self, pass: usize) {
+    pub(in crate::promise) fn publish(&self, pass: u32) {
         let mut state = lock(&self.state);
         if state.is_running(pass) {
             state.publish = true;
         }
     }
 
-    pub(in crate::promise) fn on_discard(&self, pass: usize, undo: Undo) {
+    pub(in crate::promise) fn on_discard(&self, pass: u32, undo: Undo) {
         let mut state = lock(&self.state);
         if state.is_running(pass) {
             state.ledger().more().undo.push(undo);
