@@ -5,7 +5,7 @@ use super::page::Page;
 use super::rendering::Rendering;
 use super::settings::Settings;
 use crate::body::ReplayBody;
-use crate::promise::{PromiseFuture, ResponseForRejection};
+use crate::promise::{PromiseFuture, ResponseForRejection, poll_deadline};
 use http::header::{ACCEPT, CONTENT_LENGTH, ETAG, HeaderName, HeaderValue, VARY};
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
@@ -134,15 +134,23 @@ where
                 StateProj::Grace { page, grace, .. } => {
                     if page.poll_inline(cx).is_pending() {
                         if let Some(grace) = grace {
-                            ready!(grace.as_mut().poll(cx));
+                            ready!(poll_deadline(grace.as_mut(), cx));
                         }
                     }
                     let state = this.state.project_replace(State::Done);
-                    let StateReplaced::Grace { response, page, .. } = state else {
+                    let StateReplaced::Grace {
+                        response, mut page, ..
+                    } = state
+                    else {
                         unreachable!("the state was matched above")
                     };
+                    page.begin();
                     let (mut head, body) = response.into_parts();
-                    adapt(&mut head.headers, page.is_complete());
+                    adapt(
+                        &mut head.headers,
+                        body.size_hint().exact(),
+                        page.is_complete(),
+                    );
                     let body = FragmentBody::streaming(body, page);
                     return Poll::Ready(Ok(Response::from_parts(head, body)));
                 }
@@ -166,10 +174,13 @@ impl IsStored {
     }
 }
 
-/// Adapts the headers of a page with fragments.
-fn adapt(headers: &mut HeaderMap, is_complete: bool) {
-    if headers.remove(CONTENT_LENGTH).is_some() {
-        observe::contradicting_header(&CONTENT_LENGTH);
+/// Adapts the headers of a page with fragments, whose inner body has this length.
+fn adapt(headers: &mut HeaderMap, length: Option<u64>, is_complete: bool) {
+    if let Some(stated) = headers.remove(CONTENT_LENGTH) {
+        // A router sets the length of the inner body, which is no mistake of the handler.
+        if length.is_none_or(|length| stated != HeaderValue::from(length)) {
+            observe::contradicting_header(&CONTENT_LENGTH);
+        }
     }
     // It belongs to the page without its fragments.
     headers.remove(ETAG);

@@ -72,7 +72,8 @@ impl<H> FragmentLayer<H> {
     /// Sets how long fragments may take from the beginning of the response. Default 30 seconds.
     ///
     /// A fragment that is pending then is rendered once more, and its promises read as
-    /// [`TimedOut`](crate::PromiseError::TimedOut). Then the page ends.
+    /// [`TimedOut`](crate::PromiseError::TimedOut). Then the page ends. The promises end in time even if the
+    /// client does not read.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.settings.timeout = timeout;
         self

@@ -117,7 +117,8 @@
 //!
 //! Promises run while the body of the response is polled. Dropping the response future or the body drops all pending
 //! fragments and promises. A client that reads slowly delays its own fragments, and no more than
-//! [`max_buffered_bytes`](FragmentLayer::max_buffered_bytes) wait for it.
+//! [`max_buffered_bytes`](FragmentLayer::max_buffered_bytes) wait for it. Timeouts are checked when the body is polled:
+//! see *Security*.
 //!
 //! # Panics
 //!
@@ -129,6 +130,16 @@
 //! The ids of fragments are numbers of the page. Names, errors and panic messages do not reach the client. The output of
 //! a render function is HTML of the application, which has to escape values as everywhere. Undo functions and
 //! transactions of the last pass are decided when the page begins: see [`Promises::on_discard`].
+//!
+//! A server does not poll the body while its client does not read, for example because the window of an HTTP/2 stream
+//! is empty. Until then the promises of the page stand still, and keep what they hold, such as a permit or a connection
+//! of a pool. They end with the [timeout](FragmentLayer::timeout) even then. A promise that awaits a task of its own
+//! (`tokio::spawn`) lets scarce work go on.
+//!
+//! # Nested layers
+//!
+//! A [`PromiseLayer`](crate::PromiseLayer) outside of this layer ends its promises when the page begins. Fragments that
+//! read them later request them again, so read such values outside of fragments.
 //!
 //! # Difference from similar middleware
 //!

@@ -61,6 +61,11 @@ impl Page {
         Poll::Ready(())
     }
 
+    /// Begins the response.
+    pub(super) fn begin(&mut self) {
+        self.rendering.watch();
+    }
+
     /// Whether all fragments are part of the page.
     pub(super) fn is_complete(&self) -> bool {
         self.rendering.is_complete()

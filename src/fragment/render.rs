@@ -6,6 +6,7 @@ use crate::promise::Key;
 use crate::promise::fragment_error::FragmentError;
 use crate::promise::registry::FragmentNumber;
 use crate::{BoxError, Promises, panic};
+use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// The result of calling a render function.
@@ -67,7 +68,11 @@ pub(super) fn attempt<E: Into<BoxError>>(
 
 /// Logs the error of a fragment once for a request, and returns what the page shows instead.
 pub(super) fn failed(promises: &Promises, error: &FragmentError) -> String {
-    if promises.registry.report_fragment(error.name()) {
+    let text = match error.source() {
+        Some(source) => source.to_string(),
+        None => error.to_string(),
+    };
+    if promises.registry.report_fragment(error.name(), text) {
         observe::failed(error);
     }
     let on_error = promises.registry.on_fragment_error();

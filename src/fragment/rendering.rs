@@ -8,7 +8,8 @@ use crate::promise::registry::{FragmentNumber, PendingFragment};
 use crate::promise::{Rest, poll_deadline};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 /// The pending fragments of a page, each of which is rendered when its promises have settled.
@@ -17,8 +18,19 @@ pub(super) struct Rendering {
     rest: Option<Rest>,
     settings: Arc<Settings>,
     deadline: Pin<Box<Sleep>>,
+    /// `None` while the response has not begun.
+    watchdog: Option<Watchdog>,
     has_timed_out: bool,
     observed: ObservedPage,
+}
+
+/// A task that lets the promises of a page time out although its client does not read, so that nothing polls the body.
+struct Watchdog(AbortHandle);
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// The HTML of a fragment.
@@ -41,7 +53,21 @@ impl Rendering {
             rest: Some(rest),
             settings,
             deadline,
+            watchdog: None,
             has_timed_out: false,
+        }
+    }
+
+    /// Watches the time for the fragments from now on, also while the body is not polled.
+    pub(super) fn watch(&mut self) {
+        if let Some(rest) = &self.rest {
+            let deadline = self.deadline.deadline();
+            let time_out = rest.time_out_later();
+            let task = tokio::spawn(async move {
+                sleep_until(deadline).await;
+                time_out();
+            });
+            self.watchdog = Some(Watchdog(task.abort_handle()));
         }
     }
 
@@ -65,7 +91,9 @@ impl Rendering {
     /// Runs the promises without rendering a fragment.
     pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
         if let Some(rest) = &mut self.rest {
-            let _ = rest.drive(cx);
+            if rest.drive(cx).is_pending() {
+                let _ = self.poll_time_out(cx);
+            }
         }
     }
 
@@ -73,6 +101,10 @@ impl Rendering {
     /// fragment.
     pub(super) fn poll_outputs(&mut self, cx: &mut Context<'_>) -> Poll<Vec<Output>> {
         let mut outputs = Vec::new();
+        // The watchdog may have found that the time is over.
+        if Instant::now() >= self.deadline.deadline() {
+            let _ = self.poll_time_out(cx);
+        }
         loop {
             let Some(rest) = &mut self.rest else {
                 return Poll::Ready(outputs);
@@ -99,15 +131,7 @@ impl Rendering {
             if rest.drive(cx).is_ready() {
                 continue;
             }
-            if self.has_timed_out || poll_deadline(self.deadline.as_mut(), cx).is_pending() {
-                return Poll::Pending;
-            }
-            self.has_timed_out = true;
-            {
-                let _span = rest.enter();
-                observe::timed_out(&rest.promises().registry.pending_fragments());
-            }
-            rest.time_out();
+            ready!(self.poll_time_out(cx));
         }
     }
 
@@ -124,10 +148,26 @@ impl Rendering {
 
     /// Ends the page after its last fragment.
     fn finish(&mut self) {
+        self.watchdog = None;
         if let Some(mut rest) = self.rest.take() {
             rest.finish();
             self.observed.complete();
         }
+    }
+
+    /// Ready once, when the time for the fragments is over. Their promises have timed out then.
+    fn poll_time_out(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(rest) = self.rest.as_mut().filter(|_| !self.has_timed_out) else {
+            return Poll::Pending;
+        };
+        ready!(poll_deadline(self.deadline.as_mut(), cx));
+        self.has_timed_out = true;
+        {
+            let _span = rest.enter();
+            observe::timed_out(&rest.promises().registry.pending_fragments());
+        }
+        rest.time_out();
+        Poll::Ready(())
     }
 
     /// Drops what is pending.

@@ -18,6 +18,9 @@ pub(super) const START: &str = "<?start name=\"tp";
 /// The marker after a pending fragment.
 pub(super) const END: &str = "<?end>";
 
+/// The largest number of bytes at the end of a page that are held back as closing tags with white space.
+const MAX_CLOSING_TAGS: usize = 1024;
+
 /// Passes on the bytes of a page, except that it
 /// - replaces pending fragments that have been rendered meanwhile,
 /// - holds back the closing tags at the end of the page, so that the fragments can precede them,
@@ -225,7 +228,8 @@ fn closing_tags(data: &[u8], is_last: bool) -> usize {
         let Some(at) = before.iter().rposition(|byte| *byte == b'<') else {
             break;
         };
-        if are_closing_tags(&data[at..], is_last) {
+        let tags = &data[at..];
+        if tags.len() <= MAX_CLOSING_TAGS && are_closing_tags(tags, is_last) {
             length = data.len() - at;
         }
         before = &data[..at];

@@ -392,3 +392,62 @@ async fn a_body_of_many_frames_is_passed_on() {
     );
     assert_eq!(body, expected);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_time_of_fragments_ends_although_the_body_has_not_ended() {
+    let dropped = Counter::default();
+    let guarded = dropped.clone();
+    let layer = layer().grace(Duration::ZERO).timeout(3 * SECOND);
+    let service = layer.layer(service_fn(move |request: TestRequest| {
+        let guarded = guarded.clone();
+        let fragment = promises(&request).fragment("hangs", "…", move |promises| {
+            promises.result_or_submit("hangs", || {
+                let guard = guarded.on_drop();
+                async move {
+                    let _guard = guard;
+                    std::future::pending::<String>().await
+                }
+            })
+        });
+        let page = Ok::<_, BoxError>(Frame::data(Bytes::from(fragment.to_string())));
+        let body = StreamBody::new(stream::iter([page]).chain(stream::pending()));
+        ready(Ok::<_, BoxError>(html_of(Box::pin(body) as BoxBody)))
+    }));
+    let response = service.oneshot(browser("/")).await.unwrap();
+    let mut body = Box::pin(response.into_body());
+    body.frame().await.unwrap().unwrap();
+    for (seconds, count) in [(2, 0), (2, 1)] {
+        assert!(timeout(SECOND * seconds, body.frame()).await.is_err());
+        assert_eq!(dropped.get(), count);
+    }
+}
+
+/// A server does not poll the body while its client does not read.
+#[tokio::test(start_paused = true)]
+async fn the_time_of_fragments_ends_although_the_client_does_not_read() {
+    let census = Census::default();
+    let layer = without_grace().timeout(5 * SECOND);
+    let service = {
+        let census = census.clone();
+        layer.layer(service_fn(move |request: TestRequest| {
+            let census = census.clone();
+            let page = promises(&request).fragment("slow", "…", move |promises| {
+                let slow = census.read(promises, "slow".to_owned(), 1000);
+                slow.or_else(|error| match error {
+                    PromiseError::TimedOut { .. } => Ok("late".to_owned()),
+                    error => Err(error),
+                })
+            });
+            ready(Ok::<_, BoxError>(html(page.to_string())))
+        }))
+    };
+    let start = Instant::now();
+    let response = service.oneshot(browser("/")).await.unwrap();
+    sleep(4 * SECOND).await;
+    assert_eq!(census.dropped.get(), 0);
+    sleep(2 * SECOND).await;
+    assert_eq!(census.dropped.get(), 1);
+    // A client that reads later gets what the fragment shows without its promise.
+    let page = read(start, response).await;
+    assert_eq!(page.text(), pending(1, "…") + &*template(1, "late"));
+}

@@ -196,3 +196,28 @@ async fn an_error_is_logged_once_for_a_request_with_several_passes() {
     assert_eq!((page.text().as_str(), page.passes), ("title", 2));
     assert_eq!(log.text().matches("a fragment failed").count(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_errors_of_all_fragments_with_one_name_are_logged() {
+    let log = Log::start();
+    open(without_grace(), |promises| {
+        let rows: Vec<_> = (1..=6)
+            .map(|row: u32| {
+                let row = promises.fragment("row", "", move |promises| {
+                    if row > 3 {
+                        after(promises, "later", 2 * SECOND)?;
+                    }
+                    Err::<String, BoxError>(format!("row {row} is broken").into())
+                });
+                row.to_string()
+            })
+            .collect();
+        let title = after(promises, "title", SECOND)?;
+        Ok(title + &*rows.concat())
+    })
+    .await;
+    for row in 1..=6 {
+        let error = format!("row {row} is broken");
+        assert_eq!(log.text().matches(&*error).count(), 1, "{error}");
+    }
+}

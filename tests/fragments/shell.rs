@@ -1,7 +1,8 @@
 //! The part of a page that is sent first: markers, the places of fragments, closing tags.
 
 use crate::support::{
-    Page, SECOND, after, open, pending, problems, start, template, without_grace,
+    Frames, Page, SECOND, after, browser, html_of, open, open_with, pending, problems, start,
+    template, without_grace,
 };
 use std::time::Duration;
 use test_support::Log;
@@ -47,6 +48,27 @@ async fn a_fragment_that_is_ready_within_the_grace_is_part_of_the_page() {
     assert_eq!(page.frames[0].0, 8 * MILLISECOND);
     assert!(!page.head.headers.contains_key("incremental"));
     assert_eq!(page.head.headers["vary"], "accept");
+}
+
+/// A promise that uses up the cooperative budget in each poll leaves none to the timer of the grace.
+#[tokio::test(start_paused = true)]
+async fn the_grace_ends_beside_a_promise_that_is_always_ready() {
+    const STEPS: usize = 100_000;
+    // Advances the paused clock although the runtime is never idle.
+    tokio::spawn(tokio::time::advance(20 * MILLISECOND));
+    let page = open(FragmentLayer::new(), |promises| {
+        let fragment = promises.fragment("busy", "…", |promises| {
+            promises.result_or_submit("busy", async || {
+                for _ in 0..STEPS {
+                    tokio::task::consume_budget().await;
+                }
+                "done".to_owned()
+            })
+        });
+        Ok(fragment.to_string())
+    })
+    .await;
+    assert_eq!(page.text(), pending(1, "…") + &*template(1, "done"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -221,6 +243,37 @@ async fn closing_tags_at_the_end_follow_the_fragments() {
         .await;
         let expected = format!("{}{shown}{}{held}", pending(1, ""), template(1, "slow"));
         assert_eq!(page.text(), expected);
+    }
+}
+
+/// White space after a closing tag is held back with the tag, up to a limit.
+#[tokio::test(start_paused = true)]
+async fn a_page_that_ends_with_much_white_space_is_not_held_back() {
+    for (length, is_held) in [(1000, true), (2000, false), (20_000, false)] {
+        let end = format!("</body>{}", " ".repeat(length));
+        for size in [1, 600, usize::MAX] {
+            let shell = pending(1, "");
+            let mut frames = vec![&*shell];
+            let mut rest = &*end;
+            while !rest.is_empty() {
+                let (frame, others) = rest.split_at(size.min(rest.len()));
+                frames.push(frame);
+                rest = others;
+            }
+            let page = open_with(without_grace(), browser("/"), |promises| {
+                // The first frame contains the fragment.
+                let fragment = promises.fragment("slow", "", |it| after(it, "slow", SECOND));
+                assert!(fragment.is_pending());
+                Ok(html_of(Frames::of(&frames)))
+            })
+            .await;
+            let template = template(1, "slow");
+            let expected = match is_held {
+                true => format!("{shell}{template}{end}"),
+                false => format!("{shell}{end}{template}"),
+            };
+            assert!(page.text() == expected, "{length} in frames of {size}");
+        }
     }
 }
 

@@ -8,14 +8,14 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, COOKIE, SET_COOKIE};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, COOKIE, SET_COOKIE};
 use http_body_util::BodyExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use test_support::Log;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
-use tower::{ServiceBuilder, ServiceExt};
+use tower::{Layer, ServiceBuilder, ServiceExt};
 use tower_http::compression::CompressionLayer;
 use tower_http::decompression::DecompressionLayer;
 use tower_http::trace::TraceLayer;
@@ -276,6 +276,49 @@ async fn server_timing_outside_shows_what_the_page_waited_for() {
     let text = response.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(text, pending(1, "…") + &*template(1, "42"));
     assert_eq!(start.elapsed(), 5 * SECOND);
+}
+
+/// A router sets the `Content-Length` of the page that the handler has returned, so there is nothing to advise.
+#[tokio::test(start_paused = true)]
+async fn a_router_inside_causes_no_warning() {
+    let (gate, log) = (Gate::closed(), Log::start());
+    let app = without_grace().layer(app(&gate, 0));
+    let response = soon(app.oneshot(browser())).await.unwrap();
+    assert!(!response.headers().contains_key(CONTENT_LENGTH));
+    let response = response.map(Body::new);
+    assert_eq!(pass_gate(&gate, response).await, shell() + &*rest(0));
+    assert_eq!(problems(&log), [""; 0]);
+}
+
+/// The layer knows before a pass ends that its page has to be whole, so no transaction of that pass is committed.
+#[tokio::test(start_paused = true)]
+async fn a_transaction_is_committed_once_whenever_its_request_becomes_an_operation() {
+    // The page creates its fragment after six seconds, and returns after eight.
+    for prefer in [
+        "respond-async",
+        "respond-async, wait=5",
+        "respond-async, wait=7",
+    ] {
+        let (gate, ledger) = (Gate::closed(), Ledger::default());
+        gate.open();
+        let app = app(&gate, 0).layer(from_fn(async |request: Request, next: Next| {
+            sleep(2 * SECOND).await;
+            let response = next.run(request).await;
+            sleep(2 * SECOND).await;
+            response
+        }));
+        let operations = OperationLayer::new(Backend::memory());
+        let mut request = browser();
+        let prefer = http::HeaderValue::from_static(prefer);
+        request.headers_mut().insert("prefer", prefer);
+        let app = with_transactions(app, &ledger).layer(without_grace());
+        let response = app.layer(operations).oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 303);
+        sleep(60 * SECOND).await;
+        let ledger = ledger.lock().unwrap();
+        let commits = ledger.iter().filter(|end| **end == "committed").count();
+        assert_eq!(commits, 1, "{ledger:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -74,7 +74,7 @@ pub use futures_util::future::BoxFuture;
 pub use futures_util::stream::BoxStream;
 pub use handler::{Delivery, Handler, Lease, Outcome};
 pub use queue::{Capabilities, Enqueued, Envelope, Priority, Queue, Receipt, Taken};
-pub use store::{Change, CompareAndSet, Entry, Revision, Store, WatchStream};
+pub use store::{Change, CompareAndSet, Entry, Listed, Page, Revision, Store, WatchStream};
 pub use worker::WorkOptions;
 
 /// A boxed error, as in tower.

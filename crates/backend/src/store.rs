@@ -3,6 +3,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use std::fmt;
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,6 +96,38 @@ pub trait Store: Send + Sync + 'static {
     /// Fails if the key is invalid or the backend cannot be reached.
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool, BackendError>>;
 
+    /// Lists the entries whose keys start with `prefix`, in pages. The empty prefix matches all keys.
+    ///
+    /// Without `after`, the page is the first. The next page follows the [`next`](Page::next) of a page, or the
+    /// [position](Listed::position) of one of its entries, in any process. A page has at most `limit` entries, at least
+    /// one is asked for, and at most 1000. It may have fewer entries, even none, although more follow.
+    ///
+    /// The order is that of the adapter. An entry that exists from the first page to the last is listed once if no
+    /// machine changes it meanwhile, and at least once if one does. Any other entry may be listed or not. Each entry is
+    /// one that [`get`](Self::get) could have returned during the call.
+    ///
+    /// The cost grows with the number of entries that are passed. Adapters document whether entries with other keys
+    /// count.
+    ///
+    /// # Cancel safety
+    ///
+    /// The call only reads.
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::InvalidName`] if the prefix is invalid or `after` is not a position of this store.
+    /// [`BackendError::Unsupported`] if the adapter has no lists, which is the default. Any other error means that the
+    /// backend cannot be reached.
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, BackendError>> {
+        let _ = (prefix, after, limit);
+        Box::pin(ready(Err(BackendError::unsupported("lists"))))
+    }
+
     /// Watches all keys that start with `prefix`. The empty prefix matches all keys.
     ///
     /// When the future resolves, the watch is active: the stream yields every change that any machine starts
@@ -151,6 +184,48 @@ pub struct Entry {
     pub value: Bytes,
     /// The revision of the change that set the value.
     pub revision: Revision,
+}
+
+/// A page of a [list](Store::list).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Page {
+    /// The entries.
+    pub entries: Vec<Listed>,
+    /// The position after this page, `None` if it is the last. It may be behind the last entry.
+    pub next: Option<Arc<str>>,
+}
+
+impl Page {
+    /// Creates a page, for adapters.
+    #[must_use]
+    pub const fn new(entries: Vec<Listed>, next: Option<Arc<str>>) -> Self {
+        Self { entries, next }
+    }
+}
+
+/// An entry of a [list](Store::list).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Listed {
+    /// The key.
+    pub key: Arc<str>,
+    /// The value and its revision.
+    pub entry: Entry,
+    /// The position in the list, in a format of the adapter, without control characters.
+    pub position: Arc<str>,
+}
+
+impl Listed {
+    /// Creates an entry, for adapters.
+    #[must_use]
+    pub const fn new(key: Arc<str>, entry: Entry, position: Arc<str>) -> Self {
+        Self {
+            key,
+            entry,
+            position,
+        }
+    }
 }
 
 /// The result of [`Store::compare_and_set`].
@@ -212,6 +287,15 @@ impl<S: Store + ?Sized> Store for Arc<S> {
 
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool, BackendError>> {
         (**self).delete(key)
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, BackendError>> {
+        (**self).list(prefix, after, limit)
     }
 
     fn watch<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<WatchStream, BackendError>> {

@@ -116,6 +116,7 @@ mod names;
 mod observe;
 mod queue;
 mod revisions;
+mod scan;
 mod store;
 mod streams;
 mod sweep;

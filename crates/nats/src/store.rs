@@ -1,6 +1,7 @@
 use super::connection::{Connection, Stored};
 use super::feed::{Event, Feed};
 use super::revisions::Revisions;
+use super::scan::{Scan, Scanned};
 use super::streams::{incarnation, incarnation_of};
 use super::{names, time};
 use async_nats::jetstream::message::PublishMessage;
@@ -13,11 +14,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
-use tower_promises_backend::kit::limits::check_size;
+use tower_promises_backend::kit::limits::{check_size, page_limit};
 use tower_promises_backend::{
-    BackendError, Change, CompareAndSet, Entry, Revision, Store, WatchStream, check_name,
-    check_prefix,
+    BackendError, Change, CompareAndSet, Entry, Listed, Page, Revision, Store, WatchStream,
+    check_name, check_prefix,
 };
+
+/// The number of messages that are read for one page.
+const MAX_SCANNED: usize = 10_000;
 
 /// The header of a deletion, as in the key-value stores of NATS.
 const OPERATION: &str = "KV-Operation";
@@ -33,6 +37,8 @@ const TIME_TO_LIVE: &str = "Tower-Promises-Time-To-Live";
 /// sequences of the stream, so they number the changes of all keys. A time to live starts when the server has stored
 /// the value, and ends by the [clock of the server](super#clocks). An expired value is absent at once. A
 /// [sweep](super::NatsBuilder::sweep_interval) deletes it from the server.
+///
+/// Lists are in the order of the last changes, and pass all keys of the store: a page reads at most 10,000 of them.
 ///
 /// The server publishes each change after storing it. A watcher detects missing changes by their sequences, and reports
 /// them when the next change arrives. In a cluster, a change may be lost when a stream gets a new leader.
@@ -83,6 +89,41 @@ impl NatsStore {
         self.revisions.remember(revision, stored.time, time_to_live);
         let value = stored.payload;
         Ok((sequence, Some(Entry { value, revision })))
+    }
+
+    /// Reads a page, in the order of the last changes. All keys are in one stream, so those without the prefix are
+    /// passed, too.
+    async fn page(
+        &self,
+        prefix: &str,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<Page, BackendError> {
+        let stream = &self.connection.streams().values;
+        let mut scan = Scan::begin(&self.connection, stream, after, false).await?;
+        let (mut entries, mut last) = (Vec::new(), 0);
+        for _ in 0..MAX_SCANNED {
+            let Some(Scanned { subject, stored }) = scan.next().await? else {
+                return Ok(Page::new(entries, None));
+            };
+            last = stored.sequence;
+            let key = names::last_name(&subject).filter(|key| key.starts_with(prefix));
+            let Some(key) = key else {
+                continue;
+            };
+            if is_over(&stored, Duration::ZERO, &self.connection).await? {
+                continue;
+            }
+            let entry = Entry {
+                value: stored.payload,
+                revision: Revision::new(last),
+            };
+            entries.push(Listed::new(key.into(), entry, last.to_string().into()));
+            if entries.len() == limit {
+                break;
+            }
+        }
+        Ok(Page::new(entries, Some(last.to_string().into())))
     }
 
     /// Builds a message that sets a value.
@@ -258,6 +299,21 @@ impl Store for NatsStore {
         Box::pin(async move {
             let subject = self.subject(key)?;
             self.connection.in_time(|| self.remove(&subject)).await
+        })
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, BackendError>> {
+        Box::pin(async move {
+            check_prefix(prefix)?;
+            let after = after.map(str::parse).transpose().map_err(|_| {
+                BackendError::invalid_name("it is not a position in a list of this store")
+            })?;
+            self.page(prefix, after, page_limit(limit)).await
         })
     }
 

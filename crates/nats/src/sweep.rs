@@ -1,13 +1,12 @@
 use super::connection::{Connection, Stored};
 use super::leases::{Number, State, known};
+use super::scan::{Scan, Scanned};
 use super::{observe, store};
-use async_nats::jetstream::consumer::push::OrderedConfig;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
-use futures_util::StreamExt;
 use std::sync::Weak;
-use std::time::{Duration, SystemTime};
-use tokio::time::{sleep, timeout};
+use std::time::Duration;
+use tokio::time::sleep;
 use tower_promises_backend::BackendError;
 
 /// Deletes expired messages from the streams, in turns with the other processes, until all adapters of the connection
@@ -140,53 +139,17 @@ impl Turn<'_> {
             Kind::Values => (&self.connection.streams().values, true),
             Kind::Leases => (&self.connection.streams().leases, false),
         };
-        let open = || async {
-            let info = stream.get_info().await.map_err(BackendError::unavailable)?;
-            if info.state.messages == 0 {
-                return Ok(None);
-            }
-            let consumer = OrderedConfig {
-                deliver_subject: self.connection.client().new_inbox(),
-                headers_only,
-                ..Default::default()
-            };
-            let consumer = stream.create_consumer(consumer).await;
-            let consumer = consumer.map_err(BackendError::unavailable)?;
-            let messages = consumer.messages().await;
-            Ok(Some(messages.map_err(BackendError::unavailable)?))
-        };
-        let Some(mut messages) = self.connection.in_time(open).await? else {
-            return Ok(());
-        };
-        let after = self.connection.settings().timeout;
-        loop {
-            let next = timeout(after, messages.next()).await;
-            let Some(message) = next.map_err(|_| BackendError::timed_out(after))? else {
-                return Ok(());
-            };
-            let message = message.map_err(BackendError::unavailable)?;
-            let info = message.info().map_err(BackendError::unavailable)?;
-            let (sequence, pending) = (info.stream_sequence, info.pending);
-            let stored = Stored {
-                sequence,
-                time: SystemTime::from(info.published),
-                headers: message.message.headers.unwrap_or_default(),
-                payload: message.message.payload,
-            };
-            if self
-                .is_over(kind, &stored, &message.message.subject)
-                .await?
-            {
+        let mut scan = Scan::begin(self.connection, stream, None, headers_only).await?;
+        while let Some(Scanned { subject, stored }) = scan.next().await? {
+            if self.is_over(kind, &stored, &subject).await? {
                 let delete = || async {
                     // Another process may have deleted or replaced the message.
-                    let _ = stream.delete_message(sequence).await;
+                    let _ = stream.delete_message(stored.sequence).await;
                     Ok(())
                 };
                 self.connection.in_time(delete).await?;
             }
-            if pending == 0 {
-                return Ok(());
-            }
         }
+        Ok(())
     }
 }

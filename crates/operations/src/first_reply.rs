@@ -11,7 +11,7 @@ use super::prefer::Preferences;
 use super::record::Requester;
 use super::reply::{self, Reply, add_vary, varying};
 use super::settings::{Escalate, Settings};
-use super::{durable, idempotency, observe};
+use super::{durable, idempotency, observe, on_end};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
@@ -34,6 +34,7 @@ where
     B: Body<Data: Send, Error: Send> + Send + 'static,
     R: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
+    on_end::listen(&instance);
     let (mut parts, body) = request.into_parts();
     parts.extensions.insert(Operations::of(instance.clone()));
     let settings = &instance.settings;
@@ -67,6 +68,7 @@ where
         requester: Requester {
             principal: settings.principal(&parts),
             received: settings.now(),
+            callback: settings.callback(&parts),
         },
         preferences,
         patience: if can_escalate {

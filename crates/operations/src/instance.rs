@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tower_promises_backend::kit::drain::{Drain, Running};
 use tower_promises_backend::kit::sync::lock;
 use tower_promises_backend::kit::topics::Listening;
-use tower_promises_backend::{Backend, BackendError};
+use tower_promises_backend::{Backend, BackendError, BoxError};
 
 /// How long a cancelling request waits until the work has been dropped. Work is only dropped later if it blocks its
 /// thread.
@@ -39,6 +39,8 @@ pub(super) struct Instance {
     /// The operations that clients of this process are cancelling, and how many do.
     cancelling: Mutex<HashMap<Key, usize>>,
     listening: Listening,
+    /// The worker that tells ends. The first request starts it.
+    pub(super) telling: Listening,
     pub(super) types: Types,
 }
 
@@ -100,6 +102,7 @@ impl Instance {
             drain: Arc::default(),
             cancelling: Mutex::default(),
             listening: Listening::default(),
+            telling: Listening::default(),
             types: Types::default(),
         })
     }
@@ -154,7 +157,21 @@ impl Instance {
         may: impl Fn(&Record) -> bool + Send + Sync + 'static,
     ) -> Result<Changed, BackendError> {
         let cancelling = Cancelling::begin(self.clone(), key.clone());
-        to_its_end(async move { cancelling.instance.cancel_now(&cancelling.key, may).await }).await
+        to_its_end(async move {
+            let (instance, key) = (&cancelling.instance, &cancelling.key);
+            let changed = instance.cancel_now(key, may).await;
+            if matches!(&changed, Ok(Changed::Yes(record)) if record.durable.is_some()) {
+                // No process may run the operation now, so none would tell before the envelope of the end is due.
+                let (instance, key) = (instance.clone(), key.clone());
+                tokio::spawn(async move {
+                    if let Err(error) = instance.tell_end(&key).await {
+                        observe::on_end_failed(&key, &*error);
+                    }
+                });
+            }
+            changed
+        })
+        .await
     }
 
     async fn cancel_now(
@@ -200,6 +217,9 @@ impl Instance {
     }
 
     async fn remove_now(&self, key: &Key, record: &Record) -> Result<bool, BackendError> {
+        // Nothing is told of an operation without a record.
+        let told = self.tell_end(key).await;
+        told.map_err(BackendError::unavailable)?;
         // The tombstone first: without the record it says that the operation has expired.
         self.records.backend.delete(&key.tombstone()).await?;
         let removed = self.records.backend.delete(&key.record()).await?;
@@ -225,6 +245,24 @@ impl Instance {
             }
         }
         Ok(removed)
+    }
+
+    /// Tells the application of the end of an operation, unless that was done or the operation has not ended.
+    pub(super) async fn tell_end(&self, key: &Key) -> Result<(), BoxError> {
+        let Some(on_end) = &self.settings.on_end else {
+            return Ok(());
+        };
+        let Some((record, _)) = self.records.read(key).await? else {
+            return Ok(());
+        };
+        if !record.untold || !record.status.is_terminal() {
+            return Ok(());
+        }
+        on_end(record).await?;
+        // The document of the operation does not show this change, so its version stays.
+        let told = |record: &mut Record| std::mem::take(&mut record.untold);
+        self.records.change(key, told).await?;
+        Ok(())
     }
 
     /// Removes a result that has been read.

@@ -1,5 +1,5 @@
 use super::instance::Instance;
-use super::operations::Operations;
+use super::operations::{Operation, Operations};
 use super::page::{PageContext, Strings};
 use super::service::{OperationRoutes, OperationService};
 use super::settings::{Escalate, MOUNT, OnDisconnect, Settings};
@@ -8,8 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tower_layer::Layer;
-use tower_promises_backend::Backend;
 use tower_promises_backend::kit::clock::LONGEST;
+use tower_promises_backend::{Backend, BoxError};
 
 /// Layer that applies the [`OperationService`] middleware.
 ///
@@ -169,6 +169,64 @@ impl OperationLayer {
     /// See [the rules](super#idempotency-keys).
     pub fn idempotency_keys(self, honoured: bool) -> Self {
         self.with(|settings| settings.idempotency_keys = honoured)
+    }
+}
+
+/// Calls at the end.
+impl OperationLayer {
+    /// Sets the function that is called when an operation has ended, in any way, by default none.
+    ///
+    /// It is called at least once for each operation, after the end is recorded. If it fails, or the process dies before
+    /// it has succeeded, it is called again after two [leases](Self::lease), at least 15 seconds, by any process that
+    /// shares the backend, until the operation [expires](Self::retention). A process takes part from its first request
+    /// on. A client cannot remove an operation before the function has succeeded: the removal is answered with 503.
+    ///
+    /// Requests that are answered within the wait are not operations. With an idempotency key, they are.
+    ///
+    /// The queue of the backend must support [delays](tower_promises_backend::Capabilities::delays). If the queue does
+    /// not accept the call, the request stays on its connection. `TaskQueue::on_operation_end` of `tower-promises-tasks`
+    /// submits a task, such as a webhook.
+    ///
+    /// # Panics
+    ///
+    /// A panic in the function is a failure.
+    pub fn on_end<F>(self, on_end: impl Fn(Operation) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<(), BoxError>> + Send + 'static,
+    {
+        let on_end = Arc::new(on_end);
+        self.with(|settings| {
+            settings.on_end = Some(Arc::new(move |record| {
+                let on_end = on_end.clone();
+                Box::pin(async move {
+                    // In a task of its own, so that a panic is an error here.
+                    let called = tokio::spawn(async move { on_end(Operation::of(record)).await });
+                    called.await?
+                })
+            }));
+        })
+    }
+
+    /// Sets the function that decides whether a client may set the address that is called at the end of its operation,
+    /// with the request header `Prefer: callback; url="https://…"` (OData 4.01). By default no client may, and the
+    /// preference is ignored.
+    ///
+    /// The address is available as [`Operation::callback`]; the function of [`on_end`](Self::on_end) calls it. A client
+    /// chooses the address, so check its host, and send with a client that refuses private addresses, as `Webhook` of
+    /// `tower-promises-tasks` does.
+    ///
+    /// ```
+    /// use tower_promises_operations::OperationLayer;
+    ///
+    /// let layer = OperationLayer::memory()
+    ///     .callbacks(|_, url| url.starts_with("https://"));
+    /// # let _ = layer;
+    /// ```
+    pub fn callbacks(
+        self,
+        allow: impl Fn(&request::Parts, &str) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|settings| settings.callbacks = Some(Arc::new(allow)))
     }
 }
 

@@ -183,6 +183,9 @@
 //!   event at a time, when its client takes it.
 //! - **Internal details** do not reach the client: no panic or error text, no key, no limit.
 //!
+//! A client may set an address that the server calls only where [`OperationLayer::callbacks`] allows it. Such an address
+//! can point into the network of the server, see there.
+//!
 //! # Difference from its neighbours
 //!
 //! `tower::timeout` drops the work where this layer continues it. A [`PromiseLayer`] makes a slow page fast by running
@@ -221,6 +224,7 @@ mod limits;
 mod memory;
 mod mount;
 mod observe;
+mod on_end;
 mod operations;
 pub mod page;
 mod prefer;

@@ -17,6 +17,18 @@ pub(super) fn ended(key: &Key, status: Status, code: Option<&str>) {
     log::info!(operation = %key, %status, code, "an operation has ended");
 }
 
+pub(super) fn on_end_failed(key: &Key, error: &(dyn std::error::Error + 'static)) {
+    log::warning!(operation = %key, error, "the application was not told of the end of an operation");
+}
+
+pub(super) fn teller_lost(error: Option<&BackendError>, pause: Duration) {
+    log::error!(
+        error = error.map(|error| error as &(dyn std::error::Error + 'static)),
+        ?pause,
+        "the worker that tells of ends has ended, it will be started again"
+    );
+}
+
 pub(super) fn run_began(key: &Key, attempt: u32) {
     log::info!(operation = %key, attempt, "a run of a durable operation has begun");
 }

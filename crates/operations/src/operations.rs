@@ -172,6 +172,10 @@ impl Operations {
 }
 
 impl Operation {
+    pub(super) fn of(record: Record) -> Self {
+        Self { record }
+    }
+
     /// Returns the id. It is a secret: any client that knows it can see the operation, unless the operation has a
     /// principal.
     #[must_use]
@@ -218,6 +222,13 @@ impl Operation {
     #[must_use]
     pub fn error_code(&self) -> Option<&str> {
         self.record.error.as_ref().map(|error| &*error.code)
+    }
+
+    /// Returns the address that the client wants to be called at the end of the operation, if it has set one and
+    /// [may](super::OperationLayer::callbacks).
+    #[must_use]
+    pub fn callback(&self) -> Option<&str> {
+        self.record.callback.as_deref()
     }
 
     /// Returns the time of creation.

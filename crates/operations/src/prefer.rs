@@ -6,6 +6,9 @@ use std::time::Duration;
 
 pub(super) const PREFER: HeaderName = HeaderName::from_static("prefer");
 
+/// The longest address of a callback.
+const MAX_CALLBACK_BYTES: usize = 2048;
+
 /// The preferences of a client that affect operations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Preferences {
@@ -49,15 +52,44 @@ impl Preferences {
     }
 
     /// Returns the value of `Preference-Applied` for a request that has become an operation.
-    pub(super) fn applied(self, longest: Duration) -> Option<String> {
+    pub(super) fn applied(self, longest: Duration, has_callback: bool) -> Option<String> {
         let wait = self.wait.filter(|wait| *wait <= longest.as_secs());
         let mut applied = Vec::new();
         if self.respond_async {
             applied.push("respond-async".to_owned());
         }
         applied.extend(wait.map(|wait| format!("wait={wait}")));
+        if has_callback {
+            applied.push("callback".to_owned());
+        }
         (!applied.is_empty()).then(|| applied.join(", "))
     }
+}
+
+/// Returns the address of the preference `callback` (OData 4.01; `odata.callback` in OData 4.0): the parameter `url`. The
+/// first of repeated preferences counts, even if it is malformed.
+pub(super) fn callback(headers: &HeaderMap) -> Option<String> {
+    for line in headers.get_all(PREFER) {
+        let line = line.to_str().unwrap_or_default();
+        for preference in split(line, ',') {
+            let mut parts = split(preference, ';').map(str::trim);
+            let name = parts.next().unwrap_or_default();
+            let is_callback = ["callback", "odata.callback"]
+                .iter()
+                .any(|callback| name.eq_ignore_ascii_case(callback));
+            if !is_callback {
+                continue;
+            }
+            let url = parts.find_map(|parameter| {
+                let (name, value) = parameter.split_once('=')?;
+                let is_url = name.trim().eq_ignore_ascii_case("url");
+                is_url.then(|| unquoted(value.trim()))
+            })?;
+            let is_valid = (1..=MAX_CALLBACK_BYTES).contains(&url.len()) && !url.contains('\\');
+            return is_valid.then(|| url.to_owned());
+        }
+    }
+    None
 }
 
 /// Parses digits only: the grammar has no sign and no fraction. A number that overflows counts as the longest wait.

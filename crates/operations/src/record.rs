@@ -86,6 +86,12 @@ pub(super) struct Record {
     /// The name of its idempotency key in the store.
     #[serde(default)]
     pub(super) claim: Option<String>,
+    /// The address that the client wants to be called at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) callback: Option<String>,
+    /// The application is still to be told of the end.
+    #[serde(default)]
+    pub(super) untold: bool,
     /// The stored response, if the inner service has answered.
     pub(super) result: Option<Stored>,
     /// The result could be read once, and has been read.
@@ -105,6 +111,8 @@ pub(super) struct Requester {
     pub(super) principal: Option<String>,
     /// In milliseconds since the epoch.
     pub(super) received: u64,
+    /// The address that the client wants to be called at the end.
+    pub(super) callback: Option<String>,
 }
 
 /// The reason why an operation has failed or was cancelled. Neither part is empty.
@@ -139,6 +147,7 @@ impl Record {
         let Requester {
             principal,
             received,
+            callback,
         } = requester;
         let now = now().max(received);
         Self {
@@ -159,6 +168,8 @@ impl Record {
             told: false,
             forgotten: false,
             claim: None,
+            callback,
+            untold: false,
             result: None,
             consumed: false,
             durable: None,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tower_promises_backend::kit::backoff::retry;
 use tower_promises_backend::kit::deadline::TimedBackend;
 use tower_promises_backend::kit::documents::{self, Update, encode};
-use tower_promises_backend::{Backend, BackendError, Revision};
+use tower_promises_backend::{Backend, BackendError, Envelope, Revision};
 
 /// The largest number of listed operations of a principal.
 pub(super) const MAX_LISTED: usize = 256;
@@ -20,6 +20,9 @@ pub(super) const MAX_LISTED: usize = 256;
 /// The largest number of stored ids in a list. A refused request removes its id again. The difference to [`MAX_LISTED`]
 /// is the number of such requests that can run at the same time without pushing out a listed operation.
 const MAX_KEPT: usize = 2 * MAX_LISTED;
+
+/// The queue with an envelope for each operation whose end the application is told of.
+pub(super) const END_QUEUE: &str = "operation/end";
 
 /// The store, with a timeout on each call.
 #[derive(Clone, Debug)]
@@ -30,6 +33,8 @@ pub(super) struct Records {
     lease: Duration,
     /// The longest time between the acceptance of an operation and its end in the store.
     longest: Duration,
+    /// The time between two checks whether an operation has ended, if the application is told of ends.
+    recheck: Option<Duration>,
     /// Expired leases of other processes.
     absences: Arc<Absences>,
 }
@@ -49,6 +54,7 @@ impl Records {
             retention: settings.retention,
             lease: settings.lease,
             longest: settings.longest(),
+            recheck: settings.on_end.is_some().then(|| recheck(settings.lease)),
             absences: Arc::default(),
         }
     }
@@ -72,6 +78,7 @@ impl Records {
         record.in_flight = claim.is_some();
         record.claim = claim;
         let key = Key::of(&record.id);
+        self.watch_end(&key, &mut record).await?;
         self.bury(&key, &record).await?;
         // The lease is stored first, because a record without a lease is lost.
         self.renew_lease(&key).await?;
@@ -86,6 +93,26 @@ impl Records {
             }
         }
         Ok((key, record))
+    }
+
+    /// Adds the envelope that survives this process and tells the application of the end, if it is to be told. The caller
+    /// stores the record afterwards, so that no end remains untold. The envelope of an operation that does not exist is
+    /// without effect.
+    pub(super) async fn watch_end(
+        &self,
+        key: &Key,
+        record: &mut Record,
+    ) -> Result<(), BackendError> {
+        let Some(recheck) = self.recheck else {
+            return Ok(());
+        };
+        record.untold = true;
+        // A durable operation may end more than once.
+        let turn = record.durable.as_ref().map_or(1, |durable| durable.turn);
+        let id = format!("{}/{turn}", key.as_str());
+        let payload = Bytes::copy_from_slice(key.as_str().as_bytes());
+        let envelope = Envelope::new(END_QUEUE, id, payload).delay(recheck);
+        self.backend.enqueue(envelope).await
     }
 
     /// Removes all records of an operation that has no result and whose id no client has.
@@ -241,6 +268,12 @@ impl Records {
         };
         self.backend.change(&list_key(principal), update).await
     }
+}
+
+/// Returns the time between two checks whether an operation has ended. The process that runs an operation tells its end
+/// at once. The checks are for processes that have died.
+pub(super) fn recheck(lease: Duration) -> Duration {
+    Duration::from_secs(15).max(lease.saturating_mul(2))
 }
 
 fn list_key(principal: &str) -> String {

@@ -46,7 +46,7 @@ pub(super) fn accepted<R>(
         let headers = response.headers_mut();
         headers.insert(OPERATION_LOCATION, value(&links.own));
         headers.insert(LINK, value(&format!("<{}>; rel=\"monitor\"", links.own)));
-        if let Some(applied) = preferences.applied(settings.max_wait) {
+        if let Some(applied) = preferences.applied(settings.max_wait, record.callback.is_some()) {
             headers.insert(PREFERENCE_APPLIED, value(&applied));
         }
         response

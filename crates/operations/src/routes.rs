@@ -8,7 +8,7 @@ use super::record::{Key, Record, Status};
 use super::records::Changed;
 use super::reply::{self, Reply, no_store};
 use super::settings::Settings;
-use super::{durable, events, observe, page};
+use super::{durable, events, observe, on_end, page};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, VARY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, request};
@@ -70,6 +70,7 @@ where
     let route = Route::of(path, &settings.mount).or_else(|| Route::of(path, ""));
     let route = route.unwrap_or(Route::Unknown);
     instance.listen();
+    on_end::listen(&instance);
     let id = match route {
         Route::Asset(file) => return asset(settings, file, &parts),
         Route::Unknown => return reply::not_found(settings, headers),

@@ -81,6 +81,9 @@ where
             observe::backend_failed(&key, &error);
         }
         drop(self.registration);
+        if let Err(error) = instance.tell_end(&key).await {
+            observe::on_end_failed(&key, &*error);
+        }
         // The admission still counts work that blocks its thread.
         self.work.stop().await;
     }

@@ -1,7 +1,9 @@
 use super::document::Links;
 use super::limits::Share;
 use super::page::{PageContext, Strings};
-use super::record::{RECORD_BYTES, principal_digest};
+use super::prefer::callback;
+use super::record::{RECORD_BYTES, Record, principal_digest};
+use futures_util::future::BoxFuture;
 use http::header::{
     ACCEPT, ACCEPT_LANGUAGE, CONNECTION, CONTENT_LANGUAGE, CONTENT_TYPE, HOST, HeaderName, UPGRADE,
     USER_AGENT,
@@ -10,6 +12,7 @@ use http::{Method, request};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+use tower_promises_backend::BoxError;
 use tower_promises_backend::kit::clock;
 
 /// The default mount path.
@@ -71,6 +74,8 @@ pub(super) struct Settings {
     pub(super) heartbeat: Duration,
     pub(super) backend_timeout: Duration,
     pub(super) page: Option<Arc<Page>>,
+    pub(super) on_end: Option<Arc<OnEnd>>,
+    pub(super) callbacks: Option<Arc<Callbacks>>,
     pub(super) strings: Arc<Strings>,
     pub(super) durable: DurableSettings,
     /// The present time in milliseconds since the epoch.
@@ -123,6 +128,10 @@ impl Default for DurableSettings {
 
 pub(super) type Predicate = dyn Fn(&request::Parts) -> Escalate + Send + Sync;
 pub(super) type Principal = dyn Fn(&request::Parts) -> Option<String> + Send + Sync;
+/// Decides whether a client may set this address, which is called when its operation has ended.
+pub(super) type Callbacks = dyn Fn(&request::Parts, &str) -> bool + Send + Sync;
+/// Is called with the record of an operation that has ended.
+pub(super) type OnEnd = dyn Fn(Record) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync;
 pub(super) type IsDurable = dyn Fn(&request::Parts) -> bool + Send + Sync;
 pub(super) type Rebuild = dyn Fn(&mut request::Parts) + Send + Sync;
 pub(super) type Shows = dyn Fn(&str) -> bool + Send + Sync;
@@ -158,6 +167,8 @@ impl Default for Settings {
             heartbeat: Duration::from_secs(15),
             backend_timeout: Duration::from_secs(5),
             page: None,
+            on_end: None,
+            callbacks: None,
             strings: Arc::default(),
             durable: DurableSettings::default(),
             clock: Arc::new(clock::now),
@@ -221,6 +232,12 @@ impl Settings {
     pub(super) fn principal(&self, request: &request::Parts) -> Option<String> {
         let principal = (self.principal)(request);
         principal.map(|principal| principal_digest(&principal))
+    }
+
+    /// Returns the address that a client wants to be called when its operation has ended, if it may set it.
+    pub(super) fn callback(&self, request: &request::Parts) -> Option<String> {
+        let callbacks = self.callbacks.as_ref()?;
+        callback(&request.headers).filter(|url| callbacks(request, url))
     }
 
     /// The present time in milliseconds since the epoch.

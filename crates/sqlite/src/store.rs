@@ -8,10 +8,10 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, query};
 use std::sync::Arc;
 use std::time::Duration;
-use tower_promises_backend::kit::limits::check_size;
+use tower_promises_backend::kit::limits::{check_size, page_limit};
 use tower_promises_backend::{
-    BackendError, Change, CompareAndSet, Entry, Revision, Store, WatchStream, check_name,
-    check_prefix,
+    BackendError, Change, CompareAndSet, Entry, Listed, Page, Revision, Store, WatchStream,
+    check_name, check_prefix,
 };
 
 /// A [`Store`] between the processes that open one file. [`SqliteDatabase`](super::SqliteDatabase) creates it.
@@ -19,7 +19,8 @@ use tower_promises_backend::{
 /// Times to live use the [clock of the database](super#clocks), with a resolution of a millisecond. An expired value is
 /// absent at once, and a later write deletes it from the file. Watchers receive changes of their own process at once,
 /// and changes of other processes with the next [poll](super::SqliteBuilder::poll_interval). Revisions number the
-/// changes of all keys.
+/// changes of all keys. Lists are in the order of keys, and cost what their entries cost: entries with other keys do not
+/// count.
 #[derive(Clone, Debug)]
 pub struct SqliteStore {
     connections: Arc<Connections>,
@@ -56,6 +57,11 @@ const DELETE: &str = "DELETE FROM store_entries
     WHERE key = ?1 AND (expires IS NULL OR expires > (SELECT milliseconds FROM now))
     RETURNING revision";
 
+// The order of keys is that of their bytes, so all keys with a prefix follow it.
+const LIST: &str = "SELECT revision, value, key FROM store_entries
+    WHERE key >= ?1 AND key > ?2 AND (expires IS NULL OR expires > (SELECT milliseconds FROM now))
+    ORDER BY key LIMIT ?3";
+
 impl SqliteStore {
     pub(super) fn new(connections: Arc<Connections>, changes: Arc<Feed<Changes>>) -> Self {
         Self {
@@ -81,6 +87,32 @@ impl SqliteStore {
             .bind(key.to_owned())
             .bind(Vec::from(value))
             .bind(time_to_live.and_then(milliseconds)))
+    }
+
+    /// Reads a page, in the order of keys.
+    async fn page(&self, prefix: &str, after: &str, limit: usize) -> Result<Page, BackendError> {
+        let list = query(LIST)
+            .bind(prefix.to_owned())
+            .bind(after.to_owned())
+            .bind(i64::try_from(limit).unwrap_or(i64::MAX));
+        let rows = self.connections.read(list).await?;
+        let listed = rows.iter().map(|row| {
+            let value: Vec<u8> = row.try_get(1)?;
+            let entry = Entry {
+                value: value.into(),
+                revision: revision(row, 0)?,
+            };
+            let key = Arc::<str>::from(row.try_get::<&str, _>(2)?);
+            Ok(Listed::new(key.clone(), entry, key))
+        });
+        let listed: sqlx::Result<Vec<_>> = listed.collect();
+        let mut listed = listed.map_err(|error| self.connections.database().error(error))?;
+        let is_full = listed.len() == limit;
+        let before = listed.len();
+        listed.retain(|listed| listed.key.starts_with(prefix));
+        let is_last = !is_full || listed.len() < before;
+        let next = listed.last().map(|listed| listed.position.clone());
+        Ok(Page::new(listed, next.filter(|_| !is_last)))
     }
 
     /// Runs a statement that changes at most one key. Returns the revision of its row.
@@ -199,6 +231,19 @@ impl Store for SqliteStore {
             check_name(key)?;
             let deleted = self.change(query(DELETE).bind(key.to_owned())).await?;
             Ok(deleted.is_some())
+        })
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, BackendError>> {
+        Box::pin(async move {
+            check_prefix(prefix)?;
+            let after = after.unwrap_or_default();
+            self.page(prefix, after, page_limit(limit)).await
         })
     }
 

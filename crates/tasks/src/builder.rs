@@ -25,6 +25,10 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 pub struct TasksBuilder {
     backend: Backend,
     queues: HashMap<Arc<str>, Provided>,
+    #[cfg(feature = "schedules")]
+    schedules: HashMap<Arc<str>, Arc<super::Schedule>>,
+    #[cfg(feature = "schedules")]
+    clock: Arc<dyn Fn() -> std::time::SystemTime + Send + Sync>,
     state: Extensions,
     is_conflict: Option<Arc<IsConflict>>,
     make_span: Option<Arc<MakeSpan>>,
@@ -37,6 +41,10 @@ impl Tasks {
         TasksBuilder {
             backend,
             queues: HashMap::new(),
+            #[cfg(feature = "schedules")]
+            schedules: HashMap::new(),
+            #[cfg(feature = "schedules")]
+            clock: Arc::new(std::time::SystemTime::now),
             state: Extensions::new(),
             is_conflict: None,
             make_span: None,
@@ -52,6 +60,29 @@ impl TasksBuilder {
     /// to an unknown queue run in place, within the call that submits them.
     pub fn queue(mut self, queue: TaskQueueOptions) -> Self {
         self.queues.insert(queue.name, queue.provided);
+        self
+    }
+
+    /// Adds a schedule. A schedule of the same name is replaced.
+    ///
+    /// Each [worker](Tasks::work) of the schedule's queue keeps the schedule, so the queue must be
+    /// [added](Self::queue) as well. Each due time runs once, however many workers there are. See [the
+    /// guide](super::guide#schedules).
+    #[cfg(feature = "schedules")]
+    pub fn schedule(mut self, schedule: super::Schedule) -> Self {
+        self.schedules
+            .insert(schedule.name.clone(), Arc::new(schedule));
+        self
+    }
+
+    /// Sets the clock of schedules, by default [`SystemTime::now`](std::time::SystemTime::now). A test can set a clock
+    /// that it advances, together with the paused clock of tokio. The function is called often and must not block.
+    #[cfg(feature = "schedules")]
+    pub fn clock(
+        mut self,
+        clock: impl Fn() -> std::time::SystemTime + Send + Sync + 'static,
+    ) -> Self {
+        self.clock = Arc::new(clock);
         self
     }
 
@@ -208,17 +239,28 @@ impl TasksBuilder {
     /// Creates the handle. A process needs one; clones share it.
     #[must_use]
     pub fn build(self) -> Tasks {
+        #[cfg(feature = "schedules")]
+        for schedule in self.schedules.values() {
+            if !self.queues.contains_key(&schedule.queue) {
+                super::observe::schedule_without_queue(&schedule.name, &schedule.queue);
+            }
+        }
         let core = Core {
             records: Records {
                 backend: TimedBackend::new(self.backend, self.settings.backend_timeout),
             },
             settings: self.settings,
             queues: self.queues,
+            #[cfg(feature = "schedules")]
+            schedules: self.schedules,
+            #[cfg(feature = "schedules")]
+            clock: self.clock,
             state: self.state,
             is_conflict: self.is_conflict,
             make_span: self.make_span,
             subscriptions: Subscriptions::default(),
             suspect: tokio::sync::Mutex::new(()),
+            turns: Default::default(),
             listening: Listening::default(),
         };
         Tasks {

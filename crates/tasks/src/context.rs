@@ -1,6 +1,6 @@
 use super::scope;
 use super::tasks::{Shared, TaskContext, Tasks};
-use super::{Principal, TaskId, TraceContext};
+use super::{EndedTask, Principal, TaskId, TraceContext};
 use std::any::type_name;
 use std::error::Error;
 use std::fmt;
@@ -19,6 +19,7 @@ impl TaskContext {
             task: "detached".into(),
             attempt: 1,
             caller: scope::current().caller.clone(),
+            ended: None,
             report: watch::Sender::default(),
             stop: Arc::default(),
         })
@@ -53,6 +54,12 @@ impl TaskContext {
     #[must_use]
     pub fn principal(&self) -> Option<&Principal> {
         self.shared.caller.principal.as_ref()
+    }
+
+    /// Returns the task whose end has caused this task, see [`Submit::on_end`](super::Submit::on_end).
+    #[must_use]
+    pub fn ended(&self) -> Option<&EndedTask> {
+        self.shared.ended.as_ref()
     }
 
     /// Returns the trace context of the request that submitted the task.

@@ -8,7 +8,7 @@ use super::{TaskError, TaskId, TaskState, TaskStatus, observe};
 use std::time::Duration;
 use tower_promises_backend::kit::clock::{milliseconds, now};
 use tower_promises_backend::kit::documents::Update;
-use tower_promises_backend::{BackendError, Delivery, Priority};
+use tower_promises_backend::{BackendError, Delivery};
 use uuid::Uuid;
 
 /// The maximum size of the list of a queue's dead letters: the bytes of their ids as JSON. A list has room for more
@@ -191,8 +191,7 @@ impl Core {
                 .await?;
         } else {
             let letter = record.letter.as_ref().ok_or_else(not_found)?;
-            self.enqueue(letter, Duration::ZERO, Priority::Normal)
-                .await?;
+            self.send(letter, Duration::ZERO, letter.priority()).await?;
         }
         self.announce(id, News::Changed).await;
         Ok(self.unlist(queue, id).await?)

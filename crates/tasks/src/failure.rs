@@ -3,6 +3,7 @@ use serde::{Deserialize, Serialize};
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 use tower_promises_backend::BoxError;
 use tower_promises_backend::kit::progress::cut;
 
@@ -11,8 +12,17 @@ const MAX_TEXT_BYTES: usize = 4096;
 
 /// Error returned by the `run` of a [task](super::Task).
 ///
-/// The operator `?` converts any error. Such an error ends the task. A [`conflict`](Self::conflict) is an error that
-/// comes from concurrent work and may not occur again; the task is then retried.
+/// The operator `?` converts any error. Such an error ends the task, unless the
+/// [policy](super::RetryPolicy::retry_errors) of the type retries errors. The constructors say more:
+///
+/// | failure | the task |
+/// |---|---|
+/// | [`new`](Self::new), `?` | ends, or is retried if the policy retries errors |
+/// | [`conflict`](Self::conflict), [`retry`](Self::retry) | is retried after the pause of the policy |
+/// | [`retry_after`](Self::retry_after) | is retried after the given pause |
+/// | [`permanent`](Self::permanent) | ends |
+///
+/// A task that is retried after its last attempt is a dead letter instead.
 ///
 /// `TaskFailure` does not implement [`Error`], so that `?` can convert every type that does.
 ///
@@ -27,34 +37,86 @@ const MAX_TEXT_BYTES: usize = 4096;
 #[derive(Clone)]
 pub struct TaskFailure {
     error: Arc<dyn Error + Send + Sync>,
-    is_conflict: bool,
+    kind: Kind,
+}
+
+/// What a failure says about a retry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Nothing: the policy of the type decides.
+    Error,
+    Conflict,
+    Retry,
+    RetryAfter(Duration),
+    Permanent,
 }
 
 impl TaskFailure {
-    /// Creates a failure that ends the task. A [`TaskError`] that [is a conflict](TaskError::is_conflict) stays one.
+    /// Creates a failure that ends the task, unless the [policy](super::RetryPolicy::retry_errors) of the type retries
+    /// errors. A [`TaskError`] that [is a conflict](TaskError::is_conflict) stays one.
     pub fn new(error: impl Into<BoxError>) -> Self {
         let error: BoxError = error.into();
         // The error of a nested task that ran in place keeps its classification.
         let is_conflict = error.downcast_ref().is_some_and(TaskError::is_conflict);
         Self {
             error: error.into(),
-            is_conflict,
+            kind: if is_conflict {
+                Kind::Conflict
+            } else {
+                Kind::Error
+            },
         }
     }
 
     /// Creates a failure that may not occur again when the task is repeated, such as a serialisation failure of a
     /// database.
     pub fn conflict(error: impl Into<BoxError>) -> Self {
+        Self::of_kind(Kind::Conflict, error)
+    }
+
+    /// Creates a failure that may not occur again for another reason than a conflict, such as a server that is away.
+    pub fn retry(error: impl Into<BoxError>) -> Self {
+        Self::of_kind(Kind::Retry, error)
+    }
+
+    /// Creates a failure after which the task is retried after this pause, such as that of a `Retry-After` header. The
+    /// pause replaces that of the policy, has no jitter, and must fit into the
+    /// [`lifetime`](super::TasksBuilder::lifetime) of the task. The attempt counts.
+    ///
+    /// In a task that runs in place, the failure is a conflict of the outer task, which is retried after a pause of its
+    /// own policy.
+    pub fn retry_after(error: impl Into<BoxError>, pause: Duration) -> Self {
+        Self::of_kind(Kind::RetryAfter(pause), error)
+    }
+
+    /// Creates a failure that ends the task, whatever its policy is.
+    pub fn permanent(error: impl Into<BoxError>) -> Self {
+        Self::of_kind(Kind::Permanent, error)
+    }
+
+    fn of_kind(kind: Kind, error: impl Into<BoxError>) -> Self {
         Self {
-            is_conflict: true,
+            kind,
             ..Self::new(error)
         }
     }
 
-    /// Whether the task may be retried.
+    /// Whether the failure is a [conflict](Self::conflict).
     #[must_use]
     pub fn is_conflict(&self) -> bool {
-        self.is_conflict
+        self.kind == Kind::Conflict
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Whether the failure itself asks for a retry.
+    pub(super) fn is_transient(&self) -> bool {
+        matches!(
+            self.kind,
+            Kind::Conflict | Kind::Retry | Kind::RetryAfter(_)
+        )
     }
 
     /// Returns the error.
@@ -65,10 +127,9 @@ impl TaskFailure {
 
     pub(super) fn classify(mut self, is_conflict: impl Fn(&(dyn Error + 'static)) -> bool) -> Self {
         let mut next: Option<&(dyn Error + 'static)> = Some(&*self.error);
-        while let Some(error) = next {
-            if self.is_conflict || is_conflict(error) {
-                self.is_conflict = true;
-                break;
+        while let Some(error) = next.filter(|_| self.kind == Kind::Error) {
+            if is_conflict(error) {
+                self.kind = Kind::Conflict;
             }
             next = error.source();
         }
@@ -90,7 +151,7 @@ impl fmt::Debug for TaskFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TaskFailure")
             .field("error", &self.error)
-            .field("is_conflict", &self.is_conflict)
+            .field("kind", &self.kind)
             .finish()
     }
 }

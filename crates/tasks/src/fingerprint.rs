@@ -16,6 +16,19 @@ pub(super) fn fingerprint(queue: &str, task: &str, arguments: &RawValue) -> Stri
         add(&mut hash, b's', name);
     }
     add_json(&mut hash, arguments.get(), MAX_DEPTH);
+    hexadecimal(hash)
+}
+
+/// Returns a digest of texts.
+pub(super) fn digest(texts: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for text in texts {
+        add(&mut hash, b's', text);
+    }
+    hexadecimal(hash)
+}
+
+fn hexadecimal(hash: Sha256) -> String {
     let mut text = String::with_capacity(64);
     for byte in hash.finalize() {
         // Writing to a string does not fail.

@@ -34,6 +34,7 @@ pub(super) async fn here(
         task: letter.task.as_str().into(),
         attempt: 1,
         caller,
+        ended: None,
         report: watch::Sender::default(),
         stop,
     });
@@ -50,8 +51,8 @@ pub(super) async fn here(
         let (error, is_conflict): (Arc<dyn std::error::Error + Send + Sync>, bool) = match error {
             RunError::Failed(failure) => {
                 let failure = tasks.core.classify(failure);
-                let is_conflict = failure.is_conflict();
-                (failure.into_error(), is_conflict)
+                let is_transient = failure.is_transient();
+                (failure.into_error(), is_transient)
             }
             RunError::Unreadable(error) => (Arc::new(error), false),
             RunError::Panicked(message) => (Arc::new(Reported::panicked(&message)), false),

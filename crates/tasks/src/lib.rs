@@ -80,7 +80,8 @@
 //!    contains both names. It is not retried.
 //! 5. After a [conflict](TaskFailure::conflict), the task is retried after a random time of up to 2<sup>n</sup>
 //!    seconds, where n is the number of the attempt. After three [attempts](TasksBuilder::max_attempts) it is a dead
-//!    letter. Any other error, a panic and a timeout [end](TaskError::Failed) the task, and are logged.
+//!    letter. Any other error, a panic and a timeout [end](TaskError::Failed) the task, and are logged. A type can have
+//!    another [policy](Task::retry_policy), and a [failure](TaskFailure) can set the pause or rule out a retry.
 //! 6. An attempt that ends with its worker counts: a task that kills its workers becomes a dead letter after three of
 //!    them. A task that has lost a worker runs its last attempt alone: beside no other task of its queue in that
 //!    worker, and beside no other such task in that process. So the neighbours of a crashing task do not become dead
@@ -101,6 +102,13 @@
 //! 11. The store is authoritative. The bus only reduces latency; a lost message is covered by
 //!     [polling](TasksBuilder::poll_interval).
 //!
+//! 12. At most as many tasks with the same key run at once as their [limit](Task::limit) says, in all processes
+//!     together, also after a worker was killed. The others wait in the store, in the order of their submission, and
+//!     delay no task of another key.
+//! 13. An [id](Submit::with_id) belongs to one task. Its [policy](Unique) says whether a later submission keeps the
+//!     task, replaces it while it waits, or is refused.
+//! 14. [`Tasks::list`] returns tasks by queue, type, state and principal, in pages.
+//!
 //! # At-least-once execution
 //!
 //! A task runs until an end is recorded. When its worker crashes, or is unreachable for longer than the
@@ -119,6 +127,7 @@
 //! - **Tasks and outputs are small**, [48 KiB](TasksBuilder::max_task_bytes) each: pass keys and paths, not files.
 //! - **A handler with promises runs more than once**, and submits again in each pass. Make the [`Submit`] a promise, or
 //!   give it an [id](Submit::with_id).
+//! - **A schedule needs a worker of its queue.** Processes that only submit tasks do not keep schedules.
 //! - **A call needs a worker.** Without one, it waits until its [timeout](Call::timeout), or that of its promise or
 //!   request.
 //! - **A spawned future is not part of the task.** Code in `tokio::spawn` has no [`TaskContext::current`], no principal
@@ -150,6 +159,9 @@
 //! ids, principals and errors of tasks. It contains no arguments or outputs, except for values that serde quotes in an
 //! error about unreadable arguments.
 //!
+//! A webhook whose address a client chooses is sent to public addresses only, see the [guide](guide#webhooks). The URL
+//! is part of the task: it is stored in the backend, and not logged.
+//!
 //! # Comparison
 //!
 //! | | runs | survives | result |
@@ -160,6 +172,7 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod admission;
 mod attempt;
 #[cfg(feature = "axum")]
 mod axum;
@@ -168,6 +181,8 @@ mod caller;
 mod cancel;
 mod context;
 mod dead_letters;
+mod draft;
+mod ended;
 mod enqueue;
 mod error;
 mod failure;
@@ -176,8 +191,13 @@ mod fingerprint;
 pub mod guide {}
 mod in_place;
 mod layer;
+mod limit;
+mod list;
 mod news;
 mod observe;
+mod on_end;
+#[cfg(feature = "operations")]
+mod operation_end;
 mod options;
 mod principal;
 mod progress;
@@ -185,9 +205,15 @@ mod queue;
 mod read;
 mod record;
 mod records;
+mod retry;
 mod run;
+#[cfg(feature = "schedules")]
+mod schedule;
+#[cfg(feature = "schedules")]
+mod schedules;
 mod scope;
 mod settings;
+mod slots;
 mod state;
 mod status;
 mod submission;
@@ -196,19 +222,30 @@ mod task;
 mod task_id;
 mod tasks;
 mod trace;
+mod unique;
 mod watch;
+#[cfg(feature = "webhooks")]
+mod webhook;
 mod worker;
 
 #[cfg(feature = "axum")]
 pub use axum::MissingTaskLayer;
 pub use builder::TasksBuilder;
 pub use context::MissingState;
+pub use ended::EndedTask;
 pub use error::TaskError;
 pub use failure::TaskFailure;
 pub use layer::{TaskFuture, TaskLayer, TaskService};
+pub use limit::TaskLimit;
+pub use list::{TaskFilter, TaskPage};
 pub use options::TaskQueueOptions;
 pub use principal::Principal;
 pub use queue::TaskQueue;
+pub use retry::RetryPolicy;
+#[cfg(feature = "schedules")]
+pub use schedule::{InvalidSchedule, Missed, Schedule};
+#[cfg(feature = "schedules")]
+pub use schedules::ScheduleStatus;
 pub use scope::is_task;
 pub use state::TaskState;
 pub use status::TaskStatus;
@@ -217,7 +254,10 @@ pub use task::Task;
 pub use task_id::TaskId;
 pub use tasks::{TaskContext, Tasks};
 pub use trace::TraceContext;
+pub use unique::Unique;
 pub use watch::TaskWatch;
+#[cfg(feature = "webhooks")]
+pub use webhook::{InvalidSecret, Webhook, WebhookSecret, WebhookSender, WebhookSenderBuilder};
 pub use worker::Worker;
 
 #[cfg(doctest)]

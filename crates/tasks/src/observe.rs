@@ -1,9 +1,11 @@
 //! Log events and spans of tasks.
 
 use super::record::Letter;
-use super::{TaskId, TaskState};
+use super::{TaskError, TaskId, TaskState};
 use std::error::Error;
 use std::time::Duration;
+#[cfg(feature = "schedules")]
+use std::time::SystemTime;
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::log;
 
@@ -58,6 +60,10 @@ pub(super) fn conflicted(letter: &Letter, error: &(dyn Error + 'static), pause: 
     event!(info, letter, error, ?pause, "task is tried again");
 }
 
+pub(super) fn parked(letter: &Letter) {
+    event!(debug, letter, "task waits until its limit has room");
+}
+
 pub(super) fn given_back(letter: &Letter) {
     event!(info, letter, "task is given back, its worker shuts down");
 }
@@ -75,6 +81,72 @@ pub(super) fn superseded(letter: &Letter) {
         warn,
         letter,
         "another worker has the task: the outcome of this attempt is dropped"
+    );
+}
+
+pub(super) fn on_end_failed(letter: &Letter, error: &TaskError) {
+    event!(
+        warn,
+        letter,
+        error = error as &(dyn Error + 'static),
+        "the call on the end of a task could not be submitted"
+    );
+}
+
+#[cfg(feature = "schedules")]
+pub(super) fn schedule_failed(schedule: &str, error: &TaskError, pause: Duration) {
+    log::warning!(
+        schedule,
+        error = error as &(dyn Error + 'static),
+        ?pause,
+        "a schedule could not be kept and is tried again"
+    );
+}
+
+#[cfg(feature = "schedules")]
+pub(super) fn schedule_broken(schedule: &str, due: SystemTime, error: &TaskError) {
+    log::error!(
+        schedule,
+        due = %humantime::format_rfc3339_seconds(due),
+        error = error as &(dyn Error + 'static),
+        "a due time has no run, its task cannot be submitted"
+    );
+}
+
+#[cfg(feature = "schedules")]
+pub(super) fn schedule_without_queue(schedule: &str, queue: &str) {
+    log::error!(
+        schedule,
+        service = queue,
+        "a schedule is not kept, its queue was not added"
+    );
+}
+
+#[cfg(feature = "schedules")]
+pub(super) fn schedule_missed(schedule: &str, until: SystemTime) {
+    log::warning!(
+        schedule,
+        until = %humantime::format_rfc3339_seconds(until),
+        "due times were missed and are skipped"
+    );
+}
+
+#[cfg(feature = "schedules")]
+pub(super) fn schedule_overlaps(schedule: &str, due: SystemTime, last: &TaskId) {
+    log::warning!(
+        schedule,
+        due = %humantime::format_rfc3339_seconds(due),
+        last = last.as_str(),
+        "a due time is skipped, the last run of its schedule has not ended"
+    );
+}
+
+#[cfg(feature = "schedules")]
+pub(super) fn clock_was_wrong(schedule: &str, until: SystemTime) {
+    log::warning!(
+        schedule,
+        until = %humantime::format_rfc3339_seconds(until),
+        "a schedule was kept by a clock that was ahead, and starts again now"
     );
 }
 

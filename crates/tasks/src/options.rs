@@ -1,6 +1,6 @@
 use super::Task;
 use super::run::run;
-use super::tasks::Provided;
+use super::tasks::{Provided, TaskType};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +50,11 @@ impl TaskQueueOptions {
 
     /// Adds a task type. A type with the same [name](Task::NAME) is replaced.
     pub fn task<T: Task>(mut self) -> Self {
-        self.provided.types.insert(T::NAME, run::<T>);
+        let task = TaskType {
+            run: run::<T>,
+            retry: T::retry_policy(),
+        };
+        self.provided.types.insert(T::NAME, task);
         self
     }
 

@@ -1,15 +1,19 @@
 //! The forms of a task in the queue and in the store.
 
 use super::caller::Caller;
+use super::ended::EndedTask;
 use super::failure::Reported;
 use super::fingerprint::fingerprint;
-use super::{Principal, TaskError, TaskId, TaskState, TraceContext};
+use super::{Principal, TaskError, TaskId, TaskLimit, TaskState, TraceContext};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::time::Duration;
+use tower_promises_backend::Priority;
 use tower_promises_backend::kit::clock::{milliseconds, now};
+
+const PRIORITIES: [Priority; 3] = [Priority::High, Priority::Normal, Priority::Low];
 
 /// A task in the queue. It contains everything that a worker needs, even if the record has expired in the store.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -26,10 +30,46 @@ pub(super) struct Letter {
     pub(super) principal: Option<Principal>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) trace: Option<TraceContext>,
+    /// The number of attempts. `None` means the setting of the worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) max_attempts: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) limit: Option<TaskLimit>,
+    /// The index of the priority, `None` for the normal one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) line: Option<usize>,
     // Milliseconds since the epoch.
     pub(super) created: u64,
     /// After this time, no attempt starts.
     pub(super) expires: u64,
+    /// Whether the id is kept until no attempt can start any more, so that a late duplicate of the task never runs.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) once: bool,
+    /// The task that is called when this task has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) on_end: Option<OnEnd>,
+    /// The task whose end has caused this task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ended: Option<EndedTask>,
+}
+
+/// A task that is called when another one has ended, for the same principal.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct OnEnd {
+    #[serde(rename = "service")]
+    pub(super) queue: String,
+    pub(super) task: String,
+    pub(super) arguments: Box<RawValue>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) max_attempts: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) limit: Option<TaskLimit>,
+}
+
+// serde passes a reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl Letter {
@@ -38,6 +78,22 @@ impl Letter {
             principal: self.principal.clone(),
             trace: self.trace.clone(),
         }
+    }
+
+    /// Keeps the priority for later envelopes of the task.
+    pub(super) fn prioritised(self, priority: Priority) -> Self {
+        let line = PRIORITIES.iter().position(|line| *line == priority);
+        let line = line.filter(|_| priority != Priority::Normal);
+        Self { line, ..self }
+    }
+
+    /// Returns the index of the priority, 0 for the highest.
+    pub(super) fn line(&self) -> usize {
+        self.line.map_or(1, |line| line.min(PRIORITIES.len() - 1))
+    }
+
+    pub(super) fn priority(&self) -> Priority {
+        PRIORITIES[self.line()]
     }
 
     /// Returns the id of the envelope in the queue.
@@ -63,6 +119,9 @@ pub(super) struct Record {
     /// Whether an attempt has ended with its worker, because of this task or of another one beside it.
     #[serde(default)]
     pub(super) is_suspect: bool,
+    /// The number of attempts that have ended with their worker.
+    #[serde(default)]
+    pub(super) crashes: u32,
     /// Identifies the running attempt. Only the attempt with this token can record its end.
     pub(super) token: Option<String>,
     /// A cancel was requested. A record that only exists for a cancel is a tombstone.
@@ -77,14 +136,21 @@ pub(super) struct Record {
     pub(super) expires: u64,
     pub(super) output: Option<Box<RawValue>>,
     pub(super) failure: Option<Failure>,
-    /// The task in its queued form, for a dead letter until its next attempt starts.
+    /// The task in its queued form, until its next attempt starts: of a dead letter, and of a task that is
+    /// [unique](super::Unique), which a later submission keeps or replaces.
     pub(super) letter: Option<Letter>,
+    /// The time before which a kept letter must not run, in milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) due: Option<u64>,
     /// The bytes of a dead letter that no worker could read, until its next attempt starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) unread: Option<Unread>,
     /// The time until which an attempt may start although the letter has expired, in milliseconds since the epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) extended: Option<u64>,
+    /// The time until which the record is kept at least, in milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) kept: Option<u64>,
 }
 
 /// The bytes of a letter that this version cannot read.
@@ -126,8 +192,35 @@ impl Record {
             fingerprint: Some(fingerprint(&letter.queue, &letter.task, &letter.arguments)),
             created: letter.created,
             expires: letter.expires,
+            kept: letter.once.then_some(letter.expires),
             ..Self::of_unread(&letter.queue, &letter.submission)
         }
+    }
+
+    /// Creates a record that keeps the letter, for a task that starts after `delay`.
+    pub(super) fn keeping(letter: &Letter, delay: Duration) -> Self {
+        let is_delayed = !delay.is_zero();
+        Self {
+            letter: Some(letter.clone()),
+            due: is_delayed.then(|| now().saturating_add(milliseconds(delay))),
+            ..Self::new(letter)
+        }
+    }
+
+    /// Whether the task waits for its first attempt.
+    pub(super) fn is_new(&self) -> bool {
+        self.state == TaskState::Queued && self.attempt == 0
+    }
+
+    /// Returns the kept letter of a task that waits, and its delay.
+    pub(super) fn kept(self) -> Option<(Letter, Duration)> {
+        let letter = self.letter.filter(|_| self.state == TaskState::Queued)?;
+        let due = self.due.unwrap_or(0);
+        let letter = Letter {
+            submission: self.submission,
+            ..letter
+        };
+        Some((letter, Duration::from_millis(due.saturating_sub(now()))))
     }
 
     /// Creates the record of a letter that no worker could read. The type and the principal are unknown.
@@ -142,6 +235,7 @@ impl Record {
             fingerprint: None,
             attempt: 0,
             is_suspect: false,
+            crashes: 0,
             token: None,
             cancel: false,
             progress: None,
@@ -153,8 +247,10 @@ impl Record {
             output: None,
             failure: None,
             letter: None,
+            due: None,
             unread: None,
             extended: None,
+            kept: None,
         }
     }
 
@@ -170,7 +266,18 @@ impl Record {
         self.letter = None;
         self.unread = None;
         self.finished = Some(now);
-        self.expires = now.saturating_add(milliseconds(time_to_live));
+        let expires = now.saturating_add(milliseconds(time_to_live));
+        self.expires = expires.max(self.kept.unwrap_or(0));
+    }
+
+    /// Notes that the running attempt has ended with its worker.
+    pub(super) fn lose_worker(&mut self) {
+        self.is_suspect = true;
+        self.crashes += 1;
+        self.failure = Some(Failure {
+            error: crashed(),
+            is_conflict: false,
+        });
     }
 
     /// Queues the task for its next attempt. If a cancel was requested, ends the task instead.
@@ -216,4 +323,8 @@ impl Record {
         };
         Some(Err(error))
     }
+}
+
+pub(super) fn crashed() -> Reported {
+    Reported::new("the worker has ended, or lost touch, before the task did")
 }

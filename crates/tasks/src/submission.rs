@@ -2,23 +2,21 @@
 
 use super::caller::Caller;
 use super::cancel::CancelOnDrop;
+use super::draft::Draft;
 use super::in_place::{here, keep};
+use super::news::News;
 use super::progress::OnReport;
-use super::record::{Letter, Record};
+use super::record::{Letter, OnEnd, Record};
+use super::records::Changed;
 use super::run::run;
-use super::task::read_arguments;
-use super::tasks::{Core, Provided, Run};
-use super::{Task, TaskContext, TaskError, TaskId, TaskState, Tasks, observe, scope};
-use serde::ser::Error as _;
+use super::tasks::{Core, Run};
+use super::{Task, TaskContext, TaskError, TaskId, Tasks, Unique, observe, scope};
 use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::select;
 use tokio::time::timeout;
-use tower_promises_backend::kit::clock::{milliseconds, now};
-use tower_promises_backend::kit::json;
 use tower_promises_backend::{BackendError, Priority};
-use uuid::Uuid;
 
 pub(super) struct Submission {
     tasks: Tasks,
@@ -32,6 +30,7 @@ pub(super) struct Submission {
     pub(super) is_shared: bool,
     pub(super) delay: Duration,
     pub(super) priority: Priority,
+    pub(super) unique: Unique,
     /// Callback for the progress of the task. Only calls have one.
     pub(super) on_report: Option<OnReport>,
 }
@@ -55,42 +54,8 @@ impl Submission {
         };
         let caller = tasks.caller();
         let id = TaskId::random();
-        let serialize = |error| TaskError::Serialize {
-            task: T::NAME,
-            error: Arc::new(error),
-        };
-        let arguments = json::to_raw_value(task).map_err(serialize);
-        let limit = core.settings.max_task_bytes;
-        let letter = arguments.and_then(|arguments| {
-            let size = arguments.get().len();
-            let is_known = |provided: &Provided| provided.types.contains_key(T::NAME);
-            if size > limit {
-                return Err(TaskError::TooLarge {
-                    task: T::NAME,
-                    size,
-                    limit,
-                });
-            }
-            if !provided.is_none_or(is_known) {
-                return Err(TaskError::NotRegistered {
-                    queue: queue.clone(),
-                    task: T::NAME,
-                });
-            }
-            check_readable::<T>(&arguments).map_err(serialize)?;
-            let created = now();
-            Ok(Letter {
-                id: id.clone(),
-                submission: Uuid::new_v4().simple().to_string(),
-                queue: (**queue).to_owned(),
-                task: T::NAME.to_owned(),
-                arguments,
-                principal: caller.principal.clone(),
-                trace: caller.trace.clone(),
-                created,
-                expires: created.saturating_add(milliseconds(core.settings.lifetime)),
-            })
-        });
+        let draft = Draft::new(task, caller.principal.as_ref());
+        let letter = draft.and_then(|draft| core.letter(id.clone(), queue, draft, &caller));
         if provided.is_none() {
             observe::unknown_queue(queue, T::NAME);
         }
@@ -104,12 +69,45 @@ impl Submission {
             is_shared: false,
             delay: Duration::ZERO,
             priority: Priority::Normal,
+            unique: Unique::default(),
             on_report: None,
         }
     }
 
     pub(super) fn id(&self) -> &TaskId {
         &self.id
+    }
+
+    /// Sets the task that is called when this one has ended.
+    pub(super) fn set_on_end<T: Task>(&mut self, queue: &Arc<str>, task: &T) {
+        let Ok(letter) = &mut self.letter else {
+            return;
+        };
+        let core = &self.tasks.core;
+        let on_end = Draft::new(task, letter.principal.as_ref()).and_then(|draft| {
+            if !core.queues.contains_key(queue) {
+                return Err(TaskError::UnknownQueue {
+                    queue: queue.clone(),
+                });
+            }
+            // Both tasks are in one envelope.
+            core.check(
+                queue,
+                draft.task,
+                letter.arguments.get().len() + draft.size(),
+            )?;
+            Ok(OnEnd {
+                queue: (**queue).to_owned(),
+                task: draft.task.to_owned(),
+                arguments: draft.arguments,
+                max_attempts: draft.max_attempts,
+                limit: draft.limit,
+            })
+        });
+        match on_end {
+            Ok(on_end) => letter.on_end = Some(on_end),
+            Err(error) => self.letter = Err(error),
+        }
     }
 
     pub(super) fn set_id(&mut self, id: TaskId) {
@@ -122,15 +120,23 @@ impl Submission {
 
     /// Submits the task.
     pub(super) async fn submit(self) -> Result<TaskId, TaskError> {
-        let letter = self.letter?;
+        let letter = self.letter?.prioritised(self.priority);
         Core::runtime()?;
         match self.place {
             Place::Worker => {
-                submit(&self.tasks, &letter, self.delay, self.priority).await?;
+                submit(
+                    &self.tasks.core,
+                    &letter,
+                    self.delay,
+                    self.priority,
+                    self.unique,
+                )
+                .await?;
             }
             Place::Here(outer) => {
                 let ended = here(&self.tasks, self.run, &letter, self.caller, outer, None).await;
                 keep(&self.tasks.core, &letter, &ended).await;
+                self.tasks.core.call_after(&letter, &ended).await;
                 ended?;
             }
         }
@@ -143,7 +149,7 @@ impl Submission {
         limit: Option<Duration>,
         is_detached: bool,
     ) -> Result<Box<RawValue>, TaskError> {
-        let letter = self.letter?;
+        let letter = self.letter?.prioritised(self.priority);
         let runtime = Core::runtime()?;
         let core = self.tasks.core.clone();
         let id = self.id.clone();
@@ -152,7 +158,7 @@ impl Submission {
         let output = async {
             match self.place {
                 Place::Here(outer) => {
-                    here(
+                    let ended = here(
                         &self.tasks,
                         self.run,
                         &letter,
@@ -160,12 +166,20 @@ impl Submission {
                         outer,
                         on_report,
                     )
-                    .await
+                    .await;
+                    core.call_after(&letter, &ended).await;
+                    ended
                 }
                 Place::Worker => {
                     let cancel = (!is_detached && !self.is_shared).then(stop);
-                    let submitted = submit(&self.tasks, &letter, self.delay, self.priority).await;
-                    if let Err(error) = submitted {
+                    let submitted = submit(
+                        &self.tasks.core,
+                        &letter,
+                        self.delay,
+                        self.priority,
+                        self.unique,
+                    );
+                    if let Err(error) = submitted.await {
                         // A refused task needs no cancel, which would only add load.
                         if let (Some(cancel), true) = (cancel, was_refused(&error)) {
                             cancel.completed();
@@ -197,27 +211,22 @@ impl Submission {
     }
 }
 
-/// Checks that the type can read its own JSON. Otherwise no worker could.
-fn check_readable<T: Task>(arguments: &RawValue) -> serde_json::Result<()> {
-    let unreadable = |error| format!("it cannot be read again: {error}");
-    let read: serde_json::Result<T> = read_arguments(arguments);
-    read.map(drop)
-        .map_err(|error| serde_json::Error::custom(unreadable(error)))
-}
-
 /// Stores the record, then enqueues the task, so that a worker always finds the record.
-async fn submit(
-    tasks: &Tasks,
+pub(super) async fn submit(
+    core: &Core,
     letter: &Letter,
     delay: Duration,
     priority: Priority,
+    unique: Unique,
 ) -> Result<(), TaskError> {
-    let core = &tasks.core;
     let id = &letter.id;
-    let record = Record::new(letter);
+    let record = match unique {
+        Unique::Same => Record::new(letter),
+        Unique::KeepFirst | Unique::Replace => Record::keeping(letter, delay),
+    };
     if core.records.create(id, &record).await? {
-        let enqueued = core.enqueue(letter, delay, priority).await;
-        if let Err(error) = enqueued {
+        let sent = core.send(letter, delay, priority).await;
+        if let Err(error) = sent {
             // Otherwise the task may be in the queue, and a repeated submission finds the record.
             if has_changed_nothing(&error) {
                 if let Err(error) = core.records.delete(id).await {
@@ -228,25 +237,44 @@ async fn submit(
         }
         return Ok(());
     }
-    let found = core.read(id).await?;
-    let is_same = found.queue == letter.queue
-        && found.task == letter.task
-        && found.principal == letter.principal;
-    if !is_same {
+    let is_same = |found: &Record| {
+        found.queue == letter.queue
+            && found.task == letter.task
+            && found.principal == letter.principal
+    };
+    let changed = core.records.change(id, |found| {
+        let is_replaced = unique == Unique::Replace && is_same(found) && found.is_new();
+        if is_replaced {
+            found.clone_from(&record);
+        }
+        is_replaced
+    });
+    let found = match changed.await? {
+        Changed::Yes(_) => {
+            core.announce(id, News::Changed).await;
+            return Ok(core.send(letter, delay, priority).await?);
+        }
+        Changed::No(found) => found,
+        Changed::Gone => return Err(TaskError::NotFound { id: id.clone() }),
+    };
+    if !is_same(&found) {
         return Err(TaskError::IdInUse { id: id.clone() });
     }
     // Earlier versions of this crate stored no fingerprint.
-    if found.fingerprint.is_some() && found.fingerprint != record.fingerprint {
+    let has_other_arguments =
+        found.fingerprint.is_some() && found.fingerprint != record.fingerprint;
+    if has_other_arguments && unique != Unique::KeepFirst {
         return Err(TaskError::OtherArguments { id: id.clone() });
     }
-    if found.state == TaskState::Queued && found.attempt == 0 {
+    if found.is_new() {
         // The first submission may have failed to enqueue the task. If it was enqueued, the queue ignores the
         // duplicate.
-        let letter = Letter {
-            submission: found.submission,
+        let again = Letter {
+            submission: found.submission.clone(),
             ..letter.clone()
         };
-        core.enqueue(&letter, delay, priority).await?;
+        let (letter, delay) = found.kept().unwrap_or((again, delay));
+        core.send(&letter, delay, priority).await?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 use super::submission::Submission;
 use super::task::read_output;
-use super::{Task, TaskError, TaskId};
+use super::{Task, TaskError, TaskId, Unique};
 use futures_util::future::BoxFuture;
 use serde_json::value::RawValue;
 use std::any::type_name;
@@ -8,6 +8,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tower_promises_backend::Priority;
@@ -110,7 +111,8 @@ impl Submit {
     /// [`TaskError::IdInUse`]. An id that a client chooses should contain the client's principal, otherwise clients can
     /// occupy each other's ids.
     ///
-    /// An id of a task with other arguments is [`TaskError::OtherArguments`], as long as the id is known. Arguments are
+    /// An id of a task with other arguments is [`TaskError::OtherArguments`], as long as the id is known.
+    /// [`unique`](Self::unique) sets another policy. Arguments are
     /// equal if their JSON is equal, regardless of the order of map keys. The order of sequences counts, and it varies
     /// for a `HashSet`: use a `BTreeSet`. A version of the program that adds a field submits other arguments, unless it
     /// skips the field at its default value (`skip_serializing_if`).
@@ -120,6 +122,13 @@ impl Submit {
         self.id = id.into();
         self.state
             .change(|submission| submission.set_id(self.id.clone()));
+        self
+    }
+
+    /// Sets what happens if a task with the [id](Self::with_id) exists, by default [`Unique::Same`]. Without an explicit
+    /// id, the setting has no effect.
+    pub fn unique(mut self, unique: Unique) -> Self {
+        self.state.change(|submission| submission.unique = unique);
         self
     }
 
@@ -139,6 +148,62 @@ impl Submit {
     pub fn priority(mut self, priority: Priority) -> Self {
         self.state
             .change(|submission| submission.priority = priority);
+        self
+    }
+
+    /// Submits another task, to the queue of this name, when this one has ended, in any state: succeeded, failed, dead
+    /// or cancelled.
+    ///
+    /// The other task runs at least once, after the end is recorded, also if the process that records it dies at that
+    /// moment. It acts for the same principal, and finds the end in [`TaskContext::ended`](super::TaskContext::ended).
+    /// Its queue must have been [added](super::TasksBuilder::queue), and the arguments of both tasks together must have
+    /// at most [`max_task_bytes`](super::TasksBuilder::max_task_bytes). A dead letter that is sent again ends again. If
+    /// the [id](Self::with_id) exists already, the call of the first submission counts.
+    ///
+    /// A task that is cancelled while it waits is followed by the other task when a worker gets its envelope, so at
+    /// most after its delay. A task that runs in place is followed by the other task as well, unless its process dies
+    /// or its future is dropped.
+    ///
+    /// ```
+    /// # use serde::{Deserialize, Serialize};
+    /// # use tower_promises_tasks::{Task, TaskContext, TaskFailure};
+    /// use tower_promises_tasks::{TaskError, Tasks};
+    /// # #[derive(Serialize, Deserialize)]
+    /// # struct Import;
+    /// # impl Task for Import {
+    /// #     const NAME: &'static str = "import";
+    /// #     type Output = ();
+    /// #     async fn run(self, _: TaskContext) -> Result<(), TaskFailure> { Ok(()) }
+    /// # }
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// struct SendMail {
+    ///     address: String,
+    /// }
+    ///
+    /// impl Task for SendMail {
+    ///     const NAME: &'static str = "send mail";
+    ///     type Output = ();
+    ///
+    ///     async fn run(self, context: TaskContext) -> Result<(), TaskFailure> {
+    ///         let ended = context.ended().ok_or("no task has ended")?;
+    ///         println!("to {}: {} has {}", self.address, ended.id(), ended.state());
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// async fn import(tasks: &Tasks, address: String) -> Result<(), TaskError> {
+    ///     let import = tasks.queue("imports").submit(Import);
+    ///     import.on_end("mails", SendMail { address }).await?;
+    ///     Ok(())
+    /// }
+    /// # let _ = import;
+    /// ```
+    // By value, because the task is an argument that the call consumes.
+    #[allow(clippy::needless_pass_by_value)]
+    pub fn on_end<E: Task>(mut self, queue: impl Into<Arc<str>>, task: E) -> Self {
+        self.state
+            .change(|submission| submission.set_on_end(&queue.into(), &task));
         self
     }
 }
@@ -207,6 +272,15 @@ impl<T: Task> Call<T> {
     /// of the task.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// Submits another task when this one has ended, see [`Submit::on_end`].
+    // By value, because the task is an argument that the call consumes.
+    #[allow(clippy::needless_pass_by_value)]
+    pub fn on_end<E: Task>(mut self, queue: impl Into<Arc<str>>, task: E) -> Self {
+        self.state
+            .change(|submission| submission.set_on_end(&queue.into(), &task));
         self
     }
 

@@ -1,11 +1,11 @@
-use super::{TaskContext, TaskError, TaskFailure, TaskId};
+use super::{Principal, RetryPolicy, TaskContext, TaskError, TaskFailure, TaskId, TaskLimit};
 use serde::Serialize;
 use serde::de::{DeserializeOwned, Error as _};
 use serde_json::value::RawValue;
 use std::any::type_name;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use tower_promises_backend::kit::panic;
+use tower_promises_backend::kit::{json, panic};
 
 /// A function that runs in the workers of a queue. The fields are its arguments, and [`run`](Self::run) is its body.
 ///
@@ -43,6 +43,36 @@ pub trait Task: Serialize + DeserializeOwned + Send + 'static {
     /// The type of the output.
     type Output: Serialize + DeserializeOwned + Send + 'static;
 
+    /// Returns the policy for retries of this type, by default [`RetryPolicy::new`]: only conflicts are retried.
+    fn retry_policy() -> RetryPolicy {
+        RetryPolicy::new()
+    }
+
+    /// Returns the limit of this task, by default none: how many tasks with the same key run at once, in all processes.
+    ///
+    /// The function is called when the task is submitted, with the principal that it will act for. A task that runs in
+    /// place has no limit of its own.
+    ///
+    /// ```
+    /// use tower_promises_tasks::{Principal, TaskLimit};
+    ///
+    /// struct Export {
+    ///     tenant: u32,
+    /// }
+    ///
+    /// # impl Export {
+    /// fn limit(&self, _: Option<&Principal>) -> Option<TaskLimit> {
+    ///     // Two exports of a tenant at once.
+    ///     Some(TaskLimit::new(format!("tenant {}", self.tenant), 2))
+    /// }
+    /// # }
+    /// # let _ = Export { tenant: 7 }.limit(None);
+    /// ```
+    fn limit(&self, principal: Option<&Principal>) -> Option<TaskLimit> {
+        let _ = principal;
+        None
+    }
+
     /// Runs the task, on behalf of the [principal](TaskContext::principal) that submitted it.
     ///
     /// The function may run more than once, and two runs may overlap, see [the module](super). The future is dropped at
@@ -50,11 +80,22 @@ pub trait Task: Serialize + DeserializeOwned + Send + 'static {
     ///
     /// # Errors
     ///
-    /// A [conflict](TaskFailure::conflict) is retried. Any other error ends the task.
+    /// The [failure](TaskFailure) and the [policy](Self::retry_policy) decide whether the task is retried. By default,
+    /// a [conflict](TaskFailure::conflict) is retried, and any other error ends the task.
     fn run(
         self,
         context: TaskContext,
     ) -> impl Future<Output = Result<Self::Output, TaskFailure>> + Send;
+}
+
+/// Serialises the arguments. Fails if the type cannot read its own JSON, because no worker could.
+pub(super) fn write_arguments<T: Task>(task: &T) -> serde_json::Result<Box<RawValue>> {
+    let arguments = json::to_raw_value(task)?;
+    let read: serde_json::Result<T> = read_arguments(&arguments);
+    read.map_err(|error| {
+        serde_json::Error::custom(format_args!("it cannot be read again: {error}"))
+    })?;
+    Ok(arguments)
 }
 
 /// Deserialises the arguments. A panic in `Deserialize` is reported as an error, because the task has not started.

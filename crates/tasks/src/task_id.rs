@@ -3,6 +3,9 @@ use std::fmt;
 use std::sync::Arc;
 use uuid::Uuid;
 
+/// The prefix of the keys of records in the store.
+pub(super) const RECORDS: &str = "task/record/";
+
 /// Identifies a task in all processes.
 ///
 /// The default id is a random UUID, which cannot be guessed. An explicit id makes submitting idempotent, see
@@ -31,7 +34,7 @@ impl TaskId {
 
     /// Returns the key of the record in the store.
     pub(super) fn record(&self) -> String {
-        format!("task/record/{self}")
+        format!("{RECORDS}{self}")
     }
 
     /// Returns the topic of the task on the bus.

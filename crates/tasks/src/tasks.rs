@@ -2,9 +2,11 @@
 //! contains the functions of the task types, which take a context, which contains the handle.
 
 use super::caller::Caller;
+use super::ended::EndedTask;
 use super::news::{News, Subscriptions};
 use super::record::Record;
 use super::records::Records;
+use super::retry::RetryPolicy;
 use super::settings::Settings;
 use super::{TaskError, TaskFailure, TaskId, observe};
 use futures_util::future::BoxFuture;
@@ -74,6 +76,7 @@ pub(super) struct Shared {
     pub(super) task: Arc<str>,
     pub(super) attempt: u32,
     pub(super) caller: Caller,
+    pub(super) ended: Option<EndedTask>,
     pub(super) report: watch::Sender<Report>,
     /// Shared with nested tasks that run in place.
     pub(super) stop: Arc<watch::Sender<bool>>,
@@ -92,12 +95,20 @@ pub(super) struct Core {
     pub(super) records: Records,
     pub(super) settings: Settings,
     pub(super) queues: HashMap<Arc<str>, Provided>,
+    #[cfg(feature = "schedules")]
+    pub(super) schedules: HashMap<Arc<str>, Arc<super::Schedule>>,
+    /// The clock of schedules.
+    #[cfg(feature = "schedules")]
+    pub(super) clock: Arc<dyn Fn() -> std::time::SystemTime + Send + Sync>,
     pub(super) state: Extensions,
     pub(super) is_conflict: Option<Arc<IsConflict>>,
     pub(super) make_span: Option<Arc<MakeSpan>>,
     pub(super) subscriptions: Subscriptions,
     /// Held by a suspect task during its last attempt, so that no two of them share the process.
     pub(super) suspect: tokio::sync::Mutex<()>,
+    /// The turns of the calls of this process that change the slots of a key. They save lost attempts of compare-and-set,
+    /// and decide nothing.
+    pub(super) turns: [tokio::sync::Mutex<()>; 16],
     /// The task that listens to the bus. The first subscription starts it.
     pub(super) listening: Listening,
 }
@@ -105,9 +116,16 @@ pub(super) struct Core {
 /// A queue that this process provides: its task types and limits.
 #[derive(Clone, Debug)]
 pub(super) struct Provided {
-    pub(super) types: HashMap<&'static str, Run>,
+    pub(super) types: HashMap<&'static str, TaskType>,
     pub(super) concurrency: usize,
     pub(super) timeout: Duration,
+}
+
+/// A registered task type.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TaskType {
+    pub(super) run: Run,
+    pub(super) retry: RetryPolicy,
 }
 
 /// A type-erased [`Task::run`](super::Task::run). It may panic.

@@ -48,6 +48,13 @@ impl Worker {
         let drain = Arc::<Drain>::default();
         let mut set = JoinSet::new();
         for (name, provided) in queues {
+            #[cfg(feature = "schedules")]
+            for schedule in tasks.core.schedules.values() {
+                if schedule.queue == name {
+                    let (core, schedule) = (tasks.core.clone(), schedule.clone());
+                    set.spawn(super::schedules::keep(core, schedule, drain.clone()));
+                }
+            }
             let attempts = Attempts::new(tasks, name, provided, drain.clone());
             set.spawn(work(Arc::new(attempts), drain.enter()));
         }

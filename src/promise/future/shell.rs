@@ -9,6 +9,7 @@ use crate::body::ReplayBody;
 use http::{Request, Response};
 use std::mem;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -132,6 +133,16 @@ impl Rest {
     pub(crate) fn time_out(&mut self) {
         self.promises().registry.time_out();
         self.running.clear();
+    }
+
+    /// Like [`time_out`](Self::time_out), from any thread. Does nothing after the end of the request.
+    pub(crate) fn time_out_later(&self) -> impl FnOnce() + Send + use<> {
+        let registry = Arc::downgrade(&self.promises().registry);
+        move || {
+            if let Some(registry) = registry.upgrade() {
+                registry.time_out();
+            }
+        }
     }
 
     /// Enters the span of the pass until the guard is dropped.

@@ -59,14 +59,10 @@ impl Reservation<'_> {
         mut self,
         outcome: Outcome,
     ) -> Result<Present, SubmitError> {
-        let mut state = lock(&self.registry.state);
-        while !self.is_valid(&mut state)? {
-            drop(state);
-            if let Some(present) = self.repeat()? {
-                return Ok(present);
-            }
-            state = lock(&self.registry.state);
-        }
+        let mut state = match self.lock() {
+            Ok(state) => state,
+            Err(submitted) => return submitted,
+        };
         let progress = Progress::settled(outcome.clone());
         let place = self.insert(&mut state, progress, Started::No, Demand::Met);
         if let Some(entry) = state.at(place) {

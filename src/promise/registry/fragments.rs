@@ -189,16 +189,18 @@ impl Registry {
         removed.len()
     }
 
-    /// Notes that the error of a fragment is reported. `false` if it was reported in an earlier pass.
-    pub(crate) fn report_fragment(&self, name: &Key) -> bool {
+    /// Notes that an error of a fragment is reported. `false` if the same error was reported already, as errors are that
+    /// occur in several passes.
+    pub(crate) fn report_fragment(&self, name: &Key, text: String) -> bool {
         let mut state = lock(&self.state);
         if state.has_ended() {
             return true;
         }
         let reported = &mut state.ledger().more().reported;
-        let is_new = !reported.contains(name);
+        let is_it = |(key, known): &(Key, String)| key == name && *known == text;
+        let is_new = !reported.iter().any(is_it);
         if is_new {
-            reported.push(name.clone());
+            reported.push((name.clone(), text));
         }
         is_new
     }

@@ -137,9 +137,9 @@ struct More {
     undo: Vec<Undo>,
     #[cfg(feature = "fragments")]
     fragments: Fragments,
-    /// The names of fragments whose errors were reported.
+    /// The names and texts of the errors of fragments that were reported.
     #[cfg(feature = "fragments")]
-    reported: Vec<Key>,
+    reported: Vec<(Key, String)>,
     #[cfg(feature = "loader")]
     attachments: Vec<Attachment>,
 }

@@ -23,7 +23,7 @@ pub(in crate::promise) enum Found<'a, T> {
 /// A reservation does not block other callers, and dropping it has no effect. If another promise was added after the
 /// look-up, a submission repeats the look-up first.
 pub(in crate::promise) struct Reservation<'a> {
-    pub(super) registry: &'a Registry,
+    registry: &'a Registry,
     pub(super) reader: Reader,
     key: &'a Key,
     kind: Kind,
@@ -99,38 +99,24 @@ impl<T: Send + Sync + 'static> Found<'_, T> {
     }
 }
 
-impl Reservation<'_> {
+impl<'a> Reservation<'a> {
     // Work that is not added is user code. As an argument it is dropped after the guard, that is without the lock.
     pub(super) fn submit(mut self, work: Work) -> Result<Present, SubmitError> {
-        let mut state = lock(&self.registry.state);
-        while !self.is_valid(&mut state)? {
-            drop(state);
-            if let Some(present) = self.repeat()? {
-                return Ok(present);
-            }
-            state = lock(&self.registry.state);
+        match self.lock() {
+            Ok(state) => Ok(self.add(work, state)),
+            Err(submitted) => submitted,
         }
-        Ok(self.add(work, state))
     }
 
     fn submit_body(
         mut self,
         work: impl FnOnce(RequestBody) -> Work,
     ) -> Result<Present, SubmitError> {
-        let body = {
-            let mut state = lock(&self.registry.state);
-            while !self.is_valid(&mut state)? {
-                drop(state);
-                if let Some(present) = self.repeat()? {
-                    return Ok(present);
-                }
-                state = lock(&self.registry.state);
-            }
-            match state.phase {
-                // The promise has timed out and will not run, so it does not take the body.
-                Phase::TimedOut => RequestBodyState::Here(None),
-                _ => mem::replace(&mut state.body, RequestBodyState::Taken),
-            }
+        let body = match self.lock() {
+            // The promise has timed out and will not run, so it does not take the body.
+            Ok(state) if state.phase == Phase::TimedOut => RequestBodyState::Here(None),
+            Ok(mut state) => mem::replace(&mut state.body, RequestBodyState::Taken),
+            Err(submitted) => return submitted,
         };
         let key = || self.key.clone();
         let body = match body {
@@ -153,9 +139,27 @@ impl Reservation<'_> {
         self.submit(work)
     }
 
+    /// Locks the state for adding the promise. Otherwise returns the result of the submission: an error, or a promise
+    /// that was added after the look-up.
+    #[inline(always)]
+    pub(super) fn lock(&mut self) -> Result<MutexGuard<'a, State>, Result<Present, SubmitError>> {
+        let registry = self.registry;
+        loop {
+            let mut state = lock(&registry.state);
+            match self.is_valid(&mut state) {
+                Ok(true) => return Ok(state),
+                Ok(false) => drop(state),
+                Err(error) => return Err(Err(error)),
+            }
+            if let Some(submitted) = self.repeat().transpose() {
+                return Err(submitted);
+            }
+        }
+    }
+
     /// Repeats the look-up, because the list of promises has changed. Returns the promise if there is one now.
     #[cold]
-    pub(super) fn repeat(&mut self) -> Result<Option<Present>, SubmitError> {
+    fn repeat(&mut self) -> Result<Option<Present>, SubmitError> {
         let registry = self.registry;
         match registry.look_up(self.reader, self.key, self.kind, self.purpose) {
             Ok(present) => Ok(Some(present)),
@@ -169,7 +173,7 @@ impl Reservation<'_> {
 
     /// Whether the list of promises is that of the look-up. Fails if no promise may be added.
     #[inline]
-    pub(super) fn is_valid(&self, state: &mut State) -> Result<bool, SubmitError> {
+    fn is_valid(&self, state: &mut State) -> Result<bool, SubmitError> {
         let key = || self.key.clone();
         if !state.is_current(self.reader.pass) {
             return Err(SubmitError::Ended { key: key() });

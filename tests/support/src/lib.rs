@@ -6,6 +6,7 @@ pub mod durable;
 pub mod eventually;
 pub mod example;
 pub mod firefox;
+pub mod mortal;
 #[cfg(feature = "nats")]
 pub mod nats;
 pub mod operation;

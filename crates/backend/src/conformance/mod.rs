@@ -49,8 +49,8 @@ pub use queue::{
     queue_order, queue_retries, queue_shutdown, queue_work, queue_workers,
 };
 pub use store::{
-    store, store_compare_and_set, store_lag, store_limits, store_races, store_revisions,
-    store_time_to_live, store_values, store_watch,
+    store, store_compare_and_set, store_lag, store_limits, store_list, store_races,
+    store_revisions, store_time_to_live, store_values, store_watch,
 };
 
 use super::BackendError;

@@ -1,6 +1,8 @@
 //! The time that a backend has for an answer.
 
-use crate::{Backend, BackendError, BusStream, CompareAndSet, Entry, Envelope, Queue, Revision};
+use crate::{
+    Backend, BackendError, BusStream, CompareAndSet, Entry, Envelope, Page, Queue, Revision,
+};
 use bytes::Bytes;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -88,6 +90,19 @@ impl TimedBackend {
             CompareAndSet::Set(revision) => Some(revision),
             CompareAndSet::Conflict => None,
         })
+    }
+
+    pub async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, BackendError> {
+        in_time(
+            self.timeout,
+            self.backend.store().list(prefix, after, limit),
+        )
+        .await
     }
 
     pub async fn delete(&self, key: &str) -> Result<bool, BackendError> {

@@ -37,3 +37,8 @@ pub fn check_size(size: usize, limit: usize) -> Result<(), BackendError> {
 pub fn capacity(asked: usize) -> usize {
     asked.clamp(1, 1_000_000)
 }
+
+/// The number of entries of a page.
+pub fn page_limit(asked: usize) -> usize {
+    asked.clamp(1, 1000)
+}

@@ -1,10 +1,12 @@
 use crate::kit::clock;
-use crate::kit::limits::{DEFAULT_MAX_VALUE_BYTES, DEFAULT_WATCH_CAPACITY, capacity, check_size};
+use crate::kit::limits::{
+    DEFAULT_MAX_VALUE_BYTES, DEFAULT_WATCH_CAPACITY, capacity, check_size, page_limit,
+};
 use crate::kit::sync::lock;
 use crate::observe;
 use crate::{
-    BackendError, Change, CompareAndSet, Entry, Revision, Store, WatchStream, check_name,
-    check_prefix,
+    BackendError, Change, CompareAndSet, Entry, Listed, Page, Revision, Store, WatchStream,
+    check_name, check_prefix,
 };
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -13,6 +15,7 @@ use moka::Expiry;
 use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
+use std::collections::{BTreeMap, Bound};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -40,10 +43,22 @@ pub struct MemoryStore {
 struct Shared {
     settings: MemoryStoreBuilder,
     entries: Cache<Arc<str>, Stored>,
+    /// The keys of the entries in order, with their revisions. Not locked during calls of the cache, which may call back.
+    keys: Arc<Keys>,
     /// The revision of the last change. Locked during a change and until watchers are notified: changes are atomic, and
     /// watchers see them in order and after they took effect.
     last: Mutex<u64>,
     changes: broadcast::Sender<Change>,
+}
+
+type Keys = Mutex<BTreeMap<Arc<str>, Revision>>;
+
+/// Removes a key, unless its value has been replaced.
+fn forget(keys: &Keys, key: &str, revision: Revision) {
+    let mut keys = lock(keys);
+    if keys.get(key) == Some(&revision) {
+        keys.remove(key);
+    }
 }
 
 #[derive(Clone)]
@@ -123,6 +138,8 @@ impl MemoryStore {
 
 impl Shared {
     fn new(settings: MemoryStoreBuilder) -> Self {
+        let keys = Arc::<Keys>::default();
+        let known = keys.clone();
         let entries = Cache::builder()
             .max_capacity(settings.max_bytes)
             // The cache's default policy may reject a new value in favour of existing ones.
@@ -132,7 +149,10 @@ impl Shared {
                 bytes.try_into().unwrap_or(u32::MAX)
             })
             .expire_after(FreeAfterTimeToLive)
-            .eviction_listener(|key, _, cause| {
+            .eviction_listener(move |key, stored: Stored, cause| {
+                if cause.was_evicted() {
+                    forget(&known, &key, stored.entry.revision);
+                }
                 if cause == RemovalCause::Size {
                     observe::entry_dropped(&key);
                 }
@@ -141,6 +161,7 @@ impl Shared {
         Self {
             settings,
             entries,
+            keys,
             last: Mutex::new(0),
             changes: broadcast::Sender::new(settings.watch_capacity),
         }
@@ -150,6 +171,38 @@ impl Shared {
         let stored = self.entries.get(key)?;
         let expired = stored.expires.is_some_and(|at| at <= Instant::now());
         (!expired).then_some(stored.entry)
+    }
+
+    /// Lists the entries in the order of their keys.
+    fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Page {
+        let mut entries = Vec::new();
+        let mut from = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after.into()),
+            _ => Bound::Included(prefix.into()),
+        };
+        while entries.len() < limit {
+            let chunk: Vec<_> = {
+                let keys = lock(&self.keys);
+                let keys = keys.range::<Arc<str>, _>((from, Bound::Unbounded));
+                let keys = keys.take_while(|(key, _)| key.starts_with(prefix));
+                let room = limit - entries.len();
+                keys.take(room)
+                    .map(|(key, at)| (key.clone(), *at))
+                    .collect()
+            };
+            let Some((last, _)) = chunk.last() else {
+                return Page::new(entries, None);
+            };
+            from = Bound::Excluded(last.clone());
+            for (key, revision) in chunk {
+                match self.get(&key) {
+                    Some(entry) => entries.push(Listed::new(key.clone(), entry, key)),
+                    None => forget(&self.keys, &key, revision),
+                }
+            }
+        }
+        let next = entries.last().map(|listed| listed.position.clone());
+        Page::new(entries, next)
     }
 
     /// Changes a key if `condition` holds for its current revision. Returns the revision of the change.
@@ -174,9 +227,11 @@ impl Shared {
                 expires: time_to_live.and_then(|time| Instant::now().checked_add(time)),
             };
             self.entries.insert(key.clone(), stored);
+            lock(&self.keys).insert(key.clone(), revision);
             Change::Put { key, entry }
         } else {
             self.entries.invalidate(&key);
+            lock(&self.keys).remove(&key);
             Change::Deleted { key, revision }
         };
         // Fails if there are no watchers.
@@ -274,6 +329,18 @@ impl Store for MemoryStore {
             check_name(key)?;
             let changed = self.shared.change(key, None, |found| found.is_some());
             Ok(changed.is_some())
+        })
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, BackendError>> {
+        Box::pin(async move {
+            check_prefix(prefix)?;
+            Ok(self.shared.list(prefix, after, page_limit(limit)))
         })
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tower_promises_backend::memory::{MemoryBus, MemoryStore};
 use tower_promises_backend::{
     Backend, BackendError, BoxFuture, Bus, BusEvent, BusStream, Change, CompareAndSet, Entry,
-    Envelope, Queue, Revision, Store, WatchStream, check_name, conformance,
+    Envelope, Page, Queue, Revision, Store, WatchStream, check_name, conformance,
 };
 
 assert_obj_safe!(Bus, Queue, Store);
@@ -42,6 +42,18 @@ async fn a_backend_hands_out_its_adapters() {
     backend.bus().publish("topic", "x".into()).await.unwrap();
     let envelope = Envelope::new("queue", "id", "x".into());
     backend.queue().enqueue(envelope).await.unwrap();
+}
+
+/// Entries that the store has dropped for others are not listed.
+#[tokio::test(start_paused = true)]
+async fn a_full_store_lists_what_it_has_kept() {
+    let store = MemoryStore::builder().max_bytes(100 * 1024).build();
+    for number in 0..2000 {
+        let key = format!("key/{number}");
+        store.put(&key, "value".into(), None).await.unwrap();
+    }
+    let page = store.list("key/", None, 1000).await.unwrap();
+    assert!((100..1000).contains(&page.entries.len()) && page.next.is_none());
 }
 
 /// Runs on several threads, so that competing calls overlap.
@@ -181,6 +193,8 @@ enum Fault {
     SetsWithoutAtomicity,
     IgnoresTimeToLive,
     ConfusesCase,
+    ListSkips,
+    ListsOtherKeys,
     WatchesLate,
     WatchSkips,
     WatchLagsSilently,
@@ -272,6 +286,25 @@ impl Store for Broken {
         Box::pin(async { self.store.delete(&self.key(key)).await })
     }
 
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, BackendError>> {
+        Box::pin(async move {
+            let mut prefix = self.key(prefix);
+            if self.fault == Fault::ListsOtherKeys {
+                prefix.pop();
+            }
+            let mut page = self.store.list(&prefix, after, limit).await?;
+            if self.fault == Fault::ListSkips && self.every(3) {
+                page.entries.pop();
+            }
+            Ok(page)
+        })
+    }
+
     fn watch<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<WatchStream, BackendError>> {
         if self.fault == Fault::WatchesLate {
             let (store, prefix) = (self.store.clone(), prefix.to_owned());
@@ -356,6 +389,8 @@ broken! {
     a_store_without_time_to_live_fails: check_store(IgnoresTimeToLive), "expires after its time to live";
     a_store_that_confuses_keys_fails: check_store(ConfusesCase), "existed";
     a_store_that_accepts_all_keys_fails: check_store(AcceptsAllNames), "must be an error";
+    a_list_that_skips_entries_fails: check_store(ListSkips), "each entry is listed once";
+    a_list_of_other_keys_fails: check_store(ListsOtherKeys), "each entry is listed once";
     a_watch_that_starts_late_fails: check_store(WatchesLate), "a watch sees every change";
     a_watch_that_skips_changes_fails: check_store(WatchSkips), "a watch sees every change";
     a_watch_that_lags_silently_fails: check_store(WatchLagsSilently), "gets `Lagged`";

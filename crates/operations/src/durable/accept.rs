@@ -164,6 +164,7 @@ async fn create(
     // The operation is never forgotten, so a repeated request may get its address at any time.
     record.told = claim.is_some();
     record.claim = claim;
+    records.watch_end(&key, &mut record).await?;
     records.bury(&key, &record).await?;
     let (name, time_to_live) = (key.record(), record.time_to_live());
     if !records.backend.create(&name, &record, time_to_live).await? {

@@ -105,7 +105,8 @@ async fn change(
         let request = backend.get_pieces(&key.request(), durable.request).await?;
         let request =
             request.ok_or_else(|| BackendError::unavailable("the stored request is missing"))?;
-        if record.status.is_terminal() {
+        let had_ended = record.status.is_terminal();
+        if had_ended {
             let now = instance.settings.now();
             durable.begun = now;
             record.status = Status::NotStarted;
@@ -135,6 +136,9 @@ async fn change(
         record.touch();
         let turn = durable.turn;
         record.durable = Some(durable);
+        if had_ended {
+            instance.records.watch_end(key, &mut record).await?;
+        }
         let precaution = wake::precaution(instance, key, turn, Reason::Begin)?;
         backend.enqueue(precaution).await?;
         let (name, value) = (key.record(), encode(&record)?);

@@ -43,6 +43,7 @@ impl DurableRun {
         let requester = Requester {
             principal,
             received,
+            callback: None,
         };
         let settings = Settings {
             // All due times have passed.

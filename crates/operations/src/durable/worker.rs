@@ -7,6 +7,7 @@ use super::wake::Wake;
 use crate::changes::ENDED;
 use crate::instance::Instance;
 use crate::observe;
+use crate::on_end;
 use crate::record::{Key, random};
 use crate::records::repeat;
 use bytes::Bytes;
@@ -36,6 +37,7 @@ where
     R: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     instance.listen();
+    on_end::listen(&instance);
     let options = WorkOptions::new(instance.settings.durable.queue.clone())
         .concurrency(instance.settings.durable.max_runs)
         .lease(instance.settings.lease);
@@ -97,6 +99,7 @@ where
             close(&instance, &key, principal.as_deref()).await;
             observe::ended(&key, status, Some(&failure.code));
             instance.announce(&key, ENDED).await;
+            tell_end(&instance, &key).await;
             return Outcome::Done;
         }
         Err(_) => return Outcome::Retry { after: PAUSE },
@@ -107,6 +110,7 @@ where
             let (outcome, has_ended) = running.run().await;
             if has_ended {
                 close(&instance, &key, principal.as_deref()).await;
+                tell_end(&instance, &key).await;
             }
             outcome
         }
@@ -114,6 +118,13 @@ where
             observe::backend_failed(&key, &error);
             Outcome::Retry { after: PAUSE }
         }
+    }
+}
+
+/// Tells the application of an end. After a failure, the envelope of the end does.
+async fn tell_end(instance: &Instance, key: &Key) {
+    if let Err(error) = instance.tell_end(key).await {
+        observe::on_end_failed(key, &*error);
     }
 }
 

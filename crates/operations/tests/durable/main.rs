@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod crashes;
+mod ends;
 mod memory;
 mod mortal;
 mod outside;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod cancel;
+mod ends;
 mod errors;
 mod events;
 mod first_reply;

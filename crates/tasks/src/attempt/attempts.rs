@@ -1,11 +1,11 @@
-use super::claim::{Attempt, BACKEND_PAUSE, Begin, OTHER_VERSION_PAUSE, crashed, expired};
+use super::claim::{Attempt, BACKEND_PAUSE, Begin, OTHER_VERSION_PAUSE, expired};
 use super::end::End;
 use super::turn::{Turn, Turns};
 use crate::context::StopOnDrop;
 use crate::dead_letters::AGAIN;
 use crate::failure::Reported;
 use crate::news::News;
-use crate::record::{Failure, Letter};
+use crate::record::{Failure, Letter, crashed};
 use crate::run::perform;
 use crate::tasks::{Provided, Ran, Shared};
 use crate::{TaskContext, TaskId, TaskState, Tasks, observe};
@@ -54,12 +54,59 @@ impl Attempts {
             Ok(letter) => letter,
             Err(error) => return self.unreadable(&delivery, &error).await,
         };
+        match self.attend_letter(&letter).await {
+            // The envelope is settled only when the task that this one calls at its end is in the queue.
+            Outcome::Done => self.call_on_end(&letter).await,
+            again => again,
+        }
+    }
+
+    async fn call_on_end(&self, letter: &Letter) -> Outcome {
+        match self.tasks.core.call_on_end(letter).await {
+            Ok(()) => Outcome::Done,
+            Err(error) => {
+                observe::on_end_failed(letter, &error);
+                Outcome::Retry {
+                    after: BACKEND_PAUSE,
+                }
+            }
+        }
+    }
+
+    async fn attend_letter(&self, letter: &Letter) -> Outcome {
         let core = &self.tasks.core;
+        let failed = |error: BackendError| {
+            observe::backend_failed(&letter.id, &error);
+            Outcome::Retry {
+                after: BACKEND_PAUSE,
+            }
+        };
+        match core.has_slot(letter).await {
+            Ok(true) => {}
+            Ok(false) => return Outcome::Done,
+            Err(error) => return failed(error),
+        }
+        let outcome = self.attempt(letter).await;
+        if outcome != Outcome::Done {
+            return outcome;
+        }
+        // Before the envelope is settled, so that another delivery repeats what fails here.
+        match core.release(letter).await {
+            Ok(()) => outcome,
+            Err(error) => failed(error),
+        }
+    }
+
+    /// Makes an attempt at a task that may run.
+    async fn attempt(&self, letter: &Letter) -> Outcome {
+        let core = &self.tasks.core;
+        let known = self.provided.types.get(&*letter.task);
         let mut attempt = Attempt {
             core,
-            letter: &letter,
+            letter,
             number: 0,
             token: Uuid::new_v4().simple().to_string(),
+            retry: known.map(|known| known.retry).unwrap_or_default(),
         };
         // Subscribes before the record is read, so that no change is missed.
         let news = |news| core.subscribe(&letter.id, news);
@@ -75,24 +122,34 @@ impl Attempts {
         match begun {
             Begin::Attempt(number) => attempt.number = number,
             Begin::Nothing => return Outcome::Done,
+            Begin::Replaced(letter, delay) => {
+                let sent = core.send(&letter, delay, letter.priority()).await;
+                let Err(error) = sent else {
+                    return Outcome::Done;
+                };
+                observe::backend_failed(&letter.id, &error);
+                return Outcome::Retry {
+                    after: BACKEND_PAUSE,
+                };
+            }
             Begin::Expired => {
-                observe::ended(&letter, TaskState::Failed, Some(&expired()));
+                observe::ended(letter, TaskState::Failed, Some(&expired()));
                 core.announce(&letter.id, News::Ended).await;
                 return Outcome::Done;
             }
             Begin::Cancelled => {
-                observe::ended(&letter, TaskState::Cancelled, None);
+                observe::ended(letter, TaskState::Cancelled, None);
                 core.announce(&letter.id, News::Ended).await;
                 return Outcome::Done;
             }
             Begin::Dead => {
-                observe::ended(&letter, TaskState::Dead, Some(&crashed()));
+                observe::ended(letter, TaskState::Dead, Some(&crashed()));
                 return attempt.bury().await;
             }
             // The worker that recorded the end may have stopped before it updated the list.
             Begin::Buried => return attempt.bury().await,
         }
-        observe::began(&letter, attempt.number);
+        observe::began(letter, attempt.number);
         self.run(&attempt, cancels).await
     }
 
@@ -169,7 +226,7 @@ impl Attempts {
 
     async fn run(&self, attempt: &Attempt<'_>, cancels: Subscription) -> Outcome {
         let letter = attempt.letter;
-        let Some(run) = self.provided.types.get(&*letter.task) else {
+        let Some(task) = self.provided.types.get(&*letter.task) else {
             let unknown = format!("this worker does not know tasks `{}`", letter.task);
             let failure = Failure {
                 error: Reported::new(unknown),
@@ -188,10 +245,11 @@ impl Attempts {
             task: letter.task.as_str().into(),
             attempt: attempt.number,
             caller: letter.caller(),
+            ended: letter.ended.clone(),
             report: watch::Sender::default(),
             stop,
         });
-        let work = perform(*run, letter, &context).boxed();
+        let work = perform(task.run, letter, &context).boxed();
         let end = self.wait(attempt, &context, cancels, work).await;
         if let End::Ended(_) = end {
             guard.completed();

@@ -5,6 +5,7 @@ use crate::TaskState;
 use crate::failure::Reported;
 use crate::record::{Failure, Letter, Record};
 use crate::records::Changed;
+use crate::retry::RetryPolicy;
 use crate::tasks::Core;
 use std::time::Duration;
 use tower_promises_backend::BackendError;
@@ -25,6 +26,8 @@ pub(super) struct Attempt<'a> {
     pub(super) letter: &'a Letter,
     pub(super) number: u32,
     pub(super) token: String,
+    /// The policy of the type, or the default if this worker does not know the type.
+    pub(super) retry: RetryPolicy,
 }
 
 /// The result of claiming a delivered task.
@@ -33,6 +36,8 @@ pub(super) enum Begin {
     Attempt(u32),
     /// The task has ended, or the delivery belongs to an earlier submission.
     Nothing,
+    /// A later submission has replaced this one, and may have failed to enqueue its letter with this delay.
+    Replaced(Box<Letter>, Duration),
     /// The lifetime of the task is over.
     Expired,
     /// A cancel was requested.
@@ -67,11 +72,19 @@ impl Attempt<'_> {
     ) -> Result<Option<Begin>, BackendError> {
         let (core, letter) = (self.core, self.letter);
         let settings = &core.settings;
+        let max_attempts = self.max_attempts();
         let is_alone = matches!(turn, Turn::Alone { .. });
+        // Whether the task is a dead letter if its worker ends in the next attempt.
+        let is_last = |record: &Record| {
+            record.attempt + 1 >= max_attempts || record.crashes + 1 >= settings.max_attempts
+        };
         let update = |found: Option<Record>| {
             let mut record = match found {
                 Some(record) if record.submission != letter.submission => {
-                    return Update::Keep(Some(Begin::Nothing));
+                    return Update::Keep(Some(match record.kept() {
+                        Some((letter, delay)) => Begin::Replaced(Box::new(letter), delay),
+                        None => Begin::Nothing,
+                    }));
                 }
                 Some(record) if record.state == TaskState::Dead => {
                     return Update::Keep(Some(Begin::Buried));
@@ -84,14 +97,11 @@ impl Attempt<'_> {
                 None => Record::new(letter),
             };
             record.letter = None;
+            record.due = None;
             record.unread = None;
             if record.state == TaskState::Running {
                 // The previous attempt has not recorded its end, so it ended with its worker.
-                record.is_suspect = true;
-                record.failure = Some(Failure {
-                    error: crashed(),
-                    is_conflict: false,
-                });
+                record.lose_worker();
             }
             let now = now();
             let expires = letter.expires.max(record.extended.unwrap_or(0));
@@ -105,11 +115,10 @@ impl Attempt<'_> {
             } else if record.cancel {
                 record.end(TaskState::Cancelled, settings.result_time_to_live);
                 Some(Begin::Cancelled)
-            } else if record.attempt >= settings.max_attempts {
+            } else if record.attempt >= max_attempts || record.crashes >= settings.max_attempts {
                 self.kill(&mut record, has_room);
                 Some(Begin::Dead)
-            } else if record.is_suspect && !is_alone && record.attempt + 1 >= settings.max_attempts
-            {
+            } else if record.is_suspect && !is_alone && is_last(&record) {
                 record.queue_again(settings.result_time_to_live);
                 None
             } else {
@@ -129,6 +138,12 @@ impl Attempt<'_> {
         };
         let key = letter.id.record();
         core.records.backend.change(&key, update).await
+    }
+
+    /// Returns the number of attempts that the task has.
+    pub(super) fn max_attempts(&self) -> u32 {
+        let own = self.letter.max_attempts;
+        own.unwrap_or(self.core.settings.max_attempts)
     }
 
     /// Makes the task a dead letter. Without room for its arguments in the store (`has_room` is `false`) it cannot be
@@ -162,8 +177,4 @@ impl Attempt<'_> {
 
 pub(super) fn expired() -> Reported {
     Reported::new("it has waited longer than its lifetime")
-}
-
-pub(super) fn crashed() -> Reported {
-    Reported::new("the worker has ended, or lost touch, before the task did")
 }

@@ -42,14 +42,17 @@ impl Attempt<'_> {
             error,
             is_conflict: false,
         };
-        let failure = match end {
+        let retried = || self.retry.pause_after_error(self.number);
+        let (failure, pause) = match end {
             End::Ended(Ok(output)) => return self.succeed(output, report).await,
             End::Ended(Err(RunError::Failed(failure))) => {
                 let failure = self.core.classify(failure);
-                Failure {
+                let pause = self.retry.pause_after(&failure, self.number);
+                let failure = Failure {
                     error: Reported::of(failure.error()),
-                    is_conflict: failure.is_conflict(),
-                }
+                    is_conflict: failure.is_transient(),
+                };
+                (failure, pause)
             }
             End::Ended(Err(RunError::Unreadable(error))) => {
                 let task = &self.letter.task;
@@ -60,8 +63,13 @@ impl Attempt<'_> {
                 };
                 return self.again(failure, OTHER_VERSION_PAUSE, report).await;
             }
-            End::Ended(Err(RunError::Panicked(message))) => failed(Reported::panicked(&message)),
-            End::TimedOut => failed(Reported::new(format!("the task took more than {limit:?}"))),
+            End::Ended(Err(RunError::Panicked(message))) => {
+                (failed(Reported::panicked(&message)), retried())
+            }
+            End::TimedOut => {
+                let text = format!("the task took more than {limit:?}");
+                (failed(Reported::new(text)), retried())
+            }
             End::Cancelled => return self.finish(TaskState::Cancelled, None, report).await,
             End::Superseded => return self.superseded().await,
             End::Shutdown => {
@@ -73,10 +81,10 @@ impl Attempt<'_> {
                 return self.queue_again(uncount, Duration::ZERO, report).await;
             }
         };
-        if failure.is_conflict {
-            return self.again(failure, pause_after(self.number), report).await;
+        match pause {
+            Some(pause) => self.again(failure, pause, report).await,
+            None => self.finish(TaskState::Failed, Some(failure), report).await,
         }
-        self.finish(TaskState::Failed, Some(failure), report).await
     }
 
     async fn succeed(&self, output: Box<RawValue>, report: &Report) -> Outcome {
@@ -121,7 +129,7 @@ impl Attempt<'_> {
         pause: Duration,
         report: &Report,
     ) -> Outcome {
-        if self.number < self.core.settings.max_attempts {
+        if self.number < self.max_attempts() {
             observe::conflicted(self.letter, &failure.error, pause);
             let failed = |record: &mut Record| record.failure = Some(failure.clone());
             return self.queue_again(failed, pause, report).await;
@@ -165,10 +173,21 @@ impl Attempt<'_> {
             }
             Ok(Some(_)) => {
                 self.core.announce(&self.letter.id, News::Changed).await;
+                self.lend_slot(pause).await;
                 Outcome::Retry { after: pause }
             }
             // The next delivery reads the record and continues from there.
             Ok(None) | Err(_) => Outcome::Retry { after: pause },
+        }
+    }
+
+    /// Lets other tasks have the slot during a pause. A task that is delivered again at once keeps it.
+    async fn lend_slot(&self, pause: Duration) {
+        if pause.is_zero() {
+            return;
+        }
+        if let Err(error) = self.core.release(self.letter).await {
+            observe::backend_failed(&self.letter.id, &error);
         }
     }
 
@@ -220,10 +239,4 @@ impl Attempt<'_> {
             }
         }
     }
-}
-
-/// Returns a random pause of up to 2^n seconds (n at most 10), so that tasks that conflicted do not start again at the
-/// same time.
-fn pause_after(attempt: u32) -> Duration {
-    backoff::random(Duration::from_secs(1 << attempt.min(10)))
 }

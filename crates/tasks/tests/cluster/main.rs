@@ -8,8 +8,8 @@ use futures_util::future::{join_all, try_join_all};
 use futures_util::stream::FuturesUnordered;
 use process::{Job, Journal, LEASE, Output, Process, backend, tasks};
 use serde_json::Value;
-use std::collections::{BTreeMap, HashSet};
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::{Instant, UNIX_EPOCH};
 use tempfile::TempDir;
 use test_support::nats::{BOUND, SECOND, Server, eventually, soon};
 use tokio::sync::{Mutex, MutexGuard, Notify};
@@ -106,6 +106,110 @@ async fn every_task_has_one_result_when_a_worker_is_killed() {
         assert_eq!(status.attempt(), 2, "the killed attempt counts");
     }
     drop(survivor);
+}
+
+#[tokio::test]
+async fn each_due_time_has_one_run_while_processes_are_killed_and_started() {
+    let cluster = Cluster::start().await;
+    let mut processes: Vec<_> = (0..3).map(|_| cluster.process("scheduler")).collect();
+    // The due times of runs that have ended, in seconds since the epoch.
+    let ended = || {
+        let ids = cluster
+            .journal
+            .read("end")
+            .into_iter()
+            .map(|line| line.task);
+        let due = ids.map(|id| {
+            let due = id.strip_prefix("schedule/second/").unwrap();
+            let due = humantime::parse_rfc3339(due).unwrap();
+            due.duration_since(UNIX_EPOCH).unwrap().as_secs()
+        });
+        due.collect::<BTreeSet<_>>()
+    };
+    let passed = async |number: usize| {
+        let passed = eventually("due times pass", async || {
+            let ended = ended();
+            (ended.len() >= number).then_some(ended)
+        });
+        passed.await
+    };
+    passed(1).await;
+    for round in 0..8 {
+        let killed = processes.remove(0);
+        killed.kill();
+        // Also without any process for a moment.
+        if round == 4 {
+            processes.drain(..).for_each(Process::kill);
+        }
+        while processes.len() < 3 {
+            processes.push(cluster.process("scheduler"));
+        }
+        let number = ended().len();
+        passed(number + 2).await;
+    }
+    let last = *ended().last().unwrap();
+    let first = *ended().first().unwrap();
+    // The run of a killed process begins again when its lease ends.
+    eventually("each due time has a run", async || {
+        let ended = ended();
+        (first..=last).all(|due| ended.contains(&due)).then_some(())
+    })
+    .await;
+    // A second run of a due time would begin with a first attempt of its own.
+    let begun = cluster.journal.read("begin");
+    let first_attempts = begun.iter().filter(|line| line.attempt == 1);
+    let mut ids: Vec<_> = first_attempts.map(|line| &line.task).collect();
+    let number = ids.len();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), number);
+}
+
+/// A killed worker keeps the slots of its tasks until another worker has them. Tasks without a limit do not wait.
+#[tokio::test]
+async fn a_limit_holds_when_a_worker_is_killed() {
+    let cluster = Cluster::start().await;
+    let victim = cluster.process("victim");
+    let queue = cluster.tasks.queue("many");
+    let submits = (0..40).map(|number| queue.submit(Job::Tenant(number % 2)));
+    let ids = try_join_all(submits).await.unwrap();
+    let stuck = eventually("the victim has a task of each tenant", async || {
+        let stuck = cluster.journal.read("stuck");
+        (stuck.len() == 2).then_some(stuck)
+    });
+    let stuck = stuck.await;
+    let survivors = [cluster.process("worker"), cluster.process("worker")];
+    let others = (0..20).map(|number| queue.call(Job::Square(number)));
+    soon(try_join_all(others)).await.unwrap();
+    assert!(stuck.iter().all(|line| line.process == victim.id()));
+    assert_eq!(
+        cluster.begun().len(),
+        22,
+        "one task of each tenant has begun"
+    );
+
+    victim.kill();
+    for id in &ids {
+        cluster.output(id).await.unwrap();
+    }
+    let mut running = [None, None];
+    for line in cluster.journal.read_all() {
+        let Some(number) = ids.iter().position(|id| id.as_str() == line.task) else {
+            continue;
+        };
+        let running = &mut running[number % 2];
+        match &*line.what {
+            "begin" => {
+                let before = running.replace(line.task.clone());
+                // Only the attempt of the killed worker has no end.
+                assert!(before.is_none_or(|before| before == line.task));
+            }
+            "end" => assert_eq!(running.take(), Some(line.task)),
+            _ => {}
+        }
+    }
+    assert_eq!(cluster.begun().len(), 60);
+    drop(survivors);
 }
 
 /// Returns a client with a timeout.

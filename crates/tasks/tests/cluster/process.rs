@@ -20,7 +20,10 @@ use tower_promises_nats::async_nats::ConnectOptions;
 use tower_promises_operations::Escalate;
 use tower_promises_operations::{OperationLayer, Progress};
 use tower_promises_signals::Signals;
-use tower_promises_tasks::{Task, TaskContext, TaskError, TaskFailure, TaskQueueOptions, Tasks};
+use tower_promises_tasks::{
+    Principal, Schedule, Task, TaskContext, TaskError, TaskFailure, TaskLimit, TaskQueueOptions,
+    Tasks, TasksBuilder,
+};
 
 /// Short, to keep the tests short. Long enough for a busy machine to renew the lease.
 pub const LEASE: Duration = Duration::from_secs(4);
@@ -121,9 +124,15 @@ impl Journal {
     }
 
     pub fn read(&self, what: &str) -> Vec<Line> {
+        let mut lines = self.read_all();
+        lines.retain(|line| line.what == what);
+        lines
+    }
+
+    pub fn read_all(&self) -> Vec<Line> {
         let text = std::fs::read_to_string(&self.path).unwrap_or_default();
         let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
-        lines.filter(|line: &Line| line.what == what).collect()
+        lines.collect()
     }
 
     /// Returns a guard that writes a line when it is dropped.
@@ -143,6 +152,8 @@ impl Journal {
 pub enum Job {
     /// Squares the number. A worker with the role `victim` gets stuck at every fiftieth number.
     Square(u64),
+    /// Runs beside no other task of this tenant. A worker with the role `victim` gets stuck.
+    Tenant(u64),
     /// Writes a line every tenth of a second, this many times.
     Tick(u32),
     /// In the first attempt, blocks the whole worker for this many milliseconds.
@@ -160,6 +171,13 @@ impl Task for Job {
     const NAME: &'static str = "job";
     type Output = Output;
 
+    fn limit(&self, _: Option<&Principal>) -> Option<TaskLimit> {
+        let Self::Tenant(tenant) = self else {
+            return None;
+        };
+        Some(TaskLimit::new(format!("tenant {tenant}"), 1))
+    }
+
     async fn run(self, context: TaskContext) -> Result<Output, TaskFailure> {
         let journal: &Journal = context.state()?;
         let (id, attempt) = (context.id().as_str(), context.attempt());
@@ -172,6 +190,14 @@ impl Task for Job {
                 }
                 sleep(Duration::from_millis(5)).await;
                 number * number
+            }
+            Self::Tenant(tenant) => {
+                if std::env::var(ROLE)? == "victim" {
+                    journal.write("stuck", id, attempt);
+                    pending::<()>().await;
+                }
+                sleep(Duration::from_millis(5)).await;
+                tenant
             }
             Self::Tick(times) => {
                 for _ in 0..times {
@@ -200,8 +226,13 @@ impl Task for Job {
     }
 }
 
-/// Creates a handle with the queues of all processes: `many` runs several tasks at a time, `single` runs one.
+/// Creates a handle with the queues of all processes.
 pub fn tasks(backend: Backend, journal: &Journal) -> Tasks {
+    builder(backend, journal).build()
+}
+
+/// The queues of all processes: `many` runs several tasks at a time, `single` runs one.
+fn builder(backend: Backend, journal: &Journal) -> TasksBuilder {
     let queue = |name: &str, concurrency| {
         let queue = TaskQueueOptions::new(name).task::<Job>();
         queue.concurrency(concurrency)
@@ -213,7 +244,12 @@ pub fn tasks(backend: Backend, journal: &Journal) -> Tasks {
         .lease(LEASE)
         .poll_interval(LEASE / 4)
         .progress_interval(SECOND / 10)
-        .build()
+}
+
+/// A schedule that is due each second.
+fn each_second() -> Schedule {
+    let schedule = Schedule::new("second", "many", "* * * * * *", |_| Job::Tick(0));
+    schedule.unwrap().overlap(true)
 }
 
 pub async fn backend(server: &str) -> Backend {
@@ -243,8 +279,12 @@ pub fn run() {
         let backend = backend(&server).await;
         match &*role {
             "web" => serve(backend, &journal).await,
-            _ => {
-                let _worker = tasks(backend, &journal).work().unwrap();
+            role => {
+                let mut builder = builder(backend, &journal);
+                if role == "scheduler" {
+                    builder = builder.schedule(each_second());
+                }
+                let _worker = builder.build().work().unwrap();
                 println!("listening on nothing");
                 pending::<()>().await;
             }

@@ -1,5 +1,7 @@
+mod list;
 mod watch;
 
+pub use list::store_list;
 pub use watch::{store_lag, store_watch};
 
 use super::{answer, awkward_names, invalid_names, refusal};
@@ -29,6 +31,7 @@ pub async fn store<S: Store>(make: impl AsyncFn() -> S) {
     store_time_to_live(&make).await;
     store_watch(&make).await;
     store_lag(&make).await;
+    store_list(&make).await;
     store_limits(&make).await;
 }
 

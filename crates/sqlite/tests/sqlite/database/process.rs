@@ -16,8 +16,8 @@ use test_support::eventually::line_after;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tower_promises_backend::{
-    BackendError, BoxFuture, Bus, BusEvent, BusStream, Change, CompareAndSet, Entry, Revision,
-    Store, WatchStream,
+    BackendError, BoxFuture, Bus, BusEvent, BusStream, Change, CompareAndSet, Entry, Listed, Page,
+    Revision, Store, WatchStream,
 };
 use tower_promises_signals::Signals;
 use tower_promises_sqlite::SqliteDatabase;
@@ -106,6 +106,7 @@ enum Request {
     Put(String, Vec<u8>, Option<Duration>),
     CompareAndSet(String, Option<u64>, Vec<u8>, Option<Duration>),
     Delete(String),
+    List(String, Option<String>, usize),
     Watch(String),
     Publish(String, Vec<u8>),
     Listen,
@@ -266,6 +267,24 @@ impl Store for Remote {
         Box::pin(self.call(Request::Delete(key.into())))
     }
 
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, BackendError>> {
+        let list = Request::List(prefix.into(), after.map(Into::into), limit);
+        Box::pin(async {
+            type Row = (String, Vec<u8>, u64, String);
+            let (rows, next): (Vec<Row>, Option<String>) = self.call(list).await?;
+            let listed = |(key, value, revision, position): Row| {
+                Listed::new(key.into(), entry(value, revision), position.into())
+            };
+            let entries = rows.into_iter().map(listed).collect();
+            Ok(Page::new(entries, next.map(Into::into)))
+        })
+    }
+
     fn watch<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<WatchStream, BackendError>> {
         Box::pin(async {
             let lines = self.subscribe(Request::Watch(prefix.into())).await?;
@@ -376,6 +395,20 @@ async fn answer(
         Request::Delete(key) => {
             let deleted = store.delete(&key).await;
             lines.send(&deleted.map_err(Failure::from)).await
+        }
+        Request::List(prefix, after, limit) => {
+            let page = store.list(&prefix, after.as_deref(), limit).await;
+            let page = page.map(|page| {
+                let rows = page.entries.into_iter().map(|listed| {
+                    let (value, revision) = (listed.entry.value, listed.entry.revision);
+                    let key = listed.key.to_string();
+                    let position = listed.position.to_string();
+                    (key, Vec::from(value), revision.get(), position)
+                });
+                let rows: Vec<_> = rows.collect();
+                (rows, page.next.map(|next| next.to_string()))
+            });
+            lines.send(&page.map_err(Failure::from)).await
         }
         Request::Publish(topic, payload) => {
             let published = bus.publish(&topic, payload.into()).await;
