@@ -6,10 +6,13 @@ pub(crate) fn lock<T: ?Sized>(mutex: &std::sync::Mutex<T>) -> MutexGuard<'_, T> 
 }
 
 /// A mutex that ignores poisoning, see [`lock`]. The crate in `loom/` replaces this type to model-check its users.
-#[derive(Default)]
 pub(crate) struct Mutex<T>(std::sync::Mutex<T>);
 
 impl<T> Mutex<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(std::sync::Mutex::new(value))
+    }
+
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         lock(&self.0)
     }

@@ -17,7 +17,8 @@ pub(super) enum Attempt {
     Pending {
         /// `None` if the page has to wait for the fragment.
         number: Option<FragmentNumber>,
-        waits: Vec<Key>,
+        /// The places of the promises.
+        waits: Vec<usize>,
         parent: Option<FragmentNumber>,
     },
 }

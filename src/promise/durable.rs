@@ -1,6 +1,6 @@
 use super::error::{Failure, PromiseError, SubmitError, Unreadable};
+use super::outcome::Outcome;
 use super::registry::{Found, Purpose};
-use super::slot::Slot;
 use super::submit::failed;
 use super::{AnyKey, IntoKey, Key, Promises};
 use crate::BoxError;
@@ -298,21 +298,18 @@ impl Promises {
         F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
         let key = key.into_key();
-        let found = self.registry.find(self.reader(), &key, Purpose::Read);
-        let slot = found.and_then(|found| match found {
-            Found::Promise(slot) => Ok(slot),
-            Found::Nothing(reservation) => {
-                let slot = match recall(key.as_str()) {
-                    Some(outcome) => Slot::settled(key.clone(), outcome),
-                    None => {
-                        let work = Box::pin(make(key.clone(), run.clone()));
-                        Slot::limiting_itself(key.clone(), work)
-                    }
-                };
-                reservation.add(Arc::new(slot))
-            }
+        let found = self.registry.find::<T>(self.reader(), &key, Purpose::Read);
+        let present = found.and_then(|found| match found {
+            Found::Promise(present) => Ok(present),
+            Found::Nothing(reservation, _) => match recall(key.as_str()) {
+                Some(outcome) => reservation.add_settled(Outcome::new(outcome)),
+                None => {
+                    let work = make(key.clone(), run.clone()).map(Outcome::new);
+                    reservation.submit_limiting_itself(Box::pin(work))
+                }
+            },
         });
-        slot.map_err(SubmitError::into_promise_error)?.read(key)
+        present.map_err(SubmitError::into_promise_error)?.read(key)
     }
 }
 

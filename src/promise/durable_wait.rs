@@ -1,7 +1,7 @@
 use super::durable::{recall, remembering};
 use super::error::{Failure, SubmitError};
-use super::registry::{Found, Purpose};
-use super::slot::Slot;
+use super::outcome::Outcome;
+use super::registry::{Found, Present, Purpose};
 use super::submit::failed;
 use super::wait::Waiter;
 use super::{IntoKey, PromiseError, Promises};
@@ -9,7 +9,6 @@ use crate::BoxError;
 use futures_util::FutureExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::sync::Arc;
 
 /// Awaiting durable promises.
 impl Promises {
@@ -70,20 +69,23 @@ impl Promises {
             return self.wait(key, make).await;
         };
         let key = key.into_key();
-        let found = self.registry.find(self.reader(), &key, Purpose::Wait);
-        let slot = match found.map_err(SubmitError::into_promise_error)? {
-            Found::Promise(slot) => slot,
-            Found::Nothing(reservation) => {
+        let found = self.registry.find::<T>(self.reader(), &key, Purpose::Wait);
+        let present = match found.map_err(SubmitError::into_promise_error)? {
+            Found::Promise(present) => present,
+            Found::Nothing(reservation, _) => {
                 if let Some(outcome) = recall(run, key.as_str()) {
                     return outcome.map_err(|failure| failure.of(key));
                 }
                 let limit = self.registry.promise_timeout();
-                let work = Box::pin(remembering(run.clone(), key.clone(), limit, make()));
-                let slot = Arc::new(Slot::limiting_itself(key.clone(), work));
-                let added = reservation.add(slot);
-                added.map_err(SubmitError::into_promise_error)?
+                let work = remembering(run.clone(), key.clone(), limit, make());
+                let work = Box::pin(work.map(Outcome::new));
+                let submitted = reservation.submit_limiting_itself(work);
+                submitted.map_err(SubmitError::into_promise_error)?
             }
         };
-        Waiter::new(&self.registry, slot).await
+        match present {
+            Present::Awaited(awaiting) => Waiter::new(&self.registry, key, awaiting).await,
+            settled => settled.read(key),
+        }
     }
 }

@@ -435,8 +435,7 @@ impl Session {
         observed: &mut ObservedRequest,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
-        let starting = self.promises().registry.take_starting();
-        running.start(starting, timeout, observed);
+        running.start(&self.promises().registry, timeout, observed);
         let _scope = current::lend(&mut self.promises);
         running.poll(cx)
     }

@@ -33,6 +33,13 @@ impl Key {
         Self(Repr::Static(name))
     }
 
+    /// The same as `==`, but faster for keys that most likely are the same string.
+    #[inline]
+    pub(super) fn is(&self, other: &Self) -> bool {
+        let (this, other) = (self.as_str(), other.as_str());
+        std::ptr::eq(this, other) || this == other
+    }
+
     /// Returns the name as a string slice.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -44,7 +44,7 @@ enum Known<V> {
 /// How a key was requested.
 #[derive(Clone, Copy)]
 struct Asked {
-    pass: usize,
+    pass: u32,
     /// Whether a caller that cannot `await` requested the key.
     is_promised: bool,
 }
@@ -266,7 +266,7 @@ impl<L: Loader> Loads<L> {
         is_promised: bool,
         ended: Option<&Key>,
     ) -> Answer<L::Value> {
-        let pass = promises.pass();
+        let pass = promises.reader.pass;
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         state.close_settled(promises);
@@ -415,7 +415,7 @@ impl<L: Loader> Drop for Batch<L> {
 
 impl Asked {
     /// Whether this pass reads the error of the batch instead of loading the key again.
-    fn applies_in(self, pass: usize) -> bool {
+    fn applies_in(self, pass: u32) -> bool {
         self.is_promised || self.pass == pass
     }
 }

@@ -199,12 +199,14 @@ pub(crate) mod excerpt;
 #[cfg(feature = "fragments")]
 pub(crate) mod fragment_error;
 mod future;
+mod handover;
 mod key;
 pub(crate) mod layer;
 #[cfg(feature = "loader")]
 mod load;
 mod observe;
 mod original;
+mod outcome;
 pub(crate) mod promises;
 mod read;
 pub(crate) mod registry;
@@ -213,7 +215,6 @@ mod results;
 mod running;
 mod service;
 mod settings;
-mod slot;
 mod submit;
 mod wait;
 mod waiters;

@@ -135,7 +135,7 @@ impl Promises {
             not(feature = "operations"),
             expect(unused_mut, reason = "a run needs operations")
         )]
-        let mut registry = Registry::with_settled(settings, results.into_slots());
+        let mut registry = Registry::with_settled(settings, results.into_settled());
         #[cfg(feature = "operations")]
         registry.set_run(run);
         Self {

@@ -17,17 +17,17 @@ impl Promises {
         T: Clone + Send + Sync + 'static,
     {
         let key = key.into_key();
-        let found = self.registry.find(self.reader(), &key, Purpose::Read);
+        let found = self.registry.find::<T>(self.reader(), &key, Purpose::Read);
         match found.map_err(SubmitError::into_promise_error)? {
-            Found::Promise(slot) => slot.read(key),
-            Found::Nothing(_) => Err(PromiseError::NotSubmitted { key }),
+            Found::Promise(present) => present.read(key),
+            Found::Nothing(..) => Err(PromiseError::NotSubmitted { key }),
         }
     }
 
     /// The number of the pass that this handle belongs to, starting at 1.
     #[must_use]
     pub fn pass(&self) -> usize {
-        self.reader.pass
+        self.reader.pass as usize
     }
 
     /// Whether the layer would discard the response of the current pass if the pass ended now, because the pass

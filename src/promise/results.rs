@@ -1,25 +1,24 @@
 #[cfg(doc)]
 use super::Promises;
 use super::error::Failure;
-use super::slot::{AnySlot, Slot};
+use super::outcome::{Kind, Outcome, Type};
 use super::{IntoKey, Key};
 use crate::BoxError;
 use std::fmt;
-use std::sync::Arc;
 #[cfg(feature = "operations")]
 use tower_promises_operations::durable::{DurableRun, Recording};
 
 /// Results for [`Promises::with_results`]. If a name is added twice, the last result counts.
 #[derive(Default)]
 pub struct PromiseResults {
-    slots: Vec<Arc<dyn AnySlot>>,
+    settled: Vec<(Key, Kind, Outcome)>,
     #[cfg(feature = "operations")]
     run: Option<DurableRun>,
 }
 
 impl PromiseResults {
-    pub(super) fn into_slots(self) -> Vec<Arc<dyn AnySlot>> {
-        self.slots
+    pub(super) fn into_settled(self) -> Vec<(Key, Kind, Outcome)> {
+        self.settled
     }
 
     /// The run of a durable operation that is replayed.
@@ -49,7 +48,7 @@ impl PromiseResults {
     where
         T: Send + Sync + 'static,
     {
-        self.with(Slot::settled(key.into_key(), Ok(value)))
+        self.with(key.into_key(), Ok(value))
     }
 
     /// Adds a promise of a `T` that failed with `error`.
@@ -58,7 +57,7 @@ impl PromiseResults {
     where
         T: Send + Sync + 'static,
     {
-        self.with_failure::<T>(key.into_key(), Failure::Failed(error.into().into()))
+        self.with::<T>(key.into_key(), Err(Failure::Failed(error.into().into())))
     }
 
     /// Adds a promise of a `T` that timed out.
@@ -67,29 +66,23 @@ impl PromiseResults {
     where
         T: Send + Sync + 'static,
     {
-        self.with_failure::<T>(key.into_key(), Failure::TimedOut)
+        self.with::<T>(key.into_key(), Err(Failure::TimedOut))
     }
 
-    fn with_failure<T>(self, key: Key, failure: Failure) -> Self
+    fn with<T>(mut self, key: Key, result: Result<T, Failure>) -> Self
     where
         T: Send + Sync + 'static,
     {
-        self.with(Slot::<T>::settled(key, Err(failure)))
-    }
-
-    fn with<T>(mut self, slot: Slot<T>) -> Self
-    where
-        T: Send + Sync + 'static,
-    {
-        self.slots.retain(|other| other.key() != slot.key());
-        self.slots.push(Arc::new(slot));
+        self.settled.retain(|(other, ..)| *other != key);
+        self.settled
+            .push((key, Type::of::<T>, Outcome::new(result)));
         self
     }
 }
 
 impl fmt::Debug for PromiseResults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let keys = self.slots.iter().map(|slot| slot.key());
+        let keys = self.settled.iter().map(|(key, ..)| key);
         f.debug_list().entries(keys).finish()
     }
 }

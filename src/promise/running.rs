@@ -1,6 +1,7 @@
 use super::error::Failure;
 use super::observe::{ObservedPromise, ObservedRequest};
-use super::slot::AnySlot;
+use super::outcome::{Outcome, Work};
+use super::registry::{Aftermath, Member, Registry};
 use futures_util::stream::{FuturesUnordered, Stream};
 use std::mem;
 use std::pin::Pin;
@@ -29,52 +30,72 @@ enum Groups {
     Many(FuturesUnordered<Group>),
 }
 
-/// Promises that started together and share a deadline.
-#[derive(Default)]
+/// Promises that started together and share a deadline. Their work stays in the registry, where any thread can cancel
+/// it.
 struct Group {
+    registry: Arc<Registry>,
     promises: Vec<RunningPromise>,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 struct RunningPromise {
-    slot: Arc<dyn AnySlot>,
-    observed: ObservedPromise,
+    place: usize,
+    /// `None` if no observer is interested, and after the promise has settled.
+    observed: Option<ObservedPromise>,
 }
 
 impl Running {
     /// Starts promises, each with the given timeout.
     pub(super) fn start(
         &mut self,
-        mut slots: Vec<Arc<dyn AnySlot>>,
+        registry: &Arc<Registry>,
         timeout: Option<Duration>,
         observed: &mut ObservedRequest,
     ) {
-        #[cfg(feature = "operations")]
-        if timeout.is_some() && slots.iter().any(|slot| slot.limits_itself()) {
-            let (others, limited) = slots.into_iter().partition(|slot| slot.limits_itself());
-            self.start(others, None, observed);
-            return self.start(limited, timeout, observed);
-        }
-        slots.retain(|slot| slot.start());
-        if slots.is_empty() {
-            return;
-        }
-        let start = observed.start_promises(slots.len());
-        let mut promises = slots.into_iter().map(|slot| RunningPromise {
-            observed: start.promise(slot.key()),
-            slot,
-        });
-        while promises.len() > 0 {
-            let group = match promises.len() <= GROUP {
-                true => promises.by_ref().collect(),
-                false => promises.by_ref().take(GROUP).collect(),
+        loop {
+            let new = |place| RunningPromise {
+                place,
+                observed: None,
             };
-            self.push(group, timeout);
+            let (mut promises, has_gap) = registry.take_starting(GROUP, new);
+            if let (true, Groups::Many(groups)) = (has_gap, &mut self.groups) {
+                // Makes new futures of the groups, because those are polled: a group ends whose promises have ended.
+                *groups = mem::take(groups).into_iter().collect();
+            }
+            let count = promises.len();
+            if count > 0 {
+                if let Some(start) = observed.start_promises(count) {
+                    for promise in &mut promises {
+                        let key = registry.key(promise.place);
+                        promise.observed = key.map(|key| start.promise(&key));
+                    }
+                }
+                #[cfg(feature = "operations")]
+                if timeout.is_some() && registry.run().is_some() {
+                    let limits_itself = |it: &RunningPromise| registry.limits_itself(it.place);
+                    let others;
+                    (others, promises) = promises.into_iter().partition(limits_itself);
+                    self.push(registry, others, None);
+                }
+                self.push(registry, promises, timeout);
+            }
+            if count < GROUP {
+                return;
+            }
         }
     }
 
-    fn push(&mut self, promises: Vec<RunningPromise>, timeout: Option<Duration>) {
+    fn push(
+        &mut self,
+        registry: &Arc<Registry>,
+        promises: Vec<RunningPromise>,
+        timeout: Option<Duration>,
+    ) {
+        if promises.is_empty() {
+            return;
+        }
         let group = Group {
+            registry: Arc::clone(registry),
             promises,
             deadline: timeout.map(|timeout| Box::pin(sleep(timeout))),
         };
@@ -109,10 +130,14 @@ impl Running {
             Groups::None => {}
             Groups::One(group) => ready!(group.poll_promises(cx)),
             Groups::Many(groups) => {
+                let had_budget = has_budget_remaining();
                 while let Some(ended) = ready!(Pin::new(&mut *groups).poll_next(cx)) {
                     if let Polled::Exhausted(group) = ended {
                         // The group moves to the end of the queue, so that the next poll begins with another group.
                         groups.push(group);
+                    }
+                    // Without budget the remaining groups would be polled in vain.
+                    if had_budget && !has_budget_remaining() {
                         cx.waker().wake_by_ref();
                         return Poll::Pending;
                     }
@@ -140,11 +165,15 @@ impl Future for Group {
     type Output = Polled;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Polled> {
-        let has_budget = has_budget_remaining();
+        let had_budget = has_budget_remaining();
         match self.poll_promises(cx) {
             Poll::Ready(()) => Poll::Ready(Polled::Settled),
-            Poll::Pending if has_budget && !has_budget_remaining() => {
-                Poll::Ready(Polled::Exhausted(mem::take(&mut *self)))
+            Poll::Pending if had_budget && !has_budget_remaining() => {
+                Poll::Ready(Polled::Exhausted(Self {
+                    registry: Arc::clone(&self.registry),
+                    promises: mem::take(&mut self.promises),
+                    deadline: self.deadline.take(),
+                }))
             }
             Poll::Pending => Poll::Pending,
         }
@@ -153,8 +182,8 @@ impl Future for Group {
 
 impl Group {
     fn poll_promises(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.promises
-            .retain(|promise| promise.poll(cx).is_pending());
+        let pending = self.registry.poll(&mut self.promises, cx);
+        self.promises.truncate(pending);
         if self.promises.is_empty() {
             return Poll::Ready(());
         }
@@ -165,29 +194,77 @@ impl Group {
         }
         if let Some(deadline) = &mut self.deadline {
             ready!(poll_deadline(deadline.as_mut(), cx));
-            for promise in self.promises.drain(..) {
-                let slot = &promise.slot;
-                promise.observed.in_scope(|| slot.fail(Failure::TimedOut));
-            }
+            self.fail(&Failure::TimedOut);
             return Poll::Ready(());
         }
         Poll::Pending
     }
-}
 
-impl RunningPromise {
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.observed.in_scope(|| self.slot.poll(cx))
+    /// Fails all promises that have not settled.
+    fn fail(&mut self, failure: &Failure) {
+        for mut promise in mem::take(&mut self.promises) {
+            let aftermath = self.registry.fail(promise.place, failure.clone());
+            promise.finish(aftermath);
+        }
     }
 }
 
-impl Drop for RunningPromise {
+impl Member for RunningPromise {
+    fn place(&self) -> usize {
+        self.place
+    }
+
+    fn poll(&mut self, work: &mut Work, cx: &mut Context<'_>) -> Poll<Outcome> {
+        self.in_scope(|| work.as_mut().poll(cx))
+    }
+
+    fn is_observed(&self) -> bool {
+        self.observed.is_some()
+    }
+
+    fn settle(&mut self, aftermath: Option<Box<Aftermath>>) {
+        match aftermath {
+            Some(aftermath) => self.finish(*aftermath),
+            None => self.end(None),
+        }
+    }
+}
+
+impl RunningPromise {
+    /// Runs a closure in the span of the promise.
+    fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
+        match &self.observed {
+            Some(observed) => observed.in_scope(f),
+            None => f(),
+        }
+    }
+
+    fn finish(&mut self, aftermath: Aftermath) {
+        let failure = match self.observed {
+            Some(_) => aftermath.failure().cloned(),
+            None => None,
+        };
+        self.in_scope(|| aftermath.finish());
+        self.end(failure.as_ref());
+    }
+
+    /// Ends the observation, unless it has ended.
+    fn end(&mut self, failure: Option<&Failure>) {
+        if let Some(observed) = self.observed.take() {
+            observed.end(failure);
+        }
+    }
+}
+
+impl Drop for Group {
     fn drop(&mut self) {
-        if self.observed.is_wanted() {
-            // A promise that has not settled is cancelled now, so that it has an outcome.
-            self.observed
-                .in_scope(|| self.slot.fail(Failure::Cancelled));
-            self.observed.end(self.slot.key(), self.slot.failure());
+        // Promises that are observed have to end. The end of the request cancels the others.
+        if self
+            .promises
+            .iter()
+            .any(|promise| promise.observed.is_some())
+        {
+            self.fail(&Failure::Cancelled);
         }
     }
 }

@@ -1,11 +1,9 @@
 use super::error::{Failure, PromiseError, SubmitError};
-use super::registry::{Found, Purpose};
-use super::slot::Slot;
+use super::registry::{Found, Present, Purpose};
 use super::{IntoKey, Promises};
 use crate::BoxError;
 use crate::body::RequestBody;
 use futures_util::FutureExt;
-use std::sync::Arc;
 
 /// Submitting promises.
 impl Promises {
@@ -188,7 +186,7 @@ impl Promises {
     pub(super) fn register<T>(
         &self,
         key: impl IntoKey<T>,
-        submit: impl FnOnce(Found<'_, T>) -> Result<Arc<Slot<T>>, SubmitError>,
+        submit: impl FnOnce(Found<'_, T>) -> Result<Present, SubmitError>,
     ) -> Result<(), SubmitError>
     where
         T: Send + Sync + 'static,
@@ -202,15 +200,15 @@ impl Promises {
     pub(super) fn read_or<T>(
         &self,
         key: impl IntoKey<T>,
-        submit: impl FnOnce(Found<'_, T>) -> Result<Arc<Slot<T>>, SubmitError>,
+        submit: impl FnOnce(Found<'_, T>) -> Result<Present, SubmitError>,
     ) -> Result<T, PromiseError>
     where
         T: Clone + Send + Sync + 'static,
     {
         let key = key.into_key();
         let found = self.registry.find(self.reader(), &key, Purpose::Read);
-        let slot = found.and_then(submit);
-        slot.map_err(SubmitError::into_promise_error)?.read(key)
+        let present = found.and_then(submit);
+        present.map_err(SubmitError::into_promise_error)?.read(key)
     }
 }
 

@@ -1,13 +1,15 @@
 use super::error::Failure;
-use super::registry::{Purpose, Registry};
-use super::slot::{AnySlot, Slot};
+use super::outcome::{Outcome, Work};
+use super::registry::{Aftermath, Awaiting, Member, Present, Purpose, Registry};
 use super::submit::failed;
-use super::{IntoKey, PromiseError, Promises, SubmitError};
+use super::{IntoKey, Key, PromiseError, Promises, SubmitError};
 use crate::BoxError;
 use futures_util::FutureExt;
+use std::marker::PhantomData;
 use std::pin::Pin;
+use std::slice;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 /// Awaiting results.
 impl Promises {
@@ -67,33 +69,33 @@ impl Promises {
     {
         let key = key.into_key();
         let found = self.registry.find(self.reader(), &key, Purpose::Wait);
-        let slot = found.and_then(|found| found.or_submit(make));
-        let slot = slot.map_err(SubmitError::into_promise_error)?;
-        Waiter::new(&self.registry, slot).await
+        let present = found.and_then(|found| found.or_submit(make));
+        match present.map_err(SubmitError::into_promise_error)? {
+            Present::Awaited(awaiting) => Waiter::new(&self.registry, key, awaiting).await,
+            settled => settled.read(key),
+        }
     }
 }
 
 /// A future that awaits a promise. It counts as a waiter of the promise until it is dropped.
-pub(super) struct Waiter<'a, T>
-where
-    T: Send + Sync + 'static,
-{
+pub(super) struct Waiter<'a, T> {
     registry: &'a Registry,
-    slot: Arc<Slot<T>>,
+    key: Key,
+    awaiting: Awaiting,
     number: Option<u64>,
     has_read: bool,
+    value: PhantomData<fn() -> T>,
 }
 
-impl<'a, T> Waiter<'a, T>
-where
-    T: Send + Sync + 'static,
-{
-    pub(super) fn new(registry: &'a Registry, slot: Arc<Slot<T>>) -> Self {
+impl<'a, T> Waiter<'a, T> {
+    pub(super) fn new(registry: &'a Registry, key: Key, awaiting: Awaiting) -> Self {
         Self {
             registry,
-            slot,
+            key,
+            awaiting,
             number: None,
             has_read: false,
+            value: PhantomData,
         }
     }
 }
@@ -106,28 +108,44 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        loop {
-            if let Some(outcome) = this.slot.outcome() {
-                this.has_read = true;
-                return Poll::Ready(outcome);
-            }
-            if !this.slot.waiters().register(&mut this.number, cx.waker()) {
-                continue;
-            }
-            // Poll only after registering: another waiter may be polling the work at this moment. If that waiter is
+        let waiters = Arc::clone(&this.awaiting.waiters);
+        let mut polled = waiters.poll(&mut this.number, cx.waker());
+        if polled.is_pending() && !this.registry.is_driven() {
+            // Polls the work only after registering: another waiter may be polling it at this moment. If that waiter is
             // dropped, it wakes the registered waiters, and one of them polls the work next.
-            if this.registry.is_driven() || this.slot.poll(cx).is_pending() {
-                return Poll::Pending;
-            }
+            this.registry.poll(slice::from_mut(&mut this.awaiting), cx);
+            polled = waiters.poll(&mut this.number, cx.waker());
+        }
+        let outcome = ready!(polled);
+        this.has_read = true;
+        Poll::Ready(outcome.read(&this.key))
+    }
+}
+
+/// A waiter polls the work of its promise if there is no response future.
+impl Member for Awaiting {
+    fn place(&self) -> usize {
+        self.place
+    }
+
+    fn poll(&mut self, work: &mut Work, cx: &mut Context<'_>) -> Poll<Outcome> {
+        work.as_mut().poll(cx)
+    }
+
+    fn is_observed(&self) -> bool {
+        false
+    }
+
+    fn settle(&mut self, aftermath: Option<Box<Aftermath>>) {
+        if let Some(aftermath) = aftermath {
+            aftermath.finish();
         }
     }
 }
 
-impl<T> Drop for Waiter<'_, T>
-where
-    T: Send + Sync + 'static,
-{
+impl<T> Drop for Waiter<'_, T> {
     fn drop(&mut self) {
-        self.registry.leave(&self.slot, self.number, self.has_read);
+        let registry = self.registry;
+        registry.leave(&self.awaiting, self.number, self.has_read);
     }
 }

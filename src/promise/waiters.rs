@@ -1,20 +1,18 @@
 use crate::sync::Mutex;
 use std::collections::BTreeMap;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
-/// The waiters for an event that happens once.
+/// The waiters for the outcome of a promise.
 ///
-/// Wakers are user code. They are cloned under the lock, but woken and dropped outside.
-#[derive(Default)]
-pub(super) struct Waiters {
-    state: Mutex<State>,
+/// Wakers are user code. They are cloned, woken and dropped without the lock.
+pub(super) struct Waiters<O> {
+    state: Mutex<State<O>>,
 }
 
-#[derive(Default)]
-struct State {
-    /// The event has happened.
-    is_over: bool,
-    /// `None` until there is a waiter, because most promises have none.
+struct State<O> {
+    /// `None` until the promise has settled.
+    outcome: Option<O>,
+    /// `None` until there is a waiter, and after the promise has settled.
     waiting: Option<Box<Waiting>>,
 }
 
@@ -25,23 +23,35 @@ struct Waiting {
     last: u64,
 }
 
-impl Waiters {
-    /// Registers a waker under `number`, or under a new number. `false` if the event has already happened.
-    pub(super) fn register(&self, number: &mut Option<u64>, waker: &Waker) -> bool {
+impl<O> Default for Waiters<O> {
+    fn default() -> Self {
+        Self {
+            state: Mutex::new(State {
+                outcome: None,
+                waiting: None,
+            }),
+        }
+    }
+}
+
+impl<O: Clone> Waiters<O> {
+    /// Returns the outcome, or registers a waker under `number`, or under a new number.
+    pub(super) fn poll(&self, number: &mut Option<u64>, waker: &Waker) -> Poll<O> {
+        let waker = waker.clone();
         let former = {
             let mut state = self.state.lock();
-            if state.is_over {
-                return false;
+            if let Some(outcome) = &state.outcome {
+                return Poll::Ready(outcome.clone());
             }
             let waiting = state.waiting.get_or_insert_default();
             let number = *number.get_or_insert_with(|| {
                 waiting.last += 1;
                 waiting.last
             });
-            waiting.wakers.insert(number, waker.clone())
+            waiting.wakers.insert(number, waker)
         };
         drop(former);
-        true
+        Poll::Pending
     }
 
     pub(super) fn unregister(&self, number: Option<u64>) {
@@ -55,11 +65,11 @@ impl Waiters {
         }
     }
 
-    /// Reports the event. The caller must make its result visible before, because the waiters wake at once.
-    pub(super) fn finish(&self) {
+    /// Reports the outcome. The promise settles once, so there is only one call.
+    pub(super) fn finish(&self, outcome: O) {
         let waiting = {
             let mut state = self.state.lock();
-            state.is_over = true;
+            state.outcome = Some(outcome);
             state.waiting.take()
         };
         if let Some(waiting) = waiting {
@@ -67,7 +77,7 @@ impl Waiters {
         }
     }
 
-    /// Wakes all current waiters although the event has not happened.
+    /// Wakes all current waiters although the promise has not settled.
     pub(super) fn wake(&self) {
         let wakers = match &mut self.state.lock().waiting {
             Some(waiting) => std::mem::take(&mut waiting.wakers),

@@ -4,3 +4,4 @@
 mod counters;
 mod fragments;
 mod gauges;
+mod recorders;

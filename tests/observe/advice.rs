@@ -9,7 +9,7 @@ use std::time::Duration;
 use test_support::{Log, TestRequest, ask, ask_async, get, promises, text_response};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::loader::Loader;
-use tower_promises::promise::Start;
+use tower_promises::promise::{OnTimeout, Start};
 use tower_promises::{BoxError, OrPending, PromiseLayer, Promises};
 
 #[tokio::test]
@@ -350,4 +350,22 @@ fn warning(log: &Log, text: &str) -> String {
     let matching: Vec<_> = warnings.iter().filter(|line| line.contains(text)).collect();
     assert_eq!(matching.len(), 1, "{log}");
     (**matching[0]).to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_promise_that_the_final_pass_requests_is_not_warned_of() {
+    let log = Log::start();
+    let layer = PromiseLayer::new()
+        .timeout(Duration::from_secs(1))
+        .on_timeout(OnTimeout::FinalPass);
+    let answer = ask(layer, |promises| {
+        let slow = promises.result_or_submit("slow", pending::<u8>);
+        if slow.is_err_and(|error| error.is_pending()) {
+            return Ok(String::new());
+        }
+        let late = promises.result_or_submit("late", async || 1_u8);
+        Ok(late.unwrap_err().to_string())
+    });
+    assert_eq!(answer.await.unwrap().body, "promise `late` timed out");
+    assert!(!log.text().contains("never read"), "{}", log.text());
 }

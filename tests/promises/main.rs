@@ -3,6 +3,7 @@
 
 mod blocking;
 mod fairness;
+mod groups;
 mod handle;
 mod loader;
 mod passes;

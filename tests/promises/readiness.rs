@@ -280,6 +280,38 @@ async fn nested_layers_see_the_outer_results_and_keep_their_own() {
     assert_eq!(runs.get(), 1);
 }
 
+/// Each layer lends its handle to the code that it calls.
+#[tokio::test]
+async fn the_current_handle_is_that_of_the_innermost_layer() {
+    fn keys() -> String {
+        Promises::current()
+            .unwrap()
+            .keys()
+            .iter()
+            .map(|key| key.as_str())
+            .collect()
+    }
+    let inner = PromiseLayer::new().layer(service_fn(async |_: TestRequest| {
+        let promises = Promises::current().unwrap();
+        let in_promise = promises.result_or_submit("inner", async || keys())?;
+        Ok::<_, BoxError>(text_response(format!("{in_promise} {}", keys())))
+    }));
+    let outer = PromiseLayer::new().layer(service_fn(async |request: TestRequest| {
+        let promises = promises(&request);
+        let inner = inner.clone();
+        let part = promises.result_or_try_submit("outer", async move || {
+            let response = inner.oneshot(get("/part")).await?;
+            let part = text(response.into_body()).await;
+            Ok::<_, BoxError>(format!("{part} {}", keys()))
+        })?;
+        Ok::<_, BoxError>(text_response(format!("{part} {}", keys())))
+    }));
+    let response = outer.oneshot(get("/")).await.unwrap();
+    let body = text(response.into_body()).await;
+    assert_eq!(body, "inner inner outer outer");
+    assert!(Promises::current().is_none());
+}
+
 #[tokio::test]
 async fn an_inner_request_may_clear_an_outer_result_for_itself() {
     let inner = PromiseLayer::new().layer(service_fn(async |request: TestRequest| {

@@ -284,3 +284,25 @@ async fn a_promise_that_waits_anew_in_each_poll_does_not_hold_back_the_timeout()
     });
     assert_eq!(answer.await.unwrap().status, 503);
 }
+
+/// The request was moved into its last pass, so nothing of it is left for another pass.
+#[tokio::test(start_paused = true)]
+async fn the_last_pass_that_is_allowed_is_rejected_when_its_time_is_up() {
+    let start = Instant::now();
+    let layer = PromiseLayer::new().max_passes(2).timeout(SECOND);
+    let answer = ask_async(layer, async |promises| {
+        let value = promises.result_or_submit("value", async || 7)?;
+        assert_eq!((value, promises.pass()), (7, 2));
+        let more = promises.result_or_submit("more", async || sleep(SECOND / 2).await);
+        assert!(more.is_err_and(|error| error.is_pending()));
+        pending().await
+    });
+    let answer = answer.await.unwrap();
+    let rejection = answer.rejection.unwrap();
+    assert!(
+        matches!(rejection, Rejection::TimedOut { after } if after == SECOND),
+        "{rejection}"
+    );
+    assert_eq!((answer.status.as_u16(), answer.passes), (503, 2));
+    assert_eq!(start.elapsed(), SECOND);
+}

@@ -9,9 +9,9 @@ pub(in crate::promise) struct Advice {
 #[cfg(feature = "tracing")]
 pub(in crate::promise) struct Memory {
     /// The pass that submitted the promise.
-    pub(in crate::promise) submitted: usize,
+    pub(in crate::promise) submitted: u32,
     /// The last pass that read the value. Zero if no pass has.
-    pub(in crate::promise) read: usize,
+    pub(in crate::promise) read: u32,
     /// The promise was read before it had a value.
     pub(in crate::promise) was_missed: bool,
     /// The last such read was replaced by a placeholder.
@@ -20,7 +20,7 @@ pub(in crate::promise) struct Memory {
 
 #[cfg(feature = "tracing")]
 impl Advice {
-    pub(in crate::promise) fn new(pass: usize, is_missed: bool) -> Self {
+    pub(in crate::promise) fn new(pass: u32, is_missed: bool) -> Self {
         Self {
             memory: Memory {
                 submitted: pass,
@@ -31,7 +31,7 @@ impl Advice {
         }
     }
 
-    pub(in crate::promise) fn read_in(&mut self, pass: usize) {
+    pub(in crate::promise) fn read_in(&mut self, pass: u32) {
         self.memory.read = pass;
     }
 
@@ -43,11 +43,11 @@ impl Advice {
 
 #[cfg(not(feature = "tracing"))]
 impl Advice {
-    pub(in crate::promise) fn new(_: usize, _: bool) -> Self {
+    pub(in crate::promise) fn new(_: u32, _: bool) -> Self {
         Self {}
     }
 
-    pub(in crate::promise) fn read_in(&mut self, _: usize) {}
+    pub(in crate::promise) fn read_in(&mut self, _: u32) {}
 
     pub(in crate::promise) fn missed(&mut self) {}
 }
@@ -75,7 +75,7 @@ mod warnings {
         );
     }
 
-    pub(in crate::promise) fn keys_change(pass: usize, unread: &[Key], asked: &[Key]) {
+    pub(in crate::promise) fn keys_change(pass: u32, unread: &[Key], asked: &[Key]) {
         log::event!(
             target: "tower_promises::advice",
             warn,

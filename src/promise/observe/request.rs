@@ -49,11 +49,13 @@ pub(in crate::promise) struct ObservedStart<'a> {
     common: Arc<Common>,
 }
 
-/// The observation of a running promise.
+/// The observation of a running promise. Its drop does not end it.
 pub(in crate::promise) struct ObservedPromise {
     /// `None` if no subscriber is interested.
     #[cfg(feature = "tracing")]
     span: Option<Box<Observed>>,
+    #[cfg(feature = "server-timing")]
+    key: Key,
     /// Shared by promises that started together.
     #[cfg(any(feature = "metrics", feature = "server-timing"))]
     common: Arc<Common>,
@@ -198,13 +200,19 @@ impl ObservedRequest {
         let _ = response;
     }
 
-    /// Starts `count` promises together.
-    pub(in crate::promise) fn start_promises(&mut self, count: usize) -> ObservedStart<'_> {
+    /// Starts `count` promises together. `None` if no observer is interested in them.
+    pub(in crate::promise) fn start_promises(&mut self, count: usize) -> Option<ObservedStart<'_>> {
         self.open();
         self.promises += count;
+        let is_wanted = cfg!(any(feature = "metrics", feature = "server-timing"));
+        #[cfg(feature = "tracing")]
+        let is_wanted = is_wanted || self.spans.is_some();
+        if !is_wanted {
+            return None;
+        }
         #[cfg(any(feature = "metrics", feature = "server-timing"))]
         let stopwatch = Stopwatch::start();
-        ObservedStart {
+        Some(ObservedStart {
             #[cfg(any(feature = "metrics", feature = "server-timing"))]
             common: Arc::new(Common {
                 stopwatch,
@@ -220,7 +228,7 @@ impl ObservedRequest {
                 },
             }),
             request: self,
-        }
+        })
     }
 
     /// Opens the spans and the timings, because there is a promise or a second pass to show.
@@ -243,7 +251,9 @@ impl Drop for ObservedRequest {
 impl ObservedStart<'_> {
     pub(in crate::promise) fn promise(&self, key: &Key) -> ObservedPromise {
         #[cfg(not(feature = "tracing"))]
-        let _ = (key, &self.request);
+        let _ = &self.request;
+        #[cfg(not(any(feature = "server-timing", feature = "tracing")))]
+        let _ = key;
         ObservedPromise {
             #[cfg(feature = "tracing")]
             span: self.request.spans.as_ref().map(|spans| {
@@ -252,6 +262,8 @@ impl ObservedStart<'_> {
                     span: spans.promise(key, self.request.pass),
                 })
             }),
+            #[cfg(feature = "server-timing")]
+            key: key.clone(),
             #[cfg(any(feature = "metrics", feature = "server-timing"))]
             common: Arc::clone(&self.common),
             #[cfg(feature = "metrics")]
@@ -270,16 +282,8 @@ impl ObservedPromise {
         f()
     }
 
-    /// Whether [`end`](Self::end) records an outcome.
-    pub(in crate::promise) fn is_wanted(&self) -> bool {
-        let is_wanted = cfg!(any(feature = "metrics", feature = "server-timing"));
-        #[cfg(feature = "tracing")]
-        let is_wanted = is_wanted || self.span.is_some();
-        is_wanted
-    }
-
     /// Records the outcome of the promise.
-    pub(in crate::promise) fn end(&self, key: &Key, failure: Option<&Failure>) {
+    pub(in crate::promise) fn end(self, failure: Option<&Failure>) {
         let outcome = failure.map_or(PromiseOutcome::Fulfilled, PromiseOutcome::of);
         #[cfg(feature = "tracing")]
         if let Some(observed) = &self.span {
@@ -292,14 +296,12 @@ impl ObservedPromise {
         metrics::promise_ended(outcome as usize, &elapsed);
         #[cfg(feature = "server-timing")]
         lock(&self.common.timings).promises.push(PromiseTiming {
-            key: key.clone(),
+            key: self.key,
             pass: self.common.pass,
             start: self.common.start,
             duration: elapsed.get(),
             outcome,
         });
-        #[cfg(not(feature = "server-timing"))]
-        let _ = key;
     }
 }
 

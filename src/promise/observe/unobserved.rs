@@ -6,11 +6,11 @@ use http::Response;
 /// An empty stand-in, because no feature observes requests.
 pub(in crate::promise) struct ObservedRequest;
 
-/// An empty stand-in, because no feature observes promises.
-pub(in crate::promise) struct ObservedStart;
+/// A type without values, because no feature observes promises.
+pub(in crate::promise) enum ObservedStart {}
 
-/// An empty stand-in, because no feature observes promises.
-pub(in crate::promise) struct ObservedPromise;
+/// A type without values, because no feature observes promises.
+pub(in crate::promise) enum ObservedPromise {}
 
 impl ObservedRequest {
     pub(in crate::promise) fn new() -> Self {
@@ -31,8 +31,8 @@ impl ObservedRequest {
 
     pub(in crate::promise) fn end_pass(&mut self, _: PassOutcome) {}
 
-    pub(in crate::promise) fn start_promises(&mut self, _: usize) -> ObservedStart {
-        ObservedStart
+    pub(in crate::promise) fn start_promises(&mut self, _: usize) -> Option<ObservedStart> {
+        None
     }
 
     pub(in crate::promise) fn end(&mut self, _: PassOutcome) {}
@@ -42,18 +42,16 @@ impl ObservedRequest {
 
 impl ObservedStart {
     pub(in crate::promise) fn promise(&self, _: &Key) -> ObservedPromise {
-        ObservedPromise
+        match *self {}
     }
 }
 
 impl ObservedPromise {
-    pub(in crate::promise) fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
-        f()
+    pub(in crate::promise) fn in_scope<R>(&self, _: impl FnOnce() -> R) -> R {
+        match *self {}
     }
 
-    pub(in crate::promise) fn is_wanted(&self) -> bool {
-        false
+    pub(in crate::promise) fn end(self, _: Option<&Failure>) {
+        match self {}
     }
-
-    pub(in crate::promise) fn end(&self, _: &Key, _: Option<&Failure>) {}
 }

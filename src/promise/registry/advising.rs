@@ -1,5 +1,5 @@
 use super::super::error::Failure;
-use super::super::slot::Type;
+use super::super::outcome::Type;
 use super::super::{Key, observe};
 use super::{Demand, Entry, Registry};
 use crate::sync::lock;
@@ -66,23 +66,28 @@ impl Entry {
     /// Whether reading the value makes sense. A promise of `()` exists for its side effect, as a batch of a loader
     /// does.
     fn is_worth_reading(&self) -> bool {
-        !Type::of::<()>().matches(self.slot.value_type())
+        !Type::of::<()>().matches((self.kind)())
     }
 
-    fn is_of(&self, pass: usize) -> bool {
+    fn is_of(&self, pass: u32) -> bool {
         self.advice.memory.submitted == pass
     }
 
-    fn is_read_in(&self, pass: usize) -> bool {
+    fn is_read_in(&self, pass: u32) -> bool {
         self.advice.memory.read == pass
     }
 
     fn is_settled_in_vain(&self) -> bool {
         let memory = &self.advice.memory;
-        let is_unread = memory.read == 0 && !memory.was_missed;
+        if memory.read > 0 || memory.was_missed {
+            return false;
+        }
+        let Some(outcome) = self.progress.outcome() else {
+            return false;
+        };
         // A cancelled promise causes no pass.
-        let is_cancelled = matches!(self.slot.failure(), Some(Failure::Cancelled));
-        is_unread && self.is_worth_reading() && self.is_settled() && !is_cancelled
+        let is_cancelled = matches!(outcome.failure(), Some(Failure::Cancelled));
+        self.is_worth_reading() && !is_cancelled
     }
 
     fn is_swallowed(&self) -> bool {

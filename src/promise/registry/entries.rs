@@ -1,22 +1,26 @@
 use super::super::Key;
 use super::super::observe::Advice;
-use super::super::slot::AnySlot;
-use super::{Demand, Entry, Ledger, State};
+use super::super::outcome::{Kind, Progress};
+use super::{Demand, Entry, Ledger, More, Started, State};
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::BuildHasher;
-use std::sync::Arc;
 
-/// Up to this many names are searched linearly. The list has room for them from the start, which takes 1 KiB.
+/// Up to this many names are searched linearly.
 const MAX_LINEAR: usize = 16;
+
+/// The list has room for this many promises from the start, which takes less than 1 KiB.
+const CAPACITY: usize = 10;
 
 /// The promises of a request, in the order of submission.
 pub(super) struct Entries {
-    /// Removed promises leave a gap, so that the positions of the others do not change.
-    list: Vec<Listed>,
-    /// The positions of the names in the list. Empty while the list has at most [`MAX_LINEAR`] places.
+    /// Removed promises leave a gap, so that the places of the others do not change.
+    list: Vec<Option<Entry>>,
+    /// The places of the names in the list. Empty while the list has at most [`MAX_LINEAR`] places.
     index: HashTable<usize>,
     hasher: DefaultHashBuilder,
-    /// The position to check first: handlers request the same names in the same order in each pass.
+    /// A bit for the hash of each name. A name whose bit is missing is missing.
+    filter: u64,
+    /// The place to check first: handlers request the same names in the same order in each pass.
     next: usize,
 }
 
@@ -26,26 +30,16 @@ pub(super) struct Vacancy {
     /// The number of places in the list at that time.
     pub(super) places: usize,
     /// `None` if the list was empty, so that no hash was needed.
-    hash: Option<u64>,
-}
-
-struct Listed {
-    hash: u64,
-    entry: Option<Entry>,
-}
-
-impl Listed {
-    fn is(&self, hash: u64, key: &Key) -> bool {
-        self.hash == hash && self.entry.as_ref().is_some_and(|entry| entry.key() == key)
-    }
+    hash: Option<u32>,
 }
 
 impl Default for Entries {
     fn default() -> Self {
         Self {
-            list: Vec::with_capacity(MAX_LINEAR),
+            list: Vec::with_capacity(CAPACITY),
             index: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
+            filter: 0,
             next: 0,
         }
     }
@@ -56,31 +50,40 @@ impl Entries {
         self.iter().next().is_none()
     }
 
+    /// The number of promises so far, including removed promises.
+    pub(super) fn places(&self) -> usize {
+        self.list.len()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.list.iter().filter_map(|listed| listed.entry.as_ref())
+        self.list.iter().filter_map(Option::as_ref)
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
-        self.list
-            .iter_mut()
-            .filter_map(|listed| listed.entry.as_mut())
+        self.list.iter_mut().filter_map(Option::as_mut)
     }
 
-    pub(super) fn get(&self, key: &Key) -> Option<&Entry> {
-        let position = self.position(key).ok()?;
-        self.list[position].entry.as_ref()
+    /// The entry at this place, unless it was removed.
+    #[cfg(feature = "fragments")]
+    pub(super) fn get(&self, place: usize) -> Option<&Entry> {
+        self.list.get(place)?.as_ref()
     }
 
-    fn get_mut(&mut self, key: &Key) -> Result<&mut Entry, Vacancy> {
-        let expected = self.list.get(self.next);
-        let expected = expected.and_then(|listed| listed.entry.as_ref());
-        let position = match expected {
-            Some(entry) if entry.key() == key => self.next,
-            _ => self.position(key)?,
+    /// The entry at this place, unless it was removed.
+    #[inline]
+    pub(super) fn at(&mut self, place: usize) -> Option<&mut Entry> {
+        self.list.get_mut(place)?.as_mut()
+    }
+
+    /// Finds the place of a name.
+    #[inline(always)]
+    pub(super) fn find(&mut self, key: &Key) -> Result<usize, Vacancy> {
+        let place = match self.list.get(self.next) {
+            Some(Some(entry)) if entry.key.is(key) => self.next,
+            _ => self.search(key)?,
         };
-        self.next = position + 1;
-        let entry = self.list[position].entry.as_mut();
-        entry.ok_or(Vacancy::default())
+        self.next = place + 1;
+        Ok(place)
     }
 
     /// Expects the first name next, because a new pass begins.
@@ -88,52 +91,86 @@ impl Entries {
         self.next = 0;
     }
 
-    /// Adds an entry whose name is not in use.
-    fn insert(&mut self, entry: Entry, vacancy: Vacancy) -> &mut Entry {
-        let position = self.list.len();
-        let hash = vacancy.hash;
-        let hash = hash.unwrap_or_else(|| self.hasher.hash_one(entry.key()));
-        self.list.push(Listed { hash, entry: None });
-        if position >= MAX_LINEAR {
-            let first = if position == MAX_LINEAR { 0 } else { position };
-            let list = &self.list;
-            for position in first..=position {
-                let hash_of = |&position: &usize| list[position].hash;
-                self.index
-                    .insert_unique(list[position].hash, position, hash_of);
-            }
+    /// Adds an entry whose name is not in use, and returns its place.
+    #[inline(always)]
+    fn insert(&mut self, entry: Entry) -> usize {
+        let place = self.list.len();
+        self.filter |= bit(entry.hash);
+        self.list.push(Some(entry));
+        if place >= MAX_LINEAR {
+            self.add_to_index(place);
         }
         // The next name is most likely missing, too.
-        self.next = position + 1;
-        self.list[position].entry.insert(entry)
+        self.next = place + 1;
+        place
+    }
+
+    fn add_to_index(&mut self, place: usize) {
+        let first = if place == MAX_LINEAR { 0 } else { place };
+        let hash_of = |&place: &usize| self.list[place].as_ref().map_or(0, |it| spread(it.hash));
+        for (place, entry) in self.list.iter().enumerate().skip(first) {
+            if let Some(entry) = entry {
+                self.index.insert_unique(spread(entry.hash), place, hash_of);
+            }
+        }
     }
 
     /// Removes an entry. Its place in the list remains.
-    pub(super) fn remove(&mut self, key: &Key) -> Option<Entry> {
-        let position = self.position(key).ok()?;
-        let hash = self.list[position].hash;
+    fn remove(&mut self, place: usize) -> Option<Entry> {
+        let entry = self.list.get_mut(place)?.take()?;
         // A name that is removed and added repeatedly must not make each of its look-ups slower.
-        if let Ok(indexed) = self.index.find_entry(hash, |&other| other == position) {
+        let hash = spread(entry.hash);
+        if let Ok(indexed) = self.index.find_entry(hash, |&other| other == place) {
             indexed.remove();
         }
-        self.list[position].entry.take()
+        Some(entry)
     }
 
-    fn position(&self, key: &Key) -> Result<usize, Vacancy> {
+    fn search(&self, key: &Key) -> Result<usize, Vacancy> {
         let places = self.list.len();
         if places == 0 {
             return Err(Vacancy::default());
         }
-        let hash = self.hasher.hash_one(key);
-        let position = if places <= MAX_LINEAR {
-            self.list.iter().position(|listed| listed.is(hash, key))
-        } else {
-            let is_it = |&position: &usize| self.list[position].is(hash, key);
-            self.index.find(hash, is_it).copied()
+        let hash = self.hash(key);
+        let vacancy = Vacancy {
+            places,
+            hash: Some(hash),
         };
-        let hash = Some(hash);
-        position.ok_or(Vacancy { places, hash })
+        if self.filter & bit(hash) == 0 {
+            return Err(vacancy);
+        }
+        let is_it = |entry: &Option<Entry>| match entry {
+            Some(entry) => entry.hash == hash && entry.key == *key,
+            None => false,
+        };
+        let place = if places <= MAX_LINEAR {
+            self.list.iter().position(is_it)
+        } else {
+            let is_it = |&place: &usize| is_it(&self.list[place]);
+            self.index.find(spread(hash), is_it).copied()
+        };
+        place.ok_or(vacancy)
     }
+
+    /// Half of the hash of a name, which is enough to tell apart the promises of a request.
+    #[inline]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the other half is left out"
+    )]
+    fn hash(&self, key: &Key) -> u32 {
+        self.hasher.hash_one(key) as u32
+    }
+}
+
+/// The bit of a hash in the filter.
+fn bit(hash: u32) -> u64 {
+    1 << (hash % u64::BITS)
+}
+
+/// A hash with entropy in its upper bits, too, as the table expects.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 /// The entries of a request that may have none.
@@ -142,63 +179,79 @@ impl State {
     #[inline]
     pub(super) fn places(&self) -> usize {
         let ledger = self.ledger.as_ref();
-        ledger.map_or(0, |ledger| ledger.entries.list.len())
+        ledger.map_or(0, |ledger| ledger.entries.places())
     }
 
-    /// Finds the promise with this name, or returns the vacancy for it.
-    pub(super) fn look_up(&mut self, key: &Key) -> Result<&mut Entry, Vacancy> {
+    /// Finds the place of the promise with this name, or returns the vacancy for it.
+    #[inline]
+    pub(super) fn look_up(&mut self, key: &Key) -> Result<usize, Vacancy> {
         match &mut self.ledger {
-            Some(ledger) => ledger.entries.get_mut(key),
+            Some(ledger) => ledger.entries.find(key),
             None => Err(Vacancy::default()),
         }
     }
 
+    /// The promise at this place, unless it was removed.
+    #[inline]
+    pub(super) fn at(&mut self, place: usize) -> Option<&mut Entry> {
+        self.ledger.as_mut()?.entries.at(place)
+    }
+
     pub(super) fn entry_mut(&mut self, key: &Key) -> Option<&mut Entry> {
-        self.look_up(key).ok()
+        let place = self.look_up(key).ok()?;
+        self.at(place)
     }
 
-    pub(super) fn entry(&self, key: &Key) -> Option<&Entry> {
-        self.ledger.as_ref()?.entries.get(key)
-    }
-
+    #[inline]
     pub(super) fn ledger(&mut self) -> &mut Ledger {
         self.ledger.get_or_insert_default()
     }
 
-    /// Adds a promise with a name that is not in use.
+    /// Adds a promise with a name that is not in use, and returns its place.
+    #[inline(always)]
     pub(super) fn insert(
         &mut self,
-        slot: Arc<dyn AnySlot>,
+        key: Key,
+        kind: Kind,
+        progress: Progress,
+        started: Started,
         demand: Demand,
         vacancy: Vacancy,
-    ) -> &mut Entry {
-        let entry = Entry {
-            slot,
-            is_queued: false,
+    ) -> usize {
+        let advice = Advice::new(self.pass, demand.is_missed());
+        let entries = &mut self.ledger().entries;
+        let hash = vacancy.hash.unwrap_or_else(|| entries.hash(&key));
+        entries.insert(Entry {
+            key,
+            hash,
+            kind,
+            progress,
+            started,
             demand,
             waiters: 0,
-            advice: Advice::new(self.pass, demand.is_missed()),
-        };
-        self.ledger().entries.insert(entry, vacancy)
+            #[cfg(feature = "operations")]
+            limits_itself: false,
+            advice,
+        })
     }
 
-    pub(super) fn remove(&mut self, key: &Key) -> Option<Entry> {
-        self.ledger.as_mut()?.entries.remove(key)
+    /// Removes the promise at this place.
+    pub(super) fn remove(&mut self, place: usize) -> Option<Entry> {
+        self.ledger.as_mut()?.entries.remove(place)
     }
 
     pub(super) fn keys(&self, condition: impl Fn(&Entry) -> bool) -> Vec<Key> {
-        let entries = self.ledger.iter().flat_map(|ledger| ledger.entries.iter());
-        let entries = entries.filter(|entry| condition(entry));
-        entries.map(|entry| entry.key().clone()).collect()
+        let mut keys = Vec::new();
+        if let Some(ledger) = &self.ledger {
+            let entries = ledger.entries.iter().filter(|entry| condition(entry));
+            keys.extend(entries.map(|entry| entry.key.clone()));
+        }
+        keys
     }
 }
 
-impl Entry {
-    pub(super) fn key(&self) -> &Key {
-        self.slot.key()
-    }
-
-    pub(super) fn is_settled(&self) -> bool {
-        self.slot.is_settled()
+impl Ledger {
+    pub(super) fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
     }
 }

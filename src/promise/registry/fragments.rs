@@ -1,7 +1,6 @@
 use super::super::Key;
-use super::super::error::Failure;
 use super::super::fragment_error::FragmentError;
-use super::{Demand, Entry, Ledger, Reader, Registry, State};
+use super::{Aftermath, Demand, Entry, Ledger, Reader, Registry, State};
 use crate::BoxError;
 use crate::sync::lock;
 use std::mem;
@@ -45,7 +44,8 @@ struct OpenFragment {
     is_required: bool,
     /// Whether the output may contain pending fragments.
     has_inner: bool,
-    waits: Vec<Key>,
+    /// The places of the promises that the fragment waits for.
+    waits: Vec<usize>,
 }
 
 /// A fragment that is about to be rendered.
@@ -62,8 +62,8 @@ pub(crate) struct PendingFragment {
     pub(crate) render: Render,
     /// The number of times that the fragment was rendered.
     pub(crate) renders: usize,
-    /// The names of the promises that the fragment waits for.
-    pub(crate) waits: Vec<Key>,
+    /// The places of the promises that the fragment waits for.
+    pub(crate) waits: Vec<usize>,
     /// The fragment whose output contains this fragment.
     pub(crate) parent: Option<FragmentNumber>,
 }
@@ -79,7 +79,7 @@ impl Registry {
         self.rendering.load(Ordering::Relaxed) > 0
     }
 
-    /// Begins to render a fragment. The names of the promises that it misses are noted until
+    /// Begins to render a fragment. The places of the promises that it misses are noted until
     /// [`close_fragment`](Self::close_fragment). `None` if the pass is over.
     ///
     /// A pending fragment that is rendered again keeps its number.
@@ -96,7 +96,7 @@ impl Registry {
         let settings = self.settings.fragments.as_ref();
         let max_fragments = settings.map_or(usize::MAX, |settings| settings.max_fragments);
         let may_stream = state.may_stream;
-        let fragments = &mut state.ledger().fragments;
+        let fragments = &mut state.ledger().more().fragments;
         let may_stream = may_stream
             && (number.is_some() || fragments.pending.len() + fragments.open.len() < max_fragments);
         let number = match number {
@@ -117,17 +117,16 @@ impl Registry {
         Some(Opened { number, may_stream })
     }
 
-    /// Ends the rendering of a fragment, which may have failed. Returns the names of the promises that the fragment has
+    /// Ends the rendering of a fragment, which may have failed. Returns the places of the promises that the fragment has
     /// missed.
-    pub(crate) fn close_fragment(&self, number: FragmentNumber, has_failed: bool) -> Vec<Key> {
+    pub(crate) fn close_fragment(&self, number: FragmentNumber, has_failed: bool) -> Vec<usize> {
         self.rendering.fetch_sub(1, Ordering::Relaxed);
         // Dropped after the lock is released, because a render function is user code.
         let _superseded: Vec<PendingFragment>;
         let mut state = lock(&self.state);
-        let Some(ledger) = &mut state.ledger else {
+        let Some(fragments) = state.fragments_mut() else {
             return Vec::new();
         };
-        let fragments = &mut ledger.fragments;
         let is_it = |open: &OpenFragment| open.number == number;
         let Some(position) = fragments.open.iter().rposition(is_it) else {
             return Vec::new();
@@ -164,8 +163,9 @@ impl Registry {
         };
         // The promises of a fragment that another thread renders may settle before the fragment is here.
         let is_ready = ledger.are_over(&fragment.waits);
-        ledger.fragments.note_inner(fragment.parent);
-        ledger.fragments.pending.push(fragment);
+        let fragments = &mut ledger.more().fragments;
+        fragments.note_inner(fragment.parent);
+        fragments.pending.push(fragment);
         let driver = match is_ready {
             true => state.driver.take(),
             false => None,
@@ -180,12 +180,11 @@ impl Registry {
         let removed: Vec<PendingFragment>;
         {
             let mut state = lock(&self.state);
-            let Some(ledger) = &mut state.ledger else {
+            let Some(fragments) = state.fragments_mut() else {
                 return 0;
             };
-            let pending = mem::take(&mut ledger.fragments.pending).into_iter();
-            (removed, ledger.fragments.pending) =
-                pending.partition(|it| numbers.contains(&it.number));
+            let pending = mem::take(&mut fragments.pending).into_iter();
+            (removed, fragments.pending) = pending.partition(|it| numbers.contains(&it.number));
         }
         removed.len()
     }
@@ -197,7 +196,7 @@ impl Registry {
         if state.has_ended() {
             return true;
         }
-        let reported = &mut state.ledger().reported;
+        let reported = &mut state.ledger().more().reported;
         let is_it = |(key, known): &(Key, String)| key == name && *known == text;
         let is_new = !reported.iter().any(is_it);
         if is_new {
@@ -210,15 +209,15 @@ impl Registry {
     pub(in crate::promise) fn has_fragments(&self) -> bool {
         let state = lock(&self.state);
         let ledger = state.ledger.as_ref();
-        ledger.is_some_and(|ledger| !ledger.fragments.is_empty())
+        ledger.is_some_and(Ledger::has_fragments)
     }
 
     /// Takes a fragment whose promises have settled.
     pub(crate) fn take_ready_fragment(&self) -> Option<PendingFragment> {
         let mut state = lock(&self.state);
-        let ledger = &mut **state.ledger.as_mut()?;
-        let (entries, fragments) = (&ledger.entries, &mut ledger.fragments);
-        let is_over = |key: &Key| entries.get(key).is_none_or(|entry| entry.is_settled());
+        let ledger = state.ledger.as_mut()?;
+        let (entries, fragments) = (&ledger.entries, &mut ledger.more.as_mut()?.fragments);
+        let is_over = |place: &usize| entries.get(*place).is_none_or(Entry::is_settled);
         let position = fragments.pending.iter_mut().position(|pending| {
             while pending.waits.last().is_some_and(is_over) {
                 pending.waits.pop();
@@ -234,46 +233,37 @@ impl Registry {
         let Some(ledger) = &state.ledger else {
             return false;
         };
-        let mut pending = ledger.fragments.pending.iter();
+        let mut pending = ledger.pending_fragments().iter();
         pending.any(|pending| ledger.are_over(&pending.waits))
     }
 
     /// The numbers and names of the fragments that wait for promises.
     pub(crate) fn pending_fragments(&self) -> Vec<(FragmentNumber, Key)> {
         let state = lock(&self.state);
-        let pending = state.ledger.iter();
-        let pending = pending.flat_map(|ledger| &ledger.fragments.pending);
+        let pending = state.ledger.iter().flat_map(Ledger::pending_fragments);
         pending.map(|it| (it.number, it.name.clone())).collect()
     }
 
     /// Begins to stream the pending fragments of a response that is published. Drops promises that only code outside of
     /// fragments needs.
     pub(in crate::promise) fn begin_stream(&self) {
-        let _undo;
-        let mut unneeded: Vec<Entry> = Vec::new();
+        // Undo functions and promises are user code. They are dropped with these variables, after the lock is released.
+        let mut _undo = Vec::new();
+        let mut _entries = Vec::new();
+        let mut cancelled = Vec::new();
         {
-            let mut guard = lock(&self.state);
-            let state = &mut *guard;
+            let mut state = lock(&self.state);
             state.is_settling = true;
             state.is_streaming = true;
-            if let Some(ledger) = &mut state.ledger {
-                let is_unneeded = |entry: &&Entry| {
-                    entry.demand.requires_pass() && entry.waiters == 0 && !entry.is_settled()
-                };
-                // There are none, unless the handler has called `publish`.
-                let keys = ledger.entries.iter().filter(is_unneeded).map(Entry::key);
-                let mut keys: Vec<_> = keys.cloned().collect();
-                for pending in &ledger.fragments.pending {
-                    keys.retain(|key| !pending.waits.contains(key));
-                }
-                unneeded.extend(keys.iter().filter_map(|key| ledger.entries.remove(key)));
-                ledger.start_queued();
-                _undo = mem::take(&mut ledger.undo);
+            for place in state.unneeded() {
+                cancelled.extend(state.cancel(place));
+                _entries.extend(state.remove(place));
+            }
+            if let Some(more) = state.ledger.as_mut().and_then(|it| it.more.as_mut()) {
+                _undo = mem::take(&mut more.undo);
             }
         }
-        for entry in unneeded {
-            entry.slot.fail(Failure::Cancelled);
-        }
+        cancelled.into_iter().for_each(Aftermath::finish);
     }
 
     /// Lets the pending fragments require a further pass, because their response cannot stream. No later pass streams.
@@ -282,12 +272,12 @@ impl Registry {
         let mut guard = lock(&self.state);
         let state = &mut *guard;
         state.may_stream = false;
-        let Some(ledger) = &mut state.ledger else {
+        let Some(fragments) = state.fragments_mut() else {
             return;
         };
-        let pending = mem::take(&mut ledger.fragments.pending);
-        for key in pending.iter().flat_map(|pending| &pending.waits) {
-            if let Some(entry) = state.entry_mut(key) {
+        let pending = mem::take(&mut fragments.pending);
+        for place in pending.iter().flat_map(|pending| &pending.waits) {
+            if let Some(entry) = state.at(*place) {
                 entry.demand = Demand::Missed;
             }
         }
@@ -309,8 +299,29 @@ impl Registry {
 }
 
 impl State {
+    fn fragments_mut(&mut self) -> Option<&mut Fragments> {
+        Some(&mut self.ledger.as_mut()?.more.as_mut()?.fragments)
+    }
+
+    /// The places of pending promises that only code outside of fragments needs. There are none, unless the handler has
+    /// called `publish`.
+    fn unneeded(&self) -> Vec<usize> {
+        let Some(ledger) = &self.ledger else {
+            return Vec::new();
+        };
+        let mut places: Vec<_> = (0..ledger.entries.places()).collect();
+        places.retain(|place| {
+            let entry = ledger.entries.get(*place);
+            entry.is_some_and(|it| it.demand.requires_pass() && it.waiters == 0 && !it.is_settled())
+        });
+        for pending in ledger.pending_fragments() {
+            places.retain(|place| !pending.waits.contains(place));
+        }
+        places
+    }
+
     /// Whether the response of this pass was published, and its fragments follow.
-    fn is_streaming_pass(&self, pass: usize) -> bool {
+    fn is_streaming_pass(&self, pass: u32) -> bool {
         self.is_streaming && self.is_current(pass)
     }
 
@@ -319,30 +330,39 @@ impl State {
         let Some(number) = reader.fragment else {
             return true;
         };
-        let mut open = self.ledger.iter().flat_map(|ledger| &ledger.fragments.open);
+        let more = self.ledger.as_ref().and_then(|it| it.more.as_ref());
+        let mut open = more.iter().flat_map(|more| &more.fragments.open);
         let open = open.find(|open| open.number == number);
         open.map_or(!self.may_stream, |open| open.is_required)
     }
 
-    /// Notes that a fragment waits for a promise.
+    /// Notes that a fragment waits for the promise at this place.
     #[cold]
-    pub(super) fn note_wait(&mut self, reader: Reader, key: &Key) {
-        if reader.fragment.is_none() {
-            return;
-        }
-        if let Some(open) = self.ledger().fragments.open(reader.fragment) {
-            if !open.waits.contains(key) {
-                open.waits.push(key.clone());
+    pub(super) fn note_wait(&mut self, reader: Reader, place: usize) {
+        let fragments = self.fragments_mut();
+        if let Some(open) = fragments.and_then(|it| it.open(reader.fragment)) {
+            if !open.waits.contains(&place) {
+                open.waits.push(place);
             }
         }
     }
 }
 
 impl Ledger {
+    /// The fragments that wait for promises.
+    fn pending_fragments(&self) -> &[PendingFragment] {
+        let more = self.more.as_ref();
+        more.map_or(&[], |more| &more.fragments.pending)
+    }
+
+    pub(super) fn has_fragments(&self) -> bool {
+        !self.pending_fragments().is_empty()
+    }
+
     /// Whether these promises have settled, or do not exist any more.
-    fn are_over(&self, keys: &[Key]) -> bool {
-        keys.iter().all(|key| {
-            let entry = self.entries.get(key);
+    fn are_over(&self, places: &[usize]) -> bool {
+        places.iter().all(|place| {
+            let entry = self.entries.get(*place);
             entry.is_none_or(Entry::is_settled)
         })
     }
@@ -360,10 +380,5 @@ impl Fragments {
         if let Some(outer) = self.open(outer) {
             outer.has_inner = true;
         }
-    }
-
-    /// Whether no fragment is pending.
-    pub(super) fn is_empty(&self) -> bool {
-        self.pending.is_empty()
     }
 }

@@ -1,17 +1,23 @@
 #[cfg(feature = "tracing")]
 mod advising;
+#[cfg(feature = "operations")]
+mod durable;
 mod entries;
 #[cfg(feature = "fragments")]
 mod fragments;
+mod look_up;
 mod passes;
+mod polling;
 mod reader;
 mod reservation;
 mod withdraw;
 
 #[cfg(feature = "fragments")]
 pub(crate) use fragments::{FragmentNumber, FragmentSettings, OnFragmentError, PendingFragment};
+pub(super) use look_up::{Awaiting, Present, Purpose};
+pub(super) use polling::{Aftermath, Member};
 pub(super) use reader::Reader;
-pub(super) use reservation::{Found, Purpose};
+pub(super) use reservation::Found;
 
 use entries::{Entries, Vacancy};
 #[cfg(feature = "fragments")]
@@ -20,7 +26,7 @@ use fragments::Fragments;
 #[cfg(feature = "blocking")]
 use super::Rejection;
 use super::observe::Advice;
-use super::slot::AnySlot;
+use super::outcome::{Kind, Outcome, Progress};
 use super::{Key, Start};
 #[cfg(feature = "blocking")]
 use crate::blocking::BlockingPool;
@@ -85,7 +91,7 @@ pub(super) struct Settings {
 struct State {
     phase: Phase,
     /// Starts at 1.
-    pass: usize,
+    pass: u32,
     /// The pass was discarded and its promises are running.
     is_settling: bool,
     /// The response was published, and its fragments follow.
@@ -96,24 +102,36 @@ struct State {
     may_stream: bool,
     /// The response of this pass is published even if promises are pending.
     publish: bool,
-    /// Wakes the response future, which starts the promises in [`Ledger::starting`].
+    /// Wakes the response future, which starts promises and polls them.
     driver: Option<Waker>,
     body: RequestBodyState,
     /// `None` until a promise is submitted. Most requests submit none.
-    ledger: Option<Box<Ledger>>,
+    ledger: Option<Ledger>,
 }
 
 /// The promises of a request.
 #[derive(Default)]
 struct Ledger {
     entries: Entries,
+    /// The place of the first promise that starts when the pass ends. All such promises before it have started.
+    queued_from: usize,
+    /// A running promise was cancelled or removed, so the response future has to poll all running promises: the others
+    /// of its group may not wake.
+    has_gap: bool,
     /// More promises were submitted than the limit allows.
     is_overfull: bool,
     /// The advice about changing names was given.
     #[cfg(feature = "tracing")]
     has_been_advised: bool,
-    /// Promises that the response future has to start at once.
-    starting: Vec<Arc<dyn AnySlot>>,
+    /// `None` until it is needed. Most requests do not need it.
+    more: Option<Box<More>>,
+}
+
+/// The state of a request with promises that only few such requests need.
+#[derive(Default)]
+struct More {
+    /// The places of promises that the response future has to start at once.
+    starting: Vec<usize>,
     /// Names of outer promises that were cleared in this request.
     hidden: Vec<Key>,
     undo: Vec<Undo>,
@@ -149,13 +167,31 @@ enum Phase {
 }
 
 struct Entry {
-    slot: Arc<dyn AnySlot>,
-    /// The promise starts when the pass ends.
-    is_queued: bool,
+    key: Key,
+    /// The hash of the name.
+    hash: u32,
+    /// The type of the value.
+    kind: Kind,
+    progress: Progress,
+    started: Started,
     demand: Demand,
     /// The number of futures that are awaiting the promise.
-    waiters: usize,
+    waiters: u32,
+    /// The timeout of promises does not apply.
+    #[cfg(feature = "operations")]
+    limits_itself: bool,
     advice: Advice,
+}
+
+/// Whether a promise has started.
+#[derive(Clone, Copy, PartialEq)]
+enum Started {
+    /// No.
+    No,
+    /// No: it starts when the pass ends.
+    Queued,
+    /// The response future has started it, or starts it at once.
+    Yes,
 }
 
 /// Whether a promise requires another pass.
@@ -231,13 +267,15 @@ impl Registry {
     }
 
     /// Creates a registry with these settled promises, as if an earlier pass had requested them.
-    pub(super) fn with_settled(settings: Settings, slots: Vec<Arc<dyn AnySlot>>) -> Self {
+    pub(super) fn with_settled(settings: Settings, settled: Vec<(Key, Kind, Outcome)>) -> Self {
         let registry = Self::new(settings, false, None, None);
         {
             let mut state = lock(&registry.state);
-            state.pass = if slots.is_empty() { 1 } else { 2 };
-            for slot in slots {
-                state.insert(slot, Demand::Met, Vacancy::default());
+            state.pass = if settled.is_empty() { 1 } else { 2 };
+            for (key, kind, outcome) in settled {
+                let progress = Progress::settled(outcome);
+                let (started, demand) = (Started::No, Demand::Met);
+                state.insert(key, kind, progress, started, demand, Vacancy::default());
             }
         }
         registry
@@ -252,14 +290,14 @@ impl Registry {
         lock(&self.state).keys(|_| true)
     }
 
-    pub(super) fn pass(&self) -> usize {
+    pub(super) fn pass(&self) -> u32 {
         lock(&self.state).pass
     }
 }
 
 impl State {
     /// Whether a handle of this pass may change anything. It may until the next pass begins.
-    fn is_current(&self, pass: usize) -> bool {
+    fn is_current(&self, pass: u32) -> bool {
         pass == self.pass && !self.has_ended()
     }
 
@@ -268,39 +306,8 @@ impl State {
     }
 
     /// Whether this pass is running.
-    fn is_running(&self, pass: usize) -> bool {
+    fn is_running(&self, pass: u32) -> bool {
         self.is_current(pass) && !self.is_settling
-    }
-}
-
-/// Access for durable operations.
-#[cfg(feature = "operations")]
-impl Registry {
-    pub(super) fn set_run(&mut self, run: Option<DurableRun>) {
-        self.run = run;
-    }
-
-    pub(super) fn run(&self) -> Option<&DurableRun> {
-        self.run.as_ref()
-    }
-
-    pub(super) fn promise_timeout(&self) -> Option<Duration> {
-        self.settings.promise_timeout
-    }
-
-    /// Reports that no handler runs, and how many promises do. The outer request decides for the requests that its
-    /// handler sends.
-    pub(super) fn rest(&self, running: usize) {
-        if let Some(run) = self.run.as_ref().filter(|_| self.outer.is_none()) {
-            run.rest(running);
-        }
-    }
-
-    /// Reports that a pass begins.
-    pub(super) fn work(&self) {
-        if let Some(run) = self.run.as_ref().filter(|_| self.outer.is_none()) {
-            run.work();
-        }
     }
 }
 
@@ -308,7 +315,7 @@ impl Registry {
 #[cfg(feature = "loader")]
 impl Registry {
     /// Whether a handle of this pass may submit promises.
-    pub(super) fn is_current(&self, pass: usize) -> bool {
+    pub(super) fn is_current(&self, pass: u32) -> bool {
         lock(&self.state).is_current(pass)
     }
 
@@ -323,7 +330,7 @@ impl Registry {
         if state.has_ended() {
             return None;
         }
-        let attachments = &mut state.ledger().attachments;
+        let attachments = &mut state.ledger().more().attachments;
         let known = attachments.iter().find(|known| known.0 == address);
         if let Some((_, known)) = known {
             return Arc::clone(known).downcast().ok();
@@ -335,7 +342,9 @@ impl Registry {
 
     /// Whether the promise with this name has settled. `None` if there is no such promise. Does not count as reading.
     pub(super) fn peek(&self, key: &Key) -> Option<bool> {
-        lock(&self.state).entry(key).map(Entry::is_settled)
+        lock(&self.state)
+            .entry_mut(key)
+            .map(|entry| entry.is_settled())
     }
 }
 

@@ -1,11 +1,10 @@
 use super::super::Key;
 use super::super::error::Failure;
-use super::super::slot::AnySlot;
+use super::super::outcome::Outcome;
 use super::withdraw::run;
-use super::{Demand, Entry, Ledger, Phase, Registry, RequestBodyState, State, Verdict};
+use super::{Aftermath, Demand, Phase, Registry, RequestBodyState, Started, State, Verdict};
 use crate::sync::lock;
 use std::mem;
-use std::sync::Arc;
 use std::task::Waker;
 
 /// Access for the response future.
@@ -41,29 +40,62 @@ impl Registry {
         #[cfg(feature = "fragments")]
         let _fragments;
         let undo = {
-            let mut guard = lock(&self.state);
-            let state = &mut *guard;
+            let mut state = lock(&self.state);
             state.is_settling = true;
-            let Some(ledger) = &mut state.ledger else {
+            let ledger = state.ledger.as_mut();
+            let Some(more) = ledger.and_then(|ledger| ledger.more.as_mut()) else {
                 return;
             };
-            ledger.start_queued();
             #[cfg(feature = "fragments")]
             {
                 // Dropped after the lock is released, because a render function is user code.
-                _fragments = mem::take(&mut ledger.fragments);
+                _fragments = mem::take(&mut more.fragments);
             }
-            mem::take(&mut ledger.undo)
+            mem::take(&mut more.undo)
         };
         run(undo);
     }
 
-    /// Takes the promises that have to start now.
-    pub(in crate::promise) fn take_starting(&self) -> Vec<Arc<dyn AnySlot>> {
-        match &mut lock(&self.state).ledger {
-            Some(ledger) => mem::take(&mut ledger.starting),
-            None => Vec::new(),
+    /// Starts promises that have to start now, at most `limit`, and makes a value of the place of each. Also returns
+    /// whether a running promise was cancelled or removed.
+    pub(in crate::promise) fn take_starting<P>(
+        &self,
+        limit: usize,
+        new: impl Fn(usize) -> P,
+    ) -> (Vec<P>, bool) {
+        let mut started = Vec::new();
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        let Some(ledger) = &mut state.ledger else {
+            return (started, false);
+        };
+        if let Some(more) = &mut ledger.more {
+            let places = more.starting.drain(..limit.min(more.starting.len()));
+            started.extend(places.map(&new));
         }
+        let places = ledger.entries.places();
+        if state.is_settling && ledger.queued_from < places {
+            // Reserves the necessary size in one allocation.
+            let count = limit.min(places - ledger.queued_from);
+            started.reserve_exact(count.saturating_sub(started.len()));
+            while started.len() < limit && ledger.queued_from < places {
+                let place = ledger.queued_from;
+                ledger.queued_from += 1;
+                match ledger.entries.at(place) {
+                    Some(entry) if entry.started == Started::Queued && !entry.is_settled() => {
+                        entry.started = Started::Yes;
+                        started.push(new(place));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        (started, mem::take(&mut ledger.has_gap))
+    }
+
+    /// The name of the promise at this place.
+    pub(in crate::promise) fn key(&self, place: usize) -> Option<Key> {
+        Some(lock(&self.state).at(place)?.key.clone())
     }
 
     /// Sets the waker to wake when a promise has to start. `false` if a promise has to start already.
@@ -93,22 +125,20 @@ impl Registry {
 
     /// Begins the next pass and returns its number. `None` if a promise has yet to start. Handles of earlier passes
     /// cannot submit from here on.
-    pub(in crate::promise) fn begin_pass(&self) -> Option<usize> {
+    pub(in crate::promise) fn begin_pass(&self) -> Option<u32> {
         let mut state = lock(&self.state);
         if state.is_starting() {
             return None;
         }
-        state.pass += 1;
+        state.pass = state.pass.saturating_add(1);
         state.is_settling = false;
         state.publish = false;
         if let Some(ledger) = &mut state.ledger {
             ledger.entries.rewind();
-            for entry in ledger
-                .entries
-                .iter_mut()
-                .filter(|it| it.demand.requires_pass())
-            {
-                entry.demand = Demand::Met;
+            for entry in ledger.entries.iter_mut() {
+                if entry.demand.requires_pass() {
+                    entry.demand = Demand::Met;
+                }
             }
         }
         Some(state.pass)
@@ -124,18 +154,16 @@ impl Registry {
                 return false;
             }
             state.phase = Phase::TimedOut;
-            state.stop()
+            state.stop(&Failure::TimedOut)
         };
-        for slot in pending {
-            slot.fail(Failure::TimedOut);
-        }
+        pending.into_iter().for_each(Aftermath::finish);
         true
     }
 
     /// Ends the request: cancels all pending promises and drops everything that the registry holds. Remaining handles,
     /// which may be inside a value of a promise, keep only an empty registry alive.
     pub(in crate::promise) fn close(&self, published: bool) {
-        let (pending, ledger, _body, _driver) = {
+        let (pending, mut ledger, _body, _driver) = {
             let mut state = lock(&self.state);
             if state.has_ended() {
                 return;
@@ -145,17 +173,15 @@ impl Registry {
                 false => Phase::Abandoned,
             };
             (
-                state.stop(),
+                state.stop(&Failure::Cancelled),
                 state.ledger.take(),
                 mem::replace(&mut state.body, RequestBodyState::Taken),
                 state.driver.take(),
             )
         };
-        for slot in pending {
-            slot.fail(Failure::Cancelled);
-        }
-        if let Some(mut ledger) = ledger {
-            let undo = mem::take(&mut ledger.undo);
+        pending.into_iter().for_each(Aftermath::finish);
+        if let Some(more) = ledger.as_mut().and_then(|ledger| ledger.more.as_mut()) {
+            let undo = mem::take(&mut more.undo);
             if !published {
                 run(undo);
             }
@@ -171,20 +197,6 @@ impl Verdict {
             return true;
         }
         self == Self::Publish
-    }
-}
-
-impl Ledger {
-    /// Lets the promises start that were to start when the pass ends.
-    pub(super) fn start_queued(&mut self) {
-        // Reserves exactly the necessary size, in one allocation.
-        let is_queued = |entry: &&Entry| entry.is_queued;
-        let count = self.entries.iter().filter(is_queued).count();
-        self.starting.reserve_exact(count);
-        for entry in self.entries.iter_mut().filter(|entry| entry.is_queued) {
-            entry.is_queued = false;
-            self.starting.push(Arc::clone(&entry.slot));
-        }
     }
 }
 
@@ -209,27 +221,35 @@ impl State {
             }
         }
         #[cfg(feature = "fragments")]
-        if !ledger.fragments.is_empty() {
+        if ledger.has_fragments() {
             return Verdict::Stream;
         }
         Verdict::Publish
     }
 
-    /// Whether a promise has yet to start.
+    /// Whether the response future has to start or to end a promise.
     fn is_starting(&self) -> bool {
-        let ledger = self.ledger.as_ref();
-        ledger.is_some_and(|ledger| !ledger.starting.is_empty())
+        self.ledger.as_ref().is_some_and(|ledger| {
+            let more = ledger.more.as_ref();
+            let is_queued = self.is_settling && ledger.queued_from < ledger.entries.places();
+            is_queued || ledger.has_gap || more.is_some_and(|more| !more.starting.is_empty())
+        })
     }
 
-    /// Takes all pending promises. The caller fails them after releasing the lock.
-    fn stop(&mut self) -> Vec<Arc<dyn AnySlot>> {
+    /// Settles all pending promises with this error.
+    fn stop(&mut self, failure: &Failure) -> Vec<Aftermath> {
         let Some(ledger) = &mut self.ledger else {
             return Vec::new();
         };
-        let mut pending = mem::take(&mut ledger.starting);
-        for entry in ledger.entries.iter().filter(|entry| !entry.is_settled()) {
-            pending.push(Arc::clone(&entry.slot));
+        if let Some(more) = &mut ledger.more {
+            more.starting.clear();
         }
-        pending
+        let mut settled = Vec::new();
+        for entry in ledger.entries.iter_mut() {
+            if !entry.is_settled() {
+                settled.extend(entry.settle(Outcome::failed(failure.clone())));
+            }
+        }
+        settled
     }
 }

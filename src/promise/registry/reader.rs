@@ -3,11 +3,11 @@ use super::State;
 #[cfg(feature = "fragments")]
 use super::{FragmentNumber, PendingFragment};
 
-/// The code that a handle was made for.
+/// The code that a handle was made for. It is small enough for a register, because each look-up takes it along.
 #[derive(Clone, Copy)]
 pub(crate) struct Reader {
     /// The number of the pass, starting at 1.
-    pub(crate) pass: usize,
+    pub(crate) pass: u32,
     /// The fragment that is being rendered.
     #[cfg(feature = "fragments")]
     pub(crate) fragment: Option<FragmentNumber>,
@@ -33,7 +33,7 @@ impl Reader {
     }
 
     /// A handler in the pass with this number.
-    pub(in crate::promise) fn of_pass(pass: usize) -> Self {
+    pub(in crate::promise) fn of_pass(pass: u32) -> Self {
         Self {
             pass,
             #[cfg(feature = "fragments")]

@@ -1,30 +1,21 @@
 use super::super::error::{Failure, SubmitError};
-use super::super::slot::{AnySlot, Slot, Type, Work};
+use super::super::outcome::{Kind, Outcome, Progress, Type, Work};
 use super::super::{Key, Start};
 use super::entries::Vacancy;
-use super::{Demand, Entry, Phase, Reader, Registry, RequestBodyState, State};
+use super::look_up::{Missing, Present, Purpose};
+use super::{Demand, Phase, Reader, Registry, RequestBodyState, Started, State};
 use crate::body::RequestBody;
 use crate::sync::lock;
+use futures_util::FutureExt;
+use std::marker::PhantomData;
 use std::mem;
 use std::sync::{Arc, MutexGuard};
-use std::task::Waker;
 
-/// What a promise is looked up for.
-#[derive(Clone, Copy, PartialEq)]
-pub(in crate::promise) enum Purpose {
-    /// The caller needs the value in this pass.
-    Read,
-    /// The caller requests that the promise runs.
-    Submit,
-    /// The caller awaits the value.
-    Wait,
-}
-
-/// The result of a look-up.
+/// The result of a look-up of a `T`.
 pub(in crate::promise) enum Found<'a, T> {
-    Promise(Arc<Slot<T>>),
+    Promise(Present),
     /// There is no promise with this name.
-    Nothing(Reservation<'a>),
+    Nothing(Reservation<'a>, PhantomData<fn() -> T>),
 }
 
 /// The right to submit a promise whose name a look-up has not found.
@@ -33,172 +24,44 @@ pub(in crate::promise) enum Found<'a, T> {
 /// look-up, a submission repeats the look-up first.
 pub(in crate::promise) struct Reservation<'a> {
     registry: &'a Registry,
-    reader: Reader,
+    pub(super) reader: Reader,
     key: &'a Key,
+    kind: Kind,
     purpose: Purpose,
     vacancy: Vacancy,
+    /// The timeout of promises will not apply.
+    #[cfg(feature = "operations")]
+    pub(super) limits_itself: bool,
 }
 
 impl Registry {
     /// Looks up the promise with this name, and records the purpose of the look-up.
     ///
-    /// Each promise that is found or submitted for [`Purpose::Wait`] requires one call of [`leave`](Self::leave).
+    /// Each [`Awaiting`](super::Awaiting) requires one call of [`leave`](Self::leave).
+    #[inline]
     pub(in crate::promise) fn find<'a, T: Send + Sync + 'static>(
         &'a self,
         reader: Reader,
         key: &'a Key,
         purpose: Purpose,
     ) -> Result<Found<'a, T>, SubmitError> {
-        let wanted = Type::of::<T>();
-        let mut guard = lock(&self.state);
-        let state = &mut *guard;
-        let this_pass = state.pass;
-        if purpose == Purpose::Submit && !state.is_current(reader.pass) {
-            return Err(SubmitError::Ended { key: key.clone() });
-        }
-        let is_required = state.is_required_by(reader);
-        let slot = match state.look_up(key) {
-            Ok(entry) => {
-                purpose.check(wanted, &*entry.slot)?;
-                entry.record(purpose, reader.pass, this_pass, is_required);
-                let slot = Arc::clone(&entry.slot);
-                #[cfg(feature = "fragments")]
-                if reader.fragment.is_some() && purpose != Purpose::Wait && !slot.is_settled() {
-                    state.note_wait(reader, key);
-                }
-                match purpose {
-                    Purpose::Wait => self.start(guard, &slot),
-                    Purpose::Read | Purpose::Submit => drop(guard),
-                }
-                slot
-            }
-            Err(vacancy) => {
-                if state.has_ended() {
-                    return Err(SubmitError::Ended { key: key.clone() });
-                }
-                let outer = self.outer_slot(state, key);
-                // The outer promise may have been removed meanwhile. Then its value, which is user code, is dropped
-                // with `outer`.
-                drop(guard);
-                let Some(slot) = outer else {
-                    return Ok(Found::Nothing(Reservation {
-                        registry: self,
-                        reader,
-                        key,
-                        purpose,
-                        vacancy,
-                    }));
+        let kind = Type::of::<T>;
+        match self.look_up(reader, key, kind, purpose) {
+            Ok(present) => Ok(Found::Promise(present)),
+            Err(Missing::Nothing(vacancy)) => {
+                let reservation = Reservation {
+                    registry: self,
+                    reader,
+                    key,
+                    kind,
+                    purpose,
+                    vacancy,
+                    #[cfg(feature = "operations")]
+                    limits_itself: false,
                 };
-                purpose.check(wanted, &*slot)?;
-                slot
+                Ok(Found::Nothing(reservation, PhantomData))
             }
-        };
-        let slot = slot.into_any().downcast();
-        Ok(Found::Promise(slot.unwrap_or_else(|_| {
-            unreachable!("the type was checked above")
-        })))
-    }
-
-    /// The settled promise with this name in the outer request. Pending promises of the outer request are not visible,
-    /// because they may be waiting for this very request.
-    #[inline]
-    pub(super) fn outer_slot(&self, state: &State, key: &Key) -> Option<Arc<dyn AnySlot>> {
-        let outer = self.outer.as_ref()?;
-        let ledger = state.ledger.as_ref();
-        match ledger.is_some_and(|ledger| ledger.hidden.contains(key)) {
-            true => None,
-            false => outer.settled_slot(key),
-        }
-    }
-
-    fn settled_slot(&self, key: &Key) -> Option<Arc<dyn AnySlot>> {
-        let mut guard = lock(&self.state);
-        let state = &mut *guard;
-        let pass = state.pass;
-        match state.entry_mut(key) {
-            Some(entry) => entry.is_settled().then(|| {
-                entry.advice.read_in(pass);
-                Arc::clone(&entry.slot)
-            }),
-            None => self.outer_slot(state, key),
-        }
-    }
-
-    /// Adds a promise whose name is not in use.
-    fn add(
-        &self,
-        mut state: MutexGuard<'_, State>,
-        slot: Arc<dyn AnySlot>,
-        reader: Reader,
-        purpose: Purpose,
-        vacancy: Vacancy,
-    ) {
-        let demand = match purpose {
-            Purpose::Wait => Demand::Met,
-            Purpose::Read | Purpose::Submit if !state.is_required_by(reader) => Demand::Deferred,
-            Purpose::Read => Demand::Missed,
-            Purpose::Submit => Demand::Submitted,
-        };
-        #[cfg(feature = "fragments")]
-        if reader.fragment.is_some() && purpose != Purpose::Wait && !slot.is_settled() {
-            state.note_wait(reader, slot.key());
-        }
-        let is_eager = self.settings.start == Start::Eager || state.is_settling;
-        if is_eager || purpose == Purpose::Wait {
-            let entry = state.insert(Arc::clone(&slot), demand, vacancy);
-            entry.waiters = usize::from(purpose == Purpose::Wait);
-            self.start(state, &slot);
-        } else {
-            state.insert(slot, demand, vacancy).is_queued = true;
-        }
-    }
-
-    /// Starts a promise at once, if it has neither started nor settled.
-    fn start(&self, mut state: MutexGuard<'_, State>, slot: &Arc<dyn AnySlot>) {
-        if !self.is_driven || slot.has_started() || slot.is_settled() {
-            return;
-        }
-        state.ledger().starting.push(Arc::clone(slot));
-        let driver = state.driver.take();
-        // A waker is user code, so it is woken after the lock is released.
-        drop(state);
-        driver.into_iter().for_each(Waker::wake);
-    }
-
-    /// Removes a waiter. A pending promise without waiters and other demand is dropped.
-    pub(in crate::promise) fn leave<T: Send + Sync + 'static>(
-        &self,
-        slot: &Arc<Slot<T>>,
-        waiter: Option<u64>,
-        has_read: bool,
-    ) {
-        slot.waiters().unregister(waiter);
-        let unwanted = {
-            let mut guard = lock(&self.state);
-            let state = &mut *guard;
-            let key = slot.key();
-            let pass = state.pass;
-            match state.entry_mut(key) {
-                Some(entry) if std::ptr::addr_eq(Arc::as_ptr(&entry.slot), Arc::as_ptr(slot)) => {
-                    entry.waiters -= 1;
-                    if has_read {
-                        entry.meet(pass);
-                    }
-                    if entry.is_settled() || entry.waiters > 0 || entry.demand != Demand::Met {
-                        None
-                    } else {
-                        state.remove(key)
-                    }
-                }
-                _ => None,
-            }
-        };
-        if let Some(entry) = unwanted {
-            entry.slot.fail(Failure::Cancelled);
-        }
-        if !self.is_driven {
-            // Another waiter has to take over polling the work.
-            slot.waiters().wake();
+            Err(Missing::Refused(error)) => Err(*error),
         }
     }
 }
@@ -208,13 +71,13 @@ impl<T: Send + Sync + 'static> Found<'_, T> {
     pub(in crate::promise) fn or_submit<F>(
         self,
         make: impl FnOnce() -> F,
-    ) -> Result<Arc<Slot<T>>, SubmitError>
+    ) -> Result<Present, SubmitError>
     where
         F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
         match self {
-            Self::Promise(slot) => Ok(slot),
-            Self::Nothing(reservation) => reservation.submit(Box::pin(make())),
+            Self::Promise(present) => Ok(present),
+            Self::Nothing(reservation, _) => reservation.submit(Box::pin(make().map(Outcome::new))),
         }
     }
 
@@ -222,100 +85,38 @@ impl<T: Send + Sync + 'static> Found<'_, T> {
     pub(in crate::promise) fn or_submit_body<F>(
         self,
         make: impl FnOnce(RequestBody) -> F,
-    ) -> Result<Arc<Slot<T>>, SubmitError>
+    ) -> Result<Present, SubmitError>
     where
         F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
         match self {
-            Self::Promise(slot) => Ok(slot),
-            Self::Nothing(reservation) => reservation.submit_body(make),
+            Self::Promise(present) => Ok(present),
+            Self::Nothing(reservation, _) => {
+                let work = |body| Box::pin(make(body).map(Outcome::new)) as Work;
+                reservation.submit_body(work)
+            }
         }
     }
 }
 
-impl Reservation<'_> {
-    // A work that is not added is user code. As an argument it is dropped after the guard, that is without the lock.
-    fn submit<T: Send + Sync + 'static>(self, work: Work<T>) -> Result<Arc<Slot<T>>, SubmitError> {
-        let registry = self.registry;
-        let mut guard = lock(&registry.state);
-        let state = &mut *guard;
-        if !self.is_valid(state)? {
-            drop(guard);
-            return match registry.find(self.reader, self.key, self.purpose)? {
-                Found::Promise(slot) => Ok(slot),
-                Found::Nothing(reservation) => reservation.submit(work),
-            };
+impl<'a> Reservation<'a> {
+    // Work that is not added is user code. As an argument it is dropped after the guard, that is without the lock.
+    pub(super) fn submit(mut self, work: Work) -> Result<Present, SubmitError> {
+        match self.lock() {
+            Ok(state) => Ok(self.add(work, state)),
+            Err(submitted) => submitted,
         }
-        let key = self.key.clone();
-        let slot = match state.phase {
-            Phase::TimedOut => Arc::new(Slot::settled(key, Err(Failure::TimedOut))),
-            _ => Arc::new(Slot::new(key, work)),
-        };
-        registry.add(guard, slot.clone(), self.reader, self.purpose, self.vacancy);
-        Ok(slot)
     }
 
-    /// Adds a promise. One that has settled already, in an earlier run of the operation, causes no further pass.
-    // As an argument, a promise that is not added is dropped after the guard, that is without the lock.
-    #[cfg(feature = "operations")]
-    pub(in crate::promise) fn add<T: Send + Sync + 'static>(
-        self,
-        slot: Arc<Slot<T>>,
-    ) -> Result<Arc<Slot<T>>, SubmitError> {
-        let registry = self.registry;
-        let mut guard = lock(&registry.state);
-        let state = &mut *guard;
-        if !self.is_valid(state)? {
-            drop(guard);
-            return match registry.find(self.reader, self.key, self.purpose)? {
-                Found::Promise(slot) => Ok(slot),
-                Found::Nothing(reservation) => reservation.add(slot),
-            };
-        }
-        if slot.is_settled() {
-            let added = state.insert(slot.clone(), Demand::Met, self.vacancy);
-            added.meet(self.reader.pass);
-            return Ok(slot);
-        }
-        let added = match state.phase {
-            Phase::TimedOut => {
-                let timed_out = Err(Failure::TimedOut);
-                Arc::new(Slot::settled(self.key.clone(), timed_out))
-            }
-            _ => slot.clone(),
-        };
-        registry.add(
-            guard,
-            added.clone(),
-            self.reader,
-            self.purpose,
-            self.vacancy,
-        );
-        Ok(added)
-    }
-
-    fn submit_body<T, F>(
-        self,
-        make: impl FnOnce(RequestBody) -> F,
-    ) -> Result<Arc<Slot<T>>, SubmitError>
-    where
-        T: Send + Sync + 'static,
-        F: Future<Output = Result<T, Failure>> + Send + 'static,
-    {
-        let registry = self.registry;
-        let body = {
-            let mut guard = lock(&registry.state);
-            let state = &mut *guard;
-            if !self.is_valid(state)? {
-                drop(guard);
-                let found = registry.find(self.reader, self.key, self.purpose)?;
-                return found.or_submit_body(make);
-            }
-            match state.phase {
-                // The promise has timed out and will not run, so it does not take the body.
-                Phase::TimedOut => RequestBodyState::Here(None),
-                _ => mem::replace(&mut state.body, RequestBodyState::Taken),
-            }
+    fn submit_body(
+        mut self,
+        work: impl FnOnce(RequestBody) -> Work,
+    ) -> Result<Present, SubmitError> {
+        let body = match self.lock() {
+            // The promise has timed out and will not run, so it does not take the body.
+            Ok(state) if state.phase == Phase::TimedOut => RequestBodyState::Here(None),
+            Ok(mut state) => mem::replace(&mut state.body, RequestBodyState::Taken),
+            Err(submitted) => return submitted,
         };
         let key = || self.key.clone();
         let body = match body {
@@ -324,7 +125,7 @@ impl Reservation<'_> {
             RequestBodyState::Here(Some(body)) => match Arc::clone(&body).detach() {
                 Some(body) => body,
                 None => {
-                    let mut state = lock(&registry.state);
+                    let mut state = lock(&self.registry.state);
                     // If the request has ended meanwhile, the registry must not keep the body.
                     if !state.has_ended() {
                         state.body = RequestBodyState::Here(Some(body));
@@ -333,9 +134,41 @@ impl Reservation<'_> {
                 }
             },
         };
-        // `make` is user code, so no lock is held here.
-        let work = Box::pin(make(body));
+        // `work` is user code, so no lock is held here.
+        let work = work(body);
         self.submit(work)
+    }
+
+    /// Locks the state for adding the promise. Otherwise returns the result of the submission: an error, or a promise
+    /// that was added after the look-up.
+    #[inline(always)]
+    pub(super) fn lock(&mut self) -> Result<MutexGuard<'a, State>, Result<Present, SubmitError>> {
+        let registry = self.registry;
+        loop {
+            let mut state = lock(&registry.state);
+            match self.is_valid(&mut state) {
+                Ok(true) => return Ok(state),
+                Ok(false) => drop(state),
+                Err(error) => return Err(Err(error)),
+            }
+            if let Some(submitted) = self.repeat().transpose() {
+                return Err(submitted);
+            }
+        }
+    }
+
+    /// Repeats the look-up, because the list of promises has changed. Returns the promise if there is one now.
+    #[cold]
+    fn repeat(&mut self) -> Result<Option<Present>, SubmitError> {
+        let registry = self.registry;
+        match registry.look_up(self.reader, self.key, self.kind, self.purpose) {
+            Ok(present) => Ok(Some(present)),
+            Err(Missing::Nothing(vacancy)) => {
+                self.vacancy = vacancy;
+                Ok(None)
+            }
+            Err(Missing::Refused(error)) => Err(*error),
+        }
     }
 
     /// Whether the list of promises is that of the look-up. Fails if no promise may be added.
@@ -356,47 +189,76 @@ impl Reservation<'_> {
         state.ledger().is_overfull = true;
         Err(SubmitError::TooManyPromises { key: key(), limit })
     }
-}
 
-impl Entry {
-    /// Records a look-up that found this promise.
-    #[inline]
-    fn record(&mut self, purpose: Purpose, pass: usize, this_pass: usize, is_required: bool) {
-        match purpose {
-            Purpose::Wait => self.waiters += 1,
-            Purpose::Read if self.slot.is_settled() => self.meet(pass),
-            Purpose::Submit | Purpose::Read if !is_required => {
-                if self.demand == Demand::Met {
-                    self.demand = Demand::Deferred;
-                }
-                self.advice.missed();
-            }
-            Purpose::Submit if !self.demand.requires_pass() => self.demand = Demand::Submitted,
-            Purpose::Read if pass == this_pass => {
-                self.demand = Demand::Missed;
-                self.advice.missed();
-            }
-            Purpose::Submit | Purpose::Read => {}
+    // The guard is the last argument, so that it is dropped before work that is not added.
+    fn add(self, work: Work, mut guard: MutexGuard<'_, State>) -> Present {
+        let Self {
+            registry,
+            reader,
+            purpose,
+            ..
+        } = self;
+        let state = &mut *guard;
+        let has_timed_out = state.phase == Phase::TimedOut;
+        let progress = match has_timed_out {
+            true => Progress::settled(Outcome::failed(Failure::TimedOut)),
+            false => Progress::new(work),
+        };
+        let is_eager = registry.settings.start == Start::Eager || state.is_settling;
+        let is_at_once = is_eager || purpose == Purpose::Wait;
+        let started = match is_at_once {
+            true => Started::No,
+            false => Started::Queued,
+        };
+        let is_required = state.is_required_by(reader);
+        let place = self.insert(state, progress, started, purpose.demand(is_required));
+        #[cfg(feature = "fragments")]
+        if reader.fragment.is_some() && purpose != Purpose::Wait && !has_timed_out {
+            state.note_wait(reader, place);
         }
+        if !is_at_once && !has_timed_out {
+            return Present::Pending;
+        }
+        let this_pass = state.pass;
+        let Some(entry) = state.at(place) else {
+            unreachable!("the promise was added above");
+        };
+        let present = entry.record(purpose, place, reader.pass, this_pass, is_required);
+        if !has_timed_out {
+            registry.start(guard, place);
+        }
+        present
     }
 
-    /// Records that the value was read.
-    fn meet(&mut self, pass: usize) {
-        self.advice.read_in(pass);
-        if self.demand == Demand::Submitted {
-            self.demand = Demand::Met;
+    /// Adds a promise with the reserved name, and returns its place.
+    #[inline(always)]
+    pub(super) fn insert(
+        &self,
+        state: &mut State,
+        progress: Progress,
+        started: Started,
+        demand: Demand,
+    ) -> usize {
+        let key = self.key.clone();
+        let place = state.insert(key, self.kind, progress, started, demand, self.vacancy);
+        #[cfg(feature = "operations")]
+        if self.limits_itself {
+            if let Some(entry) = state.at(place) {
+                entry.limits_itself = true;
+            }
         }
+        place
     }
 }
 
 impl Purpose {
-    /// Checks that the found promise serves this purpose of a caller that wants values of this type.
-    #[inline]
-    fn check(self, wanted: Type, slot: &dyn AnySlot) -> Result<(), SubmitError> {
-        if self == Self::Submit && slot.is_settled() {
-            let key = slot.key().clone();
-            return Err(SubmitError::AlreadyResolved { key });
+    /// Whether a promise that is submitted for this purpose requires another pass.
+    fn demand(self, is_required: bool) -> Demand {
+        match self {
+            Self::Wait => Demand::Met,
+            Self::Read | Self::Submit if !is_required => Demand::Deferred,
+            Self::Read => Demand::Missed,
+            Self::Submit => Demand::Submitted,
         }
-        wanted.check(slot)
     }
 }

@@ -1,29 +1,20 @@
 use super::super::Key;
-use super::super::error::Failure;
 use super::super::observe;
-use super::{Demand, Entry, Phase, Registry, Undo};
+use super::{Aftermath, Awaiting, Demand, Entry, Phase, Registry, Undo};
 use crate::sync::lock;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 
 /// Cancelling, clearing and publishing.
 impl Registry {
     pub(in crate::promise) fn cancel(&self, key: &Key) -> bool {
-        let slot = match lock(&self.state).entry(key) {
-            Some(entry) => Arc::clone(&entry.slot),
-            None => return false,
+        let aftermath = {
+            let mut state = lock(&self.state);
+            let Ok(place) = state.look_up(key) else {
+                return false;
+            };
+            state.cancel(place)
         };
-        // `fail` drops user code, so no lock is held here.
-        if !slot.fail(Failure::Cancelled) {
-            return false;
-        }
-        let mut state = lock(&self.state);
-        if let Some(entry) = state.entry_mut(key) {
-            if Arc::ptr_eq(&entry.slot, &slot) {
-                entry.demand = Demand::Met;
-            }
-        }
-        true
+        aftermath.map(Aftermath::finish).is_some()
     }
 
     pub(in crate::promise) fn clear(&self, key: &Key) -> bool {
@@ -35,42 +26,86 @@ impl Registry {
     }
 
     fn remove(&self, key: &Key, condition: impl Fn(&Entry) -> bool) -> bool {
-        // The outer promise may have been removed meanwhile. Then its value, which is user code, is dropped with `outer`,
-        // after the lock is released.
-        let outer;
-        let entry = {
+        // Values are user code. They are dropped with these variables, after the lock is released.
+        let (_entry, _outer);
+        let aftermath = {
             let mut guard = lock(&self.state);
             let state = &mut *guard;
-            match state.entry(key) {
-                Some(entry) if condition(entry) => state.remove(key),
-                Some(_) => return false,
-                None if state.has_ended() => return false,
-                None => {
-                    outer = self.outer_slot(state, key);
-                    if outer.is_some() {
-                        state.ledger().hidden.push(key.clone());
+            match state.look_up(key) {
+                Ok(place) if state.at(place).is_some_and(|entry| condition(entry)) => {
+                    let aftermath = state.cancel(place);
+                    _entry = state.remove(place);
+                    aftermath
+                }
+                Ok(_) => return false,
+                Err(_) if state.has_ended() => return false,
+                Err(_) => {
+                    _outer = self.outer_outcome(state, key);
+                    let is_found = _outer.is_some();
+                    if is_found {
+                        state.ledger().more().hidden.push(key.clone());
                     }
-                    return outer.is_some();
+                    return is_found;
                 }
             }
         };
-        // `fail` drops user code, so no lock is held here.
-        entry
-            .map(|entry| entry.slot.fail(Failure::Cancelled))
-            .is_some()
+        if let Some(aftermath) = aftermath {
+            aftermath.finish();
+        }
+        true
     }
 
-    pub(in crate::promise) fn publish(&self, pass: usize) {
+    /// Removes a waiter. A pending promise without waiters and other demand is dropped.
+    pub(in crate::promise) fn leave(
+        &self,
+        awaiting: &Awaiting,
+        waiter: Option<u64>,
+        has_read: bool,
+    ) {
+        let Awaiting { place, waiters } = awaiting;
+        waiters.unregister(waiter);
+        // The entry is user code. It is dropped with this variable, after the lock is released.
+        let mut _entry = None;
+        let aftermath = {
+            let mut guard = lock(&self.state);
+            let state = &mut *guard;
+            let pass = state.pass;
+            let is_unwanted = state.at(*place).is_some_and(|entry| {
+                entry.waiters -= 1;
+                if has_read {
+                    entry.meet(pass);
+                }
+                !entry.is_settled() && entry.waiters == 0 && entry.demand == Demand::Met
+            });
+            match is_unwanted {
+                true => {
+                    let aftermath = state.cancel(*place);
+                    _entry = state.remove(*place);
+                    aftermath
+                }
+                false => None,
+            }
+        };
+        if let Some(aftermath) = aftermath {
+            aftermath.finish();
+        }
+        if !self.is_driven {
+            // Another waiter has to take over polling the work.
+            waiters.wake();
+        }
+    }
+
+    pub(in crate::promise) fn publish(&self, pass: u32) {
         let mut state = lock(&self.state);
         if state.is_running(pass) {
             state.publish = true;
         }
     }
 
-    pub(in crate::promise) fn on_discard(&self, pass: usize, undo: Undo) {
+    pub(in crate::promise) fn on_discard(&self, pass: u32, undo: Undo) {
         let mut state = lock(&self.state);
         if state.is_running(pass) {
-            state.ledger().undo.push(undo);
+            state.ledger().more().undo.push(undo);
             return;
         }
         let was_published = state.phase == Phase::Published;

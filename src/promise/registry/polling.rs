@@ -1,0 +1,264 @@
+use super::super::error::Failure;
+use super::super::outcome::{Outcome, Taken, Waiters, Work, panic_message};
+use super::super::{Key, observe};
+use super::{Demand, Entry, Registry, Started, State};
+use crate::sync::lock;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+/// What is left to do when a promise has settled. All of it involves user code, so it has to [finish](Self::finish)
+/// without the lock.
+#[must_use]
+pub(in crate::promise) struct Aftermath {
+    key: Key,
+    outcome: Outcome,
+    /// The promise had settled before, so its outcome has been reported.
+    is_late: bool,
+    waiters: Option<Arc<Waiters>>,
+    /// Wakes the response future, which has to notice that a running promise has ended.
+    driver: Option<Waker>,
+    /// Unfinished work.
+    work: Option<Work>,
+    /// The outcome of work whose promise had settled before.
+    _ignored: Option<Outcome>,
+}
+
+/// A promise that is polled, possibly together with others.
+pub(in crate::promise) trait Member {
+    fn place(&self) -> usize;
+
+    /// Polls the work of the promise.
+    fn poll(&mut self, work: &mut Work, cx: &mut Context<'_>) -> Poll<Outcome>;
+
+    /// Whether [`settle`](Self::settle) needs a call although there is no aftermath.
+    fn is_observed(&self) -> bool;
+
+    /// Finishes the promise, which has settled.
+    fn settle(&mut self, aftermath: Option<Box<Aftermath>>);
+}
+
+/// One poll of each of some promises.
+struct Round {
+    /// The index of the promise that is polled next.
+    next: usize,
+    /// The number of promises that are pending. They are in front of those that have settled in this round.
+    pending: usize,
+    /// The work of the next promise is running.
+    is_polling: bool,
+}
+
+impl Round {
+    /// Keeps the promise that was polled, because it is pending.
+    fn keep<M>(&mut self, members: &mut [M]) {
+        members.swap(self.pending, self.next);
+        self.pending += 1;
+        self.next += 1;
+    }
+}
+
+/// Polling and failing promises by their places. A promise that was removed counts as cancelled.
+impl Registry {
+    /// Polls each promise once. Moves the promises that are pending to the front, in order, and returns their number.
+    pub(in crate::promise) fn poll<M: Member>(
+        &self,
+        members: &mut [M],
+        cx: &mut Context<'_>,
+    ) -> usize {
+        let mut round = Round {
+            next: 0,
+            pending: 0,
+            is_polling: false,
+        };
+        // One guard against panics for all promises costs less than one for each.
+        let mut poll = |round: &mut Round, members: &mut [M]| {
+            catch_unwind(AssertUnwindSafe(|| self.poll_rest(round, members, cx)))
+        };
+        while let Err(panic) = poll(&mut round, members) {
+            if !mem::take(&mut round.is_polling) {
+                resume_unwind(panic);
+            }
+            let member = &mut members[round.next];
+            round.next += 1;
+            let aftermath = lock(&self.state).settle(member.place(), Outcome::panicked(&*panic));
+            member.settle(aftermath);
+        }
+        round.pending
+    }
+
+    /// Polls the promises that this round has not polled. A panic of a promise ends it early.
+    fn poll_rest<M: Member>(&self, round: &mut Round, members: &mut [M], cx: &mut Context<'_>) {
+        let mut state = lock(&self.state);
+        while let Some(member) = members.get_mut(round.next) {
+            let place = member.place();
+            let aftermath = match state.take(place) {
+                Taken::Work(mut work) => {
+                    // The work is user code, so it is polled and dropped without the lock.
+                    drop(state);
+                    round.is_polling = true;
+                    match member.poll(&mut work, cx) {
+                        Poll::Ready(outcome) => {
+                            drop(work);
+                            round.is_polling = false;
+                            state = lock(&self.state);
+                            state.settle(place, outcome)
+                        }
+                        Poll::Pending => {
+                            round.is_polling = false;
+                            state = lock(&self.state);
+                            let late = state.put_back(place, work);
+                            if late.is_none() {
+                                round.keep(members);
+                                continue;
+                            }
+                            late
+                        }
+                    }
+                }
+                Taken::Busy => {
+                    round.keep(members);
+                    continue;
+                }
+                Taken::Settled(_) => Some(Box::new(state.late(place))),
+            };
+            round.next += 1;
+            if aftermath.is_some() || member.is_observed() {
+                drop(state);
+                member.settle(aftermath);
+                state = lock(&self.state);
+            }
+        }
+    }
+
+    /// Settles a running promise with an error, if it has not settled.
+    pub(in crate::promise) fn fail(&self, place: usize, failure: Failure) -> Aftermath {
+        let mut state = lock(&self.state);
+        let entry = state.at(place);
+        let settled = entry.map(|entry| entry.settle(Outcome::failed(failure)));
+        match settled {
+            Some(Ok(aftermath)) => aftermath,
+            _ => state.late(place),
+        }
+    }
+}
+
+impl State {
+    #[inline]
+    fn take(&mut self, place: usize) -> Taken {
+        match self.at(place) {
+            Some(entry) => entry.progress.take(),
+            None => Taken::Settled(Outcome::failed(Failure::Cancelled)),
+        }
+    }
+
+    /// Puts back work that is pending. Returns the aftermath if the promise has settled meanwhile.
+    #[inline]
+    fn put_back(&mut self, place: usize, work: Work) -> Option<Box<Aftermath>> {
+        let work = match self.at(place) {
+            Some(entry) => entry.progress.put_back(work).err()?,
+            None => work,
+        };
+        Some(Box::new(Aftermath {
+            work: Some(work),
+            ..self.late(place)
+        }))
+    }
+
+    /// Settles a promise whose work is done. `None` if the promise has a value that is not awaited, because then nothing
+    /// is left to do.
+    #[inline]
+    fn settle(&mut self, place: usize, outcome: Outcome) -> Option<Box<Aftermath>> {
+        match self.at(place) {
+            Some(entry) if outcome.failure().is_none() => {
+                let outcome = entry.progress.settle_alone(outcome).err()?;
+                Some(self.settle_fully(place, outcome))
+            }
+            _ => Some(self.settle_fully(place, outcome)),
+        }
+    }
+
+    #[cold]
+    fn settle_fully(&mut self, place: usize, outcome: Outcome) -> Box<Aftermath> {
+        let ignored = match self.at(place).map(|entry| entry.settle(outcome.clone())) {
+            Some(Ok(aftermath)) => return Box::new(aftermath),
+            Some(Err(_)) | None => outcome,
+        };
+        Box::new(Aftermath {
+            _ignored: Some(ignored),
+            ..self.late(place)
+        })
+    }
+
+    /// The aftermath of a poll of a promise that has settled during the poll.
+    #[cold]
+    fn late(&mut self, place: usize) -> Aftermath {
+        let (key, outcome) = match self.at(place) {
+            Some(entry) => (entry.key.clone(), entry.progress.outcome().cloned()),
+            None => (Key::from_static("a removed promise"), None),
+        };
+        Aftermath {
+            key,
+            outcome: outcome.unwrap_or_else(|| Outcome::failed(Failure::Cancelled)),
+            is_late: true,
+            waiters: None,
+            driver: None,
+            work: None,
+            _ignored: None,
+        }
+    }
+
+    /// Cancels the promise at this place. `None` if it has already settled.
+    pub(super) fn cancel(&mut self, place: usize) -> Option<Aftermath> {
+        let entry = self.at(place)?;
+        let mut aftermath = entry.settle(Outcome::failed(Failure::Cancelled)).ok()?;
+        entry.demand = Demand::Met;
+        if entry.started == Started::Yes {
+            self.ledger().has_gap = true;
+            aftermath.driver = self.driver.take();
+        }
+        Some(aftermath)
+    }
+}
+
+impl Entry {
+    #[inline]
+    pub(super) fn is_settled(&self) -> bool {
+        self.progress.outcome().is_some()
+    }
+
+    /// Settles the promise. Returns the outcome if the promise has already settled.
+    pub(super) fn settle(&mut self, outcome: Outcome) -> Result<Aftermath, Outcome> {
+        let remains = self.progress.settle(outcome.clone())?;
+        Ok(Aftermath {
+            key: self.key.clone(),
+            outcome,
+            is_late: false,
+            waiters: remains.waiters,
+            driver: None,
+            work: remains.work,
+            _ignored: None,
+        })
+    }
+}
+
+impl Aftermath {
+    /// The error of the promise. `None` if it has a value.
+    pub(in crate::promise) fn failure(&self) -> Option<&Failure> {
+        self.outcome.failure()
+    }
+
+    pub(in crate::promise) fn finish(self) {
+        if let (Some(failure), false) = (self.outcome.failure(), self.is_late) {
+            observe::promise_failed(&failure.clone().of(self.key.clone()));
+        }
+        if let Some(waiters) = self.waiters {
+            waiters.finish(self.outcome);
+        }
+        self.driver.into_iter().for_each(Waker::wake);
+        // A panic in the `Drop` of the work must not prevent other promises from settling.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(self.work))) {
+            observe::drop_panicked(&self.key, &panic_message(&*panic));
+        }
+    }
+}
