@@ -19,6 +19,9 @@ use tower_promises::BoxError;
 
 const STOCK: usize = 10;
 
+/// The time that each service takes.
+const LATENCY: Duration = Duration::from_millis(300);
+
 /// A call of the shop.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Call {
@@ -147,6 +150,7 @@ async fn serve(
     let Some(key) = key.and_then(|key| key.to_str().ok()) else {
         return (StatusCode::BAD_REQUEST, "there is no key".into());
     };
+    sleep(LATENCY).await;
     let (entry, is_new) = world.ledger().effect(&service, key, &call.details);
     if call.kill && is_new {
         world.kill(&call.instance).await;
