@@ -48,9 +48,7 @@ pub(super) fn attempt<E: Into<BoxError>>(
     let name = || name.clone();
     match rendered {
         Err(panic) => {
-            let message = panic::text(&*panic);
-            let message = message.unwrap_or("the panic had no message").into();
-            let name = name();
+            let (name, message) = (name(), panic::message(&*panic));
             Attempt::Failed(FragmentError::Panicked { name, message })
         }
         Ok(_) if !waits.is_empty() => Attempt::Pending {

@@ -38,7 +38,7 @@ impl Outcome {
     /// The outcome of a promise that panicked.
     #[cold]
     pub(super) fn panicked(panic: &(dyn Any + Send)) -> Self {
-        Self::failed(Failure::Panicked(panic_message(panic)))
+        Self::failed(Failure::Panicked(panic::message(panic)))
     }
 
     #[inline]
@@ -85,9 +85,4 @@ impl Type {
     pub(super) fn matches(self, other: Self) -> bool {
         self.id == other.id
     }
-}
-
-pub(super) fn panic_message(panic: &(dyn Any + Send)) -> Arc<str> {
-    let text = panic::text(panic);
-    text.unwrap_or("the panic had no message").into()
 }

@@ -1,7 +1,8 @@
 use super::super::error::Failure;
-use super::super::outcome::{Outcome, Taken, Waiters, Work, panic_message};
+use super::super::outcome::{Outcome, Taken, Waiters, Work};
 use super::super::{Key, observe};
 use super::{Demand, Entry, Registry, Started, State};
+use crate::panic;
 use crate::sync::lock;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -258,7 +259,7 @@ impl Aftermath {
         self.driver.into_iter().for_each(Waker::wake);
         // A panic in the `Drop` of the work must not prevent other promises from settling.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(self.work))) {
-            observe::drop_panicked(&self.key, &panic_message(&*panic));
+            observe::drop_panicked(&self.key, &panic::message(&*panic));
         }
     }
 }
