@@ -1,9 +1,8 @@
 use super::durable::{recall, remembering};
 use super::error::{Failure, SubmitError};
 use super::outcome::Outcome;
-use super::registry::{Found, Present, Purpose};
+use super::registry::{Found, Purpose};
 use super::submit::failed;
-use super::wait::Waiter;
 use super::{IntoKey, PromiseError, Promises};
 use crate::BoxError;
 use futures_util::FutureExt;
@@ -83,9 +82,6 @@ impl Promises {
                 submitted.map_err(SubmitError::into_promise_error)?
             }
         };
-        match present {
-            Present::Awaited(awaiting) => Waiter::new(&self.registry, key, awaiting).await,
-            settled => settled.read(key),
-        }
+        self.wait_for(key, present).await
     }
 }

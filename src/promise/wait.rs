@@ -70,7 +70,16 @@ impl Promises {
         let key = key.into_key();
         let found = self.registry.find(self.reader(), &key, Purpose::Wait);
         let present = found.and_then(|found| found.or_submit(make));
-        match present.map_err(SubmitError::into_promise_error)? {
+        let present = present.map_err(SubmitError::into_promise_error)?;
+        self.wait_for(key, present).await
+    }
+
+    /// Waits for a promise that was found or submitted to be awaited.
+    pub(super) async fn wait_for<T>(&self, key: Key, present: Present) -> Result<T, PromiseError>
+    where
+        T: Clone + Send + Sync + 'static,
+    {
+        match present {
             Present::Awaited(awaiting) => Waiter::new(&self.registry, key, awaiting).await,
             settled => settled.read(key),
         }
@@ -78,7 +87,7 @@ impl Promises {
 }
 
 /// A future that awaits a promise. It counts as a waiter of the promise until it is dropped.
-pub(super) struct Waiter<'a, T> {
+struct Waiter<'a, T> {
     registry: &'a Registry,
     key: Key,
     awaiting: Awaiting,
@@ -88,7 +97,7 @@ pub(super) struct Waiter<'a, T> {
 }
 
 impl<'a, T> Waiter<'a, T> {
-    pub(super) fn new(registry: &'a Registry, key: Key, awaiting: Awaiting) -> Self {
+    fn new(registry: &'a Registry, key: Key, awaiting: Awaiting) -> Self {
         Self {
             registry,
             key,
