@@ -31,7 +31,8 @@ struct Life {
 }
 
 impl Mortal {
-    fn new(last: usize, has_effect: bool) -> Self {
+    /// Creates a process that dies at this call, counted from one, which takes effect or does not.
+    pub fn new(last: usize, has_effect: bool) -> Self {
         Self {
             store: MemoryStore::new(),
             queue: MemoryQueue::new(),
@@ -160,12 +161,7 @@ impl Queue for Mortal {
         receipt: &'a Receipt,
         lease: Duration,
     ) -> BoxFuture<'a, Result<bool, BackendError>> {
-        Box::pin(async move {
-            if self.has_died() {
-                pending::<()>().await;
-            }
-            self.queue.renew(receipt, lease).await
-        })
+        Box::pin(self.call(self.queue.renew(receipt, lease)))
     }
 
     fn settle<'a>(

@@ -1,11 +1,11 @@
 //! Limits by key: at most so many at once, and nothing else waits for them.
 
-use super::mortal::Life;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use test_support::eventually::eventually;
+use test_support::mortal::Mortal;
 use test_support::nats::Server;
 use test_support::task::SECOND;
 use test_support::{soon, until};
@@ -354,8 +354,8 @@ async fn a_process_may_end_at_any_call() {
 /// before its scenario.
 async fn dies_after(calls: usize, has_effect: bool) -> bool {
     let running = Running::new(99);
-    let life = Life::new(calls, has_effect);
-    let (mortal, immortal) = (life.backend(), life.immortal());
+    let life = Mortal::new(calls, has_effect);
+    let (mortal, immortal) = (life.backend(), life.survivor());
     let acknowledged = Arc::new(Mutex::new(Vec::new()));
     let scenario = {
         let (running, acknowledged) = (running.clone(), acknowledged.clone());
@@ -377,7 +377,7 @@ async fn dies_after(calls: usize, has_effect: bool) -> bool {
     let other = submit(&survivor, "one", "other").await;
     let has_died = tokio::select! {
         () = scenario => false,
-        () = life.ended() => true,
+        () = life.died.notified() => true,
     };
     // The future of the scenario has been dropped with all that it did.
     let _worker = survivor.work().unwrap();

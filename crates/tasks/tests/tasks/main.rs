@@ -9,7 +9,6 @@ mod deaths;
 mod ends;
 mod limits;
 mod lists;
-mod mortal;
 mod operations;
 mod requests;
 mod results;

@@ -1,7 +1,7 @@
 //! What a submission does under an id that is in use.
 
-use super::mortal::Life;
 use std::time::Duration;
+use test_support::mortal::Mortal;
 use test_support::task::{Act, SECOND, act, process};
 use test_support::{Notes, soon};
 use tokio::time::Instant;
@@ -113,14 +113,14 @@ async fn a_replacement_may_be_interrupted_at_any_call() {
     for unique in [Unique::KeepFirst, Unique::Replace] {
         for calls in 1..20 {
             for has_effect in [false, true] {
-                let life = Life::new(calls, has_effect);
+                let life = Mortal::new(calls, has_effect);
                 let notes = Notes::default();
-                let immortal = noting(&life.immortal(), &notes);
+                let immortal = noting(&life.survivor(), &notes);
                 let mortal = noting(&life.backend(), &notes);
                 submit(&immortal, "first", unique).await.unwrap();
                 tokio::select! {
                     result = submit(&mortal, "second", unique) => result.unwrap(),
-                    () = life.ended() => {}
+                    () = life.died.notified() => {}
                 }
                 let _worker = immortal.work().unwrap();
                 let output = tokio::time::timeout(Duration::from_secs(3600), output(&immortal));
