@@ -3,17 +3,17 @@
 use crate::support::{
     SECOND, after, browser, html, open, open_with, pending, problems, read, template, without_grace,
 };
+use http::HeaderValue;
 use http::header::{LOCATION, SET_COOKIE};
-use http::{HeaderValue, Response};
-use std::future::{Ready, ready};
-use std::task::{Context, Poll};
+use std::future::ready;
 use std::time::Duration;
-use test_support::{Counter, Log, TestBody, TestRequest, promises};
+use test_support::strict::Strict;
+use test_support::{Counter, Log, TestRequest, promises};
 use tokio::time::{Instant, sleep, timeout};
 use tower::limit::ConcurrencyLimitLayer;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_promises::BoxError;
 use tower_promises::fragment::FragmentLayer;
+use tower_promises::{BoxError, Promises};
 
 #[tokio::test(start_paused = true)]
 async fn a_page_begins_when_its_outside_is_known_and_its_fragments_follow() {
@@ -98,54 +98,15 @@ async fn a_page_that_streams_holds_no_permit_of_the_inner_service() {
     }
 }
 
-/// A service that forgets that it is ready when it is cloned.
-struct Forgetful {
-    is_ready: bool,
-    calls: Counter,
-}
-
-impl Clone for Forgetful {
-    fn clone(&self) -> Self {
-        Self {
-            is_ready: false,
-            calls: self.calls.clone(),
-        }
-    }
-}
-
-impl Service<TestRequest> for Forgetful {
-    type Response = Response<TestBody>;
-    type Error = BoxError;
-    type Future = Ready<Result<Response<TestBody>, BoxError>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.is_ready = true;
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: TestRequest) -> Self::Future {
-        assert!(self.is_ready, "called without being polled ready");
-        self.is_ready = false;
-        self.calls.add();
-        let promises = promises(&request);
-        let slow = promises.fragment("slow", "…", |it| after(it, "slow", 3 * SECOND));
-        let title = after(&promises, "title", SECOND);
-        ready(
-            title
-                .map(|title| html(format!("{title}{slow}")))
-                .map_err(BoxError::from),
-        )
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn the_service_is_polled_ready_before_each_call() {
     let calls = Counter::default();
-    let inner = Forgetful {
-        is_ready: false,
-        calls: calls.clone(),
+    let handler = |promises: &Promises| {
+        let slow = promises.fragment("slow", "…", |it| after(it, "slow", 3 * SECOND));
+        let title = after(promises, "title", SECOND)?;
+        Ok(html(format!("{title}{slow}")))
     };
-    let mut service = without_grace().layer(inner);
+    let mut service = without_grace().layer(Strict::new(handler, &calls));
     for requests in 1..4 {
         let response = service
             .ready()

@@ -8,6 +8,7 @@ use std::future::{Ready, ready};
 use std::pin::pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use test_support::strict::Strict;
 use test_support::{Counter, TestBody, TestRequest, get, promises, text, text_response};
 use tokio::time::sleep;
 use tokio_test::{assert_pending, assert_ready, assert_ready_err, assert_ready_ok};
@@ -19,53 +20,15 @@ use tower_test::{assert_request_eq, mock};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A service that is ready only after `poll_ready`, for one call. A clone is not ready.
-struct Strict {
-    is_ready: bool,
-    calls: Counter,
-}
-
-impl Clone for Strict {
-    fn clone(&self) -> Self {
-        Self {
-            is_ready: false,
-            calls: self.calls.clone(),
-        }
-    }
-}
-
-impl Service<TestRequest> for Strict {
-    type Response = Response<TestBody>;
-    type Error = BoxError;
-    type Future = Ready<Result<Response<TestBody>, BoxError>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.is_ready = true;
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: TestRequest) -> Self::Future {
-        assert!(self.is_ready, "called without being polled ready");
-        self.is_ready = false;
-        self.calls.add();
-        let promises = promises(&request);
-        let read = promises
-            .result_or_submit("a", async || 1)
-            .and_then(|a| promises.result_or_submit("b", async move || a + 1));
-        ready(
-            read.map(|b| text_response(b.to_string()))
-                .map_err(Into::into),
-        )
-    }
-}
-
 #[tokio::test]
 async fn a_service_whose_clones_are_not_ready_is_polled_ready_before_every_call() {
     let calls = Counter::default();
-    let mut service = PromiseLayer::new().layer(Strict {
-        is_ready: false,
-        calls: calls.clone(),
-    });
+    let handler = |promises: &Promises| {
+        let a = promises.result_or_submit("a", async || 1)?;
+        let b = promises.result_or_submit("b", async move || a + 1)?;
+        Ok(text_response(b.to_string()))
+    };
+    let mut service = PromiseLayer::new().layer(Strict::new(handler, &calls));
     for round in 1..=3 {
         let response = service.ready().await.unwrap().call(get("/")).await.unwrap();
         assert_eq!(text(response.into_body()).await, "2");

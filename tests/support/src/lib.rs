@@ -14,6 +14,7 @@ pub mod recorded;
 pub mod site;
 pub mod spans;
 pub mod stepping;
+pub mod strict;
 pub mod task;
 pub mod uploads;
 
