@@ -29,6 +29,20 @@ pub enum BackendError {
         /// The unsupported feature, in the plural.
         what: &'static str,
     },
+    /// The connection of the application cannot be used, because it is not in a transaction of the backend's database,
+    /// for example. Nothing has changed. Retrying does not help.
+    #[non_exhaustive]
+    Refused {
+        /// The reason, and what to do.
+        reason: Arc<str>,
+    },
+    /// The database cannot serve a transaction of the application because of another one. The application must roll its
+    /// transaction back, and may repeat it from its beginning.
+    #[non_exhaustive]
+    Conflict {
+        /// The error of the adapter.
+        error: Arc<dyn Error + Send + Sync>,
+    },
     /// The backend has no room at present. Nothing has changed.
     Full,
     /// The backend did not answer in time. The call may or may not have taken effect.
@@ -71,6 +85,20 @@ impl BackendError {
         Self::Unsupported { what }
     }
 
+    /// Creates the error of a connection that cannot be used. `reason` says why, and what to do.
+    pub fn refused(reason: impl Into<Arc<str>>) -> Self {
+        Self::Refused {
+            reason: reason.into(),
+        }
+    }
+
+    /// Creates the error of a transaction that must be rolled back because of another one.
+    pub fn conflict(error: impl Into<BoxError>) -> Self {
+        Self::Conflict {
+            error: error.into().into(),
+        }
+    }
+
     /// Creates the error of a backend that did not answer within this time.
     #[must_use]
     pub const fn timed_out(after: Duration) -> Self {
@@ -100,6 +128,10 @@ impl fmt::Display for BackendError {
                 write!(f, "{size} bytes are more than the {limit} that are allowed")
             }
             Self::Unsupported { what } => write!(f, "the backend does not support {what}"),
+            Self::Refused { reason } => write!(f, "the transaction cannot be joined: {reason}"),
+            Self::Conflict { .. } => {
+                f.write_str("the transaction conflicts with another one and must be rolled back")
+            }
             Self::Full => f.write_str("the backend is full"),
             Self::TimedOut { after } => write!(f, "the backend did not answer within {after:?}"),
             Self::Unavailable { .. } => f.write_str("the backend is not available"),
@@ -111,7 +143,9 @@ impl fmt::Display for BackendError {
 impl Error for BackendError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Unavailable { error } | Self::Unreadable { error } => Some(&**error),
+            Self::Conflict { error } | Self::Unavailable { error } | Self::Unreadable { error } => {
+                Some(&**error)
+            }
             _ => None,
         }
     }

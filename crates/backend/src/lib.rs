@@ -8,6 +8,7 @@
 //! | [`Bus`] | messages to every listener, at most once | [`memory::MemoryBus`] | `SqliteBus` | `NatsBus` |
 //! | [`Store`] | values with revisions and compare-and-set | [`memory::MemoryStore`] | `SqliteStore` | `NatsStore` |
 //! | [`Queue`] | envelopes, delivered until handled | [`memory::MemoryQueue`] | `SqliteQueue` | `NatsQueue` |
+//! | [`Transactional`] | the same in a transaction of the application | | `SqliteDatabase` | |
 //!
 //! # Example
 //!
@@ -66,6 +67,7 @@ mod handler;
 mod observe;
 mod queue;
 mod store;
+mod transaction;
 mod worker;
 
 pub use bus::{Bus, BusEvent, BusStream};
@@ -75,6 +77,7 @@ pub use futures_util::stream::BoxStream;
 pub use handler::{Delivery, Handler, Lease, Outcome};
 pub use queue::{Capabilities, Enqueued, Envelope, Priority, Queue, Receipt, Taken};
 pub use store::{Change, CompareAndSet, Entry, Listed, Page, Revision, Store, WatchStream};
+pub use transaction::{ApplicationConnection, JoinedTransaction, Transactional};
 pub use worker::WorkOptions;
 
 /// A boxed error, as in tower.
@@ -125,6 +128,8 @@ pub struct Backend {
     store: Arc<dyn Store>,
     bus: Arc<dyn Bus>,
     queue: Arc<dyn Queue>,
+    /// `None` if the adapters cannot write in a transaction of the application.
+    transactions: Option<Arc<dyn Transactional>>,
 }
 
 impl Backend {
@@ -135,6 +140,17 @@ impl Backend {
             store: Arc::new(store),
             bus: Arc::new(bus),
             queue: Arc::new(queue),
+            transactions: None,
+        }
+    }
+
+    /// Adds the adapter for transactions of the application. It must write to the store, the bus and the queue of this
+    /// backend.
+    #[must_use]
+    pub fn transactional(self, transactions: impl Transactional) -> Self {
+        Self {
+            transactions: Some(Arc::new(transactions)),
+            ..self
         }
     }
 
@@ -161,6 +177,22 @@ impl Backend {
     #[must_use]
     pub fn queue(&self) -> &dyn Queue {
         &*self.queue
+    }
+
+    /// Joins the transaction that a connection of the application is in, see [`Transactional::join`].
+    ///
+    /// # Errors
+    ///
+    /// [`BackendError::Unsupported`] if the backend has no adapter for such transactions. Otherwise the errors of
+    /// [`Transactional::join`].
+    pub async fn join<'c>(
+        &'c self,
+        connection: ApplicationConnection<'c>,
+    ) -> Result<Box<dyn JoinedTransaction + 'c>, BackendError> {
+        let Some(transactions) = &self.transactions else {
+            return Err(BackendError::unsupported("transactions of the application"));
+        };
+        transactions.join(connection).await
     }
 }
 

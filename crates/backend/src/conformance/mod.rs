@@ -41,6 +41,7 @@ mod bus;
 mod journal;
 mod queue;
 mod store;
+mod transactions;
 
 pub use bus::{bus, bus_lag, bus_limits, bus_listeners, bus_order};
 pub use journal::{journal, journal_grows, journal_has_one_owner};
@@ -51,6 +52,11 @@ pub use queue::{
 pub use store::{
     store, store_compare_and_set, store_lag, store_limits, store_list, store_races,
     store_revisions, store_time_to_live, store_values, store_watch,
+};
+pub use transactions::{
+    Application, transactions, transactions_commit, transactions_have_savepoints,
+    transactions_race, transactions_refuse, transactions_roll_back,
+    transactions_withstand_failures,
 };
 
 use super::BackendError;

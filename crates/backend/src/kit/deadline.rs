@@ -32,6 +32,10 @@ impl TimedBackend {
         self.timeout
     }
 
+    pub(super) const fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
     /// Returns the queue itself, because a worker calls it without a timeout.
     pub fn queue(&self) -> &dyn Queue {
         self.backend.queue()

@@ -1,8 +1,9 @@
 //! Serde values in the store, changed with compare-and-set.
 
 use super::deadline::TimedBackend;
+use super::transaction::TimedTransaction;
 use crate::kit::json;
-use crate::{BackendError, Revision};
+use crate::{BackendError, Entry, Revision};
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -41,6 +42,105 @@ impl<V> Changed<V> {
     }
 }
 
+/// A place for documents: the store, or a transaction of the application.
+pub trait Documents: Send {
+    fn entry(
+        &mut self,
+        key: &str,
+    ) -> impl Future<Output = Result<Option<Entry>, BackendError>> + Send;
+
+    /// Sets a value if the key has the expected revision, or no value for `None`. Returns whether the value was set.
+    fn replace(
+        &mut self,
+        key: &str,
+        expected: Option<Revision>,
+        value: Bytes,
+        time_to_live: Duration,
+    ) -> impl Future<Output = Result<bool, BackendError>> + Send;
+}
+
+impl Documents for &TimedBackend {
+    async fn entry(&mut self, key: &str) -> Result<Option<Entry>, BackendError> {
+        self.get(key).await
+    }
+
+    async fn replace(
+        &mut self,
+        key: &str,
+        expected: Option<Revision>,
+        value: Bytes,
+        time_to_live: Duration,
+    ) -> Result<bool, BackendError> {
+        self.set(key, expected, value, time_to_live).await
+    }
+}
+
+impl Documents for TimedTransaction<'_> {
+    async fn entry(&mut self, key: &str) -> Result<Option<Entry>, BackendError> {
+        self.get(key).await
+    }
+
+    async fn replace(
+        &mut self,
+        key: &str,
+        expected: Option<Revision>,
+        value: Bytes,
+        time_to_live: Duration,
+    ) -> Result<bool, BackendError> {
+        self.set(key, expected, value, time_to_live).await
+    }
+}
+
+/// Reads a value and its revision.
+pub async fn read<V: DeserializeOwned>(
+    documents: &mut impl Documents,
+    key: &str,
+) -> Result<Option<(V, Revision)>, BackendError> {
+    let Some(entry) = documents.entry(key).await? else {
+        return Ok(None);
+    };
+    let value = serde_json::from_slice(&entry.value).map_err(BackendError::unreadable)?;
+    Ok(Some((value, entry.revision)))
+}
+
+/// Writes a value if there is none. Returns whether it was written.
+pub async fn create(
+    documents: &mut impl Documents,
+    key: &str,
+    value: &impl Serialize,
+    time_to_live: Duration,
+) -> Result<bool, BackendError> {
+    let value = encode(value)?;
+    documents.replace(key, None, value, time_to_live).await
+}
+
+/// Reads a value and replaces it. Starts over if another writer was faster.
+pub async fn change<V, T>(
+    documents: &mut impl Documents,
+    key: &str,
+    mut change: impl FnMut(Option<V>) -> Update<V, T>,
+) -> Result<T, BackendError>
+where
+    V: Serialize + DeserializeOwned,
+{
+    for _ in 0..ATTEMPTS {
+        let (found, expected) = read(documents, key).await?.unzip();
+        match change(found) {
+            Update::Keep(result) => return Ok(result),
+            Update::Set(value, time_to_live, result) => {
+                let value = encode(&value)?;
+                let replaced = documents.replace(key, expected, value, time_to_live);
+                if replaced.await? {
+                    return Ok(result);
+                }
+            }
+        }
+    }
+    Err(BackendError::unavailable(format!(
+        "`{key}` changes too fast"
+    )))
+}
+
 impl TimedBackend {
     pub async fn read<V: DeserializeOwned>(&self, key: &str) -> Result<Option<V>, BackendError> {
         Ok(self.read_revision(key).await?.map(|(value, _)| value))
@@ -51,11 +151,7 @@ impl TimedBackend {
         &self,
         key: &str,
     ) -> Result<Option<(V, Revision)>, BackendError> {
-        let Some(entry) = self.get(key).await? else {
-            return Ok(None);
-        };
-        let value = serde_json::from_slice(&entry.value).map_err(BackendError::unreadable)?;
-        Ok(Some((value, entry.revision)))
+        read(&mut &*self, key).await
     }
 
     /// Writes a value if there is none. Returns whether it was written.
@@ -65,33 +161,19 @@ impl TimedBackend {
         value: &impl Serialize,
         time_to_live: Duration,
     ) -> Result<bool, BackendError> {
-        self.set(key, None, encode(value)?, time_to_live).await
+        create(&mut &*self, key, value, time_to_live).await
     }
 
     /// Reads a value and replaces it. Starts over if another writer was faster.
     pub async fn change<V, T>(
         &self,
         key: &str,
-        mut change: impl FnMut(Option<V>) -> Update<V, T>,
+        update: impl FnMut(Option<V>) -> Update<V, T>,
     ) -> Result<T, BackendError>
     where
         V: Serialize + DeserializeOwned,
     {
-        for _ in 0..ATTEMPTS {
-            let (found, expected) = self.read_revision(key).await?.unzip();
-            match change(found) {
-                Update::Keep(result) => return Ok(result),
-                Update::Set(value, time_to_live, result) => {
-                    let value = encode(&value)?;
-                    if self.set(key, expected, value, time_to_live).await? {
-                        return Ok(result);
-                    }
-                }
-            }
-        }
-        Err(BackendError::unavailable(format!(
-            "`{key}` changes too fast"
-        )))
+        change(&mut &*self, key, update).await
     }
 }
 

@@ -27,3 +27,4 @@ pub mod problem;
 pub mod progress;
 pub mod sync;
 pub mod topics;
+pub mod transaction;
