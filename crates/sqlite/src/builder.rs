@@ -46,6 +46,7 @@ pub(super) struct Settings {
     pub(super) poll_interval: Duration,
     pub(super) busy_timeout: Duration,
     pub(super) flush_writes: bool,
+    pub(super) is_shared: bool,
     pub(super) max_value_bytes: usize,
     pub(super) max_message_bytes: usize,
     pub(super) bus_capacity: usize,
@@ -77,6 +78,7 @@ impl SqliteBuilder {
                 poll_interval: Duration::from_millis(20),
                 busy_timeout: Duration::from_secs(5),
                 flush_writes: false,
+                is_shared: false,
                 max_value_bytes: DEFAULT_MAX_VALUE_BYTES,
                 max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
                 bus_capacity: DEFAULT_BUS_CAPACITY,
@@ -116,6 +118,17 @@ impl SqliteBuilder {
     /// takes a hundred times as long.
     pub fn flush_writes(mut self, flush: bool) -> Self {
         self.settings.flush_writes = flush;
+        self
+    }
+
+    /// Sets whether the file may also have tables of the application, by default no. Then the application can write to
+    /// its own tables and to this database in [one transaction](super#transactions).
+    ///
+    /// The names of the tables, indexes, triggers and views of this crate begin with `promises_`. The header of the file
+    /// stays the application's, with its `application_id` and `user_version`, unless this crate has created the file
+    /// without this setting. The file is switched to a write-ahead log, also for the application.
+    pub fn share_file(mut self, share: bool) -> Self {
+        self.settings.is_shared = share;
         self
     }
 

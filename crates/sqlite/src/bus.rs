@@ -1,5 +1,7 @@
+use super::builder::Settings;
 use super::connections::Connections;
 use super::feed::{Feed, Heard, Table};
+use super::writer::Statement;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -35,11 +37,10 @@ pub(super) struct Messages;
 impl Table for Messages {
     type Item = (Arc<str>, Bytes);
 
-    const LAST: &'static str =
-        "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'bus_messages'), 0)";
+    const LAST: &'static str = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'promises_bus_messages'), 0)";
 
     const AFTER: &'static str =
-        "SELECT id, topic, payload FROM bus_messages WHERE id > ?1 ORDER BY id LIMIT ?2";
+        "SELECT id, topic, payload FROM promises_bus_messages WHERE id > ?1 ORDER BY id LIMIT ?2";
 
     fn item(row: &SqliteRow) -> sqlx::Result<Self::Item> {
         let topic: &str = row.try_get(1)?;
@@ -48,8 +49,21 @@ impl Table for Messages {
     }
 }
 
-const PUBLISH: &str = "INSERT INTO bus_messages (topic, payload, published)
-    SELECT ?1, ?2, milliseconds FROM now";
+const PUBLISH: &str = "INSERT INTO promises_bus_messages (topic, payload, published)
+    SELECT ?1, ?2, milliseconds FROM promises_now";
+
+/// Builds a statement that publishes a message.
+pub(super) fn publish(
+    settings: &Settings,
+    topic: &str,
+    payload: Bytes,
+) -> Result<Statement, BackendError> {
+    check_name(topic)?;
+    check_size(payload.len(), settings.max_message_bytes)?;
+    Ok(query(PUBLISH)
+        .bind(topic.to_owned())
+        .bind(Vec::from(payload)))
+}
 
 impl Bus for SqliteBus {
     fn publish<'a>(
@@ -58,14 +72,8 @@ impl Bus for SqliteBus {
         payload: Bytes,
     ) -> BoxFuture<'a, Result<(), BackendError>> {
         Box::pin(async move {
-            check_name(topic)?;
-            check_size(
-                payload.len(),
-                self.connections.database().settings().max_message_bytes,
-            )?;
-            let insert = query(PUBLISH)
-                .bind(topic.to_owned())
-                .bind(Vec::from(payload));
+            let settings = self.connections.database().settings();
+            let insert = publish(settings, topic, payload)?;
             self.connections.write(insert).await?;
             Ok(())
         })

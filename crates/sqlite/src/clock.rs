@@ -38,9 +38,10 @@ struct Base {
 pub(super) struct Kept(Base);
 
 /// Makes envelopes without a delay due, in case they were enqueued by a wrong clock.
-const MAKE_DUE: &str = "UPDATE queue_envelopes SET due = (SELECT milliseconds FROM now)
+const MAKE_DUE: &str =
+    "UPDATE promises_queue_envelopes SET due = (SELECT milliseconds FROM promises_now)
     WHERE NOT is_delayed AND NOT leased AND ended IS NULL
-        AND due > (SELECT milliseconds FROM now)";
+        AND due > (SELECT milliseconds FROM promises_now)";
 
 impl Base {
     fn new(shift: i64, is_marked: bool) -> Self {
@@ -68,16 +69,16 @@ impl Base {
 impl Clock {
     /// Opens the clock of a file. It does not go back behind the latest time that it has shown.
     pub(super) async fn open(connection: &mut SqliteConnection) -> sqlx::Result<Self> {
-        let is_behind = "SELECT latest > milliseconds FROM clock, now";
+        let is_behind = "SELECT latest > milliseconds FROM promises_clock, promises_now";
         let is_behind: bool = query_scalar(is_behind).fetch_one(&mut *connection).await?;
         if is_behind {
             query(
-                "UPDATE clock SET shift = shift + max(0, latest - (SELECT milliseconds FROM now))",
+                "UPDATE promises_clock SET shift = shift + max(0, latest - (SELECT milliseconds FROM promises_now))",
             )
             .execute(&mut *connection)
             .await?;
         }
-        let shift = query_scalar("SELECT shift FROM clock");
+        let shift = query_scalar("SELECT shift FROM promises_clock");
         Ok(Self {
             base: Mutex::new(Base::new(shift.fetch_one(connection).await?, false)),
         })
@@ -103,19 +104,20 @@ impl Clock {
         let step = base.step();
         let mark = if step.abs() > TOLERANCE {
             // Another process may have corrected the clock already, with about the same result.
-            let corrected = query("UPDATE clock SET shift = ?1 WHERE abs(shift - ?1) > ?2")
-                .bind(base.shift.saturating_sub(step))
-                .bind(TOLERANCE)
-                .execute(&mut *connection)
-                .await?;
+            let corrected =
+                query("UPDATE promises_clock SET shift = ?1 WHERE abs(shift - ?1) > ?2")
+                    .bind(base.shift.saturating_sub(step))
+                    .bind(TOLERANCE)
+                    .execute(&mut *connection)
+                    .await?;
             if corrected.rows_affected() > 0 {
                 // A process that has opened the file since the step may have enqueued envelopes by the wrong clock.
                 query(MAKE_DUE).execute(&mut *connection).await?;
             }
             // Such a process may also have marked a time in the future.
-            "UPDATE clock SET latest = (SELECT milliseconds FROM now) RETURNING shift"
+            "UPDATE promises_clock SET latest = (SELECT milliseconds FROM promises_now) RETURNING shift"
         } else {
-            "UPDATE clock SET latest = max(latest, (SELECT milliseconds FROM now)) RETURNING shift"
+            "UPDATE promises_clock SET latest = max(latest, (SELECT milliseconds FROM promises_now)) RETURNING shift"
         };
         let shift = query_scalar(mark).fetch_one(connection).await?;
         Ok(Kept(Base::new(shift, true)))

@@ -76,6 +76,11 @@ impl Database {
         self.file.path()
     }
 
+    /// Whether a path refers to the file of this database.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        self.file.is_at(path)
+    }
+
     pub(super) fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -142,7 +147,7 @@ impl Database {
     }
 }
 
-fn is_busy(error: &sqlx::Error) -> bool {
+pub(super) fn is_busy(error: &sqlx::Error) -> bool {
     // SQLITE_BUSY and SQLITE_LOCKED. The upper bytes have details.
     let code = error.as_database_error().and_then(|error| error.code());
     let code = code.and_then(|code| code.parse::<i32>().ok());
@@ -155,7 +160,7 @@ async fn prepare(
     settings: &Settings,
 ) -> Result<(SqliteConnection, Clock), Refused> {
     let mut connection = options.connect().await?;
-    schema::check(&mut connection).await?;
+    schema::check(&mut connection, settings.is_shared).await?;
     let mode: String = query_scalar("PRAGMA journal_mode = WAL")
         .fetch_one(&mut connection)
         .await?;
@@ -173,7 +178,7 @@ async fn prepare(
     raw_sql(AssertSqlSafe(pragmas))
         .execute(&mut connection)
         .await?;
-    schema::migrate(&mut connection).await?;
+    schema::migrate(&mut connection, settings.is_shared).await?;
     let clock = Clock::open(&mut connection).await?;
     Ok((connection, clock))
 }

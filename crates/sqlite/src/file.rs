@@ -38,6 +38,11 @@ impl File {
         &self.path
     }
 
+    /// Whether a path refers to this file.
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        is_same(self, path)
+    }
+
     /// Whether the path still refers to the file that was opened. SQLite itself continues to use a deleted file, and no
     /// other process would see the writes.
     pub(super) fn check(&self) -> Result<(), BackendError> {
@@ -73,6 +78,17 @@ fn identity(metadata: &Metadata) -> Identity {
     use std::os::unix::fs::MetadataExt;
 
     (metadata.dev(), metadata.ino())
+}
+
+#[cfg(unix)]
+fn is_same(file: &File, path: &Path) -> bool {
+    metadata(path).is_ok_and(|found| identity(&found) == file.identity)
+}
+
+#[cfg(not(unix))]
+fn is_same(file: &File, path: &Path) -> bool {
+    let path = path.canonicalize().ok();
+    path.is_some() && path == file.path.canonicalize().ok()
 }
 
 #[cfg(not(unix))]

@@ -34,8 +34,9 @@
 //!
 //! # Rules
 //!
-//! 1. The file belongs to this crate alone. A file that has other tables, or a newer schema, is refused. A new version
-//!    of this crate migrates the file to its own schema, which older versions then refuse.
+//! 1. The file belongs to this crate alone, unless the application [shares](SqliteBuilder::share_file) it. A file that
+//!    has other tables, or a newer schema, is refused. A new version of this crate migrates its tables to its own
+//!    schema, which older versions then refuse.
 //! 2. The file is on a local disk. The write-ahead log needs memory that the processes share, so network file systems
 //!    are **not** supported, nor are containers on different machines. SQLite creates `x-wal` and `x-shm` next to the
 //!    file `x`. Copy a database that is in use with the backup command of SQLite, not file by file.
@@ -45,6 +46,52 @@
 //! 4. The adapters need a tokio runtime with time enabled. Outside of a runtime, writes and subscriptions fail. A task
 //!    in the runtime of the first listener or watcher polls for new messages or changes. It ends when the last of them
 //!    is dropped, or with that runtime. The streams of all of them then end.
+//!
+//! # Transactions
+//!
+//! The [backend](SqliteDatabase::backend) can write in a transaction of the application, over a connection of the
+//! application's own pool: a [`Transactional`](tower_promises_backend::Transactional) backend. The task of an order, for
+//! example, then exists if and only if the order does.
+//!
+//! ```
+//! use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
+//! use tower_promises_backend::{ApplicationConnection, Envelope};
+//! use tower_promises_sqlite::SqliteDatabase;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let directory = tempfile::tempdir()?;
+//! # let path = directory.path().join("shop.db");
+//! let options = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+//! let pool = SqlitePool::connect_with(options).await?;
+//! sqlx::query("CREATE TABLE orders (item TEXT)").execute(&pool).await?;
+//! let backend = SqliteDatabase::builder(path).share_file(true).open().await?.backend();
+//!
+//! let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+//! sqlx::query("INSERT INTO orders VALUES ('tea')").execute(&mut *transaction).await?;
+//! // What `submit(task).within(&mut *transaction)` of `tower-promises-tasks` does:
+//! let mut joined = backend.join(ApplicationConnection::new(&mut *transaction)).await?;
+//! joined.enqueue(Envelope::new("mails", "confirm/tea", "ada@example.org".into())).await?;
+//! joined.finish().await?;
+//! transaction.commit().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! 1. The tables of the application are in the same file. A transaction over two files, one of which is attached, is
+//!    refused: with a write-ahead log, SQLite commits each file by itself, and a crash could separate them.
+//! 2. The connection is a `SqliteConnection` of sqlx 0.9, such as `&mut *transaction`, or an owned
+//!    `Transaction<'static, Sqlite>`, in a transaction that sqlx has begun, with `begin` or `begin_with`. Savepoints,
+//!    the nested transactions of sqlx, work as expected.
+//! 3. Begin the transaction with `BEGIN IMMEDIATE`. It then waits for other writers, up to the busy timeout of its
+//!    connection. A deferred transaction that has read and then writes fails at once with
+//!    [`BackendError::Conflict`] if another connection writes, or has written since: roll it back and begin again.
+//! 4. From its first write on, a transaction holds the only lock for writes. All writes of this crate, in all processes,
+//!    wait for its commit, for at most their busy timeout. So await nothing slow in between. Reads do not wait.
+//! 5. After the commit, workers, watchers and listeners find the writes with their next poll, also in the process of the
+//!    transaction: at most one [poll interval](SqliteBuilder::poll_interval) later, and within a few milliseconds if the
+//!    commit follows at once.
+//! 6. Whether the commit survives a loss of power depends on the `synchronous` setting of the application's connection.
 //!
 //! # Clocks
 //!
@@ -101,9 +148,11 @@ mod file;
 mod observe;
 mod queue;
 mod refused;
+mod savepoint;
 mod schema;
 mod store;
 mod sweep;
+mod transaction;
 mod writer;
 
 pub use builder::SqliteBuilder;
@@ -159,10 +208,10 @@ impl SqliteDatabase {
         })
     }
 
-    /// Returns all three adapters as a backend.
+    /// Returns all adapters as a backend, which can also write in [transactions of the application](self#transactions).
     #[must_use]
     pub fn backend(&self) -> Backend {
-        Backend::new(self.store(), self.bus(), self.queue())
+        Backend::new(self.store(), self.bus(), self.queue()).transactional(self.clone())
     }
 
     /// Returns the store. All stores of a database share one task for their watchers.

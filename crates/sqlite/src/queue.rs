@@ -1,5 +1,7 @@
+use super::builder::Settings;
 use super::connections::Connections;
 use super::store::milliseconds;
+use super::writer::Statement;
 use futures_util::future::BoxFuture;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, query};
@@ -34,47 +36,48 @@ const FOREVER: i64 = i64::MAX / 4;
 // Statements use the clock of the database rather than a time from the caller, because a statement may wait for a lock
 // before it runs.
 const ENQUEUE: &str =
-    "INSERT OR REPLACE INTO queue_envelopes (queue, id, payload, priority, due, is_delayed)
-    SELECT ?1, ?2, ?3, ?4, (SELECT milliseconds FROM now) + ?5, ?5 > 0
-    WHERE (SELECT envelopes FROM queue_size) < ?6 AND NOT EXISTS (
-        SELECT 1 FROM queue_envelopes WHERE queue = ?1 AND id = ?2
-            AND (ended IS NULL OR ended > (SELECT milliseconds FROM now) - ?7)
+    "INSERT OR REPLACE INTO promises_queue_envelopes (queue, id, payload, priority, due, is_delayed)
+    SELECT ?1, ?2, ?3, ?4, (SELECT milliseconds FROM promises_now) + ?5, ?5 > 0
+    WHERE (SELECT envelopes FROM promises_queue_size) < ?6 AND NOT EXISTS (
+        SELECT 1 FROM promises_queue_envelopes WHERE queue = ?1 AND id = ?2
+            AND (ended IS NULL OR ended > (SELECT milliseconds FROM promises_now) - ?7)
     )
     RETURNING place";
 
-const IS_KNOWN: &str = "SELECT 1 FROM queue_envelopes WHERE queue = ?1 AND id = ?2
-    AND (ended IS NULL OR ended > (SELECT milliseconds FROM now) - ?3)";
+const IS_KNOWN: &str = "SELECT 1 FROM promises_queue_envelopes WHERE queue = ?1 AND id = ?2
+    AND (ended IS NULL OR ended > (SELECT milliseconds FROM promises_now) - ?3)";
 
 /// The milliseconds until the next envelope is due, with one index look-up for each priority.
-const NEXT: &str = "SELECT CAST(min(due) - (SELECT milliseconds FROM now) AS INTEGER) FROM (
-        SELECT min(due) AS due FROM queue_envelopes
+const NEXT: &str =
+    "SELECT CAST(min(due) - (SELECT milliseconds FROM promises_now) AS INTEGER) FROM (
+        SELECT min(due) AS due FROM promises_queue_envelopes
             WHERE queue = ?1 AND priority = 0 AND ended IS NULL
-        UNION ALL SELECT min(due) FROM queue_envelopes
+        UNION ALL SELECT min(due) FROM promises_queue_envelopes
             WHERE queue = ?1 AND priority = 1 AND ended IS NULL
-        UNION ALL SELECT min(due) FROM queue_envelopes
+        UNION ALL SELECT min(due) FROM promises_queue_envelopes
             WHERE queue = ?1 AND priority = 2 AND ended IS NULL
     )";
 
-const TAKE: &str = "UPDATE queue_envelopes
-    SET leased = 1, number = number + 1, due = (SELECT milliseconds FROM now) + ?3
+const TAKE: &str = "UPDATE promises_queue_envelopes
+    SET leased = 1, number = number + 1, due = (SELECT milliseconds FROM promises_now) + ?3
     WHERE place IN (
         SELECT place FROM (
             SELECT * FROM (
-                SELECT place, due, priority FROM queue_envelopes
+                SELECT place, due, priority FROM promises_queue_envelopes
                 WHERE queue = ?1 AND priority = 0 AND ended IS NULL
-                    AND due <= (SELECT milliseconds FROM now)
+                    AND due <= (SELECT milliseconds FROM promises_now)
                 ORDER BY due, place LIMIT ?2
             )
             UNION ALL SELECT * FROM (
-                SELECT place, due, priority FROM queue_envelopes
+                SELECT place, due, priority FROM promises_queue_envelopes
                 WHERE queue = ?1 AND priority = 1 AND ended IS NULL
-                    AND due <= (SELECT milliseconds FROM now)
+                    AND due <= (SELECT milliseconds FROM promises_now)
                 ORDER BY due, place LIMIT ?2
             )
             UNION ALL SELECT * FROM (
-                SELECT place, due, priority FROM queue_envelopes
+                SELECT place, due, priority FROM promises_queue_envelopes
                 WHERE queue = ?1 AND priority = 2 AND ended IS NULL
-                    AND due <= (SELECT milliseconds FROM now)
+                    AND due <= (SELECT milliseconds FROM promises_now)
                 ORDER BY due, place LIMIT ?2
             )
         )
@@ -84,19 +87,19 @@ const TAKE: &str = "UPDATE queue_envelopes
 
 // The number of a delivery rises with each delivery and serves as a fencing token: the numbers of lost leases no longer
 // match.
-const RENEW: &str = "UPDATE queue_envelopes
-    SET due = (SELECT milliseconds FROM now) + ?3
-    WHERE place = ?1 AND number = ?2 AND leased AND due > (SELECT milliseconds FROM now)
+const RENEW: &str = "UPDATE promises_queue_envelopes
+    SET due = (SELECT milliseconds FROM promises_now) + ?3
+    WHERE place = ?1 AND number = ?2 AND leased AND due > (SELECT milliseconds FROM promises_now)
     RETURNING place";
 
-const RETRY: &str = "UPDATE queue_envelopes
-    SET leased = 0, due = (SELECT milliseconds FROM now) + ?3, is_delayed = ?3 > 0
-    WHERE place = ?1 AND number = ?2 AND leased AND due > (SELECT milliseconds FROM now)
+const RETRY: &str = "UPDATE promises_queue_envelopes
+    SET leased = 0, due = (SELECT milliseconds FROM promises_now) + ?3, is_delayed = ?3 > 0
+    WHERE place = ?1 AND number = ?2 AND leased AND due > (SELECT milliseconds FROM promises_now)
     RETURNING place";
 
-const END: &str = "UPDATE queue_envelopes
-    SET leased = 0, ended = (SELECT milliseconds FROM now), payload = x''
-    WHERE place = ?1 AND number = ?2 AND leased AND due > (SELECT milliseconds FROM now)
+const END: &str = "UPDATE promises_queue_envelopes
+    SET leased = 0, ended = (SELECT milliseconds FROM promises_now), payload = x''
+    WHERE place = ?1 AND number = ?2 AND leased AND due > (SELECT milliseconds FROM promises_now)
     RETURNING place";
 
 impl SqliteQueue {
@@ -104,28 +107,17 @@ impl SqliteQueue {
         Self { connections, due }
     }
 
-    fn window(&self) -> i64 {
-        self.connections.database().settings().window_milliseconds()
+    fn settings(&self) -> &Settings {
+        self.connections.database().settings()
     }
 
     async fn add(&self, envelope: Envelope) -> Result<Enqueued, BackendError> {
-        self.capabilities().check(&envelope)?;
-        let (queue, id) = (envelope.queue.to_string(), envelope.id.to_string());
-        let insert = query(ENQUEUE)
-            .bind(queue.clone())
-            .bind(id.clone())
-            .bind(Vec::from(envelope.payload))
-            .bind(number_of(envelope.priority))
-            .bind(duration(envelope.delay))
-            .bind(i64::from(
-                self.connections.database().settings().max_envelopes,
-            ))
-            .bind(self.window());
+        let known = is_known(self.settings(), &envelope);
+        let insert = enqueue(self.settings(), envelope)?;
         if !self.connections.write(insert).await?.is_empty() {
             self.due.send_replace(());
             return Ok(Enqueued::Added);
         }
-        let known = query(IS_KNOWN).bind(queue).bind(id).bind(self.window());
         if self.connections.read(known).await?.is_empty() {
             return Err(BackendError::Full);
         }
@@ -162,7 +154,7 @@ impl SqliteQueue {
     fn pause(&self) -> Duration {
         let waiting = u32::try_from(self.due.receiver_count()).unwrap_or(u32::MAX);
         let pause = self.connections.database().pause().saturating_mul(waiting);
-        pause.min(self.connections.database().settings().poll_interval)
+        pause.min(self.settings().poll_interval)
     }
 
     /// Takes due envelopes.
@@ -202,6 +194,31 @@ impl SqliteQueue {
         }
         Ok(!self.connections.write(change).await?.is_empty())
     }
+}
+
+fn capabilities(settings: &Settings) -> Capabilities {
+    Capabilities::new(settings.max_envelope_bytes, settings.deduplication_window)
+}
+
+/// Builds a statement that adds an envelope. It returns no row if the id is known or the queues are full.
+pub(super) fn enqueue(settings: &Settings, envelope: Envelope) -> Result<Statement, BackendError> {
+    capabilities(settings).check(&envelope)?;
+    Ok(query(ENQUEUE)
+        .bind(envelope.queue.to_string())
+        .bind(envelope.id.to_string())
+        .bind(Vec::from(envelope.payload))
+        .bind(number_of(envelope.priority))
+        .bind(duration(envelope.delay))
+        .bind(i64::from(settings.max_envelopes))
+        .bind(settings.window_milliseconds()))
+}
+
+/// Builds a statement that returns a row if the id of an envelope is known.
+pub(super) fn is_known(settings: &Settings, envelope: &Envelope) -> Statement {
+    query(IS_KNOWN)
+        .bind(envelope.queue.to_string())
+        .bind(envelope.id.to_string())
+        .bind(settings.window_milliseconds())
 }
 
 /// Reads the envelopes in the order in which they are to be handled. SQLite returns changed rows in any order.
@@ -244,8 +261,7 @@ fn duration(time: Duration) -> i64 {
 
 impl Queue for SqliteQueue {
     fn capabilities(&self) -> Capabilities {
-        let settings = self.connections.database().settings();
-        Capabilities::new(settings.max_envelope_bytes, settings.deduplication_window)
+        capabilities(self.settings())
     }
 
     fn enqueue(&self, envelope: Envelope) -> BoxFuture<'_, Result<Enqueued, BackendError>> {

@@ -58,7 +58,9 @@ impl fmt::Display for Refused {
             Self::Io(error) => error.fmt(f),
             Self::Sql(error) => error.fmt(f),
             Self::NoWal => f.write_str("its file system does not support the write-ahead log"),
-            Self::Foreign => f.write_str("it belongs to another application"),
+            Self::Foreign => f.write_str(
+                "it belongs to another application, which can share it: see `SqliteBuilder::share_file`",
+            ),
             Self::Version { found, known } => write!(
                 f,
                 "its schema has version {found}, and this program knows versions up to {known}"

@@ -1,3 +1,4 @@
+use super::builder::Settings;
 use super::connections::Connections;
 use super::feed::{Feed, Heard, Table};
 use super::writer::Statement;
@@ -29,37 +30,37 @@ pub struct SqliteStore {
 
 // Statements use the clock of the database rather than a time from the caller, because a statement may wait for a lock
 // before it runs.
-const GET: &str = "SELECT revision, value FROM store_entries
-    WHERE key = ?1 AND (expires IS NULL OR expires > (SELECT milliseconds FROM now))";
+const GET: &str = "SELECT revision, value FROM promises_store_entries
+    WHERE key = ?1 AND (expires IS NULL OR expires > (SELECT milliseconds FROM promises_now))";
 
-const PUT: &str = "INSERT INTO store_entries (key, value, revision, expires)
-    SELECT ?1, ?2, last + 1, (SELECT milliseconds FROM now) + ?3 FROM store_revision WHERE true
+const PUT: &str = "INSERT INTO promises_store_entries (key, value, revision, expires)
+    SELECT ?1, ?2, last + 1, (SELECT milliseconds FROM promises_now) + ?3 FROM promises_store_revision WHERE true
     ON CONFLICT (key) DO UPDATE
     SET value = excluded.value, revision = excluded.revision, expires = excluded.expires
     RETURNING revision";
 
-const SET_ABSENT: &str = "INSERT INTO store_entries (key, value, revision, expires)
-    SELECT ?1, ?2, last + 1, (SELECT milliseconds FROM now) + ?3 FROM store_revision WHERE true
+const SET_ABSENT: &str = "INSERT INTO promises_store_entries (key, value, revision, expires)
+    SELECT ?1, ?2, last + 1, (SELECT milliseconds FROM promises_now) + ?3 FROM promises_store_revision WHERE true
     ON CONFLICT (key) DO UPDATE
     SET value = excluded.value, revision = excluded.revision, expires = excluded.expires
-    WHERE store_entries.expires <= (SELECT milliseconds FROM now)
+    WHERE promises_store_entries.expires <= (SELECT milliseconds FROM promises_now)
     RETURNING revision";
 
-const SET_PRESENT: &str = "UPDATE store_entries
+const SET_PRESENT: &str = "UPDATE promises_store_entries
     SET value = ?2,
-        revision = (SELECT last + 1 FROM store_revision),
-        expires = (SELECT milliseconds FROM now) + ?3
+        revision = (SELECT last + 1 FROM promises_store_revision),
+        expires = (SELECT milliseconds FROM promises_now) + ?3
     WHERE key = ?1 AND revision = ?4
-        AND (expires IS NULL OR expires > (SELECT milliseconds FROM now))
+        AND (expires IS NULL OR expires > (SELECT milliseconds FROM promises_now))
     RETURNING revision";
 
-const DELETE: &str = "DELETE FROM store_entries
-    WHERE key = ?1 AND (expires IS NULL OR expires > (SELECT milliseconds FROM now))
+const DELETE: &str = "DELETE FROM promises_store_entries
+    WHERE key = ?1 AND (expires IS NULL OR expires > (SELECT milliseconds FROM promises_now))
     RETURNING revision";
 
 // The order of keys is that of their bytes, so all keys with a prefix follow it.
-const LIST: &str = "SELECT revision, value, key FROM store_entries
-    WHERE key >= ?1 AND key > ?2 AND (expires IS NULL OR expires > (SELECT milliseconds FROM now))
+const LIST: &str = "SELECT revision, value, key FROM promises_store_entries
+    WHERE key >= ?1 AND key > ?2 AND (expires IS NULL OR expires > (SELECT milliseconds FROM promises_now))
     ORDER BY key LIMIT ?3";
 
 impl SqliteStore {
@@ -70,23 +71,8 @@ impl SqliteStore {
         }
     }
 
-    /// Builds a statement that sets a value, with the arguments that all of them share.
-    fn set(
-        &self,
-        sql: &'static str,
-        key: &str,
-        value: Bytes,
-        time_to_live: Option<Duration>,
-    ) -> Result<Statement, BackendError> {
-        check_name(key)?;
-        check_size(
-            value.len(),
-            self.connections.database().settings().max_value_bytes,
-        )?;
-        Ok(query(sql)
-            .bind(key.to_owned())
-            .bind(Vec::from(value))
-            .bind(time_to_live.and_then(milliseconds)))
+    fn settings(&self) -> &Settings {
+        self.connections.database().settings()
     }
 
     /// Reads a page, in the order of keys.
@@ -118,9 +104,63 @@ impl SqliteStore {
     /// Runs a statement that changes at most one key. Returns the revision of its row.
     async fn change(&self, statement: Statement) -> Result<Option<Revision>, BackendError> {
         let rows = self.connections.write(statement).await?;
-        let revision = rows.first().map(|row| revision(row, 0)).transpose();
-        revision.map_err(|error| self.connections.database().error(error))
+        changed(&rows).map_err(|error| self.connections.database().error(error))
     }
+}
+
+/// Builds a statement that reads a value.
+pub(super) fn get(key: &str) -> Result<Statement, BackendError> {
+    check_name(key)?;
+    Ok(query(GET).bind(key.to_owned()))
+}
+
+/// Builds a statement that sets a value if the key has the expected revision.
+pub(super) fn compare_and_set(
+    settings: &Settings,
+    key: &str,
+    expected: Option<Revision>,
+    value: Bytes,
+    time_to_live: Option<Duration>,
+) -> Result<Statement, BackendError> {
+    let Some(revision) = expected else {
+        return set(settings, SET_ABSENT, key, value, time_to_live);
+    };
+    let set = set(settings, SET_PRESENT, key, value, time_to_live)?;
+    // A revision beyond SQLite's integers matches no value, and neither does a negative one.
+    Ok(set.bind(i64::try_from(revision.get()).unwrap_or(-1)))
+}
+
+/// Builds a statement that sets a value, with the arguments that all of them share.
+fn set(
+    settings: &Settings,
+    sql: &'static str,
+    key: &str,
+    value: Bytes,
+    time_to_live: Option<Duration>,
+) -> Result<Statement, BackendError> {
+    check_name(key)?;
+    check_size(value.len(), settings.max_value_bytes)?;
+    Ok(query(sql)
+        .bind(key.to_owned())
+        .bind(Vec::from(value))
+        .bind(time_to_live.and_then(milliseconds)))
+}
+
+/// Reads the value that a statement has read.
+pub(super) fn entry(rows: &[SqliteRow]) -> sqlx::Result<Option<Entry>> {
+    let Some(row) = rows.first() else {
+        return Ok(None);
+    };
+    let value: Vec<u8> = row.try_get(1)?;
+    Ok(Some(Entry {
+        value: value.into(),
+        revision: revision(row, 0)?,
+    }))
+}
+
+/// Reads the revision that a statement has set, `None` if it has changed nothing.
+pub(super) fn changed(rows: &[SqliteRow]) -> sqlx::Result<Option<Revision>> {
+    rows.first().map(|row| revision(row, 0)).transpose()
 }
 
 /// The milliseconds that SQLite adds to the present time, or `None` if the time to live ends after the lifetime of any
@@ -147,9 +187,9 @@ pub(super) struct Changes;
 impl Table for Changes {
     type Item = Change;
 
-    const LAST: &'static str = "SELECT last FROM store_revision";
+    const LAST: &'static str = "SELECT last FROM promises_store_revision";
 
-    const AFTER: &'static str = "SELECT revision, key, value FROM store_changes
+    const AFTER: &'static str = "SELECT revision, key, value FROM promises_store_changes
         WHERE revision > ?1 ORDER BY revision LIMIT ?2";
 
     fn item(row: &SqliteRow) -> sqlx::Result<Self::Item> {
@@ -173,21 +213,8 @@ impl Table for Changes {
 impl Store for SqliteStore {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, BackendError>> {
         Box::pin(async move {
-            check_name(key)?;
-            let rows = self
-                .connections
-                .read(query(GET).bind(key.to_owned()))
-                .await?;
-            let entry = rows.first().map(|row| {
-                let value: Vec<u8> = row.try_get(1)?;
-                Ok(Entry {
-                    value: value.into(),
-                    revision: revision(row, 0)?,
-                })
-            });
-            entry
-                .transpose()
-                .map_err(|error| self.connections.database().error(error))
+            let rows = self.connections.read(get(key)?).await?;
+            entry(&rows).map_err(|error| self.connections.database().error(error))
         })
     }
 
@@ -198,7 +225,7 @@ impl Store for SqliteStore {
         time_to_live: Option<Duration>,
     ) -> BoxFuture<'a, Result<Revision, BackendError>> {
         Box::pin(async move {
-            let put = self.set(PUT, key, value, time_to_live)?;
+            let put = set(self.settings(), PUT, key, value, time_to_live)?;
             let revision = self.change(put).await?;
             // The statement always sets the value, unless the tables are not the ones of the schema.
             revision.ok_or_else(|| BackendError::unavailable("the database has not set the value"))
@@ -213,15 +240,8 @@ impl Store for SqliteStore {
         time_to_live: Option<Duration>,
     ) -> BoxFuture<'a, Result<CompareAndSet, BackendError>> {
         Box::pin(async move {
-            let statement = match expected {
-                None => self.set(SET_ABSENT, key, value, time_to_live)?,
-                Some(revision) => {
-                    let set = self.set(SET_PRESENT, key, value, time_to_live)?;
-                    // A revision beyond SQLite's integers matches no value, and neither does a negative one.
-                    set.bind(i64::try_from(revision.get()).unwrap_or(-1))
-                }
-            };
-            let revision = self.change(statement).await?;
+            let set = compare_and_set(self.settings(), key, expected, value, time_to_live)?;
+            let revision = self.change(set).await?;
             Ok(revision.map_or(CompareAndSet::Conflict, CompareAndSet::Set))
         })
     }

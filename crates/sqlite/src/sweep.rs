@@ -48,43 +48,43 @@ pub(super) async fn sweep(
     settings: &Settings,
 ) -> sqlx::Result<()> {
     query(
-        "DELETE FROM store_entries WHERE rowid IN (
-            SELECT rowid FROM store_entries
-            WHERE expires <= (SELECT milliseconds FROM now) LIMIT ?1
+        "DELETE FROM promises_store_entries WHERE rowid IN (
+            SELECT rowid FROM promises_store_entries
+            WHERE expires <= (SELECT milliseconds FROM promises_now) LIMIT ?1
         )",
     )
     .bind(SWEEP_ENTRIES)
     .execute(&mut *connection)
     .await?;
     query(
-        "DELETE FROM queue_envelopes WHERE place IN (
-            SELECT place FROM queue_envelopes
-            WHERE ended <= (SELECT milliseconds FROM now) - ?2 LIMIT ?1
+        "DELETE FROM promises_queue_envelopes WHERE place IN (
+            SELECT place FROM promises_queue_envelopes
+            WHERE ended <= (SELECT milliseconds FROM promises_now) - ?2 LIMIT ?1
         )",
     )
     .bind(SWEEP_ENTRIES)
     .bind(settings.window_milliseconds())
     .execute(&mut *connection)
     .await?;
-    let changes = "DELETE FROM store_changes WHERE revision < (
+    let changes = "DELETE FROM promises_store_changes WHERE revision < (
         SELECT max(
             last - ?1 + 1,
             coalesce((
-                SELECT revision FROM store_changes
-                WHERE changed > (SELECT milliseconds FROM now) - ?2
+                SELECT revision FROM promises_store_changes
+                WHERE changed > (SELECT milliseconds FROM promises_now) - ?2
                 ORDER BY revision LIMIT 1
             ), last)
-        ) FROM store_revision
+        ) FROM promises_store_revision
     )";
-    let messages = "DELETE FROM bus_messages WHERE id < (
+    let messages = "DELETE FROM promises_bus_messages WHERE id < (
         SELECT max(
             seq - ?1 + 1,
             coalesce((
-                SELECT id FROM bus_messages
-                WHERE published > (SELECT milliseconds FROM now) - ?2
+                SELECT id FROM promises_bus_messages
+                WHERE published > (SELECT milliseconds FROM promises_now) - ?2
                 ORDER BY id LIMIT 1
             ), seq)
-        ) FROM sqlite_sequence WHERE name = 'bus_messages'
+        ) FROM sqlite_sequence WHERE name = 'promises_bus_messages'
     )";
     for (delete, rows) in [
         (changes, settings.retained_changes),

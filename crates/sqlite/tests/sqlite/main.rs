@@ -5,6 +5,7 @@ mod database;
 mod file;
 mod ports;
 mod queue;
+mod transactions;
 
 /// The process that other tests start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

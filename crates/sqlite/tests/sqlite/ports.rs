@@ -144,8 +144,8 @@ async fn a_kill_in_the_middle_of_writes_leaves_a_sound_database() {
         assert_eq!(number(&place.path, check).await, 1);
         let entry = store.get("count").await.unwrap().unwrap();
         assert!(entry.revision.get() >= seen, "seen revisions are kept");
-        let change = "SELECT count(*) FROM store_changes
-            JOIN store_entries USING (key, revision, value) JOIN store_revision ON last = revision";
+        let change = "SELECT count(*) FROM promises_store_changes
+            JOIN promises_store_entries USING (key, revision, value) JOIN promises_store_revision ON last = revision";
         assert_eq!(
             number(&place.path, change).await,
             1,

@@ -222,7 +222,7 @@ async fn kills_in_the_middle_of_work_lose_nothing() {
             Err(_) => drop(open.insert(last.id)),
         }
     }
-    let left = async || number(&place.path, "SELECT envelopes FROM queue_size").await;
+    let left = async || number(&place.path, "SELECT envelopes FROM promises_queue_size").await;
     while left().await > 0 {
         let taken = take(&queue, NEVER).await;
         assert!(done(&queue, &taken).await);
@@ -323,7 +323,7 @@ async fn settled_envelopes_are_deleted_after_the_window() {
     add(&queue, "kept").await;
     let taken = take(&queue, NEVER).await;
     assert!(done(&queue, &taken).await);
-    let bytes = "SELECT sum(length(payload)) FROM queue_envelopes";
+    let bytes = "SELECT sum(length(payload)) FROM promises_queue_envelopes";
     assert_eq!(
         number(&place.path, bytes).await,
         4,
@@ -331,7 +331,7 @@ async fn settled_envelopes_are_deleted_after_the_window() {
     );
     until("the settled envelope is deleted", async || {
         store.put("key", "x".into(), None).await.unwrap();
-        number(&place.path, "SELECT count(*) FROM queue_envelopes").await == 1
+        number(&place.path, "SELECT count(*) FROM promises_queue_envelopes").await == 1
     })
     .await;
     assert_eq!(&*take(&queue, NEVER).await.id, "kept");
