@@ -100,7 +100,7 @@ impl Core {
         self.park(letter, 0).await
     }
 
-    fn envelope(&self, letter: &Letter) -> Result<Envelope, BackendError> {
+    pub(super) fn envelope(&self, letter: &Letter) -> Result<Envelope, BackendError> {
         let queue = backend_queue(&letter.queue);
         Ok(Envelope::new(queue, letter.envelope_id(), encode(letter)?))
     }

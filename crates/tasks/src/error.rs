@@ -125,8 +125,8 @@ pub enum TaskError {
 }
 
 impl TaskError {
-    /// Whether the task failed because of a conflict with concurrent work. If an outer task returns this error of a
-    /// task that ran in place, the outer task is retried.
+    /// Whether the task failed because of a conflict with concurrent work, or could not be submitted in a transaction
+    /// because of another one. If an outer task returns this error, the outer task is retried.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(
@@ -134,6 +134,8 @@ impl TaskError {
             Self::Failed {
                 is_conflict: true,
                 ..
+            } | Self::Backend {
+                error: BackendError::Conflict { .. }
             }
         )
     }

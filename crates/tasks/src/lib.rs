@@ -107,7 +107,9 @@
 //!     delay no task of another key.
 //! 13. An [id](Submit::with_id) belongs to one task. Its [policy](Unique) says whether a later submission keeps the
 //!     task, replaces it while it waits, or is refused.
-//! 14. [`Tasks::list`] returns tasks by queue, type, state and principal, in pages.
+//! 14. A task that is submitted [within a transaction](Submit::within) of the application exists if and only if that
+//!     transaction commits.
+//! 15. [`Tasks::list`] returns tasks by queue, type, state and principal, in pages.
 //!
 //! # At-least-once execution
 //!
@@ -181,6 +183,7 @@ mod caller;
 mod cancel;
 mod context;
 mod dead_letters;
+mod destination;
 mod draft;
 mod ended;
 mod enqueue;
@@ -226,6 +229,7 @@ mod unique;
 mod watch;
 #[cfg(feature = "webhooks")]
 mod webhook;
+mod within;
 mod worker;
 
 #[cfg(feature = "axum")]
@@ -258,6 +262,7 @@ pub use unique::Unique;
 pub use watch::TaskWatch;
 #[cfg(feature = "webhooks")]
 pub use webhook::{InvalidSecret, Webhook, WebhookSecret, WebhookSender, WebhookSenderBuilder};
+pub use within::SubmitWithin;
 pub use worker::Worker;
 
 #[cfg(doctest)]

@@ -35,19 +35,25 @@ impl Records {
     pub(super) async fn change(
         &self,
         id: &TaskId,
-        mut change: impl FnMut(&mut Record) -> bool,
+        change: impl FnMut(&mut Record) -> bool,
     ) -> Result<Changed, BackendError> {
-        let update = |found: Option<Record>| {
-            let Some(mut record) = found else {
-                return Update::Keep(Changed::Gone);
-            };
-            if change(&mut record) {
-                let time_to_live = record.time_to_live();
-                Update::Set(record.clone(), time_to_live, Changed::Yes(record))
-            } else {
-                Update::Keep(Changed::No(record))
-            }
+        self.backend.change(&id.record(), change_of(change)).await
+    }
+}
+
+/// Returns the update of a record that `change` changes if it returns `true`.
+pub(super) fn change_of(
+    mut change: impl FnMut(&mut Record) -> bool,
+) -> impl FnMut(Option<Record>) -> Update<Record, Changed> {
+    move |found| {
+        let Some(mut record) = found else {
+            return Update::Keep(Changed::Gone);
         };
-        self.backend.change(&id.record(), update).await
+        if change(&mut record) {
+            let time_to_live = record.time_to_live();
+            Update::Set(record.clone(), time_to_live, Changed::Yes(record))
+        } else {
+            Update::Keep(Changed::No(record))
+        }
     }
 }

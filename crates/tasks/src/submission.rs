@@ -2,6 +2,7 @@
 
 use super::caller::Caller;
 use super::cancel::CancelOnDrop;
+use super::destination::{Destination, Within};
 use super::draft::Draft;
 use super::in_place::{here, keep};
 use super::news::News;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::select;
 use tokio::time::timeout;
-use tower_promises_backend::{BackendError, Priority};
+use tower_promises_backend::{ApplicationConnection, BackendError, Priority};
 
 pub(super) struct Submission {
     tasks: Tasks,
@@ -56,9 +57,6 @@ impl Submission {
         let id = TaskId::random();
         let draft = Draft::new(task, caller.principal.as_ref());
         let letter = draft.and_then(|draft| core.letter(id.clone(), queue, draft, &caller));
-        if provided.is_none() {
-            observe::unknown_queue(queue, T::NAME);
-        }
         Self {
             tasks: tasks.clone(),
             run: run::<T>,
@@ -125,7 +123,7 @@ impl Submission {
         match self.place {
             Place::Worker => {
                 submit(
-                    &self.tasks.core,
+                    &*self.tasks.core,
                     &letter,
                     self.delay,
                     self.priority,
@@ -134,12 +132,35 @@ impl Submission {
                 .await?;
             }
             Place::Here(outer) => {
+                warn_of_unknown_queue(&self.tasks.core, &letter);
                 let ended = here(&self.tasks, self.run, &letter, self.caller, outer, None).await;
                 keep(&self.tasks.core, &letter, &ended).await;
                 self.tasks.core.call_after(&letter, &ended).await;
                 ended?;
             }
         }
+        Ok(self.id)
+    }
+
+    /// Submits the task in a transaction of the application, to a worker in any case.
+    pub(super) async fn submit_within(
+        self,
+        connection: ApplicationConnection<'_>,
+    ) -> Result<TaskId, TaskError> {
+        let letter = self.letter?.prioritised(self.priority);
+        Core::runtime()?;
+        let core = &*self.tasks.core;
+        if !core.queues.contains_key(&*letter.queue) {
+            return Err(TaskError::UnknownQueue {
+                queue: letter.queue.into(),
+            });
+        }
+        let mut within = Within {
+            core,
+            transaction: core.records.backend.join(connection).await?,
+        };
+        submit(&mut within, &letter, self.delay, self.priority, self.unique).await?;
+        within.transaction.finish().await?;
         Ok(self.id)
     }
 
@@ -158,6 +179,7 @@ impl Submission {
         let output = async {
             match self.place {
                 Place::Here(outer) => {
+                    warn_of_unknown_queue(&core, &letter);
                     let ended = here(
                         &self.tasks,
                         self.run,
@@ -173,7 +195,7 @@ impl Submission {
                 Place::Worker => {
                     let cancel = (!is_detached && !self.is_shared).then(stop);
                     let submitted = submit(
-                        &self.tasks.core,
+                        &*self.tasks.core,
                         &letter,
                         self.delay,
                         self.priority,
@@ -213,7 +235,7 @@ impl Submission {
 
 /// Stores the record, then enqueues the task, so that a worker always finds the record.
 pub(super) async fn submit(
-    core: &Core,
+    mut destination: impl Destination,
     letter: &Letter,
     delay: Duration,
     priority: Priority,
@@ -224,12 +246,12 @@ pub(super) async fn submit(
         Unique::Same => Record::new(letter),
         Unique::KeepFirst | Unique::Replace => Record::keeping(letter, delay),
     };
-    if core.records.create(id, &record).await? {
-        let sent = core.send(letter, delay, priority).await;
+    if destination.create(id, &record).await? {
+        let sent = destination.send(letter, delay, priority).await;
         if let Err(error) = sent {
             // Otherwise the task may be in the queue, and a repeated submission finds the record.
             if has_changed_nothing(&error) {
-                if let Err(error) = core.records.delete(id).await {
+                if let Err(error) = destination.delete(id).await {
                     observe::backend_failed(id, &error);
                 }
             }
@@ -242,7 +264,7 @@ pub(super) async fn submit(
             && found.task == letter.task
             && found.principal == letter.principal
     };
-    let changed = core.records.change(id, |found| {
+    let changed = destination.change(id, |found| {
         let is_replaced = unique == Unique::Replace && is_same(found) && found.is_new();
         if is_replaced {
             found.clone_from(&record);
@@ -251,8 +273,8 @@ pub(super) async fn submit(
     });
     let found = match changed.await? {
         Changed::Yes(_) => {
-            core.announce(id, News::Changed).await;
-            return Ok(core.send(letter, delay, priority).await?);
+            destination.announce(id, News::Changed).await?;
+            return Ok(destination.send(letter, delay, priority).await?);
         }
         Changed::No(found) => found,
         Changed::Gone => return Err(TaskError::NotFound { id: id.clone() }),
@@ -274,9 +296,15 @@ pub(super) async fn submit(
             ..letter.clone()
         };
         let (letter, delay) = found.kept().unwrap_or((again, delay));
-        core.send(&letter, delay, priority).await?;
+        destination.send(&letter, delay, priority).await?;
     }
     Ok(())
+}
+
+fn warn_of_unknown_queue(core: &Core, letter: &Letter) {
+    if !core.queues.contains_key(&*letter.queue) {
+        observe::unknown_queue(&letter.queue, &letter.task);
+    }
 }
 
 fn was_refused(error: &TaskError) -> bool {
@@ -289,6 +317,7 @@ fn has_changed_nothing(error: &BackendError) -> bool {
         BackendError::InvalidName { .. }
             | BackendError::TooLarge { .. }
             | BackendError::Unsupported { .. }
+            | BackendError::Refused { .. }
             | BackendError::Full
     )
 }

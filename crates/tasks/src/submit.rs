@@ -1,9 +1,10 @@
 use super::submission::Submission;
 use super::task::read_output;
+use super::within::SubmitWithin;
 use super::{Task, TaskError, TaskId, Unique};
 use futures_util::future::BoxFuture;
 use serde_json::value::RawValue;
-use std::any::type_name;
+use std::any::{Any, type_name};
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
@@ -11,7 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tower_promises_backend::Priority;
+use tower_promises_backend::{ApplicationConnection, Priority};
 
 /// Future returned by [`TaskQueue::submit`](super::TaskQueue::submit). It resolves to the id of the task once the
 /// backend has accepted the task.
@@ -205,6 +206,48 @@ impl Submit {
         self.state
             .change(|submission| submission.set_on_end(&queue.into(), &task));
         self
+    }
+
+    /// Submits the task in the transaction that a connection of the application is in: the task exists if and only if
+    /// that transaction commits. See [the guide](super::guide#tasks-in-a-transaction).
+    ///
+    /// The backend must be on the database of the connection. The package of its adapter documents the types of
+    /// connections and transactions: `&mut *transaction` of sqlx, for example.
+    ///
+    /// ```no_run
+    /// # use serde::{Deserialize, Serialize};
+    /// # use tower_promises_tasks::{Task, TaskContext, TaskFailure};
+    /// # #[derive(Serialize, Deserialize)]
+    /// # struct Confirm { order: i64 }
+    /// # impl Task for Confirm {
+    /// #     const NAME: &'static str = "confirm";
+    /// #     type Output = ();
+    /// #     async fn run(self, _: TaskContext) -> Result<(), TaskFailure> { Ok(()) }
+    /// # }
+    /// use sqlx::sqlite::SqlitePool;
+    /// use tower_promises_tasks::Tasks;
+    ///
+    /// async fn order(pool: &SqlitePool, tasks: &Tasks) -> Result<(), Box<dyn std::error::Error>> {
+    ///     // A transaction that reads before it writes could otherwise end with a conflict.
+    ///     let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+    ///     let order = "INSERT INTO orders (item) VALUES ('tea') RETURNING id";
+    ///     let order = sqlx::query_scalar(order).fetch_one(&mut *transaction).await?;
+    ///     tasks.queue("mails").submit(Confirm { order }).within(&mut *transaction).await?;
+    ///     transaction.commit().await?;
+    ///     Ok(())
+    /// }
+    /// # let _ = order;
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Panics if this future was polled before.
+    pub fn within<C: Any + Send>(self, connection: &mut C) -> SubmitWithin<'_> {
+        let State::Created(submission) = self.state else {
+            panic!("a task was submitted before it got a transaction");
+        };
+        let connection = ApplicationConnection::new(connection);
+        SubmitWithin::new(self.id, submission.submit_within(connection))
     }
 }
 

@@ -5,20 +5,26 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use serde::{Deserialize, Serialize};
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use test_support::eventually::{line_after, soon};
+use test_support::eventually::{BOUND, line_after, soon, until};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::body::ReplayBody;
 use tower_promises::{BoxError, PromiseLayer, Promises};
 use tower_promises_sqlite::SqliteDatabase;
 use tower_promises_tasks::{
-    Principal, Task, TaskContext, TaskError, TaskFailure, TaskQueueOptions, TaskState, Tasks,
+    Principal, Task, TaskContext, TaskError, TaskFailure, TaskFilter, TaskId, TaskQueueOptions,
+    TaskState, Tasks,
 };
 
 /// The environment variable with the path of the database, for the other process.
 const DATABASE: &str = "TEST_TASK_DATABASE";
+
+/// The environment variable for a process that writes orders and submits a task for each. With the value `hold` it
+/// does not commit.
+const ORDERS: &str = "TEST_TASK_ORDERS";
 
 #[derive(Serialize, Deserialize)]
 enum Errand {
@@ -59,9 +65,14 @@ struct Process(Child);
 
 impl Process {
     fn start(path: &Path) -> Self {
+        Self::start_with(path, None)
+    }
+
+    fn start_with(path: &Path, orders: Option<&str>) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "the_other_process", "--ignored", "--nocapture"])
             .env(DATABASE, path)
+            .envs(orders.map(|orders| (ORDERS, orders)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -90,6 +101,9 @@ async fn the_other_process() {
         std::process::exit(0);
     });
     let tasks = tasks(Path::new(&path)).await;
+    if let Ok(orders) = std::env::var(ORDERS) {
+        return write_orders(&tasks, Path::new(&path), orders != "hold").await;
+    }
     let _worker = tasks.work().unwrap();
     println!("it works");
     std::future::pending::<()>().await;
@@ -161,4 +175,85 @@ async fn a_task_that_kills_its_workers_ends_as_a_dead_letter() {
     // The worker continues with other tasks.
     let told = soon(errands.call(Errand::Tell)).await.unwrap();
     assert_eq!(told.0, process.0.id());
+}
+
+async fn pool(path: &Path) -> SqlitePool {
+    let options = SqliteConnectOptions::new().filename(path);
+    SqlitePool::connect_with(options.busy_timeout(BOUND))
+        .await
+        .unwrap()
+}
+
+/// Writes orders, each in a transaction with its task, as fast as possible.
+async fn write_orders(tasks: &Tasks, path: &Path, commits: bool) {
+    let pool = pool(path).await;
+    for number in 0.. {
+        let name = format!("order {number} of {}", std::process::id());
+        let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
+        let insert = sqlx::query("INSERT INTO orders (name) VALUES (?)").bind(&name);
+        insert.execute(&mut *transaction).await.unwrap();
+        let submit = tasks.queue("errands").submit(Errand::Tell).with_id(name);
+        submit.within(&mut *transaction).await.unwrap();
+        if !commits {
+            println!("it works");
+            std::future::pending::<()>().await;
+        }
+        transaction.commit().await.unwrap();
+        if number == 0 {
+            println!("it works");
+        }
+    }
+}
+
+async fn orders(pool: &SqlitePool) -> Vec<String> {
+    let orders = sqlx::query_scalar("SELECT name FROM orders ORDER BY name");
+    orders.fetch_all(pool).await.unwrap()
+}
+
+/// Returns the ids of all tasks in alphabetical order.
+async fn ids(tasks: &Tasks) -> Vec<String> {
+    let (mut ids, mut filter) = (Vec::new(), TaskFilter::new().limit(1000));
+    loop {
+        let page = tasks.list(&filter).await.unwrap();
+        ids.extend(page.tasks().iter().map(|task| task.id().to_string()));
+        match page.next() {
+            Some(next) => filter = filter.after(next),
+            None => break,
+        }
+    }
+    ids.sort();
+    ids
+}
+
+#[tokio::test]
+async fn a_process_that_is_killed_leaves_orders_with_their_tasks() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("shared.db");
+    let tasks = tasks(&path).await;
+    let pool = pool(&path).await;
+    let create = sqlx::query("CREATE TABLE orders (name TEXT NOT NULL)");
+    create.execute(&pool).await.unwrap();
+
+    drop(Process::start_with(&path, Some("hold")));
+    assert_eq!(orders(&pool).await, Vec::<String>::new());
+    assert_eq!(ids(&tasks).await, Vec::<String>::new());
+
+    let mut written = 0;
+    for _ in 0..5 {
+        let process = Process::start_with(&path, Some("commit"));
+        until("orders are written", async || {
+            orders(&pool).await.len() >= written + 20
+        })
+        .await;
+        drop(process);
+        let orders = orders(&pool).await;
+        assert_eq!(ids(&tasks).await, orders);
+        written = orders.len();
+    }
+    let _worker = tasks.work().unwrap();
+    for order in orders(&pool).await {
+        let id = TaskId::from(order);
+        let output = soon(tasks.output::<Errand>(&id)).await.unwrap();
+        assert_eq!(output.0, std::process::id());
+    }
 }

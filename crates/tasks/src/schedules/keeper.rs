@@ -205,7 +205,7 @@ impl Keeper {
     /// Submits a decided run. An error that another attempt does not help is logged.
     async fn submit(&self, letter: &Letter) -> Result<(), TaskError> {
         match submit(
-            &self.core,
+            &*self.core,
             letter,
             Duration::ZERO,
             Priority::Normal,

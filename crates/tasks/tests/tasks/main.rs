@@ -18,4 +18,5 @@ mod schedules;
 mod transactions;
 mod unique;
 mod webhooks;
+mod within;
 mod workers;
