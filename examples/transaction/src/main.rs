@@ -1,5 +1,6 @@
-//! A handler that writes to a database inside a transaction. The writes of a discarded pass are rolled back, unless the
-//! handler commits them itself.
+//! A handler that writes to a database inside a transaction, and submits a task in the same transaction. The writes and
+//! the tasks of a discarded pass are rolled back, unless the handler commits them itself. So there is one confirmation
+//! for each order, and none without an order, whatever dies in between.
 //!
 //! Start it with `cargo run -p example-transaction`.
 
@@ -9,13 +10,17 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
-use serde::Deserialize;
-use sqlx::sqlite::{Sqlite, SqlitePool, SqlitePoolOptions};
+use serde::{Deserialize, Serialize};
+use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqlitePool};
 use sqlx::{Row, Transaction};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
+use tower_promises::tasks::{
+    Task, TaskContext, TaskError, TaskFailure, TaskLayer, TaskQueueOptions, Tasks,
+};
 use tower_promises::{PromiseError, PromiseLayer, Promises};
+use tower_promises_sqlite::SqliteDatabase;
 
 /// The transaction of the current pass. `None` after the handler has committed it.
 type Pass = Arc<Mutex<Option<Transaction<'static, Sqlite>>>>;
@@ -28,7 +33,7 @@ async fn transaction(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Error> {
-    let pass = Pass::new(Mutex::new(Some(pool.begin().await?)));
+    let pass = Pass::new(Mutex::new(Some(begin(&pool).await?)));
     request.extensions_mut().insert(pass.clone());
     let response = next.run(request).await;
 
@@ -44,6 +49,33 @@ async fn transaction(
     Ok(response)
 }
 
+/// Begins a transaction that will write. One that reads first could not write any more after another writer.
+async fn begin(pool: &SqlitePool) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
+    pool.begin_with("BEGIN IMMEDIATE").await
+}
+
+/// Sends the confirmation of an order. It may run twice, so the column is unique.
+#[derive(Serialize, Deserialize)]
+struct Confirm {
+    item: String,
+}
+
+impl Task for Confirm {
+    const NAME: &'static str = "confirm";
+    type Output = ();
+
+    async fn run(self, context: TaskContext) -> Result<(), TaskFailure> {
+        let insert = "INSERT INTO mails (task, item) VALUES (?, ?) ON CONFLICT DO NOTHING";
+        sqlx::query(insert)
+            .bind(context.id().as_str())
+            .bind(&self.item)
+            .execute(context.state::<SqlitePool>()?)
+            .await?;
+        println!("a mail confirms {}", self.item);
+        Ok(())
+    }
+}
+
 #[derive(Deserialize)]
 struct Order {
     item: String,
@@ -53,14 +85,18 @@ struct Order {
 async fn order(
     Query(order): Query<Order>,
     Extension(pass): Extension<Pass>,
+    tasks: Tasks,
     promises: Promises,
 ) -> Result<String, Error> {
     let mut guard = pass.lock().await;
     let transaction = guard.as_mut().ok_or(Error::Committed)?;
     insert(transaction, "orders", &order.item, &promises).await?;
+    let item = order.item.clone();
+    let confirm = tasks.queue("mails").submit(Confirm { item });
+    confirm.within(&mut **transaction).await?;
 
     let item = order.item.clone();
-    let price = promises.result_or_submit("price", || fetch_price(item))?;
+    let price = promises.result_or_try_submit("price", || fetch_price(item))?;
     Ok(format!("{} for {price} coins\n", order.item))
 }
 
@@ -69,6 +105,7 @@ async fn audited_order(
     query: Query<Order>,
     Extension(pass): Extension<Pass>,
     State(pool): State<SqlitePool>,
+    tasks: Tasks,
     promises: Promises,
 ) -> Result<String, Error> {
     if promises.pass() == 1 {
@@ -77,9 +114,9 @@ async fn audited_order(
         insert(&mut transaction, "audit", &query.item, &promises).await?;
         transaction.commit().await?;
         println!("pass {}: committed by the handler", promises.pass());
-        *guard = Some(pool.begin().await?);
+        *guard = Some(begin(&pool).await?);
     }
-    order(query, Extension(pass), promises).await
+    order(query, Extension(pass), tasks, promises).await
 }
 
 async fn list(State(pool): State<SqlitePool>) -> Result<String, Error> {
@@ -94,6 +131,12 @@ async fn list(State(pool): State<SqlitePool>) -> Result<String, Error> {
             let (item, pass): (String, i64) = (row.try_get("item")?, row.try_get("pass")?);
             text += &format!("  {item}, written by pass {pass}\n");
         }
+    }
+    text += "mails:\n";
+    let mails = sqlx::query_scalar("SELECT item FROM mails ORDER BY rowid");
+    for item in mails.fetch_all(&pool).await? {
+        let item: String = item;
+        text += &format!("  {item} is confirmed\n");
     }
     Ok(text)
 }
@@ -113,16 +156,20 @@ async fn insert(
     Ok(())
 }
 
-/// A slow service.
-async fn fetch_price(item: String) -> usize {
+/// A slow service, which does not know everything.
+async fn fetch_price(item: String) -> Result<usize, &'static str> {
     tokio::time::sleep(Duration::from_millis(300)).await;
-    item.len()
+    if item == "unicorn" {
+        return Err("there is no such thing");
+    }
+    Ok(item.len())
 }
 
 /// The errors of a handler. `Pending` is the most frequent.
 enum Error {
     Promise(PromiseError),
     Database(sqlx::Error),
+    Task(TaskError),
     Committed,
 }
 
@@ -138,6 +185,12 @@ impl From<sqlx::Error> for Error {
     }
 }
 
+impl From<TaskError> for Error {
+    fn from(error: TaskError) -> Self {
+        Self::Task(error)
+    }
+}
+
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         match self {
@@ -146,6 +199,7 @@ impl IntoResponse for Error {
                 eprintln!("the database failed: {error}");
                 StatusCode::INTERNAL_SERVER_ERROR.into_response()
             }
+            Self::Task(error) => error.into_response(),
             Self::Committed => {
                 eprintln!("the transaction has been committed before its end");
                 StatusCode::INTERNAL_SERVER_ERROR.into_response()
@@ -156,19 +210,27 @@ impl IntoResponse for Error {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // A single connection that stays open, because the database is in its memory.
-    let pool = SqlitePoolOptions::new()
-        .max_connections(1)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .connect("sqlite::memory:")
-        .await?;
-    for table in ["orders", "audit"] {
-        let query = format!("CREATE TABLE {table} (item TEXT NOT NULL, pass INTEGER NOT NULL)");
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("shop.db");
+    let options = SqliteConnectOptions::new().filename(&path);
+    let pool = SqlitePool::connect_with(options.create_if_missing(true)).await?;
+    for table in [
+        "orders (item TEXT NOT NULL, pass INTEGER NOT NULL)",
+        "audit (item TEXT NOT NULL, pass INTEGER NOT NULL)",
+        "mails (task TEXT NOT NULL UNIQUE, item TEXT NOT NULL)",
+    ] {
+        let query = format!("CREATE TABLE {table}");
         sqlx::query(sqlx::AssertSqlSafe(query))
             .execute(&pool)
             .await?;
     }
+    // Orders and tasks are in one file, because a transaction is in one file.
+    let database = SqliteDatabase::builder(&path).share_file(true);
+    let tasks = Tasks::builder(database.open().await?.backend())
+        .queue(TaskQueueOptions::new("mails").task::<Confirm>())
+        .state(pool.clone())
+        .build();
+    let _worker = tasks.work()?;
 
     let app = Router::new()
         .route("/orders", post(order))
@@ -176,6 +238,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Inside the layer, so that each pass has its own transaction.
         .layer(middleware::from_fn_with_state(pool.clone(), transaction))
         .layer(PromiseLayer::new())
+        .layer(TaskLayer::new(tasks))
         .route("/", get(list))
         .with_state(pool);
 
@@ -185,7 +248,16 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("listening on http://{address}, try");
     println!("  curl -X POST 'http://{address}/orders?item=tea'");
     println!("  curl -X POST 'http://{address}/audited-orders?item=cake'");
-    println!("  curl http://{address}/     # one row for each order, and what pass 1 committed");
-    axum::serve(listener, app).await?;
+    println!(
+        "  curl -X POST 'http://{address}/orders?item=unicorn'     # fails: neither an order nor a mail"
+    );
+    println!(
+        "  curl http://{address}/     # one row and one mail for each order, and what pass 1 committed"
+    );
+    axum::serve(listener, app)
+        .with_graceful_shutdown(async {
+            let _ = tokio::signal::ctrl_c().await;
+        })
+        .await?;
     Ok(())
 }

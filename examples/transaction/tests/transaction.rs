@@ -1,23 +1,34 @@
 //! The example as a user meets it: started as a process, and used over HTTP.
 #![allow(clippy::unwrap_used)]
 
-use test_support::example::Example;
+use test_support::example::{Example, until};
 
 #[tokio::test]
 async fn transaction() {
     let example = Example::start(env!("CARGO_BIN_EXE_transaction"));
-    assert_eq!(example.get("/").await, "orders:\naudit:\n");
+    assert_eq!(example.get("/").await, "orders:\naudit:\nmails:\n");
     let order = example.post("/orders?item=tea", "").await;
     assert_eq!(order, (200, "tea for 3 coins\n".into()));
-    assert_eq!(
-        example.get("/").await,
-        "orders:\n  tea, written by pass 2\naudit:\n"
-    );
+    shows(
+        &example,
+        "orders:\n  tea, written by pass 2\naudit:\nmails:\n  tea is confirmed\n",
+    )
+    .await;
+    // Both passes of this order are rolled back, with their tasks.
+    let (status, _) = example.post("/orders?item=unicorn", "").await;
+    assert_eq!(status, 500);
     let order = example.post("/audited-orders?item=cake", "").await;
     assert_eq!(order, (200, "cake for 4 coins\n".into()));
-    assert_eq!(
-        example.get("/").await,
+    shows(
+        &example,
         "orders:\n  tea, written by pass 2\n  cake, written by pass 2\n\
-         audit:\n  cake, written by pass 1\n"
-    );
+         audit:\n  cake, written by pass 1\n\
+         mails:\n  tea is confirmed\n  cake is confirmed\n",
+    )
+    .await;
+}
+
+async fn shows(example: &Example, expected: &str) {
+    let what = format!("the page becomes `{expected}`");
+    until(&what, async || example.get("/").await == expected).await;
 }
