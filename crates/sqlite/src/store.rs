@@ -58,9 +58,11 @@ const DELETE: &str = "DELETE FROM promises_store_entries
     WHERE key = ?1 AND (expires IS NULL OR expires > (SELECT milliseconds FROM promises_now))
     RETURNING revision";
 
-// The order of keys is that of their bytes, so all keys with a prefix follow it.
+// The order of keys is that of their bytes, so all keys with a prefix follow it. There is one lower bound, because SQLite
+// would use one of two only, and pass all keys between them.
 const LIST: &str = "SELECT revision, value, key FROM promises_store_entries
-    WHERE key >= ?1 AND key > ?2 AND (expires IS NULL OR expires > (SELECT milliseconds FROM promises_now))
+    WHERE key >= max(?1, ?2) AND key <> ?2
+        AND (expires IS NULL OR expires > (SELECT milliseconds FROM promises_now))
     ORDER BY key LIMIT ?3";
 
 impl SqliteStore {
@@ -289,5 +291,52 @@ fn concerns(change: &Change, prefix: &str) -> bool {
         Change::Put { key, .. } | Change::Deleted { key, .. } => key.starts_with(prefix),
         // A gap, or a change without a key.
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema;
+    use sqlx::sqlite::SqliteConnection;
+    use sqlx::{Connection, raw_sql};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Reads a page, and returns its keys with the number of steps of SQLite.
+    async fn page(connection: &mut SqliteConnection, after: &str) -> (Vec<String>, usize) {
+        let steps = Arc::new(AtomicUsize::new(0));
+        let counted = steps.clone();
+        let count = move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            true
+        };
+        let mut handle = connection.lock_handle().await.unwrap();
+        handle.set_progress_handler(1, count);
+        drop(handle);
+        let rows = query(LIST).bind("key/").bind(after).bind(10);
+        let rows = rows.fetch_all(&mut *connection).await.unwrap();
+        let mut handle = connection.lock_handle().await.unwrap();
+        handle.remove_progress_handler();
+        let keys = rows.iter().map(|row| row.get(2)).collect();
+        (keys, steps.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test]
+    async fn the_last_page_of_a_list_costs_as_much_as_the_first() {
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        schema::migrate(&mut connection, false).await.unwrap();
+        let insert = "WITH RECURSIVE numbers (number) AS
+                (SELECT 1000 UNION ALL SELECT number + 1 FROM numbers WHERE number < 2999)
+            INSERT INTO promises_store_entries (key, revision, value)
+            SELECT 'key/' || number, number, x'' FROM numbers UNION ALL SELECT 'key/', 1, x''";
+        raw_sql(insert).execute(&mut connection).await.unwrap();
+        let (first, early) = page(&mut connection, "").await;
+        assert_eq!(first[0], "key/", "a key can be its own prefix");
+        let (next, _) = page(&mut connection, &first[9]).await;
+        assert_eq!(next[0], "key/1009");
+        let (last, late) = page(&mut connection, "key/2989").await;
+        assert_eq!(last[0], "key/2990");
+        assert_eq!(last.len(), 10);
+        assert!(late < 2 * early, "{early} steps, later {late}");
     }
 }
