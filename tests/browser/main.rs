@@ -4,3 +4,4 @@
 mod fragments;
 mod server_timing;
 mod support;
+mod tour;

@@ -1,6 +1,8 @@
 //! The examples as a user meets them: started as processes, and used over HTTP.
 #![allow(clippy::unwrap_used)]
 
+mod tour;
+
 use test_support::example::{Example, binary, soon, until};
 
 #[tokio::test]

@@ -1,0 +1,138 @@
+//! The demos, each a small program.
+
+mod approver;
+mod batching;
+mod blocking;
+mod durable;
+mod operation;
+mod passes;
+mod shop;
+mod signal;
+mod streaming;
+mod task;
+
+use crate::stage::Stage;
+use axum::Router;
+use axum::extract::Request;
+use axum::response::IntoResponse;
+use std::convert::Infallible;
+use tower::Service;
+use tower_promises::BoxError;
+use tower_promises::tasks::Worker;
+
+/// What the tour shows of a demo.
+pub(crate) struct Demo {
+    /// The name of its file.
+    pub(crate) name: &'static str,
+    pub(crate) title: &'static str,
+    pub(crate) problem: &'static str,
+    /// The file that runs.
+    pub(crate) source: &'static str,
+    pub(crate) windows: &'static [Window],
+}
+
+/// A page of a demo, which the tour shows in a frame.
+pub(crate) struct Window {
+    pub(crate) title: &'static str,
+    pub(crate) path: &'static str,
+    /// In CSS pixels. A frame cannot have the height of its content without a script.
+    pub(crate) height: u16,
+}
+
+/// The code that is shown is the file of the module with this name.
+macro_rules! demo {
+    ($name:ident, $title:literal, $problem:literal, $($window:literal at $path:literal, $height:literal),+) => {
+        Demo {
+            name: stringify!($name),
+            title: $title,
+            problem: $problem,
+            source: include_str!(concat!(stringify!($name), ".rs")),
+            windows: &[$(Window { title: $window, path: $path, height: $height }),+],
+        }
+    };
+}
+
+pub(crate) const ALL: [Demo; 8] = [
+    demo!(
+        passes,
+        "Two passes",
+        "A template cannot await. It asks for values by name; the layer discards the first pass, fetches them all at \
+         once, and runs the handler again.",
+        "The page" at "/passes", 350
+    ),
+    demo!(
+        batching,
+        "N+1 queries become one",
+        "Each row of a list looks up its own author. A pass is the batch: one query, however many rows.",
+        "The list" at "/batching", 470
+    ),
+    demo!(
+        streaming,
+        "A page that begins at once",
+        "One slow service holds back the whole page. Fragments follow in the same response, from a synchronous \
+         template, without a script.",
+        "The product" at "/streaming", 470
+    ),
+    demo!(
+        blocking,
+        "Computations on a bounded pool",
+        "Work for the processor blocks the runtime. Promises run it on threads that all requests share, here on two.",
+        "The table" at "/blocking", 420
+    ),
+    demo!(
+        operation,
+        "A slow request leaves its connection",
+        "A request of five seconds is a spinner, a timeout, a second click. It becomes a page with progress, and can \
+         be cancelled.",
+        "The report" at "/operation", 500
+    ),
+    demo!(
+        durable,
+        "A request that survives",
+        "The process dies after the charge and before the receipt. Another worker runs the handler again, and finds \
+         by name what is done.",
+        "The customer" at "/durable", 480,
+        "The approver" at "/durable/mail", 230
+    ),
+    demo!(
+        signal,
+        "A request waits for another one",
+        "A page needs something that only another request knows. Start the first window, then speak in the second.",
+        "One request" at "/signal", 300,
+        "Another request" at "/signal/say", 170
+    ),
+    demo!(
+        task,
+        "A worker does it, and tries again",
+        "Two writers meet. The function runs on a worker, here or on another machine, and a conflict is one more \
+         attempt.",
+        "The invoice" at "/task", 360
+    ),
+];
+
+/// Returns the pages of all demos, and the worker of the tasks.
+pub(crate) fn router(stage: &Stage) -> Result<(Router, Worker), BoxError> {
+    let (task, worker) = task::router(stage)?;
+    let router = task
+        .merge(passes::router(stage)?)
+        .merge(batching::router(stage)?)
+        .merge(streaming::router(stage)?)
+        .merge(blocking::router(stage)?)
+        .merge(operation::router(stage)?)
+        .merge(durable::router(stage)?)
+        .merge(signal::router(stage)?);
+    Ok((router, worker))
+}
+
+/// Serves requests for a service and for the addresses that its layer adds. The layer sees the paths that clients send.
+fn at<S>(paths: [&str; 2], service: &S) -> Router
+where
+    S: Service<Request, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Response: IntoResponse,
+    S::Future: Send,
+{
+    let routes = paths.into_iter();
+    routes.fold(Router::new(), |router, path| {
+        router.route_service(path, service.clone())
+    })
+}
