@@ -180,9 +180,6 @@ where
         if let Some(place) = span.extensions().get::<Place>() {
             self.change(place, |row, now| {
                 row.took = row.took.or(Some(now.saturating_sub(row.begin)));
-                if row.kind == "promise" && row.outcome.is_empty() {
-                    row.outcome = "dropped".into();
-                }
             });
         }
     }

@@ -110,10 +110,16 @@ fn view(row: &Row, end: f64) -> Value {
     let percent = |time: Duration| 100.0 * time.as_secs_f64() / end;
     // A short span is visible too.
     let width = row.took.map(|took| percent(took).max(0.8));
+    let outcome = match (row.kind, row.outcome.as_str()) {
+        ("promise", "fulfilled") => "",
+        // The request was dropped with it, because all that it waits for is remembered, or because its worker died.
+        ("promise", "cancelled") => "not settled",
+        (_, outcome) => outcome,
+    };
     context! {
         kind => row.kind,
         text => row.text.as_str(),
-        outcome => row.outcome.as_str(),
+        outcome,
         begin => milliseconds(row.begin),
         took => row.took.map(milliseconds),
         x => percent(row.begin).min(99.2),

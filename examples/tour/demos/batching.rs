@@ -59,7 +59,7 @@ const NAMES: [(usize, &str); 4] = [
 
 /// Stands for a query of a database.
 async fn query(ids: &[usize]) -> HashMap<usize, &'static str> {
-    info!("SELECT id, name FROM authors WHERE id IN {ids:?}");
+    info!("SELECT * FROM authors WHERE id IN {ids:?}");
     sleep(Duration::from_millis(40)).await;
     let names = NAMES.into_iter();
     names.filter(|(id, _)| ids.contains(id)).collect()

@@ -17,7 +17,7 @@ fn primes(limit: u32) -> usize {
 }
 
 fn row(promises: &Promises, limit: u32) -> Result<String, PromiseError> {
-    let name = format!("primes below {limit}");
+    let name = format!("below {limit}");
     let count = promises.result_or_submit_blocking(name, move || primes(limit));
     let count = count.or_pending(0)?;
     Ok(format!("<tr><td>below {limit}</td><td>{count}</td></tr>"))

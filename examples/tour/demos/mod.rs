@@ -58,48 +58,48 @@ pub(crate) const ALL: [Demo; 8] = [
         "Two passes",
         "A template cannot await. It asks for values by name; the layer discards the first pass, fetches them all at \
          once, and runs the handler again.",
-        "The page" at "/passes", 350
+        "The page" at "/passes", 330
     ),
     demo!(
         batching,
         "N+1 queries become one",
         "Each row of a list looks up its own author. A pass is the batch: one query, however many rows.",
-        "The list" at "/batching", 470
+        "The list" at "/batching", 500
     ),
     demo!(
         streaming,
         "A page that begins at once",
         "One slow service holds back the whole page. Fragments follow in the same response, from a synchronous \
          template, without a script.",
-        "The product" at "/streaming", 470
+        "The product" at "/streaming", 450
     ),
     demo!(
         blocking,
         "Computations on a bounded pool",
         "Work for the processor blocks the runtime. Promises run it on threads that all requests share, here on two.",
-        "The table" at "/blocking", 420
+        "The table" at "/blocking", 410
     ),
     demo!(
         operation,
         "A slow request leaves its connection",
         "A request of five seconds is a spinner, a timeout, a second click. It becomes a page with progress, and can \
          be cancelled.",
-        "The report" at "/operation", 500
+        "The report" at "/operation", 420
     ),
     demo!(
         durable,
         "A request that survives",
         "The process dies after the charge and before the receipt. Another worker runs the handler again, and finds \
          by name what is done.",
-        "The customer" at "/durable", 480,
-        "The approver" at "/durable/mail", 230
+        "The customer" at "/durable", 400,
+        "The approver" at "/durable/mail", 190
     ),
     demo!(
         signal,
         "A request waits for another one",
         "A page needs something that only another request knows. Start the first window, then speak in the second.",
-        "One request" at "/signal", 300,
-        "Another request" at "/signal/say", 170
+        "One request" at "/signal", 260,
+        "Another request" at "/signal/say", 150
     ),
     demo!(
         task,
