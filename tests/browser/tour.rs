@@ -34,7 +34,7 @@ async fn the_tour_needs_no_scripts() {
         ("passes-1", "Good morning, Ferris!"),
         ("batching-1", "Charlotte Brontë"),
         ("streaming-1", "12.90 €"),
-        ("streaming-1", "Malty, strong."),
+        ("streaming-1", "Malty."),
         ("blocking-1", "5133"),
         ("task-1", "Invoice 2026 for order 7"),
     ] {
@@ -43,7 +43,6 @@ async fn the_tour_needs_no_scripts() {
     }
 
     press(&browser, "operation-1", "Start the report").await;
-    see(&browser, "operation-1", "Adding up the south").await;
     see(&browser, "operation-1", "5 passes, 4 promises").await;
     press(&browser, "durable-1", "Order").await;
     see(&browser, "durable-2", "Do you approve?").await;
@@ -77,7 +76,7 @@ async fn the_tour_fits_on_a_phone_in_light_and_dark() {
         browser.open(&example.url).await;
         see(&browser, "task-1", "Invoice 2026").await;
         browser.screenshot(&format!("tour-{scheme}")).await;
-        let widths = "[document, ...[...frames].map(frame => frame.document)]
+        let widths = "[document, ...[...document.querySelectorAll('iframe')].map(frame => frame.contentDocument)]
             .every(page => page.documentElement.scrollWidth <= page.defaultView.innerWidth)";
         assert!(browser.evaluate::<bool>(widths).await);
         backgrounds.push(browser.evaluate::<String>(background).await);

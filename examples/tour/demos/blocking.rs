@@ -1,11 +1,12 @@
 //! Computations run beside each other on a bounded pool of threads.
 
+use super::Result;
 use crate::stage::Stage;
 use axum::Router;
 use axum::response::Html;
 use axum::routing::get;
 use tower_promises::blocking::{self, BlockingPool};
-use tower_promises::{BoxError, OrPending, PromiseError, PromiseLayer, Promises};
+use tower_promises::{BoxError, OrPending, PromiseLayer, Promises};
 
 // tour: begin
 const LIMITS: [u32; 4] = [20_000, 30_000, 40_000, 50_000];
@@ -16,7 +17,7 @@ fn primes(limit: u32) -> usize {
     numbers.filter(|number| is_prime(*number)).count()
 }
 
-fn row(promises: &Promises, limit: u32) -> Result<String, PromiseError> {
+fn row(promises: &Promises, limit: u32) -> Result<String> {
     let name = format!("below {limit}");
     let count = promises.result_or_submit_blocking(name, move || primes(limit));
     let count = count.or_pending(0)?;
@@ -34,9 +35,9 @@ fn is_prime(number: u32) -> bool {
     !divisors.any(|divisor| number % divisor == 0)
 }
 
-async fn page(promises: Promises) -> Result<Html<String>, PromiseError> {
+async fn page(promises: Promises) -> Result<Html<String>> {
     let rows = LIMITS.map(|limit| row(&promises, limit));
-    let rows = rows.into_iter().collect::<Result<String, _>>()?;
+    let rows = rows.into_iter().collect::<Result<String>>()?;
     Ok(Html(format!("<h1>Prime numbers</h1><table>{rows}</table>")))
 }
 

@@ -1,7 +1,7 @@
 //! A request that continues after the death of its worker, and waits without memory.
 
 use super::shop::Shop;
-use super::{approver, at};
+use super::{Result, approver, at};
 use crate::stage::{Stage, page};
 use axum::body::Body;
 use axum::extract::State;
@@ -15,7 +15,7 @@ use tokio::select;
 use tower::Layer;
 use tower_promises::backend::Backend;
 use tower_promises::operations::OperationLayer;
-use tower_promises::{BoxError, PromiseError, PromiseLayer, Promises};
+use tower_promises::{BoxError, PromiseLayer, Promises};
 
 #[derive(Deserialize)]
 struct Order {
@@ -25,7 +25,7 @@ struct Order {
 }
 
 // tour: begin
-fn buy(promises: &Promises, shop: &Arc<Shop>, order: &Order) -> Result<String, PromiseError> {
+fn buy(promises: &Promises, shop: &Arc<Shop>, order: &Order) -> Result<String> {
     // The provider recognises a repeated call by its key.
     let key = promises.idempotency_key("charge");
     let receipt: String = promises.durable("charge", || shop.charge(key, order.dies))?;
@@ -62,7 +62,7 @@ async fn order(
     promises: Promises,
     State(shop): State<Arc<Shop>>,
     Form(order): Form<Order>,
-) -> Result<Html<String>, PromiseError> {
+) -> Result<Html<String>> {
     buy(&promises, &shop, &order).map(Html)
 }
 

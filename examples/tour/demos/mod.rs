@@ -17,8 +17,11 @@ use axum::extract::Request;
 use axum::response::IntoResponse;
 use std::convert::Infallible;
 use tower::Service;
-use tower_promises::BoxError;
 use tower_promises::tasks::Worker;
+use tower_promises::{BoxError, PromiseError};
+
+/// What pages and their parts return.
+type Result<T, E = PromiseError> = std::result::Result<T, E>;
 
 /// What the tour shows of a demo.
 pub(crate) struct Demo {
@@ -76,7 +79,7 @@ pub(crate) const ALL: [Demo; 8] = [
     demo!(
         blocking,
         "Computations on a bounded pool",
-        "Work for the processor blocks the runtime. Promises run it on threads that all requests share, here on two.",
+        "Computations block the runtime. Promises run them on a pool that all requests share, here of two threads.",
         "The table" at "/blocking", 410
     ),
     demo!(

@@ -1,6 +1,6 @@
 //! A slow request leaves its connection and becomes a page with progress.
 
-use super::at;
+use super::{Result, at};
 use crate::stage::{Stage, page};
 use axum::Router;
 use axum::response::Html;
@@ -9,12 +9,12 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tower::Layer;
 use tower_promises::operations::{OperationLayer, Progress};
-use tower_promises::{BoxError, PromiseError, PromiseLayer, Promises};
+use tower_promises::{BoxError, PromiseLayer, Promises};
 
 // tour: begin
 const REGIONS: [&str; 4] = ["north", "east", "south", "west"];
 
-async fn report(promises: Promises, progress: Progress) -> Result<Html<String>, PromiseError> {
+async fn report(promises: Promises, progress: Progress) -> Result<Html<String>> {
     let mut rows = String::new();
     for (done, region) in (0_u32..).zip(REGIONS) {
         progress.set(done * 25);

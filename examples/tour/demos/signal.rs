@@ -1,5 +1,6 @@
 //! A request waits for something that another request says.
 
+use super::Result;
 use crate::stage::{Stage, page};
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -11,14 +12,11 @@ use serde::Deserialize;
 use std::time::Duration;
 use tower_promises::backend::Backend;
 use tower_promises::signals::Signals;
-use tower_promises::{BoxError, PromiseError, PromiseLayer, Promises};
+use tower_promises::{BoxError, PromiseLayer, Promises};
 
 // tour: begin
 /// This request waits for the next greeting.
-async fn wait(
-    promises: Promises,
-    State(signals): State<Signals>,
-) -> Result<Html<String>, PromiseError> {
+async fn wait(promises: Promises, signals: State<Signals>) -> Result<Html<String>> {
     let said = promises.result_or_submit("greeting", || {
         let greeting = signals.wait::<String>("greeting");
         greeting.timeout(Duration::from_secs(20)).map(Result::ok)

@@ -1,5 +1,6 @@
 //! A page begins before it is complete. Its slow parts follow in the same response.
 
+use super::Result;
 use crate::stage::Stage;
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
@@ -11,28 +12,27 @@ use tower_promises::fragment::{FragmentLayer, SCRIPT};
 use tower_promises::{BoxError, PromiseError, Promises};
 
 // tour: begin
-fn product(promises: &Promises) -> Result<String, PromiseError> {
+fn product(promises: &Promises) -> Result<String> {
     let price = promises.fragment("price", "<p class=wait>…</p>", |promises| {
         let price = promises.result_or_submit("price", || call(800, "12.90 €"))?;
         Ok::<_, PromiseError>(format!("<p><b>{price}</b> with VAT</p>"))
     });
     let reviews = promises.fragment("reviews", "<p class=wait>…</p>", |promises| {
-        let review = promises.result_or_submit("reviews", || call(2000, "Malty, strong."))?;
+        let review = promises.result_or_submit("reviews", || call(2000, "Malty."))?;
         Ok::<_, PromiseError>(format!("<blockquote>{review}</blockquote>"))
     });
     // Outside of fragments: the page, and its status, wait for the title.
-    let title = promises.result_or_submit("title", || call(30, "Assam, second flush"))?;
-    Ok(format!(
-        "<h1>{title}</h1> {price} <h2>Reviews</h2> {reviews}"
-    ))
+    let title = promises.result_or_submit("title", || call(30, "Assam"))?;
+    Ok(format!("<h1>{title}</h1>{price}<h2>Reviews</h2>{reviews}"))
 }
 
-async fn page(promises: Promises) -> Result<Html<String>, PromiseError> {
+async fn page(promises: Promises) -> Result<Html<String>> {
     product(&promises).map(Html)
 }
 
 fn layer() -> FragmentLayer {
-    FragmentLayer::new().script("/fragments.js") // for browsers without `<template for>`
+    // The script is for browsers without `<template for>`.
+    FragmentLayer::new().script("/fragments.js")
 }
 // tour: end
 

@@ -1,5 +1,6 @@
 //! A worker runs a named function, and runs it again after a conflict.
 
+use super::Result;
 use crate::stage::{Stage, Visit};
 use axum::Router;
 use axum::response::Html;
@@ -10,7 +11,7 @@ use tokio::time::sleep;
 use tower_promises::backend::Backend;
 use tower_promises::tasks::{RetryPolicy, TaskQueueOptions, TraceContext, Worker};
 use tower_promises::tasks::{Task, TaskContext, TaskFailure, TaskLayer, Tasks};
-use tower_promises::{BoxError, PromiseError, PromiseLayer, Promises};
+use tower_promises::{BoxError, PromiseLayer, Promises};
 use tracing::{Span, info, info_span};
 
 // tour: begin
@@ -34,9 +35,10 @@ impl Task for Invoice {
     }
 }
 
-async fn invoice(promises: Promises, tasks: Tasks) -> Result<Html<String>, PromiseError> {
+async fn invoice(promises: Promises, tasks: Tasks) -> Result<Html<String>> {
     let office = tasks.queue("office");
-    let invoice = promises.result_or_try_submit("invoice", || office.call(Invoice { order: 7 }))?;
+    let call = || office.call(Invoice { order: 7 });
+    let invoice = promises.result_or_try_submit("invoice", call)?;
     Ok(Html(format!("<h1>{invoice}</h1>")))
 }
 // tour: end
