@@ -1,7 +1,7 @@
 //! A tour of this library: one page that shows each capability as a small program that runs, its code, and what the
 //! server did.
 //!
-//! Start it with `cargo run --example tour`. It needs no script, no database and no other server.
+//! Start it with `cargo run --example tour`. It needs no database and no other server.
 
 mod demos;
 mod excerpt;

@@ -72,8 +72,7 @@ pub(crate) const ALL: [Demo; 8] = [
     demo!(
         streaming,
         "A page that begins at once",
-        "One slow service holds back the whole page. Fragments follow in the same response, from a synchronous \
-         template, without a script.",
+        "One slow service holds back the whole page. Fragments follow in the same response, from a synchronous template.",
         "The product" at "/streaming", 450
     ),
     demo!(
@@ -92,8 +91,8 @@ pub(crate) const ALL: [Demo; 8] = [
     demo!(
         durable,
         "A request that survives",
-        "The process dies after the charge and before the receipt. Another worker runs the handler again, and finds \
-         by name what is done.",
+        "A worker dies after the charge and before the receipt. Another one runs the handler again, and finds by name \
+         what is done.",
         "The customer" at "/durable", 400,
         "The approver" at "/durable/mail", 190
     ),
