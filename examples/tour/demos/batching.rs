@@ -29,7 +29,7 @@ impl Loader for Authors {
 }
 
 /// Renders one row, independently of the other rows.
-fn row(promises: &Promises, authors: &Arc<Authors>, book: Book) -> Result<String> {
+fn row(promises: &Promises, authors: &Arc<Authors>, book: &Book) -> Result<String> {
     let author = promises.load(authors, book.author).or_pending(None)?;
     let (title, author) = (book.title, author.unwrap_or("unknown"));
     Ok(format!("<tr><td>{title}</td><td>{author}</td></tr>"))
@@ -69,7 +69,7 @@ async fn query(ids: &[usize]) -> Names {
 }
 
 async fn page(promises: Promises, State(authors): State<Arc<Authors>>) -> Result<Html<String>> {
-    let rows = BOOKS.map(|(title, author)| row(&promises, &authors, Book { title, author }));
+    let rows = BOOKS.map(|(title, author)| row(&promises, &authors, &Book { title, author }));
     let rows = rows.into_iter().collect::<Result<String>>()?;
     Ok(Html(format!("<h1>Library</h1><table>{rows}</table>")))
 }
