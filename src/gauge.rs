@@ -1,3 +1,8 @@
+#[cfg(feature = "metrics")]
+use metrics::{IntoF64, Level, Metadata};
+#[cfg(feature = "metrics")]
+use std::cell::Cell;
+
 /// The key of a gauge, made at compile time.
 #[cfg(feature = "metrics")]
 pub(crate) type Name = metrics::Key;
@@ -30,13 +35,25 @@ names! {
     REPLAY_BYTES = "tower_promises_replay_bytes";
 }
 
+#[cfg(feature = "metrics")]
+static METADATA: Metadata<'static> =
+    Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
+
+/// The number one, which notices whether it is used: only a gauge that is recorded converts it.
+#[cfg(feature = "metrics")]
+struct NoticedOne<'a>(&'a Cell<bool>);
+
+#[cfg(feature = "metrics")]
+impl IntoF64 for NoticedOne<'_> {
+    fn into_f64(self) -> f64 {
+        self.0.set(true);
+        1.0
+    }
+}
+
 /// The gauge with this name. The macro of `metrics` would hash a name that is not a literal in every call.
 #[cfg(feature = "metrics")]
 pub(crate) fn of(name: &'static Name) -> metrics::Gauge {
-    use metrics::{Level, Metadata};
-
-    static METADATA: Metadata<'static> =
-        Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
     metrics::with_recorder(|recorder| recorder.register_gauge(name, &METADATA))
 }
 
@@ -66,6 +83,20 @@ impl Gauge {
         let mut gauge = Self::new(name);
         gauge.prepare(1).show();
         gauge
+    }
+
+    /// Creates a value of one. `None` if no recorder shows it.
+    ///
+    /// The recorder of the facade, which is that of a process without a recorder, has neither a size nor gauges.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn recorded(name: &'static Name) -> Option<Self> {
+        let is_shown = Cell::new(false);
+        let is_recorded = metrics::with_recorder(|recorder| {
+            let gauge = recorder.register_gauge(name, &METADATA);
+            gauge.increment(NoticedOne(&is_shown));
+            is_shown.get() || size_of_val(recorder) > 0
+        });
+        is_recorded.then_some(Self { value: 1, name })
     }
 
     /// Sets the value. The caller may hold a lock, so the caller shows the difference later.

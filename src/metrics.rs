@@ -25,8 +25,9 @@
 //! Names and units follow the conventions of Prometheus. No label has a value that a client can choose, so the number
 //! of series is small and fixed. A gauge is the sum over all layers, pools and bodies of the process.
 //!
-//! Install the recorder before the first request. A gauge whose increment was not recorded stays below zero after the
-//! decrement.
+//! Install the recorder before the first request. Passes and promises of a request that began before are only counted,
+//! and any other gauge whose increment was not recorded stays below zero after the decrement. A recorder of zero size
+//! is told from no recorder by its gauges. Without gauges it gets no durations of passes and promises.
 //!
 //! # Example
 //!
@@ -37,9 +38,9 @@
 
 use crate::gauge;
 use metrics::{
-    IntoF64, Key, Label, Level, Metadata, Unit, describe_counter, describe_gauge,
-    describe_histogram,
+    Key, Label, Level, Metadata, Unit, describe_counter, describe_gauge, describe_histogram,
 };
+use std::time::Duration;
 
 const PASSES: &str = "tower_promises_passes_total";
 const PASS_DURATION: &str = "tower_promises_pass_duration_seconds";
@@ -222,37 +223,53 @@ fn begin() {
     }
 }
 
-/// `outcome` is the number of the variant. The duration is converted only for a recorder.
-pub(crate) fn pass_ended(outcome: usize, duration: impl IntoF64) {
+/// `outcome` is the number of the variant.
+pub(crate) fn pass_ended(outcome: usize, duration: Duration) {
     ended(&PASS_KEYS[outcome], duration);
 }
 
-/// `outcome` is the number of the variant. The duration is converted only for a recorder.
-pub(crate) fn promise_ended(outcome: usize, duration: impl IntoF64) {
+/// Counts a pass without its duration. `outcome` is the number of the variant.
+pub(crate) fn pass_counted(outcome: usize) {
+    counted(&PASS_KEYS[outcome]);
+}
+
+/// `outcome` is the number of the variant.
+pub(crate) fn promise_ended(outcome: usize, duration: Duration) {
     ended(&PROMISE_KEYS[outcome], duration);
+}
+
+/// Counts a promise without its duration. `outcome` is the number of the variant.
+pub(crate) fn promise_counted(outcome: usize) {
+    counted(&PROMISE_KEYS[outcome]);
 }
 
 /// `outcome` is the number of the variant.
 #[cfg(feature = "fragments")]
-pub(crate) fn fragment_ended(outcome: usize, since_request: std::time::Duration) {
+pub(crate) fn fragment_ended(outcome: usize, since_request: Duration) {
     ended(&FRAGMENT_KEYS[outcome], since_request);
 }
 
 #[cfg(feature = "fragments")]
-pub(crate) fn shell_published(since_request: std::time::Duration) {
+pub(crate) fn shell_published(since_request: Duration) {
     metrics::histogram!(SHELL_DURATION).record(since_request);
 }
 
 #[cfg(feature = "fragments")]
-pub(crate) fn page_completed(since_request: std::time::Duration) {
+pub(crate) fn page_completed(since_request: Duration) {
     metrics::histogram!(PAGE_DURATION).record(since_request);
 }
 
-fn ended((counter, histogram): &'static (Key, Key), duration: impl IntoF64) {
+fn ended((counter, histogram): &'static (Key, Key), duration: Duration) {
     metrics::with_recorder(|recorder| {
         recorder.register_counter(counter, &METADATA).increment(1);
         let histogram = recorder.register_histogram(histogram, &METADATA);
         histogram.record(duration);
+    });
+}
+
+fn counted((counter, _): &'static (Key, Key)) {
+    metrics::with_recorder(|recorder| {
+        recorder.register_counter(counter, &METADATA).increment(1);
     });
 }
 

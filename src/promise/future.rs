@@ -88,7 +88,7 @@ where
         registry: registry::Settings,
         request: Request<B>,
     ) -> Self {
-        let observed = ObservedRequest::new();
+        let observed = ObservedRequest::new(settings.wants_timings(request.extensions()));
         let (parts, body) = request.into_parts();
         let body = settings.wrap_body(body);
         let mut request = Request::from_parts(parts, body.for_pass());

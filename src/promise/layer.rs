@@ -133,6 +133,15 @@ impl<H> PromiseLayer<H> {
         self
     }
 
+    /// Sets whether each response has [`Passes`](super::Passes) in its extensions, if its request had a promise that
+    /// started. Default `false`: only a response whose request came through a
+    /// [`ServerTimingLayer`](crate::observe::ServerTimingLayer) that shows the header has them.
+    #[cfg(feature = "server-timing")]
+    pub fn timings(mut self, timings: bool) -> Self {
+        self.settings.timings = timings;
+        self
+    }
+
     /// Sets the pool that runs blocking promises. By default each layer has its own pool with the
     /// [default limits](crate::blocking#default-limits).
     #[cfg(feature = "blocking")]

@@ -225,6 +225,8 @@ pub use key::{AnyKey, IntoKey, Key, PromiseKey};
 #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
 pub use observe::PromiseOutcome;
 #[cfg(feature = "server-timing")]
+pub(crate) use observe::TimingsWanted;
+#[cfg(feature = "server-timing")]
 pub use observe::{PassTiming, Passes, PromiseTiming};
 pub use rejection::{
     DefaultResponseForRejection, EmptyResponseForRejection, Rejection, ResponseForRejection,

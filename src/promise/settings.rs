@@ -6,6 +6,7 @@ use crate::blocking::BlockingPool;
 use crate::body::{DEFAULT_MAX_BYTES, ReplayBody, ReplayError};
 #[cfg(feature = "spool")]
 use crate::body::{DEFAULT_MAX_SPOOL_BYTES, Spool};
+use http::Extensions;
 use http_body::Body;
 use std::any::type_name;
 use std::fmt;
@@ -31,6 +32,8 @@ pub(super) struct Settings<H> {
     pub(super) promise_timeout: Option<Duration>,
     pub(super) timeout: Option<Duration>,
     pub(super) on_timeout: OnTimeout,
+    #[cfg(feature = "server-timing")]
+    pub(super) timings: bool,
     #[cfg(feature = "blocking")]
     pub(super) pool: BlockingPool,
     pub(super) on_rejection: H,
@@ -77,6 +80,8 @@ impl Default for Settings<DefaultResponseForRejection> {
             promise_timeout: None,
             timeout: None,
             on_timeout: OnTimeout::default(),
+            #[cfg(feature = "server-timing")]
+            timings: false,
             #[cfg(feature = "blocking")]
             pool: BlockingPool::new(),
             on_rejection: DefaultResponseForRejection,
@@ -98,6 +103,8 @@ impl<H> Settings<H> {
             promise_timeout: self.promise_timeout,
             timeout: self.timeout,
             on_timeout: self.on_timeout,
+            #[cfg(feature = "server-timing")]
+            timings: self.timings,
             #[cfg(feature = "blocking")]
             pool: self.pool,
             on_rejection,
@@ -108,6 +115,17 @@ impl<H> Settings<H> {
     pub(super) fn is_last_pass(&self, pass: usize) -> bool {
         let has_final_pass = self.timeout.is_some() && self.on_timeout == OnTimeout::FinalPass;
         pass >= self.max_passes && !has_final_pass
+    }
+
+    /// Whether the timings of a request with these extensions are wanted.
+    pub(super) fn wants_timings(&self, extensions: &Extensions) -> bool {
+        #[cfg(feature = "server-timing")]
+        return self.timings || extensions.get::<super::TimingsWanted>().is_some();
+        #[cfg(not(feature = "server-timing"))]
+        {
+            let _ = extensions;
+            false
+        }
     }
 
     /// The settings that the registry of a request needs.
@@ -176,6 +194,8 @@ impl<H> Settings<H> {
             .field("promise_timeout", &self.promise_timeout)
             .field("timeout", &self.timeout)
             .field("on_timeout", &self.on_timeout);
+        #[cfg(feature = "server-timing")]
+        debug.field("timings", &self.timings);
         #[cfg(feature = "blocking")]
         debug.field("blocking", &self.pool);
         debug

@@ -14,7 +14,7 @@ use tower_promises::{BoxError, OrPending, PromiseLayer, Promises};
 
 #[tokio::test(start_paused = true)]
 async fn passes_contain_names_and_durations() {
-    let response = send(PromiseLayer::new(), |promises| {
+    let response = send(PromiseLayer::new().timings(true), |promises| {
         let fast = promises.result_or_try_submit("fast", async || {
             sleep(Duration::from_secs(1)).await;
             Err::<(), _>("no luck")
@@ -57,7 +57,8 @@ async fn passes_contain_names_and_durations() {
 
 #[tokio::test(start_paused = true)]
 async fn the_time_of_a_handler_that_waits_is_its_pass() {
-    let service = PromiseLayer::new().layer(service_fn(async |request: TestRequest| {
+    let layer = PromiseLayer::new().timings(true);
+    let service = layer.layer(service_fn(async |request: TestRequest| {
         sleep(Duration::from_millis(20)).await;
         let nap = async || sleep(Duration::from_millis(7)).await;
         promises(&request).resolve("a", nap).await?;
@@ -73,14 +74,24 @@ async fn the_time_of_a_handler_that_waits_is_its_pass() {
 
 #[tokio::test]
 async fn a_response_of_a_single_pass_without_promises_is_unchanged() {
-    let response = send(PromiseLayer::new(), |_| Ok(())).await;
+    let response = send(PromiseLayer::new().timings(true), |_| Ok(())).await;
     assert!(response.extensions().get::<Passes>().is_none());
+    assert!(response.extensions().is_empty());
+}
+
+#[tokio::test]
+async fn a_layer_that_no_layer_asks_for_timings_records_none() {
+    let response = send(PromiseLayer::new(), |promises| {
+        Ok(promises.result_or_submit("a", async || ())?)
+    })
+    .await;
     assert!(response.extensions().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_rejection_has_passes_and_its_stopped_promises_are_cancelled() {
-    let layer = PromiseLayer::new().timeout(Duration::from_secs(4));
+    let layer = PromiseLayer::new().timings(true);
+    let layer = layer.timeout(Duration::from_secs(4));
     let response = send(layer, |promises| {
         promises.result_or_submit("never", pending::<()>)?;
         Ok(())
@@ -97,6 +108,7 @@ async fn a_rejection_has_passes_and_its_stopped_promises_are_cancelled() {
 #[tokio::test(start_paused = true)]
 async fn a_final_pass_counts() {
     let layer = PromiseLayer::new()
+        .timings(true)
         .timeout(Duration::from_secs(4))
         .on_timeout(OnTimeout::FinalPass);
     let response = send(layer, |promises| {

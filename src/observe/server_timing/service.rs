@@ -1,5 +1,6 @@
 use super::ServerTimingFuture;
 use super::header::Limits;
+use crate::promise::TimingsWanted;
 use http::{Request, Response, request};
 use std::any::type_name;
 use std::fmt;
@@ -53,8 +54,11 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let is_visible = (self.is_visible)(&parts);
+        if is_visible {
+            parts.extensions.insert(TimingsWanted);
+        }
         let future = self.inner.call(Request::from_parts(parts, body));
 
         ServerTimingFuture::new(future, is_visible.then_some(self.limits))

@@ -3,6 +3,8 @@
 mod advice;
 mod events;
 #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
+mod observation;
+#[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
 mod outcome;
 #[cfg(feature = "server-timing")]
 mod passes;
@@ -10,6 +12,8 @@ mod passes;
 mod request;
 #[cfg(feature = "tracing")]
 mod spans;
+#[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
+mod started;
 #[cfg(not(any(feature = "metrics", feature = "server-timing", feature = "tracing")))]
 mod unobserved;
 
@@ -22,12 +26,16 @@ pub(super) use events::{
     drop_panicked, error_discarded, promise_failed, rejected, response_discarded, undo_panicked,
 };
 #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
-pub(super) use request::{ObservedPromise, ObservedRequest};
+pub(super) use request::ObservedRequest;
+#[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
+pub(super) use started::ObservedPromise;
 #[cfg(not(any(feature = "metrics", feature = "server-timing", feature = "tracing")))]
 pub(super) use unobserved::{ObservedPromise, ObservedRequest};
 
 #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
 pub use outcome::PromiseOutcome;
+#[cfg(feature = "server-timing")]
+pub(crate) use passes::TimingsWanted;
 #[cfg(feature = "server-timing")]
 pub use passes::{PassTiming, Passes, PromiseTiming};
 

@@ -6,8 +6,10 @@ use std::time::Duration;
 /// The timings of a request: its passes and its promises.
 ///
 /// The layer inserts it into the extensions of the response if the request had a promise that started, also if the
-/// response is a [rejection](crate::promise::Rejection). A response without it took one pass.
-/// [`ServerTimingLayer`](crate::observe::ServerTimingLayer) shows the timings in the developer tools of the client.
+/// response is a [rejection](crate::promise::Rejection). It does so with
+/// [`PromiseLayer::timings`](crate::PromiseLayer::timings), and for a request whose timings an outer
+/// [`ServerTimingLayer`](crate::observe::ServerTimingLayer) shows in the developer tools of the client. Otherwise no
+/// timings are recorded.
 ///
 /// All times are relative to the call of the layer. A clone is cheap.
 ///
@@ -27,6 +29,10 @@ use std::time::Duration;
 pub struct Passes {
     timings: Arc<Timings>,
 }
+
+/// An extension of requests whose timings an outer layer wants.
+#[derive(Clone)]
+pub(crate) struct TimingsWanted;
 
 /// The timings so far.
 #[derive(Debug, Default)]

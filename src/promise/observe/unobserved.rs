@@ -13,7 +13,7 @@ pub(in crate::promise) enum ObservedStart {}
 pub(in crate::promise) enum ObservedPromise {}
 
 impl ObservedRequest {
-    pub(in crate::promise) fn new() -> Self {
+    pub(in crate::promise) fn new(_: bool) -> Self {
         Self
     }
 
