@@ -1,4 +1,5 @@
-use std::sync::{MutexGuard, PoisonError};
+pub(crate) use std::sync::MutexGuard;
+use std::sync::PoisonError;
 
 /// Locks a mutex and ignores poisoning: no panic can leave the data of these mutexes inconsistent.
 pub(crate) fn lock<T: ?Sized>(mutex: &std::sync::Mutex<T>) -> MutexGuard<'_, T> {
@@ -13,6 +14,7 @@ impl<T> Mutex<T> {
         Self(std::sync::Mutex::new(value))
     }
 
+    #[inline]
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         lock(&self.0)
     }

@@ -1,5 +1,8 @@
+use super::observe;
+use crate::panic;
 use crate::sync::Mutex;
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Poll, Waker};
 
 /// The waiters for the outcome of a promise.
@@ -73,7 +76,7 @@ impl<O: Clone> Waiters<O> {
             state.waiting.take()
         };
         if let Some(waiting) = waiting {
-            waiting.wakers.into_values().for_each(Waker::wake);
+            waiting.wakers.into_values().for_each(wake);
         }
     }
 
@@ -83,6 +86,13 @@ impl<O: Clone> Waiters<O> {
             Some(waiting) => std::mem::take(&mut waiting.wakers),
             None => return,
         };
-        wakers.into_values().for_each(Waker::wake);
+        wakers.into_values().for_each(wake);
+    }
+}
+
+/// Wakes a task. A panic of its waker must not keep other tasks asleep.
+pub(super) fn wake(waker: Waker) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+        observe::waker_panicked(&panic::message(&*panic));
     }
 }

@@ -6,6 +6,7 @@ mod fairness;
 mod groups;
 mod handle;
 mod loader;
+mod panics;
 mod passes;
 mod readiness;
 mod reentrance;

@@ -4,7 +4,7 @@ use futures_util::FutureExt;
 use futures_util::future::join;
 use std::future::{pending, poll_fn};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Wake};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use test_support::{Counter, Log, TestRequest, ask, get, promises, text_response};
 use tower::{Layer, ServiceExt, service_fn};
@@ -118,6 +118,35 @@ fn a_waker_may_use_the_handle() {
     let promises = handle.lock().unwrap().clone().unwrap();
     promises.submit("x", pending::<()>()).unwrap();
     assert_eq!(woken.get(), 1);
+}
+
+#[test]
+fn a_waker_of_a_waiter_may_use_the_handle() {
+    let promises = Promises::with_results(PromiseResults::new());
+    let woken = Counter::default();
+    let waker = || {
+        Waker::from(Arc::new(ReentrantWaker {
+            handle: Mutex::new(Some(promises.clone())),
+            woken: woken.clone(),
+        }))
+    };
+    let mut waiting = [(); 2].map(|()| Box::pin(promises.resolve("x", pending::<()>)));
+    for waiting in &mut waiting {
+        // The second poll replaces the first waker, which is dropped.
+        for waker in [waker(), waker()] {
+            let polled = waiting.as_mut().poll(&mut Context::from_waker(&waker));
+            assert!(polled.is_pending());
+        }
+    }
+    let [waiting, leaving] = waiting;
+    // Wakes the other waiter, which would take over the work.
+    drop(leaving);
+    assert_eq!(woken.get(), 1);
+    let mut waiting = waiting;
+    let polled = waiting.as_mut().poll(&mut Context::from_waker(&waker()));
+    assert!(polled.is_pending());
+    assert!(promises.cancel("x"));
+    assert_eq!(woken.get(), 2);
 }
 
 #[tokio::test]

@@ -36,6 +36,13 @@ pub(in crate::promise) fn drop_panicked(key: &Key, message: &str) {
     );
 }
 
+pub(in crate::promise) fn waker_panicked(message: &str) {
+    log::error!(
+        panic = message,
+        "the waker of a task that awaits promises panicked"
+    );
+}
+
 pub(in crate::promise) fn response_discarded(pass: usize, parts: &http::Response<()>) {
     log::debug!(
         pass,

@@ -24,6 +24,7 @@ pub(super) use advice::{advice_is_wanted, keys_change, never_read, pending_swall
 pub(super) use events::in_present_span;
 pub(super) use events::{
     drop_panicked, error_discarded, promise_failed, rejected, response_discarded, undo_panicked,
+    waker_panicked,
 };
 #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
 pub(super) use request::ObservedRequest;

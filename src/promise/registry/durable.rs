@@ -3,7 +3,6 @@ use super::super::outcome::{Outcome, Progress, Work};
 use super::look_up::Present;
 use super::reservation::Reservation;
 use super::{Demand, Registry, Started};
-use crate::sync::lock;
 use std::time::Duration;
 use tower_promises_operations::durable::DurableRun;
 
@@ -38,7 +37,7 @@ impl Registry {
 
     /// Whether the timeout of promises does not apply to the promise at this place.
     pub(in crate::promise) fn limits_itself(&self, place: usize) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.at(place).is_some_and(|entry| entry.limits_itself)
     }
 }

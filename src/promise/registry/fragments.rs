@@ -2,7 +2,6 @@ use super::super::Key;
 use super::super::fragment_error::FragmentError;
 use super::{Aftermath, Demand, Entry, Ledger, Reader, Registry, State};
 use crate::BoxError;
-use crate::sync::lock;
 use std::mem;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -88,7 +87,7 @@ impl Registry {
         reader: Reader,
         number: Option<FragmentNumber>,
     ) -> Option<Opened> {
-        let mut guard = lock(&self.state);
+        let mut guard = self.state.lock();
         let state = &mut *guard;
         if !state.is_running(reader.pass) && !state.is_streaming_pass(reader.pass) {
             return None;
@@ -123,7 +122,7 @@ impl Registry {
         self.rendering.fetch_sub(1, Ordering::Relaxed);
         // Dropped after the lock is released, because a render function is user code.
         let _superseded: Vec<PendingFragment>;
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let Some(fragments) = state.fragments_mut() else {
             return Vec::new();
         };
@@ -155,7 +154,7 @@ impl Registry {
 
     /// Keeps a fragment until its promises have settled.
     pub(crate) fn keep_fragment(&self, fragment: PendingFragment) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let Some(ledger) = &mut state.ledger else {
             // Dropped after the lock is released, because a render function is user code.
             drop(state);
@@ -179,7 +178,7 @@ impl Registry {
         // Dropped after the lock is released, because a render function is user code.
         let removed: Vec<PendingFragment>;
         {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             let Some(fragments) = state.fragments_mut() else {
                 return 0;
             };
@@ -192,7 +191,7 @@ impl Registry {
     /// Notes that an error of a fragment is reported. `false` if the same error was reported already, as errors are that
     /// occur in several passes.
     pub(crate) fn report_fragment(&self, name: &Key, text: String) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.has_ended() {
             return true;
         }
@@ -207,14 +206,14 @@ impl Registry {
 
     /// Whether a fragment waits for promises.
     pub(in crate::promise) fn has_fragments(&self) -> bool {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let ledger = state.ledger.as_ref();
         ledger.is_some_and(Ledger::has_fragments)
     }
 
     /// Takes a fragment whose promises have settled.
     pub(crate) fn take_ready_fragment(&self) -> Option<PendingFragment> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let ledger = state.ledger.as_mut()?;
         let (entries, fragments) = (&ledger.entries, &mut ledger.more.as_mut()?.fragments);
         let is_over = |place: &usize| entries.get(*place).is_none_or(Entry::is_settled);
@@ -229,7 +228,7 @@ impl Registry {
 
     /// Whether the promises of a fragment have settled.
     pub(in crate::promise) fn has_ready_fragment(&self) -> bool {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let Some(ledger) = &state.ledger else {
             return false;
         };
@@ -239,7 +238,7 @@ impl Registry {
 
     /// The numbers and names of the fragments that wait for promises.
     pub(crate) fn pending_fragments(&self) -> Vec<(FragmentNumber, Key)> {
-        let state = lock(&self.state);
+        let state = self.state.lock();
         let pending = state.ledger.iter().flat_map(Ledger::pending_fragments);
         pending.map(|it| (it.number, it.name.clone())).collect()
     }
@@ -252,7 +251,7 @@ impl Registry {
         let mut _entries = Vec::new();
         let mut cancelled = Vec::new();
         {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             state.is_settling = true;
             state.is_streaming = true;
             for place in state.unneeded() {
@@ -269,7 +268,7 @@ impl Registry {
     /// Lets the pending fragments require a further pass, because their response cannot stream. No later pass streams.
     pub(in crate::promise) fn require_fragments(&self) {
         let _pending;
-        let mut guard = lock(&self.state);
+        let mut guard = self.state.lock();
         let state = &mut *guard;
         state.may_stream = false;
         let Some(fragments) = state.fragments_mut() else {
@@ -289,7 +288,7 @@ impl Registry {
         if !self.settings.may_stream {
             return true;
         }
-        let state = lock(&self.state);
+        let state = self.state.lock();
         if !state.may_stream {
             return true;
         }

@@ -1,12 +1,12 @@
 use super::super::Key;
 use super::super::error::{PromiseError, SubmitError};
 use super::super::outcome::{Kind, Outcome, Waiters};
+use super::super::waiters::wake;
 use super::entries::Vacancy;
 use super::{Demand, Entry, Reader, Registry, Started, State};
-use crate::sync::lock;
+use crate::sync::MutexGuard;
 use std::ptr::fn_addr_eq;
-use std::sync::{Arc, MutexGuard};
-use std::task::Waker;
+use std::sync::Arc;
 
 /// What a promise is looked up for.
 #[derive(Clone, Copy, PartialEq)]
@@ -49,7 +49,7 @@ impl Registry {
         kind: Kind,
         purpose: Purpose,
     ) -> Result<Present, Missing> {
-        let mut guard = lock(&self.state);
+        let mut guard = self.state.lock();
         let state = &mut *guard;
         if purpose == Purpose::Submit && !state.is_current(reader.pass) {
             return Err(SubmitError::Ended { key: key.clone() }.into());
@@ -105,7 +105,7 @@ impl Registry {
     }
 
     fn settled_outcome(&self, key: &Key) -> Option<(Kind, Outcome)> {
-        let mut guard = lock(&self.state);
+        let mut guard = self.state.lock();
         let state = &mut *guard;
         let pass = state.pass;
         if let Some(entry) = state.entry_mut(key) {
@@ -128,7 +128,7 @@ impl Registry {
         let driver = state.driver.take();
         // A waker is user code, so it is woken after the lock is released.
         drop(state);
-        driver.into_iter().for_each(Waker::wake);
+        driver.into_iter().for_each(wake);
     }
 }
 

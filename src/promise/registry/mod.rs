@@ -27,20 +27,22 @@ use fragments::Fragments;
 use super::Rejection;
 use super::observe::Advice;
 use super::outcome::{Kind, Outcome, Progress};
+#[cfg(feature = "blocking")]
+use super::waiters::wake;
 use super::{Key, Start};
 #[cfg(feature = "blocking")]
 use crate::blocking::BlockingPool;
 use crate::body::Detach;
-use crate::sync::lock;
+use crate::sync::Mutex;
 #[cfg(feature = "loader")]
 use std::any::Any;
 #[cfg(feature = "fragments")]
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 #[cfg(feature = "fragments")]
 use std::sync::atomic::AtomicUsize;
 #[cfg(feature = "blocking")]
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::task::Waker;
 #[cfg(feature = "operations")]
 use std::time::Duration;
@@ -270,7 +272,7 @@ impl Registry {
     pub(super) fn with_settled(settings: Settings, settled: Vec<(Key, Kind, Outcome)>) -> Self {
         let registry = Self::new(settings, false, None, None);
         {
-            let mut state = lock(&registry.state);
+            let mut state = registry.state.lock();
             state.pass = if settled.is_empty() { 1 } else { 2 };
             for (key, kind, outcome) in settled {
                 let progress = Progress::settled(outcome);
@@ -287,11 +289,11 @@ impl Registry {
 
     /// All names in the order of submission.
     pub(super) fn keys(&self) -> Vec<Key> {
-        lock(&self.state).keys(|_| true)
+        self.state.lock().keys(|_| true)
     }
 
     pub(super) fn pass(&self) -> u32 {
-        lock(&self.state).pass
+        self.state.lock().pass
     }
 }
 
@@ -316,7 +318,7 @@ impl State {
 impl Registry {
     /// Whether a handle of this pass may submit promises.
     pub(super) fn is_current(&self, pass: u32) -> bool {
-        lock(&self.state).is_current(pass)
+        self.state.lock().is_current(pass)
     }
 
     /// Returns the state that this request keeps for the object with this address, and creates it if necessary. The
@@ -326,7 +328,7 @@ impl Registry {
         address: usize,
         make: impl FnOnce(usize) -> T,
     ) -> Option<Arc<T>> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.has_ended() {
             return None;
         }
@@ -342,7 +344,8 @@ impl Registry {
 
     /// Whether the promise with this name has settled. `None` if there is no such promise. Does not count as reading.
     pub(super) fn peek(&self, key: &Key) -> Option<bool> {
-        lock(&self.state)
+        self.state
+            .lock()
             .entry_mut(key)
             .map(|entry| entry.is_settled())
     }
@@ -362,10 +365,8 @@ impl Registry {
     /// Requests the rejection of the request because the pool has no room.
     pub(super) fn give_up(&self) {
         self.has_given_up.store(true, Ordering::Relaxed);
-        let driver = lock(&self.state).driver.take();
-        if let Some(driver) = driver {
-            driver.wake();
-        }
+        let driver = self.state.lock().driver.take();
+        driver.into_iter().for_each(wake);
     }
 
     /// The rejection, if the pool had no room. It applies even while promises are running.

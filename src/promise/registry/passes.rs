@@ -3,7 +3,6 @@ use super::super::error::Failure;
 use super::super::outcome::Outcome;
 use super::withdraw::run;
 use super::{Aftermath, Demand, Phase, Registry, RequestBodyState, Started, State, Verdict};
-use crate::sync::lock;
 use std::mem;
 use std::task::Waker;
 
@@ -11,7 +10,7 @@ use std::task::Waker;
 impl Registry {
     /// Decides what has to happen at the end of a pass.
     pub(in crate::promise) fn end_pass(&self) -> Verdict {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.ledger.is_some() || state.phase != Phase::Open {
             return state.verdict();
         }
@@ -26,13 +25,13 @@ impl Registry {
 
     pub(in crate::promise) fn will_discard(&self) -> bool {
         matches!(
-            lock(&self.state).verdict(),
+            self.state.lock().verdict(),
             Verdict::Repeat | Verdict::Overfull
         )
     }
 
     pub(in crate::promise) fn pending_keys(&self) -> Vec<Key> {
-        lock(&self.state).keys(|entry| entry.demand.requires_pass())
+        self.state.lock().keys(|entry| entry.demand.requires_pass())
     }
 
     /// Ends a pass whose outcome was discarded: runs its undo functions and queues its promises to start.
@@ -40,7 +39,7 @@ impl Registry {
         #[cfg(feature = "fragments")]
         let _fragments;
         let undo = {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             state.is_settling = true;
             let ledger = state.ledger.as_mut();
             let Some(more) = ledger.and_then(|ledger| ledger.more.as_mut()) else {
@@ -64,7 +63,7 @@ impl Registry {
         new: impl Fn(usize) -> P,
     ) -> (Vec<P>, bool) {
         let mut started = Vec::new();
-        let mut guard = lock(&self.state);
+        let mut guard = self.state.lock();
         let state = &mut *guard;
         let Some(ledger) = &mut state.ledger else {
             return (started, false);
@@ -95,13 +94,13 @@ impl Registry {
 
     /// The name of the promise at this place.
     pub(in crate::promise) fn key(&self, place: usize) -> Option<Key> {
-        Some(lock(&self.state).at(place)?.key.clone())
+        Some(self.state.lock().at(place)?.key.clone())
     }
 
     /// Sets the waker to wake when a promise has to start. `false` if a promise has to start already.
     pub(in crate::promise) fn park(&self, waker: &Waker) -> bool {
         {
-            let state = lock(&self.state);
+            let state = self.state.lock();
             if state.is_starting() {
                 return false;
             }
@@ -115,7 +114,7 @@ impl Registry {
         }
         // A waker is user code, so it is cloned and dropped without the lock.
         let mut waker = Some(waker.clone());
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.is_starting() {
             return false;
         }
@@ -126,7 +125,7 @@ impl Registry {
     /// Begins the next pass and returns its number. `None` if a promise has yet to start. Handles of earlier passes
     /// cannot submit from here on.
     pub(in crate::promise) fn begin_pass(&self) -> Option<u32> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.is_starting() {
             return None;
         }
@@ -148,7 +147,7 @@ impl Registry {
     /// promise.
     pub(in crate::promise) fn time_out(&self) -> bool {
         let pending = {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             let ledger = state.ledger.as_ref();
             if ledger.is_none_or(|ledger| ledger.entries.is_empty()) {
                 return false;
@@ -164,7 +163,7 @@ impl Registry {
     /// which may be inside a value of a promise, keep only an empty registry alive.
     pub(in crate::promise) fn close(&self, published: bool) {
         let (pending, mut ledger, _body, _driver) = {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             if state.has_ended() {
                 return;
             }

@@ -1,9 +1,9 @@
 use super::super::error::Failure;
 use super::super::outcome::{Outcome, Taken, Waiters, Work};
+use super::super::waiters::wake;
 use super::super::{Key, observe};
 use super::{Demand, Entry, Registry, Started, State};
 use crate::panic;
-use crate::sync::lock;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
@@ -82,7 +82,10 @@ impl Registry {
             }
             let member = &mut members[round.next];
             round.next += 1;
-            let aftermath = lock(&self.state).settle(member.place(), Outcome::panicked(&*panic));
+            let aftermath = self
+                .state
+                .lock()
+                .settle(member.place(), Outcome::panicked(&*panic));
             member.settle(aftermath);
         }
         round.pending
@@ -90,7 +93,7 @@ impl Registry {
 
     /// Polls the promises that this round has not polled. A panic of a promise ends it early.
     fn poll_rest<M: Member>(&self, round: &mut Round, members: &mut [M], cx: &mut Context<'_>) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         while let Some(member) = members.get_mut(round.next) {
             let place = member.place();
             let aftermath = match state.take(place) {
@@ -102,12 +105,12 @@ impl Registry {
                         Poll::Ready(outcome) => {
                             drop(work);
                             round.is_polling = false;
-                            state = lock(&self.state);
+                            state = self.state.lock();
                             state.settle(place, outcome)
                         }
                         Poll::Pending => {
                             round.is_polling = false;
-                            state = lock(&self.state);
+                            state = self.state.lock();
                             let late = state.put_back(place, work);
                             if late.is_none() {
                                 round.keep(members);
@@ -127,14 +130,14 @@ impl Registry {
             if aftermath.is_some() || member.is_observed() {
                 drop(state);
                 member.settle(aftermath);
-                state = lock(&self.state);
+                state = self.state.lock();
             }
         }
     }
 
     /// Settles a running promise with an error, if it has not settled.
     pub(in crate::promise) fn fail(&self, place: usize, failure: Failure) -> Aftermath {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let entry = state.at(place);
         let settled = entry.map(|entry| entry.settle(Outcome::failed(failure)));
         match settled {
@@ -256,7 +259,7 @@ impl Aftermath {
         if let Some(waiters) = self.waiters {
             waiters.finish(self.outcome);
         }
-        self.driver.into_iter().for_each(Waker::wake);
+        self.driver.into_iter().for_each(wake);
         // A panic in the `Drop` of the work must not prevent other promises from settling.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(self.work))) {
             observe::drop_panicked(&self.key, &panic::message(&*panic));

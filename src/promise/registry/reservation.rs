@@ -5,11 +5,11 @@ use super::entries::Vacancy;
 use super::look_up::{Missing, Present, Purpose};
 use super::{Demand, Phase, Reader, Registry, RequestBodyState, Started, State};
 use crate::body::RequestBody;
-use crate::sync::lock;
+use crate::sync::MutexGuard;
 use futures_util::FutureExt;
 use std::marker::PhantomData;
 use std::mem;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 /// The result of a look-up of a `T`.
 pub(in crate::promise) enum Found<'a, T> {
@@ -125,7 +125,7 @@ impl<'a> Reservation<'a> {
             RequestBodyState::Here(Some(body)) => match Arc::clone(&body).detach() {
                 Some(body) => body,
                 None => {
-                    let mut state = lock(&self.registry.state);
+                    let mut state = self.registry.state.lock();
                     // If the request has ended meanwhile, the registry must not keep the body.
                     if !state.has_ended() {
                         state.body = RequestBodyState::Here(Some(body));
@@ -145,7 +145,7 @@ impl<'a> Reservation<'a> {
     pub(super) fn lock(&mut self) -> Result<MutexGuard<'a, State>, Result<Present, SubmitError>> {
         let registry = self.registry;
         loop {
-            let mut state = lock(&registry.state);
+            let mut state = registry.state.lock();
             match self.is_valid(&mut state) {
                 Ok(true) => return Ok(state),
                 Ok(false) => drop(state),

@@ -1,14 +1,13 @@
 use super::super::Key;
 use super::super::observe;
 use super::{Aftermath, Awaiting, Demand, Entry, Phase, Registry, Undo};
-use crate::sync::lock;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Cancelling, clearing and publishing.
 impl Registry {
     pub(in crate::promise) fn cancel(&self, key: &Key) -> bool {
         let aftermath = {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             let Ok(place) = state.look_up(key) else {
                 return false;
             };
@@ -29,7 +28,7 @@ impl Registry {
         // Values are user code. They are dropped with these variables, after the lock is released.
         let (_entry, _outer);
         let aftermath = {
-            let mut guard = lock(&self.state);
+            let mut guard = self.state.lock();
             let state = &mut *guard;
             match state.look_up(key) {
                 Ok(place) if state.at(place).is_some_and(|entry| condition(entry)) => {
@@ -67,7 +66,7 @@ impl Registry {
         // The entry is user code. It is dropped with this variable, after the lock is released.
         let mut _entry = None;
         let aftermath = {
-            let mut guard = lock(&self.state);
+            let mut guard = self.state.lock();
             let state = &mut *guard;
             let pass = state.pass;
             let is_unwanted = state.at(*place).is_some_and(|entry| {
@@ -96,14 +95,14 @@ impl Registry {
     }
 
     pub(in crate::promise) fn publish(&self, pass: u32) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.is_running(pass) {
             state.publish = true;
         }
     }
 
     pub(in crate::promise) fn on_discard(&self, pass: u32, undo: Undo) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.is_running(pass) {
             state.ledger().more().undo.push(undo);
             return;
