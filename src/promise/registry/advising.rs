@@ -2,7 +2,6 @@ use super::super::error::Failure;
 use super::super::outcome::Type;
 use super::super::{Key, observe};
 use super::{Demand, Entry, Registry};
-use crate::sync::lock;
 use http::StatusCode;
 
 /// Advice for developers.
@@ -14,8 +13,13 @@ impl Registry {
             return;
         }
         let (unread, swallowed) = {
-            let state = lock(&self.state);
-            if state.ledger.is_none() {
+            let state = self.state.lock();
+            let Some(ledger) = &state.ledger else {
+                return;
+            };
+            // Most requests need no advice.
+            let is_suspicious = |it: &Entry| it.is_settled_in_vain() || it.is_swallowed();
+            if !ledger.entries.iter().any(is_suspicious) {
                 return;
             }
             (
@@ -37,7 +41,7 @@ impl Registry {
             return;
         }
         let (pass, unread, asked) = {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             let pass = state.pass;
             if pass == 1 || state.ledger().has_been_advised {
                 return;
@@ -56,7 +60,7 @@ impl Registry {
 
     /// Records that a placeholder was used for the value of this pending promise.
     pub(in crate::promise) fn accept_placeholder(&self, key: &Key) {
-        if let Some(entry) = lock(&self.state).entry_mut(key) {
+        if let Some(entry) = self.state.lock().entry_mut(key) {
             entry.advice.memory.has_placeholder = true;
         }
     }

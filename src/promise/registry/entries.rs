@@ -4,12 +4,17 @@ use super::super::outcome::{Kind, Progress};
 use super::{Demand, Entry, Ledger, More, Started, State};
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::BuildHasher;
+use std::sync::LazyLock;
 
 /// Up to this many names are searched linearly.
 const MAX_LINEAR: usize = 16;
 
 /// The list has room for this many promises from the start, which takes less than 1 KiB.
 const CAPACITY: usize = 10;
+
+/// The hasher of all requests, with a seed that clients do not know. A seed for each request costs about 300
+/// instructions.
+static HASHER: LazyLock<DefaultHashBuilder> = LazyLock::new(DefaultHashBuilder::default);
 
 /// The promises of a request, in the order of submission.
 pub(super) struct Entries {
@@ -38,7 +43,7 @@ impl Default for Entries {
         Self {
             list: Vec::with_capacity(CAPACITY),
             index: HashTable::new(),
-            hasher: DefaultHashBuilder::default(),
+            hasher: HASHER.clone(),
             filter: 0,
             next: 0,
         }
@@ -96,6 +101,9 @@ impl Entries {
     fn insert(&mut self, entry: Entry) -> usize {
         let place = self.list.len();
         self.filter |= bit(entry.hash);
+        if place == self.list.capacity() {
+            self.grow();
+        }
         self.list.push(Some(entry));
         if place >= MAX_LINEAR {
             self.add_to_index(place);
@@ -105,9 +113,18 @@ impl Entries {
         place
     }
 
+    /// Triples the list: copying all promises costs more than room that is not used.
+    #[cold]
+    fn grow(&mut self) {
+        self.list.reserve_exact(2 * self.list.len());
+    }
+
     fn add_to_index(&mut self, place: usize) {
         let first = if place == MAX_LINEAR { 0 } else { place };
         let hash_of = |&place: &usize| self.list[place].as_ref().map_or(0, |it| spread(it.hash));
+        if self.index.len() == self.index.capacity() {
+            self.index.reserve(3 * place, hash_of);
+        }
         for (place, entry) in self.list.iter().enumerate().skip(first) {
             if let Some(entry) = entry {
                 self.index.insert_unique(spread(entry.hash), place, hash_of);
