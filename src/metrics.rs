@@ -1,6 +1,10 @@
 //! Counters, gauges and histograms for the [`metrics`](https://docs.rs/metrics) facade. Install any recorder to collect
 //! them.
 //!
+//! These are the metrics of promises and pages. Workers, operations, signals and tasks have metrics too, in the module
+//! `metrics` of each package. [The guide](crate::observe::guide#all-metrics) lists all of them, and the questions that
+//! they answer.
+//!
 //! | name | kind | labels | description |
 //! |---|---|---|---|
 //! | `tower_promises_requests_in_flight` | gauge | | requests that [`PromiseLayer`] is handling |
@@ -32,7 +36,7 @@
 //! # Example
 //!
 //! The example `observability` has a `/metrics` page for Prometheus. Call [`describe`] once after installing the
-//! recorder, to register units, help texts and initial zeros.
+//! recorder, to register units, help texts and initial zeros, also those of the other packages that are enabled.
 //!
 //! [`PromiseLayer`]: crate::PromiseLayer
 
@@ -123,9 +127,19 @@ by_outcome!(
 
 /// Registers the descriptions and units of the metrics. Also registers all gauges, and all counters with each of their
 /// label values, with the value zero: a rate over a counter that starts at one would miss the first increment.
+///
+/// This function also describes the metrics of the packages that are enabled as features.
 pub fn describe() {
     describe_all();
     begin();
+    #[cfg(feature = "backend")]
+    tower_promises_backend::metrics::describe();
+    #[cfg(feature = "operations")]
+    tower_promises_operations::metrics::describe();
+    #[cfg(feature = "signals")]
+    tower_promises_signals::metrics::describe();
+    #[cfg(feature = "tasks")]
+    tower_promises_tasks::metrics::describe();
 }
 
 fn describe_all() {

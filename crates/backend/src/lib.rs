@@ -60,10 +60,14 @@ pub mod conformance;
 #[doc(hidden)]
 pub mod kit;
 pub mod memory;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 
 mod bus;
 mod error;
 mod handler;
+#[cfg(not(feature = "metrics"))]
+mod metrics;
 mod observe;
 mod queue;
 mod store;

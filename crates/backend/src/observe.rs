@@ -1,11 +1,13 @@
-//! Log events of workers and of the memory store.
+//! Log events and counters of workers and of the memory store.
 
 use super::BackendError;
+use super::metrics::{self, Call};
 use crate::kit::log;
 use std::error::Error;
 
 /// Logs that envelopes could not be taken from a queue.
 pub(super) fn take_failed(queue: &str, error: &BackendError) {
+    metrics::failed(Call::Take);
     let error: &dyn Error = error;
     log::warning!(
         queue,
@@ -16,6 +18,7 @@ pub(super) fn take_failed(queue: &str, error: &BackendError) {
 
 /// Logs that a call to renew a lease failed.
 pub(super) fn renew_failed(queue: &str, error: &BackendError) {
+    metrics::failed(Call::Renew);
     let error: &dyn Error = error;
     log::warning!(
         queue,
@@ -26,6 +29,7 @@ pub(super) fn renew_failed(queue: &str, error: &BackendError) {
 
 /// Logs that a call to settle an envelope failed.
 pub(super) fn settle_failed(queue: &str, error: &BackendError) {
+    metrics::failed(Call::Settle);
     let error: &dyn Error = error;
     log::warning!(
         queue,
@@ -36,6 +40,7 @@ pub(super) fn settle_failed(queue: &str, error: &BackendError) {
 
 /// Logs that an envelope will be delivered again, although its handler runs or has ended.
 pub(super) fn lease_lost(queue: &str, id: &str) {
+    metrics::lost_lease();
     log::warning!(
         queue,
         id,
@@ -45,6 +50,7 @@ pub(super) fn lease_lost(queue: &str, id: &str) {
 
 /// Logs a panic of a handler. The envelope will be delivered again when its lease ends.
 pub(super) fn handler_panicked(queue: &str, id: &str) {
+    metrics::failed(Call::Handle);
     log::error!(queue, id, "the handler of an envelope has panicked");
 }
 

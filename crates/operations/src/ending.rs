@@ -4,6 +4,7 @@ use super::changes::ENDED;
 use super::inner_call::{failed, panicked, too_large};
 use super::instance::Instance;
 use super::limits::Admission;
+use super::metrics;
 use super::progress::Report;
 use super::record::{Failure, Key, RECORD_BYTES, Record, Status, Stored};
 use super::records::{Changed, repeat};
@@ -150,7 +151,8 @@ impl Ending<'_> {
                 self.admission.count(key, RECORD_BYTES, retention);
                 self.delete_superfluous(stored).await;
             }
-            Ok(Changed::Yes(_) | Changed::No(_)) => {
+            Ok(Changed::Yes(record) | Changed::No(record)) => {
+                metrics::ended(&record);
                 if stored.is_none() {
                     self.admission.count(key, RECORD_BYTES, retention);
                 }

@@ -4,6 +4,7 @@ use super::body::OperationBody;
 use super::inner_call::{Call, Work, unwrapped};
 use super::instance::Instance;
 use super::limits::Admission;
+use super::metrics::{self, FirstReply};
 use super::mount::UnreachableMount;
 use super::observe;
 use super::prefer::Preferences;
@@ -102,11 +103,13 @@ where
         let work = Work::Calling(call);
         tokio::spawn(Runner::new(registration, work, admission, None).run());
     }
+    metrics::replied(FirstReply::Accepted);
     Ok(client.accepted(&instance, &record))
 }
 
 /// Passes the end of the inner call on.
 async fn published<R, E>(ended: Result<Result<Response<R>, E>, JoinError>) -> Result<Reply<R>, E> {
+    metrics::replied(FirstReply::Inline);
     let response = unwrapped(ended).await?;
     Ok(varying(response.map(OperationBody::inner)))
 }

@@ -7,6 +7,7 @@ use super::escalation::Client;
 use super::inner_call::{Call, Work, to_its_end};
 use super::instance::Instance;
 use super::limits::{Admission, Refusal};
+use super::metrics::{self, FirstReply};
 use super::observe;
 use super::progress::Report;
 use super::record::{Key, Record, Requester, Status};
@@ -50,6 +51,7 @@ where
     let (first, mut news, mut told) = match to_its_end(begin).await {
         Ok(Taken::First(first, news, told)) => (first, news, told),
         Ok(Taken::Again(key, record, mut news, _admission)) => {
+            metrics::replied(FirstReply::Repeated);
             let reply = again(&instance, &key, *record, &mut news, &client).await;
             return Ok(varying(reply));
         }
@@ -103,6 +105,9 @@ where
             return published(settings, told, headers);
         }
     }
+    if let Some(Some(record)) = &landed {
+        metrics::replied(FirstReply::of(record));
+    }
     Ok(varying(match landed {
         Some(record) => after_wait(&instance, &key, record, &client).await,
         None => reply::unavailable(settings, headers),
@@ -111,6 +116,9 @@ where
 
 /// Returns the end of the work, as it would be without a key.
 fn published<R, E>(settings: &Settings, told: Told<E>, headers: &HeaderMap) -> Result<Reply<R>, E> {
+    if !matches!(told, Told::Unavailable) {
+        metrics::replied(FirstReply::Inline);
+    }
     match told {
         Told::Response(outcome) => Ok(varying(answered(outcome))),
         Told::Error(error) => Err(error),

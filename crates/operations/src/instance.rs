@@ -4,6 +4,7 @@ use super::changes::{CONSUMED, Changes, ENDED, REMOVED};
 use super::claim;
 use super::inner_call::to_its_end;
 use super::limits::Limits;
+use super::metrics;
 use super::mount::Mount;
 use super::observe;
 use super::record::{Failure, Key, RECORD_BYTES, Record, Status};
@@ -58,6 +59,7 @@ pub(super) struct Registration {
     pub(super) instance: Arc<Instance>,
     pub(super) key: Key,
     _running: Running,
+    _counted: metrics::Counted,
     /// Closes when this is dropped.
     _dropped: watch::Sender<()>,
 }
@@ -189,7 +191,8 @@ impl Instance {
             true
         });
         let changed = changed.await?;
-        if let Changed::Yes(_) = changed {
+        if let Changed::Yes(record) = &changed {
+            metrics::ended(record);
             let dropped = lock(&self.running).get(key).cloned();
             self.announce(key, ENDED).await;
             if let Some(mut dropped) = dropped {
@@ -308,6 +311,7 @@ impl Instance {
             instance: self.clone(),
             key: key.clone(),
             _running: self.drain.enter(),
+            _counted: metrics::operation(),
             _dropped: sender,
         }
     }

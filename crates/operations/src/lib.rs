@@ -222,6 +222,10 @@ mod instance;
 mod layer;
 mod limits;
 mod memory;
+#[cfg(feature = "metrics")]
+pub mod metrics;
+#[cfg(not(feature = "metrics"))]
+mod metrics;
 mod mount;
 mod observe;
 mod on_end;

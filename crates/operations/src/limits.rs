@@ -1,5 +1,6 @@
 //! Limits on the requests and results of a process.
 
+use super::metrics;
 use super::record::Key;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -74,6 +75,7 @@ pub(super) struct Receiving {
 pub(super) struct Admission {
     limits: Arc<Limits>,
     principal: Option<Arc<str>>,
+    _counted: metrics::Counted,
 }
 
 impl Limits {
@@ -115,9 +117,12 @@ impl Limits {
         let principal = principal.map(Arc::<str>::from);
         self.check_running(&state, principal.as_ref())?;
         state.change(principal.as_ref(), |share| share.running += 1);
+        // The recorder is code of the application.
+        drop(state);
         Ok(Admission {
             limits: self.clone(),
             principal,
+            _counted: metrics::request(),
         })
     }
 
@@ -128,6 +133,7 @@ impl Limits {
         Admission {
             limits: self.clone(),
             principal,
+            _counted: metrics::request(),
         }
     }
 

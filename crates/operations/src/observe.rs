@@ -1,15 +1,17 @@
-//! The log of operations.
+//! The log of operations, and the counters of refusals and failures.
 //!
 //! An id is a capability, so the log contains eight characters of its digest instead, which [`Key`] displays.
 
 use super::limits::Refusal;
+use super::metrics::{self, BackendPart, Limit};
 use super::mount::UnreachableMount;
 use super::record::{Key, Status};
 use std::time::Duration;
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::log;
 
-pub(super) fn began(key: &Key) {
+pub(super) fn began(key: &Key, is_durable: bool) {
+    metrics::started(is_durable);
     log::info!(operation = %key, "a request has become an operation");
 }
 
@@ -22,6 +24,7 @@ pub(super) fn on_end_failed(key: &Key, error: &(dyn std::error::Error + 'static)
 }
 
 pub(super) fn teller_lost(error: Option<&BackendError>, pause: Duration) {
+    metrics::backend_failed(BackendPart::Worker);
     log::error!(
         error = error.map(|error| error as &(dyn std::error::Error + 'static)),
         ?pause,
@@ -49,10 +52,12 @@ pub(super) fn suspended(key: &Key) {
 }
 
 pub(super) fn recovered(key: &Key, recoveries: u32) {
+    metrics::recovered();
     log::warning!(operation = %key, recoveries, "a durable operation begins again, its last run was lost");
 }
 
 pub(super) fn not_accepted(error: &BackendError) {
+    metrics::backend_failed(BackendPart::Call);
     log::warning!(
         error = error as &(dyn std::error::Error + 'static),
         "refused a durable request, it could not be stored"
@@ -66,6 +71,7 @@ pub(super) fn unreadable_envelope() {
 }
 
 pub(super) fn not_stored(key: &Key, error: &BackendError) {
+    metrics::backend_failed(BackendPart::Call);
     log::warning!(operation = %key,
         error = error as &(dyn std::error::Error + 'static),
         "the memory of a durable operation could not be stored, it will be tried again"
@@ -87,21 +93,27 @@ pub(super) fn service_failed(key: &Key, error: &(dyn std::error::Error + 'static
 pub(super) fn refused(refusal: Refusal) {
     match refusal {
         Refusal::Principal => {
+            metrics::refused(Limit::Principal);
             log::warning!("refused a request, its principal has too many");
         }
         Refusal::PrincipalStored => {
+            metrics::refused(Limit::PrincipalStored);
             log::warning!("refused a request, too much of its principal is stored");
         }
         Refusal::PrincipalReceiving => {
+            metrics::refused(Limit::PrincipalReceiving);
             log::warning!("refused a request, its principal sends too many at once");
         }
         Refusal::PrincipalOpen => {
+            metrics::refused(Limit::PrincipalOpen);
             log::warning!("refused a request, its principal has too many durable operations");
         }
         Refusal::TotalReceiving => {
+            metrics::refused(Limit::TotalReceiving);
             log::warning!("refused a request, too many are being received");
         }
         Refusal::Total => {
+            metrics::refused(Limit::Total);
             log::warning!("refused a request, too many run or too much is stored");
         }
     }
@@ -122,10 +134,12 @@ pub(super) fn stays_because_unreachable() {
 }
 
 pub(super) fn too_slow() {
+    metrics::refused(Limit::ReceiveTimeout);
     log::warning!("refused a request, its body took too long to arrive");
 }
 
 pub(super) fn stays_on_connection(error: &BackendError) {
+    metrics::backend_failed(BackendPart::Call);
     log::warning!(
         error = error as &(dyn std::error::Error + 'static),
         "a request cannot become an operation and stays on its connection"
@@ -133,6 +147,7 @@ pub(super) fn stays_on_connection(error: &BackendError) {
 }
 
 pub(super) fn backend_failed(key: &Key, error: &BackendError) {
+    metrics::backend_failed(BackendPart::Call);
     log::warning!(operation = %key,
         error = error as &(dyn std::error::Error + 'static),
         "the backend of operations has failed"
@@ -140,6 +155,7 @@ pub(super) fn backend_failed(key: &Key, error: &BackendError) {
 }
 
 pub(super) fn bus_lost(error: Option<&BackendError>, pause: Duration) {
+    metrics::backend_failed(BackendPart::Bus);
     log::warning!(
         error = error.map(|error| error as &(dyn std::error::Error + 'static)),
         ?pause,

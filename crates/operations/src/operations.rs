@@ -1,4 +1,5 @@
 use super::instance::Instance;
+use super::metrics;
 use super::mount::UnreachableMount;
 use super::observe;
 use super::record::{Key, Record, Status, principal_digest};
@@ -165,6 +166,7 @@ impl Operations {
     /// Cancel safety: dropped before it resolves, nothing is given up, and nothing becomes an operation.
     pub async fn drain(&self, limit: Duration) -> usize {
         let given_up = self.instance.drain.drain(limit).await;
+        metrics::given_up(given_up);
         // Waits until the runners have stored the ends, or the store does not answer.
         self.instance.drain.ended().await;
         given_up

@@ -1,6 +1,7 @@
 //! The records of operations in the store.
 
 use super::absence::Absences;
+use super::metrics;
 use super::observe;
 use super::progress::Report;
 use super::record::{Failure, Key, Record, Requester, Status, random};
@@ -184,7 +185,11 @@ impl Records {
             record.end(Status::Failed, Some(lost), self.retention);
             true
         });
-        let record = changed.await?.value();
+        let changed = changed.await?;
+        if let Changed::Yes(record) = &changed {
+            metrics::ended(record);
+        }
+        let record = changed.value();
         self.absences.forget(key);
         Ok(record)
     }

@@ -68,7 +68,7 @@ where
     }
 
     pub(super) async fn run(mut self) {
-        observe::began(&self.key);
+        observe::began(&self.key, false);
         let (end, report) = self.wait().await;
         let (instance, key) = (self.instance.clone(), self.key.clone());
         // The operation must not count as lost before its end is stored.

@@ -94,11 +94,17 @@
 //! Use the channels of tokio if both sides share a channel and need a series of values. Use signals between requests
 //! that share only a name.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod builder;
 mod error;
 mod instance;
 mod listener;
 mod message;
+#[cfg(feature = "metrics")]
+pub mod metrics;
+#[cfg(not(feature = "metrics"))]
+mod metrics;
 mod name;
 mod observe;
 mod settings;

@@ -1,5 +1,6 @@
 use super::instance::Instance;
 use super::message;
+use super::metrics::{self, BackendPart, Method};
 use super::name::{MAX_NAME_BYTES, below};
 use super::shared::Shared;
 use super::{SignalError, Wait};
@@ -151,6 +152,7 @@ impl Signals {
             let delivered = letter.shared.waiters.deliver(&letter.path, &letter.value);
             let published = letter.shared.publish(&letter.path, &letter.value, None);
             published.await.map_err(|error| letter.failed(error))?;
+            metrics::sent(Method::Send);
             Ok(delivered)
         }
     }
@@ -184,10 +186,12 @@ impl Signals {
             let letter = letter?.with_runtime()?;
             let waiters = &letter.shared.waiters;
             if waiters.deliver_to_one(&letter.path, letter.value.clone()) {
+                metrics::sent(Method::SendOne);
                 return Ok(true);
             }
             let offered = letter.shared.offer(&letter.path, &letter.value);
             offered.await.map_err(|error| letter.failed(error))?;
+            metrics::sent(Method::SendOne);
             Ok(false)
         }
     }
@@ -226,6 +230,7 @@ impl Signals {
             let delivered = shared.waiters.deliver(&letter.path, value);
             let published = shared.publish(&letter.path, value, None).await;
             published.map_err(|error| letter.failed(error))?;
+            metrics::sent(Method::Latch);
             Ok(delivered)
         }
     }
@@ -243,10 +248,7 @@ impl Signals {
         }
         let (shared, key) = (self.shared(), message::latch_key(&name));
         let deleted = shared.backend.delete(&key).await;
-        deleted.map_err(|error| SignalError::Backend {
-            name: Some(name),
-            error,
-        })
+        deleted.map_err(|error| failed(&name, error))
     }
 
     fn letter<T>(&self, name: &str, value: &T) -> Result<Letter, SignalError>
@@ -281,10 +283,15 @@ impl Letter {
     }
 
     fn failed(&self, error: BackendError) -> SignalError {
-        SignalError::Backend {
-            name: Some(self.path.clone()),
-            error,
-        }
+        failed(&self.path, error)
+    }
+}
+
+fn failed(name: &Arc<str>, error: BackendError) -> SignalError {
+    metrics::backend_failed(BackendPart::Call);
+    SignalError::Backend {
+        name: Some(name.clone()),
+        error,
     }
 }
 

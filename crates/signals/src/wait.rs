@@ -1,5 +1,6 @@
 use super::SignalError;
 use super::instance::Instance;
+use super::metrics::{self, WaitOutcome};
 use super::observe;
 use super::waiters::Parcel;
 use pin_project_lite::pin_project;
@@ -14,6 +15,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep_until};
+use tower_promises_backend::kit::metrics::Timed;
 
 pin_project! {
     /// Future returned by [`Signals::wait`](super::Signals::wait). It resolves to the value of a signal.
@@ -60,6 +62,7 @@ struct Subscription {
     name: Arc<str>,
     id: u64,
     receiver: oneshot::Receiver<Parcel>,
+    timed: Timed<'static>,
 }
 
 impl<T> Wait<T> {
@@ -73,9 +76,13 @@ impl<T> Wait<T> {
                     name,
                     id,
                     receiver,
+                    timed: metrics::wait(),
                 })
             }
-            Err(limit) => State::Refused(SignalError::TooManyWaiters { name, limit }),
+            Err(limit) => {
+                metrics::refused();
+                State::Refused(SignalError::TooManyWaiters { name, limit })
+            }
         };
         Self::in_state(state)
     }
@@ -147,10 +154,13 @@ impl<T: DeserializeOwned> Future for Wait<T> {
             subscription.receiver.close();
             match subscription.receiver.try_recv() {
                 Ok(parcel) => subscription.open(parcel),
-                Err(_) => Err(SignalError::TimedOut {
-                    name: subscription.name.clone(),
-                    after: timeout.after,
-                }),
+                Err(_) => {
+                    subscription.timed.ends(WaitOutcome::TimedOut as usize);
+                    Err(SignalError::TimedOut {
+                        name: subscription.name.clone(),
+                        after: timeout.after,
+                    })
+                }
             }
         };
         *this.state = State::Done;
@@ -176,7 +186,9 @@ impl<T> fmt::Debug for Wait<T> {
 impl Subscription {
     /// Deserialises the value. If it was sent to this waiter only and cannot be read, passes it to the next waiter.
     fn open<T: DeserializeOwned>(&self, parcel: Parcel) -> Result<T, SignalError> {
+        self.timed.ends(WaitOutcome::Received as usize);
         serde_json::from_slice(&parcel.value).map_err(|error| {
+            self.timed.ends(WaitOutcome::WrongType as usize);
             let expected = type_name::<T>();
             observe::wrong_type(&self.name, expected, &error);
             if parcel.only_one {

@@ -131,7 +131,15 @@ impl Core {
             }
             has_crashed
         });
-        let attempt = match changed.await? {
+        let changed = changed.await?;
+        if let Changed::Yes(record) = &changed {
+            self.meters.of(letter).lost();
+            if record.state == TaskState::Cancelled {
+                self.meters
+                    .ended(&letter.queue, &letter.task, TaskState::Cancelled);
+            }
+        }
+        let attempt = match changed {
             Changed::Yes(record) | Changed::No(record) => {
                 if record.submission != letter.submission || record.state.is_terminal() {
                     // Needs no slot, because it does not begin.

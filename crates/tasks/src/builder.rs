@@ -1,4 +1,5 @@
 use super::TaskContext;
+use super::meters::Meters;
 use super::news::Subscriptions;
 use super::options::TaskQueueOptions;
 use super::records::Records;
@@ -245,12 +246,17 @@ impl TasksBuilder {
                 super::observe::schedule_without_queue(&schedule.name, &schedule.queue);
             }
         }
+        let types = |(name, provided): (_, &Provided)| (name, provided.types.clone().into_keys());
+        let meters = Meters::new(self.queues.iter().map(types));
+        #[cfg(feature = "schedules")]
+        let meters = meters.with_schedules(self.schedules.keys());
         let core = Core {
             records: Records {
                 backend: TimedBackend::new(self.backend, self.settings.backend_timeout),
             },
             settings: self.settings,
             queues: self.queues,
+            meters,
             #[cfg(feature = "schedules")]
             schedules: self.schedules,
             #[cfg(feature = "schedules")]

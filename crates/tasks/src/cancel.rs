@@ -11,7 +11,8 @@ use tower_promises_backend::kit::documents::Update;
 enum Found {
     Nothing,
     Ended,
-    Waiting,
+    /// In this queue, as a task of this type.
+    Waiting(String, String),
     Running,
 }
 
@@ -45,18 +46,22 @@ impl Core {
         tombstone: Option<&Record>,
     ) -> Result<bool, TaskError> {
         let time_to_live = self.settings.result_time_to_live;
+        let waiting = |record: Record| {
+            let (queue, task) = (record.queue.clone(), record.task.clone());
+            (record, Found::Waiting(queue, task))
+        };
         let update = |found: Option<Record>| {
             let (mut record, was) = match (found, tombstone) {
                 (Some(record), _) if record.state.is_terminal() => {
                     return Update::Keep(Found::Ended);
                 }
                 (Some(record), _) if record.state == TaskState::Running => (record, Found::Running),
-                (Some(record), _) => (record, Found::Waiting),
-                (None, Some(tombstone)) => (tombstone.clone(), Found::Waiting),
+                (Some(record), _) => waiting(record),
+                (None, Some(tombstone)) => waiting(tombstone.clone()),
                 (None, None) => return Update::Keep(Found::Nothing),
             };
             record.cancel = true;
-            if let Found::Waiting = was {
+            if let Found::Waiting(..) = was {
                 record.end(TaskState::Cancelled, time_to_live);
             }
             let time_to_live = record.time_to_live();
@@ -65,7 +70,8 @@ impl Core {
         match self.records.backend.change(&id.record(), update).await? {
             Found::Nothing => Err(TaskError::NotFound { id: id.clone() }),
             Found::Ended => Ok(false),
-            Found::Waiting => {
+            Found::Waiting(queue, task) => {
+                self.meters.ended(&queue, &task, TaskState::Cancelled);
                 self.announce(id, News::Ended).await;
                 Ok(true)
             }

@@ -1,5 +1,6 @@
 //! Dead letters: tasks that were given up, listed by queue.
 
+use super::meters::LetterChange;
 use super::news::News;
 use super::record::{Failure, Record, Unread};
 use super::records::Changed;
@@ -29,6 +30,14 @@ fn listed_bytes(id: &TaskId) -> usize {
     serde_json::to_string(id).map_or(0, |id| id.len() + 1)
 }
 
+/// Makes a letter a dead one that no worker could read.
+enum Burial {
+    /// The call has made it one, as a task of this type.
+    Now(String),
+    /// It was one.
+    Earlier,
+}
+
 impl Core {
     /// Adds a dead letter to the list of its queue, if it is not listed yet.
     pub(super) async fn list(&self, queue: &str, id: &TaskId) -> Result<(), BackendError> {
@@ -52,6 +61,8 @@ impl Core {
         self.records.backend.change(&key, update).await?;
         if dropped > 0 {
             observe::dead_letters_dropped(queue, dropped);
+            self.meters
+                .letter_changed(queue, LetterChange::Dropped, dropped);
         }
         Ok(())
     }
@@ -118,9 +129,11 @@ impl Core {
         let bury = |has_room: bool| {
             let update = move |found: Option<Record>| {
                 let mut record = match found {
-                    Some(record) if record.submission != submission => return Update::Keep(false),
-                    Some(record) if record.state == TaskState::Dead => return Update::Keep(true),
-                    Some(record) if record.state.is_terminal() => return Update::Keep(false),
+                    Some(record) if record.submission != submission => return Update::Keep(None),
+                    Some(record) if record.state == TaskState::Dead => {
+                        return Update::Keep(Some(Burial::Earlier));
+                    }
+                    Some(record) if record.state.is_terminal() => return Update::Keep(None),
                     Some(record) => record,
                     None => Record::of_unread(queue, submission),
                 };
@@ -129,19 +142,23 @@ impl Core {
                 record.end(TaskState::Dead, self.settings.dead_letter_time_to_live);
                 record.unread = has_room.then(|| Unread::new(&delivery.payload));
                 let time_to_live = record.time_to_live();
-                Update::Set(record, time_to_live, true)
+                let burial = Burial::Now(record.task.clone());
+                Update::Set(record, time_to_live, Some(burial))
             };
             async move { self.records.backend.change(&id.record(), update).await }
         };
-        let mut is_dead = bury(true).await;
-        if let Err(BackendError::TooLarge { .. }) = is_dead {
-            is_dead = bury(false).await;
+        let mut buried = bury(true).await;
+        if let Err(BackendError::TooLarge { .. }) = buried {
+            buried = bury(false).await;
         }
-        if is_dead? {
-            self.list(queue, id).await?;
-            return Ok(true);
+        let Some(burial) = buried? else {
+            return Ok(false);
+        };
+        if let Burial::Now(task) = burial {
+            self.meters.ended(queue, &task, TaskState::Dead);
         }
-        Ok(false)
+        self.list(queue, id).await?;
+        Ok(true)
     }
 
     pub(super) async fn send_again(&self, queue: &str, id: &TaskId) -> Result<(), TaskError> {
@@ -170,6 +187,7 @@ impl Core {
             };
             letter.submission.clone_from(&submission);
             letter.expires = now().saturating_add(lifetime);
+            letter.due = Some(now());
             // The record keeps the letter until an attempt starts, because enqueueing may fail.
             *record = Record {
                 letter: Some(letter.clone()),
@@ -179,7 +197,11 @@ impl Core {
         });
         let not_found = || TaskError::NotFound { id: id.clone() };
         let record = match changed.await? {
-            Changed::Yes(record) => record,
+            Changed::Yes(record) => {
+                self.meters
+                    .letter_changed(queue, LetterChange::SentAgain, 1);
+                record
+            }
             // An earlier call changed the record but may not have enqueued the task.
             Changed::No(record) if record.queue == queue => record,
             Changed::No(_) | Changed::Gone => return Err(not_found()),
@@ -208,7 +230,11 @@ impl Core {
             is_dead
         });
         match changed.await? {
-            Changed::Yes(_) => Ok(self.unlist(queue, id).await?),
+            Changed::Yes(_) => {
+                self.meters
+                    .letter_changed(queue, LetterChange::Discarded, 1);
+                Ok(self.unlist(queue, id).await?)
+            }
             Changed::No(_) | Changed::Gone => Err(TaskError::NotFound { id: id.clone() }),
         }
     }

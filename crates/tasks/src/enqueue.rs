@@ -72,6 +72,7 @@ impl Core {
             limit: None,
             line: None,
             created,
+            due: None,
             expires: created.saturating_add(milliseconds(self.settings.lifetime)),
             once: false,
             on_end: None,

@@ -7,7 +7,7 @@ use super::progress::{OnReport, follow_here};
 use super::record::{Failure, Letter, Record};
 use super::run::perform;
 use super::tasks::{Core, Run, RunError, Shared};
-use super::{TaskContext, TaskError, TaskState, Tasks, observe};
+use super::{TaskContext, TaskError, TaskState, Tasks, metrics, observe};
 use serde_json::value::RawValue;
 use std::sync::Arc;
 use tokio::select;
@@ -47,6 +47,7 @@ pub(super) async fn here(
     if let Some(guard) = guard {
         guard.completed();
     }
+    metrics::ran_in_place(ended.is_ok());
     ended.map_err(|error| {
         let (error, is_conflict): (Arc<dyn std::error::Error + Send + Sync>, bool) = match error {
             RunError::Failed(failure) => {

@@ -196,6 +196,11 @@ mod in_place;
 mod layer;
 mod limit;
 mod list;
+mod meters;
+#[cfg(feature = "metrics")]
+pub mod metrics;
+#[cfg(not(feature = "metrics"))]
+mod metrics;
 mod news;
 mod observe;
 mod on_end;

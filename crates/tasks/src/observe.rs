@@ -1,5 +1,6 @@
-//! Log events and spans of tasks.
+//! Log events and spans of tasks, and the counters of failures of the backend.
 
+use super::metrics::{self, BackendPart};
 use super::record::Letter;
 use super::{TaskError, TaskId, TaskState};
 use std::error::Error;
@@ -168,6 +169,7 @@ pub(super) fn dead_letters_dropped(queue: &str, dropped: usize) {
 }
 
 pub(super) fn backend_failed(id: &TaskId, error: &BackendError) {
+    metrics::backend_failed(BackendPart::Call);
     log::warning!(
         id = id.as_str(),
         error = error as &(dyn Error + 'static),
@@ -176,6 +178,7 @@ pub(super) fn backend_failed(id: &TaskId, error: &BackendError) {
 }
 
 pub(super) fn bus_lost(error: Option<&BackendError>, pause: Duration) {
+    metrics::backend_failed(BackendPart::Bus);
     log::warning!(
         error = error.map(|error| error as &(dyn Error + 'static)),
         ?pause,
@@ -184,6 +187,7 @@ pub(super) fn bus_lost(error: Option<&BackendError>, pause: Duration) {
 }
 
 pub(super) fn worker_lost(queue: &str, error: Option<&BackendError>, pause: Duration) {
+    metrics::backend_failed(BackendPart::Worker);
     log::error!(
         service = queue,
         error = error.map(|error| error as &(dyn Error + 'static)),

@@ -40,6 +40,9 @@ pub(super) struct Letter {
     pub(super) line: Option<usize>,
     // Milliseconds since the epoch.
     pub(super) created: u64,
+    /// When the task may start, if that is later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) due: Option<u64>,
     /// After this time, no attempt starts.
     pub(super) expires: u64,
     /// Whether the id is kept until no attempt can start any more, so that a late duplicate of the task never runs.
@@ -85,6 +88,19 @@ impl Letter {
         let line = PRIORITIES.iter().position(|line| *line == priority);
         let line = line.filter(|_| priority != Priority::Normal);
         Self { line, ..self }
+    }
+
+    /// Notes the minimum time before the task starts.
+    pub(super) fn delayed(self, delay: Duration) -> Self {
+        let is_delayed = !delay.is_zero();
+        let due = is_delayed.then(|| now().saturating_add(milliseconds(delay)));
+        Self { due, ..self }
+    }
+
+    /// Returns how long the task has waited until a time, by the clocks of two machines.
+    pub(super) fn waited(&self, until: u64) -> Duration {
+        let since = self.due.unwrap_or(self.created);
+        Duration::from_millis(until.saturating_sub(since))
     }
 
     /// Returns the index of the priority, 0 for the highest.

@@ -118,7 +118,7 @@ impl Submission {
 
     /// Submits the task.
     pub(super) async fn submit(self) -> Result<TaskId, TaskError> {
-        let letter = self.letter?.prioritised(self.priority);
+        let letter = self.letter?.prioritised(self.priority).delayed(self.delay);
         Core::runtime()?;
         match self.place {
             Place::Worker => {
@@ -170,7 +170,7 @@ impl Submission {
         limit: Option<Duration>,
         is_detached: bool,
     ) -> Result<Box<RawValue>, TaskError> {
-        let letter = self.letter?.prioritised(self.priority);
+        let letter = self.letter?.prioritised(self.priority).delayed(self.delay);
         let runtime = Core::runtime()?;
         let core = self.tasks.core.clone();
         let id = self.id.clone();
@@ -257,6 +257,7 @@ pub(super) async fn submit(
             }
             return Err(error.into());
         }
+        core.meters.of(letter).submitted();
         return Ok(());
     }
     let is_same = |found: &Record| {

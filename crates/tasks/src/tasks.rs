@@ -3,6 +3,7 @@
 
 use super::caller::Caller;
 use super::ended::EndedTask;
+use super::meters::Meters;
 use super::news::{News, Subscriptions};
 use super::record::Record;
 use super::records::Records;
@@ -95,6 +96,7 @@ pub(super) struct Core {
     pub(super) records: Records,
     pub(super) settings: Settings,
     pub(super) queues: HashMap<Arc<str>, Provided>,
+    pub(super) meters: Meters,
     #[cfg(feature = "schedules")]
     pub(super) schedules: HashMap<Arc<str>, Arc<super::Schedule>>,
     /// The clock of schedules.

@@ -1,16 +1,19 @@
 //! A service with observability: spans for OpenTelemetry on stdout, a log on stderr, metrics for Prometheus, and the
-//! timings of a page in the developer tools of the browser.
+//! timings of a page in the developer tools of the browser. The metrics are those of promises, operations, tasks and
+//! signals.
 //!
 //! Start it with `cargo run -p example-observability`.
 
+mod orders;
 mod telemetry;
 
+use axum::body::Body;
 use axum::extract::{ConnectInfo, Query};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use axum::response::Html;
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Router, serve};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -20,6 +23,7 @@ use tower::ServiceBuilder;
 use tower_http::trace::TraceLayer;
 use tower_promises::backend::Backend;
 use tower_promises::observe::ServerTimingLayer;
+use tower_promises::signals::Signals;
 use tower_promises::tasks::{Task, TaskContext, TaskFailure, TaskLayer, TaskQueueOptions, Tasks};
 use tower_promises::{BoxError, PromiseError, PromiseLayer, Promises};
 use tracing::{Instrument, info, info_span};
@@ -141,19 +145,34 @@ async fn main() -> Result<(), BoxError> {
     let spans = telemetry::trace();
     let metrics = telemetry::measure()?;
 
-    let tasks = Tasks::builder(Backend::memory())
-        .queue(TaskQueueOptions::new("office").task::<Invoice>())
+    let backend = Backend::memory();
+    let office = TaskQueueOptions::new("office").task::<Invoice>();
+    let tasks = Tasks::builder(backend.clone())
+        .queue(office.task::<orders::CleanUp>())
+        .schedule(orders::schedule()?)
         .make_span_with(telemetry::task_span)
         .build();
     let worker = tasks.work()?;
+    let operation_layer = orders::operations(backend.clone());
+    let operations = operation_layer.operations();
 
+    // What runs again if a durable operation begins again.
+    let inner = Router::new()
+        .route("/", get(page))
+        .route("/report", post(orders::report))
+        .route("/approve", post(orders::approve))
+        .route("/order", post(orders::order))
+        .layer(PromiseLayer::new().timeout(Duration::from_secs(10 * 60)))
+        .with_state(Signals::new(backend));
     let layers = ServiceBuilder::new()
         // The span of the request, the parent of all other spans.
         .layer(TraceLayer::new_for_http())
         .layer(ServerTimingLayer::new(is_local))
         .layer(TaskLayer::new(tasks).trace(|_| telemetry::current()))
-        .layer(PromiseLayer::new().timeout(Duration::from_secs(10)));
-    let app = Router::new().route("/", get(page)).layer(layers);
+        .layer(operation_layer);
+    let app = inner.clone().layer(layers);
+    let runs = operations.clone();
+    let runs = tokio::spawn(async move { runs.work::<_, Body, _>(inner).await });
     // Added outside of the layers, so that requests of the metrics collector are not counted.
     let text = [(CONTENT_TYPE, "text/plain; version=0.0.4")];
     let app = app.route("/metrics", get(async move || (text, metrics.render())));
@@ -163,6 +182,9 @@ async fn main() -> Result<(), BoxError> {
     let address = listener.local_addr()?;
     println!("listening on http://{address}, try it in a browser with developer tools, or");
     println!("  curl -i http://{address}/         # the header `Server-Timing`");
+    println!("  curl -X POST -i http://{address}/report              # an operation, which waits for a signal");
+    println!("  curl -X POST -d Ada http://{address}/approve         # the signal");
+    println!("  curl -X POST -i http://{address}/order               # a durable operation, suspended for two seconds");
     println!("  curl http://{address}/metrics     # what Prometheus collects");
     let app = app.into_make_service_with_connect_info::<SocketAddr>();
     serve(listener, app)
@@ -170,6 +192,8 @@ async fn main() -> Result<(), BoxError> {
             let _ = tokio::signal::ctrl_c().await;
         })
         .await?;
+    operations.drain(Duration::from_secs(1)).await;
+    runs.await??;
     worker.drain(Duration::from_secs(1)).await;
     // Exports the remaining spans.
     spans.shutdown()?;

@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
-use test_support::example::{Example, until};
+use std::fs::read_to_string;
+use std::path::Path;
+use test_support::example::{Example, eventually, until};
+use test_support::recorded::families;
 
 /// A span as exported by OpenTelemetry.
 #[derive(Debug, Default)]
@@ -225,4 +228,69 @@ async fn input_of_a_client_is_escaped() {
     );
     let page = example.get("/?user=%3Cb%3EA%26B").await;
     assert!(page.contains("an invoice for &lt;b>A&amp;B,"), "{page}");
+}
+
+/// Sends a POST request without a body, and returns the address of its operation.
+async fn begin(example: &Example, path: &str) -> String {
+    let request = example.client.post(format!("{}{path}", example.url));
+    let response = request.send().await.unwrap();
+    assert_eq!(response.status(), 202);
+    let address = &response.headers()["operation-location"];
+    address.to_str().unwrap().to_owned()
+}
+
+async fn until_succeeded(example: &Example, address: &str) {
+    until("the operation has succeeded", async || {
+        let document = example.get(address).await;
+        assert!(!document.contains("Failed"), "{document}");
+        document.contains("Succeeded")
+    })
+    .await;
+}
+
+/// Uses all of the example once, and returns what Prometheus collects then.
+async fn scrape(example: &Example) -> String {
+    example.get("/").await;
+    let report = begin(example, "/report").await;
+    eventually("the report waits", async || {
+        let request = example.client.post(format!("{}/approve", example.url));
+        let approved = request.body("Ada").send().await.unwrap();
+        let approved = approved.text().await.unwrap();
+        (approved == "approved 1 reports").then_some(())
+    })
+    .await;
+    until_succeeded(example, &report).await;
+    let order = begin(example, "/order").await;
+    until_succeeded(example, &order).await;
+    eventually("the run of the order has ended", async || {
+        let text = example.get("/metrics").await;
+        let ended = "tower_promises_durable_runs_total{outcome=\"ended\"} 1";
+        text.contains(ended).then_some(text)
+    })
+    .await
+}
+
+/// Returns the lines of tables in the guide that follow a heading.
+fn rows<'a>(guide: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
+    let (_, part) = guide.split_once(&format!("\n# {heading}\n")).unwrap();
+    let part = part.split("\n# ").next().unwrap();
+    let rows = part
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    rows.map(|row| row.split(" | ").collect()).collect()
+}
+
+/// Returns the series selectors of an expression: a name, and labels with operators and values.
+fn selectors(expression: &str) -> Vec<(&str, Vec<(&str, &str)>)> {
+    let starts = expression.match_indices("tower_promises_");
+    let selector = |(start, _): (usize, _)| {
+        let rest: &str = &expression[start..];
+        let end = rest.find(|it: char| !it.is_ascii_alphanumeric() && it != '_');
+        let (name, rest) = rest.split_at(end.unwrap_or(rest.len()));
+        let labels = rest.strip_prefix('{').map(|rest| rest.split('}').next());
+        let labels = labels.flatten().unwrap_or_default().split(',');
+        let label = |label: &'a str| label.split_once('=');
+        (name, labels.filter_map(label).collect())
+    };
+    starts.map(selector).collect()
 }

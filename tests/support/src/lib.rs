@@ -1,6 +1,7 @@
 //! Code that the tests of all packages share.
 #![allow(clippy::new_without_default)]
 
+pub mod away;
 pub mod browser;
 pub mod durable;
 pub mod eventually;

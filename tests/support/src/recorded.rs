@@ -2,6 +2,7 @@
 
 use crate::ask;
 use crate::eventually::until;
+use metrics::LocalRecorderGuard;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Sender, channel};
@@ -82,6 +83,80 @@ pub const GAUGES: [&str; 5] = [
     "blocking_jobs_in_flight",
     "replay_bytes",
 ];
+
+/// The values that a recorder of this thread has received. Other tests of the process do not change them. Needs a
+/// runtime with one thread.
+pub struct RecordedHere {
+    pub handle: PrometheusHandle,
+    _guard: LocalRecorderGuard<'static>,
+}
+
+impl RecordedHere {
+    #[must_use]
+    pub fn start() -> Self {
+        let recorder = Box::leak(Box::new(PrometheusBuilder::new().build_recorder()));
+        Self {
+            handle: recorder.handle(),
+            _guard: metrics::set_default_local_recorder(recorder),
+        }
+    }
+
+    /// Returns the value of a series, zero if it has none.
+    #[must_use]
+    pub fn value(&self, series_name: &str) -> f64 {
+        let name = format!("tower_promises_{series_name}");
+        *series(&self.handle).get(&name).unwrap_or(&0.0)
+    }
+
+    /// Returns the series of the families that begin with `prefix` and are not zero. Of histograms, returns the
+    /// counts.
+    #[must_use]
+    pub fn values(&self, prefix: &str) -> Vec<String> {
+        let mut values = Vec::new();
+        for (name, value) in series(&self.handle) {
+            let name = name.strip_prefix("tower_promises_").unwrap();
+            let family = name.split('{').next().unwrap();
+            let is_time = family.ends_with("_seconds") || family.ends_with("_seconds_sum");
+            if name.starts_with(prefix) && !is_time && value != 0.0 {
+                values.push(format!("{name} {value}"));
+            }
+        }
+        values
+    }
+
+    /// Returns the names of all families, with their kinds and the names of their labels.
+    #[must_use]
+    pub fn families(&self) -> BTreeMap<String, (String, Vec<String>)> {
+        families(&self.handle.render())
+    }
+}
+
+/// Returns the families of a text for Prometheus, with their kinds and the names of their labels.
+///
+/// # Panics
+///
+/// Panics if the text is malformed.
+#[must_use]
+pub fn families(text: &str) -> BTreeMap<String, (String, Vec<String>)> {
+    let mut families = BTreeMap::new();
+    let mut family = String::new();
+    for line in text.lines() {
+        if let Some(found) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = found.split_once(' ').unwrap();
+            // Prometheus exports a histogram without buckets as a summary.
+            let kind = kind.replace("summary", "histogram");
+            families.insert(name.to_owned(), (kind, Vec::new()));
+            name.clone_into(&mut family);
+        } else if !line.starts_with('#') && line.contains('{') {
+            let (_, labels) = line.split_once('{').unwrap();
+            let (labels, _) = labels.rsplit_once("\"} ").unwrap();
+            let labels = labels.split("\",").map(|label| label.split("=\"").next().unwrap());
+            let labels = labels.filter(|label| !["quantile", "le"].contains(label));
+            families.get_mut(&family).unwrap().1 = labels.map(str::to_owned).collect();
+        }
+    }
+    families
+}
 
 /// Returns all series of the recorder with their values.
 fn series(handle: &PrometheusHandle) -> BTreeMap<String, f64> {

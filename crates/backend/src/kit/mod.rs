@@ -20,6 +20,7 @@ pub mod journal;
 pub mod json;
 pub mod limits;
 pub mod log;
+pub mod metrics;
 pub mod panic;
 #[cfg(feature = "json")]
 pub mod pieces;

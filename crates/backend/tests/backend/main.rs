@@ -3,4 +3,5 @@
 
 mod broken;
 mod memory;
+mod metrics;
 mod queue;

@@ -10,6 +10,7 @@ use crate::inner_call::to_its_end;
 use crate::instance::Instance;
 use crate::limits::Refusal;
 use crate::memory::Durable;
+use crate::metrics::{self, FirstReply};
 use crate::observe;
 use crate::record::{Key, Record, Requester, random};
 use crate::reply::{self, Reply, varying};
@@ -47,6 +48,9 @@ pub(crate) async fn answer<R>(
             match instance.records.read(&key).await {
                 Ok(found) => {
                     let record = found.map(|(record, _)| record);
+                    if let Some(record) = &record {
+                        metrics::replied(FirstReply::of(record));
+                    }
                     after_wait(&instance, &key, record, &client).await
                 }
                 Err(error) => {
@@ -56,6 +60,7 @@ pub(crate) async fn answer<R>(
             }
         }
         Ok(Accepted::Again(key, record, mut news)) => {
+            metrics::replied(FirstReply::Repeated);
             again(&instance, &key, *record, &mut news, &client).await
         }
         Ok(Accepted::Refused) => {
@@ -132,7 +137,7 @@ async fn accept(
         let news = instance.changes.ends(&key);
         let first = wake::envelope(&instance, &key, 1, Reason::Begin)?;
         backend.enqueue(first).await?;
-        observe::began(&key);
+        observe::began(&key, true);
         return Ok(Accepted::New(key, news));
     }
 }

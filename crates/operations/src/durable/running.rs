@@ -13,6 +13,7 @@ use crate::inner_call::{Unanswered, Work, start};
 use crate::instance::Instance;
 use crate::limits::Admission;
 use crate::memory::{Durable, Waiting};
+use crate::metrics::{self, RunOutcome};
 use crate::observe;
 use crate::progress::Report;
 use crate::record::{Failure, Key, Record, Status};
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::select;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
+use tower_promises_backend::kit::metrics::Timed;
 use tower_promises_backend::{BackendError, BoxError, Outcome};
 use tower_service::Service;
 
@@ -48,6 +50,7 @@ pub(super) struct Running<R, E> {
     run: DurableRun,
     work: Work<R, E>,
     admission: Admission,
+    timed: Timed<'static>,
     /// When the lifetime of the operation ends.
     end: Instant,
 }
@@ -117,6 +120,7 @@ where
             run,
             work,
             admission: instance.limits.enter(principal.as_deref()),
+            timed: metrics::run(),
             end,
         })
     }
@@ -131,12 +135,16 @@ where
         let again = (Outcome::Retry { after: PAUSE }, false);
         let ended = match end {
             End::Rests(waiting) => match self.suspend(&report, waiting).await {
-                Ok(true) => return (Outcome::Done, false),
+                Ok(true) => {
+                    self.timed.ends(RunOutcome::Suspended as usize);
+                    return (Outcome::Done, false);
+                }
                 Ok(false) => return again,
                 Err(error) => Err(error),
             },
             End::GivenUp => {
                 self.give_back().await;
+                self.timed.ends(RunOutcome::GivenBack as usize);
                 let after = Duration::ZERO;
                 return (Outcome::Retry { after }, false);
             }
@@ -146,7 +154,10 @@ where
             }
         };
         match ended {
-            Ok(true) => (Outcome::Done, true),
+            Ok(true) => {
+                self.timed.ends(RunOutcome::Ended as usize);
+                (Outcome::Done, true)
+            }
             Ok(false) => {
                 // The store has refused the end, which is no fault of the run.
                 self.give_back().await;

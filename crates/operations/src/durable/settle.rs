@@ -7,6 +7,7 @@ use super::wake::{self, Reason};
 use crate::changes::CHANGED;
 use crate::instance::Instance;
 use crate::memory::{Durable, Entry, Fact, Settlement};
+use crate::metrics;
 use crate::record::{Key, Record, random};
 use tower_promises_backend::kit::documents::encode;
 use tower_promises_backend::{BackendError, Revision};
@@ -40,6 +41,18 @@ pub(crate) enum Target<'a> {
 
 /// Settles a promise, unless it has settled. The first settlement counts. A suspended operation continues.
 pub(crate) async fn settle(
+    instance: &Instance,
+    key: &Key,
+    target: Target<'_>,
+    settlement: &Settlement,
+) -> Result<Settling, BackendError> {
+    let settling = settle_now(instance, key, target, settlement).await?;
+    // The label's values are in the order of the variants.
+    metrics::settled(settling as usize);
+    Ok(settling)
+}
+
+async fn settle_now(
     instance: &Instance,
     key: &Key,
     target: Target<'_>,

@@ -7,6 +7,7 @@ use super::wake::{self, Reason, Wake};
 use crate::claim::Claimed;
 use crate::instance::Instance;
 use crate::memory::{Durable, Entry};
+use crate::metrics;
 use crate::observe;
 use crate::record::{Failure, Key, Record, Status, random};
 use std::sync::Arc;
@@ -105,6 +106,7 @@ impl Claimant {
                 continue;
             };
             if let Some((status, failure)) = ended {
+                metrics::ended(&taken);
                 return Ok(Takeover::Ended(taken.principal, status, failure));
             }
             if let Some(durable) = taken.durable.as_deref().filter(|_| is_recovery) {

@@ -3,9 +3,10 @@
 use super::lists;
 use super::running::{PAUSE, Request, Running};
 use super::takeover::{Claimant, Takeover};
-use super::wake::Wake;
+use super::wake::{Reason, Wake};
 use crate::changes::ENDED;
 use crate::instance::Instance;
+use crate::metrics::{self, RunReason};
 use crate::observe;
 use crate::on_end;
 use crate::record::{Key, random};
@@ -79,6 +80,11 @@ where
         };
     };
     let key = Key::parse(&wake.key);
+    let reason = match wake.reason {
+        Reason::Begin => RunReason::Begin,
+        Reason::Due => RunReason::Due,
+        Reason::Settled(_) => RunReason::Settled,
+    };
     let Ok(fence) = random() else {
         return Outcome::Retry { after: PAUSE };
     };
@@ -92,7 +98,10 @@ where
     });
     let taken = repeat(&key, || claimant.clone().take_over());
     let (held, memory) = match taken.await {
-        Ok(Takeover::Run(held, memory)) => (held, memory),
+        Ok(Takeover::Run(held, memory)) => {
+            metrics::taken_up(reason);
+            (held, memory)
+        }
         Ok(Takeover::Nothing) => return Outcome::Done,
         Ok(Takeover::Later(after)) => return Outcome::Retry { after },
         Ok(Takeover::Ended(principal, status, failure)) => {

@@ -5,6 +5,7 @@ mod checker;
 mod crashes;
 mod ends;
 mod memory;
+mod metrics;
 mod mortal;
 mod outside;
 mod process;

@@ -10,6 +10,7 @@ mod idempotency;
 mod keys;
 mod layers;
 mod machines;
+mod metrics;
 mod mounts;
 mod page;
 mod races;

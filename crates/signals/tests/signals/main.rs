@@ -1,5 +1,6 @@
 //! Signals within one process and between processes.
 #![allow(clippy::unwrap_used)]
 
+mod metrics;
 mod processes;
 mod values;

@@ -11,6 +11,7 @@ use crate::tasks::{Provided, Ran, Shared};
 use crate::{TaskContext, TaskId, TaskState, Tasks, observe};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use std::error::Error;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,6 +108,11 @@ impl Attempts {
             number: 0,
             token: Uuid::new_v4().simple().to_string(),
             retry: known.map(|known| known.retry).unwrap_or_default(),
+            timed: None,
+        };
+        let ended = |state, error: Option<&(dyn Error + 'static)>| {
+            observe::ended(letter, state, error);
+            core.meters.ended(&letter.queue, &letter.task, state);
         };
         // Subscribes before the record is read, so that no change is missed.
         let news = |news| core.subscribe(&letter.id, news);
@@ -120,7 +126,14 @@ impl Attempts {
             Err(again) => return again,
         };
         match begun {
-            Begin::Attempt(number) => attempt.number = number,
+            Begin::Attempt(number, waited) => {
+                attempt.number = number;
+                let meters = core.meters.of(letter);
+                if let Some(waited) = waited {
+                    meters.started(waited);
+                }
+                attempt.timed = Some(meters.attempt());
+            }
             Begin::Nothing => return Outcome::Done,
             Begin::Replaced(letter, delay) => {
                 let sent = core.send(&letter, delay, letter.priority()).await;
@@ -133,17 +146,17 @@ impl Attempts {
                 };
             }
             Begin::Expired => {
-                observe::ended(letter, TaskState::Failed, Some(&expired()));
+                ended(TaskState::Failed, Some(&expired()));
                 core.announce(&letter.id, News::Ended).await;
                 return Outcome::Done;
             }
             Begin::Cancelled => {
-                observe::ended(letter, TaskState::Cancelled, None);
+                ended(TaskState::Cancelled, None);
                 core.announce(&letter.id, News::Ended).await;
                 return Outcome::Done;
             }
             Begin::Dead => {
-                observe::ended(letter, TaskState::Dead, Some(&crashed()));
+                ended(TaskState::Dead, Some(&crashed()));
                 return attempt.bury().await;
             }
             // The worker that recorded the end may have stopped before it updated the list.
@@ -255,6 +268,9 @@ impl Attempts {
             guard.completed();
         } else {
             drop(guard);
+        }
+        if let Some(timed) = &attempt.timed {
+            timed.stop();
         }
         let report = context.shared.report.borrow().clone();
         attempt.end(end, &report, self.provided.timeout).await

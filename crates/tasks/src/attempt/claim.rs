@@ -3,6 +3,7 @@
 use super::turn::Turn;
 use crate::TaskState;
 use crate::failure::Reported;
+use crate::meters::AttemptOutcome;
 use crate::record::{Failure, Letter, Record};
 use crate::records::Changed;
 use crate::retry::RetryPolicy;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::clock::{milliseconds, now};
 use tower_promises_backend::kit::documents::Update;
+use tower_promises_backend::kit::metrics::Timed;
 use tower_promises_backend::kit::progress::Report;
 
 /// The pause before another delivery when the backend failed.
@@ -28,12 +30,14 @@ pub(super) struct Attempt<'a> {
     pub(super) token: String,
     /// The policy of the type, or the default if this worker does not know the type.
     pub(super) retry: RetryPolicy,
+    /// From the claim on.
+    pub(super) timed: Option<Timed<'a>>,
 }
 
 /// The result of claiming a delivered task.
 pub(super) enum Begin {
-    /// The attempt with this number starts.
-    Attempt(u32),
+    /// The attempt with this number starts. The first one starts after the task has waited.
+    Attempt(u32, Option<Duration>),
     /// The task has ended, or the delivery belongs to an earlier submission.
     Nothing,
     /// A later submission has replaced this one, and may have failed to enqueue its letter with this delay.
@@ -78,7 +82,9 @@ impl Attempt<'_> {
         let is_last = |record: &Record| {
             record.attempt + 1 >= max_attempts || record.crashes + 1 >= settings.max_attempts
         };
+        let mut has_lost = false;
         let update = |found: Option<Record>| {
+            has_lost = false;
             let mut record = match found {
                 Some(record) if record.submission != letter.submission => {
                     return Update::Keep(Some(match record.kept() {
@@ -102,6 +108,7 @@ impl Attempt<'_> {
             if record.state == TaskState::Running {
                 // The previous attempt has not recorded its end, so it ended with its worker.
                 record.lose_worker();
+                has_lost = true;
             }
             let now = now();
             let expires = letter.expires.max(record.extended.unwrap_or(0));
@@ -125,19 +132,31 @@ impl Attempt<'_> {
                 record.attempt += 1;
                 record.state = TaskState::Running;
                 record.token = Some(self.token.clone());
+                let waited = record.started.is_none().then(|| letter.waited(now));
                 record.started = Some(now);
                 // The record must outlive the attempt.
                 let longest = limit.saturating_add(settings.result_time_to_live);
                 record.expires = expires.max(now.saturating_add(milliseconds(longest)));
                 record.progress = None;
                 record.message = None;
-                Some(Begin::Attempt(record.attempt))
+                Some(Begin::Attempt(record.attempt, waited))
             };
             let time_to_live = record.time_to_live();
             Update::Set(record, time_to_live, begin)
         };
         let key = letter.id.record();
-        core.records.backend.change(&key, update).await
+        let begun = core.records.backend.change(&key, update).await?;
+        if has_lost {
+            core.meters.of(letter).lost();
+        }
+        Ok(begun)
+    }
+
+    /// Sets the outcome that the attempt counts with.
+    pub(super) fn ends(&self, outcome: AttemptOutcome) {
+        if let Some(timed) = &self.timed {
+            timed.ends(outcome as usize);
+        }
     }
 
     /// Returns the number of attempts that the task has.

@@ -2,6 +2,7 @@
 
 use super::claim::{Attempt, BACKEND_PAUSE, OTHER_VERSION_PAUSE};
 use crate::failure::Reported;
+use crate::meters::AttemptOutcome;
 use crate::news::News;
 use crate::record::{Failure, Record};
 use crate::tasks::{Ran, RunError};
@@ -78,7 +79,10 @@ impl Attempt<'_> {
                 let uncount = |record: &mut Record| {
                     record.attempt = record.attempt.saturating_sub(1);
                 };
-                return self.queue_again(uncount, Duration::ZERO, report).await;
+                let returned = AttemptOutcome::Returned;
+                return self
+                    .queue_again(returned, uncount, Duration::ZERO, report)
+                    .await;
             }
         };
         match pause {
@@ -132,7 +136,8 @@ impl Attempt<'_> {
         if self.number < self.max_attempts() {
             observe::conflicted(self.letter, &failure.error, pause);
             let failed = |record: &mut Record| record.failure = Some(failure.clone());
-            return self.queue_again(failed, pause, report).await;
+            let retried = AttemptOutcome::Retried;
+            return self.queue_again(retried, failed, pause, report).await;
         }
         let kill = |has_room| {
             let failure = &failure;
@@ -147,6 +152,7 @@ impl Attempt<'_> {
         }
         match dead {
             Ok(Some(_)) => {
+                self.count(TaskState::Dead);
                 observe::ended(self.letter, TaskState::Dead, Some(&failure.error));
                 self.bury().await
             }
@@ -158,6 +164,7 @@ impl Attempt<'_> {
     /// at once, without waiting for the delivery.
     async fn queue_again(
         &self,
+        outcome: AttemptOutcome,
         change: impl Fn(&mut Record),
         pause: Duration,
         report: &Report,
@@ -172,6 +179,7 @@ impl Attempt<'_> {
                     .await
             }
             Ok(Some(_)) => {
+                self.ends(outcome);
                 self.core.announce(&self.letter.id, News::Changed).await;
                 self.lend_slot(pause).await;
                 Outcome::Retry { after: pause }
@@ -199,6 +207,7 @@ impl Attempt<'_> {
     ) -> Outcome {
         match ended {
             Ok(Some(_)) => {
+                self.count(state);
                 let error = failure.map(|failure| &failure.error);
                 let error = error.map(|error| error as &(dyn std::error::Error + 'static));
                 observe::ended(self.letter, state, error);
@@ -211,6 +220,13 @@ impl Attempt<'_> {
                 after: BACKEND_PAUSE,
             },
         }
+    }
+
+    /// Counts the end of the task by this attempt.
+    fn count(&self, state: TaskState) {
+        let (meters, letter) = (&self.core.meters, self.letter);
+        meters.ended(&letter.queue, &letter.task, state);
+        self.ends(AttemptOutcome::of(state));
     }
 
     /// Handles a record that no longer belongs to this attempt: another attempt has replaced it, or an earlier call of

@@ -7,6 +7,7 @@
 
 use super::plan::{Due, Plan, Run, key};
 use crate::caller::Caller;
+use crate::meters::DueOutcome;
 use crate::record::Letter;
 use crate::schedule::Schedule;
 use crate::submission::submit;
@@ -77,7 +78,9 @@ impl Keeper {
                 }
                 Err(error) => {
                     let pause = backoff.pause();
-                    observe::schedule_failed(&self.schedule.name, &error, pause);
+                    let name = &self.schedule.name;
+                    observe::schedule_failed(name, &error, pause);
+                    self.core.meters.schedule_failed(name);
                     sleep(pause).await;
                 }
             }
@@ -120,6 +123,7 @@ impl Keeper {
             // The plan may be lost, or have no room for an earlier definition.
             let decided = stored.or(self.decided).unwrap_or(now);
             has_changed |= stored.is_none();
+            let mut outcome = None;
             let (until, next) = match Plan::due(&self.schedule, decided, now) {
                 Due::NotBefore(next) => (decided, Some(next)),
                 Due::Again => {
@@ -128,10 +132,11 @@ impl Keeper {
                 }
                 Due::Skip(until) => {
                     observe::schedule_missed(name, time(until));
+                    outcome = Some(DueOutcome::Missed);
                     (until, None)
                 }
                 Due::Run(due) => {
-                    self.decide(&mut plan, due).await?;
+                    outcome = self.decide(&mut plan, due).await?;
                     (due, None)
                 }
             };
@@ -145,34 +150,40 @@ impl Keeper {
                 continue;
             }
             self.decided = Some(until);
+            if let Some(outcome) = outcome {
+                self.core.meters.decided(name, outcome);
+            }
             if let Some(next) = next {
                 return Ok(next);
             }
         }
     }
 
-    /// Decides about the run of a due time.
-    async fn decide(&self, plan: &mut Plan, due: u64) -> Result<(), TaskError> {
+    /// Decides about the run of a due time, unless that was done.
+    async fn decide(&self, plan: &mut Plan, due: u64) -> Result<Option<DueOutcome>, TaskError> {
         let name = &self.schedule.name;
         if plan.last.as_ref().is_some_and(|last| last.due == due) {
-            return Ok(());
+            return Ok(None);
         }
         if let Some(last) = plan.last.as_ref().filter(|_| !self.schedule.overlap) {
             let record = self.core.records.read(&last.id).await?;
             if record.is_some_and(|record| !record.state.is_terminal()) {
                 observe::schedule_overlaps(name, time(due), &last.id);
-                return Ok(());
+                return Ok(Some(DueOutcome::Overlapping));
             }
         }
-        match self.letter(due) {
+        Ok(Some(match self.letter(due) {
             Ok(letter) => {
                 let id = letter.id.clone();
                 plan.last = Some(Run { id, due });
                 plan.pending = Some(letter);
+                DueOutcome::Run
             }
-            Err(error) => observe::schedule_broken(name, time(due), &error),
-        }
-        Ok(())
+            Err(error) => {
+                observe::schedule_broken(name, time(due), &error);
+                DueOutcome::Failed
+            }
+        }))
     }
 
     fn letter(&self, due: u64) -> Result<Letter, TaskError> {
@@ -221,7 +232,9 @@ impl Keeper {
                     error: BackendError::InvalidName { .. } | BackendError::TooLarge { .. },
                 }),
             ) => {
-                observe::schedule_broken(&self.schedule.name, time(letter.created), &error);
+                let name = &self.schedule.name;
+                observe::schedule_broken(name, time(letter.created), &error);
+                self.core.meters.decided(name, DueOutcome::Failed);
                 Ok(())
             }
             Err(error) => Err(error),

@@ -1,5 +1,6 @@
 use super::client::{SendError, post};
 use super::sender::WebhookSender;
+use crate::metrics::{self, WebhookOutcome};
 use crate::{EndedTask, RetryPolicy, Task, TaskContext, TaskError, TaskFailure};
 use bytes::Bytes;
 use http::StatusCode;
@@ -11,6 +12,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tower_promises_backend::kit::clock::now;
+use tower_promises_backend::kit::metrics::Stopwatch;
 use tower_promises_backend::kit::{backoff, json};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -158,11 +160,20 @@ impl Task for Webhook {
     }
 
     async fn run(self, context: TaskContext) -> Result<(), TaskFailure> {
+        let start = Stopwatch::start();
+        let sent = |outcome| metrics::webhook_sent(outcome, &start);
         let sender: &WebhookSender = context.state()?;
         let settings = &sender.settings;
-        let target = settings.target(&self.url)?;
+        let target = match settings.target(&self.url) {
+            Ok(target) => target,
+            Err(error) => {
+                sent(WebhookOutcome::Refused);
+                return Err(error.into());
+            }
+        };
         let secrets = settings.secrets(&self.url);
         if secrets.is_empty() {
+            sent(WebhookOutcome::Refused);
             return Err("the receiver has no secret".into());
         }
         let body = self.body(context.ended())?;
@@ -186,13 +197,26 @@ impl Task for Webhook {
         let attempt = context.attempt();
         let reply = match post(settings, &target, headers, body).await {
             Ok(reply) => reply,
-            Err(error @ SendError::Refused) => return Err(error.into()),
-            Err(error) => return Err(again(error, attempt, None)),
+            Err(error @ SendError::Refused) => {
+                sent(WebhookOutcome::Refused);
+                return Err(error.into());
+            }
+            Err(error) => {
+                sent(WebhookOutcome::Unreachable);
+                return Err(again(error, attempt, None));
+            }
         };
         match reply.status {
-            status if status.is_success() => Ok(()),
-            StatusCode::GONE => Err("the receiver wants no more webhooks (410)".into()),
+            status if status.is_success() => {
+                sent(WebhookOutcome::Delivered);
+                Ok(())
+            }
+            StatusCode::GONE => {
+                sent(WebhookOutcome::Gone);
+                Err("the receiver wants no more webhooks (410)".into())
+            }
             status => {
+                sent(WebhookOutcome::Rejected);
                 let error = format!("the receiver has answered {status}");
                 Err(again(error, attempt, reply.retry_after))
             }

@@ -9,6 +9,7 @@ mod deaths;
 mod ends;
 mod limits;
 mod lists;
+mod metrics;
 mod operations;
 mod requests;
 mod results;
