@@ -4,14 +4,13 @@ use crate::fragments;
 use futures_util::FutureExt;
 use futures_util::future::join3;
 use http_body_util::BodyExt;
-use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::PrometheusBuilder;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::future::pending;
 use std::panic::AssertUnwindSafe;
-use std::sync::Mutex;
 use std::time::Duration;
-use test_support::recorded::{Recorded, ask_for, ask_for_job, held};
+use test_support::described::{assert_is_conventional, described};
+use test_support::recorded::{Recorded, ask_for, ask_for_job, families, held, is_of_promises};
 use test_support::uploads::temporary_directory;
 use test_support::{
     TestBody, TestRequest, ask, ask_async, get, post, promises, text, text_response,
@@ -285,22 +284,10 @@ async fn labels_contain_no_input_of_a_client() {
 #[tokio::test]
 async fn every_metric_has_a_matching_kind_a_unit_and_a_help_text() {
     let recorded = Recorded::start().await;
-    let described = Described::default();
-    metrics::with_local_recorder(&described, tower_promises::observe::metrics::describe);
-    let described = described.0.into_inner().unwrap();
-
-    for (name, (kind, unit, help)) in &described {
-        assert!(
-            help.ends_with('.') && help.len() > 10,
-            "{name} has a help text"
-        );
-        assert_eq!(name.ends_with("_total"), *kind == "counter", "{name}");
-        let wanted = match () {
-            () if name.ends_with("_seconds") => Unit::Seconds,
-            () if name.ends_with("_bytes") => Unit::Bytes,
-            () => Unit::Count,
-        };
-        assert_eq!(*unit, wanted, "{name}");
+    let mut described = described(tower_promises::observe::metrics::describe);
+    described.retain(|name, _| is_of_promises(name));
+    for (name, description) in &described {
+        assert_is_conventional(name, description);
     }
     let names: Vec<_> = described.keys().map(String::as_str).collect();
     assert_eq!(
@@ -351,9 +338,8 @@ async fn every_metric_has_a_matching_kind_a_unit_and_a_help_text() {
             assert!(text.contains(&line), "{line}{text}");
         }
     }
-    let families = text
-        .lines()
-        .filter(|line| line.starts_with("# TYPE tower_"));
+    let families = families(&text).into_keys();
+    let families = families.filter(|name| is_of_promises(name));
     assert_eq!(families.count(), described.len());
 }
 
@@ -363,7 +349,7 @@ fn described_metrics_exist_before_the_first_request() {
     metrics::with_local_recorder(&recorder, tower_promises::observe::metrics::describe);
     let text = recorder.handle().render();
     let series = text.lines().filter(|line| line.starts_with("tower_"));
-    let series: BTreeSet<_> = series.collect();
+    let series: BTreeSet<_> = series.filter(|line| is_of_promises(line)).collect();
     let mut wanted = BTreeSet::new();
     for (name, label, values) in [
         (
@@ -396,43 +382,4 @@ fn described_metrics_exist_before_the_first_request() {
     }
     let wanted: BTreeSet<_> = wanted.iter().map(String::as_str).collect();
     assert_eq!(series, wanted);
-}
-
-/// A recorder that stores the descriptions of metrics: their kinds, units and help texts.
-#[derive(Default)]
-struct Described(Mutex<BTreeMap<String, (&'static str, Unit, String)>>);
-
-impl Described {
-    fn note(&self, kind: &'static str, name: &KeyName, unit: Option<Unit>, help: &SharedString) {
-        let description = (kind, unit.unwrap(), help.to_string());
-        let mut described = self.0.lock().unwrap();
-        let former = described.insert(name.as_str().to_owned(), description);
-        assert!(former.is_none(), "{} is described twice", name.as_str());
-    }
-}
-
-impl Recorder for Described {
-    fn describe_counter(&self, name: KeyName, unit: Option<Unit>, help: SharedString) {
-        self.note("counter", &name, unit, &help);
-    }
-
-    fn describe_gauge(&self, name: KeyName, unit: Option<Unit>, help: SharedString) {
-        self.note("gauge", &name, unit, &help);
-    }
-
-    fn describe_histogram(&self, name: KeyName, unit: Option<Unit>, help: SharedString) {
-        self.note("histogram", &name, unit, &help);
-    }
-
-    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
-        Counter::noop()
-    }
-
-    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
-        Gauge::noop()
-    }
-
-    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
-        Histogram::noop()
-    }
 }

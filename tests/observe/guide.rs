@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{read_dir, read_to_string};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use test_support::described::documented;
+use test_support::recorded::{families, is_of_promises};
 use test_support::{TestRequest, ask, get, promises, text, text_response};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::fragment::FragmentLayer;
@@ -171,7 +173,7 @@ fn table<'a>(guide: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
         .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
     let cells = rows.map(|row| row.split(" | ").map(str::trim).collect::<Vec<_>>());
     cells
-        .filter(|cells| !["level", "span"].contains(&cells[0]))
+        .filter(|cells| !["level", "name", "span"].contains(&cells[0]))
         .collect()
 }
 
@@ -263,38 +265,44 @@ fn the_documentation_has_all_metrics_with_their_kinds_and_labels() {
         runtime.block_on(stream_page());
     });
     let text = recorder.handle().render();
-
-    let mut kinds = BTreeMap::new();
-    let mut labels: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for line in text.lines() {
-        if let Some(family) = line.strip_prefix("# TYPE ") {
-            let (name, kind) = family.split_once(' ').unwrap();
-            // Prometheus exports a histogram without buckets as a summary.
-            kinds.insert(name, kind.replace("summary", "histogram"));
-        } else if let Some((series, _)) = line.split_once("\"} ") {
-            let (name, label) = series.split_once('{').unwrap();
-            let (_, value) = label.split_once("=\"").unwrap();
-            labels.entry(name).or_default().insert(value);
-        }
-    }
-
-    let code = read_to_string(source().join("metrics.rs")).unwrap();
-    let rows = code
-        .lines()
-        .filter_map(|line| line.strip_prefix("//! | `tower_promises_"));
-    let mut told = BTreeMap::new();
-    for row in rows {
-        let cells: Vec<_> = row.trim_end_matches(" |").split(" | ").collect();
-        let name = format!("tower_promises_{}", cells[0].trim_end_matches('`'));
+    let families: BTreeMap<_, _> = families(&text).into_iter().collect();
+    let told = documented(&read_to_string(source().join("metrics.rs")).unwrap());
+    let names = families.keys().filter(|name| is_of_promises(name));
+    assert!(names.eq(told.keys()), "{families:#?}");
+    for (name, row) in told {
+        let (kind, labels) = &families[&name];
+        assert_eq!((kind, labels), (&row.kind, &row.labels), "{name}");
         if name.ends_with("_total") {
-            let quoted = cells[3].split('`').skip(1).step_by(2);
-            assert_eq!(quoted.collect::<BTreeSet<_>>(), labels[&*name], "{name}");
+            let start = format!("{name}{{{}=\"", labels[0]);
+            let values = text.lines().filter_map(|line| line.strip_prefix(&start));
+            let values = values.map(|rest| rest.split('"').next().unwrap().to_owned());
+            assert_eq!(row.values, values.collect(), "{name}");
         }
-        told.insert(name, cells[1].to_owned());
     }
-    let told: BTreeMap<_, _> = told
-        .iter()
-        .map(|(name, kind)| (&**name, kind.clone()))
-        .collect();
-    assert_eq!(told, kinds);
+}
+
+#[test]
+fn the_guide_repeats_the_tables_of_all_packages() {
+    let guide = read_to_string(source().join("observe/guide.md")).unwrap();
+    let told: Vec<_> = table(&guide, "All metrics");
+    let told: BTreeSet<_> = told.iter().map(|cells| cells.join(" | ")).collect();
+    let texts = sources().into_iter().filter_map(|folder| {
+        let path = folder.join("metrics.rs");
+        path.exists().then(|| read_to_string(path).unwrap())
+    });
+    let rows = texts.flat_map(|text| {
+        let rows = text.lines().filter_map(|line| line.strip_prefix("//! | `"));
+        let rows = rows.filter(|row| row.starts_with("tower_promises_"));
+        let row = |row: &str| format!("`{}", row.trim_end_matches(" |"));
+        rows.map(row).collect::<Vec<_>>()
+    });
+    let rows: Vec<_> = rows.collect();
+    assert!(rows.len() > 50, "{rows:#?}");
+    let code: BTreeSet<_> = rows.into_iter().collect();
+    let missing: Vec<_> = code.difference(&told).collect();
+    let wrong: Vec<_> = told.difference(&code).collect();
+    assert!(
+        missing.is_empty() && wrong.is_empty(),
+        "missing: {missing:#?} wrong: {wrong:#?}"
+    );
 }

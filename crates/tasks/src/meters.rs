@@ -135,10 +135,7 @@ impl Meters {
     }
 
     #[cfg(feature = "schedules")]
-    pub(super) fn with_schedules<'a>(
-        mut self,
-        names: impl Iterator<Item = &'a Arc<str>>,
-    ) -> Self {
+    pub(super) fn with_schedules<'a>(mut self, names: impl Iterator<Item = &'a Arc<str>>) -> Self {
         let registered = names.filter(|_| metrics::IS_ON);
         self.schedules = registered
             .map(|name| (name.clone(), ScheduleMeters::new(name)))

@@ -182,9 +182,13 @@ async fn main() -> Result<(), BoxError> {
     let address = listener.local_addr()?;
     println!("listening on http://{address}, try it in a browser with developer tools, or");
     println!("  curl -i http://{address}/         # the header `Server-Timing`");
-    println!("  curl -X POST -i http://{address}/report              # an operation, which waits for a signal");
+    println!(
+        "  curl -X POST -i http://{address}/report              # an operation, which waits for a signal"
+    );
     println!("  curl -X POST -d Ada http://{address}/approve         # the signal");
-    println!("  curl -X POST -i http://{address}/order               # a durable operation, suspended for two seconds");
+    println!(
+        "  curl -X POST -i http://{address}/order               # a durable operation, suspended for two seconds"
+    );
     println!("  curl http://{address}/metrics     # what Prometheus collects");
     let app = app.into_make_service_with_connect_info::<SocketAddr>();
     serve(listener, app)

@@ -1,7 +1,7 @@
 //! The example `observability`: its spans, its metrics, and the timings of its page.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::read_to_string;
 use std::path::Path;
 use test_support::example::{Example, eventually, until};
@@ -270,27 +270,147 @@ async fn scrape(example: &Example) -> String {
     .await
 }
 
-/// Returns the lines of tables in the guide that follow a heading.
+/// Returns the rows of the tables of the guide that follow a heading, without their first rows.
 fn rows<'a>(guide: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
     let (_, part) = guide.split_once(&format!("\n# {heading}\n")).unwrap();
     let part = part.split("\n# ").next().unwrap();
     let rows = part
         .lines()
         .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
-    rows.map(|row| row.split(" | ").collect()).collect()
+    let rows = rows.map(|row| row.split('|').map(str::trim).collect::<Vec<_>>());
+    rows.filter(|row| !["name", "question", "alert"].contains(&row[0]))
+        .collect()
 }
 
-/// Returns the series selectors of an expression: a name, and labels with operators and values.
-fn selectors(expression: &str) -> Vec<(&str, Vec<(&str, &str)>)> {
-    let starts = expression.match_indices("tower_promises_");
-    let selector = |(start, _): (usize, _)| {
-        let rest: &str = &expression[start..];
-        let end = rest.find(|it: char| !it.is_ascii_alphanumeric() && it != '_');
-        let (name, rest) = rest.split_at(end.unwrap_or(rest.len()));
-        let labels = rest.strip_prefix('{').map(|rest| rest.split('}').next());
-        let labels = labels.flatten().unwrap_or_default().split(',');
-        let label = |label: &'a str| label.split_once('=');
-        (name, labels.filter_map(label).collect())
-    };
-    starts.map(selector).collect()
+fn guide() -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    read_to_string(root.join("src/observe/guide.md")).unwrap()
+}
+
+/// A part of an expression that selects series: their name, and conditions on their labels.
+#[derive(Debug)]
+struct Selector<'a> {
+    name: &'a str,
+    labels: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Selector<'a> {
+    fn all(expression: &'a str) -> Vec<Self> {
+        let starts = expression.match_indices("tower_promises_");
+        starts
+            .map(|(start, _)| Self::parse(&expression[start..]))
+            .collect()
+    }
+
+    fn parse(text: &'a str) -> Self {
+        let is_part = |it: char| it.is_ascii_alphanumeric() || it == '_';
+        let end = text.find(|it| !is_part(it)).unwrap_or(text.len());
+        let (name, rest) = text.split_at(end);
+        let conditions = rest.strip_prefix('{').and_then(|it| it.split('}').next());
+        let conditions = conditions.unwrap_or_default().split(',');
+        let labels = conditions.filter_map(|condition| {
+            let (label, value) = condition.split_once('=')?;
+            Some((label.trim_end_matches('!'), value.trim_matches('"')))
+        });
+        Self {
+            name,
+            labels: labels.collect(),
+        }
+    }
+
+    /// Whether a line of the text for Prometheus is a series of this name.
+    fn is_of(&self, line: &str) -> bool {
+        let rest = line.strip_prefix(self.name);
+        rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+    }
+}
+
+/// Returns the labels by which an expression groups.
+fn grouped(expression: &str) -> BTreeSet<&str> {
+    let groups = expression.split("by (").skip(1);
+    let labels = groups.flat_map(|group| group.split(')').next().unwrap().split(", "));
+    labels.collect()
+}
+
+#[tokio::test]
+async fn a_scrape_has_all_metrics_of_the_guide() {
+    let example = Example::start_with(
+        env!("CARGO_BIN_EXE_observability"),
+        &[("RUST_LOG", "error")],
+    );
+    let text = scrape(&example).await;
+    let guide = guide();
+
+    // What the example does not use.
+    let unused = [
+        "tower_promises_fragment_duration_seconds",
+        "tower_promises_page_duration_seconds",
+        "tower_promises_shell_duration_seconds",
+        "tower_promises_webhook_duration_seconds",
+    ];
+    let mut wanted = BTreeMap::new();
+    for row in rows(&guide, "All metrics") {
+        let name = row[0].trim_matches('`');
+        if !unused.contains(&name) {
+            let labels = row[2].split(", ").map(|label| label.trim_matches('`'));
+            let labels = labels.filter(|label| !label.is_empty()).map(str::to_owned);
+            let family = (row[1].to_owned(), labels.collect());
+            wanted.insert(name.to_owned(), family);
+        }
+    }
+    let mut found = families(&text);
+    found.retain(|name, _| name.starts_with("tower_promises_"));
+    assert_eq!(found, wanted);
+
+    for series in [
+        "tasks_submitted_total{queue=\"office\",task=\"invoice\"} 1",
+        "tasks_total{queue=\"office\",task=\"invoice\",outcome=\"succeeded\"} 1",
+        "task_wait_duration_seconds_bucket{queue=\"office\",task=\"invoice\",le=\"+Inf\"} 1",
+        "task_dead_letters_total{queue=\"office\",change=\"added\"} 0",
+        "tasks_in_flight{queue=\"office\",task=\"invoice\"} 0",
+        "operation_replies_total{reply=\"accepted\"} 2",
+        "operations_total{outcome=\"succeeded\"} 2",
+        "operations_in_flight 0",
+        "operation_requests_in_flight 0",
+        "durable_runs_total{outcome=\"suspended\"} 1",
+        "durable_runs_started_total{reason=\"due\"} 1",
+        "signal_waits_total{outcome=\"received\"} 1",
+        "signal_waits_in_flight 0",
+        "worker_errors_total{call=\"take\"} 0",
+    ] {
+        let series = format!("tower_promises_{series}");
+        assert!(text.lines().any(|line| line == series), "{series}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn the_expressions_of_the_guide_use_series_that_a_scrape_has() {
+    let example = Example::start_with(
+        env!("CARGO_BIN_EXE_observability"),
+        &[("RUST_LOG", "error")],
+    );
+    let text = scrape(&example).await;
+    let guide = guide();
+    let rows = rows(&guide, "Questions and alerts");
+    assert!(rows.len() > 30, "{rows:#?}");
+    for row in rows {
+        let expression = row[1].trim_matches('`');
+        let selectors = Selector::all(expression);
+        assert!(!selectors.is_empty(), "{expression}");
+        for selector in selectors {
+            let lines = text.lines().filter(|line| selector.is_of(line));
+            let lines: Vec<_> = lines.collect();
+            assert!(!lines.is_empty(), "{selector:?} selects nothing: {text}");
+            for (label, value) in &selector.labels {
+                let label = format!("{label}=\"{value}\"");
+                let has = |line: &&str| line.contains(&label);
+                assert!(lines.iter().any(has), "{label}: {lines:#?}");
+            }
+            for label in grouped(expression) {
+                let label = format!("{label}=\"");
+                let has = |line: &&str| line.contains(&label);
+                assert!(lines.iter().any(has), "by {label}: {lines:#?}");
+            }
+        }
+    }
 }

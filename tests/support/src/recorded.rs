@@ -150,12 +150,30 @@ pub fn families(text: &str) -> BTreeMap<String, (String, Vec<String>)> {
         } else if !line.starts_with('#') && line.contains('{') {
             let (_, labels) = line.split_once('{').unwrap();
             let (labels, _) = labels.rsplit_once("\"} ").unwrap();
-            let labels = labels.split("\",").map(|label| label.split("=\"").next().unwrap());
+            let labels = labels
+                .split("\",")
+                .map(|label| label.split("=\"").next().unwrap());
             let labels = labels.filter(|label| !["quantile", "le"].contains(label));
             families.get_mut(&family).unwrap().1 = labels.map(str::to_owned).collect();
         }
     }
     families
+}
+
+/// Whether a metric is one of `PromiseLayer` and `FragmentLayer`, not of another package.
+#[must_use]
+pub fn is_of_promises(name: &str) -> bool {
+    let others = [
+        "durable",
+        "operation",
+        "schedule",
+        "signal",
+        "task",
+        "webhook",
+        "worker",
+    ];
+    let name = name.trim_start_matches("tower_promises_");
+    !others.iter().any(|other| name.starts_with(other))
 }
 
 /// Returns all series of the recorder with their values.

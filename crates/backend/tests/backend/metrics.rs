@@ -13,7 +13,7 @@ async fn work<F>(queue: &dyn Queue, handle: impl Fn(Delivery) -> F + Send + Sync
 where
     F: Future<Output = Outcome> + Send + 'static,
 {
-    let envelope = Envelope::new("work", "one", "");
+    let envelope = Envelope::new("work", "one", "".into());
     queue.enqueue(envelope).await.unwrap();
     let options = WorkOptions::new("work").lease(SECOND);
     let work = queue.work(options, Arc::new(handle), Box::pin(sleep(SECOND * 60)));
@@ -28,7 +28,10 @@ async fn a_handler_that_panics_is_counted() {
         Outcome::Done
     };
     work(Backend::memory().queue(), handle).await;
-    assert_eq!(recorded.values("worker"), ["worker_errors_total{call=\"handle\"} 1"]);
+    assert_eq!(
+        recorded.values("worker"),
+        ["worker_errors_total{call=\"handle\"} 1"]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -36,7 +39,7 @@ async fn calls_of_a_queue_that_fail_are_counted() {
     let recorded = RecordedHere::start();
     let broken = Broken::new(Fault::FailsOften);
     for id in 0..10 {
-        let envelope = Envelope::new("work", id.to_string(), "");
+        let envelope = Envelope::new("work", id.to_string(), "".into());
         broken.queue.enqueue(envelope).await.unwrap();
     }
     let handle = async |_| {
@@ -65,4 +68,10 @@ async fn lost_leases_are_counted() {
     };
     work(&broken, handle).await;
     assert!(recorded.value("worker_lost_leases_total") >= 1.0);
+}
+
+#[test]
+fn the_documentation_has_all_metrics_with_their_kinds_and_labels() {
+    let code = include_str!("../../src/metrics.rs");
+    test_support::described::assert_is_documented(code, tower_promises_backend::metrics::describe);
 }

@@ -39,7 +39,7 @@ async fn runs_suspensions_and_settlements_are_counted() {
     assert_eq!(settle(7).await, Settling::Again);
     assert_eq!(settle(8).await, Settling::Otherwise);
     let unknown = Settlement::value(&7).unwrap();
-    let unknown = process.operations.settle(id, "other", &unknown);
+    let unknown = process.operations.settle("another", "number", &unknown);
     assert_eq!(unknown.await.unwrap(), Settling::Unknown);
     assert_eq!(process.result(&path).await.1, "7");
     assert_eq!(

@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use axum::extract::Request;
+use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -64,13 +65,17 @@ async fn replies_and_operations_are_counted() {
 async fn with_a_key_errors_and_accepted_requests_are_counted_by_their_reply() {
     let recorded = RecordedHere::start();
     let app = App::working(memory().idempotency_keys(true));
-    app.start("POST /?ms=9000", &[("idempotency-key", "1")]).await;
+    app.start("POST /?ms=9000", &[("idempotency-key", "1")])
+        .await;
     // Still running: the repeated request gets the same address.
-    app.start("POST /?ms=9000", &[("idempotency-key", "1")]).await;
+    app.start("POST /?ms=9000", &[("idempotency-key", "1")])
+        .await;
     // A refusal is not remembered, so it runs again.
+    let layer = memory().idempotency_keys(true);
+    let refusing = App::new(layer, async |_: Request| StatusCode::SERVICE_UNAVAILABLE);
     for _ in 0..2 {
-        let key = ("idempotency-key", "2");
-        assert_eq!(app.ask("POST /?code=503&steps=0", &[key]).await.status, 503);
+        let answer = refusing.ask("POST /", &[("idempotency-key", "2")]).await;
+        assert_eq!(answer.status, 503);
     }
     assert_eq!(
         recorded.values("operation_replies"),
@@ -93,7 +98,10 @@ async fn gauges_return_to_zero_after_a_disconnect_and_a_panic() {
         let asked = timeout(SECOND, app.ask("POST /?ms=9000", &[]));
         assert!(asked.await.is_err());
         let continues = f64::from(on_disconnect == OnDisconnect::Continue);
-        until("the work continues or is dropped", || gauges() == [continues; 2]).await;
+        until("the work continues or is dropped", || {
+            gauges() == [continues; 2]
+        })
+        .await;
         sleep(SECOND * 10).await;
         assert_eq!(gauges(), [0.0; 2]);
     }
@@ -113,20 +121,40 @@ async fn gauges_return_to_zero_after_a_disconnect_and_a_panic() {
 async fn refusals_are_counted_by_limit() {
     let recorded = RecordedHere::start();
     let layer = |principal: bool| {
-        memory().receive_timeout(SECOND).principal(move |_| {
-            principal.then(|| "ada".to_owned())
-        })
+        memory()
+            .receive_timeout(SECOND)
+            .principal(move |_| principal.then(|| "ada".to_owned()))
     };
     let endless = || {
         let body = futures_util::stream::pending::<Result<bytes::Bytes, std::io::Error>>();
         request_with("POST /", &[ASYNC], Body::from_stream(body))
     };
     for (limit, layer, principal, is_endless) in [
-        ("principal", layer(true).max_running_per_principal(0), true, false),
-        ("principal_receiving", layer(true).max_receiving_per_principal(0), true, true),
-        ("principal_stored", layer(true).max_stored_bytes_per_principal(0), true, false),
+        (
+            "principal",
+            layer(true).max_running_per_principal(0),
+            true,
+            false,
+        ),
+        (
+            "principal_receiving",
+            layer(true).max_receiving_per_principal(0),
+            true,
+            true,
+        ),
+        (
+            "principal_stored",
+            layer(true).max_stored_bytes_per_principal(0),
+            true,
+            false,
+        ),
         ("total", layer(false).max_running(0), false, false),
-        ("total_receiving", layer(false).max_receiving(0), false, true),
+        (
+            "total_receiving",
+            layer(false).max_receiving(0),
+            false,
+            true,
+        ),
         ("receive_timeout", layer(false), false, true),
     ] {
         let app = App::new(layer, work);
@@ -156,7 +184,10 @@ async fn operations_that_a_drain_gives_up_are_counted() {
     assert_eq!(app.operations.drain(SECOND * 5).await, 1);
     assert_eq!(recorded.value("operations_given_up_total"), 1.0);
     assert_eq!(recorded.value("operations_total{outcome=\"failed\"}"), 1.0);
-    assert_eq!(recorded.value("operations_total{outcome=\"succeeded\"}"), 1.0);
+    assert_eq!(
+        recorded.value("operations_total{outcome=\"succeeded\"}"),
+        1.0
+    );
     assert_eq!(recorded.value("operations_in_flight"), 0.0);
 }
 
@@ -186,7 +217,10 @@ async fn a_lost_operation_is_counted_by_the_process_that_notices() {
     assert!(recorded.value("operation_backend_errors_total{kind=\"call\"}") >= 1.0);
 
     // The process that has lost touch notices the end, and does not count it again.
-    until("the work is dropped", || recorded.value("operations_in_flight") == 0.0).await;
+    until("the work is dropped", || {
+        recorded.value("operations_in_flight") == 0.0
+    })
+    .await;
     let ends = recorded.values("operations_total");
     assert_eq!(ends, ["operations_total{outcome=\"lost\"} 1"]);
 }
@@ -241,4 +275,13 @@ async fn a_lost_bus_is_counted() {
         recorded.value("operation_backend_errors_total{kind=\"bus\"}") >= 1.0
     })
     .await;
+}
+
+#[test]
+fn the_documentation_has_all_metrics_with_their_kinds_and_labels() {
+    let code = include_str!("../../src/metrics.rs");
+    test_support::described::assert_is_documented(
+        code,
+        tower_promises_operations::metrics::describe,
+    );
 }

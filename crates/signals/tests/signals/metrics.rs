@@ -19,7 +19,10 @@ async fn waits_are_counted_by_outcome() {
     let signals = Signals::memory();
     let waits = || recorded.value("signal_waits_in_flight");
 
-    let (received, mistaken) = (signals.wait::<u32>("number"), signals.wait::<bool>("number"));
+    let (received, mistaken) = (
+        signals.wait::<u32>("number"),
+        signals.wait::<bool>("number"),
+    );
     let late = signals.wait::<u32>("never").timeout(SECOND * 2);
     let dropped = signals.wait::<u32>("never");
     let cancelled = timeout(SECOND, signals.wait::<u32>("never"));
@@ -33,9 +36,8 @@ async fn waits_are_counted_by_outcome() {
     drop(dropped);
     assert_eq!(waits(), 0.0);
 
-    let waits = |outcome: &str, count: u32| {
-        format!("signal_waits_total{{outcome=\"{outcome}\"}} {count}")
-    };
+    let waits =
+        |outcome: &str, count: u32| format!("signal_waits_total{{outcome=\"{outcome}\"}} {count}");
     assert_eq!(
         recorded.values("signal_waits"),
         [
@@ -104,7 +106,10 @@ async fn messages_that_come_too_fast_are_counted() {
         let noise = backend.bus().publish("noise", Bytes::new());
         noise.now_or_never().unwrap().unwrap();
     }
-    until("the lag is noticed", || recorded.value("signals_missed_total") == 84.0).await;
+    until("the lag is noticed", || {
+        recorded.value("signals_missed_total") == 84.0
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -115,11 +120,8 @@ async fn failures_of_the_backend_are_counted_by_kind() {
     assert!(signals.send("number", &7).await.is_err());
     let wait = signals.wait::<u32>("number");
     sleep(SECOND).await;
-    let errors = |kind: &str| {
-        recorded.value(&format!(
-            "signal_backend_errors_total{{kind=\"{kind}\"}}"
-        ))
-    };
+    let errors =
+        |kind: &str| recorded.value(&format!("signal_backend_errors_total{{kind=\"{kind}\"}}"));
     assert_eq!(errors("call"), 1.0);
     assert!(errors("bus") >= 2.0);
     assert_eq!(recorded.values("signals_sent"), [""; 0]);
@@ -134,10 +136,20 @@ async fn a_message_that_cannot_be_read_is_counted() {
     signals.listen().await.unwrap();
     let wait = signals.wait::<u32>("sesame");
     let payload = Bytes::from_static(b"?");
-    backend.bus().publish("signal/sesame", payload).await.unwrap();
+    backend
+        .bus()
+        .publish("signal/sesame", payload)
+        .await
+        .unwrap();
     let unreadable = "signal_backend_errors_total{kind=\"message\"}";
     until("it is counted", || recorded.value(unreadable) == 1.0).await;
     // The name of a signal is no label.
     assert!(!recorded.handle.render().contains("sesame"));
     drop(wait);
+}
+
+#[test]
+fn the_documentation_has_all_metrics_with_their_kinds_and_labels() {
+    let code = include_str!("../../src/metrics.rs");
+    test_support::described::assert_is_documented(code, tower_promises_signals::metrics::describe);
 }

@@ -153,9 +153,7 @@ impl Series {
     /// Adds a value to a histogram. A stopwatch is read only for a recorder.
     pub fn record(&self, time: impl IntoF64) {
         metrics::with_recorder(|recorder| {
-            recorder
-                .register_histogram(&self.0, &METADATA)
-                .record(time);
+            recorder.register_histogram(&self.0, &METADATA).record(time);
         });
     }
 
