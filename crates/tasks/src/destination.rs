@@ -11,6 +11,9 @@ use tower_promises_backend::kit::transaction::TimedTransaction;
 use tower_promises_backend::{BackendError, Priority};
 
 pub(super) trait Destination: Send {
+    /// Returns the state of this process.
+    fn core(&self) -> &Core;
+
     /// Creates the record of a task. Returns `false` if there is one already.
     fn create(
         &mut self,
@@ -45,6 +48,10 @@ pub(super) trait Destination: Send {
 }
 
 impl Destination for &Core {
+    fn core(&self) -> &Core {
+        self
+    }
+
     async fn create(&mut self, id: &TaskId, record: &Record) -> Result<bool, BackendError> {
         self.records.create(id, record).await
     }
@@ -83,6 +90,10 @@ pub(super) struct Within<'c> {
 }
 
 impl Destination for &mut Within<'_> {
+    fn core(&self) -> &Core {
+        self.core
+    }
+
     async fn create(&mut self, id: &TaskId, record: &Record) -> Result<bool, BackendError> {
         let time_to_live = record.time_to_live();
         documents::create(&mut self.transaction, &id.record(), record, time_to_live).await

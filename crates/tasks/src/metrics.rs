@@ -24,6 +24,8 @@
 //! may count as `aborted` in one process and as `lost` in another. A cancel that reaches a task before its first attempt
 //! counts as the end of a task, and not as an attempt.
 //!
+//! A submission in a transaction of the application counts whether or not the transaction commits.
+//!
 //! A dead letter is `dropped` when the list of its queue is full. A dead letter that is sent again starts and ends again,
 //! without a submission. Several due times that were missed together count once. A run that is decided and whose task
 //! cannot be submitted counts as `run` and as `failed`. A webhook is `rejected` by a status that is tried again, `gone`

@@ -147,7 +147,7 @@ impl Submission {
         self,
         connection: ApplicationConnection<'_>,
     ) -> Result<TaskId, TaskError> {
-        let letter = self.letter?.prioritised(self.priority);
+        let letter = self.letter?.prioritised(self.priority).delayed(self.delay);
         Core::runtime()?;
         let core = &*self.tasks.core;
         if !core.queues.contains_key(&*letter.queue) {
@@ -257,7 +257,7 @@ pub(super) async fn submit(
             }
             return Err(error.into());
         }
-        core.meters.of(letter).submitted();
+        destination.core().meters.of(letter).submitted();
         return Ok(());
     }
     let is_same = |found: &Record| {

@@ -2,6 +2,7 @@
 
 use std::future::pending;
 use std::time::{Duration, SystemTime};
+use test_support::away::Away;
 use test_support::recorded::RecordedHere;
 use test_support::soon;
 use test_support::task::{Act, Broken, Ran, SECOND, act, builder, client, process};
@@ -9,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use tower_promises_backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises_backend::{Backend, Envelope};
 use tower_promises_tasks::{
-    Missed, Schedule, Task, TaskContext, TaskFailure, TaskQueueOptions, TaskState, Tasks,
+    Missed, Schedule, Task, TaskContext, TaskFailure, TaskId, TaskQueueOptions, TaskState, Tasks,
 };
 
 /// Labels of the task `act` in the queue `main`.
@@ -306,6 +307,23 @@ async fn failures_of_the_backend_are_counted() {
     output(&tasks, "").await;
     let failed = recorded.values("task_backend_errors");
     assert_eq!(failed, ["task_backend_errors_total{kind=\"call\"} 1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_bus_and_a_schedule_that_cannot_be_kept_are_counted() {
+    let recorded = RecordedHere::start();
+    // No plan has room in the store.
+    let store = MemoryStore::builder().max_value_bytes(1).build();
+    let backend = Backend::new(store, Away, MemoryQueue::new());
+    let schedule = Schedule::new("tick", "main", "* * * * *", |_| act(""));
+    let tasks = builder(&backend, run).schedule(schedule.unwrap()).build();
+    let _worker = tasks.work().unwrap();
+    let mut watch = tasks.watch(&TaskId::new("unknown")).unwrap();
+    let _ = tokio::time::timeout(SECOND, watch.changed()).await;
+    let bus = "task_backend_errors_total{kind=\"bus\"}";
+    until(|| recorded.value(bus) >= 1.0).await;
+    let schedule = "schedule_errors_total{schedule=\"tick\"}";
+    until(|| recorded.value(schedule) >= 2.0).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use test_support::eventually::eventually;
 use test_support::operation::App;
+use test_support::recorded::RecordedHere;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
@@ -655,4 +656,41 @@ async fn a_client_of_an_operation_is_called_at_its_end() {
     })
     .await;
     assert_eq!(receiver.got().len(), 1);
+}
+
+#[tokio::test]
+async fn webhooks_are_counted_by_outcome() {
+    let recorded = RecordedHere::start();
+    let answer = |number| status(if number == 1 { 500 } else { 204 });
+    let receiver = Receiver::start(Receiver::new(answer)).await;
+    let gone = Receiver::start(Receiver::new(|_| status(410))).await;
+    let site = Site::new(local());
+    site.send(&receiver.url()).await;
+    site.send(&gone.url()).await;
+    site.send("ftp://127.0.0.1/").await;
+    // Nothing answers there.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let hasty = Site::new(local().timeout(Duration::from_millis(1)));
+    let dead = hasty.send(&format!("http://{address}/")).await;
+    assert_eq!(dead.state(), TaskState::Dead, "{dead:?}");
+    let sent = |outcome: &str, count: u32| format!("{{outcome=\"{outcome}\"}} {count}");
+    let outcomes = [
+        sent("delivered", 1),
+        sent("gone", 1),
+        sent("refused", 1),
+        sent("rejected", 1),
+        sent("unreachable", 10),
+    ];
+    assert_eq!(
+        recorded.values("webhooks"),
+        outcomes
+            .clone()
+            .map(|outcome| format!("webhooks_total{outcome}"))
+    );
+    assert_eq!(
+        recorded.values("webhook_duration"),
+        outcomes.map(|outcome| format!("webhook_duration_seconds_count{outcome}"))
+    );
+    assert!(!recorded.handle.render().contains("127.0.0.1"));
 }
