@@ -163,7 +163,7 @@ pub async fn transactions_have_savepoints(
     application: &impl Application,
 ) {
     let (here, there) = (make().await, make().await);
-    let [before, undone, kept] = ["before", "undone", "kept"].map(|what| fresh(what));
+    let [before, undone, kept] = ["before", "undone", "kept"].map(fresh);
     let mut transaction = application.begin().await;
     write_in(&here, &mut transaction, &before).await;
     application
@@ -196,7 +196,7 @@ pub async fn transactions_withstand_failures(
     application: &impl Application,
 ) {
     let (here, there) = (make().await, make().await);
-    let [before, dropped, after] = ["before", "dropped", "after"].map(|what| fresh(what));
+    let [before, dropped, after] = ["before", "dropped", "after"].map(fresh);
     let mut transaction = application.begin().await;
     write_in(&here, &mut transaction, &before).await;
 
