@@ -295,6 +295,8 @@ async fn version(connection: &mut SqliteConnection) -> Result<usize, Refused> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
     use sqlx::Row;
     use std::collections::BTreeSet;

@@ -296,6 +296,8 @@ fn concerns(change: &Change, prefix: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
     use crate::schema;
     use sqlx::sqlite::SqliteConnection;
