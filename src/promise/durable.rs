@@ -264,7 +264,7 @@ impl Promises {
     }
 
     /// Reads the promise that is found or remembered, or submits one that is remembered once it has settled.
-    fn remembered<T, F>(
+    pub(super) fn remembered<T, F>(
         &self,
         key: impl IntoKey<T>,
         make: impl FnOnce() -> F,

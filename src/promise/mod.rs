@@ -194,6 +194,8 @@ mod current;
 mod durable;
 #[cfg(feature = "operations")]
 mod durable_wait;
+#[cfg(feature = "operations")]
+mod durable_within;
 pub(crate) mod error;
 pub(crate) mod excerpt;
 #[cfg(feature = "fragments")]
@@ -219,6 +221,8 @@ mod submit;
 mod wait;
 mod waiters;
 
+#[cfg(feature = "operations")]
+pub use durable_within::Remember;
 pub use error::{MissingPromiseLayer, SubmitError};
 pub use future::PromiseFuture;
 pub use key::{AnyKey, IntoKey, Key, PromiseKey};

@@ -125,6 +125,7 @@ mod settle;
 mod takeover;
 mod token;
 mod wake;
+mod within;
 mod worker;
 
 pub use crate::memory::{Json, RememberedError, Settlement};
@@ -137,4 +138,5 @@ pub use recording::{ChangedType, Recording, Replayed};
 pub use run::DurableRun;
 pub use settle::Settling;
 pub(super) use settle::{Target, settle};
+pub use within::NotInTransaction;
 pub(super) use worker::work;

@@ -5,6 +5,7 @@ mod database;
 mod file;
 mod ports;
 mod queue;
+mod remembered;
 mod transactions;
 
 /// The process that other tests start.
