@@ -44,6 +44,9 @@
 //!
 //! - [`promise`] describes the rules, the pitfalls and the order of middleware. Read the pitfalls before a
 //!   handler writes anything: the handler runs more than once.
+//! - [`guide`] has guides, each from a problem to production: pages, streaming, N+1 queries, uploads, slow requests,
+//!   requests that survive, background work, observability, testing, several machines, and the way from `join!` to
+//!   promises and back.
 //! - [`Promises`] is the handle that handlers use. Its documentation shows how to test a handler.
 //! - [`PromiseLayer`] has the settings and their defaults.
 //! - [`body::ReplayBody`] is the request body of every pass. It is also useful by itself.
@@ -54,20 +57,20 @@
 //! |---|---|
 //! | a future that a synchronous component needs | [`result_or_submit`], or [`result_or_try_submit`] if it can fail |
 //! | the same, where the code can `await` | [`resolve`], [`try_resolve`] |
-//! | a computation, or a call that blocks its thread | `result_or_submit_blocking`: module `blocking` |
-//! | a computation that may crash or must be stoppable | `ProcessPool::run` as a promise: module `process` |
-//! | one of many rows of the same kind | a `Loader` with `load`, or `load_async` in async code: module `loader` |
+//! | a computation, or a call that blocks its thread | [`result_or_submit_blocking`]: module [`blocking`] |
+//! | a computation that may crash or must be stoppable | [`ProcessPool::run`] as a promise: module [`process`] |
+//! | one of many rows of the same kind | a [`Loader`][trait Loader] with [`load`], or [`load_async`] in async code: module [`loader`] |
 //! | reading a large request body in a promise | [`submit_body`] |
-//! | reading a body that later passes also need | nothing, because the body is replayed; `spool_dir` if it is large |
-//! | waiting for a message of another request | `Signals::wait` as a promise: module `signals` |
-//! | longer than a client should wait | `OperationLayer` outside, `Progress` inside: module `operations` |
-//! | work that must not be lost or repeated when the process dies | `durable` in a durable operation: module `operations::durable` |
-//! | a wait of hours or days, or the answer of a person | `sleep` and `outside` in a durable operation |
-//! | a function that another process should run | a `Task`, and `TaskQueue::call` as a promise: module `tasks` |
-//! | work that may continue after the response | `TaskQueue::submit`: module `tasks` |
+//! | reading a body that later passes also need | nothing, because the body is replayed; [`spool_dir`] if it is large |
+//! | waiting for a message of another request | [`Signals::wait`] as a promise: module [`signals`] |
+//! | longer than a client should wait | [`OperationLayer`] outside, [`Progress`] inside: module [`operations`] |
+//! | work that must not be lost or repeated when the process dies | [`durable`] in a durable operation: module [`operations::durable`] |
+//! | a wait of hours or days, or the answer of a person | [`sleep`] and [`outside`] in a durable operation |
+//! | a function that another process should run | a [`Task`], and [`TaskQueue::call`] as a promise: module [`tasks`] |
+//! | work that may continue after the response | [`TaskQueue::submit`]: module [`tasks`] |
 //! | a call that should be retried | a retry crate around the future of a promise |
 //! | a value that many requests need | a cache crate inside the promise |
-//! | a part of a page that may come later | `Promises::fragment`, with `FragmentLayer`: module `fragment` |
+//! | a part of a page that may come later | [`Promises::fragment`], with [`FragmentLayer`]: module [`fragment`] |
 //! | a placeholder while a promise is pending | [`or_pending`](OrPending::or_pending) |
 //!
 //! [`result_or_submit`]: Promises::result_or_submit
@@ -79,18 +82,22 @@
 //! # Testing a handler
 //!
 //! [`Promises::with_results`] creates a handle without a server. [`keys`](Promises::keys) returns the names that a
-//! handler requests, and `Promises::loading` returns the keys that it requests from a loader. [`PromiseResults`](promise::PromiseResults) and
-//! `Promises::prime` provide results and loaded values. `Promises::replayed` compares a handler with the recording of a
-//! durable operation. [`Promises`] has an example. Test a whole stack with `tower::ServiceExt::oneshot`.
+//! handler requests, and [`Promises::loading`] returns the keys that it requests from a loader.
+//! [`PromiseResults`](promise::PromiseResults) and [`Promises::prime`] provide results and loaded values.
+//! [`Promises::replayed`] compares a handler with the recording of a durable operation. Test a whole stack with
+//! `tower::ServiceExt::oneshot`. [`guide::testing`] has an example of each.
 //!
 //! # Features
 //!
-//! Only `tracing` is on by default. The module `fragment` needs the feature `fragments`. The modules `blocking`,
-//! `loader`, `backend`, `operations`, `process`, `signals` and `tasks` need the features of their names; the last five
-//! are packages of their own. The [README] has a table of all features, packages and minimum Rust versions.
+//! Only `tracing` is on by default. The module [`fragment`] needs the feature `fragments`. The modules [`blocking`],
+//! [`loader`], [`backend`], [`operations`], [`process`], [`signals`] and [`tasks`] need the features of their names; the
+//! last five are packages of their own. The [README] has a table of all features, packages and minimum Rust versions.
 //!
 //! [README]: https://docs.rs/crate/tower-promises/latest
 
+// Items of features: links within this documentation if it has them all, and to docs.rs otherwise.
+#![cfg_attr(feature = "full", doc = include_str!("guide/links.md"))]
+#![cfg_attr(not(feature = "full"), doc = include_str!("guide/links_to_docs_rs.md"))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "blocking")]
@@ -98,6 +105,10 @@ pub mod blocking;
 pub mod body;
 #[cfg(feature = "fragments")]
 pub mod fragment;
+// Its links need the modules of all features.
+#[cfg(feature = "full")]
+#[cfg_attr(docsrs, doc(auto_cfg = false))]
+pub mod guide;
 pub mod promise;
 
 #[cfg(feature = "axum")]

@@ -18,6 +18,24 @@ pub(crate) const DEFAULT_MAX_BYTES: usize = 2 * 1024 * 1024;
 /// A body that can be read more than once. See the [module docs](crate::body).
 ///
 /// A `ReplayBody` is always `Unpin`. It is `Send` and `Sync` if `B` is `Send`.
+///
+/// ```
+/// use bytes::Bytes;
+/// use http_body_util::{BodyExt, Full};
+/// use tower_promises::body::ReplayBody;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), tower_promises::BoxError> {
+/// // Keeps at most four bytes. `ReplayBody::new` keeps up to 2 MiB.
+/// let body = ReplayBody::with_max_bytes(Full::new(Bytes::from("hello")), 4);
+/// let again = body.replay();
+/// // The reader gets the whole body, however much is kept.
+/// assert_eq!(body.collect().await?.to_bytes(), "hello");
+/// assert!(!again.is_replayable());
+/// assert!(again.collect().await.is_err());
+/// # Ok(())
+/// # }
+/// ```
 pub struct ReplayBody<B> {
     /// `None` for a body that was empty from the start.
     shared: Option<Reader<B>>,

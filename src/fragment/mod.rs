@@ -49,7 +49,7 @@
 //! # });
 //! ```
 //!
-//! [`guide`] leads from a page in two passes to a page that streams in production. The example `streaming` is a
+//! [`guide`] leads from a page in two passes to a page that streams in production. The example [`streaming`](https://github.com/tower-promises/tower-promises/tree/main/examples/streaming) is a
 //! product page in two template engines.
 //!
 //! # Rules

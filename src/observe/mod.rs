@@ -8,7 +8,7 @@
 //! | what is wrong with my handler? | [warnings](#warnings) |
 //! | what does this log line mean? | [the guide](guide) lists all spans and events, [metrics](#metrics) all metrics |
 //!
-//! The example `observability` uses all of them in one service.
+//! The example [`observability`](https://github.com/tower-promises/tower-promises/tree/main/examples/observability) uses all of them in one service.
 //!
 //! # Spans
 //!

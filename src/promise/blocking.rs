@@ -10,6 +10,19 @@ impl Promises {
     ///
     /// The closure can poll [`is_cancelled`](crate::blocking::is_cancelled) to stop early.
     ///
+    /// ```
+    /// use tower_promises::{PromiseError, Promises};
+    ///
+    /// fn page(promises: &Promises) -> Result<String, PromiseError> {
+    ///     // Runs on a thread of the pool, beside the promises of the runtime.
+    ///     let primes = promises.result_or_submit_blocking("primes", || {
+    ///         (2..10_000_u32).filter(|n| (2..*n).all(|d| n % d != 0)).count()
+    ///     })?;
+    ///     Ok(format!("{primes} primes"))
+    /// }
+    /// # let _ = page;
+    /// ```
+    ///
     /// # Errors
     ///
     /// Those of [`submit`](Self::submit). If the pool has no room when the promise starts, the promise reads as

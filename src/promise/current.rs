@@ -20,6 +20,19 @@ impl Promises {
     /// `Some` in every call below [`PromiseLayer`](super::PromiseLayer): in the inner service, in functions that it
     /// calls, and in running promises. `None` in other tasks and threads, for example in closures and futures that the
     /// handler passes to `tokio::spawn`, `spawn_blocking` or rayon: use [`scope`](Self::scope) there.
+    ///
+    /// ```
+    /// use tower_promises::Promises;
+    ///
+    /// /// A function of a template engine.
+    /// fn name() -> String {
+    ///     let Some(promises) = Promises::current() else {
+    ///         return "a guest".into();
+    ///     };
+    ///     promises.result_or_submit("name", async || "Ferris".to_owned()).unwrap_or_default()
+    /// }
+    /// # assert_eq!(name(), "a guest");
+    /// ```
     #[must_use]
     pub fn current() -> Option<Self> {
         let current = replace(None);
@@ -75,6 +88,23 @@ impl Promises {
     }
 
     /// Runs `f` with this handle as [`Promises::current`].
+    ///
+    /// ```
+    /// use tower_promises::promise::PromiseResults;
+    /// use tower_promises::{BoxError, Promises};
+    ///
+    /// fn title() -> Result<String, BoxError> {
+    ///     Ok(Promises::try_current()?.result("title")?)
+    /// }
+    ///
+    /// # fn main() -> Result<(), BoxError> {
+    /// let promises = Promises::with_results(PromiseResults::new().value("title", "Tea".to_owned()));
+    /// // Another thread has no current promises.
+    /// let thread = std::thread::spawn(move || promises.scope(title));
+    /// assert_eq!(thread.join().unwrap()?, "Tea");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn scope<R>(&self, f: impl FnOnce() -> R) -> R {
         let _scope = enter(self.clone());
         f()

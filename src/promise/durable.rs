@@ -119,6 +119,20 @@ impl Promises {
     /// [`Operations::settle`](crate::operations::Operations::settle) ends the wait before. In a request that is no durable
     /// operation, the promise is an ordinary one.
     ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_promises::{PromiseError, Promises};
+    ///
+    /// fn trial(promises: &Promises) -> Result<String, PromiseError> {
+    ///     promises.durable("welcome", async || println!("a mail with a welcome"))?;
+    ///     // The request uses no memory for two weeks.
+    ///     promises.sleep("trial", Duration::from_secs(14 * 86_400))?;
+    ///     promises.durable("reminder", async || println!("a mail with a reminder"))?;
+    ///     Ok("reminded".into())
+    /// }
+    /// # let _ = trial;
+    /// ```
+    ///
     /// # Errors
     ///
     /// Those of [`durable`](Self::durable).
@@ -142,6 +156,25 @@ impl Promises {
     /// [`Operations::settle`](crate::operations::Operations::settle).
     ///
     /// If nothing else is pending, the operation is suspended: it uses no memory until the settlement.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_promises::{PromiseError, Promises};
+    ///
+    /// # async fn mail(_: String) {}
+    /// fn order(promises: &Promises) -> Result<String, PromiseError> {
+    ///     // A `POST` to this address with `{"value": true}` settles the promise.
+    ///     let address = promises.outside_url("approval")?;
+    ///     promises.durable("mail", move || mail(address))?;
+    ///     match promises.outside_within("approval", Duration::from_secs(7 * 86_400)) {
+    ///         Ok(true) => Ok("approved".into()),
+    ///         Ok(false) => Ok("refused".into()),
+    ///         Err(PromiseError::TimedOut { .. }) => Ok("not answered within a week".into()),
+    ///         Err(error) => Err(error),
+    ///     }
+    /// }
+    /// # let _ = order;
+    /// ```
     ///
     /// # Errors
     ///

@@ -16,6 +16,18 @@ impl Promises {
     ///
     /// A handler that awaits is not suspended while it does.
     ///
+    /// ```
+    /// use tower_promises::{PromiseError, Promises};
+    ///
+    /// # async fn charge(_: Option<String>) -> String { "receipt 7".into() }
+    /// async fn order(promises: &Promises) -> Result<String, PromiseError> {
+    ///     let key = promises.idempotency_key("charge");
+    ///     let receipt: String = promises.resolve_durable("charge", move || charge(key)).await?;
+    ///     Ok(format!("paid: {receipt}"))
+    /// }
+    /// # let _ = order;
+    /// ```
+    ///
     /// # Errors
     ///
     /// Those of [`durable`](Self::durable) and of [`resolve`](Self::resolve).

@@ -144,6 +144,17 @@ impl PromiseError {
     /// The status of a response for this error: 503 for a pending or rejected promise, 504 for a promise that timed
     /// out, otherwise 500. A pending promise has a 5xx status so that a transaction layer around the handler rolls
     /// back.
+    ///
+    /// ```
+    /// use tower_promises::promise::PromiseResults;
+    /// use tower_promises::Promises;
+    ///
+    /// let promises = Promises::with_results(PromiseResults::new().timed_out::<u32>("price"));
+    /// let error = promises.result::<u32>("price").unwrap_err();
+    /// assert_eq!(error.status(), 504);
+    /// assert_eq!(error.key().as_str(), "price");
+    /// assert!(!error.is_pending());
+    /// ```
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
@@ -340,6 +351,22 @@ fn write_wrong_type(
 }
 
 /// Replaces a pending value by a placeholder.
+///
+/// ```
+/// use tower_promises::{OrPending, PromiseError, Promises};
+///
+/// # async fn fetch_name() -> String { "Ferris".into() }
+/// # async fn count_messages() -> u64 { 7 }
+/// fn page(promises: &Promises) -> Result<String, PromiseError> {
+///     // Without a placeholder, the first pass would end here, and not request the messages.
+///     let name = promises.result_or_submit("name", fetch_name).or_pending(String::new())?;
+///     let messages = promises.result_or_submit("messages", count_messages).or_pending(0)?;
+///     Ok(format!("Hello, {name}! You have {messages} messages."))
+/// }
+/// # let promises = Promises::with_results(Default::default());
+/// # page(&promises).unwrap();
+/// # assert_eq!(promises.keys(), ["name", "messages"]);
+/// ```
 pub trait OrPending<T>: Sized {
     /// Replaces [`PromiseError::Pending`] by `placeholder`. Values and other errors are returned unchanged.
     ///

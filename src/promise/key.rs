@@ -162,6 +162,12 @@ impl fmt::Display for Key {
 ///     }
 /// }
 /// # let _ = banner;
+///
+/// /// A key for each page, still with the type.
+/// fn visitors_of(page: u32) -> PromiseKey<u64> {
+///     PromiseKey::named(format!("visitors:{page}"))
+/// }
+/// assert_eq!(visitors_of(7).key().as_str(), "visitors:7");
 /// ```
 ///
 /// ```compile_fail

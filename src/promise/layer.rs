@@ -14,6 +14,24 @@ use tower_layer::Layer;
 /// Layer that applies the [`PromiseService`] middleware.
 ///
 /// See the [module docs](crate::promise) for an example.
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use std::time::Duration;
+/// use tower_promises::{PromiseError, PromiseLayer, Promises};
+///
+/// async fn page(promises: Promises) -> Result<String, PromiseError> {
+///     promises.result_or_submit("name", async || "Ferris".to_owned())
+/// }
+///
+/// let layer = PromiseLayer::new()
+///     .promise_timeout(Duration::from_secs(2))
+///     .timeout(Duration::from_secs(10))
+///     .max_passes(4);
+/// // After the routes, because `layer` applies to the routes before it.
+/// let app: Router = Router::new().route("/", get(page)).layer(layer);
+/// # let _ = app;
+/// ```
 #[derive(Clone)]
 #[must_use]
 pub struct PromiseLayer<H = DefaultResponseForRejection> {

@@ -64,6 +64,32 @@ impl Promises {
     /// Returns the value that `loader` has for `key`, loaded together with all other keys that this pass requests.
     /// `None` if there is no such value.
     ///
+    /// ```
+    /// # use std::collections::HashMap;
+    /// # use std::sync::Arc;
+    /// # use tower_promises::loader::Loader;
+    /// # use tower_promises::{OrPending, PromiseError, Promises};
+    /// # struct Authors;
+    /// # impl Loader for Authors {
+    /// #     type Key = u32;
+    /// #     type Value = String;
+    /// #     type Error = std::io::Error;
+    /// #     async fn load(&self, ids: &[u32]) -> Result<HashMap<u32, String>, std::io::Error> {
+    /// #         Ok(ids.iter().map(|id| (*id, format!("author {id}"))).collect())
+    /// #     }
+    /// # }
+    /// /// The module `loader` has the implementation of `Authors`.
+    /// fn row(promises: &Promises, authors: &Arc<Authors>, author: u32) -> Result<String, PromiseError> {
+    ///     // With a placeholder, the rows that follow are part of the same batch.
+    ///     let name = promises.load(authors, author).or_pending(None)?;
+    ///     Ok(name.unwrap_or_else(|| "unknown".to_owned()))
+    /// }
+    /// # let (promises, authors) = (Promises::with_results(Default::default()), Arc::new(Authors));
+    /// # row(&promises, &authors, 1).unwrap();
+    /// # row(&promises, &authors, 2).unwrap();
+    /// # assert_eq!(promises.loading(&authors), [1, 2]);
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Pending`](PromiseError::Pending) if the value is not loaded yet, and the errors of
@@ -127,6 +153,30 @@ impl Promises {
     /// before the task yields are loaded together, so request many keys with a `join` or with
     /// [`load_many_async`](Self::load_many_async).
     ///
+    /// ```
+    /// # use std::collections::HashMap;
+    /// # use std::sync::Arc;
+    /// # use tower_promises::loader::Loader;
+    /// # use tower_promises::{OrPending, PromiseError, Promises};
+    /// # struct Authors;
+    /// # impl Loader for Authors {
+    /// #     type Key = u32;
+    /// #     type Value = String;
+    /// #     type Error = std::io::Error;
+    /// #     async fn load(&self, ids: &[u32]) -> Result<HashMap<u32, String>, std::io::Error> {
+    /// #         Ok(ids.iter().map(|id| (*id, format!("author {id}"))).collect())
+    /// #     }
+    /// # }
+    /// async fn names(promises: &Promises, authors: &Arc<Authors>) -> Result<Vec<Option<String>>, PromiseError> {
+    ///     // One call of the loader for all three.
+    ///     let names = [1, 2, 3].map(|author| promises.load_async(authors, author));
+    ///     futures_util::future::try_join_all(names).await
+    /// }
+    /// # let (promises, authors) = (Promises::with_results(Default::default()), Arc::new(Authors));
+    /// # let names = futures_util::FutureExt::now_or_never(names(&promises, &authors)).unwrap().unwrap();
+    /// # assert_eq!(names[2].as_deref(), Some("author 3"));
+    /// ```
+    ///
     /// # Errors
     ///
     /// Those of [`resolve`](Self::resolve).
@@ -181,6 +231,27 @@ impl Promises {
 
     /// Provides a value to this request, so that `loader` does not load it. Returns whether the value was stored: a
     /// key that has already been requested, loaded or primed is left unchanged.
+    ///
+    /// ```
+    /// # use std::collections::HashMap;
+    /// # use std::sync::Arc;
+    /// # use tower_promises::loader::Loader;
+    /// # use tower_promises::{OrPending, PromiseError, Promises};
+    /// # struct Authors;
+    /// # impl Loader for Authors {
+    /// #     type Key = u32;
+    /// #     type Value = String;
+    /// #     type Error = std::io::Error;
+    /// #     async fn load(&self, ids: &[u32]) -> Result<HashMap<u32, String>, std::io::Error> {
+    /// #         Ok(ids.iter().map(|id| (*id, format!("author {id}"))).collect())
+    /// #     }
+    /// # }
+    /// let (promises, authors) = (Promises::with_results(Default::default()), Arc::new(Authors));
+    /// // The handler has just inserted this author.
+    /// promises.prime(&authors, 7, "Ada".to_owned());
+    /// assert_eq!(promises.load(&authors, 7)?.as_deref(), Some("Ada"));
+    /// # Ok::<(), PromiseError>(())
+    /// ```
     pub fn prime<L: Loader>(&self, loader: &Arc<L>, key: L::Key, value: L::Value) -> bool {
         let Ok(loads) = self.loads(loader) else {
             return false;
@@ -198,6 +269,27 @@ impl Promises {
     /// Removes the loaded value or the error of a key, so that the key is loaded again when it is requested.
     ///
     /// Returns whether there was a value or an error. A key that is being loaded is left unchanged.
+    ///
+    /// ```
+    /// # use std::collections::HashMap;
+    /// # use std::sync::Arc;
+    /// # use tower_promises::loader::Loader;
+    /// # use tower_promises::{OrPending, PromiseError, Promises};
+    /// # struct Authors;
+    /// # impl Loader for Authors {
+    /// #     type Key = u32;
+    /// #     type Value = String;
+    /// #     type Error = std::io::Error;
+    /// #     async fn load(&self, ids: &[u32]) -> Result<HashMap<u32, String>, std::io::Error> {
+    /// #         Ok(ids.iter().map(|id| (*id, format!("author {id}"))).collect())
+    /// #     }
+    /// # }
+    /// let (promises, authors) = (Promises::with_results(Default::default()), Arc::new(Authors));
+    /// promises.prime(&authors, 7, "Ada".to_owned());
+    /// // The handler has changed the author, so the value is loaded again.
+    /// assert!(promises.clear_loaded(&authors, &7));
+    /// assert!(promises.load(&authors, 7).unwrap_err().is_pending());
+    /// ```
     pub fn clear_loaded<L: Loader>(&self, loader: &Arc<L>, key: &L::Key) -> bool {
         let Ok(loads) = self.loads(loader) else {
             return false;
@@ -213,6 +305,28 @@ impl Promises {
 
     /// The keys that were requested from `loader` and whose loading has not started, in the order of the requests. For
     /// tests of the keys that a handler requests.
+    ///
+    /// ```
+    /// # use std::collections::HashMap;
+    /// # use std::sync::Arc;
+    /// # use tower_promises::loader::Loader;
+    /// # use tower_promises::{OrPending, PromiseError, Promises};
+    /// # struct Authors;
+    /// # impl Loader for Authors {
+    /// #     type Key = u32;
+    /// #     type Value = String;
+    /// #     type Error = std::io::Error;
+    /// #     async fn load(&self, ids: &[u32]) -> Result<HashMap<u32, String>, std::io::Error> {
+    /// #         Ok(ids.iter().map(|id| (*id, format!("author {id}"))).collect())
+    /// #     }
+    /// # }
+    /// let (promises, authors) = (Promises::with_results(Default::default()), Arc::new(Authors));
+    /// for author in [1, 2, 1] {
+    ///     promises.load(&authors, author).or_pending(None)?;
+    /// }
+    /// assert_eq!(promises.loading(&authors), [1, 2]);
+    /// # Ok::<(), PromiseError>(())
+    /// ```
     #[must_use]
     pub fn loading<L: Loader>(&self, loader: &Arc<L>) -> Vec<L::Key> {
         let Ok(loads) = self.loads(loader) else {

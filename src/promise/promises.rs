@@ -119,6 +119,8 @@ impl Promises {
     ///
     /// Nothing runs its promises: a [submitted](Self::submit) promise stays pending, which [`keys`](Self::keys) and
     /// [`will_discard`](Self::will_discard) show. Only [`resolve`](Self::resolve) runs a promise, while it is awaited.
+    ///
+    /// [Testing](Promises#testing-a-handler) has an example.
     #[must_use]
     pub fn with_results(results: PromiseResults) -> Self {
         #[cfg_attr(not(feature = "fragments"), expect(unused_mut, reason = "see below"))]
@@ -151,6 +153,18 @@ impl Promises {
     /// [`PromiseError::Cancelled`]. A cancelled promise causes no further pass.
     ///
     /// Returns whether there was a pending promise with this name.
+    ///
+    /// ```
+    /// use tower_promises::{PromiseError, Promises};
+    ///
+    /// let promises = Promises::with_results(Default::default());
+    /// promises.submit("advertisement", async { "buy tea" })?;
+    /// // Another component does not want it.
+    /// assert!(promises.cancel("advertisement"));
+    /// let cancelled = promises.result::<&str>("advertisement");
+    /// assert!(matches!(cancelled, Err(PromiseError::Cancelled { .. })));
+    /// # Ok::<(), tower_promises::promise::SubmitError>(())
+    /// ```
     pub fn cancel(&self, key: impl AnyKey) -> bool {
         self.registry.cancel(&key.into_any_key())
     }
@@ -159,6 +173,19 @@ impl Promises {
     ///
     /// Returns whether there was a settled promise with this name. A handler that clears and submits a name in every
     /// pass runs until [`max_passes`](super::PromiseLayer::max_passes) is reached.
+    ///
+    /// ```
+    /// use tower_promises::Promises;
+    /// use tower_promises::promise::{PromiseResults, SubmitError};
+    ///
+    /// let promises = Promises::with_results(PromiseResults::new().failed::<u32>("price", "no connection"));
+    /// assert!(matches!(promises.submit("price", async { 42_u32 }), Err(SubmitError::AlreadyResolved { .. })));
+    /// // Another attempt, in the next pass.
+    /// assert!(promises.clear("price"));
+    /// promises.submit("price", async { 42_u32 })?;
+    /// assert!(promises.result::<u32>("price").unwrap_err().is_pending());
+    /// # Ok::<(), SubmitError>(())
+    /// ```
     pub fn clear(&self, key: impl AnyKey) -> bool {
         self.registry.clear(&key.into_any_key())
     }
@@ -172,6 +199,24 @@ impl Promises {
 
     /// Publishes the response of this pass even if promises are pending. Promises that have not settled at the end of
     /// the pass are dropped.
+    ///
+    /// ```
+    /// use tower_promises::{PromiseError, Promises};
+    ///
+    /// # async fn fetch_name() -> String { "Ferris".into() }
+    /// fn page(promises: &Promises, is_preview: bool) -> Result<String, PromiseError> {
+    ///     let name = promises.result_or_submit("name", fetch_name);
+    ///     if is_preview {
+    ///         // Does not wait for the name.
+    ///         promises.publish();
+    ///         return Ok("Hello!".into());
+    ///     }
+    ///     Ok(format!("Hello, {}!", name?))
+    /// }
+    /// # let promises = Promises::with_results(Default::default());
+    /// # assert_eq!(page(&promises, true).unwrap(), "Hello!");
+    /// # assert!(!promises.will_discard());
+    /// ```
     pub fn publish(&self) {
         self.registry.publish(self.reader.pass);
     }
@@ -182,6 +227,25 @@ impl Promises {
     ///
     /// Undo functions run where the response future is polled or dropped, the last registered first. They must not
     /// block. A panic in an undo function is logged and does not prevent the others from running.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    /// use tower_promises::{PromiseError, Promises};
+    ///
+    /// # async fn fetch_name() -> String { "Ferris".into() }
+    /// fn page(promises: &Promises, views: &Arc<AtomicU64>) -> Result<String, PromiseError> {
+    ///     let view = views.fetch_add(1, Ordering::Relaxed);
+    ///     let views = views.clone();
+    ///     // The next pass counts again.
+    ///     promises.on_discard(move || {
+    ///         views.fetch_sub(1, Ordering::Relaxed);
+    ///     });
+    ///     let name = promises.result_or_submit("name", fetch_name)?;
+    ///     Ok(format!("Hello, {name}! This is view {view}."))
+    /// }
+    /// # let _ = page;
+    /// ```
     pub fn on_discard(&self, undo: impl FnOnce() + Send + 'static) {
         self.registry.on_discard(self.reader.pass, Box::new(undo));
     }

@@ -5,6 +5,20 @@ use super::{IntoKey, Key, PromiseError, Promises, SubmitError};
 impl Promises {
     /// Returns a clone of the value of the promise with this name.
     ///
+    /// ```
+    /// use tower_promises::promise::PromiseResults;
+    /// use tower_promises::{PromiseError, Promises};
+    ///
+    /// let promises = Promises::with_results(PromiseResults::new().value("visitors", 7_u32));
+    /// assert_eq!(promises.result::<u32>("visitors")?, 7);
+    /// // The same name with another type.
+    /// let wrong = promises.result::<String>("visitors");
+    /// assert!(matches!(wrong, Err(PromiseError::WrongType { .. })));
+    /// let missing = promises.result::<u32>("members");
+    /// assert!(matches!(missing, Err(PromiseError::NotSubmitted { .. })));
+    /// # Ok::<(), PromiseError>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// - [`NotSubmitted`](PromiseError::NotSubmitted) if there is no promise with this name,
@@ -39,6 +53,32 @@ impl Promises {
     /// A pass with pending fragments is also discarded if its response is not HTML or has a `Content-Encoding`, which
     /// this method cannot know. A handler that writes creates fragments only for HTML, and the layer that encodes is
     /// outside.
+    ///
+    /// ```
+    /// use axum::extract::Request;
+    /// use axum::middleware::Next;
+    /// use axum::response::Response;
+    /// use tower_promises::Promises;
+    ///
+    /// # struct Transaction;
+    /// # impl Transaction {
+    /// #     async fn begin() -> Self { Self }
+    /// #     async fn commit(self) {}
+    /// #     async fn roll_back(self) {}
+    /// # }
+    /// /// A middleware inside of `PromiseLayer`: `axum::middleware::from_fn(transaction)`.
+    /// async fn transaction(promises: Promises, request: Request, next: Next) -> Response {
+    ///     let transaction = Transaction::begin().await;
+    ///     let response = next.run(request).await;
+    ///     if promises.will_discard() || !response.status().is_success() {
+    ///         transaction.roll_back().await;
+    ///     } else {
+    ///         transaction.commit().await;
+    ///     }
+    ///     response
+    /// }
+    /// # let _ = transaction;
+    /// ```
     #[must_use]
     pub fn will_discard(&self) -> bool {
         self.registry.will_discard()

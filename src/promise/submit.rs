@@ -15,6 +15,26 @@ impl Promises {
     ///
     /// The future runs within the request, not in a separate task. It is dropped when the client disconnects.
     ///
+    /// ```
+    /// use tower_promises::{BoxError, Promises};
+    ///
+    /// # async fn fetch_name() -> String { "Ferris".into() }
+    /// # async fn count_messages() -> u64 { 7 }
+    /// fn page(promises: &Promises) -> Result<String, BoxError> {
+    ///     if promises.pass() == 1 {
+    ///         // Both are registered before the first of them is read, so they run at the same time.
+    ///         promises.submit("name", fetch_name())?;
+    ///         promises.submit("messages", count_messages())?;
+    ///     }
+    ///     let (name, messages): (String, u64) = (promises.result("name")?, promises.result("messages")?);
+    ///     Ok(format!("Hello, {name}! You have {messages} messages."))
+    /// }
+    /// # let promises = Promises::with_results(Default::default());
+    /// # let _ = page(&promises);
+    /// ```
+    ///
+    /// [`result_or_submit`](Self::result_or_submit) does both in one call.
+    ///
     /// # Errors
     ///
     /// - [`AlreadyResolved`](SubmitError::AlreadyResolved) if the name has a result,
@@ -47,6 +67,19 @@ impl Promises {
     }
 
     /// Returns the result, or submits the promise if there is none with this name.
+    ///
+    /// ```
+    /// use tower_promises::{PromiseError, Promises};
+    ///
+    /// # async fn fetch_price(_: u32) -> u32 { 42 }
+    /// fn price(promises: &Promises, item: u32) -> Result<String, PromiseError> {
+    ///     // The closure is called only if there is no promise with this name.
+    ///     let price = promises.result_or_submit(format!("price:{item}"), || fetch_price(item))?;
+    ///     Ok(format!("{price} €"))
+    /// }
+    /// # let promises = Promises::with_results(Default::default());
+    /// # assert!(price(&promises, 7).unwrap_err().is_pending());
+    /// ```
     ///
     /// # Errors
     ///

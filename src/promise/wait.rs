@@ -18,6 +18,21 @@ impl Promises {
     /// The promise starts at once, whether it is new or already submitted, and causes no further pass. All requests for
     /// the name, awaiting or not, share one promise.
     ///
+    /// ```
+    /// use tower_promises::{PromiseError, Promises};
+    ///
+    /// # async fn fetch_city() -> String { "Augsburg".into() }
+    /// # async fn fetch_weather(city: &str) -> String { format!("sunny in {city}") }
+    /// async fn weather(promises: &Promises) -> Result<String, PromiseError> {
+    ///     // Components that request `city` share this promise.
+    ///     let city: String = promises.resolve("city", fetch_city).await?;
+    ///     promises.resolve("weather", || async move { fetch_weather(&city).await }).await
+    /// }
+    /// # let promises = Promises::with_results(Default::default());
+    /// # let weather = futures_util::FutureExt::now_or_never(weather(&promises)).unwrap().unwrap();
+    /// # assert_eq!(weather, "sunny in Augsburg");
+    /// ```
+    ///
     /// # Errors
     ///
     /// Those of [`result`](Self::result) except `NotSubmitted` and `Pending`,

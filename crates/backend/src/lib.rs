@@ -3,7 +3,7 @@
 //! Signals, operations and tasks depend on these three traits only. An adapter implements one or all of them for a
 //! database or a message broker. Code that uses the traits works with every adapter.
 //!
-//! | port | purpose | one process | one machine (`tower-promises-sqlite`) | several (`tower-promises-nats`) |
+//! | port | purpose | one process | one machine ([`tower-promises-sqlite`](https://docs.rs/tower-promises-sqlite)) | several ([`tower-promises-nats`](https://docs.rs/tower-promises-nats)) |
 //! |---|---|---|---|---|
 //! | [`Bus`] | messages to every listener, at most once | [`memory::MemoryBus`] | `SqliteBus` | `NatsBus` |
 //! | [`Store`] | values with revisions and compare-and-set | [`memory::MemoryStore`] | `SqliteStore` | `NatsStore` |

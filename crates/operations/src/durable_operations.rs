@@ -78,6 +78,19 @@ impl Operations {
     ///
     /// Cancel safety: if the future is dropped, the promise may or may not be settled. The call can be repeated.
     ///
+    /// ```
+    /// use tower_promises_operations::Operations;
+    /// use tower_promises_operations::durable::{Settlement, Settling};
+    ///
+    /// /// A page of the application, where a manager has approved the order of this operation.
+    /// async fn approve(operations: &Operations, id: &str) -> Result<bool, Box<dyn std::error::Error>> {
+    ///     let settlement = Settlement::value(&true)?;
+    ///     let settled = operations.settle(id, "approval", &settlement).await?;
+    ///     Ok(matches!(settled, Settling::Settled))
+    /// }
+    /// # let _ = approve;
+    /// ```
+    ///
     /// # Errors
     ///
     /// If the backend does not answer. The call can be repeated.
@@ -114,6 +127,23 @@ impl Operations {
 
     /// Returns the durable operations that have failed with the code `Lost` and were not sent again, newest first. If
     /// there are more than 256, the oldest are left out.
+    ///
+    /// ```
+    /// use tower_promises_operations::Operations;
+    ///
+    /// /// After a version with the fix was deployed.
+    /// async fn repair(operations: &Operations) -> Result<(), tower_promises_backend::BackendError> {
+    ///     for operation in operations.lost().await? {
+    ///         // What `reserve` and all later promises have done is done again.
+    ///         operations.forget_from(operation.id(), "reserve").await?;
+    ///     }
+    ///     for operation in operations.lost().await? {
+    ///         operations.send_again(operation.id()).await?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// # let _ = repair;
+    /// ```
     ///
     /// # Errors
     ///

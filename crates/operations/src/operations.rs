@@ -56,6 +56,17 @@ impl Operations {
     /// Returns the operation with this id, or `None` if there is none or it has expired. Declares the operation lost if
     /// its [lease](super::OperationLayer::lease) has ended, as a request for it does.
     ///
+    /// ```
+    /// use tower_promises_operations::{Operations, Status};
+    ///
+    /// /// A handler of the application's own, which has checked permissions.
+    /// async fn is_done(operations: &Operations, id: &str) -> Result<bool, tower_promises_backend::BackendError> {
+    ///     let operation = operations.get(id).await?;
+    ///     Ok(operation.is_some_and(|operation| operation.status() == Status::Succeeded))
+    /// }
+    /// # let _ = is_done;
+    /// ```
+    ///
     /// # Errors
     ///
     /// If the backend does not answer.
@@ -98,6 +109,19 @@ impl Operations {
     /// after a third of the [lease](super::OperationLayer::lease).
     ///
     /// Cancel safety: once the future has been polled, it cancels the operation even if it is dropped.
+    ///
+    /// ```
+    /// use tower_promises_operations::Operations;
+    ///
+    /// /// A customer has closed the account.
+    /// async fn stop_all(operations: &Operations, customer: &str) -> Result<(), tower_promises_backend::BackendError> {
+    ///     for operation in operations.list(customer).await? {
+    ///         operations.cancel(operation.id()).await?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// # let _ = stop_all;
+    /// ```
     ///
     /// # Errors
     ///

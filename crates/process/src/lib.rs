@@ -43,7 +43,7 @@
 //! }
 //! ```
 //!
-//! In a task of `tower-promises-tasks`, `pool.run(..).await?` does the same: add the pool with `TasksBuilder::state`.
+//! In a task of [`tower-promises-tasks`](https://docs.rs/tower-promises-tasks), `pool.run(..).await?` does the same: add the pool with `TasksBuilder::state`.
 //!
 //! # Rules
 //!
@@ -114,7 +114,7 @@
 //! # Comparison
 //!
 //! The module `blocking` of `tower-promises` runs closures on threads of the server, which is cheaper. It cannot stop
-//! them. The package `tower-promises-tasks` runs functions that survive the request, possibly on other machines. Their
+//! them. The package [`tower-promises-tasks`](https://docs.rs/tower-promises-tasks) runs functions that survive the request, possibly on other machines. Their
 //! workers can use a pool.
 
 mod child;

@@ -16,6 +16,42 @@ use tower_promises_backend::kit::deadline::in_time;
 /// A handle for sending and awaiting named signals, see [the module](super).
 ///
 /// Clones are cheap and share the signals. The handle can be axum `State` or a request extension.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_promises_signals::{SignalError, Signals};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), SignalError> {
+/// // `Signals::new(backend)` reaches the other processes that share the backend. `listen` there before serving.
+/// let signals = Signals::memory();
+/// signals.listen().await?;
+///
+/// // To all waiters. Each wait is subscribed when it is created.
+/// let waits = [signals.wait::<u32>("answer"), signals.wait("answer")];
+/// assert_eq!(signals.waiters("answer"), 2);
+/// assert_eq!(signals.send("answer", &42).await?, 2);
+/// for wait in waits {
+///     assert_eq!(wait.await?, 42);
+/// }
+///
+/// // To one waiter.
+/// let wait = signals.wait::<String>("job");
+/// assert!(signals.send_one("job", "sweep").await?);
+/// assert_eq!(wait.await?, "sweep");
+///
+/// // To waiters that come later, too.
+/// signals.latch("ready", &true, Duration::from_secs(60)).await?;
+/// assert!(signals.wait::<bool>("ready").await?);
+/// assert!(signals.unlatch("ready").await?);
+///
+/// // Names of a tenant, which no other tenant can choose.
+/// let tenant = signals.namespace("tenant 3");
+/// assert_ne!(tenant.path("ready"), signals.path("ready"));
+/// assert_eq!(signals.all_waiters(), 0);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Signals {
     instance: Arc<Instance>,

@@ -8,6 +8,45 @@ use std::sync::Arc;
 /// A handle to a named task queue, which sends tasks to its workers.
 ///
 /// Clones are cheap and refer to the same queue.
+///
+/// ```
+/// # use serde::{Deserialize, Serialize};
+/// # use tower_promises_backend::Backend;
+/// # use tower_promises_tasks::{Task, TaskContext, TaskError, TaskFailure, TaskQueueOptions, Tasks};
+/// # #[derive(Serialize, Deserialize)]
+/// # struct Mail { to: String }
+/// # impl Task for Mail {
+/// #     const NAME: &'static str = "mail";
+/// #     type Output = ();
+/// #     async fn run(self, _: TaskContext) -> Result<(), TaskFailure> { Ok(()) }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), TaskError> {
+/// # let tasks = Tasks::builder(Backend::memory())
+/// #     .queue(TaskQueueOptions::new("mails").task::<Mail>())
+/// #     .build();
+/// let mails = tasks.queue("mails");
+/// assert_eq!(mails.name(), "mails");
+/// // A worker for this queue only.
+/// let worker = mails.work()?;
+///
+/// // Continues after the response.
+/// let id = mails.submit(Mail { to: "ferris@example.com".into() }).await?;
+/// // Waits for the output.
+/// mails.call(Mail { to: "corro@example.com".into() }).await?;
+///
+/// // Tasks that were given up. A person decides what becomes of them.
+/// for letter in mails.dead_letters().await? {
+///     if letter.attempt() > 5 {
+///         mails.discard(letter.id()).await?;
+///     } else {
+///         mails.send_again(letter.id()).await?;
+///     }
+/// }
+/// # let _ = (id, worker);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct TaskQueue {
     tasks: Tasks,

@@ -27,6 +27,48 @@ use tower_promises_backend::kit::topics::{Listening, Subscription};
 ///
 /// Clones are cheap and refer to the same queues. The handle can be axum `State` or a request extension. The handle
 /// that [`TaskLayer`](super::TaskLayer) adds to a request always submits as the principal of that request.
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+/// use tower_promises_backend::Backend;
+/// use tower_promises_tasks::{Task, TaskContext, TaskFailure, TaskFilter, TaskQueueOptions, TaskState, Tasks};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Render {
+///     year: u32,
+/// }
+///
+/// impl Task for Render {
+///     const NAME: &'static str = "render";
+///     type Output = String;
+///
+///     async fn run(self, _: TaskContext) -> Result<String, TaskFailure> {
+///         Ok(format!("the report of {}", self.year))
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let tasks = Tasks::builder(Backend::memory())
+///     .queue(TaskQueueOptions::new("reports").task::<Render>())
+///     .build();
+/// // In the processes that run tasks.
+/// let worker = tasks.work()?;
+///
+/// // In a handler, where the handle submits as the principal of the request.
+/// let id = tasks.queue("reports").submit(Render { year: 2026 }).await?;
+///
+/// // In any process, also after the request has ended.
+/// assert_eq!(tasks.output::<Render>(&id).await?, "the report of 2026");
+/// assert_eq!(tasks.status(&id).await?.state(), TaskState::Succeeded);
+/// let page = tasks.list(&TaskFilter::new().queue("reports")).await?;
+/// assert_eq!(page.tasks().len(), 1);
+/// // A task that has ended cannot be cancelled.
+/// assert!(!tasks.cancel(&id).await?);
+/// # drop(worker);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Tasks {
     pub(super) core: Arc<Core>,
