@@ -209,7 +209,7 @@ impl Promises {
     /// stored that the promise exists, so that the address works when the application gets it. It is the same in each
     /// run. It is a capability: a client that knows it can settle this promise. It begins with the address of the
     /// operation, which alone protects an operation without a
-    /// [principal](crate::operations::OperationLayer::principal).
+    /// [principal](crate::operations::OperationLayer::principal). [`outside`](Self::outside) has an example.
     ///
     /// # Errors
     ///
@@ -233,7 +233,8 @@ impl Promises {
     }
 
     /// Returns a key with which another service can recognise that a call is repeated: the same in each run of the
-    /// operation, and for each name another. `None` in a request that is no durable operation.
+    /// operation, and for each name another. `None` in a request that is no durable operation. [`durable`](Self::durable)
+    /// has an example.
     #[must_use]
     pub fn idempotency_key(&self, key: impl AnyKey) -> Option<String> {
         let run = self.registry.run()?;

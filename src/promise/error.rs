@@ -35,6 +35,19 @@ use std::sync::Arc;
 /// # let promises = Promises::with_results(PromiseResults::new().failed::<u32>("number", error));
 /// # assert_eq!(page(&promises).unwrap(), "?");
 /// ```
+///
+/// Each error knows its promise, and has a status for a response:
+///
+/// ```
+/// use tower_promises::promise::PromiseResults;
+/// use tower_promises::Promises;
+///
+/// let promises = Promises::with_results(PromiseResults::new().timed_out::<u32>("price"));
+/// let error = promises.result::<u32>("price").unwrap_err();
+/// assert_eq!(error.status(), 504);
+/// assert_eq!(error.key().as_str(), "price");
+/// assert!(!error.is_pending());
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum PromiseError {
@@ -144,17 +157,6 @@ impl PromiseError {
     /// The status of a response for this error: 503 for a pending or rejected promise, 504 for a promise that timed
     /// out, otherwise 500. A pending promise has a 5xx status so that a transaction layer around the handler rolls
     /// back.
-    ///
-    /// ```
-    /// use tower_promises::promise::PromiseResults;
-    /// use tower_promises::Promises;
-    ///
-    /// let promises = Promises::with_results(PromiseResults::new().timed_out::<u32>("price"));
-    /// let error = promises.result::<u32>("price").unwrap_err();
-    /// assert_eq!(error.status(), 504);
-    /// assert_eq!(error.key().as_str(), "price");
-    /// assert!(!error.is_pending());
-    /// ```
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {

@@ -74,20 +74,26 @@ impl Promises {
     /// #     type Key = u32;
     /// #     type Value = String;
     /// #     type Error = std::io::Error;
-    /// #     async fn load(&self, ids: &[u32]) -> Result<HashMap<u32, String>, std::io::Error> {
-    /// #         Ok(ids.iter().map(|id| (*id, format!("author {id}"))).collect())
-    /// #     }
+    /// #     async fn load(&self, _: &[u32]) -> Result<HashMap<u32, String>, std::io::Error> { Ok(HashMap::new()) }
     /// # }
-    /// /// The module `loader` has the implementation of `Authors`.
+    /// /// [`Loader`] shows how `Authors` load their names.
     /// fn row(promises: &Promises, authors: &Arc<Authors>, author: u32) -> Result<String, PromiseError> {
     ///     // With a placeholder, the rows that follow are part of the same batch.
     ///     let name = promises.load(authors, author).or_pending(None)?;
     ///     Ok(name.unwrap_or_else(|| "unknown".to_owned()))
     /// }
-    /// # let (promises, authors) = (Promises::with_results(Default::default()), Arc::new(Authors));
-    /// # row(&promises, &authors, 1).unwrap();
-    /// # row(&promises, &authors, 2).unwrap();
-    /// # assert_eq!(promises.loading(&authors), [1, 2]);
+    ///
+    /// // In a test:
+    /// let (promises, authors) = (Promises::with_results(Default::default()), Arc::new(Authors));
+    /// promises.prime(&authors, 7, "Ada".to_owned());
+    /// assert_eq!(row(&promises, &authors, 7)?, "Ada");
+    /// row(&promises, &authors, 8)?;
+    /// assert_eq!(promises.loading(&authors), [8]);
+    /// // The handler has changed this author, so the name is loaded again.
+    /// assert!(promises.clear_loaded(&authors, &7));
+    /// row(&promises, &authors, 7)?;
+    /// assert_eq!(promises.loading(&authors), [8, 7]);
+    /// # Ok::<(), PromiseError>(())
     /// ```
     ///
     /// # Errors
@@ -153,30 +159,6 @@ impl Promises {
     /// before the task yields are loaded together, so request many keys with a `join` or with
     /// [`load_many_async`](Self::load_many_async).
     ///
-    /// ```
-    /// # use std::collections::HashMap;
-    /// # use std::sync::Arc;
-    /// # use tower_promises::loader::Loader;
-    /// # use tower_promises::{OrPending, PromiseError, Promises};
-    /// # struct Authors;
-    /// # impl Loader for Authors {
-    /// #     type Key = u32;
-    /// #     type Value = String;
-    /// #     type Error = std::io::Error;
-    /// #     async fn load(&self, ids: &[u32]) -> Result<HashMap<u32, String>, std::io::Error> {
-    /// #         Ok(ids.iter().map(|id| (*id, format!("author {id}"))).collect())
-    /// #     }
-    /// # }
-    /// async fn names(promises: &Promises, authors: &Arc<Authors>) -> Result<Vec<Option<String>>, PromiseError> {
-    ///     // One call of the loader for all three.
-    ///     let names = [1, 2, 3].map(|author| promises.load_async(authors, author));
-    ///     futures_util::future::try_join_all(names).await
-    /// }
-    /// # let (promises, authors) = (Promises::with_results(Default::default()), Arc::new(Authors));
-    /// # let names = futures_util::FutureExt::now_or_never(names(&promises, &authors)).unwrap().unwrap();
-    /// # assert_eq!(names[2].as_deref(), Some("author 3"));
-    /// ```
-    ///
     /// # Errors
     ///
     /// Those of [`resolve`](Self::resolve).
@@ -230,28 +212,7 @@ impl Promises {
     }
 
     /// Provides a value to this request, so that `loader` does not load it. Returns whether the value was stored: a
-    /// key that has already been requested, loaded or primed is left unchanged.
-    ///
-    /// ```
-    /// # use std::collections::HashMap;
-    /// # use std::sync::Arc;
-    /// # use tower_promises::loader::Loader;
-    /// # use tower_promises::{OrPending, PromiseError, Promises};
-    /// # struct Authors;
-    /// # impl Loader for Authors {
-    /// #     type Key = u32;
-    /// #     type Value = String;
-    /// #     type Error = std::io::Error;
-    /// #     async fn load(&self, ids: &[u32]) -> Result<HashMap<u32, String>, std::io::Error> {
-    /// #         Ok(ids.iter().map(|id| (*id, format!("author {id}"))).collect())
-    /// #     }
-    /// # }
-    /// let (promises, authors) = (Promises::with_results(Default::default()), Arc::new(Authors));
-    /// // The handler has just inserted this author.
-    /// promises.prime(&authors, 7, "Ada".to_owned());
-    /// assert_eq!(promises.load(&authors, 7)?.as_deref(), Some("Ada"));
-    /// # Ok::<(), PromiseError>(())
-    /// ```
+    /// key that has already been requested, loaded or primed is left unchanged. [`load`](Self::load) has an example.
     pub fn prime<L: Loader>(&self, loader: &Arc<L>, key: L::Key, value: L::Value) -> bool {
         let Ok(loads) = self.loads(loader) else {
             return false;
@@ -267,29 +228,9 @@ impl Promises {
     }
 
     /// Removes the loaded value or the error of a key, so that the key is loaded again when it is requested.
+    /// [`load`](Self::load) has an example.
     ///
     /// Returns whether there was a value or an error. A key that is being loaded is left unchanged.
-    ///
-    /// ```
-    /// # use std::collections::HashMap;
-    /// # use std::sync::Arc;
-    /// # use tower_promises::loader::Loader;
-    /// # use tower_promises::{OrPending, PromiseError, Promises};
-    /// # struct Authors;
-    /// # impl Loader for Authors {
-    /// #     type Key = u32;
-    /// #     type Value = String;
-    /// #     type Error = std::io::Error;
-    /// #     async fn load(&self, ids: &[u32]) -> Result<HashMap<u32, String>, std::io::Error> {
-    /// #         Ok(ids.iter().map(|id| (*id, format!("author {id}"))).collect())
-    /// #     }
-    /// # }
-    /// let (promises, authors) = (Promises::with_results(Default::default()), Arc::new(Authors));
-    /// promises.prime(&authors, 7, "Ada".to_owned());
-    /// // The handler has changed the author, so the value is loaded again.
-    /// assert!(promises.clear_loaded(&authors, &7));
-    /// assert!(promises.load(&authors, 7).unwrap_err().is_pending());
-    /// ```
     pub fn clear_loaded<L: Loader>(&self, loader: &Arc<L>, key: &L::Key) -> bool {
         let Ok(loads) = self.loads(loader) else {
             return false;
@@ -304,29 +245,7 @@ impl Promises {
     }
 
     /// The keys that were requested from `loader` and whose loading has not started, in the order of the requests. For
-    /// tests of the keys that a handler requests.
-    ///
-    /// ```
-    /// # use std::collections::HashMap;
-    /// # use std::sync::Arc;
-    /// # use tower_promises::loader::Loader;
-    /// # use tower_promises::{OrPending, PromiseError, Promises};
-    /// # struct Authors;
-    /// # impl Loader for Authors {
-    /// #     type Key = u32;
-    /// #     type Value = String;
-    /// #     type Error = std::io::Error;
-    /// #     async fn load(&self, ids: &[u32]) -> Result<HashMap<u32, String>, std::io::Error> {
-    /// #         Ok(ids.iter().map(|id| (*id, format!("author {id}"))).collect())
-    /// #     }
-    /// # }
-    /// let (promises, authors) = (Promises::with_results(Default::default()), Arc::new(Authors));
-    /// for author in [1, 2, 1] {
-    ///     promises.load(&authors, author).or_pending(None)?;
-    /// }
-    /// assert_eq!(promises.loading(&authors), [1, 2]);
-    /// # Ok::<(), PromiseError>(())
-    /// ```
+    /// tests of the keys that a handler requests. [`load`](Self::load) has an example.
     #[must_use]
     pub fn loading<L: Loader>(&self, loader: &Arc<L>) -> Vec<L::Key> {
         let Ok(loads) = self.loads(loader) else {

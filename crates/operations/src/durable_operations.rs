@@ -83,7 +83,7 @@ impl Operations {
     /// use tower_promises_operations::durable::{Settlement, Settling};
     ///
     /// /// A page of the application, where a manager has approved the order of this operation.
-    /// async fn approve(operations: &Operations, id: &str) -> Result<bool, Box<dyn std::error::Error>> {
+    /// async fn approve(operations: &Operations, id: &str) -> Result<bool, tower_promises_backend::BoxError> {
     ///     let settlement = Settlement::value(&true)?;
     ///     let settled = operations.settle(id, "approval", &settlement).await?;
     ///     Ok(matches!(settled, Settling::Settled))
@@ -158,7 +158,7 @@ impl Operations {
     }
 
     /// Sends a durable operation that has failed with the code `Lost` again, with all that it remembers. Its lifetime
-    /// begins again. Returns whether this call did so.
+    /// begins again. Returns whether this call did so. [`lost`](Self::lost) has an example.
     ///
     /// # Errors
     ///
@@ -169,7 +169,7 @@ impl Operations {
 
     /// Lets a durable operation forget the promise with this name and all that it has remembered later, and begins a
     /// run, in which these promises run again. Only operations that are suspended, or have failed with the code `Lost`,
-    /// can forget. Returns whether this call did so.
+    /// can forget. Returns whether this call did so. [`lost`](Self::lost) has an example.
     ///
     /// # Errors
     ///

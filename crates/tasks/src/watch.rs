@@ -10,6 +10,23 @@ use tower_promises_backend::kit::topics::Subscription;
 impl Tasks {
     /// Watches a task from now on.
     ///
+    /// ```
+    /// use tower_promises_tasks::{TaskError, TaskId, Tasks};
+    ///
+    /// /// Shows the progress of a task until it has ended.
+    /// async fn follow(tasks: &Tasks, id: &TaskId) -> Result<(), TaskError> {
+    ///     let mut watch = tasks.watch(id)?;
+    ///     loop {
+    ///         let status = watch.changed().await?;
+    ///         println!("{:?}: {:?} %", status.state(), status.progress());
+    ///         if status.finished().is_some() {
+    ///             return Ok(());
+    ///         }
+    ///     }
+    /// }
+    /// # let _ = follow;
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`TaskError::NoRuntime`] outside of a tokio runtime.
