@@ -7,15 +7,14 @@ use super::records::Changed;
 use super::reply::{self, Reply, see_other};
 use super::settings::Settings;
 use super::{OperationRequestBody, accept, observe};
-use http::header::{CONTENT_TYPE, HOST, HeaderName, ORIGIN};
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode, request};
 use http_body::Body;
 use std::sync::Arc;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use tower_promises_backend::BackendError;
-
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+use tower_promises_backend::kit::same_site::{self, Sender, is_same};
 
 /// The largest number of bytes of the form. The token has 32.
 const MAX_FORM_BYTES: usize = 4096;
@@ -74,23 +73,13 @@ async fn is_allowed<B: Body>(
     body: B,
 ) -> Result<bool, Elapsed> {
     let headers = &request.headers;
-    match headers.get(SEC_FETCH_SITE).map(|site| site.as_bytes()) {
-        Some(b"same-origin" | b"none") => {}
-        Some(_) => return Ok(false),
-        None => {
-            // The page has the referrer policy `no-referrer`, with which browsers send the origin `null`.
-            let origin = headers.get(ORIGIN).map(|origin| origin.as_bytes());
-            let origin = origin.filter(|origin| *origin != b"null");
-            if origin.is_some_and(|origin| !is_own(settings, origin, request)) {
-                return Ok(false);
-            }
-        }
+    let sender = same_site::sender(headers, &request.uri, &settings.origin);
+    if sender == Sender::Foreign {
+        return Ok(false);
     }
     // A page of another site can make a browser send a form, and some browsers do not send the origin of a form. Such a
     // page cannot know the token, and cannot send other content types without a preflight.
-    let says_nothing = !headers.contains_key(SEC_FETCH_SITE)
-        && headers.get(ORIGIN).is_some_and(|origin| origin == "null");
-    if !is_form(headers) && !says_nothing {
+    if !is_form(headers) && sender != Sender::Unknown {
         return Ok(true);
     }
     let body = OperationRequestBody::read(body, MAX_FORM_BYTES);
@@ -108,31 +97,10 @@ fn is_form(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Whether an origin is the configured origin or the host of the request.
-fn is_own(settings: &Settings, origin: &[u8], request: &request::Parts) -> bool {
-    let configured = &settings.origin;
-    if !configured.is_empty() && origin.eq_ignore_ascii_case(configured.as_bytes()) {
-        return true;
-    }
-    let host = request.headers.get(HOST).map(|host| host.as_bytes());
-    let authority = request.uri.authority();
-    let host = host.or_else(|| authority.map(|authority| authority.as_str().as_bytes()));
-    let origin = origin
-        .strip_prefix(b"https://")
-        .or_else(|| origin.strip_prefix(b"http://"));
-    host.is_some() && origin == host
-}
-
 /// Whether a form has the field `token` with this value. A token has no characters that need encoding.
 fn has_token(form: &[u8], token: &str) -> bool {
     form.split(|byte| *byte == b'&').any(|field| {
         let value = field.strip_prefix(b"token=");
         value.is_some_and(|value| is_same(value, token.as_bytes()))
     })
-}
-
-/// Compares in constant time for equal lengths, so that the time does not reveal the position of a difference.
-fn is_same(a: &[u8], b: &[u8]) -> bool {
-    let differences = a.iter().zip(b).fold(0, |all, (a, b)| all | (a ^ b));
-    a.len() == b.len() && differences == 0
 }

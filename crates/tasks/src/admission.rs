@@ -89,6 +89,7 @@ impl Core {
             placed = Some(number);
             found.next = found.next.max(number + 1);
             slots.at_once = limit.at_once();
+            slots.name(letter, limit.key());
             let is_settled = slots.is_settled();
             let value = encode(&slots)?;
             if !backend

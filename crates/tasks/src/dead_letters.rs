@@ -94,10 +94,18 @@ impl Core {
         self.records.backend.change(&list_key(queue), update).await
     }
 
-    pub(super) async fn dead_letters(&self, queue: &str) -> Result<Vec<TaskStatus>, TaskError> {
+    /// Returns the ids of the list, oldest first. Some of the dead letters may have expired.
+    pub(super) async fn listed_dead_letters(
+        &self,
+        queue: &str,
+    ) -> Result<Vec<TaskId>, BackendError> {
         let ids: Option<Vec<TaskId>> = self.records.backend.read(&list_key(queue)).await?;
+        Ok(ids.unwrap_or_default())
+    }
+
+    pub(super) async fn dead_letters(&self, queue: &str) -> Result<Vec<TaskStatus>, TaskError> {
         let mut letters = Vec::new();
-        for id in ids.unwrap_or_default() {
+        for id in self.listed_dead_letters(queue).await? {
             let found = match self.records.read(&id).await {
                 // An unreadable record hides no others, and stays listed for a version that can read it.
                 Err(error @ BackendError::Unreadable { .. }) => {

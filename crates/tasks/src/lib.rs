@@ -109,7 +109,8 @@
 //!     task, replaces it while it waits, or is refused.
 //! 14. A task that is submitted [within a transaction](Submit::within) of the application exists if and only if that
 //!     transaction commits.
-//! 15. [`Tasks::list`] returns tasks by queue, type, state and principal, in pages.
+//! 15. [`Tasks::list`] returns tasks by queue, type, state and principal, in pages. A [page](guide#the-page-of-tasks) for
+//!     operators (feature `page`) shows them.
 //!
 //! # At-least-once execution
 //!
@@ -207,6 +208,8 @@ mod on_end;
 #[cfg(feature = "operations")]
 mod operation_end;
 mod options;
+#[cfg(feature = "page")]
+mod page;
 mod principal;
 mod progress;
 mod queue;
@@ -248,6 +251,8 @@ pub use layer::{TaskFuture, TaskLayer, TaskService};
 pub use limit::TaskLimit;
 pub use list::{TaskFilter, TaskPage};
 pub use options::TaskQueueOptions;
+#[cfg(feature = "page")]
+pub use page::{TasksPage, TasksPageBody, TasksPageFuture};
 pub use principal::Principal;
 pub use queue::TaskQueue;
 pub use retry::RetryPolicy;

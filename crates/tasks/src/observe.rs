@@ -1,5 +1,7 @@
 //! Log events and spans of tasks, and the counters of failures of the backend.
 
+#[cfg(feature = "page")]
+use super::Principal;
 use super::metrics::{self, BackendPart};
 use super::record::Letter;
 use super::{TaskError, TaskId, TaskState};
@@ -174,6 +176,37 @@ pub(super) fn backend_failed(id: &TaskId, error: &BackendError) {
         id = id.as_str(),
         error = error as &(dyn Error + 'static),
         "the backend of tasks has failed"
+    );
+}
+
+#[cfg(feature = "page")]
+pub(super) fn page_denied() {
+    log::debug!("a request for the page of tasks is not admitted");
+}
+
+#[cfg(feature = "page")]
+pub(super) fn page_refused(principal: &Principal) {
+    log::warning!(
+        principal = principal.as_str(),
+        "a form of the page of tasks is refused, it comes from another site or from an old page"
+    );
+}
+
+#[cfg(feature = "page")]
+pub(super) fn page_changed(principal: &Principal, action: &str, id: &TaskId) {
+    log::info!(
+        principal = principal.as_str(),
+        action,
+        id = id.as_str(),
+        "a task is changed on the page of tasks"
+    );
+}
+
+#[cfg(feature = "page")]
+pub(super) fn page_failed(error: &BackendError) {
+    log::warning!(
+        error = error as &(dyn Error + 'static),
+        "the page of tasks cannot read the backend"
     );
 }
 

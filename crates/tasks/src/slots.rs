@@ -6,13 +6,25 @@ use super::record::Letter;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tower_promises_backend::kit::clock::{milliseconds, now};
+use tower_promises_backend::kit::progress::cut;
 
 /// The interval at which the slots of a key in use are checked, in case the backend has lost an envelope.
 const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
+/// The largest size of a name in a document, in bytes.
+const MAX_NAME_BYTES: usize = 256;
+
+/// The prefix of the documents of keys in the store.
+pub(super) const LIMITS: &str = "task/limit/";
+
 /// The document of a key.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Slots {
+    /// The queue and the key, for people. The key in the store is a digest of both. Earlier versions stored neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) queue: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) key: Option<String>,
     pub(super) at_once: u32,
     pub(super) holders: Vec<Holder>,
     /// By priority, the highest first.
@@ -70,7 +82,7 @@ impl Keys {
     }
 
     pub(super) fn slots(&self) -> String {
-        format!("task/limit/{}", self.0)
+        format!("{LIMITS}{}", self.0)
     }
 
     pub(super) fn parked(&self, Place(line, number): Place) -> String {
@@ -82,6 +94,26 @@ impl Slots {
     pub(super) fn holds(&self, submission: &str) -> bool {
         let mut holders = self.holders.iter();
         holders.any(|holder| holder.submission == submission)
+    }
+
+    /// Stores the names of the document, cut off if they are long.
+    pub(super) fn name(&mut self, letter: &Letter, key: &str) {
+        let short = |text: &str| {
+            let mut text = text.to_owned();
+            cut(&mut text, MAX_NAME_BYTES);
+            Some(text)
+        };
+        self.queue = short(&letter.queue);
+        self.key = short(key);
+    }
+
+    /// Returns how many tasks wait at most. Some of their numbers may be gaps.
+    #[cfg(feature = "page")]
+    pub(super) fn waiting(&self) -> u64 {
+        let lines = self.lines.iter();
+        lines
+            .map(|line| line.next.saturating_sub(line.first))
+            .fold(0, u64::saturating_add)
     }
 
     pub(super) fn has_room(&self) -> bool {

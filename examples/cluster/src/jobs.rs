@@ -1,30 +1,47 @@
 //! The tasks of the cluster. Web instances submit them, workers run them.
 
+use crate::partner::{self, Synchronise};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::time::sleep;
+use tower_promises::BoxError;
 use tower_promises::backend::Backend;
-use tower_promises::tasks::{Task, TaskContext, TaskFailure, TaskQueueOptions, Tasks};
+use tower_promises::tasks::{
+    Principal, Schedule, Task, TaskContext, TaskFailure, TaskQueueOptions, Tasks, Webhook,
+};
 
 /// The name of the queue.
 pub(crate) const QUEUE: &str = "reports";
 
+/// The name of the queue of webhooks.
+pub(crate) const WEBHOOKS: &str = "webhooks";
+
 /// All processes add the same queues. Only workers run tasks.
-pub(crate) fn tasks(backend: Backend, worker: Worker) -> Tasks {
+pub(crate) fn tasks(backend: Backend, worker: Worker) -> Result<Tasks, BoxError> {
     let reports = TaskQueueOptions::new(QUEUE)
         .task::<Report>()
         .task::<Square>()
         .task::<Poison>()
+        .task::<Synchronise>()
+        .task::<Tally>()
         .concurrency(4);
-    Tasks::builder(backend)
+    let webhooks = TaskQueueOptions::new(WEBHOOKS).task::<Webhook>();
+    // Every ten seconds, so that there is something to see. All workers keep it, and each due time runs once.
+    let tally = Schedule::new("tally", QUEUE, "*/10 * * * * *", |due| Tally { due })?
+        .principal(Principal::new("system/tally"));
+    Ok(Tasks::builder(backend.clone())
         .queue(reports)
+        .queue(webhooks)
+        .schedule(tally)
+        .state(backend)
         .state(worker)
+        .state(partner::sender()?)
         // Short, so that the effect of a crash is visible soon.
         .lease(Duration::from_secs(3))
         .progress_interval(Duration::from_millis(200))
-        .build()
+        .build())
 }
 
 /// State of a worker that its tasks update.
@@ -146,5 +163,22 @@ impl Task for Poison {
 
     async fn run(self, _: TaskContext) -> Result<(), TaskFailure> {
         std::process::abort()
+    }
+}
+
+/// A task of a schedule: says when it was due.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Tally {
+    due: SystemTime,
+}
+
+impl Task for Tally {
+    const NAME: &'static str = "tally";
+    type Output = String;
+
+    async fn run(self, context: TaskContext) -> Result<String, TaskFailure> {
+        let worker: &Worker = context.state()?;
+        let late = self.due.elapsed().unwrap_or_default().as_millis();
+        Ok(format!("{}, {late} ms after it was due", worker.doing()))
     }
 }

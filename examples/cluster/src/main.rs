@@ -16,6 +16,7 @@ macro_rules! log {
 mod control;
 mod jobs;
 mod nats;
+mod partner;
 mod pauses;
 mod proxy;
 mod submitted;

@@ -437,6 +437,12 @@ fn greet(address: &str) {
     println!(
         "  curl -X POST http://{address}/poison                       # kills its worker, three times"
     );
+    println!(
+        "  curl -X POST 'http://{address}/partner?away=true'          # then `/synchronise` makes a dead letter"
+    );
+    println!(
+        "  http://{address}/tasks                                     # all tasks, in a browser"
+    );
     for name in MEMBERS {
         println!(
             "  curl -X POST 'http://{address}/control?member={name}&how=kill'   # or how=restart"

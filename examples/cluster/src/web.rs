@@ -1,14 +1,16 @@
 //! An instance of the web service. It keeps no state, so any other instance can answer the next request.
 
 use crate::control::{How, signal};
-use crate::jobs::{Poison, QUEUE, Report, Square, Worker, tasks};
+use crate::jobs::{Poison, QUEUE, Report, Square, WEBHOOKS, Worker, tasks};
+use crate::partner::{self, Synchronise};
 use crate::submitted::{AT_A_TIME, Batch};
 use crate::{Member, PRESENCE, parent_gone};
 use axum::extract::{Query, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Router, middleware};
+use bytes::Bytes;
 use futures_util::future::try_join_all;
 use minijinja::{Environment, context};
 use serde::Deserialize;
@@ -21,7 +23,7 @@ use tower_promises::operations::Escalate;
 use tower_promises::operations::{OperationLayer, Operations, Progress};
 use tower_promises::signals::Signals;
 use tower_promises::tasks::Tasks;
-use tower_promises::tasks::{Principal, Task, TaskLayer};
+use tower_promises::tasks::{Principal, Task, TaskLayer, TasksPage, Webhook};
 use tower_promises::{BoxError, PromiseError, PromiseLayer, Promises};
 
 pub(crate) const MEMBERS: [&str; 4] = ["web-1", "web-2", "worker-1", "worker-2"];
@@ -36,6 +38,8 @@ const BELL: &str = "bell";
 #[derive(Clone)]
 struct Web {
     name: Arc<str>,
+    /// The address of this instance.
+    address: Arc<str>,
     backend: Backend,
     signals: Signals,
 }
@@ -111,6 +115,8 @@ async fn status(
         operations => operations.collect::<Vec<_>>(),
         batches,
         dead => dead.collect::<Vec<_>>(),
+        is_away => partner::is_away(store).await?,
+        told => partner::told(store).await?,
         waiting => web.signals.waiters(BELL),
     })?;
     Ok(Html(page))
@@ -176,6 +182,50 @@ async fn poison(web: State<Web>, tasks: Tasks) -> Result<Response, Failed> {
     Ok(home("submitted a task that kills its worker"))
 }
 
+#[derive(Deserialize)]
+struct SynchroniseQuery {
+    #[serde(default = "ten")]
+    account: u32,
+}
+
+/// Submits a task, and a webhook that tells the partner of its end.
+async fn synchronise(
+    web: State<Web>,
+    Query(query): Query<SynchroniseQuery>,
+    tasks: Tasks,
+) -> Result<Response, Failed> {
+    let account = query.account;
+    let told = Webhook::on_end(format!("http://{}/told", web.address), "synchronise.ended");
+    let submit = tasks.queue(QUEUE).submit(Synchronise { account });
+    submit.on_end(WEBHOOKS, told).await?;
+    Ok(home(&format!(
+        "submitted a synchronisation of account {account}"
+    )))
+}
+
+#[derive(Deserialize)]
+struct PartnerQuery {
+    away: bool,
+}
+
+/// Lets the partner go away, or come back.
+async fn set_away(web: State<Web>, Query(query): Query<PartnerQuery>) -> Result<Response, Failed> {
+    partner::set_away(web.backend.store(), query.away).await?;
+    Ok(home(if query.away {
+        "the partner is away"
+    } else {
+        "the partner is back"
+    }))
+}
+
+/// Receives webhooks, as the partner.
+async fn told(web: State<Web>, headers: HeaderMap, body: Bytes) -> Response {
+    match partner::receive(web.backend.store(), &headers, &body).await {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+    }
+}
+
 /// Waits for the bell, which may be rung on any instance.
 async fn wait(web: State<Web>, promises: Promises) -> Result<String, PromiseError> {
     let rung = promises.result_or_try_submit("bell", || {
@@ -210,8 +260,12 @@ async fn control(web: State<Web>, Query(query): Query<ControlQuery>) -> Result<R
 }
 
 pub(crate) async fn run(name: Arc<str>, backend: Backend) -> Result<(), BoxError> {
+    let address = std::env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:0".into());
+    let listener = tokio::net::TcpListener::bind(address).await?;
+    let address = listener.local_addr()?;
     let web = Web {
         name: name.clone(),
+        address: address.to_string().into(),
         backend: backend.clone(),
         signals: Signals::new(backend.clone()),
     };
@@ -226,13 +280,22 @@ pub(crate) async fn run(name: Arc<str>, backend: Backend) -> Result<(), BoxError
             "/report" => Escalate::Always,
             _ => Escalate::Never,
         });
-    let tasks = tasks(backend.clone(), Worker::default());
+    let tasks = tasks(backend.clone(), Worker::default())?;
+    // A real service shows the page to its operators only, and no arguments that may be confidential.
+    let page = TasksPage::new(tasks.clone(), |_| Some(Principal::new(VISITOR)))
+        .title("Tasks of the cluster")
+        .arguments(|_, json| Some(json.to_owned()))
+        .output(|_, json| Some(json.to_owned()));
     let served_by = HeaderValue::from_str(&name)?;
     let app = Router::new()
         .route("/", get(status))
         .route("/report", get(report))
         .route("/burst", post(burst))
         .route("/poison", post(poison))
+        .route("/synchronise", post(synchronise))
+        .route("/partner", post(set_away))
+        .route("/told", post(told))
+        .route_service("/tasks", page)
         .route("/wait", get(wait))
         .route("/ring", post(ring))
         .route("/control", post(control))
@@ -247,9 +310,7 @@ pub(crate) async fn run(name: Arc<str>, backend: Backend) -> Result<(), BoxError
             std::future::ready(response)
         }));
 
-    let address = std::env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:0".into());
-    let listener = tokio::net::TcpListener::bind(address).await?;
-    println!("listening on {}", listener.local_addr()?);
+    println!("listening on {address}");
     let handle = operations.operations();
     let counted = handle.clone();
     let doing = move || {

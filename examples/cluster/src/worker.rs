@@ -9,7 +9,7 @@ use tower_promises::backend::Backend;
 
 pub(crate) async fn run(name: Arc<str>, backend: Backend) -> Result<(), BoxError> {
     let worker = Worker::new(name.clone());
-    let tasks = tasks(backend.clone(), worker.clone());
+    let tasks = tasks(backend.clone(), worker.clone())?;
     let work = tasks.work()?;
     let present = Member::be_present(name, backend, move || worker.doing());
     tokio::select! {

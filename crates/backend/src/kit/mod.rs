@@ -7,6 +7,7 @@
     reason = "these items are hidden, and only packages of the family use them"
 )]
 
+pub mod assets;
 pub mod backoff;
 pub mod claim;
 pub mod clock;
@@ -14,6 +15,7 @@ pub mod deadline;
 #[cfg(feature = "json")]
 pub mod documents;
 pub mod drain;
+pub mod html;
 #[cfg(feature = "json")]
 pub mod journal;
 #[cfg(feature = "json")]
@@ -26,6 +28,7 @@ pub mod panic;
 pub mod pieces;
 pub mod problem;
 pub mod progress;
+pub mod same_site;
 pub mod sync;
 pub mod topics;
 pub mod transaction;

@@ -20,7 +20,6 @@
 //! reason the form's request has `Origin: null`: `Sec-Fetch-Site` and the token show its origin.
 
 mod assets;
-mod escape;
 mod render;
 mod strings;
 #[cfg(test)]

@@ -1,10 +1,10 @@
 use super::assets::{ICON, SCRIPT, STYLE};
-use super::escape::Escaped;
 use super::{ErrorContext, PageContext, Strings};
 use crate::Status;
 use http::StatusCode;
 use std::fmt::Write;
 use std::time::Duration;
+use tower_promises_backend::kit::html::Escaped;
 
 /// Renders the page of an operation.
 pub(crate) fn render(context: &PageContext<'_>) -> String {

@@ -11,6 +11,7 @@ mod limits;
 mod lists;
 mod metrics;
 mod operations;
+mod page;
 mod requests;
 mod results;
 mod retries;

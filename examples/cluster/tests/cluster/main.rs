@@ -3,6 +3,7 @@
 
 mod browser;
 mod proxy;
+mod tasks;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,10 @@
+//! Texts in HTML.
+
 use std::fmt::{self, Display, Formatter, Write};
 
 /// A text, escaped for HTML between tags or in a quoted attribute.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Escaped<'a>(pub(super) &'a str);
+pub struct Escaped<'a>(pub &'a str);
 
 impl Display for Escaped<'_> {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
