@@ -190,7 +190,7 @@ async fn a_form_of_another_site_changes_nothing() {
         ),
         (
             BROWSER.to_vec(),
-            good.clone() + "&x=" + &"x".repeat(10_000),
+            format!("{good}&x={}", "x".repeat(10_000)),
             413,
         ),
     ] {
