@@ -2,7 +2,7 @@
 
 use super::link::Link;
 use super::list::select;
-use super::markup::{Head, Table, View, form, pager, principal, short, task_link, text};
+use super::markup::{Action, Head, Table, View, form, pager, principal, short, task_link, text};
 use super::query::Query;
 use super::reply::Failure;
 use super::source::Source;
@@ -117,8 +117,8 @@ fn row(
         format!(r#"<span dir="auto">{}</span>"#, short(&error)),
         format!(
             "<div class=\"actions\">{}{}</div>",
-            form(query, id, &token, "retry", "Retry"),
-            form(query, id, &token, "discard", "Discard"),
+            form(query, id, &token, Action::Retry),
+            form(query, id, &token, Action::Discard),
         ),
     ]
 }

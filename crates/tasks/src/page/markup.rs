@@ -118,7 +118,8 @@ fn notice(query: &Query) -> String {
         "cancel" => "The cancellation was requested.",
         _ => return String::new(),
     };
-    let task = task_link(&TaskId::new(id), id);
+    // The label is not the id, which is any text in the address.
+    let task = task_link(&TaskId::new(id), "The task");
     format!("<p class=\"notice\" role=\"status\">{text} {task}</p>\n")
 }
 
@@ -179,20 +180,44 @@ pub(super) fn principal(principal: Option<&Principal>) -> String {
     )
 }
 
-/// A form with one button, which changes a task.
-pub(super) fn form(query: &Query, id: &TaskId, token: &str, action: &str, label: &str) -> String {
+/// What an operator can do with a task.
+#[derive(Clone, Copy)]
+pub(super) enum Action {
+    Retry,
+    Discard,
+    Cancel,
+}
+
+/// A form with one button, which changes a task. A change that cannot be undone takes two steps.
+pub(super) fn form(query: &Query, id: &TaskId, token: &str, action: Action) -> String {
+    let (name, label, class) = match action {
+        Action::Retry => ("retry", "Retry", ""),
+        Action::Discard => ("discard", "Discard for good", r#" class="danger""#),
+        Action::Cancel => ("cancel", "Cancel the task", r#" class="danger""#),
+    };
+    let first_step = match action {
+        Action::Retry => None,
+        Action::Discard => Some("Discard"),
+        Action::Cancel => Some("Cancel"),
+    };
     let target = query.keep_refresh(query.here()).to_string();
-    format!(
-        r#"<form method="post" action="{}">
-<input type="hidden" name="id" value="{}">
+    let (target, field, named) = (Escaped(&target), Escaped(id.as_str()), short(id.as_str()));
+    let form = format!(
+        r#"<form method="post" action="{target}">
+<input type="hidden" name="id" value="{field}">
 <input type="hidden" name="token" value="{token}">
-<button name="action" value="{action}" aria-label="{label} {}">{label}</button>
+<button name="action" value="{name}" aria-label="{label} {named}"{class}>{label}</button>
 </form>
-"#,
-        Escaped(&target),
-        Escaped(id.as_str()),
-        short(id.as_str()),
-    )
+"#
+    );
+    match first_step {
+        Some(step) => {
+            format!(
+                "<details><summary aria-label=\"{step} {named}\">{step}</summary>\n{form}</details>\n"
+            )
+        }
+        None => form,
+    }
 }
 
 /// Links to the pages before and after this one.

@@ -20,6 +20,7 @@ const QUEUES: &[Head] = &[
     number("Cancelled"),
     number("Ended in the last minute"),
     number("In the last hour"),
+    number("At once in a worker"),
 ];
 
 const RUNNING: &[Head] = &[
@@ -41,7 +42,7 @@ pub(super) async fn show(source: &Source) -> Result<View, Failure> {
     let now = SystemTime::now();
     let mut content = tiles(&snapshot);
     content.push_str("<section>\n<h2 id=\"queues\">Queues</h2>\n");
-    content.push_str(&queues(&snapshot));
+    content.push_str(&queues(source, &snapshot));
     let _ = writeln!(
         content,
         "<p class=\"muted\">{}</p>\n</section>",
@@ -107,9 +108,10 @@ fn tiles(snapshot: &Snapshot) -> String {
     html + "</ul>\n"
 }
 
-fn queues(snapshot: &Snapshot) -> String {
+fn queues(source: &Source, snapshot: &Snapshot) -> String {
     let mut table = Table::new("queues", QUEUES);
     for (name, numbers) in &snapshot.queues {
+        let provided = source.tasks.core.queues.get(name.as_str());
         let list = || Link::to("tasks").with("queue", name);
         let linked = |number: usize, target: Link| match number {
             0 => r#"<span class="muted">0</span>"#.to_owned(),
@@ -130,6 +132,8 @@ fn queues(snapshot: &Snapshot) -> String {
             state(numbers.cancelled, "cancelled"),
             bound(numbers.last_minute, snapshot),
             bound(numbers.last_hour, snapshot),
+            // Known for the queues of this process. Workers elsewhere should have the same settings.
+            provided.map_or_else(String::new, |queue| queue.concurrency.to_string()),
         ]);
     }
     table.or("This process has no queue, and no task is stored.")

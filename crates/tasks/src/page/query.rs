@@ -4,8 +4,8 @@ use super::link::Link;
 use crate::TaskState;
 use std::borrow::Cow;
 
-/// The largest number of earlier pages that a link remembers.
-const MAX_TRAIL: usize = 20;
+/// The largest number of earlier pages that a link remembers, and the largest size of their cursors in bytes.
+const MAX_TRAIL: (usize, usize) = (20, 2000);
 
 /// The shortest and the longest interval at which a page reloads itself, in seconds.
 const REFRESH: (u32, u32) = (2, 3600);
@@ -68,8 +68,15 @@ impl Query {
                 _ => {}
             }
         }
-        let surplus = parsed.trail.len().saturating_sub(MAX_TRAIL);
-        parsed.trail.drain(..surplus);
+        let (pages, bytes) = MAX_TRAIL;
+        let mut size = 0;
+        let kept = parsed.trail.iter().rev().take(pages);
+        let kept = kept.take_while(|cursor| {
+            size += cursor.len();
+            size <= bytes
+        });
+        let kept = kept.count();
+        parsed.trail.drain(..parsed.trail.len() - kept);
         parsed
     }
 
@@ -166,16 +173,18 @@ mod tests {
 
     #[test]
     fn a_link_has_a_bounded_length() {
-        let mut query = Query::parse("view=tasks");
-        for number in 0..1000 {
-            let next = query.next(&number.to_string()).to_string();
-            query = Query::parse(&next[1..]);
+        for (prefix, remembered) in [("", 20), (&*"x".repeat(300), 6), (&*"x".repeat(3000), 0)] {
+            let mut query = Query::parse("view=tasks");
+            for number in 100..200 {
+                let next = query.next(&format!("{prefix}{number}")).to_string();
+                query = Query::parse(&next[1..]);
+            }
+            assert_eq!(query.trail.len(), remembered);
+            // The first pages are forgotten, so the oldest step leads to the first page.
+            for _ in 0..=remembered {
+                query = Query::parse(&query.previous().unwrap_or_default().to_string()[1..]);
+            }
+            assert_eq!(query.here().to_string(), "?view=tasks");
         }
-        assert_eq!(query.trail.len(), MAX_TRAIL);
-        // The first pages are forgotten, so the oldest step leads to the first page.
-        for _ in 0..=MAX_TRAIL {
-            query = Query::parse(&query.previous().unwrap_or_default().to_string()[1..]);
-        }
-        assert_eq!(query.here().to_string(), "?view=tasks");
     }
 }

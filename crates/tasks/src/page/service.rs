@@ -40,7 +40,7 @@ use tower_service::Service;
 ///
 /// The path does not matter, because all links are relative. The page needs no scripts. It is in English.
 ///
-/// [`guide`](super::super::guide#the-page-of-tasks) explains what the numbers mean and what a view costs.
+/// [`guide`](crate::guide#the-page-of-tasks) explains what the numbers mean and what a view costs.
 ///
 /// # Security
 ///
@@ -50,8 +50,9 @@ use tower_service::Service;
 ///
 /// A form is accepted if its request is not from another site, as `Sec-Fetch-Site` and `Origin` tell, and if it has the
 /// token that the page gave to the same principal for the same task. The secret of the tokens is in the store, so any
-/// process answers the form of another one. Pages are not stored by caches, are not shown in frames, and instruct
-/// browsers to send no `Referer`. The log names the principal of each change.
+/// process answers the form of another one. It changes every 90 days, and pages that are open then must be opened again.
+/// Pages are not stored by caches, are not shown in frames, and instruct browsers to send no `Referer`. The log names
+/// the principal of each change.
 ///
 /// # Cancel safety
 ///

@@ -1,7 +1,7 @@
 //! The view of one task.
 
 use super::link::Link;
-use super::markup::{View, form, link, principal, progress, state};
+use super::markup::{Action, View, form, link, principal, progress, state};
 use super::query::Query;
 use super::reply::Failure;
 use super::settings::Show;
@@ -131,23 +131,21 @@ async fn actions(
     record: &Record,
 ) -> Result<String, Failure> {
     let choices: &[_] = match task.state() {
-        TaskState::Dead if record.is_kept() => &[("retry", "Retry"), ("discard", "Discard")],
+        TaskState::Dead if record.is_kept() => &[Action::Retry, Action::Discard],
         TaskState::Dead => {
             return Ok(
                 "<p class=\"muted\">This dead letter was discarded, or is too large to be sent again.</p>\n"
                     .to_owned(),
             );
         }
-        TaskState::Queued | TaskState::Running if !task.is_cancel_requested() => {
-            &[("cancel", "Cancel")]
-        }
+        TaskState::Queued | TaskState::Running if !task.is_cancel_requested() => &[Action::Cancel],
         _ => return Ok(String::new()),
     };
     let token = Secret::read(&source.tasks.core).await?;
     let token = token.token(viewer, task.id());
     let forms = choices
         .iter()
-        .map(|(action, label)| form(query, task.id(), &token, action, label));
+        .map(|action| form(query, task.id(), &token, *action));
     let forms: String = forms.collect();
     Ok(format!("<div class=\"actions\">{forms}</div>\n"))
 }

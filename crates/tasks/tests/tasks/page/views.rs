@@ -85,6 +85,7 @@ async fn the_overview_has_the_numbers_of_each_queue() {
         "data-label=\"Succeeded\"",
         ">2</a>",
         "data-label=\"In the last hour\" class=\"number\"><div>4<",
+        "data-label=\"At once in a worker\" class=\"number\"><div>4<",
         "all 11 stored tasks",
         "No task runs at the moment.",
     ]);
