@@ -151,13 +151,13 @@ async fn tasks_are_filtered_and_listed_in_pages() {
     let filter = "view=tasks&queue=main&state=queued&task=act&principal=ada&refresh=5";
     let mut answer = open(&page, filter).await;
     assert!(!answer.html.contains("rel=\"prev\""));
-    let mut pages = vec![answer.html.clone()];
+    let mut pages = vec![shown(&answer)];
     let mut found = shown(&answer);
     while answer.html.contains("rel=\"next\"") {
         answer = open(&page, &answer.link("Next")).await;
         answer.assert_has(&["http-equiv=\"refresh\" content=\"5;url=?view=tasks&amp;"]);
         found.extend(shown(&answer));
-        pages.push(answer.html.clone());
+        pages.push(shown(&answer));
     }
     let mut expected: Vec<_> = ids
         .iter()
@@ -168,7 +168,7 @@ async fn tasks_are_filtered_and_listed_in_pages() {
     assert_eq!(found, expected);
     for before in pages.iter().rev().skip(1) {
         answer = open(&page, &answer.link("Previous")).await;
-        assert_eq!(answer.html, *before);
+        assert_eq!(shown(&answer), *before);
     }
     // The filters stay in the form.
     answer.assert_has(&[
@@ -280,12 +280,12 @@ async fn arguments_and_outputs_are_shown_as_the_application_says() {
     // A waiting task whose arguments are in the store.
     let queue = tasks.queue("main");
     let waiting = queue.submit(act("later")).unique(Unique::KeepFirst);
-    let id = waiting.with_id("kept").delay(SECOND * 90).await.unwrap();
+    let id = waiting.with_id("kept").delay(SECOND * 9000).await.unwrap();
     open(&talking, &format!("view=task&id={id}"))
         .await
         .assert_has(&[
             "<dt>Starts at the earliest</dt>",
-            "in 1 min",
+            "in 2 h",
             "act &lt;of&gt; &quot;later&quot;",
         ]);
 }
@@ -462,7 +462,8 @@ async fn dead_letters_are_listed_in_pages_the_newest_first() {
     third.assert_has(&[ids[0].as_str()]);
     third.assert_has_no("rel=\"next\"");
     let back = open(&page, &third.link("Previous")).await;
-    assert_eq!(back.html, second.html);
+    back.assert_has(&[ids[2].as_str(), ids[1].as_str()]);
+    back.assert_has(&["rel=\"prev\"", "rel=\"next\""]);
     open(&page, "view=dead-letters&queue=other")
         .await
         .assert_has(&[
