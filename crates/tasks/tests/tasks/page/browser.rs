@@ -252,7 +252,7 @@ async fn the_page_is_readable_in_light_and_dark_and_on_a_phone() {
             assert_eq!(faint, [""; 0], "{subject} in {scheme}");
             let background = "getComputedStyle(document.body).backgroundColor";
             backgrounds.push(site.browser.evaluate::<String>(background).await);
-            for width in [320, 800, 1040, 1280] {
+            for width in [320, 800, 1160, 1280] {
                 site.browser.resize(width, 900).await;
                 let overflow = "document.documentElement.scrollWidth - innerWidth";
                 let overflow = site.browser.evaluate::<i32>(overflow).await;
