@@ -81,7 +81,7 @@ async fn read(source: &Source, ids: &[TaskId]) -> Result<Vec<TaskStatus>, Failur
     for (id, found) in ids.iter().zip(found) {
         match found {
             Ok(Some(record)) if record.is_kept() => {
-                letters.push(TaskStatus::new(id.clone(), record))
+                letters.push(TaskStatus::new(id.clone(), record));
             }
             // The record of another version hides no others.
             Ok(_) | Err(BackendError::Unreadable { .. }) => {}

@@ -148,7 +148,7 @@ fn number<N: std::str::FromStr>(value: Option<String>) -> Option<N> {
 
 #[cfg(test)]
 mod tests {
-    use super::{MAX_TRAIL, Query};
+    use super::Query;
 
     #[test]
     fn a_list_is_walked_to_its_end_and_back() {

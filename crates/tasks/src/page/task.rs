@@ -30,22 +30,22 @@ pub(super) async fn show(
     let mut facts = Facts::default();
     facts.add(
         "Id",
-        format!(r#"<bdi class="id">{}</bdi>"#, Escaped(id.as_str())),
+        &format!(r#"<bdi class="id">{}</bdi>"#, Escaped(id.as_str())),
     );
     let queue = Link::to("tasks").with("queue", task.queue());
     facts.add(
         "Queue",
-        format!("<bdi>{}</bdi>", link(&queue, task.queue())),
+        &format!("<bdi>{}</bdi>", link(&queue, task.queue())),
     );
-    facts.add("Principal", principal(task.principal()));
-    facts.add("Submitted", exact(task.created(), now));
+    facts.add("Principal", &principal(task.principal()));
+    facts.add("Submitted", &exact(task.created(), now));
     due(&mut facts, &record, now);
-    facts.add("Attempts", attempts(source, &record));
+    facts.add("Attempts", &attempts(source, &record));
     if let Some(started) = task.started() {
-        facts.add("Started", exact(started, now));
+        facts.add("Started", &exact(started, now));
         let waited = started.duration_since(task.created());
         if record.attempt == 1 {
-            facts.add("Waited", duration(waited.unwrap_or_default()));
+            facts.add("Waited", &duration(waited.unwrap_or_default()));
         }
     }
     end(&mut facts, &task, now);
@@ -55,9 +55,9 @@ pub(super) async fn show(
         .and_then(|letter| letter.limit.as_ref())
     {
         let (key, at_once) = (Escaped(limit.key()), limit.at_once());
-        facts.add("Limit", format!("<bdi>{key}</bdi>, {at_once} at once"));
+        facts.add("Limit", &format!("<bdi>{key}</bdi>, {at_once} at once"));
     }
-    facts.add("Kept until", exact(task.expires(), now));
+    facts.add("Kept until", &exact(task.expires(), now));
 
     let running = progress(&task);
     let mut content = format!(
@@ -83,7 +83,7 @@ pub(super) async fn show(
 /// The time before which a waiting task must not start, if the store knows it.
 fn due(facts: &mut Facts, record: &Record, now: SystemTime) {
     if let Some(due) = record.due.filter(|_| record.state == TaskState::Queued) {
-        facts.add("Starts at the earliest", exact(time(due), now));
+        facts.add("Starts at the earliest", &exact(time(due), now));
     }
 }
 
@@ -112,13 +112,13 @@ fn end(facts: &mut Facts, task: &TaskStatus, now: SystemTime) {
         Some(duration(time.unwrap_or(Duration::ZERO)))
     };
     if let Some(finished) = task.finished() {
-        facts.add("Ended", exact(finished, now));
+        facts.add("Ended", &exact(finished, now));
         if let Some(time) = running_for(finished) {
-            facts.add("Last attempt took", time);
+            facts.add("Last attempt took", &time);
         }
     } else if task.state() == TaskState::Running {
         if let Some(time) = running_for(now) {
-            facts.add("Running for", time);
+            facts.add("Running for", &time);
         }
     }
 }
@@ -184,7 +184,7 @@ struct Facts(String);
 
 impl Facts {
     /// Adds a value, as HTML.
-    fn add(&mut self, name: &str, value: String) {
+    fn add(&mut self, name: &str, value: &str) {
         let _ = writeln!(self.0, "<div><dt>{name}</dt><dd>{value}</dd></div>");
     }
 
