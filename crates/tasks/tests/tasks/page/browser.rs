@@ -254,7 +254,10 @@ async fn the_page_is_readable_in_light_and_dark_and_on_a_phone() {
             backgrounds.push(site.browser.evaluate::<String>(background).await);
             for width in [320, 800, 1160, 1280] {
                 site.browser.resize(width, 900).await;
-                let overflow = "document.documentElement.scrollWidth - innerWidth";
+                // Not `innerWidth`, which grows with the content on a phone.
+                let overflow = "[...document.querySelectorAll('body, main, tbody tr')].map((it) => \
+                                it.scrollWidth - it.clientWidth).concat(document.documentElement.scrollWidth \
+                                - document.documentElement.clientWidth).reduce((a, b) => Math.max(a, b))";
                 let overflow = site.browser.evaluate::<i32>(overflow).await;
                 assert!(overflow <= 0, "{subject} at {width}: {overflow}");
                 let picture = format!("tasks-{subject}-{scheme}-{width}");
