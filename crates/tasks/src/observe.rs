@@ -204,6 +204,7 @@ pub(super) fn page_changed(principal: &Principal, action: &str, id: &TaskId) {
 
 #[cfg(feature = "page")]
 pub(super) fn page_failed(error: &BackendError) {
+    metrics::backend_failed(BackendPart::Call);
     log::warning!(
         error = error as &(dyn Error + 'static),
         "the page of tasks cannot read the backend"
