@@ -3,12 +3,12 @@
 //! Signals, operations and tasks depend on these three traits only. An adapter implements one or all of them for a
 //! database or a message broker. Code that uses the traits works with every adapter.
 //!
-//! | port | purpose | one process | one machine ([`tower-promises-sqlite`](https://docs.rs/tower-promises-sqlite)) | several ([`tower-promises-nats`](https://docs.rs/tower-promises-nats)) |
-//! |---|---|---|---|---|
-//! | [`Bus`] | messages to every listener, at most once | [`memory::MemoryBus`] | `SqliteBus` | `NatsBus` |
-//! | [`Store`] | values with revisions and compare-and-set | [`memory::MemoryStore`] | `SqliteStore` | `NatsStore` |
-//! | [`Queue`] | envelopes, delivered until handled | [`memory::MemoryQueue`] | `SqliteQueue` | `NatsQueue` |
-//! | [`Transactional`] | the same in a transaction of the application | | `SqliteDatabase` | |
+//! | port | purpose | one process | one machine ([`tower-promises-sqlite`](https://docs.rs/tower-promises-sqlite)) | several ([`tower-promises-postgres`](https://docs.rs/tower-promises-postgres)) | several ([`tower-promises-nats`](https://docs.rs/tower-promises-nats)) |
+//! |---|---|---|---|---|---|
+//! | [`Bus`] | messages to every listener, at most once | [`memory::MemoryBus`] | `SqliteBus` | `PostgresBus` | `NatsBus` |
+//! | [`Store`] | values with revisions and compare-and-set | [`memory::MemoryStore`] | `SqliteStore` | `PostgresStore` | `NatsStore` |
+//! | [`Queue`] | envelopes, delivered until handled | [`memory::MemoryQueue`] | `SqliteQueue` | `PostgresQueue` | `NatsQueue` |
+//! | [`Transactional`] | the same in a transaction of the application | | `SqliteDatabase` | `PostgresDatabase` | |
 //!
 //! # Example
 //!
@@ -29,6 +29,22 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Choice of a backend
+//!
+//! | | memory | SQLite | PostgreSQL | NATS JetStream |
+//! |---|---|---|---|---|
+//! | for | one process, tests | the processes of one machine | many machines that share a database | many machines |
+//! | needs | nothing | a local disk | PostgreSQL 13 or later | `nats-server` 2.9 or later with JetStream |
+//! | survives a crash of the process | nothing | everything | everything | everything |
+//! | survives a loss of power | nothing | all but the last writes; with `flush_writes` all | everything | all but the last writes of each server; with `replicas` everything |
+//! | survives the loss of a machine | nothing | nothing | with a synchronous replica everything | with `replicas` everything |
+//! | a write waits for | nothing | a file | a round trip and a flush of the server's disk | a round trip |
+//! | other processes learn of it | | after up to 20 ms | with a notification, after about a round trip; behind PgBouncer after up to 100 ms | after about a round trip |
+//! | throughput is bounded by | the processor | one writer at a time | commits a second, times the calls that share one | the server |
+//! | leave it when | there is a second process, or a restart must lose nothing | there is a second machine | the load of the database hurts its other users | no machine should run a broker, or work must be submitted within a transaction of a database |
+//!
+//! `cargo bench -p benches --bench backends` measures all of them.
 //!
 //! # Rules
 //!

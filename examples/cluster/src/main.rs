@@ -2,9 +2,10 @@
 //! own. Any instance can handle any request. Reports are made by the next free worker. If a worker is killed, the other
 //! one takes over.
 //!
-//! Start it with `cargo run -p example-cluster`. `BACKEND` selects the shared backend: `nats`, `sqlite:path` (a file
-//! that is kept), or `sqlite` (a temporary file). The default is NATS if `NATS_URL` names a server or the program
-//! `nats-server` is installed, and otherwise `sqlite`. Ctrl-C ends all processes and deletes temporary files.
+//! Start it with `cargo run -p example-cluster`. `BACKEND` selects the shared backend: `nats`, `postgres:url` (a database
+//! that is kept), `sqlite:path` (a file that is kept), or `sqlite` (a temporary file). The default is NATS if `NATS_URL`
+//! names a server or the program `nats-server` is installed, and otherwise `sqlite`. Ctrl-C ends all processes and
+//! deletes temporary files.
 
 /// Writes a line to stderr at once. All processes share stderr, so the parts of several writes could mix.
 macro_rules! log {
@@ -34,6 +35,7 @@ use tokio::sync::oneshot;
 use tower_promises::BoxError;
 use tower_promises::backend::Backend;
 use tower_promises_nats::NatsBackend;
+use tower_promises_postgres::PostgresDatabase;
 use tower_promises_sqlite::SqliteDatabase;
 
 /// A process of the cluster, as shown on the status page.
@@ -88,10 +90,12 @@ async fn open(name: &str, nats_url: &str) -> Result<Backend, BoxError> {
         None if name == "nats" => Ok(NatsBackend::open(nats::connect(nats_url).await?)
             .await?
             .backend()),
+        Some(("postgres", url)) => Ok(PostgresDatabase::connect(url).await?.backend()),
         Some(("sqlite", path)) => Ok(SqliteDatabase::open(path).await?.backend()),
-        _ => {
-            Err(format!("unknown backend `{name}`: it is `nats`, `sqlite` or `sqlite:path`").into())
-        }
+        _ => Err(format!(
+            "unknown backend `{name}`: it is `nats`, `postgres:url`, `sqlite` or `sqlite:path`"
+        )
+        .into()),
     }
 }
 

@@ -417,6 +417,10 @@ async fn serve(
     }
     match &*backend {
         "nats" => println!("the processes share the NATS server at {url}"),
+        // Without the address, which may contain a password.
+        database if database.starts_with("postgres:") => {
+            println!("the processes share a PostgreSQL database");
+        }
         file if has_nats => println!("the processes share {file}"),
         file => println!("the processes share {file}; {}", nats::MISSING),
     }

@@ -12,7 +12,10 @@ pub mod mortal;
 #[cfg(feature = "nats")]
 pub mod nats;
 pub mod operation;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod recorded;
+pub mod remote;
 pub mod site;
 pub mod spans;
 pub mod stepping;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use test_support::example::{Example, eventually, soon, until};
+use test_support::postgres::Server;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::time::sleep;
 
@@ -39,7 +40,20 @@ async fn complete(example: &Example, without: Option<&str>) -> Vec<String> {
 
 #[tokio::test]
 async fn cluster() {
-    let example = Example::start(env!("CARGO_BIN_EXE_cluster"));
+    works(Example::start(env!("CARGO_BIN_EXE_cluster"))).await;
+}
+
+#[tokio::test]
+async fn a_cluster_shares_a_postgres_database() {
+    let server = Server::start().await;
+    let backend = format!("postgres:{}", server.url());
+    let environment = [("BACKEND", &*backend)];
+    let example = Example::start_with(env!("CARGO_BIN_EXE_cluster"), &environment);
+    assert!(!example.output().contains(&server.url()));
+    works(example).await;
+}
+
+async fn works(example: Example) {
     let processes = complete(&example, None).await;
 
     // Any instance may answer a request, also a request for the operation.
@@ -292,6 +306,11 @@ async fn a_cluster_that_cannot_start_says_why_and_leaves_nothing_behind() {
             &format!("no NATS server answers at {url}: "),
         ),
         ("BACKEND", "redis", "unknown backend `redis`"),
+        (
+            "BACKEND",
+            "postgres:postgres:///?host=/nowhere",
+            "No such file or directory",
+        ),
         (
             "BACKEND",
             "sqlite:/nowhere/cluster.db",

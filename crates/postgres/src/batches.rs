@@ -1,0 +1,210 @@
+//! Concurrent calls of one kind, which share statements.
+//!
+//! While a statement is under way, further calls wait and then go together. So a lone call is executed at once, and many
+//! calls cost few round trips and few commits.
+
+use super::announcements::Announcements;
+use super::database::{Database, Lane, ended};
+use super::statement::Statement;
+use super::sweep::Sweep;
+use sqlx::postgres::PgRow;
+use std::collections::{HashSet, VecDeque};
+use std::hash::Hash;
+use std::sync::{Arc, Mutex};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tower_promises_backend::BackendError;
+use tower_promises_backend::kit::deadline::in_time;
+use tower_promises_backend::kit::sync::lock;
+
+/// The largest number of queued calls of a kind. Further calls wait for room.
+const QUEUE: usize = 1024;
+
+/// The largest number of calls, and about the largest number of bytes, of a statement.
+const BATCH: usize = 128;
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
+
+/// The number of statements of a kind that are under way at once: while the server writes one to its disk, it executes
+/// another.
+const LANES: usize = 2;
+
+/// The number of statements after which a connection is returned, so that calls of other kinds get their turns in a small
+/// pool.
+const TURNS: usize = 8;
+
+/// A call that can be executed together with others of its kind.
+pub(super) trait Call: Send + Sized + 'static {
+    type Answer: Send + 'static;
+    type Key: Eq + Hash;
+
+    /// Calls with equal keys are not in one statement. Calls without a key can be with all others.
+    fn key(&self) -> Option<Self::Key>;
+
+    /// The size of the arguments, in bytes.
+    fn size(&self) -> usize;
+
+    /// A statement that executes all calls or none.
+    fn statement(calls: &[Self], database: &Database, channel: Option<&str>) -> Statement;
+
+    /// The answers to all calls.
+    fn answers(calls: &[Self], rows: &[PgRow]) -> sqlx::Result<Vec<Self::Answer>>;
+
+    /// Announces what has changed, once it is committed.
+    fn announce(calls: &[Self], rows: &[PgRow], announcements: &Arc<Announcements>);
+}
+
+pub(super) struct Batches<C: Call> {
+    database: Arc<Database>,
+    announcements: Arc<Announcements>,
+    sweep: Arc<Sweep>,
+    state: Mutex<State<C>>,
+    room: Arc<Semaphore>,
+}
+
+struct State<C: Call> {
+    queue: VecDeque<Job<C>>,
+    /// The number of tasks that execute calls.
+    running: usize,
+}
+
+struct Job<C: Call> {
+    call: C,
+    answer: oneshot::Sender<Result<C::Answer, BackendError>>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl<C: Call> Batches<C> {
+    pub(super) fn new(
+        database: Arc<Database>,
+        announcements: Arc<Announcements>,
+        sweep: Arc<Sweep>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            database,
+            announcements,
+            sweep,
+            state: Mutex::new(State {
+                queue: VecDeque::new(),
+                running: 0,
+            }),
+            room: Arc::new(Semaphore::new(QUEUE)),
+        })
+    }
+
+    /// Executes a call, and returns its answer once it is committed.
+    ///
+    /// If the future is dropped while the call waits for its turn, it has no effect. If it is dropped later, the statement
+    /// runs to its end.
+    pub(super) async fn call(self: &Arc<Self>, call: C) -> Result<C::Answer, BackendError> {
+        let answered = async {
+            let room = self.room.clone().acquire_owned().await;
+            let (answer, answered) = oneshot::channel();
+            let job = Job {
+                call,
+                answer,
+                _room: room.map_err(BackendError::unavailable)?,
+            };
+            lock(&self.state).queue.push_back(job);
+            self.start()?;
+            answered.await.map_err(ended)?
+        };
+        // A statement before this one may use up the time of this one.
+        in_time(self.database.settings().timeout * 2, answered).await
+    }
+
+    /// Starts a task for queued calls, unless there are enough.
+    fn start(self: &Arc<Self>) -> Result<(), BackendError> {
+        let runtime = Handle::try_current().map_err(BackendError::unavailable)?;
+        {
+            let mut state = lock(&self.state);
+            if state.running >= LANES || state.queue.is_empty() {
+                return Ok(());
+            }
+            state.running += 1;
+        }
+        runtime.spawn(run(Turn(self.clone())));
+        Ok(())
+    }
+
+    /// Removes the calls of the next statement from the queue.
+    fn next(&self) -> (Vec<C>, Answers<C>) {
+        let (mut calls, mut answers) = (Vec::new(), Vec::new());
+        // Dropping a job releases its permit and so wakes waiting tasks, which must not happen under the lock.
+        let mut gone = Vec::new();
+        let mut left = VecDeque::new();
+        let (mut keys, mut bytes) = (HashSet::new(), 0);
+        let mut state = lock(&self.state);
+        while let Some(job) = state.queue.pop_front() {
+            if job.answer.is_closed() {
+                // The caller is gone.
+                gone.push(job);
+                continue;
+            }
+            let is_full = calls.len() >= BATCH || bytes >= BATCH_BYTES;
+            if is_full || job.call.key().is_some_and(|key| !keys.insert(key)) {
+                left.push_back(job);
+                if is_full {
+                    break;
+                }
+                continue;
+            }
+            bytes += job.call.size();
+            calls.push(job.call);
+            answers.push((job.answer, job._room));
+        }
+        left.append(&mut state.queue);
+        state.queue = left;
+        drop(state);
+        (calls, answers)
+    }
+}
+
+type Answers<C> = Vec<(
+    oneshot::Sender<Result<<C as Call>::Answer, BackendError>>,
+    OwnedSemaphorePermit,
+)>;
+
+/// The right to execute calls. A task that ends while calls are queued starts another one.
+struct Turn<C: Call>(Arc<Batches<C>>);
+
+impl<C: Call> Drop for Turn<C> {
+    fn drop(&mut self) {
+        lock(&self.0.state).running -= 1;
+        // Fails outside of a runtime. The next call then starts a task.
+        let _ = self.0.start();
+    }
+}
+
+async fn run<C: Call>(turn: Turn<C>) {
+    let batches = &turn.0;
+    let mut lane = Lane::default();
+    for _ in 0..TURNS {
+        let (calls, answers) = batches.next();
+        if calls.is_empty() {
+            break;
+        }
+        let announcements = &batches.announcements;
+        let statement = C::statement(&calls, &batches.database, announcements.channel());
+        let rows = batches.database.execute(&mut lane, &statement).await;
+        let answered = rows.and_then(|rows| {
+            announcements.wakes().mark_active();
+            C::announce(&calls, &rows, announcements);
+            let answered = C::answers(&calls, &rows);
+            answered.map_err(|error| batches.database.error(error))
+        });
+        batches.sweep.note(calls.len());
+        // Sending fails if the caller is gone, which is fine.
+        match answered {
+            Ok(answered) => {
+                for ((answer, _room), answered) in answers.into_iter().zip(answered) {
+                    let _ = answer.send(Ok(answered));
+                }
+            }
+            Err(error) => {
+                for (answer, _room) in answers {
+                    let _ = answer.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Adapters for many machines, which share a PostgreSQL database.
+//!
+//! ```no_run
+//! use tower_promises_postgres::PostgresDatabase;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // On each machine:
+//! let database = PostgresDatabase::connect("postgres://app@db.internal/app").await?;
+//! let backend = database.backend();
+//! let revision = backend.store().put("greeting", "hello".into(), None).await?;
+//! # let _ = revision;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # When to use it
+//!
+//! For a service that has a PostgreSQL database already, and wants no message broker. A write takes one round trip and
+//! one commit. Concurrent writes of one process share round trips and commits. For one machine without a database server,
+//! use `tower-promises-sqlite`. For many machines with a NATS server, `tower-promises-nats` has shorter delays.
+//!
+//! # Durability
+//!
+//! | event | values and envelopes | messages and changes |
+//! |---|---|---|
+//! | a restart, a crash or `kill -9` of a process | all that were written | messages and changes that the process had not received are lost |
+//! | a restart of the server | the same | none are lost; calls fail meanwhile |
+//! | a crash of the server, loss of power | all that were acknowledged, unless `synchronous_commit` or `fsync` is off | listeners and watchers get an error |
+//! | the loss of the server, with a replica that takes its place | all that were acknowledged, if `synchronous_standby_names` is set; otherwise those that the replica had received | listeners and watchers get an error |
+//!
+//! # Rules
+//!
+//! 1. The server is PostgreSQL 13 or later, and the encoding of the database is UTF8. The adapters are tested with
+//!    version 15.
+//! 2. The tables are in a [schema](PostgresBuilder::schema) that belongs to this crate alone. [`connect`] and [`open`]
+//!    create and migrate it, under a lock, so that many processes can start at once. A new version of this crate migrates
+//!    the schema, which older versions then refuse when they start. Processes of the older version that run already
+//!    continue to work if the changelog does not say otherwise.
+//! 3. Each process opens the database once and clones the [`Backend`].
+//! 4. The adapters need a tokio runtime with time enabled. Calls, listeners and watchers use the runtime in which the
+//!    database was opened, because the connections belong to it.
+//! 5. Each call is one statement, which is a transaction of its own. The adapters hold no transaction open.
+//!
+//! # Sizing
+//!
+//! A call uses one connection at a time, and writes of one kind at most two, whatever their number. A pool of one
+//! connection suffices, and more than ten are seldom useful. A process with listeners, watchers or workers has one more
+//! connection, for notifications. A waiting worker and a feed of messages or changes cost a statement a second.
+//!
+//! A commit waits for the disk of the server. The throughput of a process is therefore that of the disk times the number
+//! of calls that share a commit, up to 128. Changes of one key take turns.
+//!
+//! The tables of envelopes and values have dead rows, which autovacuum removes. It is configured to do so early. A
+//! transaction that stays open for hours, in any database of the server, keeps it from that, and keeps messages from being
+//! deleted.
+//!
+//! # PgBouncer
+//!
+//! The adapters work behind PgBouncer in every mode: they use no prepared statements, no settings of a session, and no
+//! locks of a session. Notifications do not arrive through the modes `transaction` and `statement`. A process detects
+//! that and polls at the [poll interval](PostgresBuilder::poll_interval). [`notify(false)`](PostgresBuilder::notify) saves
+//! the attempt, which is repeated every five minutes. `default_pool_size` may be 1.
+//!
+//! # Notifications
+//!
+//! `NOTIFY` only wakes: what is announced is in a table. Notifications are sent after the commit of what they announce,
+//! by at most one statement at a time for each process, because PostgreSQL serialises the commits of all transactions that
+//! notify. A notification that is lost costs up to a second.
+//!
+//! # Clocks
+//!
+//! Leases, delays, times to live and all ages use the clock of the server. The clocks of the machines do not matter. A
+//! change of the clock of the server is not detected: leases and times to live that run at that time are then wrong by the
+//! step. An envelope without a delay is due, whatever the clock shows.
+//!
+//! # Limits
+//!
+//! [`PostgresBuilder`] sets the maximum sizes of values and messages, the number and age of the messages and changes that
+//! are retained for other processes, and the maximum size and number of envelopes. In each process at most 1024 writes
+//! of each kind are queued. Further writes wait for room. The number of values is not bounded: give them times to live.
+//! Writes delete expired values, and envelopes that ended before the
+//! [window](PostgresBuilder::deduplication_window), up to 1000 of each at a time.
+//!
+//! # Cancel safety
+//!
+//! A change is one statement, which the server executes completely or not at all. A future that is dropped while it waits
+//! for its turn has no effect. If it is dropped later, its statement runs to its end in a task. No transaction stays open,
+//! and no connection returns to the pool with an answer that belongs to another call. A statement that exceeds the
+//! [timeout](PostgresBuilder::timeout) may take effect later; its connection is closed.
+//!
+//! # Panics
+//!
+//! Without a tokio runtime, calls fail. In a runtime without time enabled, they panic.
+//!
+//! # Security
+//!
+//! A role that can write the schema can forge anything for every process. Statements contain their arguments: a server
+//! or a pool that logs statements logs values too. The pool of [`connect`] logs none. TLS is a feature of sqlx, such as
+//! `tls-rustls-ring-native-roots`, which the application chooses in its own dependency on sqlx; the URL then sets
+//! `sslmode=verify-full`.
+//!
+//! # Rust version
+//!
+//! This package needs Rust 1.94, because sqlx 0.9 does. The packages that use a backend work with older versions.
+//!
+//! [`connect`]: PostgresDatabase::connect
+//! [`open`]: PostgresDatabase::open
+
+mod announcements;
+mod batches;
+mod builder;
+mod bus;
+mod database;
+mod feed;
+mod notices;
+mod observe;
+mod queue;
+mod receipts;
+mod refused;
+mod room;
+mod schema;
+mod snapshot;
+mod statement;
+mod store;
+mod sweep;
+mod wakes;
+
+pub use builder::PostgresBuilder;
+pub use bus::PostgresBus;
+pub use queue::PostgresQueue;
+pub use sqlx;
+pub use store::PostgresStore;
+
+use announcements::Announcements;
+use batches::{Batches, Call};
+use builder::Settings;
+use bus::{Messages, Publication};
+use database::Database;
+use feed::Feed;
+use notices::Notices;
+use queue::Shared;
+use room::Room;
+use sqlx::PgPool;
+use std::fmt;
+use std::sync::Arc;
+use store::{Changes, Update};
+use sweep::Sweep;
+use tower_promises_backend::{Backend, BackendError};
+use wakes::Wakes;
+
+/// An open database, and the adapters that use it. Clones are cheap and share the pool of connections, which closes when
+/// the last clone, adapter and listener are dropped, unless the application has it too.
+#[derive(Clone)]
+pub struct PostgresDatabase {
+    database: Arc<Database>,
+    messages: Arc<Feed<Messages>>,
+    publications: Arc<Batches<Publication>>,
+    changes: Arc<Feed<Changes>>,
+    updates: Arc<Batches<Update>>,
+    queue: Arc<Shared>,
+}
+
+impl PostgresDatabase {
+    /// Connects to a server with the default settings, and creates or migrates the schema.
+    ///
+    /// Cancel safety: that of [`PostgresBuilder::connect`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`PostgresBuilder::connect`].
+    pub async fn connect(url: &str) -> Result<Self, BackendError> {
+        Self::builder().connect(url).await
+    }
+
+    /// Opens the database of a pool that the application has, with the default settings.
+    ///
+    /// Cancel safety: that of [`PostgresBuilder::connect`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`PostgresBuilder::connect`].
+    pub async fn open(pool: PgPool) -> Result<Self, BackendError> {
+        Self::builder().open(pool).await
+    }
+
+    /// Returns a builder for other settings.
+    pub fn builder() -> PostgresBuilder {
+        PostgresBuilder::new()
+    }
+
+    async fn open_with(pool: PgPool, settings: Settings) -> Result<Self, BackendError> {
+        schema::check_name(&settings)?;
+        let (bus_capacity, watch_capacity) = (settings.bus_capacity, settings.watch_capacity);
+        let wakes = Wakes::new(&settings);
+        let database = Arc::new(Database::new(pool, settings));
+        schema::migrate(&database).await?;
+        let announcements = Announcements::new(database.clone(), wakes);
+        let notices = Notices::new(database.clone(), announcements.clone());
+        let sweep = Sweep::new(database.clone());
+        let parts = (&database, &announcements, &sweep);
+        let queue = Shared {
+            database: database.clone(),
+            notices: notices.clone(),
+            room: Room::new(database.clone()),
+            additions: batches(parts),
+            renewals: batches(parts),
+            settlements: batches(parts),
+        };
+        Ok(Self {
+            messages: Feed::new(database.clone(), notices.clone(), bus_capacity),
+            publications: batches(parts),
+            changes: Feed::new(database.clone(), notices, watch_capacity),
+            updates: batches(parts),
+            queue: Arc::new(queue),
+            database,
+        })
+    }
+
+    /// Returns all three adapters as a backend.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        Backend::new(self.store(), self.bus(), self.queue())
+    }
+
+    /// Returns the store. All stores of a database share one task for their watchers.
+    #[must_use]
+    pub fn store(&self) -> PostgresStore {
+        PostgresStore::new(
+            self.database.clone(),
+            self.changes.clone(),
+            self.updates.clone(),
+        )
+    }
+
+    /// Returns the bus. All buses of a database share one task for their listeners.
+    #[must_use]
+    pub fn bus(&self) -> PostgresBus {
+        PostgresBus::new(
+            self.database.clone(),
+            self.messages.clone(),
+            self.publications.clone(),
+        )
+    }
+
+    /// Returns the queue.
+    #[must_use]
+    pub fn queue(&self) -> PostgresQueue {
+        PostgresQueue::new(self.queue.clone())
+    }
+}
+
+fn batches<C: Call>(
+    (database, announcements, sweep): (&Arc<Database>, &Arc<Announcements>, &Arc<Sweep>),
+) -> Arc<Batches<C>> {
+    Batches::new(database.clone(), announcements.clone(), sweep.clone())
+}
+
+impl fmt::Debug for PostgresDatabase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresDatabase")
+            .field("database", &self.database)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,312 @@
+-- Each change is one call of a function, so it is atomic and takes one round trip. `schema_name` is replaced by the name
+-- of the schema. Names have the collation "C": they are compared by their bytes.
+
+-- The store. Revisions number the changes of all keys.
+CREATE SEQUENCE schema_name.revisions;
+CREATE TABLE schema_name.entries (
+    key text COLLATE "C" NOT NULL PRIMARY KEY,
+    revision bigint NOT NULL,
+    expires timestamptz,
+    value bytea NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
+CREATE INDEX entries_expires ON schema_name.entries (expires) WHERE expires IS NOT NULL;
+
+-- What processes listen to. Messages and changes are written only while there is a listener, and need not survive a
+-- crash of the server: the rows of the listeners are lost with them, which tells the listeners.
+CREATE UNLOGGED TABLE schema_name.listeners (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    feed text NOT NULL,
+    seen timestamptz NOT NULL
+);
+CREATE UNLOGGED TABLE schema_name.messages (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    transaction xid8 NOT NULL,
+    written timestamptz NOT NULL,
+    name text NOT NULL,
+    value bytea
+);
+CREATE INDEX messages_transaction ON schema_name.messages (transaction);
+CREATE UNLOGGED TABLE schema_name.changes (
+    number bigint NOT NULL PRIMARY KEY,
+    transaction xid8 NOT NULL,
+    written timestamptz NOT NULL,
+    name text NOT NULL,
+    value bytea
+);
+CREATE INDEX changes_transaction ON schema_name.changes (transaction);
+-- The newest transaction whose messages or changes were deleted.
+CREATE UNLOGGED TABLE schema_name.horizons (
+    feed text NOT NULL PRIMARY KEY,
+    transaction xid8 NOT NULL
+);
+
+CREATE FUNCTION schema_name.has_listeners(asked text) RETURNS boolean LANGUAGE plpgsql AS $function$
+BEGIN
+    RETURN EXISTS (
+        SELECT FROM schema_name.listeners
+        WHERE feed = asked AND seen > clock_timestamp() - interval '1 minute'
+    );
+END
+$function$;
+
+-- Changes keys. A value that is NULL deletes. An expected revision that is NULL matches every state, and 0 matches an
+-- absent value. Returns for each key the revision of the change, or NULL if nothing has changed, and whether there are
+-- watchers.
+CREATE FUNCTION schema_name.change(
+    lock_timeout bigint, keys text[], new_values bytea[], expected bigint[], times_to_live bigint[],
+    OUT new_revisions bigint[], OUT is_watched boolean
+) LANGUAGE plpgsql AS $function$
+#variable_conflict use_column
+DECLARE
+    lock_class CONSTANT integer := 'schema_name.entries'::regclass::oid::integer;
+    item record;
+    present bigint;
+    next bigint;
+BEGIN
+    PERFORM set_config('lock_timeout', change.lock_timeout::text, true);
+    new_revisions := array_fill(NULL::bigint, ARRAY[cardinality(keys)]);
+    is_watched := schema_name.has_listeners('changes');
+    -- In the order of the locks, so that two calls never wait for each other.
+    FOR item IN
+        SELECT * FROM unnest(keys, new_values, expected, times_to_live)
+            WITH ORDINALITY AS items (key, value, revision, time_to_live, place)
+        ORDER BY hashtext(key), key, place
+    LOOP
+        -- All changes of a key take turns, also if the key is absent. So its revisions rise in the order of the commits.
+        PERFORM pg_advisory_xact_lock(lock_class, hashtext(item.key));
+        -- This statement has a snapshot of its own, which is taken under the lock.
+        SELECT revision INTO present FROM schema_name.entries
+            WHERE key = item.key AND (expires IS NULL OR expires > clock_timestamp());
+        CONTINUE WHEN item.revision IS NOT NULL AND item.revision <> coalesce(present, 0);
+        CONTINUE WHEN item.value IS NULL AND present IS NULL;
+        next := nextval('schema_name.revisions');
+        IF item.value IS NULL THEN
+            DELETE FROM schema_name.entries WHERE key = item.key;
+        ELSE
+            INSERT INTO schema_name.entries (key, revision, expires, value)
+            VALUES (
+                item.key, next, clock_timestamp() + item.time_to_live * interval '1 microsecond', item.value
+            )
+            ON CONFLICT (key) DO UPDATE
+            SET revision = excluded.revision, expires = excluded.expires, value = excluded.value;
+        END IF;
+        new_revisions[item.place] := next;
+        IF is_watched THEN
+            INSERT INTO schema_name.changes (number, transaction, written, name, value)
+            VALUES (next, pg_current_xact_id(), clock_timestamp(), item.key, item.value);
+        END IF;
+    END LOOP;
+END
+$function$;
+
+-- Writes messages if there are listeners, and wakes them.
+CREATE FUNCTION schema_name.publish(topics text[], payloads bytea[], channel text) RETURNS void
+LANGUAGE plpgsql AS $function$
+BEGIN
+    IF NOT schema_name.has_listeners('messages') THEN
+        RETURN;
+    END IF;
+    INSERT INTO schema_name.messages (transaction, written, name, value)
+        SELECT pg_current_xact_id(), clock_timestamp(), topic, payload
+        FROM unnest(topics, payloads) WITH ORDINALITY AS items (topic, payload, place)
+        ORDER BY place;
+    IF channel IS NOT NULL THEN
+        PERFORM pg_notify(channel, 'messages');
+    END IF;
+END
+$function$;
+
+-- The queue. `due` is the end of a delay or of a lease. An envelope without either is due, whatever the clock shows, in
+-- the order of `position`. The place and the number identify a delivery permanently.
+CREATE SEQUENCE schema_name.places;
+CREATE TABLE schema_name.envelopes (
+    place bigint NOT NULL PRIMARY KEY,
+    position bigint NOT NULL,
+    queue text COLLATE "C" NOT NULL,
+    id text COLLATE "C" NOT NULL,
+    priority smallint NOT NULL,
+    number integer NOT NULL DEFAULT 0,
+    leased boolean NOT NULL DEFAULT false,
+    due timestamptz,
+    ended timestamptz,
+    payload bytea NOT NULL,
+    UNIQUE (queue, id)
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+CREATE INDEX envelopes_due ON schema_name.envelopes (queue, priority, position)
+    WHERE due IS NULL AND ended IS NULL;
+CREATE INDEX envelopes_waiting ON schema_name.envelopes (queue, priority, due) WHERE due IS NOT NULL;
+CREATE INDEX envelopes_ended ON schema_name.envelopes (ended) WHERE ended IS NOT NULL;
+
+-- Adds envelopes. Returns the numbers, from 1 on, of those that were added. The others have known ids.
+CREATE FUNCTION schema_name.enqueue(
+    lock_timeout bigint, queues text[], ids text[], payloads bytea[], priorities smallint[], delays bigint[],
+    known_for bigint
+) RETURNS SETOF bigint LANGUAGE plpgsql AS $function$
+#variable_conflict use_column
+BEGIN
+    IF enqueue.lock_timeout IS NOT NULL THEN
+        PERFORM set_config('lock_timeout', enqueue.lock_timeout::text, true);
+    END IF;
+    RETURN QUERY
+    WITH asked AS MATERIALIZED (
+        SELECT nextval('schema_name.places') AS place, items.*
+        FROM unnest(queues, ids, payloads, priorities, delays)
+            WITH ORDINALITY AS items (queue, id, payload, priority, delay, item)
+    ), added AS (
+        INSERT INTO schema_name.envelopes AS envelopes (place, position, queue, id, priority, due, payload)
+        SELECT place, place, queue, id, priority,
+            CASE WHEN delay > 0 THEN clock_timestamp() + delay * interval '1 microsecond' END, payload
+        -- In one order, so that two calls never wait for each other. The order of delivery is that of the places.
+        FROM asked ORDER BY queue COLLATE "C", id COLLATE "C"
+        ON CONFLICT (queue, id) DO UPDATE
+        SET place = excluded.place, position = excluded.position, priority = excluded.priority, number = 0,
+            leased = false, due = excluded.due, ended = NULL, payload = excluded.payload
+        WHERE envelopes.ended <= clock_timestamp() - known_for * interval '1 microsecond'
+        RETURNING place
+    )
+    SELECT item FROM asked JOIN added USING (place);
+END
+$function$;
+
+-- Takes due envelopes, or returns a row with the microseconds until the next envelope is due, NULL without one.
+CREATE FUNCTION schema_name.take(lock_timeout bigint, asked_queue text, most integer, lease bigint)
+RETURNS TABLE (place bigint, number integer, id text, payload text, wait bigint) LANGUAGE plpgsql AS $function$
+#variable_conflict use_column
+DECLARE
+    present CONSTANT timestamptz := clock_timestamp();
+    room integer := most;
+    taken integer;
+BEGIN
+    PERFORM set_config('lock_timeout', take.lock_timeout::text, true);
+    FOR level IN REVERSE 2..0 LOOP
+        -- First those that were delayed or leased. They have waited for longer.
+        RETURN QUERY
+        WITH picked AS MATERIALIZED (
+            SELECT place, due FROM schema_name.envelopes
+            WHERE queue = asked_queue AND priority = level AND due <= present
+            ORDER BY due LIMIT room FOR UPDATE SKIP LOCKED
+        ), taken AS (
+            UPDATE schema_name.envelopes AS envelopes
+            SET leased = true, number = envelopes.number + 1,
+                due = clock_timestamp() + lease * interval '1 microsecond'
+            FROM picked WHERE envelopes.place = picked.place
+            RETURNING envelopes.place, envelopes.number, envelopes.id, envelopes.payload, picked.due AS was_due
+        )
+        SELECT place, number, id, encode(payload, 'hex'), NULL::bigint FROM taken ORDER BY was_due;
+        GET DIAGNOSTICS taken = ROW_COUNT;
+        room := room - taken;
+        EXIT WHEN room <= 0;
+        RETURN QUERY
+        WITH picked AS MATERIALIZED (
+            SELECT place FROM schema_name.envelopes
+            WHERE queue = asked_queue AND priority = level AND due IS NULL AND ended IS NULL
+            ORDER BY position LIMIT room FOR UPDATE SKIP LOCKED
+        ), taken AS (
+            UPDATE schema_name.envelopes AS envelopes
+            SET leased = true, number = envelopes.number + 1,
+                due = clock_timestamp() + lease * interval '1 microsecond'
+            FROM picked WHERE envelopes.place = picked.place
+            RETURNING envelopes.place, envelopes.number, envelopes.id, envelopes.payload, envelopes.position
+        )
+        SELECT place, number, id, encode(payload, 'hex'), NULL::bigint FROM taken ORDER BY position;
+        GET DIAGNOSTICS taken = ROW_COUNT;
+        room := room - taken;
+        EXIT WHEN room <= 0;
+    END LOOP;
+    IF room < most THEN
+        RETURN;
+    END IF;
+    RETURN QUERY
+    SELECT NULL::bigint, NULL::integer, NULL::text, NULL::text,
+        ceil(extract(epoch FROM min(next.due) - clock_timestamp()) * 1000000)::bigint
+    FROM (VALUES (0), (1), (2)) AS levels (level)
+    CROSS JOIN LATERAL (
+        SELECT due FROM schema_name.envelopes
+        WHERE queue = asked_queue AND priority = level AND due IS NOT NULL
+        ORDER BY due LIMIT 1
+    ) AS next;
+END
+$function$;
+
+-- Sets the ends of active leases. Returns the places of the renewed envelopes.
+CREATE FUNCTION schema_name.renew(lock_timeout bigint, places bigint[], numbers integer[], leases bigint[])
+RETURNS SETOF bigint LANGUAGE plpgsql AS $function$
+#variable_conflict use_column
+BEGIN
+    PERFORM set_config('lock_timeout', renew.lock_timeout::text, true);
+    RETURN QUERY
+    UPDATE schema_name.envelopes AS envelopes
+    SET due = clock_timestamp() + lease * interval '1 microsecond'
+    FROM unnest(places, numbers, leases) AS items (place, number, lease)
+    WHERE envelopes.place = items.place AND envelopes.number = items.number
+        AND envelopes.leased AND envelopes.due > clock_timestamp()
+    RETURNING envelopes.place;
+END
+$function$;
+
+-- Ends active leases: with a delay before the next delivery, or with NULL for the end of the envelope. Returns the places
+-- of the settled envelopes.
+CREATE FUNCTION schema_name.settle(lock_timeout bigint, places bigint[], numbers integer[], delays bigint[])
+RETURNS SETOF bigint LANGUAGE plpgsql AS $function$
+#variable_conflict use_column
+BEGIN
+    PERFORM set_config('lock_timeout', settle.lock_timeout::text, true);
+    RETURN QUERY
+    UPDATE schema_name.envelopes AS envelopes
+    SET leased = false,
+        due = CASE WHEN delay > 0 THEN clock_timestamp() + delay * interval '1 microsecond' END,
+        position = CASE WHEN delay = 0 THEN nextval('schema_name.places') ELSE envelopes.position END,
+        ended = CASE WHEN delay IS NULL THEN clock_timestamp() END,
+        payload = CASE WHEN delay IS NULL THEN ''::bytea ELSE envelopes.payload END
+    FROM unnest(places, numbers, delays) AS items (place, number, delay)
+    WHERE envelopes.place = items.place AND envelopes.number = items.number
+        AND envelopes.leased AND envelopes.due > clock_timestamp()
+    RETURNING envelopes.place;
+END
+$function$;
+
+-- Deletes what has expired, a bounded number of rows, unless another process does the same.
+CREATE FUNCTION schema_name.sweep(
+    lock_timeout bigint, known_for bigint, retention bigint, messages_kept bigint, changes_kept bigint
+) RETURNS void LANGUAGE plpgsql AS $function$
+#variable_conflict use_column
+DECLARE
+    rows CONSTANT integer := 1000;
+    -- All earlier transactions have ended, so a reader whose snapshot is later has read what they have written.
+    oldest CONSTANT xid8 := pg_snapshot_xmin(pg_current_snapshot());
+    present CONSTANT timestamptz := clock_timestamp();
+    swept text;
+    kept bigint;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock('schema_name.horizons'::regclass::oid::integer, 0) THEN
+        RETURN;
+    END IF;
+    PERFORM set_config('lock_timeout', sweep.lock_timeout::text, true);
+    DELETE FROM schema_name.entries WHERE key IN (
+        SELECT key FROM schema_name.entries WHERE expires <= present LIMIT rows FOR UPDATE SKIP LOCKED
+    );
+    DELETE FROM schema_name.envelopes WHERE place IN (
+        SELECT place FROM schema_name.envelopes
+        WHERE ended <= present - known_for * interval '1 microsecond' LIMIT rows FOR UPDATE SKIP LOCKED
+    );
+    DELETE FROM schema_name.listeners WHERE seen < present - interval '5 minutes';
+    FOR swept, kept IN VALUES ('messages', messages_kept), ('changes', changes_kept) LOOP
+        EXECUTE format(
+            'WITH deleted AS (
+                DELETE FROM schema_name.%I WHERE transaction < $1 AND number IN (
+                    SELECT number FROM schema_name.%1$I
+                    WHERE written < $2 OR number <= (
+                        SELECT number FROM schema_name.%1$I ORDER BY number DESC OFFSET $3 LIMIT 1
+                    )
+                    ORDER BY number LIMIT $4
+                ) RETURNING transaction
+            )
+            INSERT INTO schema_name.horizons AS horizons (feed, transaction)
+            SELECT %1$L, transaction FROM deleted ORDER BY transaction DESC LIMIT 1
+            ON CONFLICT (feed) DO UPDATE SET transaction = excluded.transaction
+            WHERE horizons.transaction < excluded.transaction',
+            swept
+        ) USING oldest, present - retention * interval '1 microsecond', kept, 10 * rows;
+    END LOOP;
+END
+$function$;

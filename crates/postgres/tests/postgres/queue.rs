@@ -1,0 +1,385 @@
+//! The queue withstands crashes, dropped calls and processes that stop.
+
+use crate::place::{NEVER, Place, SECOND, builder, place, soon, until};
+use bytes::Bytes;
+use futures_util::{FutureExt, future};
+use static_assertions::assert_impl_all;
+use std::collections::BTreeSet;
+use std::time::Duration;
+use test_support::remote::Process;
+use tokio::time::{Instant, timeout};
+use tower_promises_backend::{
+    BackendError, Enqueued, Envelope, Outcome, Priority, Queue, Receipt, Store, Taken,
+};
+use tower_promises_postgres::sqlx::postgres::PgConnection;
+use tower_promises_postgres::sqlx::{Connection, query, query_scalar};
+use tower_promises_postgres::{PostgresBus, PostgresDatabase, PostgresQueue, PostgresStore};
+
+assert_impl_all!(PostgresQueue: Queue, Clone, Send, Sync, std::fmt::Debug);
+assert_impl_all!(PostgresStore: Store, Clone, Send, Sync, std::fmt::Debug);
+assert_impl_all!(PostgresBus: tower_promises_backend::Bus, Clone, Send, Sync, std::fmt::Debug);
+assert_impl_all!(PostgresDatabase: Clone, Send, Sync, std::fmt::Debug);
+
+/// Long enough for a busy machine to renew the lease.
+const LEASE: Duration = Duration::from_secs(3);
+
+/// Retries at once.
+const RETRY: Outcome = Outcome::Retry {
+    after: Duration::ZERO,
+};
+
+fn envelope(id: &str) -> Envelope {
+    Envelope::new("queue", id, Bytes::copy_from_slice(id.as_bytes()))
+}
+
+async fn add(queue: &impl Queue, id: &str) {
+    let added = queue.enqueue(envelope(id)).await.unwrap();
+    assert_eq!(added, Enqueued::Added);
+}
+
+async fn take(queue: &impl Queue, lease: Duration) -> Taken {
+    let taken = soon(queue.take("queue", 1, lease)).await.unwrap();
+    taken.into_iter().next().unwrap()
+}
+
+async fn done(queue: &impl Queue, taken: &Taken) -> bool {
+    queue.settle(&taken.receipt, Outcome::Done).await.unwrap()
+}
+
+async fn number(place: &Place, sql: &'static str) -> i64 {
+    let mut connection = PgConnection::connect(&place.url).await.unwrap();
+    query_scalar(sql).fetch_one(&mut connection).await.unwrap()
+}
+
+#[tokio::test]
+async fn envelopes_of_a_killed_process_come_back_when_their_leases_end() {
+    const ENVELOPES: usize = 3;
+    let place = place().await;
+    let queue = place.open().await.queue();
+    let process = Process::start(&place.url);
+    let mut begun = process.work("queue", LEASE).await;
+    let ids = ["a", "b", "c"];
+    for id in ids {
+        add(&queue, id).await;
+    }
+    let mut seen = BTreeSet::new();
+    for _ in 0..ENVELOPES {
+        let (id, number) = soon(begun.next()).await;
+        assert_eq!(number, 1);
+        seen.insert(id);
+    }
+    assert_eq!(seen.len(), ENVELOPES);
+
+    // The worker renews its leases, so no other worker gets the envelopes.
+    let early = timeout(LEASE * 4, queue.take("queue", 1, LEASE)).await;
+    assert!(early.is_err(), "{early:?}");
+    process.kill();
+    let mut back = BTreeSet::new();
+    for _ in 0..ENVELOPES {
+        let taken = take(&queue, NEVER).await;
+        assert_eq!(taken.number, 2);
+        assert!(done(&queue, &taken).await);
+        back.insert(taken.id.to_string());
+    }
+    assert_eq!(back, seen);
+}
+
+/// When the process continues, another process has its leases.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_stopped_process_changes_nothing_after_its_leases_have_ended() {
+    let place = place().await;
+    let queue = place.open().await.queue();
+    let process = Process::start(&place.url);
+    // A worker, and a call that settles after the stop.
+    let mut begun = process.work("queue", LEASE).await;
+    add(&queue, "worker").await;
+    assert_eq!(soon(begun.next()).await, ("worker".to_owned(), 1));
+    let there = process.adapter();
+    let late = Envelope::new("late", "late", Bytes::new());
+    queue.enqueue(late).await.unwrap();
+    let late = soon(there.take("late", 1, LEASE)).await.unwrap().remove(0);
+
+    process.stop();
+    let worker = take(&queue, NEVER).await;
+    let again = soon(queue.take("late", 1, NEVER)).await.unwrap().remove(0);
+    assert_eq!((worker.number, again.number), (2, 2));
+    process.go_on();
+    for outcome in [Outcome::Done, RETRY, Outcome::GiveUp] {
+        let settled = soon(there.settle(&late.receipt, outcome)).await;
+        assert!(!settled.unwrap(), "the lease has ended");
+    }
+    // The worker continues with the next envelope.
+    add(&queue, "next").await;
+    assert_eq!(soon(begun.next()).await, ("next".to_owned(), 1));
+    for taken in [&worker, &again] {
+        let renewed = queue.renew(&taken.receipt, NEVER).await.unwrap();
+        assert!(renewed, "the late calls changed nothing");
+        assert!(done(&queue, taken).await);
+    }
+}
+
+#[tokio::test]
+async fn a_restart_keeps_queued_envelopes() {
+    let place = place().await;
+    let process = Process::start(&place.url);
+    let queue = process.adapter();
+    add(&queue, "first").await;
+    add(&queue, "second").await;
+    let urgent = envelope("urgent").priority(Priority::High);
+    queue.enqueue(urgent).await.unwrap();
+    let late = envelope("late").delay(SECOND);
+    let asked = Instant::now();
+    queue.enqueue(late).await.unwrap();
+    process.kill();
+
+    let process = Process::start(&place.url);
+    let queue = process.adapter();
+    for id in ["urgent", "first", "second", "late"] {
+        let again = queue.enqueue(envelope(id)).await.unwrap();
+        assert_eq!(again, Enqueued::Duplicate);
+    }
+    for id in ["urgent", "first", "second", "late"] {
+        let taken = take(&queue, NEVER).await;
+        assert_eq!((&*taken.id, &taken.payload[..]), (id, id.as_bytes()));
+        assert!(done(&queue, &taken).await);
+    }
+    assert!(asked.elapsed() >= SECOND);
+    process.kill();
+    let queue = place.open().await.queue();
+    let again = queue.enqueue(envelope("first")).await.unwrap();
+    assert_eq!(
+        again,
+        Enqueued::Duplicate,
+        "the id is remembered after the end"
+    );
+}
+
+/// A kill at any moment loses nothing, and settled envelopes do not come again.
+#[tokio::test]
+async fn kills_in_the_middle_of_work_lose_nothing() {
+    const ENVELOPES: usize = 60;
+    let place = place().await;
+    let queue = place.open().await.queue();
+    for number in 0..ENVELOPES {
+        add(&queue, &number.to_string()).await;
+    }
+    let (mut ended, mut open) = (BTreeSet::new(), BTreeSet::new());
+    for round in 0..8 {
+        let process = Process::start(&place.url);
+        let there = process.adapter();
+        let mut taken = soon(there.take("queue", 3, LEASE)).await.unwrap();
+        let last = taken.pop().unwrap();
+        for taken in taken {
+            assert!(done(&there, &taken).await);
+            assert!(
+                ended.insert(taken.id),
+                "settled envelopes do not come again"
+            );
+        }
+        // The kill hits a take and a settlement, each time at another point.
+        let kill = async {
+            for _ in 0..round * 3 {
+                tokio::task::yield_now().await;
+            }
+            process.kill();
+        };
+        let settle = there.settle(&last.receipt, Outcome::Done);
+        let take = there.take("queue", 1, LEASE);
+        let (settled, _, ()) = soon(future::join3(settle, take, kill)).await;
+        match settled {
+            Ok(settled) => assert!(settled && ended.insert(last.id)),
+            // The envelope may be settled or not.
+            Err(_) => drop(open.insert(last.id)),
+        }
+    }
+    let left = async || {
+        number(
+            &place,
+            "SELECT count(*) FROM tower_promises.envelopes WHERE ended IS NULL",
+        )
+        .await
+    };
+    while left().await > 0 {
+        let taken = take(&queue, NEVER).await;
+        assert!(done(&queue, &taken).await);
+        open.remove(&taken.id);
+        assert!(
+            ended.insert(taken.id),
+            "settled envelopes do not come again"
+        );
+    }
+    // Envelopes that did not come again had been settled when the process was killed.
+    ended.append(&mut open);
+    assert_eq!(ended.len(), ENVELOPES, "nothing is lost");
+}
+
+#[tokio::test]
+async fn an_id_can_be_used_again_after_the_window() {
+    let place = place().await;
+    let database = builder().deduplication_window(Duration::ZERO);
+    let queue = database.connect(&place.url).await.unwrap().queue();
+    let mut receipts = BTreeSet::new();
+    for _ in 0..3 {
+        let payload = Bytes::from(receipts.len().to_string());
+        let envelope = Envelope::new("queue", "id", payload.clone());
+        until("the window is over", async || {
+            let added = queue.enqueue(envelope.clone()).await.unwrap();
+            added == Enqueued::Added
+        })
+        .await;
+        let taken = take(&queue, NEVER).await;
+        assert_eq!((taken.number, &taken.payload), (1, &payload));
+        for receipt in &receipts {
+            let receipt = Receipt::new(String::clone(receipt));
+            assert!(!queue.settle(&receipt, Outcome::Done).await.unwrap());
+        }
+        assert!(done(&queue, &taken).await);
+        receipts.insert(taken.receipt.as_str().to_owned());
+    }
+    assert_eq!(receipts.len(), 3, "each lease has a receipt of its own");
+}
+
+#[tokio::test]
+async fn settled_envelopes_are_deleted_after_the_window() {
+    let place = place().await;
+    let database = builder().deduplication_window(LEASE);
+    let database = database.connect(&place.url).await.unwrap();
+    let (queue, store) = (database.queue(), database.store());
+    let large = Envelope::new("queue", "large", vec![1; 100_000].into());
+    queue.enqueue(large).await.unwrap();
+    add(&queue, "kept").await;
+    let taken = take(&queue, NEVER).await;
+    assert!(done(&queue, &taken).await);
+    let bytes = "SELECT sum(length(payload)) FROM tower_promises.envelopes";
+    assert_eq!(
+        number(&place, bytes).await,
+        4,
+        "the payload is deleted at once"
+    );
+    until("the settled envelope is deleted", async || {
+        store.put("key", "x".into(), None).await.unwrap();
+        number(&place, "SELECT count(*) FROM tower_promises.envelopes").await == 1
+    })
+    .await;
+    assert_eq!(&*take(&queue, NEVER).await.id, "kept");
+}
+
+#[tokio::test]
+async fn numbers_and_sizes_are_limited() {
+    let place = place().await;
+    let database = builder().max_envelopes(2).max_envelope_bytes(3);
+    let queue = database.connect(&place.url).await.unwrap().queue();
+    let error = queue.enqueue(envelope("four")).await.unwrap_err();
+    let limit = (4, 3);
+    assert!(
+        matches!(error, BackendError::TooLarge { size, limit: allowed, .. } if (size, allowed) == limit),
+        "{error:?}"
+    );
+    add(&queue, "a").await;
+    add(&queue, "b").await;
+    let full = queue.enqueue(envelope("c")).await;
+    assert!(matches!(full, Err(BackendError::Full)), "{full:?}");
+    let known = queue.enqueue(envelope("b")).await.unwrap();
+    assert_eq!(known, Enqueued::Duplicate);
+    let taken = take(&queue, NEVER).await;
+    let full = queue.enqueue(envelope("c")).await;
+    assert!(matches!(full, Err(BackendError::Full)), "{full:?}");
+    assert!(done(&queue, &taken).await);
+    add(&queue, "c").await;
+}
+
+#[tokio::test]
+async fn envelopes_of_a_dropped_call_are_returned_at_once() {
+    let place = place().await;
+    let queue = place.open().await.queue();
+    add(&queue, "id").await;
+    let mut drops = 0;
+    for turns in 0..200 {
+        let mut early = queue.take("queue", 1, NEVER);
+        for _ in 0..turns {
+            if let Some(taken) = (&mut early).now_or_never() {
+                let [taken] = &taken.unwrap()[..] else {
+                    panic!("one envelope is taken");
+                };
+                assert!(queue.settle(&taken.receipt, RETRY).await.unwrap());
+                break;
+            }
+            drops += 1;
+            tokio::task::yield_now().await;
+        }
+        drop(early);
+    }
+    assert!(drops > 0);
+    let taken = take(&queue, NEVER).await;
+    assert!(done(&queue, &taken).await);
+}
+
+/// An envelope without a delay does not depend on the clock of the server, which cannot be set here. So its columns tell.
+#[tokio::test]
+async fn an_envelope_without_a_delay_has_no_time() {
+    let place = place().await;
+    let queue = place.open().await.queue();
+    add(&queue, "now").await;
+    queue.enqueue(envelope("late").delay(NEVER)).await.unwrap();
+    let timed = "SELECT count(*) FROM tower_promises.envelopes WHERE due IS NOT NULL";
+    assert_eq!(number(&place, timed).await, 1);
+    let taken = take(&queue, NEVER).await;
+    assert_eq!(number(&place, timed).await, 2);
+    assert!(queue.settle(&taken.receipt, RETRY).await.unwrap());
+    assert_eq!(number(&place, timed).await, 1);
+}
+
+/// Envelopes that were repeated do not starve, and neither do new ones.
+#[tokio::test]
+async fn a_repeated_envelope_goes_to_the_end_of_the_queue() {
+    let place = place().await;
+    let queue = place.open().await.queue();
+    for id in ["1", "2"] {
+        add(&queue, id).await;
+    }
+    for expected in ["1", "2", "1", "2", "1"] {
+        let taken = take(&queue, NEVER).await;
+        assert_eq!(&*taken.id, expected);
+        assert!(queue.settle(&taken.receipt, RETRY).await.unwrap());
+    }
+}
+
+/// A receipt is a text of another process, which may be anything.
+#[tokio::test]
+async fn a_text_that_is_no_receipt_is_no_lease() {
+    let queue = place().await.open().await.queue();
+    for text in [
+        "",
+        "1",
+        "1 2",
+        "x 2 queue",
+        "1 x queue",
+        "9223372036854775808 1 queue",
+        "1 1 queue",
+    ] {
+        let receipt = Receipt::new(text);
+        assert!(
+            !queue.settle(&receipt, Outcome::Done).await.unwrap(),
+            "{text}"
+        );
+        assert!(!queue.renew(&receipt, NEVER).await.unwrap(), "{text}");
+    }
+}
+
+/// Another transaction that is under way hides its envelope, and keeps no worker from others.
+#[tokio::test]
+async fn workers_pass_by_what_others_have_locked() {
+    let place = place().await;
+    let queue = place.open().await.queue();
+    for id in ["locked", "free"] {
+        add(&queue, id).await;
+    }
+    let mut other = PgConnection::connect(&place.url).await.unwrap();
+    let mut lock = other.begin().await.unwrap();
+    let locking = "SELECT 1 FROM tower_promises.envelopes WHERE id = 'locked' FOR UPDATE";
+    query(locking).execute(&mut *lock).await.unwrap();
+    assert_eq!(&*take(&queue, NEVER).await.id, "free");
+    lock.rollback().await.unwrap();
+    assert_eq!(&*take(&queue, NEVER).await.id, "locked");
+}
