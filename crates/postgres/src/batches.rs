@@ -164,19 +164,26 @@ type Answers<C> = Vec<(
     OwnedSemaphorePermit,
 )>;
 
-/// The right to execute calls. A task that ends while calls are queued starts another one.
+/// The right to execute calls.
 struct Turn<C: Call>(Arc<Batches<C>>);
 
 impl<C: Call> Drop for Turn<C> {
+    /// Runs also if the runtime shuts down, possibly before the task has started. Then the next call starts a task: a task
+    /// that is started here would be dropped at once, and so on.
     fn drop(&mut self) {
         lock(&self.0.state).running -= 1;
-        // Fails outside of a runtime. The next call then starts a task.
-        let _ = self.0.start();
     }
 }
 
 async fn run<C: Call>(turn: Turn<C>) {
-    let batches = &turn.0;
+    let batches = turn.0.clone();
+    take_turns(&batches).await;
+    drop(turn);
+    // Calls may have been queued since, or are left after the last turn. Fails outside of a runtime only.
+    let _ = batches.start();
+}
+
+async fn take_turns<C: Call>(batches: &Batches<C>) {
     let mut lane = Lane::default();
     for _ in 0..TURNS {
         let (calls, answers) = batches.next();

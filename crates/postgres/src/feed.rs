@@ -110,7 +110,8 @@ impl<T: Table> Feed<T> {
     async fn register(&self) -> Result<Reader<T>, BackendError> {
         let schema = self.database.schema();
         let insert = Statement::write(format!(
-            "INSERT INTO {schema}.listeners (feed, seen) VALUES ({}, clock_timestamp()) RETURNING id",
+            "INSERT INTO {schema}.listeners (id, feed, seen)
+            VALUES (gen_random_uuid(), {}, clock_timestamp()) RETURNING id::text",
             text(T::NAME)
         ));
         let rows = self.database.run(insert).await?;
@@ -219,7 +220,7 @@ impl<T: Table> fmt::Debug for Feed<T> {
 /// The place of the task in the table.
 struct Reader<T> {
     /// Identifies the registration of this process.
-    id: i64,
+    id: String,
     /// The snapshot whose rows have been read.
     after: Snapshot,
     /// The snapshot whose rows are being read, and the number of the last one that was read.
@@ -238,7 +239,7 @@ struct Page<T: Table> {
 impl<T: Table> Reader<T> {
     /// Reads the next rows, renews the registration if that is due, and asks whether rows were deleted too early.
     fn statement(&self, database: &Database) -> Statement {
-        let (schema, table, id) = (database.schema(), T::NAME, self.id);
+        let (schema, table, id) = (database.schema(), T::NAME, text(&self.id));
         let after = text(&self.after.to_string());
         let until = self.until.as_ref();
         let until = until.map_or_else(|| "NULL".to_owned(), |until| text(&until.to_string()));
@@ -319,7 +320,8 @@ async fn run<T: Table>(turn: Turn<T>, mut reader: Reader<T>) {
         let _ = sender.send(Err(error));
     }
     let schema = feed.database.schema();
-    let delete = format!("DELETE FROM {schema}.listeners WHERE id = {}", reader.id);
+    let id = text(&reader.id);
+    let delete = format!("DELETE FROM {schema}.listeners WHERE id = {id}");
     // A sweep deletes what stays.
     let _ = feed.database.run(Statement::write(delete)).await;
 }

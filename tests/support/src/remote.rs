@@ -33,9 +33,15 @@ pub struct Process {
 impl Process {
     /// Starts the test `the_other_process` of this program with the address of a backend.
     pub fn start(place: &str) -> Self {
+        Self::start_with(place, &[])
+    }
+
+    /// Starts the process with further environment variables.
+    pub fn start_with(place: &str, environment: &[(&str, &str)]) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "the_other_process", "--ignored", "--nocapture"])
             .env(PLACE, place)
+            .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

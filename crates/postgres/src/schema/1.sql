@@ -14,7 +14,8 @@ CREATE INDEX entries_expires ON schema_name.entries (expires) WHERE expires IS N
 -- What processes listen to. Messages and changes are written only while there is a listener, and need not survive a
 -- crash of the server: the rows of the listeners are lost with them, which tells the listeners.
 CREATE UNLOGGED TABLE schema_name.listeners (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    -- Random, so that an id does not come back when a crash has emptied the table.
+    id uuid NOT NULL PRIMARY KEY,
     feed text NOT NULL,
     seen timestamptz NOT NULL
 );
