@@ -1,5 +1,5 @@
-//! The times of the bare clients of SQLite and NATS for the minimal work of `Queue::enqueue`: one committed insertion,
-//! one acknowledged message.
+//! The times of the bare clients of SQLite, PostgreSQL and NATS for the minimal work of `Queue::enqueue`: one committed
+//! insertion, one acknowledged message.
 
 use super::{Percentiles, times};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
@@ -7,6 +7,7 @@ use sqlx::{ConnectOptions, query};
 use std::path::Path;
 use std::sync::Arc;
 use test_support::nats::Server;
+use test_support::postgres;
 use tokio::sync::Mutex;
 use tower_promises_nats::async_nats::jetstream::{self, stream::Config};
 
@@ -29,6 +30,32 @@ pub(crate) async fn sqlite(file: &Path, rounds: usize, payload: &[u8]) -> Percen
         let (connection, payload) = (connection.clone(), payload.clone());
         async move {
             query("INSERT INTO bare VALUES (?, ?, ?)")
+                .bind("idle")
+                .bind(round.to_string())
+                .bind(payload)
+                .execute(&mut *connection.lock().await)
+                .await
+                .unwrap();
+        }
+    };
+    times(rounds, insert).await
+}
+
+/// Inserts into a separate table, by a prepared statement on one connection.
+pub(crate) async fn postgres(
+    server: &postgres::Server,
+    rounds: usize,
+    payload: &[u8],
+) -> Percentiles {
+    server
+        .execute("CREATE TABLE bare (queue text, id text, payload bytea, PRIMARY KEY (queue, id))")
+        .await;
+    let connection = Arc::new(Mutex::new(server.connection().await));
+    let payload = payload.to_vec();
+    let insert = |round: usize| {
+        let (connection, payload) = (connection.clone(), payload.clone());
+        async move {
+            query("INSERT INTO bare VALUES ($1, $2, $3)")
                 .bind("idle")
                 .bind(round.to_string())
                 .bind(payload)

@@ -1,15 +1,15 @@
 //! Measures enqueueing and whole tasks on each backend: `cargo bench -p benches --bench backends`.
 //!
 //! - *enqueue*: sequential calls of `Queue::enqueue` with 64 bytes, each until it is acknowledged.
-//! - *bare*: the bare client of SQLite or NATS, for one insertion or one message of that size, see [`bare`]. No backend
+//! - *bare*: the bare client of SQLite, PostgreSQL or NATS, for one insertion or one message of that size, see [`bare`]. No backend
 //!   can be faster than that on the same machine.
 //! - *task*: sequential calls of `TaskQueue::call` with an empty task, each from its submission to its output.
 //! - *tasks/s*: [`AT_ONCE`] concurrent calls, with a worker that runs 16 tasks concurrently.
 //!
 //! Client and worker use two connections, as two processes would, except in memory. The tables are in Markdown. The
-//! second table compares with a prototype, of which only medians are known. Machines differ, so the relevant figures
-//! are the ratios of a backend to memory and to its bare client. NATS needs `nats-server` and is left out if that is
-//! not installed.
+//! second table compares with a prototype, of which only medians are known and which had no PostgreSQL. Machines differ,
+//! so the relevant figures are the ratios of a backend to memory and to its bare client. NATS and PostgreSQL need their
+//! servers and are left out if those are not installed. The server of PostgreSQL flushes each commit to its disk.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod bare;
@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use tower_promises::backend::{Backend, Envelope};
 use tower_promises::tasks::{Task, TaskContext, TaskFailure};
 use tower_promises::tasks::{TaskQueueOptions, Tasks};
+use tower_promises_postgres::PostgresDatabase;
 use tower_promises_sqlite::SqliteDatabase;
 
 /// The number of concurrent calls for measuring throughput.
@@ -81,7 +82,7 @@ impl Percentiles {
 
 struct Measured {
     name: &'static str,
-    prototype: Prototype,
+    prototype: Option<Prototype>,
     enqueue: Percentiles,
     bare: Option<Percentiles>,
     task: Percentiles,
@@ -122,7 +123,7 @@ where
 
 async fn measure(
     name: &'static str,
-    prototype: Prototype,
+    prototype: Option<Prototype>,
     [client, worker]: [Backend; 2],
     bare: Option<Percentiles>,
     rounds: Rounds,
@@ -204,7 +205,16 @@ async fn compare() {
         task: 2000,
         throughput: 5000,
     };
-    all.push(measure("memory", MEMORY, [memory.clone(), memory], None, rounds).await);
+    all.push(
+        measure(
+            "memory",
+            Some(MEMORY),
+            [memory.clone(), memory],
+            None,
+            rounds,
+        )
+        .await,
+    );
 
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("bench.db");
@@ -218,7 +228,21 @@ async fn compare() {
         throughput: 1000,
     };
     let bare = bare::sqlite(&directory.path().join("bare.db"), rounds.enqueue, &PAYLOAD).await;
-    all.push(measure("SQLite", SQLITE, sqlite, Some(bare), rounds).await);
+    all.push(measure("SQLite", Some(SQLITE), sqlite, Some(bare), rounds).await);
+
+    let has_postgres = test_support::postgres::is_installed();
+    if has_postgres {
+        let server = test_support::postgres::Server::with(&[]).await;
+        let open = async || PostgresDatabase::connect(&server.url()).await.unwrap();
+        let backends = [open().await.backend(), open().await.backend()];
+        let rounds = Rounds {
+            enqueue: 2000,
+            task: 500,
+            throughput: 1000,
+        };
+        let bare = bare::postgres(&server, rounds.enqueue, &PAYLOAD).await;
+        all.push(measure("PostgreSQL", None, backends, Some(bare), rounds).await);
+    }
 
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
     let has_nats = path
@@ -236,7 +260,7 @@ async fn compare() {
             throughput: 1000,
         };
         let bare = bare::nats(&server, rounds.enqueue, &PAYLOAD).await;
-        all.push(measure("NATS", NATS, backends, Some(bare), rounds).await);
+        all.push(measure("NATS", Some(NATS), backends, Some(bare), rounds).await);
     }
 
     println!(
@@ -261,8 +285,10 @@ async fn compare() {
             enqueue.p50, enqueue.p99, task.p50, task.p99
         );
     }
-    if !has_nats {
-        println!("| NATS | not installed | | | | |");
+    for (name, is_installed) in [("PostgreSQL", has_postgres), ("NATS", has_nats)] {
+        if !is_installed {
+            println!("| {name} | not installed | | | | |");
+        }
     }
 
     println!("\n| p50 of | ms | prototype, ms | times memory | in the prototype | verdict |");
@@ -270,11 +296,14 @@ async fn compare() {
     let memory = &all[0];
     for (index, measured) in all.iter().enumerate() {
         let name = measured.name;
+        let Some(prototype) = measured.prototype else {
+            continue;
+        };
         let beside = |is, was| (index > 0).then_some((is, was));
-        let (is, was) = (measured.enqueue.p50, measured.prototype.enqueue);
+        let (is, was) = (measured.enqueue.p50, prototype.enqueue);
         let bare = measured.bare.as_ref().map(|bare| bare.p50);
         let enqueue = verdict(is, was, bare, beside(memory.enqueue.p50, MEMORY.enqueue));
-        let (is, was) = (measured.task.p50, measured.prototype.task);
+        let (is, was) = (measured.task.p50, prototype.task);
         let task = verdict(is, was, None, beside(memory.task.p50, MEMORY.task));
         println!("| {name}, enqueue | {enqueue} |");
         println!("| {name}, task | {task} |");

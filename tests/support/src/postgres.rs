@@ -117,19 +117,25 @@ fn unprivileged() -> Option<(u32, u32)> {
     })
 }
 
-/// The path of a program, in a folder of the path or of Debian.
+/// Whether a server can be started.
+pub fn is_installed() -> bool {
+    find("postgres").is_some()
+}
+
 fn program(name: &str) -> PathBuf {
+    find(name).expect(NEEDED)
+}
+
+/// The path of a program, in a folder of the path or of Debian.
+fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
     let mut folders: Vec<PathBuf> = path.split(':').map(PathBuf::from).collect();
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
     let mut versions: Vec<_> = versions.flatten().map(|version| version.path()).collect();
     versions.sort();
     folders.extend(versions.iter().rev().map(|version| version.join("bin")));
-    let found = folders
-        .iter()
-        .map(|folder| folder.join(name))
-        .find(|path| path.is_file());
-    found.expect(NEEDED)
+    let mut paths = folders.iter().map(|folder| folder.join(name));
+    paths.find(|path| path.is_file())
 }
 
 /// A directory that the unprivileged user owns.

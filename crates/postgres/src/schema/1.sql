@@ -311,3 +311,77 @@ BEGIN
     END LOOP;
 END
 $function$;
+
+-- Transactions of the application. What is written in one is written by `finish`, in one statement, so nothing has to be
+-- undone if the call is dropped before. Until then the key or the id is reserved: no other transaction changes it.
+-- Returns the revision of the change, or NULL if the key does not have the expected revision, 0 if it is absent.
+CREATE FUNCTION schema_name.reserve(asked text, expected bigint) RETURNS bigint LANGUAGE plpgsql AS $function$
+DECLARE
+    present bigint;
+BEGIN
+    PERFORM pg_advisory_xact_lock('schema_name.entries'::regclass::oid::integer, hashtext(asked));
+    SELECT revision INTO present FROM schema_name.entries
+        WHERE key = asked AND (expires IS NULL OR expires > clock_timestamp());
+    IF coalesce(present, 0) <> expected THEN
+        RETURN NULL;
+    END IF;
+    RETURN nextval('schema_name.revisions');
+END
+$function$;
+
+-- Whether an id is not known.
+CREATE FUNCTION schema_name.reserve_id(asked_queue text, asked_id text, known_for bigint) RETURNS boolean
+LANGUAGE plpgsql AS $function$
+BEGIN
+    PERFORM pg_advisory_xact_lock(
+        'schema_name.envelopes'::regclass::oid::integer, hashtext(asked_queue || '/' || asked_id)
+    );
+    RETURN NOT EXISTS (
+        SELECT FROM schema_name.envelopes
+        WHERE queue = asked_queue AND id = asked_id
+            AND (ended IS NULL OR ended > clock_timestamp() - known_for * interval '1 microsecond')
+    );
+END
+$function$;
+
+-- Writes what was reserved, and wakes other processes with the commit.
+CREATE FUNCTION schema_name.finish(
+    keys text[], new_values bytea[], new_revisions bigint[], times_to_live bigint[],
+    queues text[], ids text[], payloads bytea[], priorities smallint[], delays bigint[], known_for bigint,
+    topics text[], messages bytea[], channel text
+) RETURNS void LANGUAGE plpgsql AS $function$
+#variable_conflict use_column
+DECLARE
+    is_watched CONSTANT boolean := schema_name.has_listeners('changes');
+    added bigint;
+BEGIN
+    INSERT INTO schema_name.entries (key, revision, expires, value)
+        SELECT key, revision, clock_timestamp() + time_to_live * interval '1 microsecond', value
+        FROM unnest(keys, new_values, new_revisions, times_to_live) AS items (key, value, revision, time_to_live)
+    ON CONFLICT (key) DO UPDATE
+    SET revision = excluded.revision, expires = excluded.expires, value = excluded.value;
+    IF is_watched THEN
+        INSERT INTO schema_name.changes (number, transaction, written, name, value)
+            SELECT revision, pg_current_xact_id(), clock_timestamp(), key, value
+            FROM unnest(keys, new_values, new_revisions) AS items (key, value, revision);
+    END IF;
+    SELECT count(*) INTO added
+        FROM schema_name.enqueue(NULL, queues, ids, payloads, priorities, delays, known_for);
+    IF added < cardinality(ids) THEN
+        RAISE EXCEPTION 'another call has enqueued an envelope with the same id'
+            USING ERRCODE = 'serialization_failure';
+    END IF;
+    PERFORM schema_name.publish(topics, messages, channel);
+    IF channel IS NOT NULL THEN
+        IF is_watched AND cardinality(keys) > 0 THEN
+            PERFORM pg_notify(channel, 'changes');
+        END IF;
+        PERFORM pg_notify(channel, 'queue/' || queue) FROM (SELECT DISTINCT unnest(queues)) AS names (queue);
+    END IF;
+END
+$function$;
+
+-- An empty table, whose name tells this database from others.
+DO $identity$ BEGIN
+    EXECUTE format('CREATE TABLE schema_name.%I ()', 'identity_' || replace(gen_random_uuid()::text, '-', ''));
+END $identity$;

@@ -36,6 +36,8 @@ pub async fn enqueue(backend: &Backend) -> usize {
     let calls = stream::iter(0..ENVELOPES).map(async |number| {
         let envelope = Envelope::new("queue", number.to_string(), "x".into());
         let mut failures = 0;
+        // So slowly that what fails also meets calls of this function.
+        sleep(PAUSE).await;
         while backend.queue().enqueue(envelope.clone()).await.is_err() {
             failures += 1;
             sleep(PAUSE).await;
@@ -43,7 +45,7 @@ pub async fn enqueue(backend: &Backend) -> usize {
         failures
     });
     calls
-        .buffer_unordered(64)
+        .buffer_unordered(8)
         .fold(0, async |sum, failures| sum + failures)
         .await
 }
