@@ -196,7 +196,8 @@ fn leaves_usable(error: &Error) -> bool {
     error.is_some_and(|error| !matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))
 }
 
-fn code(error: &Error) -> Option<String> {
+/// The code of an error of the server.
+pub(super) fn code(error: &Error) -> Option<String> {
     let code = error.as_database_error()?.code()?;
     Some(code.into_owned())
 }

@@ -42,6 +42,44 @@
 //!    database was opened, because the connections belong to it.
 //! 5. Each call is one statement, which is a transaction of its own. The adapters hold no transaction open.
 //!
+//! # Transactions
+//!
+//! The [backend](PostgresDatabase::backend) can write in a transaction of the application, over a connection of the
+//! application's own pool: a [`Transactional`](tower_promises_backend::Transactional) backend. The task of an order, for
+//! example, then exists if and only if the order does.
+//!
+//! ```no_run
+//! use tower_promises_backend::{ApplicationConnection, Envelope};
+//! use tower_promises_postgres::PostgresDatabase;
+//! use tower_promises_postgres::sqlx::{self, PgPool};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let pool = PgPool::connect("postgres://app@db.internal/app").await?;
+//! let backend = PostgresDatabase::open(pool.clone()).await?.backend();
+//!
+//! let mut transaction = pool.begin().await?;
+//! sqlx::query("INSERT INTO orders VALUES ('tea')").execute(&mut *transaction).await?;
+//! // What `submit(task).within(&mut *transaction)` of `tower-promises-tasks` does:
+//! let mut joined = backend.join(ApplicationConnection::new(&mut *transaction)).await?;
+//! joined.enqueue(Envelope::new("mails", "confirm/tea", "ada@example.org".into())).await?;
+//! joined.finish().await?;
+//! transaction.commit().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! 1. The tables of the application are in the same database. The connection is a `PgConnection` of sqlx 0.9, such as
+//!    `&mut *transaction`, or an owned `Transaction<'static, Postgres>`, in a transaction that sqlx has begun. Savepoints,
+//!    the nested transactions of sqlx, work as expected.
+//! 2. A transaction holds locks on the keys and ids that it writes. Other writes of the same keys wait for its end, for at
+//!    most their [timeout](PostgresBuilder::timeout), together with the writes that share their statement. Other writes do
+//!    not wait.
+//! 3. A failure of the server, such as a lock that is waited for too long, ends the transaction, as every failure in a
+//!    transaction of PostgreSQL does. [`BackendError::Conflict`] says that it may be repeated, also if another process has
+//!    enqueued the same id meanwhile.
+//! 4. The notification to workers, watchers and listeners is part of the transaction, and is sent with its commit.
+//!
 //! # Sizing
 //!
 //! A call uses one connection at a time, and writes of one kind at most two, whatever their number. A pool of one
@@ -124,6 +162,7 @@ mod snapshot;
 mod statement;
 mod store;
 mod sweep;
+mod transaction;
 mod wakes;
 
 pub use builder::PostgresBuilder;
@@ -159,6 +198,8 @@ pub struct PostgresDatabase {
     changes: Arc<Feed<Changes>>,
     updates: Arc<Batches<Update>>,
     queue: Arc<Shared>,
+    /// The name of a table that no other database has.
+    identity: Arc<str>,
 }
 
 impl PostgresDatabase {
@@ -194,7 +235,7 @@ impl PostgresDatabase {
         let (bus_capacity, watch_capacity) = (settings.bus_capacity, settings.watch_capacity);
         let wakes = Wakes::new(&settings);
         let database = Arc::new(Database::new(pool, settings));
-        schema::migrate(&database).await?;
+        let identity = schema::migrate(&database).await?;
         let announcements = Announcements::new(database.clone(), wakes);
         let notices = Notices::new(database.clone(), announcements.clone());
         let sweep = Sweep::new(database.clone());
@@ -214,13 +255,14 @@ impl PostgresDatabase {
             updates: batches(parts),
             queue: Arc::new(queue),
             database,
+            identity: identity.into(),
         })
     }
 
-    /// Returns all three adapters as a backend.
+    /// Returns all adapters as a backend, which can also write in [transactions of the application](self#transactions).
     #[must_use]
     pub fn backend(&self) -> Backend {
-        Backend::new(self.store(), self.bus(), self.queue())
+        Backend::new(self.store(), self.bus(), self.queue()).transactional(self.clone())
     }
 
     /// Returns the store. All stores of a database share one task for their watchers.

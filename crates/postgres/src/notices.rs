@@ -48,6 +48,11 @@ impl Notices {
         self.announcements.wakes()
     }
 
+    /// The channel of notifications, unless they are off.
+    pub(super) fn channel(&self) -> Option<&str> {
+        self.announcements.channel()
+    }
+
     /// Starts to listen, unless notifications are off or a task listens.
     pub(super) fn start(&self) {
         let Some(channel) = self.announcements.channel() else {

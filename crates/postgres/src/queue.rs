@@ -210,7 +210,7 @@ impl Call for Addition {
     }
 }
 
-fn level(priority: Priority) -> u8 {
+pub(super) fn level(priority: Priority) -> u8 {
     match priority {
         Priority::Low => 0,
         Priority::Normal => 1,

@@ -3,6 +3,7 @@
 use super::database::Database;
 use super::statement::Statement;
 use sqlx::Row;
+use sqlx::postgres::PgRow;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tower_promises_backend::BackendError;
@@ -46,21 +47,31 @@ impl Room {
         if let Some(has_room) = self.is_known(asked) {
             return Ok(has_room);
         }
-        let limit = u64::from(self.database.settings().max_envelopes);
-        let count = Statement::read(format!(
+        let rows = self.database.run(self.statement()).await?;
+        let counted = self.note_counted(asked, &rows);
+        counted.map_err(|error| self.database.error(error))
+    }
+
+    /// A statement that counts the envelopes, up to the limit.
+    pub(super) fn statement(&self) -> Statement {
+        Statement::read(format!(
             "SELECT count(*) FROM (
-                SELECT FROM {}.envelopes WHERE ended IS NULL LIMIT {limit}
+                SELECT FROM {}.envelopes WHERE ended IS NULL LIMIT {}
             ) AS envelopes",
-            self.database.schema()
-        ));
-        let counted = Instant::now();
-        let rows = self.database.run(count).await?;
-        let number = rows.first().ok_or(sqlx::Error::RowNotFound);
-        let number = number.and_then(|row| row.try_get::<i64, _>(0));
-        let number = number.map_err(|error| self.database.error(error))?;
-        let envelopes = number.unsigned_abs();
-        *lock(&self.known) = Some(Known { counted, envelopes });
-        Ok(envelopes < limit)
+            self.database.schema(),
+            self.database.settings().max_envelopes
+        ))
+    }
+
+    /// Takes over a number that was counted after this time. Returns whether there is room.
+    pub(super) fn note_counted(&self, after: Instant, rows: &[PgRow]) -> sqlx::Result<bool> {
+        let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
+        let envelopes = row.try_get::<i64, _>(0)?.unsigned_abs();
+        *lock(&self.known) = Some(Known {
+            counted: after,
+            envelopes,
+        });
+        Ok(envelopes < u64::from(self.database.settings().max_envelopes))
     }
 
     pub(super) fn note_added(&self) {
@@ -71,7 +82,7 @@ impl Room {
 
     /// The answer that follows from the known number, if that is new enough. A call is refused only by a count that began
     /// after the call.
-    fn is_known(&self, asked: Instant) -> Option<bool> {
+    pub(super) fn is_known(&self, asked: Instant) -> Option<bool> {
         let known = (*lock(&self.known))?;
         let limit = u64::from(self.database.settings().max_envelopes);
         if known.envelopes >= limit {

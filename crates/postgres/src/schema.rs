@@ -29,21 +29,28 @@ pub(super) fn check_name(settings: &Settings) -> Result<(), BackendError> {
     Err(refused(settings, Refused::Name { schema }))
 }
 
-/// Checks the server, and creates or migrates the schema.
+/// Checks the server, creates or migrates the schema, and returns its identity: the name of a table that no other database
+/// has.
 ///
 /// The migration is one message with several statements, which the server executes as one transaction. So a client that
 /// dies in between leaves nothing behind, and a pooler needs no session.
-pub(super) async fn migrate(database: &Database) -> Result<(), BackendError> {
+pub(super) async fn migrate(database: &Database) -> Result<String, BackendError> {
     let mut lane = Lane::default();
     check_server(database, &mut lane).await?;
     // Usually the schema needs no migration, and so no lock and no permission to create anything.
-    if version(database, &mut lane).await? == Some(STEPS.len()) {
-        return Ok(());
+    if version(database, &mut lane).await? != Some(STEPS.len()) {
+        let migration = Statement::write(migration(&database.schema()));
+        database.execute(&mut lane, &migration).await?;
+        // Another process may have migrated the schema further meanwhile.
+        version(database, &mut lane).await?;
     }
-    let migration = Statement::write(migration(&database.schema()));
-    database.execute(&mut lane, &migration).await?;
-    // Another process may have migrated the schema further meanwhile.
-    version(database, &mut lane).await.map(drop)
+    let identity = Statement::read(format!(
+        "SELECT relname::text FROM pg_class
+        WHERE relnamespace = to_regnamespace({}) AND relname LIKE 'identity%'",
+        text(&database.schema())
+    ));
+    let rows = database.execute(&mut lane, &identity).await?;
+    read(database, &rows, |row| row.try_get(0))
 }
 
 async fn check_server(database: &Database, lane: &mut Lane) -> Result<(), BackendError> {

@@ -99,17 +99,37 @@ impl fmt::Debug for PostgresStore {
     }
 }
 
+/// A statement for the revision and the value of a key.
+pub(super) fn get(database: &Database, key: &str) -> Statement {
+    Statement::read(format!(
+        "SELECT revision, encode(value, 'hex') FROM {}.entries
+        WHERE key = {} AND (expires IS NULL OR expires > clock_timestamp())",
+        database.schema(),
+        text(key)
+    ))
+}
+
 /// Reads a revision and a value.
-fn entry(row: &PgRow) -> sqlx::Result<Entry> {
+pub(super) fn entry(row: &PgRow) -> sqlx::Result<Entry> {
     Ok(Entry {
         value: statement::value(row.try_get(1)?)?,
         revision: revision(row.try_get(0)?),
     })
 }
 
-fn revision(number: i64) -> Revision {
+pub(super) fn revision(number: i64) -> Revision {
     // Revisions start at one.
     Revision::new(number.unsigned_abs())
+}
+
+/// The number of an expected revision, or 0 for an absent value. A revision beyond the integers of the server matches no
+/// value, and neither does a negative one. Nor does the revision 0, which would match an absent value.
+pub(super) fn expected(revision: Option<Revision>) -> i64 {
+    match revision.map(Revision::get) {
+        None => 0,
+        Some(0) => -1,
+        Some(number) => i64::try_from(number).unwrap_or(-1),
+    }
 }
 
 /// A change of a key.
@@ -207,13 +227,7 @@ impl Store for PostgresStore {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, BackendError>> {
         Box::pin(async move {
             check_name(key)?;
-            let get = Statement::read(format!(
-                "SELECT revision, encode(value, 'hex') FROM {}.entries
-                WHERE key = {} AND (expires IS NULL OR expires > clock_timestamp())",
-                self.database.schema(),
-                text(key)
-            ));
-            let rows = self.database.run(get).await?;
+            let rows = self.database.run(get(&self.database, key)).await?;
             let entry = rows.first().map(entry).transpose();
             entry.map_err(|error| self.database.error(error))
         })
@@ -240,13 +254,7 @@ impl Store for PostgresStore {
         time_to_live: Option<Duration>,
     ) -> BoxFuture<'a, Result<CompareAndSet, BackendError>> {
         Box::pin(async move {
-            // A revision beyond the integers of the server matches no value, and neither does a negative one. Nor does the
-            // revision 0, which would match an absent value.
-            let expected = match expected.map(Revision::get) {
-                None => 0,
-                Some(0) => -1,
-                Some(number) => i64::try_from(number).unwrap_or(-1),
-            };
+            let expected = self::expected(expected);
             let revision = self.set(key, value, Some(expected), time_to_live).await?;
             Ok(revision.map_or(CompareAndSet::Conflict, CompareAndSet::Set))
         })

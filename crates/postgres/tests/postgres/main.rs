@@ -7,6 +7,7 @@ mod pools;
 mod ports;
 mod queue;
 mod schema;
+mod transactions;
 
 use test_support::remote;
 
