@@ -188,6 +188,7 @@ impl Server {
         let mut line = as_user(&program("initdb"), &arguments).into_iter();
         let made = Command::new(line.next().unwrap())
             .args(line)
+            .current_dir(directory.path())
             .output()
             .expect(NEEDED);
         assert!(made.status.success(), "{made:?}");
@@ -209,7 +210,7 @@ impl Server {
             format!("port={}", self.port),
             "listen_addresses=127.0.0.1".to_owned(),
             format!("unix_socket_directories={directory}"),
-            "max_connections=200".to_owned(),
+            "max_connections=500".to_owned(),
             "shared_buffers=64MB".to_owned(),
         ];
         settings.extend_from_slice(&self.settings);
@@ -239,7 +240,8 @@ impl Server {
         let data = self.directory.path().join("data").display().to_string();
         let arguments = ["stop", "-m", "immediate", "-D", &data].map(str::to_owned);
         let mut line = as_user(&program("pg_ctl"), &arguments).into_iter();
-        let stopped = Command::new(line.next().unwrap()).args(line).output();
+        let mut stop = Command::new(line.next().unwrap());
+        let stopped = stop.args(line).current_dir(self.directory.path()).output();
         let stopped = stopped.expect(NEEDED);
         assert!(stopped.status.success(), "{stopped:?}");
         self.process = None;

@@ -20,7 +20,7 @@ pub const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 pub fn builder() -> PostgresBuilder {
     PostgresDatabase::builder()
         .timeout(SECOND * 60)
-        .max_connections(4)
+        .max_connections(8)
 }
 
 /// An empty database on the shared server.

@@ -3,6 +3,7 @@
 use crate::place::{SECOND, builder, chain, place, soon, until};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use tower_promises_backend::{
     BackendError, Bus, CompareAndSet, Envelope, Outcome, Queue, Store, conformance,
@@ -214,9 +215,15 @@ async fn concurrent_calls_share_statements() {
                 .unwrap(),
         );
     }
-    for (taken, key) in taken.iter().zip(&keys) {
-        assert_eq!((&*taken.id, &taken.payload[..]), (&**key, key.as_bytes()));
+    for taken in &taken {
+        assert_eq!(
+            taken.payload,
+            taken.id.as_bytes(),
+            "no answer is that of another call"
+        );
     }
+    let ids: BTreeSet<_> = taken.iter().map(|taken| &*taken.id).collect();
+    assert_eq!(ids, keys.iter().map(|key| &**key).collect());
     let settled = taken
         .iter()
         .map(|taken| queue.settle(&taken.receipt, Outcome::Done));
