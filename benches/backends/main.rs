@@ -233,8 +233,11 @@ async fn compare() {
     let has_postgres = test_support::postgres::is_installed();
     if has_postgres {
         let server = test_support::postgres::Server::with(&[]).await;
-        let open = async || PostgresDatabase::connect(&server.url()).await.unwrap();
-        let backends = [open().await.backend(), open().await.backend()];
+        let url = server.url();
+        let backends = [
+            PostgresDatabase::connect(&url).await.unwrap().backend(),
+            PostgresDatabase::connect(&url).await.unwrap().backend(),
+        ];
         let rounds = Rounds {
             enqueue: 2000,
             task: 500,

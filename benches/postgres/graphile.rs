@@ -1,10 +1,10 @@
-//! The same work with graphile_worker.
+//! The same work with `graphile_worker`.
 
 use crate::{AT_ONCE, Counter, HANDLERS, JOBS, per_second};
 use futures_util::{StreamExt, stream};
 use graphile_worker::{
     IntoTaskHandlerResult, JobSpec, LocalQueueConfig, TaskHandler, Worker, WorkerContext,
-    WorkerContextExt, WorkerOptions,
+    WorkerOptions,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;

@@ -1,8 +1,8 @@
-//! Measures the queue on PostgreSQL beside graphile_worker, another queue on PostgreSQL, on the same server in one run:
+//! Measures the queue on PostgreSQL beside `graphile_worker`, another queue on PostgreSQL, on the same server in one run:
 //! `cargo bench -p benches --bench postgres`.
 //!
 //! - *jobs/s*: [`JOBS`] empty jobs that are enqueued before, with 1, 2 and 8 workers of 16 handlers each. Each worker has a
-//!   pool of its own, as a process would. The time ends with the last handler. graphile_worker takes jobs one by one by
+//!   pool of its own, as a process would. The time ends with the last handler. `graphile_worker` takes jobs one by one by
 //!   default, and in batches with its local queue.
 //! - *enqueued/s*: [`JOBS`] calls, 64 at once, with and without notifications while another process listens.
 //! - *idle*: the transactions a second of a worker that waits.
@@ -133,11 +133,6 @@ async fn idle(server: &Server) -> f64 {
 
 #[tokio::main]
 async fn main() {
-    // On a worker thread of the runtime, like requests.
-    tokio::spawn(compare()).await.unwrap();
-}
-
-async fn compare() {
     let server = Server::with(&[]).await;
     println!("| workers | jobs/s | graphile_worker | graphile_worker with its local queue |");
     println!("|---|---|---|---|");

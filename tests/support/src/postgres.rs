@@ -6,7 +6,7 @@
 
 pub mod pooler;
 
-use crate::eventually::{eventually, soon};
+use crate::eventually::{PAUSE, soon};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
+use tokio::time::sleep;
 use tower_promises_postgres::sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
 use tower_promises_postgres::sqlx::{ConnectOptions, raw_sql};
 use tower_promises_postgres::{PostgresBuilder, PostgresDatabase, sqlx};
@@ -170,11 +171,14 @@ impl Server {
         server
     }
 
-    /// Starts a server with settings, and waits until it answers.
-    pub async fn with(settings: &[&str]) -> Self {
+    /// Starts a server with settings, and waits until it answers. Not an async function: a benchmark needs a `Send` future,
+    /// which one with a slice of texts is not in general.
+    pub fn with(settings: &[&str]) -> impl Future<Output = Self> + Send + use<> {
         let mut server = Self::prepare(settings);
-        server.start_again().await;
-        server
+        async move {
+            server.start_again().await;
+            server
+        }
     }
 
     fn prepare(settings: &[&str]) -> Self {
@@ -221,13 +225,15 @@ impl Server {
         let folder = self.is_shared.then(|| self.directory.path());
         // `INT` is the fast shutdown, which ends all connections.
         self.process = Some(Program::start(folder, &program("postgres"), &arguments));
-        eventually("an answer of the server", async || {
-            let ended = self.process.as_mut().unwrap().has_ended();
-            assert!(!ended, "the server ends before it answers");
-            let options = self.options();
-            options.connect().await.ok()
-        })
-        .await;
+        // Not `eventually`, for the same reason.
+        let answer = async {
+            while self.options().connect().await.is_err() {
+                let ended = self.process.as_mut().unwrap().has_ended();
+                assert!(!ended, "the server ends before it answers");
+                sleep(PAUSE).await;
+            }
+        };
+        soon(answer).await;
     }
 
     /// Shuts the server down.
@@ -273,10 +279,12 @@ impl Server {
     }
 
     /// Executes statements on a connection of their own.
-    pub async fn execute(&self, sql: &str) -> Vec<PgRow> {
+    pub fn execute<'a>(&'a self, sql: &str) -> impl Future<Output = Vec<PgRow>> + Send + use<'a> {
         let sql = sqlx::AssertSqlSafe(sql.to_owned());
-        let mut connection = self.connection().await;
-        soon(raw_sql(sql).fetch_all(&mut connection)).await.unwrap()
+        async move {
+            let mut connection = self.connection().await;
+            soon(raw_sql(sql).fetch_all(&mut connection)).await.unwrap()
+        }
     }
 
     /// Creates an empty database, and returns its address.
