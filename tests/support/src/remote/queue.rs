@@ -119,14 +119,19 @@ impl Queue for Remote {
         lease: Duration,
     ) -> BoxFuture<'a, Result<Vec<Taken>, BackendError>> {
         Box::pin(async move {
-            let lent: Vec<Lent> = self.ask(Request::Take(queue.into(), limit, lease)).await?;
+            let lines = Lines::try_connect(self.address).await;
+            let mut lines = lines.map_err(BackendError::unavailable)?;
+            let take = super::Request::Queue(Request::Take(queue.into(), limit, lease));
+            let lent: Vec<Lent> = lines.call(&take).await?;
+            let left = lent.first().map_or(Duration::ZERO, |lent| lent.3);
+            let leased_until = until(&mut lines, left).await;
             let taken = lent
                 .into_iter()
-                .map(|(id, payload, number, left, receipt)| Taken {
+                .map(|(id, payload, number, _, receipt)| Taken {
                     id: id.into(),
                     payload: payload.into(),
                     number,
-                    leased_until: Instant::now() + left,
+                    leased_until,
                     receipt: Receipt::new(receipt),
                 });
             Ok(taken.collect())
@@ -155,6 +160,26 @@ impl Queue for Remote {
     }
 }
 
+/// The end of a lease by the clock of this process, or a little earlier. The other process tells the remaining time, but
+/// its answer may be late, so the end is that time after the question. The question with the fastest answer counts.
+async fn until(lines: &mut Lines, left: Duration) -> Instant {
+    let mut end = (Duration::MAX, Instant::now() + left);
+    for _ in 0..20 {
+        let asked = Instant::now();
+        if lines.send(&()).await.is_err() {
+            break;
+        }
+        let Some(left) = lines.receive::<Duration>().await else {
+            break;
+        };
+        end = end.min((asked.elapsed(), asked + left));
+        if end.0 < Duration::from_millis(2) {
+            break;
+        }
+    }
+    end.1
+}
+
 /// Executes a request, unless the other side disconnects first.
 pub(super) async fn answer(request: Request, lines: &mut Lines, backend: Backend) {
     let queue = backend.queue();
@@ -177,14 +202,19 @@ pub(super) async fn answer(request: Request, lines: &mut Lines, backend: Backend
                 taken = queue.take(&name, limit, lease) => taken,
                 end = lines.receive::<()>() => return assert_eq!(end, None),
             };
+            let first = taken.as_ref().ok().and_then(|taken| taken.first());
+            let end = first.map_or_else(Instant::now, |taken| taken.leased_until);
+            let left = || end.saturating_duration_since(Instant::now());
             let lent = |taken: Taken| -> Lent {
-                let left = taken.leased_until.saturating_duration_since(Instant::now());
                 let receipt = taken.receipt.as_str().into();
                 let payload = taken.payload.into();
-                (taken.id.to_string(), payload, taken.number, left, receipt)
+                (taken.id.to_string(), payload, taken.number, left(), receipt)
             };
             let lent = taken.map(|taken| taken.into_iter().map(lent).collect::<Vec<_>>());
             tell(lines, lent).await;
+            while let Some(()) = lines.receive().await {
+                let _ = lines.send(&left()).await;
+            }
         }
         Request::Renew(receipt, lease) => {
             let renewed = queue.renew(&Receipt::new(receipt), lease).await;
