@@ -192,6 +192,8 @@ mod blocking;
 mod current;
 #[cfg(feature = "operations")]
 mod durable;
+#[cfg(all(feature = "loader", feature = "operations"))]
+mod durable_load;
 #[cfg(feature = "operations")]
 mod durable_wait;
 #[cfg(feature = "operations")]

@@ -73,6 +73,20 @@ impl OperationLayer {
         self.with(|settings| settings.durable.max_remembered_bytes = bytes)
     }
 
+    /// Sets the number of durable operations that have not ended, suspended ones included, in all processes, by default
+    /// 10,000. Further requests are refused with 503, and nothing of them is stored. All processes should have the same
+    /// limit: operations are counted among those that were accepted with the same one.
+    ///
+    /// From 64 on the limit is approximate: when more than nine tenths of it are used, a request may be refused. The
+    /// count takes one small change in the store at the beginning of an operation, and one at its end. With
+    /// [`usize::MAX`], operations are not counted.
+    ///
+    /// The queue and the store must have room for that many. The memory adapters have room for the default if an
+    /// operation takes less than about 5 KiB: its body, what it remembers, and about 2 KiB.
+    pub fn max_open(self, operations: usize) -> Self {
+        self.with(|settings| settings.durable.max_open = operations)
+    }
+
     /// Sets the number of durable operations of a principal that have not ended, in all processes, by default 100 and at
     /// most 500. Further requests of the principal are refused with 429. Requests without a principal are not limited.
     pub fn max_open_per_principal(self, operations: usize) -> Self {

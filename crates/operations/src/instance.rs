@@ -7,6 +7,7 @@ use super::limits::Limits;
 use super::metrics;
 use super::mount::Mount;
 use super::observe;
+use super::open;
 use super::record::{Failure, Key, RECORD_BYTES, Record, Status};
 use super::records::{Changed, Records, Tombstone};
 use super::settings::Settings;
@@ -162,10 +163,13 @@ impl Instance {
         to_its_end(async move {
             let (instance, key) = (&cancelling.instance, &cancelling.key);
             let changed = instance.cancel_now(key, may).await;
-            if matches!(&changed, Ok(Changed::Yes(record)) if record.durable.is_some()) {
-                // No process may run the operation now, so none would tell before the envelope of the end is due.
-                let (instance, key) = (instance.clone(), key.clone());
+            if let Some(record) = cancelled_durable(&changed) {
+                // No process may run the operation now, so none would remove it from its lists, and none would tell
+                // before the envelope of the end is due.
+                let (instance, key, lists) =
+                    (instance.clone(), key.clone(), open::lists_of(record));
                 tokio::spawn(async move {
+                    open::close(&instance.records, &instance.settings, &key, &lists).await;
                     if let Err(error) = instance.tell_end(&key).await {
                         observe::on_end_failed(&key, &*error);
                     }
@@ -314,6 +318,14 @@ impl Instance {
             _counted: metrics::operation(),
             _dropped: sender,
         }
+    }
+}
+
+/// Returns the record of a durable operation that is cancelled now.
+fn cancelled_durable(changed: &Result<Changed, BackendError>) -> Option<&Record> {
+    match changed {
+        Ok(Changed::Yes(record)) if record.durable.is_some() => Some(record),
+        _ => None,
     }
 }
 

@@ -229,6 +229,7 @@ mod metrics;
 mod mount;
 mod observe;
 mod on_end;
+mod open;
 mod operations;
 pub mod page;
 mod prefer;

@@ -57,6 +57,8 @@ pub(super) enum Refusal {
     PrincipalStored,
     /// The principal has too many durable operations. 429.
     PrincipalOpen,
+    /// There are too many durable operations. 503.
+    TotalOpen,
     /// The process runs too many requests, or has stored too many bytes. 503.
     Total,
     /// The process receives too many request bodies. 503.

@@ -37,6 +37,9 @@ pub(super) struct Durable {
     pub(super) given_back: bool,
     /// The promises that a suspended operation waits for.
     pub(super) waiting: Vec<Waiting>,
+    /// The name of the list of all operations that have not ended which has this one. `None` without a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) list: Option<String>,
     /// The key from which tokens and idempotency keys are derived.
     pub(super) secret: String,
     pub(super) request: Pieces,

@@ -5,7 +5,7 @@
 //! |---|---|---|---|
 //! | `tower_promises_operation_requests_in_flight` | gauge | | requests that count as running: those whose client waits, and operations |
 //! | `tower_promises_operation_replies_total` | counter | `reply` | first replies: `inline`, `accepted`, `repeated` |
-//! | `tower_promises_operation_refusals_total` | counter | `limit` | refused requests: `principal`, `principal_receiving`, `principal_stored`, `principal_open`, `total`, `total_receiving`, `receive_timeout` |
+//! | `tower_promises_operation_refusals_total` | counter | `limit` | refused requests: `principal`, `principal_receiving`, `principal_stored`, `principal_open`, `total`, `total_receiving`, `total_open`, `receive_timeout` |
 //! | `tower_promises_operations_started_total` | counter | `kind` | operations that were created: `ordinary`, `durable` |
 //! | `tower_promises_operations_in_flight` | gauge | | operations whose work this process is running |
 //! | `tower_promises_operations_total` | counter | `outcome` | operations that have ended: `succeeded`, `failed`, `cancelled`, `lost` |
@@ -64,6 +64,7 @@ metric!(
         "principal_open",
         "total",
         "total_receiving",
+        "total_open",
         "receive_timeout",
     ]
 );
@@ -174,6 +175,7 @@ pub(super) enum Limit {
     PrincipalOpen,
     Total,
     TotalReceiving,
+    TotalOpen,
     ReceiveTimeout,
 }
 

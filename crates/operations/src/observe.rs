@@ -108,6 +108,10 @@ pub(super) fn refused(refusal: Refusal) {
             metrics::refused(Limit::PrincipalOpen);
             log::warning!("refused a request, its principal has too many durable operations");
         }
+        Refusal::TotalOpen => {
+            metrics::refused(Limit::TotalOpen);
+            log::warning!("refused a request, there are too many durable operations");
+        }
         Refusal::TotalReceiving => {
             metrics::refused(Limit::TotalReceiving);
             log::warning!("refused a request, too many are being received");

@@ -182,7 +182,7 @@ pub(super) fn refusal<R>(settings: &Settings, refusal: Refusal, request: &Header
             StatusCode::TOO_MANY_REQUESTS,
             "Too many of your requests have not ended. Try again later.",
         ),
-        Refusal::Total | Refusal::TotalReceiving => (
+        Refusal::Total | Refusal::TotalReceiving | Refusal::TotalOpen => (
             StatusCode::SERVICE_UNAVAILABLE,
             "The server is busy. Try again later.",
         ),

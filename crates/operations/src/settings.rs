@@ -97,6 +97,8 @@ pub(super) struct DurableSettings {
     pub(super) max_recoveries: u32,
     pub(super) max_remembered: usize,
     pub(super) max_remembered_bytes: usize,
+    /// `usize::MAX` if there is no limit, and no count.
+    pub(super) max_open: usize,
     pub(super) max_open_per_principal: usize,
     pub(super) shows: Arc<Shows>,
 }
@@ -120,6 +122,7 @@ impl Default for DurableSettings {
             max_recoveries: 3,
             max_remembered: 1000,
             max_remembered_bytes: 1024 * 1024,
+            max_open: 10_000,
             max_open_per_principal: 100,
             shows: Arc::new(|_| false),
         }

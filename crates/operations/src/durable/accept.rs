@@ -1,6 +1,5 @@
 //! The first reply to a request that becomes a durable operation.
 
-use super::lists;
 use super::request::StoredRequest;
 use super::wake::{self, PRECAUTION, Reason};
 use crate::claim::{Claim, Claimed};
@@ -12,6 +11,7 @@ use crate::limits::Refusal;
 use crate::memory::Durable;
 use crate::metrics::{self, FirstReply};
 use crate::observe;
+use crate::open::{close, lists_of, open};
 use crate::record::{Key, Record, Requester, random};
 use crate::reply::{self, Reply, varying};
 use bytes::Bytes;
@@ -63,9 +63,9 @@ pub(crate) async fn answer<R>(
             metrics::replied(FirstReply::Repeated);
             again(&instance, &key, *record, &mut news, &client).await
         }
-        Ok(Accepted::Refused) => {
-            observe::refused(Refusal::PrincipalOpen);
-            reply::refusal(settings, Refusal::PrincipalOpen, &client.headers)
+        Ok(Accepted::Refused(refusal)) => {
+            observe::refused(refusal);
+            reply::refusal(settings, refusal, &client.headers)
         }
         Ok(Accepted::ByOther) => reply::other_request(settings, &client.headers),
         Err(error) => {
@@ -81,8 +81,8 @@ enum Accepted {
     Again(Key, Box<Record>, Subscription),
     /// Another request has the idempotency key.
     ByOther,
-    /// The principal has too many operations.
-    Refused,
+    /// There are too many operations.
+    Refused(Refusal),
 }
 
 async fn accept(
@@ -113,8 +113,9 @@ async fn accept(
         let name = claim.as_ref().map(|claim| claim.name.clone());
         let began = Instant::now();
         let created = create(&instance, requester.clone(), stored.clone(), name);
-        let Some((key, record)) = created.await? else {
-            return Ok(Accepted::Refused);
+        let (key, record) = match created.await? {
+            Ok(created) => created,
+            Err(refusal) => return Ok(Accepted::Refused(refusal)),
         };
         if let Some(claim) = &claim {
             // The operation is created first, because a key without an operation is free.
@@ -126,6 +127,8 @@ async fn accept(
             if !backend.set(&claim.name, expected, claimed, longest).await? {
                 // Another request was faster.
                 instance.records.discard(&record).await;
+                let (records, settings) = (&instance.records, &instance.settings);
+                close(records, settings, &key, &lists_of(&record)).await;
                 continue;
             }
             if began.elapsed() >= PRECAUTION / 2 {
@@ -142,22 +145,22 @@ async fn accept(
     }
 }
 
-/// Stores a request and its operation, which waits for its first run. Returns `None` if its principal has too many.
+/// Stores a request and its operation, which waits for its first run. Refuses it if there are too many.
 async fn create(
     instance: &Instance,
     requester: Requester,
     stored: Bytes,
     claim: Option<String>,
-) -> Result<Option<(Key, Record)>, BackendError> {
+) -> Result<Result<(Key, Record), Refusal>, BackendError> {
     let records = &instance.records;
     let longest = instance.settings.longest();
     let mut record = Record::new(random()?, random()?, requester, longest);
     let key = Key::of(&record.id);
-    if let Some(principal) = &record.principal {
-        if !lists::open(instance, principal, &key).await? {
-            return Ok(None);
-        }
-    }
+    let principal = record.principal.as_deref();
+    let list = match open(records, &instance.settings, principal, &key).await? {
+        Ok(list) => list,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
     let time_to_live = record.time_to_live_of_parts();
     // The process may end after the operation is stored. Then this envelope begins the run.
     let precaution = wake::precaution(instance, &key, 1, Reason::Begin)?;
@@ -169,6 +172,7 @@ async fn create(
     record.durable = Some(Box::new(Durable {
         turn: 1,
         begun: record.created,
+        list,
         secret: random()?,
         request: pieces,
         ..Durable::default()
@@ -188,5 +192,5 @@ async fn create(
             observe::backend_failed(&key, &error);
         }
     }
-    Ok(Some((key, record)))
+    Ok(Ok((key, record)))
 }

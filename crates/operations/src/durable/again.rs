@@ -7,6 +7,7 @@ use crate::changes::CHANGED;
 use crate::instance::Instance;
 use crate::memory::{Durable, Entry};
 use crate::observe;
+use crate::open::open_again;
 use crate::record::{Key, Record, Status, random};
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::clock::milliseconds;
@@ -138,6 +139,9 @@ async fn change(
         record.durable = Some(durable);
         if had_ended {
             instance.records.watch_end(key, &mut record).await?;
+        }
+        if had_ended {
+            open_again(&instance.records, &instance.settings, &record).await?;
         }
         let precaution = wake::precaution(instance, key, turn, Reason::Begin)?;
         backend.enqueue(precaution).await?;

@@ -102,9 +102,9 @@
 //! |---|---|
 //! | runs at once in a process | [`max_runs`](super::OperationLayer::max_runs), 64 |
 //! | remembered entries and bytes of an operation | [`max_remembered`](super::OperationLayer::max_remembered), 1,000, and [`max_remembered_bytes`](super::OperationLayer::max_remembered_bytes), 1 MiB |
-//! | operations of a principal that have not ended | [`max_open_per_principal`](super::OperationLayer::max_open_per_principal), 100 |
+//! | operations that have not ended, suspended ones included | [`max_open`](super::OperationLayer::max_open), 10,000, and of a principal [`max_open_per_principal`](super::OperationLayer::max_open_per_principal), 100. Further requests are refused with 503 and 429 |
 //! | lifetime | [`lifetime`](super::OperationLayer::lifetime), an hour |
-//! | operations in all | the limit of the queue, which has an envelope for each. Beyond it, requests are refused with 503 |
+//! | envelopes | the limit of the queue, which has up to three for each operation. Beyond it, requests are refused with 503 |
 //! | a settlement over HTTP | 64 KiB |
 
 mod accept;
@@ -113,7 +113,7 @@ mod endpoint;
 #[doc = include_str!("guide.md")]
 pub mod guide {}
 mod held;
-mod lists;
+mod lost;
 mod not_remembered;
 mod owned;
 mod recollection;
@@ -132,7 +132,7 @@ pub use crate::memory::{Json, RememberedError, Settlement};
 pub(super) use accept::answer;
 pub(super) use again::{forget_from, recorded, resume, send_again};
 pub(super) use endpoint::answer as answer_promise;
-pub(super) use lists::lost;
+pub(super) use lost::lost;
 pub use not_remembered::NotRemembered;
 pub use recording::{ChangedType, Recording, Replayed};
 pub use run::DurableRun;

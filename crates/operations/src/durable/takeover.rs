@@ -1,7 +1,7 @@
 //! The decision what an envelope begins, and the change with which a run becomes the owner of its operation.
 
 use super::held::Held;
-use super::lists;
+use super::lost;
 use super::recollection::Recollection;
 use super::wake::{self, Reason, Wake};
 use crate::claim::Claimed;
@@ -9,6 +9,7 @@ use crate::instance::Instance;
 use crate::memory::{Durable, Entry};
 use crate::metrics;
 use crate::observe;
+use crate::open::{close, lists_of};
 use crate::record::{Failure, Key, Record, Status, random};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +27,8 @@ pub(super) enum Takeover {
     Nothing,
     /// Nothing yet.
     Later(Duration),
-    /// The operation of this principal has ended with this envelope.
-    Ended(Option<String>, Status, Failure),
+    /// The operation has ended with this envelope, for this reason.
+    Ended(Box<Record>, Failure),
 }
 
 /// The decision for a record, without the change.
@@ -84,16 +85,20 @@ impl Claimant {
             };
             if durable.runs == 0 && !self.has_claim(&record).await? {
                 instance.records.discard(&record).await;
+                close(
+                    &instance.records,
+                    &instance.settings,
+                    key,
+                    &lists_of(&record),
+                )
+                .await;
                 return Ok(Takeover::Nothing);
             }
             let mut taken = record;
             let ended = self.apply(&mut taken, is_recovery);
-            if ended
-                .as_ref()
-                .is_some_and(|(_, failure)| failure.code == LOST)
-            {
+            if ended.as_ref().is_some_and(|failure| failure.code == LOST) {
                 // Before the end is stored, so that no lost operation is missing.
-                lists::add_lost(instance, &taken.id).await?;
+                lost::add(instance, &taken.id).await?;
             }
             if ended.is_none() {
                 self.settle_sleeps(&mut taken, &mut memory).await?;
@@ -105,9 +110,9 @@ impl Claimant {
             let Some(revision) = set.await? else {
                 continue;
             };
-            if let Some((status, failure)) = ended {
+            if let Some(failure) = ended {
                 metrics::ended(&taken);
-                return Ok(Takeover::Ended(taken.principal, status, failure));
+                return Ok(Takeover::Ended(taken.into(), failure));
             }
             if let Some(durable) = taken.durable.as_deref().filter(|_| is_recovery) {
                 observe::recovered(key, durable.recoveries);
@@ -200,7 +205,7 @@ impl Claimant {
     }
 
     /// Changes the record as a run begins. Returns the end of the operation, if it ends instead.
-    fn apply(&self, record: &mut Record, is_recovery: bool) -> Option<(Status, Failure)> {
+    fn apply(&self, record: &mut Record, is_recovery: bool) -> Option<Failure> {
         let is_over = self.is_over(record);
         let durable = record.durable.as_deref_mut()?;
         durable.fence.clone_from(&self.fence);
@@ -223,7 +228,7 @@ impl Claimant {
             return None;
         };
         record.end(status, Some(failure.clone()), settings.retention);
-        Some((status, failure))
+        Some(failure)
     }
 }
 

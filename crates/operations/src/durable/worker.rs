@@ -1,6 +1,5 @@
 //! The worker that takes up the runs of durable operations.
 
-use super::lists;
 use super::running::{PAUSE, Request, Running};
 use super::takeover::{Claimant, Takeover};
 use super::wake::{Reason, Wake};
@@ -9,6 +8,7 @@ use crate::instance::Instance;
 use crate::metrics::{self, RunReason};
 use crate::observe;
 use crate::on_end;
+use crate::open::{close, lists_of};
 use crate::record::{Key, random};
 use crate::records::repeat;
 use bytes::Bytes;
@@ -104,21 +104,27 @@ where
         }
         Ok(Takeover::Nothing) => return Outcome::Done,
         Ok(Takeover::Later(after)) => return Outcome::Retry { after },
-        Ok(Takeover::Ended(principal, status, failure)) => {
-            close(&instance, &key, principal.as_deref()).await;
-            observe::ended(&key, status, Some(&failure.code));
+        Ok(Takeover::Ended(record, failure)) => {
+            close(
+                &instance.records,
+                &instance.settings,
+                &key,
+                &lists_of(&record),
+            )
+            .await;
+            observe::ended(&key, record.status, Some(&failure.code));
             instance.announce(&key, ENDED).await;
             tell_end(&instance, &key).await;
             return Outcome::Done;
         }
         Err(_) => return Outcome::Retry { after: PAUSE },
     };
-    let principal = held.record.principal.clone();
+    let lists = lists_of(&held.record);
     match Running::begin(&instance, &key, *held, memory, service, prepare).await {
         Ok(running) => {
             let (outcome, has_ended) = running.run().await;
             if has_ended {
-                close(&instance, &key, principal.as_deref()).await;
+                close(&instance.records, &instance.settings, &key, &lists).await;
                 tell_end(&instance, &key).await;
             }
             outcome
@@ -134,15 +140,5 @@ where
 async fn tell_end(instance: &Instance, key: &Key) {
     if let Err(error) = instance.tell_end(key).await {
         observe::on_end_failed(key, &*error);
-    }
-}
-
-/// Removes an operation that has ended from the open ones of its principal.
-async fn close(instance: &Instance, key: &Key, principal: Option<&str>) {
-    let Some(principal) = principal else {
-        return;
-    };
-    if let Err(error) = lists::close(instance, principal, key).await {
-        observe::backend_failed(key, &error);
     }
 }

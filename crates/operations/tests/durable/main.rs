@@ -4,6 +4,8 @@
 mod checker;
 mod crashes;
 mod ends;
+mod limits;
+mod loads;
 mod memory;
 mod metrics;
 mod mortal;

@@ -152,6 +152,18 @@ async fn cancelled_refused_and_repeated_durable_operations_are_counted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refusal_because_of_all_durable_operations_is_counted() {
+    let recorded = RecordedHere::start();
+    let process = Process::start(layer(&Backend::memory()).max_open(1), order);
+    process.begin("POST /").await;
+    assert_eq!(process.ask("POST /").await.status, 503);
+    assert_eq!(
+        recorded.values("operation_refusals_total"),
+        ["operation_refusals_total{limit=\"total_open\"} 1"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_panic_ends_a_run() {
     let recorded = RecordedHere::start();
     let diary = Diary::default();

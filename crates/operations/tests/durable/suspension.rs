@@ -189,25 +189,3 @@ async fn a_cancelled_operation_does_not_continue() {
     assert_eq!(diary.count("pass"), passes);
     assert_eq!(process.document(&path).await["status"], "Canceled");
 }
-
-#[tokio::test(start_paused = true)]
-async fn the_operations_of_a_principal_are_limited() {
-    let layer = layer(&Backend::memory())
-        .principal(|_| Some("ada".to_owned()))
-        .max_open_per_principal(2);
-    let process = Process::start(layer, |promises| {
-        promises.sleep("night", 1000 * SECOND)?;
-        Ok(String::new())
-    });
-    let first = process.begin("POST /").await;
-    let second = process.begin("POST /").await;
-    assert_eq!(process.ask("POST /").await.status, 429);
-    // A cancelled operation makes room, and so does one that has ended.
-    process.ask(&format!("DELETE {first}")).await;
-    process.begin("POST /").await;
-    assert_eq!(process.ask("POST /").await.status, 429);
-    sleep(2000 * SECOND).await;
-    assert_eq!(process.document(&second).await["status"], "Succeeded");
-    process.begin("POST /").await;
-    process.begin("POST /").await;
-}
