@@ -55,6 +55,7 @@ async fn layer(address: &str) -> OperationLayer {
         .lease(2 * SECOND)
         .wait(Duration::ZERO)
         .max_recoveries(100)
+        .idempotency_keys(true)
 }
 
 /// What has happened in all processes, in order. A line is one write, so lines do not mix.
@@ -171,9 +172,18 @@ async fn send(app: &Router, request: Request) -> Answer {
 }
 
 /// Sends an order, approves it, and returns its name once it has ended.
-async fn order(app: Router, operations: Operations) -> String {
-    let answer = send(&app, request("POST /order", &[])).await;
-    assert_eq!(answer.status, 202, "{answer:?}");
+async fn order(app: Router, operations: Operations, number: usize) -> String {
+    let key = number.to_string();
+    let answer = loop {
+        let order = request("POST /order", &[("idempotency-key", &key)]);
+        let answer = send(&app, order).await;
+        if answer.status == 202 {
+            break answer;
+        }
+        // A busy machine may exceed the time for a call of the backend. With its key, the request is the same operation.
+        assert_eq!(answer.status, 503, "{answer:?}");
+        sleep(SECOND / 2).await;
+    };
     let path = answer.header("operation-location").to_owned();
     let id = path.rsplit('/').next().unwrap();
     let yes = Settlement::value(&"yes").unwrap();
@@ -208,11 +218,11 @@ async fn orders_survive(address: &str) {
     let began = Instant::now();
     let mut running = JoinSet::new();
     let load = Arc::new(Semaphore::new(LOAD));
-    for _ in 0..number {
+    for number in 0..number {
         let (app, operations, load) = (app.clone(), operations.clone(), load.clone());
         running.spawn(async move {
             let _permit = load.acquire().await.unwrap();
-            order(app, operations).await
+            order(app, operations, number).await
         });
     }
     let mut workers: Vec<_> = (0..WORKERS)

@@ -81,8 +81,9 @@ impl OperationLayer {
     /// count takes one small change in the store at the beginning of an operation, and one at its end. With
     /// [`usize::MAX`], operations are not counted.
     ///
-    /// The queue and the store must have room for that many. The memory adapters have room for the default if an
-    /// operation takes less than about 5 KiB: its body, what it remembers, and about 2 KiB.
+    /// The queue and the store must have room for that many, and for those that have ended and are retained. The memory
+    /// adapters have room for the default if an operation takes less than about 5 KiB: its body, what it remembers, and
+    /// about 2 KiB.
     pub fn max_open(self, operations: usize) -> Self {
         self.with(|settings| settings.durable.max_open = operations)
     }
