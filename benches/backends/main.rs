@@ -12,11 +12,10 @@
 //! servers and are left out if those are not installed. The server of PostgreSQL flushes each commit to its disk.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-mod bare;
+use benches::{Percentiles, bare, has_nats, head, per_second, row, times};
 use futures_util::StreamExt;
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
 use std::time::{Duration, Instant};
 use tower_promises::backend::{Backend, Envelope};
 use tower_promises::tasks::{Task, TaskContext, TaskFailure};
@@ -29,9 +28,6 @@ const AT_ONCE: usize = 64;
 
 /// The payload of an envelope.
 const PAYLOAD: [u8; 64] = [7; 64];
-
-/// The number of measurements that are discarded at first.
-const WARM_UP: usize = 20;
 
 /// The number of measurements of each kind.
 struct Rounds {
@@ -60,26 +56,6 @@ const NATS: Prototype = Prototype {
     task: 2.9,
 };
 
-/// Percentiles in milliseconds.
-struct Percentiles {
-    p50: f64,
-    p99: f64,
-}
-
-impl Percentiles {
-    fn of(mut times: Vec<Duration>) -> Self {
-        times.sort_unstable();
-        let at = |percent: usize| {
-            let time = times[(times.len() * percent / 100).min(times.len() - 1)];
-            time.as_secs_f64() * 1e3
-        };
-        Self {
-            p50: at(50),
-            p99: at(99),
-        }
-    }
-}
-
 struct Measured {
     name: &'static str,
     prototype: Option<Prototype>,
@@ -104,21 +80,6 @@ impl Task for Nothing {
 fn tasks(backend: Backend) -> Tasks {
     let queue = TaskQueueOptions::new("bench").task::<Nothing>();
     Tasks::builder(backend).queue(queue.concurrency(16)).build()
-}
-
-async fn times<F>(rounds: usize, work: impl Fn(usize) -> F) -> Percentiles
-where
-    F: Future<Output = ()>,
-{
-    let mut times = Vec::with_capacity(rounds);
-    for round in 0..WARM_UP + rounds {
-        let start = Instant::now();
-        work(round).await;
-        if round >= WARM_UP {
-            times.push(start.elapsed());
-        }
-    }
-    Percentiles::of(times)
 }
 
 async fn measure(
@@ -156,8 +117,7 @@ async fn measure(
     let elapsed = start.elapsed();
     worker.drain(Duration::from_secs(10)).await;
 
-    #[allow(clippy::cast_precision_loss)]
-    let tasks_per_second = rounds.throughput as f64 / elapsed.as_secs_f64();
+    let tasks_per_second = per_second(rounds.throughput, elapsed);
     Measured {
         name,
         prototype,
@@ -247,10 +207,7 @@ async fn compare() {
         all.push(measure("PostgreSQL", None, backends, Some(bare), rounds).await);
     }
 
-    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
-    let has_nats = path
-        .split(':')
-        .any(|path| Path::new(path).join("nats-server").is_file());
+    let has_nats = has_nats();
     if has_nats {
         let server = test_support::nats::Server::start().await;
         let backends = [
@@ -266,10 +223,15 @@ async fn compare() {
         all.push(measure("NATS", Some(NATS), backends, Some(bare), rounds).await);
     }
 
-    println!(
-        "| backend | enqueue p50 / p99, ms | bare p50 / p99, ms | times bare | task p50 / p99, ms | tasks/s |"
-    );
-    println!("|---|---|---|---|---|---|");
+    let columns = [
+        "backend",
+        "enqueue p50 / p99, ms",
+        "bare p50 / p99, ms",
+        "times bare",
+        "task p50 / p99, ms",
+        "tasks/s",
+    ];
+    head(&columns);
     for measured in &all {
         let Measured {
             name,
@@ -279,23 +241,32 @@ async fn compare() {
             tasks_per_second,
             ..
         } = measured;
-        let bare = bare.as_ref().map_or(" | ".to_owned(), |bare| {
-            let times = enqueue.p50 / bare.p50;
-            format!("{:.4} / {:.4} | {times:.2}", bare.p50, bare.p99)
-        });
-        println!(
-            "| {name} | {:.4} / {:.4} | {bare} | {:.2} / {:.2} | {tasks_per_second:.0} |",
-            enqueue.p50, enqueue.p99, task.p50, task.p99
-        );
+        let times = bare.map(|bare| format!("{:.2}", enqueue.p50 / bare.p50));
+        let cells = [
+            (*name).to_owned(),
+            enqueue.to_string(),
+            bare.map(|bare| bare.to_string()).unwrap_or_default(),
+            times.unwrap_or_default(),
+            format!("{:.2} / {:.2}", task.p50, task.p99),
+            format!("{tasks_per_second:.0}"),
+        ];
+        row(&cells, columns.len());
     }
     for (name, is_installed) in [("PostgreSQL", has_postgres), ("NATS", has_nats)] {
         if !is_installed {
-            println!("| {name} | not installed | | | | |");
+            row(&[name.to_owned(), "not installed".to_owned()], columns.len());
         }
     }
 
-    println!("\n| p50 of | ms | prototype, ms | times memory | in the prototype | verdict |");
-    println!("|---|---|---|---|---|---|");
+    println!();
+    head(&[
+        "p50 of",
+        "ms",
+        "prototype, ms",
+        "times memory",
+        "in the prototype",
+        "verdict",
+    ]);
     let memory = &all[0];
     for (index, measured) in all.iter().enumerate() {
         let name = measured.name;

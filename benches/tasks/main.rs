@@ -12,10 +12,10 @@
 //! `-- SQLite` measures one backend only. NATS needs `nats-server` and is left out if that is not installed.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use benches::{has_nats, head, median, per_second, row, warn_of_debug_build};
 use futures_util::StreamExt;
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
-use std::path::Path;
 use std::time::{Duration, Instant};
 use tower_promises::backend::Backend;
 use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
@@ -32,6 +32,16 @@ const AT_ONCE: usize = 16;
 
 /// The number of measurements of each kind.
 const ROUNDS: usize = 400;
+
+const COLUMNS: [&str; 7] = [
+    "backend, waiting",
+    "submit p50, ms",
+    "tasks/s",
+    "limited submit p50, ms",
+    "limited/s",
+    "page p50, ms",
+    "failed, ms",
+];
 
 #[derive(Serialize, Deserialize)]
 struct Plain;
@@ -70,18 +80,6 @@ fn tasks(backend: Backend) -> Tasks {
         .build()
 }
 
-/// Returns the median in milliseconds.
-async fn median<F: Future<Output = ()>>(rounds: usize, work: impl Fn() -> F) -> f64 {
-    let mut times = Vec::with_capacity(rounds);
-    for _ in 0..rounds {
-        let start = Instant::now();
-        work().await;
-        times.push(start.elapsed());
-    }
-    times.sort_unstable();
-    times[rounds / 2].as_secs_f64() * 1e3
-}
-
 /// Submits tasks concurrently.
 async fn submit<T: Task>(tasks: &Tasks, queue: &str, count: usize, task: impl Fn() -> T) {
     let queue = tasks.queue(queue.to_owned());
@@ -90,11 +88,6 @@ async fn submit<T: Task>(tasks: &Tasks, queue: &str, count: usize, task: impl Fn
         async { drop(submit.await.unwrap()) }
     };
     stream::iter(0..count).for_each_concurrent(64, submit).await;
-}
-
-#[allow(clippy::cast_precision_loss)]
-fn per_second(count: usize, elapsed: Duration) -> f64 {
-    count as f64 / elapsed.as_secs_f64()
 }
 
 async fn measure(name: &str, backend: Backend) {
@@ -153,9 +146,16 @@ async fn measure(name: &str, backend: Backend) {
         let start = Instant::now();
         assert_eq!(all(&tasks, failed).await, 0);
         let failed = start.elapsed().as_secs_f64() * 1e3;
-        println!(
-            "| {name}, {wanted} | {submits:.3} | {others:.0} | {limited:.3} | {admitted:.0} | {pages:.2} | {failed:.0} |"
-        );
+        let cells = [
+            format!("{name}, {wanted}"),
+            format!("{submits:.3}"),
+            format!("{others:.0}"),
+            format!("{limited:.3}"),
+            format!("{admitted:.0}"),
+            format!("{pages:.2}"),
+            format!("{failed:.0}"),
+        ];
+        row(&cells, COLUMNS.len());
     }
 }
 
@@ -179,10 +179,7 @@ async fn main() {
 }
 
 async fn compare() {
-    println!(
-        "| backend, waiting | submit p50, ms | tasks/s | limited submit p50, ms | limited/s | page p50, ms | failed, ms |"
-    );
-    println!("|---|---|---|---|---|---|---|");
+    head(&COLUMNS);
     let room = 4 * 1024 * 1024 * 1024;
     let memory = Backend::new(
         MemoryStore::builder().max_bytes(room).build(),
@@ -199,17 +196,11 @@ async fn compare() {
     let sqlite = sqlite.max_envelopes(1_000_000).open().await;
     measure("SQLite", sqlite.unwrap().backend()).await;
 
-    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin";
-    let has_nats = path
-        .split(':')
-        .any(|path| Path::new(path).join("nats-server").is_file());
-    if has_nats {
+    if has_nats() {
         let server = test_support::nats::Server::start().await;
         measure("NATS", server.backend().await.backend()).await;
     } else {
-        println!("| NATS is not installed | | | | | | |");
+        row(&["NATS is not installed".to_owned()], COLUMNS.len());
     }
-    if cfg!(debug_assertions) {
-        println!("\nThis is a debug build: only the growth means something.");
-    }
+    warn_of_debug_build();
 }
