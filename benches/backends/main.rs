@@ -254,7 +254,10 @@ async fn compare() {
     }
     for (name, is_installed) in [("PostgreSQL", has_postgres), ("NATS", has_nats)] {
         if !is_installed {
-            row(&[name.to_owned(), "not installed".to_owned()], columns.len());
+            row(
+                &[name.to_owned(), "not installed".to_owned()],
+                columns.len(),
+            );
         }
     }
 
