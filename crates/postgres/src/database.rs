@@ -84,19 +84,25 @@ impl Database {
         statement: &Statement,
     ) -> Result<Vec<PgRow>, BackendError> {
         let after = self.settings.timeout;
+        let mut failure = None;
         let attempts = async {
             let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
             loop {
                 match self.attempt(lane, statement).await {
-                    Err(error) if may_repeat(&error, statement) => sleep(backoff.pause()).await,
+                    Err(error) if may_repeat(&error, statement) => {
+                        failure = Some(error);
+                        sleep(backoff.pause()).await;
+                    }
                     attempted => return attempted,
                 }
             }
         };
-        match timeout(after, attempts).await {
-            Ok(rows) => rows.map_err(|error| self.error(error)),
-            Err(_) if lane.is_waiting => Err(self.no_connection(after)),
-            Err(_) => Err(BackendError::timed_out(after)),
+        match (timeout(after, attempts).await, failure) {
+            (Ok(rows), _) => rows.map_err(|error| self.error(error)),
+            // The reason of the last failure says more than the time.
+            (Err(_), Some(error)) => Err(self.error(error)),
+            (Err(_), None) if lane.is_waiting => Err(self.no_connection(after)),
+            (Err(_), None) => Err(BackendError::timed_out(after)),
         }
     }
 
