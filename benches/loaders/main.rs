@@ -20,7 +20,7 @@ mod database;
 mod sites;
 
 use database::Database;
-use sites::{SITES, Site};
+use sites::{SITES, Site, no_loader};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -33,6 +33,9 @@ const CONNECTIONS: usize = 20;
 
 /// The clients that request a page at the same time, and the pages of a run.
 const LOADS: [(usize, usize); 3] = [(1, 200), (32, 4_000), (256, 8_000)];
+
+/// The most pages of the variant without a loader. Its queries use all connections, so more clients only wait longer.
+const WITHOUT_LOADER: usize = 500;
 
 /// The time of all threads of the process so far.
 fn cpu() -> Duration {
@@ -108,6 +111,7 @@ async fn main() {
     println!("|---|---|---|---|---|---|---|---|");
     for (clients, pages) in LOADS {
         let pages = if is_quick { pages / 10 } else { pages };
+        measure(clients, pages.min(WITHOUT_LOADER).max(clients), no_loader).await;
         for build in SITES {
             measure(clients, pages.max(clients), build).await;
         }

@@ -12,9 +12,8 @@ use std::time::Duration;
 use tower::ServiceExt;
 use tower_promises::{OrPending, PromiseError, PromiseLayer, Promises};
 
-/// All variants, in the order of the table.
-pub(crate) const SITES: [fn(Database) -> Site; 6] = [
-    no_loader,
+/// The variants with a loader, in the order of the table.
+pub(crate) const SITES: [fn(Database) -> Site; 5] = [
     synchronous,
     asynchronous,
     data_loader,
@@ -46,7 +45,7 @@ impl Site {
     }
 }
 
-fn no_loader(database: Database) -> Site {
+pub(crate) fn no_loader(database: Database) -> Site {
     let page = async move |Extension(Page(page)): Extension<Page>| {
         let rows = authors(page).map(async |author| {
             let publisher = database.authors(&[author]).await[&author];
