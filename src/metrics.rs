@@ -7,7 +7,7 @@
 //!
 //! | name | kind | labels | description |
 //! |---|---|---|---|
-//! | `tower_promises_requests_in_flight` | gauge | | requests that [`PromiseLayer`] is handling |
+//! | `tower_promises_requests_in_flight` | gauge | | requests that `PromiseLayer` is handling |
 //! | `tower_promises_passes_total` | counter | `outcome` | calls of the inner service: `published`, `failed`, `discarded`, `rejected`, `abandoned` |
 //! | `tower_promises_pass_duration_seconds` | histogram | `outcome` | their durations, without the promises |
 //! | `tower_promises_promises_in_flight` | gauge | | promises that have started and not settled |
