@@ -64,7 +64,14 @@ pub(crate) async fn work(url: &str, workers: usize, in_batches: bool) -> f64 {
         .map(|worker| {
             let task = tokio::spawn({
                 let worker = worker.clone();
-                async move { worker.run().await }
+                async move {
+                    if in_batches {
+                        worker.run().await
+                    } else {
+                        // `run` takes jobs that have waited at its poll interval only.
+                        worker.run_once().await
+                    }
+                }
             });
             (worker, task)
         })
