@@ -69,6 +69,13 @@ impl Process {
         }
     }
 
+    /// Makes the process hold what it was given to [`serve_holding`], until the returned connection is dropped.
+    pub async fn hold(&self) -> impl Sized + use<> {
+        let mut lines = Lines::connect(self.address).await;
+        lines.call::<()>(&Request::Hold).await.unwrap();
+        lines
+    }
+
     /// Makes the process count in the key `count` as fast as possible, until it ends.
     pub async fn count(&self) -> impl Sized + use<> {
         let mut lines = Lines::connect(self.address).await;
@@ -108,6 +115,7 @@ enum Request {
     Watch(String),
     Publish(String, Vec<u8>),
     Listen,
+    Hold,
     Count,
     Wait(String),
     Send(String, String),
@@ -339,6 +347,14 @@ pub fn place() -> String {
 
 /// The main function of the other process. It ends with the process that started it.
 pub async fn serve(backend: Backend) {
+    serve_holding(backend, || Box::pin(async { Box::new(()) as Held })).await;
+}
+
+/// What a process holds for another one, such as a lock.
+pub type Held = Box<dyn Send>;
+
+/// [`serve`] for a backend that has something to hold: what the function returns, for [`Process::hold`].
+pub async fn serve_holding(backend: Backend, hold: fn() -> BoxFuture<'static, Held>) {
     std::thread::spawn(|| {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         std::process::exit(0);
@@ -353,7 +369,7 @@ pub async fn serve(backend: Backend) {
         let (backend, signals) = (backend.clone(), signals.clone());
         tokio::spawn(async move {
             while let Some(request) = lines.receive().await {
-                if !answer(request, &mut lines, &backend, &signals).await {
+                if !answer(request, &mut lines, &backend, &signals, hold).await {
                     return;
                 }
             }
@@ -362,7 +378,13 @@ pub async fn serve(backend: Backend) {
 }
 
 /// Executes a request. Returns whether the connection accepts further requests.
-async fn answer(request: Request, lines: &mut Lines, backend: &Backend, signals: &Signals) -> bool {
+async fn answer(
+    request: Request,
+    lines: &mut Lines,
+    backend: &Backend,
+    signals: &Signals,
+    hold: fn() -> BoxFuture<'static, Held>,
+) -> bool {
     let (store, bus) = (backend.store(), backend.bus());
     let sent = match request {
         Request::Get(key) => {
@@ -443,6 +465,14 @@ async fn answer(request: Request, lines: &mut Lines, backend: &Backend, signals:
                 events.boxed()
             });
             tell(lines, events).await;
+            return false;
+        }
+        Request::Hold => {
+            let _held = hold().await;
+            lines.send(&Ok::<_, Failure>(())).await.unwrap();
+            // Holds until the other side disconnects.
+            let end: Option<()> = lines.receive().await;
+            assert_eq!(end, None);
             return false;
         }
         Request::Queue(request) => {

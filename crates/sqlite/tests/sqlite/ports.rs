@@ -1,7 +1,7 @@
 //! The SQLite adapters pass the conformance suites, in one process and in two, and withstand restarts, crashes and
 //! locks.
 
-use crate::database::process::Process;
+use crate::database::start;
 use crate::database::{NEVER, hear, message, number, place, see, soon, until};
 use bytes::Bytes;
 use futures_util::{FutureExt, future};
@@ -45,7 +45,7 @@ async fn the_bus_conforms_on_a_database_for_each_caller() {
 async fn the_store_conforms_between_two_processes() {
     let place = place();
     let here = SqliteDatabase::open(&place.path).await.unwrap();
-    let there = Process::start(&place.path);
+    let there = start(&place.path);
     for first in [0, 1] {
         let calls = AtomicUsize::new(first);
         conformance::store(async || {
@@ -65,7 +65,7 @@ async fn the_store_conforms_between_two_processes() {
 async fn the_bus_conforms_between_two_processes() {
     let place = place();
     let here = SqliteDatabase::open(&place.path).await.unwrap();
-    let there = Process::start(&place.path);
+    let there = start(&place.path);
     for first in [0, 1] {
         let calls = AtomicUsize::new(first);
         conformance::bus(async || {
@@ -84,14 +84,14 @@ async fn the_bus_conforms_between_two_processes() {
 #[tokio::test]
 async fn a_restart_keeps_values_and_revisions() {
     let place = place();
-    let process = Process::start(&place.path);
+    let process = start(&place.path);
     let store = process.adapter();
     let first = store.put("kept", "1".into(), None).await.unwrap();
     let deleted = store.put("deleted", "2".into(), None).await.unwrap();
     assert!(store.delete("deleted").await.unwrap());
     process.kill();
 
-    let process = Process::start(&place.path);
+    let process = start(&place.path);
     let store = process.adapter();
     let entry = store.get("kept").await.unwrap().unwrap();
     assert_eq!((&entry.value[..], entry.revision), (&b"1"[..], first));
@@ -108,7 +108,7 @@ async fn a_restart_keeps_values_and_revisions() {
 async fn a_time_to_live_continues_over_a_restart() {
     const TIME_TO_LIVE: Duration = Duration::from_millis(1500);
     let place = place();
-    let process = Process::start(&place.path);
+    let process = start(&place.path);
     let started = Instant::now();
     for (key, time_to_live) in [("short", Some(TIME_TO_LIVE)), ("long", Some(NEVER))] {
         let store = process.adapter();
@@ -129,7 +129,7 @@ async fn a_kill_in_the_middle_of_writes_leaves_a_sound_database() {
     let store = SqliteDatabase::open(&place.path).await.unwrap().store();
     let mut seen = 0;
     for _ in 0..5 {
-        let process = Process::start(&place.path);
+        let process = start(&place.path);
         let mut watch = store.watch("count").await.unwrap();
         let _counting = process.count().await;
         for _ in 0..100 {
@@ -167,9 +167,9 @@ async fn a_lock_of_another_process_is_waited_for_and_then_an_error() {
         .unwrap();
     let (store, bus) = (database.store(), database.bus());
     store.put("key", "before".into(), None).await.unwrap();
-    let process = Process::start(&place.path);
+    let process = start(&place.path);
 
-    let lock = process.lock().await;
+    let lock = process.hold().await;
     let started = Instant::now();
     // The calls wait concurrently: in sequence they would take longer than `soon` waits.
     let puts = future::join_all((0..500).map(|_| store.put("key", "locked".into(), None)));
@@ -208,8 +208,8 @@ async fn dropped_calls_that_wait_for_a_lock_do_not_add_up() {
         .await
         .unwrap();
     let store = database.store();
-    let process = Process::start(&place.path);
-    let lock = process.lock().await;
+    let process = start(&place.path);
+    let lock = process.hold().await;
     // In sequence, the calls would take longer than `soon` waits.
     for _ in 0..500 {
         let mut put = store.put("dropped", "x".into(), None);
@@ -232,8 +232,8 @@ async fn dropped_calls_that_wait_for_a_lock_do_not_add_up() {
 async fn a_locked_database_can_be_opened() {
     let place = place();
     drop(SqliteDatabase::open(&place.path).await.unwrap());
-    let process = Process::start(&place.path);
-    let _lock = process.lock().await;
+    let process = start(&place.path);
+    let _lock = process.hold().await;
     let store = SqliteDatabase::open(&place.path).await.unwrap().store();
     assert_eq!(store.get("key").await.unwrap(), None);
 }
@@ -243,7 +243,7 @@ async fn signals_cross_processes() {
     let place = place();
     let signals = Signals::new(SqliteDatabase::open(&place.path).await.unwrap().backend());
     signals.listen().await.unwrap();
-    let process = Process::start(&place.path);
+    let process = start(&place.path);
 
     let there = process.wait("there").await;
     signals.send("there", "hello").await.unwrap();
@@ -271,8 +271,8 @@ async fn many_processes_can_create_the_file_at_once() {
                 tokio::spawn(async move {
                     let (key, value) = (number.to_string(), Bytes::from("x"));
                     if number % 4 == 0 {
-                        let start = tokio::task::spawn_blocking(move || Process::start(&path));
-                        let process = start.await.unwrap();
+                        let process = tokio::task::spawn_blocking(move || start(&path));
+                        let process = process.await.unwrap();
                         process.adapter().put(&key, value, None).await.unwrap()
                     } else {
                         let database = SqliteDatabase::open(&path).await.unwrap();

@@ -1,7 +1,7 @@
 //! The SQLite queue passes the conformance suite, in one process and in two, and withstands crashes, locks and dropped
 //! calls.
 
-use crate::database::process::Process;
+use crate::database::start;
 use crate::database::{NEVER, Place, SECOND, connect, number, place, soon, until};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future};
@@ -64,7 +64,7 @@ async fn the_queue_conforms_on_a_database_for_each_caller() {
 async fn the_queue_conforms_between_two_processes() {
     let place = place();
     let here = SqliteDatabase::open(&place.path).await.unwrap();
-    let there = Process::start(&place.path);
+    let there = start(&place.path);
     for first in [0, 1] {
         let calls = AtomicUsize::new(first);
         conformance::queue(async || {
@@ -85,7 +85,7 @@ async fn envelopes_of_a_killed_process_come_back_when_their_leases_end() {
     const ENVELOPES: usize = 3;
     let place = place();
     let queue = SqliteDatabase::open(&place.path).await.unwrap().queue();
-    let process = Process::start(&place.path);
+    let process = start(&place.path);
     let mut begun = process.work("queue", LEASE).await;
     let ids = ["a", "b", "c"];
     for id in ids {
@@ -119,7 +119,7 @@ async fn envelopes_of_a_killed_process_come_back_when_their_leases_end() {
 async fn a_stopped_process_changes_nothing_after_its_leases_have_ended() {
     let place = place();
     let queue = SqliteDatabase::open(&place.path).await.unwrap().queue();
-    let process = Process::start(&place.path);
+    let process = start(&place.path);
     // A worker, and a call that settles after the stop.
     let mut begun = process.work("queue", LEASE).await;
     add(&queue, "worker").await;
@@ -151,7 +151,7 @@ async fn a_stopped_process_changes_nothing_after_its_leases_have_ended() {
 #[tokio::test]
 async fn a_restart_keeps_queued_envelopes() {
     let place = place();
-    let process = Process::start(&place.path);
+    let process = start(&place.path);
     let queue = process.adapter();
     add(&queue, "first").await;
     add(&queue, "second").await;
@@ -162,7 +162,7 @@ async fn a_restart_keeps_queued_envelopes() {
     queue.enqueue(late).await.unwrap();
     process.kill();
 
-    let process = Process::start(&place.path);
+    let process = start(&place.path);
     let queue = process.adapter();
     for id in ["urgent", "first", "second", "late"] {
         let again = queue.enqueue(envelope(id)).await.unwrap();
@@ -195,7 +195,7 @@ async fn kills_in_the_middle_of_work_lose_nothing() {
     }
     let (mut ended, mut open) = (BTreeSet::new(), BTreeSet::new());
     for round in 0..8 {
-        let process = Process::start(&place.path);
+        let process = start(&place.path);
         let there = process.adapter();
         let mut taken = soon(there.take("queue", 3, LEASE)).await.unwrap();
         let last = taken.pop().unwrap();
@@ -396,8 +396,8 @@ async fn a_lock_of_another_process_is_an_error_until_it_ends() {
     let database = SqliteDatabase::builder(&place.path).busy_timeout(BUSY_TIMEOUT);
     let queue = database.open().await.unwrap().queue();
     add(&queue, "id").await;
-    let process = Process::start(&place.path);
-    let lock = process.lock().await;
+    let process = start(&place.path);
+    let lock = process.hold().await;
     let taken = soon(queue.take("queue", 1, NEVER)).await;
     assert!(
         matches!(taken, Err(BackendError::TimedOut { .. })),

@@ -1,8 +1,6 @@
 //! Code that the tests of the SQLite adapters share. Each test file uses a part of it.
 #![allow(dead_code, unreachable_pub, unused_imports, clippy::unwrap_used)]
 
-pub mod process;
-
 use futures_util::StreamExt;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, query_scalar};
@@ -13,6 +11,7 @@ use tempfile::TempDir;
 use tower_promises_backend::{BackendError, BusEvent, BusStream, Change, WatchStream};
 
 pub use test_support::eventually::{soon, until};
+pub use test_support::remote::Process;
 
 pub const SECOND: Duration = Duration::from_secs(1);
 
@@ -29,6 +28,11 @@ pub fn place() -> Place {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("shared.db");
     Place { directory, path }
+}
+
+/// Starts another process with a database.
+pub fn start(path: &Path) -> Process {
+    Process::start(path.to_str().unwrap())
 }
 
 /// Opens a connection like another program.
