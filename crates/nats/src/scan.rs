@@ -16,6 +16,9 @@ const BATCH: usize = 500;
 /// The time after which the server deletes the consumer of a scan.
 const INACTIVE: Duration = Duration::from_secs(10);
 
+/// The time after which a scan that waits for a message asks whether there is one.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// The messages of a stream that were there when the scan began.
 ///
 /// The scan pulls them. A consumer that pushes begins later, because the server first has to find its subscription.
@@ -23,6 +26,8 @@ pub(super) struct Scan {
     /// `None` after the last message.
     consumer: Option<Consumer<Config>>,
     batch: Option<Batch>,
+    /// The number of messages that have arrived.
+    received: u64,
     patience: Duration,
 }
 
@@ -70,6 +75,7 @@ impl Scan {
         Ok(Self {
             consumer: connection.in_time(open).await?,
             batch: None,
+            received: 0,
             patience: connection.settings().timeout,
         })
     }
@@ -99,6 +105,13 @@ impl Scan {
     }
 
     async fn message(&mut self) -> Result<Option<Message>, BackendError> {
+        let patience = self.patience;
+        let message = in_time(patience, self.arrival()).await??;
+        self.received += u64::from(message.is_some());
+        Ok(message)
+    }
+
+    async fn arrival(&mut self) -> Result<Option<Message>, BackendError> {
         let Some(consumer) = &self.consumer else {
             return Ok(None);
         };
@@ -109,11 +122,20 @@ impl Scan {
                 None => {
                     is_new = true;
                     let batch = consumer.fetch().max_messages(BATCH).messages();
-                    let batch = in_time(self.patience, batch).await?;
-                    self.batch.insert(batch.map_err(BackendError::unavailable)?)
+                    let batch = batch.await.map_err(BackendError::unavailable)?;
+                    self.batch.insert(batch)
                 }
             };
-            let next = in_time(self.patience, batch.next()).await?;
+            let Ok(next) = timeout(LOOK, batch.next()).await else {
+                // Messages that are replaced while the scan reads can remain in the server's count of pending messages
+                // until its next look at them. The server then waits for another message instead of ending the batch.
+                let info = consumer.get_info().await;
+                let info = info.map_err(BackendError::unavailable)?;
+                if info.num_pending == 0 && info.delivered.consumer_sequence == self.received {
+                    return Ok(None);
+                }
+                continue;
+            };
             if let Some(message) = next.transpose().map_err(BackendError::unavailable)? {
                 return Ok(Some(message));
             }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod cluster;
+mod lists;
 mod lost;
 mod ports;
 mod queue;
