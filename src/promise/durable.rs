@@ -163,7 +163,8 @@ impl Promises {
     ///
     /// # async fn mail(_: String) {}
     /// fn order(promises: &Promises) -> Result<String, PromiseError> {
-    ///     // A `POST` to this address with `{"value": true}` settles the promise.
+    ///     // A `POST` to this address with `{"value": true}` settles the promise, and one with
+    ///     // `{"error": {"code": "refused", "message": "…"}}` lets it fail.
     ///     let address = promises.outside_url("approval")?;
     ///     promises.durable("mail", move || mail(address))?;
     ///     match promises.outside_within("approval", Duration::from_secs(7 * 86_400)) {

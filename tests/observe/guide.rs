@@ -103,7 +103,7 @@ fn row(name: &str, mut arguments: Vec<String>) -> Row {
         level = arguments.remove(0);
         if arguments[0] == "letter" {
             arguments.remove(0);
-            fields.extend(["service", "task", "id"].map(str::to_owned));
+            fields.extend(["queue", "task", "id"].map(str::to_owned));
         }
     }
     for argument in arguments {

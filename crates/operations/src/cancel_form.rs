@@ -51,17 +51,16 @@ where
             headers,
         ));
     }
-    Ok(match instance.cancel(key, condition::of(headers)).await? {
-        Changed::Yes(record) if accept::names_html(headers) => {
-            see_other(&settings.links(&record.id).own)
-        }
-        Changed::Yes(record) => reply::status(settings, &record, &HeaderMap::new()),
-        Changed::No(record) if !record.status.is_terminal() => {
-            reply::precondition_failed(settings, headers)
-        }
-        Changed::No(_) => reply::conflict(settings, headers),
-        Changed::Gone => reply::not_found(settings, headers),
-    })
+    Ok(
+        match instance.cancel(key, condition::may_cancel(headers)).await? {
+            Changed::Yes(record) if accept::names_html(headers) => {
+                see_other(&settings.links(&record.id).own)
+            }
+            Changed::Yes(record) => reply::status(settings, &record, &HeaderMap::new()),
+            Changed::No(record) => reply::not_cancelled(settings, &record, headers),
+            Changed::Gone => reply::not_found(settings, headers),
+        },
+    )
 }
 
 /// Returns whether the request comes from the page of this operation, or from a client that is not a browser. Returns

@@ -36,10 +36,10 @@ pub(super) fn allows(headers: &HeaderMap, record: &Record) -> bool {
     matches(headers, &tag) && !is_known(headers, &tag)
 }
 
-/// [`allows`] for a record that is loaded later.
-pub(super) fn of(headers: &HeaderMap) -> impl Fn(&Record) -> bool + Send + Sync + use<> {
+/// Returns whether a request may cancel an operation whose record is loaded later.
+pub(super) fn may_cancel(headers: &HeaderMap) -> impl Fn(&Record) -> bool + Send + Sync + use<> {
     let headers = headers.clone();
-    move |record| allows(&headers, record)
+    move |record| record.can_cancel() && allows(&headers, record)
 }
 
 /// Whether `If-Match` is absent or names this tag. A weak tag, of a page or from a proxy that compresses, may belong to

@@ -75,7 +75,8 @@ struct LinksPart<'a> {
     own: &'a str,
     events: &'a str,
     result: &'a str,
-    cancel: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cancel: Option<&'a str>,
 }
 
 /// The promises that a suspended operation waits for.
@@ -120,7 +121,8 @@ pub(super) fn document(record: &Record, links: &Links) -> String {
             own: &links.own,
             events: &links.events,
             result: &links.result,
-            cancel: &links.cancel,
+            // An operation that has ended keeps the link, as it keeps the others.
+            cancel: (!record.refuses_cancel()).then_some(&links.cancel),
         },
     };
     serde_json::to_string(&document).expect("strings and finite numbers are JSON")

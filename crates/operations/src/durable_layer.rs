@@ -11,8 +11,9 @@ impl OperationLayer {
     /// promises in it that have names are remembered, and if its process is lost, another one continues where it stood.
     /// See [`durable`](super::durable).
     ///
-    /// A durable request is an operation whatever [`predicate`](Self::predicate) says, except that upgrades and
-    /// `CONNECT` should be left out. It runs where [`Operations::work`](super::Operations::work) takes it up, and goes
+    /// A durable request is an operation whatever [`predicate`](Self::predicate) says. `HEAD`, `OPTIONS`, `TRACE`,
+    /// `CONNECT` and upgrades never are, and the closure is not called for them. A closure that looks only at the path
+    /// also takes `GET` requests: name the method. It runs where [`Operations::work`](super::Operations::work) takes it up, and goes
     /// on if its client disconnects. If the store or the queue does not answer, it is refused with 503.
     pub fn durable(
         self,

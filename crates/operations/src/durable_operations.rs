@@ -29,7 +29,7 @@ impl Operations {
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
-    /// let layer = OperationLayer::memory().durable(|request| request.uri.path() == "/order");
+    /// let layer = OperationLayer::memory().durable(|request| request.method == "POST");
     /// let operations = layer.operations();
     /// let inner: Router = Router::new().route("/order", post(async || "ordered"));
     /// let app = inner.clone().layer(layer);

@@ -40,6 +40,9 @@ pub(super) struct Durable {
     /// The name of the list of all operations that have not ended which has this one. `None` without a limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) list: Option<String>,
+    /// Clients cannot cancel the operation any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) refuses_cancel: bool,
     /// The key from which tokens and idempotency keys are derived.
     pub(super) secret: String,
     pub(super) request: Pieces,

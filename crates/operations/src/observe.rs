@@ -32,6 +32,11 @@ pub(super) fn teller_lost(error: Option<&BackendError>, pause: Duration) {
     );
 }
 
+/// Returns the span of a run.
+pub(super) fn run(key: &Key, attempt: u32) -> tracing::Span {
+    tracing::info_span!(target: "tower_promises", "operation", operation = %key, attempt)
+}
+
 pub(super) fn run_began(key: &Key, attempt: u32) {
     log::info!(operation = %key, attempt, "a run of a durable operation has begun");
 }

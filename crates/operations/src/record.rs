@@ -143,6 +143,17 @@ pub(super) struct Stored {
 }
 
 impl Record {
+    /// Whether the handler has refused that clients cancel the operation.
+    pub(super) fn refuses_cancel(&self) -> bool {
+        let durable = self.durable.as_ref();
+        durable.is_some_and(|durable| durable.refuses_cancel)
+    }
+
+    /// Whether clients can cancel the operation.
+    pub(super) fn can_cancel(&self) -> bool {
+        !self.status.is_terminal() && !self.refuses_cancel()
+    }
+
     pub(super) fn new(id: String, token: String, requester: Requester, longest: Duration) -> Self {
         let Requester {
             principal,

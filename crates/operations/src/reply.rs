@@ -109,7 +109,7 @@ fn page<R>(settings: &Settings, record: &Record) -> Reply<R> {
             assets: &assets,
         },
         cancel_token: &record.token,
-        can_cancel: !record.status.is_terminal(),
+        can_cancel: record.can_cancel(),
         refresh: Duration::from_secs(whole_seconds(settings.retry_after)),
         strings: &settings.strings,
     };
@@ -287,6 +287,22 @@ pub(super) fn cancelled<R>(settings: &Settings, request: &HeaderMap) -> Reply<R>
 
 pub(super) fn conflict<R>(settings: &Settings, request: &HeaderMap) -> Reply<R> {
     let detail = "The operation has ended already.";
+    problem(settings, StatusCode::CONFLICT, detail, request)
+}
+
+/// The reply to a request that would have cancelled the operation, and has not.
+pub(super) fn not_cancelled<R>(
+    settings: &Settings,
+    record: &Record,
+    request: &HeaderMap,
+) -> Reply<R> {
+    if record.status.is_terminal() {
+        return conflict(settings, request);
+    }
+    if record.can_cancel() {
+        return precondition_failed(settings, request);
+    }
+    let detail = "The operation cannot be cancelled any more.";
     problem(settings, StatusCode::CONFLICT, detail, request)
 }
 

@@ -160,14 +160,16 @@ async fn delete<R>(
             reply::not_found(settings, headers)
         });
     }
-    Ok(match instance.cancel(key, condition::of(headers)).await? {
-        Changed::Yes(record) => reply::status(settings, &record, &HeaderMap::new()),
-        Changed::No(record) if !condition::allows(headers, &record) => {
-            reply::precondition_failed(settings, headers)
-        }
-        Changed::No(_) => reply::conflict(settings, headers),
-        Changed::Gone => reply::not_found(settings, headers),
-    })
+    Ok(
+        match instance.cancel(key, condition::may_cancel(headers)).await? {
+            Changed::Yes(record) => reply::status(settings, &record, &HeaderMap::new()),
+            Changed::No(record) if !condition::allows(headers, &record) => {
+                reply::precondition_failed(settings, headers)
+            }
+            Changed::No(record) => reply::not_cancelled(settings, &record, headers),
+            Changed::Gone => reply::not_found(settings, headers),
+        },
+    )
 }
 
 async fn result<R>(

@@ -199,6 +199,16 @@ fn is_grpc(request: &request::Parts) -> bool {
     begin.is_some_and(|begin| begin.eq_ignore_ascii_case(GRPC))
 }
 
+/// Whether the response is a part of the connection, as after `Upgrade` and `CONNECT`.
+fn needs_connection(request: &request::Parts) -> bool {
+    let upgrades = request.headers.contains_key(UPGRADE)
+        || request.headers.get_all(CONNECTION).iter().any(|value| {
+            let mut names = value.as_bytes().split(|byte| *byte == b',');
+            names.any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+        });
+    upgrades || request.method == Method::CONNECT
+}
+
 impl Settings {
     /// Whether responses to a request depend on the headers that `Vary` names, where `escalate` is the predicate's
     /// decision. Responses to `HEAD` have the headers of responses to `GET`, so they also depend on them if only the
@@ -218,14 +228,7 @@ impl Settings {
 
     /// Returns the predicate's decision. Requests that need their connection never become operations.
     pub(super) fn escalate(&self, request: &request::Parts) -> Escalate {
-        let upgrades = request.headers.contains_key(UPGRADE)
-            || request.headers.get_all(CONNECTION).iter().any(|value| {
-                let names = value.as_bytes().split(|byte| *byte == b',');
-                names
-                    .into_iter()
-                    .any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
-            });
-        if upgrades || request.method == Method::CONNECT {
+        if needs_connection(request) {
             return Escalate::Never;
         }
         (self.predicate)(request)
@@ -248,9 +251,14 @@ impl Settings {
         (self.clock)()
     }
 
+    /// Whether a request becomes a durable operation. The methods that only ask about a resource never do: a preflight
+    /// of a browser or a link preview would be stored.
     pub(super) fn is_durable(&self, request: &request::Parts) -> bool {
-        let predicate = self.durable.predicate.as_ref();
-        predicate.is_some_and(|predicate| predicate(request))
+        let Some(predicate) = &self.durable.predicate else {
+            return false;
+        };
+        let asks = [Method::HEAD, Method::OPTIONS, Method::TRACE];
+        !asks.contains(&request.method) && !needs_connection(request) && predicate(request)
     }
 
     pub(super) fn links(&self, id: &str) -> Links {

@@ -123,7 +123,7 @@ impl TasksBuilder {
 
     /// Replaces the span of an attempt.
     ///
-    /// The default span is named `task` and has the level INFO. Its fields are the queue (as `service`), the type, the
+    /// The default span is named `task` and has the level INFO. Its fields are the queue, the type, the
     /// id, the attempt, the principal and the `traceparent` of the task.
     ///
     /// A custom span can continue the trace of the submitting request. With tracing-opentelemetry:

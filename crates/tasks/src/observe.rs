@@ -17,7 +17,7 @@ macro_rules! event {
     ($level:ident, $letter:ident, $($rest:tt)+) => {
         log::event!(
             $level,
-            service = $letter.queue,
+            queue = $letter.queue,
             task = $letter.task,
             id = $letter.id.as_str(),
             $($rest)+
@@ -30,7 +30,7 @@ pub(super) fn span(letter: &Letter, attempt: u32) -> tracing::Span {
     tracing::info_span!(
         target: "tower_promises",
         "task",
-        service = letter.queue,
+        queue = letter.queue,
         task = letter.task,
         id = letter.id.as_str(),
         attempt,
@@ -41,9 +41,9 @@ pub(super) fn span(letter: &Letter, attempt: u32) -> tracing::Span {
 
 pub(super) fn unknown_queue(queue: &str, task: &str) {
     log::warning!(
-        service = queue,
+        queue,
         task,
-        "no service of this name is provided: the task runs at once, in place"
+        "no queue of this name was added: the task runs at once, in place"
     );
 }
 
@@ -120,7 +120,7 @@ pub(super) fn schedule_broken(schedule: &str, due: SystemTime, error: &TaskError
 pub(super) fn schedule_without_queue(schedule: &str, queue: &str) {
     log::error!(
         schedule,
-        service = queue,
+        queue,
         "a schedule is not kept, its queue was not added"
     );
 }
@@ -155,7 +155,7 @@ pub(super) fn clock_was_wrong(schedule: &str, until: SystemTime) {
 
 pub(super) fn bad_letter(queue: &str, envelope: &str, error: &serde_json::Error) {
     log::error!(
-        service = queue,
+        queue,
         envelope,
         %error,
         "an envelope in the queue is not a task that this version can read"
@@ -164,7 +164,7 @@ pub(super) fn bad_letter(queue: &str, envelope: &str, error: &serde_json::Error)
 
 pub(super) fn dead_letters_dropped(queue: &str, dropped: usize) {
     log::error!(
-        service = queue,
+        queue,
         dropped,
         "there are too many dead letters, the oldest are not listed any more"
     );
@@ -223,7 +223,7 @@ pub(super) fn bus_lost(error: Option<&BackendError>, pause: Duration) {
 pub(super) fn worker_lost(queue: &str, error: Option<&BackendError>, pause: Duration) {
     metrics::backend_failed(BackendPart::Worker);
     log::error!(
-        service = queue,
+        queue,
         error = error.map(|error| error as &(dyn Error + 'static)),
         ?pause,
         "a worker has ended, it will be started again"

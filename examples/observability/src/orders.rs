@@ -14,7 +14,7 @@ use tower_promises::{PromiseError, Promises};
 pub(crate) fn operations(backend: Backend) -> OperationLayer {
     OperationLayer::new(backend)
         .wait(Duration::from_millis(200))
-        .durable(|request| request.uri.path() == "/order")
+        .durable(|request| request.method == "POST" && request.uri.path() == "/order")
 }
 
 /// A report that is published when another request approves it.

@@ -43,7 +43,8 @@ fn buy(promises: &Promises, shop: &Arc<Shop>, order: &Order) -> Result<String> {
 
 fn layer(backend: Backend) -> OperationLayer {
     let layer = OperationLayer::new(backend).mount("/durable/orders");
-    let layer = layer.durable(|request| request.uri.path() == "/durable/order");
+    let layer =
+        layer.durable(|request| request.method == "POST" && request.uri.path() == "/durable/order");
     layer.lease(Duration::from_secs(2)).wait(Duration::ZERO)
 }
 // tour: end

@@ -18,6 +18,7 @@
 //!
 //! ```
 //! use axum::{Router, body::Body, routing::post};
+//! use http::Method;
 //! use std::time::Duration;
 //! use tower_promises::{PromiseError, PromiseLayer, Promises};
 //! use tower_promises_operations::OperationLayer;
@@ -38,7 +39,7 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() {
 //! let layer = OperationLayer::memory()
-//!     .durable(|request| request.uri.path() == "/order")
+//!     .durable(|request| request.method == Method::POST && request.uri.path() == "/order")
 //!     .lifetime(Duration::from_secs(7 * 24 * 60 * 60));
 //! let operations = layer.operations();
 //! let inner = Router::new().route("/order", post(order)).layer(PromiseLayer::new());

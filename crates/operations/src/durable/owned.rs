@@ -4,6 +4,7 @@ use super::held::{Held, Owner, Replaced};
 use super::not_remembered::NotRemembered;
 use super::recollection::Recollection;
 use super::token;
+use crate::changes::CHANGED;
 use crate::instance::Instance;
 use crate::memory::{Durable, Entry, Fact, WaitKind, Waiting};
 use crate::observe;
@@ -139,6 +140,26 @@ impl Owned {
                 self.is_replaced.send_replace(true);
                 Ok(None)
             }
+        }
+    }
+
+    /// Records that clients cannot cancel the operation any more. Never resolves if the run was replaced.
+    pub(super) async fn refuse_cancel(&self) {
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        loop {
+            let mut has_refused = false;
+            let changed = self.change(|record, durable| {
+                has_refused = std::mem::replace(&mut durable.refuses_cancel, true);
+                record.touch();
+                (!has_refused).then_some(())
+            });
+            match changed.await {
+                Ok(Some(_)) => return self.instance.announce(&self.key, CHANGED).await,
+                Ok(None) if has_refused => return,
+                Ok(None) => return pending().await,
+                Err(error) => observe::not_stored(&self.key, &error),
+            }
+            sleep(backoff.pause()).await;
         }
     }
 

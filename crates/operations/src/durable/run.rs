@@ -77,6 +77,13 @@ impl DurableRun {
         self.owned.attempt
     }
 
+    /// Returns the id of the operation, for [`Operations`](crate::Operations). It is a capability: with it alone, a client
+    /// can read and cancel an operation without a principal.
+    #[must_use]
+    pub fn operation_id(&self) -> &str {
+        &self.owned.id
+    }
+
     /// Returns the principal of the request, as the layer's closure has named it.
     #[must_use]
     pub fn principal(&self) -> Option<&str> {
@@ -131,6 +138,25 @@ impl DurableRun {
     /// If a limit of the operation's memory is exceeded. Nothing is stored.
     pub async fn remember(&self, name: &str, settlement: Settlement) -> Result<(), NotRemembered> {
         self.owned.store(name, Fact::Settled(settlement)).await
+    }
+
+    /// Lets clients cancel the operation no longer, from before an effect that a cancelled operation would leave half
+    /// done. The page has no button then, the status document has no link, and `DELETE` is refused with 409.
+    /// [`Operations::cancel`](crate::Operations::cancel) and the end of the
+    /// [lifetime](crate::OperationLayer::lifetime) still end the operation.
+    ///
+    /// Resolves after this is stored, so no client has cancelled the operation before and none can afterwards. Call it
+    /// in the future of the promise with the effect:
+    ///
+    /// ```ignore
+    /// let run = run.clone();
+    /// let charge = promises.durable("charge", || async move {
+    ///     run.refuse_cancel().await;
+    ///     provider.charge(key, amount).await
+    /// })?;
+    /// ```
+    pub async fn refuse_cancel(&self) {
+        self.owned.refuse_cancel().await;
     }
 
     /// Waits until a due time, which is `duration` after the first call with this name in any run, or until the
@@ -209,11 +235,14 @@ impl DurableRun {
         Ok(self.owned.url(name))
     }
 
-    /// Returns the address at which a promise is settled from outside, if it is known to work.
+    /// Returns the address at which a promise is settled from outside, if it is known to work. A settled promise has
+    /// one, because the request for its address came before.
     #[must_use]
     pub fn known_outside_url(&self, name: &str) -> Option<String> {
-        let is_outside = lock(&self.owned.memory).get(name)?.outside.is_some();
-        is_outside.then(|| self.owned.url(name))
+        let memory = lock(&self.owned.memory);
+        let remembered = memory.get(name)?;
+        let is_known = remembered.outside.is_some() || remembered.settlement.is_some();
+        is_known.then(|| self.owned.url(name))
     }
 
     /// Records the state of a request: `running` promises have not settled, and no handler runs. If all of them wait,

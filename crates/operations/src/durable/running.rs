@@ -112,7 +112,8 @@ where
         (instance.settings.durable.rebuild)(&mut parts);
         observe::run_began(key, run.attempt());
         let end = Instant::now() + Duration::from_millis(left);
-        let work = Work::Calling(start(service, parts, body)());
+        let span = observe::run(key, run.attempt());
+        let work = Work::Calling(span.in_scope(start(service, parts, body)));
         work.progress().store();
         Ok(Self {
             instance: instance.clone(),

@@ -1,6 +1,7 @@
 //! Durable operations.
 #![allow(clippy::unwrap_used)]
 
+mod cancel;
 mod checker;
 mod crashes;
 mod ends;

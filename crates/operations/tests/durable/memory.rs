@@ -482,3 +482,15 @@ async fn a_run_is_replayed_from_a_recording() {
 }
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
+
+#[test]
+fn a_recording_made_by_hand_knows_the_addresses_of_its_promises() {
+    let approval = Settlement::value(&true).unwrap();
+    let recording = Recording::new().with("approval", approval);
+    let promises = Promises::with_results(PromiseResults::new().recorded(&recording));
+    let address = promises.outside_url("approval").unwrap();
+    assert!(address.contains("/promises/"), "{address}");
+    assert!(promises.outside::<bool>("approval").unwrap());
+    let unknown = promises.outside_url("another");
+    assert!(unknown.is_err_and(|error| error.is_pending()));
+}

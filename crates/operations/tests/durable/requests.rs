@@ -26,6 +26,33 @@ async fn a_fast_request_is_answered_as_if_it_were_not_durable() {
     assert_eq!(answer.header("vary"), "Prefer, Accept");
 }
 
+// Contract: 8.11
+#[tokio::test(start_paused = true)]
+async fn requests_that_only_ask_about_a_resource_never_become_durable() {
+    let layer = layer(&Backend::memory()).durable(|request| request.uri.path() == "/order");
+    let process = Process::serving(layer, Router::new().fallback(show));
+    for method in ["HEAD", "OPTIONS", "TRACE", "CONNECT"] {
+        let line = format!("{method} /order");
+        let answer = process
+            .send(request_with(
+                &line,
+                &[("prefer", "respond-async")],
+                Body::empty(),
+            ))
+            .await;
+        assert_eq!(answer.status, 200, "{method}");
+        assert!(
+            !answer.headers.contains_key("operation-location"),
+            "{method}"
+        );
+    }
+    let upgrade = [("connection", "upgrade"), ("upgrade", "websocket")];
+    let answer = process
+        .send(request_with("POST /order", &upgrade, Body::empty()))
+        .await;
+    assert!(answer.body.contains("upgrade"), "{answer:?}");
+}
+
 /// A service that shows its request.
 async fn show(request: Request) -> String {
     let run = request.extensions().get::<DurableRun>().cloned();

@@ -1,6 +1,7 @@
 //! Runs that are lost, given back, cancelled and too many.
 
 use crate::process::{Diary, Handle, LEASE, Process, layer};
+use test_support::Log;
 use test_support::operation::SECOND;
 use tokio::time::{Instant, sleep};
 use tower_promises::backend::Backend;
@@ -186,4 +187,24 @@ async fn an_async_handler_finds_its_run() {
     });
     let process = Process::serving(layer(&Backend::memory()), inner);
     assert_eq!(process.ask("POST /").await.body, "1 32");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_has_a_span_with_the_operation_and_its_number() {
+    let log = Log::start();
+    let process = Process::start(layer(&Backend::memory()), |promises| {
+        promises.sleep("pause", 10 * SECOND)?;
+        tracing::info!("after the pause");
+        Ok("done".into())
+    });
+    let path = process.begin("POST /").await;
+    process.result(&path).await;
+    let text = log.text();
+    let line = text.lines().find(|line| line.contains("after the pause"));
+    let line = line.unwrap();
+    for part in ["operation{operation=", "attempt=2}"] {
+        assert!(line.contains(part), "{line}");
+    }
+    let id = path.rsplit('/').next().unwrap();
+    assert!(!text.contains(id), "the id is a capability");
 }

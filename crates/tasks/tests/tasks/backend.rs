@@ -217,7 +217,7 @@ async fn a_worker_that_has_ended_is_started_again_after_pauses_that_grow() {
     for (pause, expected) in milliseconds.into_iter().zip(expected) {
         assert!(is_about(pause, expected), "{pause} is not about {expected}");
     }
-    for part in ["a worker has ended", "it is down", "service=\"main\""] {
+    for part in ["a worker has ended", "it is down", "queue=\"main\""] {
         assert!(log.text().contains(part), "{part}");
     }
     assert!(worker.drain(SECOND).await);

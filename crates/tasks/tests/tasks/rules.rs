@@ -179,11 +179,7 @@ async fn a_task_of_an_unknown_service_runs_at_once_with_a_warning() {
     assert_eq!(as_ada(act("x")).await.unwrap(), "x ada");
     let warning = log.text();
     let warning = warning.lines().find(|line| line.contains("WARN")).unwrap();
-    for part in [
-        "no service of this name",
-        "service=\"nowhere\"",
-        "task=\"act\"",
-    ] {
+    for part in ["no queue of this name", "queue=\"nowhere\"", "task=\"act\""] {
         assert!(warning.contains(part), "{warning}");
     }
 
