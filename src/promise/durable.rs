@@ -218,14 +218,12 @@ impl Promises {
     pub fn outside_url(&self, key: impl AnyKey) -> Result<String, PromiseError> {
         let key = key.into_any_key();
         let run = self.run_of(&key)?;
-        if let Some(url) = run.known_outside_url(key.as_str()) {
-            return Ok(url);
-        }
         let registered = Key::from(format!("{key} (address)"));
+        let known = run.known_outside_url(key.as_str());
         self.read_or_recall(
             registered,
             run,
-            |_| None,
+            |_| known.map(Ok),
             |_, run| async move {
                 let url = run.outside_url(key.as_str()).await;
                 url.map_err(not_remembered)

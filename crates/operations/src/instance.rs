@@ -7,6 +7,7 @@ use super::limits::Limits;
 use super::metrics;
 use super::mount::Mount;
 use super::observe;
+use super::on_end::Turns;
 use super::open;
 use super::record::{Failure, Key, RECORD_BYTES, Record, Status};
 use super::records::{Changed, Records, Tombstone};
@@ -43,6 +44,7 @@ pub(super) struct Instance {
     listening: Listening,
     /// The worker that tells ends. The first request starts it.
     pub(super) telling: Listening,
+    pub(super) turns: Turns,
     pub(super) types: Types,
 }
 
@@ -106,6 +108,7 @@ impl Instance {
             cancelling: Mutex::default(),
             listening: Listening::default(),
             telling: Listening::default(),
+            turns: Turns::default(),
             types: Types::default(),
         })
     }
@@ -259,6 +262,7 @@ impl Instance {
         let Some(on_end) = &self.settings.on_end else {
             return Ok(());
         };
+        let _turn = self.turns.wait(key).await;
         let Some((record, _)) = self.records.read(key).await? else {
             return Ok(());
         };

@@ -74,3 +74,27 @@ async fn the_cancel_of_a_suspended_operation_is_told_soon_and_after_failures() {
         assert_eq!(*told.lock().unwrap(), ["Canceled"]);
     }
 }
+
+// Contract: 9.3
+#[tokio::test(start_paused = true)]
+async fn the_cancel_of_a_running_operation_is_told_once() {
+    let calls = Told::default();
+    let noted = calls.clone();
+    let layer = layer(&Backend::memory()).on_end(move |operation| {
+        noted.lock().unwrap().push(operation.status().to_string());
+        // The request that cancels and the process that runs the operation tell the end in this time.
+        async {
+            sleep(SECOND).await;
+            Ok(())
+        }
+    });
+    let process = Process::start(layer, |promises| {
+        promises.durable("work", async || sleep(DAY).await)?;
+        Ok("done".to_owned())
+    });
+    let path = process.begin("POST /").await;
+    let answer = process.send(request(&format!("DELETE {path}"), &[])).await;
+    assert_eq!(answer.status, 200);
+    sleep(60 * SECOND).await;
+    assert_eq!(*calls.lock().unwrap(), ["Canceled"]);
+}

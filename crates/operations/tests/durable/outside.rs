@@ -2,6 +2,7 @@
 
 use crate::process::{Diary, Handle, Process, layer};
 use std::time::Duration;
+use test_support::Log;
 use test_support::operation::{SECOND, request};
 use tokio::time::sleep;
 use tower_promises::PromiseError;
@@ -207,4 +208,18 @@ async fn the_secret_of_the_application_changes_the_address() {
     let without = Process::idle(layer(&backend), axum::Router::new());
     assert_eq!(without.settle(&url, r#"{"value": 7}"#).await.status, 404);
     assert_eq!(process.settle(&url, r#"{"value": 7}"#).await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_counts_as_a_promise_that_the_next_pass_reads() {
+    let log = Log::start();
+    let process = Process::start(layer(&Backend::memory()), |promises| {
+        promises.outside_url("approval")?;
+        promises.durable("reserve", async || ())?;
+        Ok("reserved".to_owned())
+    });
+    let answer = process.ask("POST /").await;
+    assert_eq!(answer.body, "reserved");
+    let text = log.text();
+    assert!(!text.contains("has read none of the promises"), "{text}");
 }
