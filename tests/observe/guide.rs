@@ -186,7 +186,7 @@ fn the_guide_has_all_spans_and_events_with_their_levels_targets_and_fields() {
     let guide = read_to_string(source().join("observe/guide.md")).unwrap();
     let (events, spans) = in_the_code();
     assert!(
-        events.len() > 50 && spans.len() == 5,
+        events.len() > 50 && spans.len() == 6,
         "{events:#?} {spans:#?}"
     );
 

@@ -38,7 +38,12 @@ where
     let (mut parts, body) = request.into_parts();
     parts.extensions.insert(Operations::of(instance.clone()));
     let settings = &instance.settings;
-    let escalate = settings.escalate(&parts);
+    let is_durable = settings.is_durable(&parts);
+    let escalate = if is_durable {
+        Escalate::Always
+    } else {
+        settings.escalate(&parts)
+    };
     let varies = settings.varies(&mut parts, escalate);
     let preferences = Preferences::of(&parts.headers);
     let mut can_escalate = match escalate {
@@ -46,8 +51,6 @@ where
         Escalate::WhenPreferred => preferences.respond_async,
         Escalate::Always => true,
     };
-    let is_durable = settings.is_durable(&parts);
-    can_escalate |= is_durable;
     if can_escalate && instance.mount.is_unreachable() {
         observe::stays_because_unreachable();
         can_escalate = false;

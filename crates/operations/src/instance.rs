@@ -167,6 +167,8 @@ impl Instance {
             let (instance, key) = (&cancelling.instance, &cancelling.key);
             let changed = instance.cancel_now(key, may).await;
             if let Some(record) = cancelled_durable(&changed) {
+                let code = record.error.as_ref().map(|error| &*error.code);
+                observe::ended(key, record.status, code);
                 // No process may run the operation now, so none would remove it from its lists, and none would tell
                 // before the envelope of the end is due.
                 let (instance, key, lists) =

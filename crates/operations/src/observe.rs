@@ -48,6 +48,13 @@ pub(super) fn other_names(key: &Key) {
     );
 }
 
+pub(super) fn beyond_lifetime(key: &Key) {
+    log::warning!(operation = %key,
+        "a durable promise waits longer than the lifetime of its operation, which is cancelled before: set a longer \
+        `lifetime`"
+    );
+}
+
 pub(super) fn sent_again(key: &Key) {
     log::info!(operation = %key, "a durable operation is sent again");
 }

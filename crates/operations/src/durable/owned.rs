@@ -3,7 +3,7 @@
 use super::held::{Held, Owner, Replaced};
 use super::not_remembered::NotRemembered;
 use super::recollection::Recollection;
-use super::token;
+use super::{token, wake};
 use crate::changes::CHANGED;
 use crate::instance::Instance;
 use crate::memory::{Durable, Entry, Fact, WaitKind, Waiting};
@@ -32,6 +32,8 @@ pub(super) struct Owned {
     pub(super) instance: Arc<Instance>,
     pub(super) key: Key,
     pub(super) id: String,
+    /// When the lifetime of the operation ends, in milliseconds since the epoch.
+    end: u64,
     fence: String,
     pub(super) secret: String,
     pub(super) attempt: u32,
@@ -55,9 +57,11 @@ impl Owned {
         principal: Option<String>,
     ) -> Self {
         let durable = held.record.durable.clone().unwrap_or_default();
+        let end = wake::end_of_lifetime(&instance, &held.record);
         Self {
             instance,
             key,
+            end,
             id: held.record.id.clone(),
             fence: durable.fence,
             secret: durable.secret,
@@ -194,6 +198,9 @@ impl Owned {
     pub(super) async fn due(&self, name: &str, duration: Duration) -> Result<u64, NotRemembered> {
         let now = self.instance.settings.now();
         let until = now.saturating_add(milliseconds(duration));
+        if until > self.end && lock(&self.memory).until(name).is_none() {
+            observe::beyond_lifetime(&self.key);
+        }
         self.store(name, Fact::Until(until)).await?;
         Ok(lock(&self.memory).until(name).unwrap_or(until))
     }

@@ -4,6 +4,7 @@ use crate::process::{Diary, Process, layer};
 use axum::Router;
 use axum::extract::{Extension, Request};
 use axum::response::{IntoResponse, Response};
+use test_support::Log;
 use test_support::operation::{SECOND, request};
 use tokio::time::sleep;
 use tower_promises::backend::Backend;
@@ -77,6 +78,24 @@ async fn a_client_cannot_cancel_after_the_handler_has_refused() {
     );
     // The operation has ended, so this removes it.
     assert_eq!(process.ask(&format!("DELETE {path}")).await.status, 204);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancel_is_in_the_log() {
+    let log = Log::start();
+    let process = Process::serving(layer(&Backend::memory()), checkout(&Diary::default()));
+    let path = process.begin("POST /").await;
+    process.ask(&format!("DELETE {path}")).await;
+    sleep(60 * SECOND).await;
+    let text = log.text();
+    let ends = text
+        .lines()
+        .filter(|line| line.contains("an operation has ended"));
+    let ends: Vec<_> = ends.collect();
+    assert!(
+        matches!(*ends, [end] if end.contains("Canceled")),
+        "{ends:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,6 +10,7 @@ use test_support::operation::{SECOND, request_with};
 use tokio::time::sleep;
 use tower_promises::backend::Backend;
 use tower_promises::{PromiseLayer, Promises};
+use tower_promises_operations::Escalate;
 use tower_promises_operations::durable::DurableRun;
 
 #[tokio::test(start_paused = true)]
@@ -24,6 +25,31 @@ async fn a_fast_request_is_answered_as_if_it_were_not_durable() {
         (200, "Hello, Ferris!")
     );
     assert_eq!(answer.header("vary"), "Prefer, Accept");
+}
+
+// Contract: 8.8
+#[tokio::test(start_paused = true)]
+async fn an_idempotency_key_counts_whatever_the_predicate_says() {
+    let layer = layer(&Backend::memory())
+        .predicate(|_| Escalate::Never)
+        .idempotency_keys(true);
+    let process = Process::start(layer, |promises| {
+        promises.sleep("night", 60 * SECOND)?;
+        Ok("good morning".to_owned())
+    });
+    let mut paths = Vec::new();
+    for _ in 0..2 {
+        let answer = process
+            .send(request_with(
+                "POST /",
+                &[("idempotency-key", "\"one\"")],
+                Body::empty(),
+            ))
+            .await;
+        assert_eq!(answer.status, 202);
+        paths.push(answer.header("operation-location").to_owned());
+    }
+    assert_eq!(paths[0], paths[1]);
 }
 
 // Contract: 8.11

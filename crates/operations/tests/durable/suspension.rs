@@ -3,6 +3,7 @@
 use crate::process::{Diary, Process, layer};
 use std::sync::Arc;
 use std::time::Duration;
+use test_support::Log;
 use test_support::operation::{SECOND, request};
 use tokio::time::{Instant, sleep};
 use tower_promises::backend::Backend;
@@ -188,4 +189,21 @@ async fn a_cancelled_operation_does_not_continue() {
     sleep(1000 * SECOND).await;
     assert_eq!(diary.count("pass"), passes);
     assert_eq!(process.document(&path).await["status"], "Canceled");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_promise_that_waits_longer_than_the_lifetime_is_a_warning() {
+    for (lifetime, expected) in [(30, 1), (90, 0)] {
+        let log = Log::start();
+        let layer = layer(&Backend::memory()).lifetime(lifetime * SECOND);
+        let process = Process::start(layer, |promises| {
+            promises.sleep("minute", 60 * SECOND)?;
+            Ok("done".to_owned())
+        });
+        let path = process.begin("POST /").await;
+        process.ended(&path).await;
+        let text = log.text();
+        let warnings = text.matches("waits longer than the lifetime").count();
+        assert_eq!(warnings, expected, "{text}");
+    }
 }
