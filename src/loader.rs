@@ -49,7 +49,7 @@
 //! 7. A loader must not await its own keys: it would wait for itself until a timeout. It may await keys of another
 //!    loader.
 //! 8. A batch is a promise. It counts towards the limit of promises and has the layer's timeouts.
-//!    [`keys`](crate::Promises::keys) lists it under a name that contains the type of the loader.
+//!    [`keys`](crate::Promises::keys) lists it under a name that contains the [name](Loader::name) of the loader.
 //!
 //! # Cancel safety
 //!
@@ -61,6 +61,7 @@
 //! keys of a whole pass, including those of synchronous code.
 
 use crate::BoxError;
+use std::any::type_name;
 use std::collections::HashMap;
 use std::hash::Hash;
 
@@ -91,4 +92,17 @@ pub trait Loader: Send + Sync + 'static {
     fn max_batch_size(&self) -> usize {
         1000
     }
+
+    /// The name of the loader in the log, in spans and in the names of its batches. By default the name of the type,
+    /// without its path and generic arguments. Override it if several loaders of a request have one generic type.
+    fn name(&self) -> &str {
+        short_name::<Self>()
+    }
+}
+
+/// The name of a type without its path and generic arguments.
+fn short_name<T: ?Sized>() -> &'static str {
+    let name = type_name::<T>();
+    let path = name.split('<').next().unwrap_or(name);
+    path.rsplit("::").next().unwrap_or(path)
 }

@@ -12,6 +12,7 @@
 //! | a request that was slow | [Observability](crate::observe::guide) |
 //! | a handler that a unit test should cover | [Testing](testing) |
 //! | a second process, or a second machine | [From one machine to many](machines) |
+//! | all of it in one program | [A whole application](application) |
 //! | a handler that uses `join!` today, or should again | [From `join!` to promises and back](join) |
 //!
 //! The [crate documentation](crate) has an example, and a table that says which method suits which work. [`promise`]
@@ -21,6 +22,8 @@
 //!
 //! [`promise`]: crate::promise
 
+#[doc = include_str!("application.md")]
+pub mod application {}
 #[doc = include_str!("join.md")]
 pub mod join {}
 #[doc = include_str!("lists.md")]

@@ -4,7 +4,6 @@ use super::{Key, Promises};
 use crate::loader::Loader;
 use crate::sync::lock;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use std::any::type_name;
 use std::collections::HashMap;
 use std::error::Error;
 use std::sync::{Arc, Mutex};
@@ -270,7 +269,7 @@ impl Promises {
         };
         let loads = self.registry.attachment(address, make);
         loads.ok_or_else(|| PromiseError::Ended {
-            key: Key::from_static(short_name::<L>()),
+            key: Key::from(loader.name().to_owned()),
         })
     }
 }
@@ -331,14 +330,14 @@ impl<L: Loader> Loads<L> {
             Some(Known::Failed { .. }) | None => {}
         }
         if !promises.registry.is_current(pass) {
-            let key = Key::from_static(short_name::<L>());
+            let key = Key::from(self.loader.name().to_owned());
             return Answer::Known(Err(PromiseError::Ended { key }));
         }
         let batch = match &state.open {
             Some(batch) => batch.clone(),
             None => {
                 state.batches += 1;
-                let (name, number) = (short_name::<L>(), self.number);
+                let (name, number) = (self.loader.name(), self.number);
                 let batch = Key::from(format!("{name}#{number} batch {}", state.batches));
                 state.open.insert(batch).clone()
             }
@@ -455,11 +454,4 @@ impl Asked {
 
 fn cloned<V: Clone>(value: Arc<V>) -> V {
     Arc::unwrap_or_clone(value)
-}
-
-/// The name of a type without its path and generic arguments.
-fn short_name<T>() -> &'static str {
-    let name = type_name::<T>();
-    let path = name.split('<').next().unwrap_or(name);
-    path.rsplit("::").next().unwrap_or(path)
 }

@@ -419,3 +419,37 @@ fn a_dropped_handle_for_tests_drops_its_loaders() {
     drop(promises);
     assert_eq!(Arc::strong_count(&doubler), 1);
 }
+
+/// A generic loader, whose types differ in their name only by their argument.
+struct Named<T>(&'static str, std::marker::PhantomData<fn() -> T>);
+
+impl<T: 'static> Loader for Named<T> {
+    type Key = i32;
+    type Value = i32;
+    type Error = BoxError;
+
+    async fn load(&self, _: &[i32]) -> Result<HashMap<i32, i32>, BoxError> {
+        Ok(HashMap::new())
+    }
+
+    fn name(&self) -> &str {
+        self.0
+    }
+}
+
+#[test]
+fn a_batch_has_the_name_of_its_loader() {
+    let promises = Promises::with_results(PromiseResults::new());
+    let (brands, prices) = (
+        Arc::new(Named::<u8>("brands", std::marker::PhantomData)),
+        Arc::new(Named::<u16>("prices", std::marker::PhantomData)),
+    );
+    assert!(promises.load(&brands, 1).is_err());
+    assert!(promises.load(&prices, 1).is_err());
+    assert!(promises.load(&Arc::new(Doubler::default()), 1).is_err());
+    let keys = promises.keys();
+    assert_eq!(keys.len(), 3);
+    for (key, name) in keys.iter().zip(["brands#", "prices#", "Doubler#"]) {
+        assert!(key.as_str().starts_with(name), "{key} {name}");
+    }
+}

@@ -15,6 +15,7 @@ use super::settings::Settings;
 use super::types::Types;
 use bytes::Bytes;
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -45,6 +46,8 @@ pub(super) struct Instance {
     /// The worker that tells ends. The first request starts it.
     pub(super) telling: Listening,
     pub(super) turns: Turns,
+    /// Whether this process takes up runs, or the log has said that it does not.
+    pub(super) is_known_to_work: AtomicBool,
     pub(super) types: Types,
 }
 
@@ -109,6 +112,7 @@ impl Instance {
             listening: Listening::default(),
             telling: Listening::default(),
             turns: Turns::default(),
+            is_known_to_work: AtomicBool::new(false),
             types: Types::default(),
         })
     }

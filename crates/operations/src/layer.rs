@@ -1,6 +1,6 @@
 use super::instance::Instance;
 use super::operations::{Operation, Operations};
-use super::page::{PageContext, Strings};
+use super::page::{ErrorContext, PageContext, Strings};
 use super::service::{OperationRoutes, OperationService};
 use super::settings::{Escalate, MOUNT, OnDisconnect, Settings};
 use http::request;
@@ -271,6 +271,15 @@ impl OperationLayer {
     /// and returns HTML.
     pub fn page(self, page: impl Fn(&PageContext<'_>) -> String + Send + Sync + 'static) -> Self {
         self.with(|settings| settings.page = Some(Arc::new(page)))
+    }
+
+    /// Sets a function that renders the pages for errors and for cancelled operations in place of the layer's own, for
+    /// example with a link back to the application. It returns HTML. The status stays that of the error.
+    pub fn error_page(
+        self,
+        page: impl Fn(&ErrorContext<'_>) -> String + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|settings| settings.error_page = Some(Arc::new(page)))
     }
 
     /// Sets the texts of the pages, by default English.

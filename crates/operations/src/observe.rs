@@ -48,6 +48,13 @@ pub(super) fn other_names(key: &Key) {
     );
 }
 
+pub(super) fn not_taken_up(key: &Key) {
+    log::warning!(operation = %key,
+        "a durable operation has not begun while its client waited, and this process takes up none: call \
+        `Operations::work`, unless other processes do"
+    );
+}
+
 pub(super) fn beyond_lifetime(key: &Key) {
     log::warning!(operation = %key,
         "a durable promise waits longer than the lifetime of its operation, which is cancelled before: set a longer \

@@ -220,7 +220,10 @@ fn error<R>(
             assets: &assets(settings),
             strings: &settings.strings,
         };
-        html(status, page::render_error(&context), true)
+        match &settings.error_page {
+            Some(page) => html(status, page(&context), false),
+            None => html(status, page::render_error(&context), true),
+        }
     } else {
         let mut response = problem::response(status, detail);
         no_store(response.headers_mut());

@@ -1,6 +1,6 @@
 use super::document::Links;
 use super::limits::Share;
-use super::page::{PageContext, Strings};
+use super::page::{ErrorContext, PageContext, Strings};
 use super::prefer::callback;
 use super::record::{RECORD_BYTES, Record, principal_digest};
 use futures_util::future::BoxFuture;
@@ -74,6 +74,7 @@ pub(super) struct Settings {
     pub(super) heartbeat: Duration,
     pub(super) backend_timeout: Duration,
     pub(super) page: Option<Arc<Page>>,
+    pub(super) error_page: Option<Arc<ErrorPage>>,
     pub(super) on_end: Option<Arc<OnEnd>>,
     pub(super) callbacks: Option<Arc<Callbacks>>,
     pub(super) strings: Arc<Strings>,
@@ -139,6 +140,8 @@ pub(super) type IsDurable = dyn Fn(&request::Parts) -> bool + Send + Sync;
 pub(super) type Rebuild = dyn Fn(&mut request::Parts) + Send + Sync;
 pub(super) type Shows = dyn Fn(&str) -> bool + Send + Sync;
 pub(super) type Clock = dyn Fn() -> u64 + Send + Sync;
+pub(super) type ErrorPage = dyn Fn(&ErrorContext<'_>) -> String + Send + Sync;
+
 pub(super) type Page = dyn Fn(&PageContext<'_>) -> String + Send + Sync;
 
 impl Default for Settings {
@@ -170,6 +173,7 @@ impl Default for Settings {
             heartbeat: Duration::from_secs(15),
             backend_timeout: Duration::from_secs(5),
             page: None,
+            error_page: None,
             on_end: None,
             callbacks: None,
             strings: Arc::default(),

@@ -12,11 +12,13 @@ use crate::memory::Durable;
 use crate::metrics::{self, FirstReply};
 use crate::observe;
 use crate::open::{close, lists_of, open};
-use crate::record::{Key, Record, Requester, random};
+use crate::record::{Key, Record, Requester, Status, random};
 use crate::reply::{self, Reply, varying};
 use bytes::Bytes;
 use http::request;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::time::Instant;
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::documents::encode;
@@ -50,6 +52,7 @@ pub(crate) async fn answer<R>(
                     let record = found.map(|(record, _)| record);
                     if let Some(record) = &record {
                         metrics::replied(FirstReply::of(record));
+                        warn_if_not_taken_up(&instance, record, &client);
                     }
                     after_wait(&instance, &key, record, &client).await
                 }
@@ -73,6 +76,17 @@ pub(crate) async fn answer<R>(
             reply::unavailable(settings, &client.headers)
         }
     })
+}
+
+/// The time after which an idle worker has taken up a run on each backend.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Warns once if a request has waited for its run in vain, and this process takes up none.
+fn warn_if_not_taken_up(instance: &Instance, record: &Record, client: &Client) {
+    let is_late = record.status == Status::NotStarted && client.patience >= SOON;
+    if is_late && !instance.is_known_to_work.swap(true, Ordering::Relaxed) {
+        observe::not_taken_up(&Key::of(&record.id));
+    }
 }
 
 enum Accepted {

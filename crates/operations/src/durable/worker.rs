@@ -14,6 +14,7 @@ use crate::records::repeat;
 use bytes::Bytes;
 use http::{Response, request};
 use http_body::Body;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tower_promises_backend::kit::drain::Drain;
@@ -37,6 +38,7 @@ where
     B: Body<Data: Send, Error: Send> + Send + 'static,
     R: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
+    instance.is_known_to_work.store(true, Ordering::Relaxed);
     instance.listen();
     on_end::listen(&instance);
     let options = WorkOptions::new(instance.settings.durable.queue.clone())

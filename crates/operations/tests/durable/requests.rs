@@ -6,6 +6,7 @@ use axum::body::{Body, to_bytes};
 use axum::extract::Request;
 use http::header::{AUTHORIZATION, HeaderName};
 use std::time::Duration;
+use test_support::Log;
 use test_support::operation::{SECOND, request_with};
 use tokio::time::sleep;
 use tower_promises::backend::Backend;
@@ -25,6 +26,22 @@ async fn a_fast_request_is_answered_as_if_it_were_not_durable() {
         (200, "Hello, Ferris!")
     );
     assert_eq!(answer.header("vary"), "Prefer, Accept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_takes_up_no_runs_is_a_warning() {
+    let log = Log::start();
+    let backend = Backend::memory();
+    let web = Process::idle(layer(&backend), Router::new());
+    for _ in 0..2 {
+        web.begin("POST /").await;
+    }
+    assert_eq!(log.text().matches("takes up none").count(), 1);
+    // The wait is not long enough to tell.
+    let log = Log::start();
+    let web = Process::idle(layer(&backend).wait(Duration::ZERO), Router::new());
+    web.begin("POST /").await;
+    assert_eq!(log.text().matches("takes up none").count(), 0);
 }
 
 // Contract: 8.8

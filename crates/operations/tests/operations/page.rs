@@ -3,7 +3,7 @@
 use axum::extract::Request;
 use test_support::operation::{Answer, App, SECOND, memory, progress};
 use tokio::time::sleep;
-use tower_promises_operations::page::{PageContext, Strings};
+use tower_promises_operations::page::{ErrorContext, PageContext, Strings};
 
 const HTML: (&str, &str) = (
     "accept",
@@ -241,4 +241,30 @@ async fn section_6_the_page_can_be_replaced() {
     // An ended operation still redirects to its result.
     app.ended(&path).await;
     assert_eq!(browse(&app, &path).await.status, 303);
+}
+
+// Contract: 6.5
+#[tokio::test(start_paused = true)]
+async fn section_6_the_error_page_can_be_replaced() {
+    let page = |context: &ErrorContext<'_>| {
+        let (status, is_cancelled) = (context.status.as_u16(), context.is_cancelled);
+        format!("{status} {is_cancelled} <a href=\"/\">home</a>")
+    };
+    let app = talking(memory().error_page(page));
+    let path = app.start("POST /", &[]).await;
+    app.ask(&format!("DELETE {path}"), &[]).await;
+    for (path, status, is_cancelled) in [
+        (format!("{path}/result"), 410, true),
+        ("/.operations/unknown".to_owned(), 404, false),
+    ] {
+        let answer = browse(&app, &path).await;
+        assert_eq!(answer.status, status);
+        let expected = format!("{status} {is_cancelled} <a href=\"/\">home</a>");
+        assert_eq!(answer.body, expected);
+        assert_eq!(answer.header("content-type"), "text/html; charset=utf-8");
+        assert_eq!(answer.header("cache-control"), "no-store");
+    }
+    // Clients that are no browsers still get the problem document.
+    let answer = app.ask("GET /.operations/unknown", &[]).await;
+    assert_eq!(answer.header("content-type"), "application/problem+json");
 }
