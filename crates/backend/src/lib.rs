@@ -199,7 +199,8 @@ impl Backend {
         &*self.queue
     }
 
-    /// Joins the transaction that a connection of the application is in, see [`Transactional::join`].
+    /// Joins the transaction that a connection of the application is in, see [`Transactional::join`], also for cancel
+    /// safety.
     ///
     /// # Errors
     ///

@@ -313,6 +313,7 @@ pub enum Enqueued {
 
 /// An envelope that a worker has [taken](Queue::take).
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Taken {
     /// The id of the envelope.
     pub id: Arc<str>,
@@ -324,6 +325,26 @@ pub struct Taken {
     pub leased_until: Instant,
     /// Identifies the lease.
     pub receipt: Receipt,
+}
+
+impl Taken {
+    /// Creates a taken envelope, for adapters.
+    #[must_use]
+    pub fn new(
+        id: impl Into<Arc<str>>,
+        payload: Bytes,
+        number: u32,
+        leased_until: Instant,
+        receipt: Receipt,
+    ) -> Self {
+        Self {
+            id: id.into(),
+            payload,
+            number,
+            leased_until,
+            receipt,
+        }
+    }
 }
 
 /// Identifies a lease, in a format of the adapter. Receipts are unique. A receipt is valid for the adapter, or a clone

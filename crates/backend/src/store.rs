@@ -3,7 +3,6 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use std::fmt;
-use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -116,17 +115,13 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     ///
     /// [`BackendError::InvalidName`] if the prefix is invalid or `after` is not a position of this store.
-    /// [`BackendError::Unsupported`] if the adapter has no lists, which is the default. Any other error means that the
-    /// backend cannot be reached.
+    /// Any other error means that the backend cannot be reached.
     fn list<'a>(
         &'a self,
         prefix: &'a str,
         after: Option<&'a str>,
         limit: usize,
-    ) -> BoxFuture<'a, Result<Page, BackendError>> {
-        let _ = (prefix, after, limit);
-        Box::pin(ready(Err(BackendError::unsupported("lists"))))
-    }
+    ) -> BoxFuture<'a, Result<Page, BackendError>>;
 
     /// Watches all keys that start with `prefix`. The empty prefix matches all keys.
     ///
@@ -179,11 +174,20 @@ impl fmt::Display for Revision {
 
 /// A value in a [`Store`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Entry {
     /// The value.
     pub value: Bytes,
     /// The revision of the change that set the value.
     pub revision: Revision,
+}
+
+impl Entry {
+    /// Creates an entry, for adapters.
+    #[must_use]
+    pub const fn new(value: Bytes, revision: Revision) -> Self {
+        Self { value, revision }
+    }
 }
 
 /// A page of a [list](Store::list).

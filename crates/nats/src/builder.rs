@@ -50,16 +50,16 @@ pub(super) struct Settings {
     pub(super) replicas: usize,
     pub(super) in_memory: bool,
     pub(super) timeout: Duration,
-    pub(super) poll_interval: Duration,
+    pub(super) pull_expiry: Duration,
     pub(super) sweep_interval: Duration,
-    pub(super) deduplication_window: Duration,
     pub(super) max_value_bytes: usize,
     pub(super) max_message_bytes: usize,
-    pub(super) max_envelope_bytes: usize,
-    pub(super) max_values: Option<u64>,
-    pub(super) max_envelopes: u64,
     pub(super) bus_capacity: usize,
     pub(super) watch_capacity: usize,
+    pub(super) max_values: Option<usize>,
+    pub(super) max_envelopes: usize,
+    pub(super) max_envelope_bytes: usize,
+    pub(super) deduplication_window: Duration,
 }
 
 impl NatsBuilder {
@@ -71,16 +71,16 @@ impl NatsBuilder {
                 replicas: 1,
                 in_memory: false,
                 timeout: Duration::from_secs(5),
-                poll_interval: Duration::from_secs(5),
+                pull_expiry: Duration::from_secs(5),
                 sweep_interval: Duration::from_secs(5 * 60),
-                deduplication_window: DEFAULT_DEDUPLICATION_WINDOW,
                 max_value_bytes: DEFAULT_MAX_VALUE_BYTES,
                 max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
-                max_envelope_bytes: DEFAULT_MAX_ENVELOPE_BYTES,
-                max_values: None,
-                max_envelopes: 1_000_000,
                 bus_capacity: DEFAULT_BUS_CAPACITY,
                 watch_capacity: DEFAULT_WATCH_CAPACITY,
+                max_values: None,
+                max_envelopes: 100_000,
+                max_envelope_bytes: DEFAULT_MAX_ENVELOPE_BYTES,
+                deduplication_window: DEFAULT_DEDUPLICATION_WINDOW,
             },
         }
     }
@@ -114,12 +114,13 @@ impl NatsBuilder {
         self
     }
 
-    /// Sets how long a worker waits for envelopes before it sends another request to the server, by default 5 seconds.
-    /// Envelopes are delivered at once, and after a reconnection a worker sends another request within half a second.
-    /// While a worker waits, the server sends a heartbeat each second, or twice in the interval if that is shorter. A
-    /// worker that receives nothing for two and a half seconds sends another request. At least a millisecond.
-    pub fn poll_interval(mut self, interval: Duration) -> Self {
-        self.settings.poll_interval = interval.clamp(SHORTEST, LONGEST);
+    /// Sets how long the server keeps the pull request of a worker that waits for envelopes, by default 5 seconds. Then
+    /// the worker sends another request. The setting delays nothing: envelopes are delivered at once, and after a
+    /// reconnection a worker sends another request within half a second. While a worker waits, the server sends a
+    /// heartbeat each second, or twice in this time if that is shorter. A worker that receives nothing for two and a half
+    /// seconds sends another request. At least a millisecond.
+    pub fn pull_expiry(mut self, time: Duration) -> Self {
+        self.settings.pull_expiry = time.clamp(SHORTEST, LONGEST);
         self
     }
 
@@ -129,13 +130,6 @@ impl NatsBuilder {
     /// interval that is longer than a worker can be suspended.
     pub fn sweep_interval(mut self, interval: Duration) -> Self {
         self.settings.sweep_interval = interval.clamp(SHORTEST, LONGEST);
-        self
-    }
-
-    /// Sets how long the id of an envelope is known after it was enqueued, by default 2 minutes. The server holds the
-    /// ids in memory. At least 100 ms.
-    pub fn deduplication_window(mut self, time: Duration) -> Self {
-        self.settings.deduplication_window = time.clamp(SHORTEST_WINDOW, LONGEST);
         self
     }
 
@@ -152,30 +146,6 @@ impl NatsBuilder {
         self
     }
 
-    /// Sets the maximum size of the payload of an envelope in bytes, by default 256 KiB.
-    pub fn max_envelope_bytes(mut self, bytes: usize) -> Self {
-        self.settings.max_envelope_bytes = bytes;
-        self
-    }
-
-    /// Sets the maximum number of values. Expired values count until a [sweep](Self::sweep_interval) deletes them. A
-    /// further value fails with [`BackendError::Full`], while existing values can be replaced and deleted. By default
-    /// only the limits of the server apply.
-    ///
-    /// The limit is a number of values because the server enforces it exactly. To enforce a limit on the bytes of a
-    /// stream, servers of version 2.9 delete the oldest messages, although the stream is configured to refuse new ones.
-    pub fn max_values(mut self, values: u64) -> Self {
-        self.settings.max_values = Some(values);
-        self
-    }
-
-    /// Sets the maximum number of envelopes in all queues together, by default 1,000,000. Queued, delayed and leased
-    /// envelopes count. A further envelope fails with [`BackendError::Full`].
-    pub fn max_envelopes(mut self, envelopes: u64) -> Self {
-        self.settings.max_envelopes = envelopes;
-        self
-    }
-
     /// Sets how many messages are buffered for a listener that falls behind, by default 1024, which is at most 64 MiB
     /// with the default sizes. The value is clamped to 1 to 1,000,000 and may be rounded up.
     pub fn bus_capacity(mut self, messages: usize) -> Self {
@@ -187,6 +157,37 @@ impl NatsBuilder {
     /// the default sizes. The value is clamped to 1 to 1,000,000 and may be rounded up.
     pub fn watch_capacity(mut self, changes: usize) -> Self {
         self.settings.watch_capacity = capacity(changes);
+        self
+    }
+
+    /// Sets the maximum number of values. Expired values count until a [sweep](Self::sweep_interval) deletes them. A
+    /// further value fails with [`BackendError::Full`], while existing values can be replaced and deleted. By default
+    /// only the limits of the server apply.
+    ///
+    /// The limit is a number of values because the server enforces it exactly. To enforce a limit on the bytes of a
+    /// stream, servers of version 2.9 delete the oldest messages, although the stream is configured to refuse new ones.
+    pub fn max_values(mut self, values: usize) -> Self {
+        self.settings.max_values = Some(values);
+        self
+    }
+
+    /// Sets the maximum number of envelopes in all queues together, by default 100,000, which is at most 25 GiB with the
+    /// default sizes. Queued, delayed and leased envelopes count. A further envelope fails with [`BackendError::Full`].
+    pub fn max_envelopes(mut self, envelopes: usize) -> Self {
+        self.settings.max_envelopes = envelopes;
+        self
+    }
+
+    /// Sets the maximum size of the payload of an envelope in bytes, by default 256 KiB.
+    pub fn max_envelope_bytes(mut self, bytes: usize) -> Self {
+        self.settings.max_envelope_bytes = bytes;
+        self
+    }
+
+    /// Sets how long the id of an envelope is known after it was enqueued, by default 2 minutes. The server holds the
+    /// ids in memory. At least 100 ms.
+    pub fn deduplication_window(mut self, time: Duration) -> Self {
+        self.settings.deduplication_window = time.clamp(SHORTEST_WINDOW, LONGEST);
         self
     }
 

@@ -103,7 +103,7 @@ impl Deliveries {
             }
         }
         // Usually there is no message, or only one.
-        let wait = self.connection.settings().poll_interval;
+        let wait = self.connection.settings().pull_expiry;
         let messages = self.pull(queue, 1, Some(wait)).await?;
         self.remember(queue, messages.iter().any(is_one_of_many));
         Ok(messages)

@@ -127,13 +127,13 @@ impl NatsQueue {
                     expires,
                     reply: &reply,
                 };
-                return Ok(Some(Taken {
-                    id: id.into(),
-                    payload: message.message.payload.clone(),
-                    number: record.number,
-                    leased_until: asked + lease,
-                    receipt: claim.receipt(),
-                }));
+                return Ok(Some(Taken::new(
+                    id,
+                    message.message.payload.clone(),
+                    record.number,
+                    asked + lease,
+                    claim.receipt(),
+                )));
             }
             // Another worker was faster.
             known = self.leases.read(place).await?;

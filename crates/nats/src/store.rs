@@ -88,7 +88,7 @@ impl NatsStore {
         let time_to_live = time::header(&stored.headers, TIME_TO_LIVE);
         self.revisions.remember(revision, stored.time, time_to_live);
         let value = stored.payload;
-        Ok((sequence, Some(Entry { value, revision })))
+        Ok((sequence, Some(Entry::new(value, revision))))
     }
 
     /// Reads a page, in the order of the last changes. All keys are in one stream, so those without the prefix are
@@ -114,10 +114,7 @@ impl NatsStore {
             if is_over(&stored, Duration::ZERO, &self.connection).await? {
                 continue;
             }
-            let entry = Entry {
-                value: stored.payload,
-                revision: Revision::new(last),
-            };
+            let entry = Entry::new(stored.payload, Revision::new(last));
             entries.push(Listed::new(key.into(), entry, last.to_string().into()));
             if entries.len() == limit {
                 break;
@@ -241,10 +238,7 @@ fn read_change(message: Message) -> Option<(Place, Change)> {
     let change = if is_deletion(&headers) {
         Change::Deleted { key, revision }
     } else {
-        let entry = Entry {
-            value: message.payload,
-            revision,
-        };
+        let entry = Entry::new(message.payload, revision);
         Change::Put { key, entry }
     };
     let place = Place {

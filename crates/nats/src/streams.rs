@@ -237,7 +237,7 @@ fn configs(settings: &Settings) -> [Config; 3] {
         ..Default::default()
     };
     // To the server, a value below one means no limit.
-    let limit = |messages: u64| i64::try_from(messages.max(1)).unwrap_or(-1);
+    let limit = |messages: usize| i64::try_from(messages.max(1)).unwrap_or(-1);
     let incarnation = incarnation_now();
     let values = Config {
         max_messages_per_subject: 1,

@@ -180,7 +180,7 @@ async fn the_other_process() {
     let backend = match place.strip_prefix("nats:") {
         Some(address) => {
             let client = async_nats::connect(address).await.unwrap();
-            let nats = NatsBackend::builder(client).poll_interval(SECOND / 4);
+            let nats = NatsBackend::builder(client).pull_expiry(SECOND / 4);
             nats.open().await.unwrap().backend()
         }
         None => SqliteDatabase::open(place).await.unwrap().backend(),

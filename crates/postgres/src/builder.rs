@@ -7,7 +7,7 @@ use std::time::Duration;
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::limits::{
     DEFAULT_BUS_CAPACITY, DEFAULT_DEDUPLICATION_WINDOW, DEFAULT_MAX_ENVELOPE_BYTES,
-    DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_MAX_VALUE_BYTES, DEFAULT_WATCH_CAPACITY, capacity,
+    DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_MAX_VALUE_BYTES, DEFAULT_WATCH_CAPACITY, capacity, rows,
 };
 
 /// Shorter calls would fail on a busy server.
@@ -199,15 +199,15 @@ impl PostgresBuilder {
     /// Sets how many messages are retained in the database for other processes, by default 4096, which is at most 256 MiB
     /// with the default sizes. At least 1. Between two sweeps, which follow writes about once a second, and while a
     /// transaction of the server is older than the messages, there may be more.
-    pub fn retained_messages(mut self, messages: u32) -> Self {
-        self.settings.retained_messages = messages.max(1);
+    pub fn retained_messages(mut self, messages: usize) -> Self {
+        self.settings.retained_messages = rows(messages).max(1);
         self
     }
 
     /// Sets how many changes are retained in the database for other processes, by default 1024, which is at most 256 MiB
     /// with the default sizes. At least 1. There may be more, as for [messages](Self::retained_messages).
-    pub fn retained_changes(mut self, changes: u32) -> Self {
-        self.settings.retained_changes = changes.max(1);
+    pub fn retained_changes(mut self, changes: usize) -> Self {
+        self.settings.retained_changes = rows(changes).max(1);
         self
     }
 
@@ -222,8 +222,8 @@ impl PostgresBuilder {
     /// default sizes. A further envelope fails with [`BackendError::Full`]. Envelopes that have ended do not count. Each
     /// process counts again every ten seconds, or every second if the number is near the limit, so several processes may
     /// exceed it by what they enqueue meanwhile.
-    pub fn max_envelopes(mut self, envelopes: u32) -> Self {
-        self.settings.max_envelopes = envelopes;
+    pub fn max_envelopes(mut self, envelopes: usize) -> Self {
+        self.settings.max_envelopes = rows(envelopes);
         self
     }
 

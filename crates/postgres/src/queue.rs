@@ -141,13 +141,13 @@ fn read(
             continue;
         };
         let number: i32 = row.try_get(1)?;
-        taken.push(Taken {
-            id: row.try_get::<&str, _>(2)?.into(),
-            payload: statement::value(row.try_get(3)?)?,
-            number: number.unsigned_abs(),
-            leased_until: asked + lease.min(clock::LONGEST),
-            receipt: Held { place, number }.receipt(queue),
-        });
+        taken.push(Taken::new(
+            row.try_get::<&str, _>(2)?,
+            statement::value(row.try_get(3)?)?,
+            number.unsigned_abs(),
+            asked + lease.min(clock::LONGEST),
+            Held { place, number }.receipt(queue),
+        ));
     }
     Ok((taken, wait))
 }

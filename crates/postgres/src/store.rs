@@ -111,10 +111,10 @@ pub(super) fn get(database: &Database, key: &str) -> Statement {
 
 /// Reads a revision and a value.
 pub(super) fn entry(row: &PgRow) -> sqlx::Result<Entry> {
-    Ok(Entry {
-        value: statement::value(row.try_get(1)?)?,
-        revision: revision(row.try_get(0)?),
-    })
+    Ok(Entry::new(
+        statement::value(row.try_get(1)?)?,
+        revision(row.try_get(0)?),
+    ))
 }
 
 pub(super) fn revision(number: i64) -> Revision {
@@ -213,10 +213,7 @@ impl Table for Changes {
         Ok(match value {
             Some(value) => Change::Put {
                 key,
-                entry: Entry {
-                    value: statement::value(value)?,
-                    revision,
-                },
+                entry: Entry::new(statement::value(value)?, revision),
             },
             None => Change::Deleted { key, revision },
         })

@@ -210,7 +210,7 @@ impl JoinedTransaction for Joined<'_> {
                 return Ok(CompareAndSet::Conflict);
             };
             let revision = store::revision(revision);
-            let entry = Entry { value, revision };
+            let entry = Entry::new(value, revision);
             self.values.insert(
                 key.to_owned(),
                 Value {

@@ -143,6 +143,8 @@ impl Signals {
     /// has answered, unless they are latched. A server that must not miss them awaits this method before it serves
     /// requests.
     ///
+    /// Cancel safety: if the future is dropped after its first poll, this process listens nevertheless.
+    ///
     /// # Errors
     ///
     /// [`SignalError::Backend`] if the backend does not answer in time, see
@@ -272,6 +274,9 @@ impl Signals {
     }
 
     /// Removes a latch, so that later waits do not resolve to its value. Returns whether there was one.
+    ///
+    /// Cancel safety: if the future is dropped before it resolves, the latch may or may not exist. The call can be
+    /// repeated.
     ///
     /// # Errors
     ///

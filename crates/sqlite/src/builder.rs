@@ -4,7 +4,7 @@ use std::time::Duration;
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::limits::{
     DEFAULT_BUS_CAPACITY, DEFAULT_DEDUPLICATION_WINDOW, DEFAULT_MAX_ENVELOPE_BYTES,
-    DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_MAX_VALUE_BYTES, DEFAULT_WATCH_CAPACITY, capacity,
+    DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_MAX_VALUE_BYTES, DEFAULT_WATCH_CAPACITY, capacity, rows,
 };
 
 const SHORTEST_BUSY_TIMEOUT: Duration = Duration::from_millis(1);
@@ -160,15 +160,15 @@ impl SqliteBuilder {
 
     /// Sets how many messages are retained in the file for other processes, by default 4096, which is at most 256 MiB
     /// with the default sizes. At least 1. Temporarily there may be 64 more for each process that writes.
-    pub fn retained_messages(mut self, messages: u32) -> Self {
-        self.settings.retained_messages = messages.max(1);
+    pub fn retained_messages(mut self, messages: usize) -> Self {
+        self.settings.retained_messages = rows(messages).max(1);
         self
     }
 
     /// Sets how many changes are retained in the file for other processes, by default 1024, which is at most 256 MiB
     /// with the default sizes. At least 1. Temporarily there may be 64 more for each process that writes.
-    pub fn retained_changes(mut self, changes: u32) -> Self {
-        self.settings.retained_changes = changes.max(1);
+    pub fn retained_changes(mut self, changes: usize) -> Self {
+        self.settings.retained_changes = rows(changes).max(1);
         self
     }
 
@@ -182,8 +182,8 @@ impl SqliteBuilder {
 
     /// Sets the maximum number of envelopes in all queues together, by default 100,000, which is at most 25 GiB with
     /// the default sizes. A further envelope fails with [`BackendError::Full`]. Envelopes that have ended do not count.
-    pub fn max_envelopes(mut self, envelopes: u32) -> Self {
-        self.settings.max_envelopes = envelopes;
+    pub fn max_envelopes(mut self, envelopes: usize) -> Self {
+        self.settings.max_envelopes = rows(envelopes);
         self
     }
 

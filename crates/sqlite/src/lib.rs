@@ -54,7 +54,7 @@
 //! example, then exists if and only if the order does.
 //!
 //! ```
-//! use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
+//! use tower_promises_sqlite::sqlx::{self, sqlite::{SqliteConnectOptions, SqlitePool}};
 //! use tower_promises_backend::{ApplicationConnection, Envelope};
 //! use tower_promises_sqlite::SqliteDatabase;
 //!
@@ -158,6 +158,7 @@ mod writer;
 pub use builder::SqliteBuilder;
 pub use bus::SqliteBus;
 pub use queue::SqliteQueue;
+pub use sqlx;
 pub use store::SqliteStore;
 
 use builder::Settings;

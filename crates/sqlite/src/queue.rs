@@ -228,13 +228,13 @@ fn read(rows: &[SqliteRow], asked: Instant, lease: Duration) -> sqlx::Result<Vec
         let (place, number): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
         let (priority, id): (i64, &str) = (row.try_get(2)?, row.try_get(3)?);
         let payload: Vec<u8> = row.try_get(4)?;
-        let envelope = Taken {
-            id: id.into(),
-            payload: payload.into(),
-            number: u32::try_from(number).unwrap_or(u32::MAX),
-            leased_until: asked + lease.min(clock::LONGEST),
-            receipt: Receipt::new(format!("{place} {number}")),
-        };
+        let envelope = Taken::new(
+            id,
+            payload.into(),
+            u32::try_from(number).unwrap_or(u32::MAX),
+            asked + lease.min(clock::LONGEST),
+            Receipt::new(format!("{place} {number}")),
+        );
         taken.push(((Reverse(priority), place), envelope));
     }
     taken.sort_by_key(|(order, _)| *order);

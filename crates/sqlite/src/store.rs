@@ -86,10 +86,7 @@ impl SqliteStore {
         let rows = self.connections.read(list).await?;
         let listed = rows.iter().map(|row| {
             let value: Vec<u8> = row.try_get(1)?;
-            let entry = Entry {
-                value: value.into(),
-                revision: revision(row, 0)?,
-            };
+            let entry = Entry::new(value.into(), revision(row, 0)?);
             let key = Arc::<str>::from(row.try_get::<&str, _>(2)?);
             Ok(Listed::new(key.clone(), entry, key))
         });
@@ -154,10 +151,7 @@ pub(super) fn entry(rows: &[SqliteRow]) -> sqlx::Result<Option<Entry>> {
         return Ok(None);
     };
     let value: Vec<u8> = row.try_get(1)?;
-    Ok(Some(Entry {
-        value: value.into(),
-        revision: revision(row, 0)?,
-    }))
+    Ok(Some(Entry::new(value.into(), revision(row, 0)?)))
 }
 
 /// Reads the revision that a statement has set, `None` if it has changed nothing.
@@ -202,10 +196,7 @@ impl Table for Changes {
         Ok(match value {
             Some(value) => Change::Put {
                 key,
-                entry: Entry {
-                    value: value.into(),
-                    revision,
-                },
+                entry: Entry::new(value.into(), revision),
             },
             None => Change::Deleted { key, revision },
         })

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises::backend::{
     Backend, BackendError, BoxFuture, Capabilities, CompareAndSet, Enqueued, Entry, Envelope,
-    Outcome, Queue, Receipt, Revision, Store, Taken, WatchStream,
+    Outcome, Page, Queue, Receipt, Revision, Store, Taken, WatchStream,
 };
 
 /// The backend of a process whose calls are counted. The process dies at one of them: no later call has an effect or an
@@ -125,6 +125,15 @@ impl Store for Mortal {
 
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool, BackendError>> {
         Box::pin(self.call(self.store.delete(key)))
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, BackendError>> {
+        Box::pin(self.call(self.store.list(prefix, after, limit)))
     }
 
     fn watch<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<WatchStream, BackendError>> {

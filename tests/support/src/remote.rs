@@ -334,10 +334,7 @@ impl Bus for Remote {
 }
 
 fn entry(value: Vec<u8>, revision: u64) -> Entry {
-    Entry {
-        value: value.into(),
-        revision: Revision::new(revision),
-    }
+    Entry::new(value.into(), Revision::new(revision))
 }
 
 /// The address of the backend, in the other process.

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises::backend::{
-    Backend, BackendError, BoxFuture, CompareAndSet, Entry, Revision, Store, WatchStream,
+    Backend, BackendError, BoxFuture, CompareAndSet, Entry, Page, Revision, Store, WatchStream,
 };
 use tower_promises::operations::OperationLayer;
 
@@ -158,6 +158,15 @@ impl Store for Stepping {
             (self.step)(At::AfterDelete, key).await?;
             Ok(deleted)
         })
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, BackendError>> {
+        self.store.list(prefix, after, limit)
     }
 
     fn watch<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<WatchStream, BackendError>> {

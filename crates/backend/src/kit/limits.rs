@@ -38,6 +38,11 @@ pub fn capacity(asked: usize) -> usize {
     asked.clamp(1, 1_000_000)
 }
 
+/// The number of rows of a table that a setting allows.
+pub fn rows(asked: usize) -> u32 {
+    u32::try_from(asked).unwrap_or(u32::MAX)
+}
+
 /// The number of entries of a page.
 pub fn page_limit(asked: usize) -> usize {
     asked.clamp(1, 1000)

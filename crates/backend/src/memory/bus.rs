@@ -28,7 +28,7 @@ pub struct MemoryBusBuilder {
 impl MemoryBusBuilder {
     /// Sets the number of messages that are buffered for a listener that falls behind, by default 1024. The number is
     /// clamped to 1 to 1,000,000, and may be rounded up.
-    pub fn capacity(mut self, messages: usize) -> Self {
+    pub fn bus_capacity(mut self, messages: usize) -> Self {
         self.capacity = capacity(messages);
         self
     }

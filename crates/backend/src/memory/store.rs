@@ -73,7 +73,7 @@ struct Stored {
 #[derive(Clone, Copy, Debug)]
 #[must_use = "`build` creates the store"]
 pub struct MemoryStoreBuilder {
-    max_bytes: u64,
+    max_bytes: usize,
     max_value_bytes: usize,
     watch_capacity: usize,
 }
@@ -81,7 +81,7 @@ pub struct MemoryStoreBuilder {
 impl MemoryStoreBuilder {
     /// Sets the maximum size of all entries together, in bytes, by default 64 MiB: keys, values and 256 bytes for each
     /// entry. Beyond the limit, the least recently used entries are dropped.
-    pub fn max_bytes(mut self, bytes: u64) -> Self {
+    pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = bytes;
         self
     }
@@ -129,7 +129,7 @@ impl MemoryStore {
         check_name(key)?;
         let settings = &self.shared.settings;
         // An entry larger than the whole store would be dropped at once.
-        let room = usize::try_from(settings.max_bytes).unwrap_or(usize::MAX);
+        let room = settings.max_bytes;
         let room = room.saturating_sub(key.len() + ENTRY_BYTES);
         let limit = settings.max_value_bytes.min(room);
         check_size(value.len(), limit)
@@ -141,7 +141,7 @@ impl Shared {
         let keys = Arc::<Keys>::default();
         let known = keys.clone();
         let entries = Cache::builder()
-            .max_capacity(settings.max_bytes)
+            .max_capacity(u64::try_from(settings.max_bytes).unwrap_or(u64::MAX))
             // The cache's default policy may reject a new value in favour of existing ones.
             .eviction_policy(EvictionPolicy::lru())
             .weigher(|key: &Arc<str>, stored: &Stored| {

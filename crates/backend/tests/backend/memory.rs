@@ -27,7 +27,7 @@ async fn the_memory_store_conforms() {
 #[tokio::test(start_paused = true)]
 async fn the_memory_bus_conforms() {
     for capacity in [1024, 256] {
-        let bus = MemoryBus::builder().capacity(capacity).build();
+        let bus = MemoryBus::builder().bus_capacity(capacity).build();
         conformance::bus(async || bus.clone()).await;
     }
 }

@@ -116,9 +116,9 @@ async fn a_busy_worker_whose_consumer_is_deleted_continues() {
 
 /// The requests of the worker do not end for an hour, and no other worker would create the consumer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_long_poll_interval_does_not_block_a_worker() {
+async fn a_long_pull_expiry_does_not_block_a_worker() {
     let server = Server::start().await;
-    let builder = server.builder().await.poll_interval(NEVER);
+    let builder = server.builder().await.pull_expiry(NEVER);
     let queue = builder.open().await.unwrap().queue();
     let busy = Busy::start(queue.clone());
     add(&queue, "first").await;

@@ -111,7 +111,7 @@ async fn reads_of_expired_values_do_not_stampede() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_of_the_server_loses_nothing() {
     let mut server = Server::start().await;
-    let backend = server.builder().await.poll_interval(SECOND).open().await;
+    let backend = server.builder().await.pull_expiry(SECOND).open().await;
     let backend = backend.unwrap();
     let (store, bus, queue) = (backend.store(), backend.bus(), backend.queue());
     let first = store.put("kept", "1".into(), None).await.unwrap();
@@ -205,7 +205,7 @@ async fn a_crash_of_the_server_loses_nothing() {
 async fn a_worker_survives_restarts() {
     const ENVELOPES: usize = 60;
     let mut server = Server::start().await;
-    let builder = server.builder().await.poll_interval(SECOND / 2);
+    let builder = server.builder().await.pull_expiry(SECOND / 2);
     // A killed server may have recorded an acknowledgement and still have the message, which the sweep deletes.
     let builder = builder.timeout(SECOND * 5).sweep_interval(SECOND * 5);
     let queue = builder.open().await.unwrap().queue();
@@ -423,7 +423,7 @@ async fn a_full_backend_refuses_new_entries() {
     const ROOM: usize = 20;
     let server = Server::start().await;
     let builder = server.builder().await;
-    let builder = builder.max_values(ROOM as u64).max_envelopes(ROOM as u64);
+    let builder = builder.max_values(ROOM).max_envelopes(ROOM);
     let backend = builder.open().await.unwrap();
     let (store, queue) = (backend.store(), backend.queue());
     let ids: Vec<_> = (0..ROOM).map(|number| number.to_string()).collect();

@@ -28,7 +28,7 @@ async fn take(queue: &NatsQueue) -> Taken {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_waiting_worker_notices_a_restart_at_once() {
     let mut server = Server::start().await;
-    let builder = server.builder().await.poll_interval(NEVER);
+    let builder = server.builder().await.pull_expiry(NEVER);
     let queue = builder.open().await.unwrap().queue();
     add(&queue, "before").await;
     let before = take(&queue).await;

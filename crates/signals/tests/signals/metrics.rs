@@ -98,7 +98,7 @@ async fn refused_waits_are_counted_apart() {
 #[tokio::test(start_paused = true)]
 async fn messages_that_come_too_fast_are_counted() {
     let recorded = RecordedHere::start();
-    let bus = MemoryBus::builder().capacity(16).build();
+    let bus = MemoryBus::builder().bus_capacity(16).build();
     let backend = Backend::new(MemoryStore::new(), bus, MemoryQueue::new());
     let signals = Signals::new(backend.clone());
     signals.listen().await.unwrap();

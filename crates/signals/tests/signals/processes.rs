@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, advance, timeout};
 use tower_promises_backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises_backend::{
-    Backend, BackendError, BoxFuture, Bus, BusStream, CompareAndSet, Entry, Revision, Store,
+    Backend, BackendError, BoxFuture, Bus, BusStream, CompareAndSet, Entry, Page, Revision, Store,
     WatchStream,
 };
 use tower_promises_signals::{SignalError, Signals};
@@ -161,6 +161,15 @@ impl Store for SlowStore {
 
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool, BackendError>> {
         self.store.delete(key)
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, BackendError>> {
+        self.store.list(prefix, after, limit)
     }
 
     fn watch<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<WatchStream, BackendError>> {
@@ -315,7 +324,10 @@ async fn a_latch_that_the_bus_lost_is_found_by_the_slow_poll() {
 
 #[tokio::test(start_paused = true)]
 async fn after_lag_latches_are_read_again() {
-    let (store, bus) = (MemoryStore::new(), MemoryBus::builder().capacity(4).build());
+    let (store, bus) = (
+        MemoryStore::new(),
+        MemoryBus::builder().bus_capacity(4).build(),
+    );
     let backend = Backend::new(store, bus, MemoryQueue::new());
     let [here, there] = [Signals::new(backend.clone()), Signals::new(backend)];
     there.listen().await.unwrap();
@@ -494,7 +506,7 @@ fn a_wait_can_be_made_outside_of_a_runtime() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nothing_is_lost_between_threads() {
     const PAIRS: usize = 3000;
-    let bus = MemoryBus::builder().capacity(8 * PAIRS).build();
+    let bus = MemoryBus::builder().bus_capacity(8 * PAIRS).build();
     let backend = Backend::new(MemoryStore::new(), bus, MemoryQueue::new());
     let [here, there] = [Signals::new(backend.clone()), Signals::new(backend)];
     here.listen().await.unwrap();

@@ -125,15 +125,10 @@ impl Queue for Remote {
             let lent: Vec<Lent> = lines.call(&take).await?;
             let left = lent.first().map_or(Duration::ZERO, |lent| lent.3);
             let leased_until = until(&mut lines, left).await;
-            let taken = lent
-                .into_iter()
-                .map(|(id, payload, number, _, receipt)| Taken {
-                    id: id.into(),
-                    payload: payload.into(),
-                    number,
-                    leased_until,
-                    receipt: Receipt::new(receipt),
-                });
+            let taken = lent.into_iter().map(|(id, payload, number, _, receipt)| {
+                let receipt = Receipt::new(receipt);
+                Taken::new(id, payload.into(), number, leased_until, receipt)
+            });
             Ok(taken.collect())
         })
     }
