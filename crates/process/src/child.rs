@@ -31,7 +31,7 @@ pub(super) fn start<J: ProcessJob>(
             }
             text => text,
         };
-        ProcessError::Start {
+        ProcessError::StartFailed {
             job: type_name::<J>(),
             error: Arc::from(tower_promises_backend::BoxError::from(text)),
         }
@@ -47,11 +47,11 @@ fn call<J: ProcessJob>(job: &J, max_bytes: usize) -> Result<Call, ProcessError> 
     if call.len() > max_bytes {
         return Err(ProcessError::TooLarge {
             job: type_name::<J>(),
-            size: call.len() as u64,
-            limit: max_bytes as u64,
+            size: call.len(),
+            limit: max_bytes,
         });
     }
-    Ok((call, max_bytes as u64, std::process::id()))
+    Ok((call, max_bytes, std::process::id()))
 }
 
 /// Waits for the output and blocks the thread. Returns `None` once `is_unwanted` returns `true`. The process has ended
@@ -91,7 +91,7 @@ fn output<J: ProcessJob>(reply: Reply, max_bytes: usize) -> Result<J::Output, Pr
         Reply::TooLarge(size) => Err(ProcessError::TooLarge {
             job: type_name::<J>(),
             size,
-            limit: max_bytes as u64,
+            limit: max_bytes,
         }),
     }
 }
@@ -110,5 +110,5 @@ fn failure<J: ProcessJob>(error: SpawnError, has_started: bool) -> ProcessError 
         return ProcessError::Died { job };
     }
     let error = Arc::new(error);
-    ProcessError::Start { job, error }
+    ProcessError::StartFailed { job, error }
 }

@@ -21,9 +21,9 @@ pub enum ProcessError {
         /// The type of the job.
         job: &'static str,
         /// The size, in bytes of JSON.
-        size: u64,
+        size: usize,
         /// The maximum size.
-        limit: u64,
+        limit: usize,
     },
     /// The job or its output cannot be serialised or deserialised. The error of serde is the [`source`](Error::source).
     #[non_exhaustive]
@@ -38,7 +38,7 @@ pub enum ProcessError {
     /// The process could not be started, or it has not called [`init`](super::init) in time. The reason is the
     /// [`source`](Error::source).
     #[non_exhaustive]
-    Start {
+    StartFailed {
         /// The type of the job.
         job: &'static str,
         /// The reason.
@@ -82,7 +82,7 @@ impl ProcessError {
             Self::Saturated { job, .. }
             | Self::TooLarge { job, .. }
             | Self::Serialize { job, .. }
-            | Self::Start { job, .. }
+            | Self::StartFailed { job, .. }
             | Self::Panicked { job, .. }
             | Self::Died { job }
             | Self::TimedOut { job, .. }
@@ -104,7 +104,7 @@ impl fmt::Display for ProcessError {
             Self::Serialize { job, type_name, .. } => {
                 write!(f, "job `{job}`: a `{type_name}` cannot be sent as JSON")
             }
-            Self::Start { job, .. } => write!(f, "job `{job}`: no process could be started"),
+            Self::StartFailed { job, .. } => write!(f, "job `{job}`: no process could be started"),
             Self::Panicked { job, message } => write!(f, "job `{job}` has panicked: {message}"),
             Self::Died { job } => write!(f, "job `{job}`: its process has ended without a result"),
             Self::TimedOut { job, after } => {
@@ -118,7 +118,7 @@ impl fmt::Display for ProcessError {
 impl Error for ProcessError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Serialize { error, .. } | Self::Start { error, .. } => Some(&**error),
+            Self::Serialize { error, .. } | Self::StartFailed { error, .. } => Some(&**error),
             _ => None,
         }
     }

@@ -35,7 +35,7 @@ pub trait ProcessJob: Serialize + DeserializeOwned + Send + 'static {
 }
 
 /// The input of a child: the job as JSON, the maximum size of its output in bytes, and the process id of the server.
-pub(super) type Call = (String, u64, u32);
+pub(super) type Call = (String, usize, u32);
 
 /// The result of a child.
 #[derive(Serialize, Deserialize)]
@@ -47,7 +47,7 @@ pub(super) enum Reply {
     /// The child cannot serialise the output, for this reason.
     WrongOutput(String),
     /// The output is too large. This is its size in bytes.
-    TooLarge(u64),
+    TooLarge(usize),
 }
 
 /// The entry point of a child. Only a function pointer can be sent to a process, so the function is generic over the
@@ -59,7 +59,7 @@ pub(super) fn answer<J: ProcessJob>((job, max_bytes, server): Call) -> Reply {
         Err(error) => return Reply::WrongJob(error.to_string()),
     };
     match json::to_string(&job.run()) {
-        Ok(output) if output.len() as u64 > max_bytes => Reply::TooLarge(output.len() as u64),
+        Ok(output) if output.len() > max_bytes => Reply::TooLarge(output.len()),
         Ok(output) => Reply::Output(output),
         Err(error) => Reply::WrongOutput(error.to_string()),
     }

@@ -12,7 +12,7 @@ pub(super) fn failed(error: &ProcessError) {
         ProcessError::TimedOut { job, after } => {
             log::warning!(job, ?after, "job is killed, it takes too long");
         }
-        ProcessError::Start { job, error } => {
+        ProcessError::StartFailed { job, error } => {
             log::error!(
                 job,
                 error = &**error as &dyn std::error::Error,

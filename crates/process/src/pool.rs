@@ -223,10 +223,12 @@ impl Shared {
             }
         };
         let thread = thread::Builder::new().name("process-job".to_owned());
-        thread.spawn(work).map_err(|error| ProcessError::Start {
-            job: name,
-            error: Arc::new(error),
-        })?;
+        thread
+            .spawn(work)
+            .map_err(|error| ProcessError::StartFailed {
+                job: name,
+                error: Arc::new(error),
+            })?;
 
         let ended = async {
             tokio::select! {
@@ -277,7 +279,7 @@ impl Shared {
 
 fn never_started(job: &'static str) -> ProcessError {
     let error = "processes do not call `tower_promises_process::init` in time";
-    ProcessError::Start {
+    ProcessError::StartFailed {
         job,
         error: Arc::from(tower_promises_backend::BoxError::from(error)),
     }

@@ -16,7 +16,10 @@ impl ProcessJob for Nothing {
 }
 
 fn reason(error: &ProcessError) -> String {
-    assert!(matches!(error, ProcessError::Start { .. }), "{error:?}");
+    assert!(
+        matches!(error, ProcessError::StartFailed { .. }),
+        "{error:?}"
+    );
     error.source().unwrap().to_string()
 }
 
