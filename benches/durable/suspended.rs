@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::time::{sleep, sleep_until};
 use tower_promises::backend::Backend;
-use tower_promises::operations::durable::Settlement;
+use tower_promises::operations::durable::{Settlement, Settling};
 use tower_promises::{PromiseError, Promises};
 
 #[global_allocator]
@@ -204,7 +204,7 @@ async fn wake(server: &Server, notes: &Notes, ids: &[String]) -> Percentiles {
         let passes = notes.passes.load(Ordering::Relaxed);
         let start = Instant::now();
         let settled = server.operations.settle(id, "approval", &settlement);
-        settled.await.unwrap();
+        assert_eq!(settled.await.unwrap(), Settling::Settled);
         notes.passed(passes + 1).await;
         while server.operations.running() > 0 {
             sleep(Duration::from_millis(1)).await;

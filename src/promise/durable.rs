@@ -11,7 +11,7 @@ use std::any::type_name;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
-use tower_promises_operations::durable::{DurableRun, Json, Replayed, Settlement};
+use tower_promises_operations::durable::{DurableRun, RememberedValue, Replayed, Settlement};
 
 /// Durable promises, whose outcomes are remembered in a [durable operation](crate::operations::durable).
 impl Promises {
@@ -167,7 +167,7 @@ impl Promises {
     ///     // `{"error": {"code": "refused", "message": "…"}}` lets it fail.
     ///     let address = promises.outside_url("approval")?;
     ///     promises.durable("mail", move || mail(address))?;
-    ///     match promises.outside_within("approval", Duration::from_secs(7 * 86_400)) {
+    ///     match promises.outside_with_timeout("approval", Duration::from_secs(7 * 86_400)) {
     ///         Ok(true) => Ok("approved".into()),
     ///         Ok(false) => Ok("refused".into()),
     ///         Err(PromiseError::TimedOut { .. }) => Ok("not answered within a week".into()),
@@ -189,21 +189,21 @@ impl Promises {
         self.settled_outside(key.into_key(), None)
     }
 
-    /// Like [`outside`](Self::outside), with a deadline: `limit` after the first call with this name in any run, the
+    /// Like [`outside`](Self::outside), with a deadline: `timeout` after the first call with this name in any run, the
     /// promise is [`TimedOut`](PromiseError::TimedOut). A settlement that arrives later is refused.
     ///
     /// # Errors
     ///
     /// Those of [`outside`](Self::outside).
-    pub fn outside_within<T>(
+    pub fn outside_with_timeout<T>(
         &self,
         key: impl IntoKey<T>,
-        limit: Duration,
+        timeout: Duration,
     ) -> Result<T, PromiseError>
     where
         T: DeserializeOwned + Clone + Send + Sync + 'static,
     {
-        self.settled_outside(key.into_key(), Some(limit))
+        self.settled_outside(key.into_key(), Some(timeout))
     }
 
     /// Returns the address at which a promise is settled from outside: [`Pending`](PromiseError::Pending) until it is
@@ -255,7 +255,7 @@ impl Promises {
     /// }
     ///
     /// # fn main() -> Result<(), BoxError> {
-    /// // Usually from a file, where `Operations::recorded` was saved.
+    /// // Usually from a file, where `Operations::recording` was saved.
     /// let recording = Recording::new()
     ///     .with("charge", Settlement::value(&"receipt 6")?)
     ///     .with("reserve", Settlement::value(&())?);
@@ -375,10 +375,7 @@ where
     T: Serialize + DeserializeOwned,
 {
     let settlement = match &settled {
-        Ok(value) => Settlement::Value {
-            of: Some(type_name::<T>().to_owned()),
-            json: Json::of(value).map_err(not_remembered)?,
-        },
+        Ok(value) => Settlement::Value(RememberedValue::new(value).map_err(not_remembered)?),
         Err(Failure::Failed(error)) => Settlement::failed(&**error),
         Err(Failure::TimedOut) => Settlement::TimedOut,
         Err(_) => return settled,
@@ -409,10 +406,10 @@ pub(super) fn recall<T: DeserializeOwned>(
 /// The outcome of a remembered promise.
 fn outcome<T: DeserializeOwned>(settlement: Settlement) -> Result<T, Failure> {
     match settlement {
-        Settlement::Value { of, json } => json.read().map_err(|error| {
+        Settlement::Value(value) => value.read().map_err(|error| {
             Failure::Unreadable(Unreadable {
                 expected: type_name::<T>(),
-                found: of.map(Into::into),
+                found: value.type_name().map(Into::into),
                 error: error.into(),
             })
         }),

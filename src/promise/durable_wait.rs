@@ -51,6 +51,8 @@ impl Promises {
     /// Like [`resolve_durable`](Self::resolve_durable), for a future that can fail. See
     /// [`try_durable`](Self::try_durable).
     ///
+    /// Cancel safety: as with [`resolve_durable`](Self::resolve_durable).
+    ///
     /// # Errors
     ///
     /// Those of [`resolve_durable`](Self::resolve_durable).

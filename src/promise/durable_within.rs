@@ -3,7 +3,7 @@ use super::{IntoKey, Key, Promises};
 use crate::BoxError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::any::{Any, type_name};
+use std::any::Any;
 use std::error::Error;
 use std::fmt;
 use std::iter::successors;
@@ -12,7 +12,9 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::backoff::Backoff;
-use tower_promises_operations::durable::{DurableRun, Json, NotInTransaction, Settlement};
+use tower_promises_operations::durable::{
+    DurableRun, RememberWithinError, RememberedValue, Settlement,
+};
 
 /// The pauses between two attempts of a transaction.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -104,8 +106,8 @@ where
 
 fn is_transient(error: &(dyn Error + 'static)) -> bool {
     let mut errors = successors(Some(error), |error| (*error).source());
-    let found = errors.find_map(|error| error.downcast_ref::<NotInTransaction>());
-    found.is_some_and(NotInTransaction::is_transient)
+    let found = errors.find_map(|error| error.downcast_ref::<RememberWithinError>());
+    found.is_some_and(RememberWithinError::is_transient)
 }
 
 /// Remembers the value of a [durable promise](Promises::durable_within) in the transaction that does its work.
@@ -133,16 +135,12 @@ impl<T: Serialize> Remember<T> {
         &self,
         connection: &mut C,
         value: &T,
-    ) -> Result<(), NotInTransaction> {
+    ) -> Result<(), RememberWithinError> {
         let Some(run) = &self.run else {
             return Ok(());
         };
-        let json = Json::of(value).map_err(BackendError::unreadable)?;
-        let settlement = Settlement::Value {
-            of: Some(type_name::<T>().to_owned()),
-            json,
-        };
-        run.remember_within(self.name.as_str(), settlement, connection)
+        let value = RememberedValue::new(value).map_err(BackendError::unreadable)?;
+        run.remember_within(self.name.as_str(), Settlement::Value(value), connection)
             .await
     }
 }

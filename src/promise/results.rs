@@ -32,7 +32,7 @@ impl PromiseResults {
     #[cfg(feature = "operations")]
     #[must_use]
     pub fn recorded(self, recording: &Recording) -> Self {
-        let run = Some(DurableRun::recorded(recording));
+        let run = Some(DurableRun::from_recording(recording));
         Self { run, ..self }
     }
 

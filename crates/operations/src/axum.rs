@@ -12,7 +12,7 @@ use tower_promises_backend::kit::problem;
 /// [`OperationLayer`](crate::OperationLayer) wraps the handler.
 ///
 /// The client gets a 500 which says that the server is misconfigured; the log says what is missing.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MissingOperationLayer;
 

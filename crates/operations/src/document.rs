@@ -1,7 +1,7 @@
 //! The status document of an operation and its addresses.
 
 use super::memory::{WaitKind, Waiting};
-use super::record::{Record, Status};
+use super::record::{OperationStatus, Record};
 use serde::Serialize;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -32,7 +32,7 @@ impl Links {
 #[serde(rename_all = "camelCase")]
 struct Document<'a> {
     id: &'a str,
-    status: Status,
+    status: OperationStatus,
     progress: Option<serde_json::Number>,
     message: Option<&'a str>,
     created: String,
@@ -98,7 +98,7 @@ impl<'a> WaitingPart<'a> {
 
 /// Returns the document as JSON, on one line.
 pub(super) fn document(record: &Record, links: &Links) -> String {
-    let succeeded = record.status == Status::Succeeded;
+    let succeeded = record.status == OperationStatus::Succeeded;
     let durable = record.durable.as_deref();
     let document = Document {
         id: &record.id,

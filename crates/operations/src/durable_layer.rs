@@ -11,10 +11,12 @@ impl OperationLayer {
     /// promises in it that have names are remembered, and if its process is lost, another one continues where it stood.
     /// See [`durable`](super::durable).
     ///
-    /// A durable request is an operation whatever [`predicate`](Self::predicate) says. `HEAD`, `OPTIONS`, `TRACE`,
+    /// A durable request is an operation whatever [`escalate`](Self::escalate) says. `HEAD`, `OPTIONS`, `TRACE`,
     /// `CONNECT` and upgrades never are, and the closure is not called for them. A closure that looks only at the path
-    /// also takes `GET` requests: name the method. It runs where [`Operations::work`](super::Operations::work) takes it up, and goes
-    /// on if its client disconnects. If the store or the queue does not answer, it is refused with 503.
+    /// also takes `GET` requests: name the method.
+    ///
+    /// A durable request runs where [`Operations::work`](super::Operations::work) takes it up, and goes on if its client
+    /// disconnects. If the store or the queue does not answer, it is refused with 503.
     pub fn durable(
         self,
         predicate: impl Fn(&request::Parts) -> bool + Send + Sync + 'static,

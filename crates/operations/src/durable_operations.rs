@@ -184,7 +184,7 @@ impl Operations {
     /// # Errors
     ///
     /// If the backend does not answer.
-    pub async fn recorded(&self, id: &str) -> Result<Option<Recording>, BackendError> {
+    pub async fn recording(&self, id: &str) -> Result<Option<Recording>, BackendError> {
         durable::recorded(&self.instance, &Key::of(id)).await
     }
 }

@@ -6,7 +6,7 @@ use super::instance::Instance;
 use super::limits::Admission;
 use super::metrics;
 use super::progress::Report;
-use super::record::{Failure, Key, RECORD_BYTES, Record, Status, Stored};
+use super::record::{Failure, Key, OperationStatus, RECORD_BYTES, Record, Stored};
 use super::records::{Changed, repeat};
 use super::result::Outcome;
 use super::{claim, observe};
@@ -61,7 +61,7 @@ impl Ending<'_> {
     pub(super) async fn answered(&self, outcome: Outcome) {
         let (instance, key) = (self.instance, self.key);
         let retention = instance.settings.retention;
-        let fail = |failure| self.end(Status::Failed, Some(failure), None);
+        let fail = |failure| self.end(OperationStatus::Failed, Some(failure), None);
         if outcome.status.is_informational() {
             // An informational status is not a final response, and must not be sent to a client that requests the
             // result.
@@ -104,9 +104,9 @@ impl Ending<'_> {
             )
         });
         let status = if failure.is_some() {
-            Status::Failed
+            OperationStatus::Failed
         } else {
-            Status::Succeeded
+            OperationStatus::Succeeded
         };
         self.end(status, failure, Some(stored)).await;
     }
@@ -126,7 +126,7 @@ impl Ending<'_> {
     }
 
     /// Stores the end, unless the operation has ended.
-    async fn end(&self, status: Status, failure: Option<Failure>, stored: Option<Stored>) {
+    async fn end(&self, status: OperationStatus, failure: Option<Failure>, stored: Option<Stored>) {
         let (instance, key) = (self.instance, self.key);
         let retention = instance.settings.retention;
         let change = || {
@@ -178,7 +178,7 @@ impl Ending<'_> {
             self.admission
                 .count(key, RECORD_BYTES, instance.settings.retention);
         }
-        observe::ended(key, Status::Canceled, None);
+        observe::ended(key, OperationStatus::Cancelled, None);
     }
 }
 
@@ -205,7 +205,7 @@ impl Ending<'_> {
     pub(super) async fn raised<E: Into<BoxError>>(&self, told: Told<E>, keyed: Option<Keyed<E>>) {
         let Some(keyed) = keyed else {
             let failure = self.log(told);
-            return self.end(Status::Failed, Some(failure), None).await;
+            return self.end(OperationStatus::Failed, Some(failure), None).await;
         };
         let has_begun = match told {
             // A layer refuses with an error, not with a panic. A panic may come from the handler, after an effect.
@@ -216,7 +216,7 @@ impl Ending<'_> {
             Told::Panic(_) => "Panicked",
             _ => "ServiceError",
         });
-        let end = (Status::Failed, failure);
+        let end = (OperationStatus::Failed, failure);
         self.end_or_forget(end, has_begun, &keyed).await;
         if let Err(told) = keyed.first.send(told) {
             self.log(told);
@@ -226,7 +226,7 @@ impl Ending<'_> {
     /// Ends the operation of work that was given up.
     pub(super) async fn given_up<E>(
         &self,
-        status: Status,
+        status: OperationStatus,
         failure: Failure,
         keyed: Option<Keyed<E>>,
     ) {
@@ -244,7 +244,7 @@ impl Ending<'_> {
     /// unless a client has its id.
     async fn end_or_forget<E>(
         &self,
-        (status, failure): (Status, Failure),
+        (status, failure): (OperationStatus, Failure),
         has_begun: bool,
         keyed: &Keyed<E>,
     ) {

@@ -10,7 +10,7 @@ use super::limits::{Admission, Refusal};
 use super::metrics::{self, FirstReply};
 use super::observe;
 use super::progress::Report;
-use super::record::{Key, Record, Requester, Status};
+use super::record::{Key, OperationStatus, Record, Requester};
 use super::records::{Changed, repeat};
 use super::reply::{self, Reply, varying};
 use super::result::Outcome;
@@ -89,7 +89,7 @@ where
     // The report of the work is the reply if the operation is gone or has ended without a result, and also if the store
     // does not know that the client gets the id, because the operation may be forgotten.
     let is_over = match &landed {
-        Some(Some(record)) => record.status == Status::Failed && record.result.is_none(),
+        Some(Some(record)) => record.status == OperationStatus::Failed && record.result.is_none(),
         Some(None) | None => true,
     };
     match landed {
@@ -365,7 +365,7 @@ async fn ended<R>(
     headers: &HeaderMap,
 ) -> Reply<R> {
     let settings = &instance.settings;
-    if record.status == Status::Canceled {
+    if record.status == OperationStatus::Cancelled {
         return reply::cancelled(settings, headers);
     }
     let Some(stored) = record.result else {

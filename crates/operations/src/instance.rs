@@ -9,7 +9,7 @@ use super::mount::Mount;
 use super::observe;
 use super::on_end::Turns;
 use super::open;
-use super::record::{Failure, Key, RECORD_BYTES, Record, Status};
+use super::record::{Failure, Key, OperationStatus, RECORD_BYTES, Record};
 use super::records::{Changed, Records, Tombstone};
 use super::settings::Settings;
 use super::types::Types;
@@ -200,7 +200,7 @@ impl Instance {
                 return false;
             }
             let error = Failure::new("Canceled", "The operation was cancelled.");
-            record.end(Status::Canceled, Some(error), retention);
+            record.end(OperationStatus::Cancelled, Some(error), retention);
             true
         });
         let changed = changed.await?;

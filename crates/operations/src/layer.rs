@@ -99,9 +99,9 @@ impl OperationLayer {
     /// methods, such as `GET`, [when preferred](Escalate::WhenPreferred). Requests whose media type begins with
     /// `application/grpc` never can.
     ///
-    /// Upgrades and `CONNECT` never can, whatever the predicate returns. The body of a request that can become an
-    /// operation is read to its end first, so the predicate must return [`Escalate::Never`] for requests whose client
-    /// sends while it reads, such as gRPC calls. The predicate should read only headers that `Vary` names, otherwise
+    /// Upgrades and `CONNECT` never can, whatever the function returns. The body of a request that can become an
+    /// operation is read to its end first, so the function must return [`Escalate::Never`] for requests whose client
+    /// sends while it reads, such as gRPC calls. The function should read only headers that `Vary` names, otherwise
     /// caches mix up responses. For a `HEAD` request that never becomes an operation, it is called again with the
     /// method `GET`, because the response has the `Vary` of the response to `GET`.
     ///
@@ -109,17 +109,17 @@ impl OperationLayer {
     /// use tower_promises_operations::{Escalate, OperationLayer};
     ///
     /// let layer = OperationLayer::memory()
-    ///     .predicate(|request| match request.uri.path() {
+    ///     .escalate(|request| match request.uri.path() {
     ///         "/report" => Escalate::Always,
     ///         _ => Escalate::Never,
     ///     });
     /// # let _ = layer;
     /// ```
-    pub fn predicate(
+    pub fn escalate(
         self,
-        predicate: impl Fn(&request::Parts) -> Escalate + Send + Sync + 'static,
+        escalate: impl Fn(&request::Parts) -> Escalate + Send + Sync + 'static,
     ) -> Self {
-        self.with(|settings| settings.predicate = Arc::new(predicate))
+        self.with(|settings| settings.escalate = Arc::new(escalate))
     }
 
     /// Sets how long a client waits for its first reply before the request becomes an operation, by default 2 seconds.

@@ -62,10 +62,10 @@
 //!
 //! # Rules
 //!
-//! 1. A [predicate](OperationLayer::predicate) decides which requests can become operations. Their responses
+//! 1. A [function](OperationLayer::escalate) decides which requests can become operations. Their responses
 //!    have `Vary: Prefer, Accept`, and so have responses to `HEAD` if the same request with `GET` can become an
 //!    operation. All other requests pass through. Upgrades and `CONNECT` always pass through, and gRPC calls do unless
-//!    a predicate decides otherwise.
+//!    the function decides otherwise.
 //! 2. The request body is read, up to [`max_body_bytes`](OperationLayer::max_body_bytes), before the inner
 //!    service is called. A request with a larger body streams to the inner service, stays on its connection and never
 //!    counts as running. A request whose body has not been read yet does not count as running either. Bodies that are
@@ -78,7 +78,7 @@
 //!    the request stays on its connection.
 //! 5. The response is then read to its end, up to [`max_result_bytes`](OperationLayer::max_result_bytes), and
 //!    stored without the headers that belong to a connection and without trailers. The stored response is the result. A
-//!    response with a status of 400 or more makes the operation [`Failed`](Status). A result never answers a condition
+//!    response with a status of 400 or more makes the operation [`Failed`](OperationStatus). A result never answers a condition
 //!    or a range of the request: the inner service does not see `If-Range` and `Range` of a request that can become an
 //!    operation, nor `If-Modified-Since` and `If-None-Match` of a `GET`, `HEAD` or `QUERY`. Conditions that protect
 //!    from lost updates stay: `If-Match`, `If-Unmodified-Since`, and `If-None-Match` of all other methods.
@@ -154,6 +154,9 @@
 //!
 //! A server drops [`OperationFuture`] when the client disconnects. If the future is not ready yet, the work is dropped
 //! or continues, see [`OnDisconnect`]. After the first reply, the work always continues.
+//!
+//! If a future of [`Operations`] is dropped before it resolves, what it changes may or may not have changed. The call can
+//! be repeated.
 //!
 //! # Panics
 //!
@@ -251,7 +254,7 @@ pub use layer::OperationLayer;
 pub use mount::UnreachableMount;
 pub use operations::{Operation, Operations};
 pub use progress::Progress;
-pub use record::Status;
+pub use record::OperationStatus;
 pub use service::{OperationFuture, OperationRoutes, OperationService};
 pub use settings::{Escalate, OnDisconnect};
 

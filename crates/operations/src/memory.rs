@@ -6,6 +6,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use std::any::type_name;
 use std::error::Error;
 use std::fmt;
 use std::iter::successors;
@@ -105,18 +106,56 @@ pub(super) enum Fact {
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Settlement {
-    /// The value.
-    Value {
-        /// The name of its type, if the process that stored the value knew the type.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        of: Option<String>,
-        /// The value in JSON.
-        json: Json,
-    },
+    /// The promise has a value.
+    Value(RememberedValue),
     /// The promise has failed.
     Failed(RememberedError),
     /// The promise has timed out.
     TimedOut,
+}
+
+/// The remembered value of a promise, in JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RememberedValue {
+    /// The name of the type, if the process that stored the value knew the type.
+    #[serde(rename = "of", default, skip_serializing_if = "Option::is_none")]
+    type_name: Option<String>,
+    pub(super) json: Json,
+}
+
+impl RememberedValue {
+    /// Serialises a value, and remembers the name of its type.
+    ///
+    /// # Errors
+    ///
+    /// If the value cannot be represented in JSON, or would change: NaN and the infinities.
+    pub fn new<T: Serialize>(value: &T) -> Result<Self, BoxError> {
+        Ok(Self {
+            type_name: Some(type_name::<T>().to_owned()),
+            json: Json::of(value)?,
+        })
+    }
+
+    /// Deserialises the value.
+    ///
+    /// # Errors
+    ///
+    /// If the value does not fit the type.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T, BoxError> {
+        self.json.read()
+    }
+
+    /// Returns the value as JSON text.
+    #[must_use]
+    pub fn as_json(&self) -> &str {
+        self.json.as_str()
+    }
+
+    /// Returns the name of the type, in the form of [`std::any::type_name`]. `None` for a value from outside.
+    #[must_use]
+    pub fn type_name(&self) -> Option<&str> {
+        self.type_name.as_deref()
+    }
 }
 
 /// The remembered error of a promise: the error itself has ended with its process.
@@ -178,30 +217,18 @@ impl Settlement {
 /// Text in JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Json(Box<RawValue>);
+pub(super) struct Json(Box<RawValue>);
 
 impl Json {
-    /// Serialises a value.
-    ///
-    /// # Errors
-    ///
-    /// If the value cannot be represented in JSON, or would change: NaN and the infinities.
-    pub fn of<T: Serialize>(value: &T) -> Result<Self, BoxError> {
+    fn of<T: Serialize>(value: &T) -> Result<Self, BoxError> {
         Ok(json::to_raw_value(value).map(Self)?)
     }
 
-    /// Reads a value.
-    ///
-    /// # Errors
-    ///
-    /// If the text does not fit the type.
-    pub fn read<T: DeserializeOwned>(&self) -> Result<T, BoxError> {
+    pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, BoxError> {
         Ok(serde_json::from_str(self.as_str())?)
     }
 
-    /// Returns the text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
+    fn as_str(&self) -> &str {
         self.0.get()
     }
 }
@@ -225,28 +252,33 @@ impl Entry {
 }
 
 impl Settlement {
-    /// Creates the outcome of a promise that has this value.
+    /// Creates the outcome of a promise that has this value, without the name of its type: it may be read as any type
+    /// that it fits.
     ///
     /// # Errors
     ///
-    /// If the value cannot be represented in JSON.
+    /// If the value cannot be represented in JSON, or would change: NaN and the infinities.
     pub fn value<T: Serialize>(value: &T) -> Result<Self, BoxError> {
-        let (of, json) = (None, Json::of(value)?);
-        Ok(Self::Value { of, json })
+        Json::of(value).map(Self::untyped)
+    }
+
+    pub(super) fn untyped(json: Json) -> Self {
+        Self::Value(RememberedValue {
+            type_name: None,
+            json,
+        })
     }
 
     /// The outcome of a sleep whose due time has come.
     pub(super) fn slept() -> Self {
-        Self::Value {
-            of: None,
-            json: Json(RawValue::NULL.to_owned()),
-        }
+        Self::untyped(Json(RawValue::NULL.to_owned()))
     }
 
     /// Whether two outcomes are the same for a reader.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Value { json, .. }, Self::Value { json: other, .. }) => {
+            (Self::Value(value), Self::Value(other)) => {
+                let (json, other) = (&value.json, &other.json);
                 let value = |json: &Json| json.read::<serde_json::Value>().ok();
                 json == other || value(json) == value(other)
             }
@@ -256,7 +288,9 @@ impl Settlement {
 
     fn bytes(&self) -> usize {
         match self {
-            Self::Value { of, json } => of.as_ref().map_or(0, String::len) + json.as_str().len(),
+            Self::Value(value) => {
+                value.type_name.as_ref().map_or(0, String::len) + value.as_json().len()
+            }
             Self::Failed(error) => error.code.as_ref().map_or(0, String::len) + error.message.len(),
             Self::TimedOut => 0,
         }

@@ -17,7 +17,7 @@
 //! | `tower_promises_durable_runs_total` | counter | `outcome` | runs that have ended: `ended`, `suspended`, `given_back`, `aborted` |
 //! | `tower_promises_durable_run_duration_seconds` | histogram | `outcome` | the durations of runs |
 //! | `tower_promises_durable_recoveries_total` | counter | | runs that replace a run that was lost |
-//! | `tower_promises_durable_settlements_total` | counter | `result` | settlements from outside: `settled`, `again`, `otherwise`, `too_late`, `unknown`, `too_large`, `misfit` |
+//! | `tower_promises_durable_settlements_total` | counter | `result` | settlements from outside: `settled`, `repeated`, `conflict`, `too_late`, `not_found`, `too_large`, `wrong_type` |
 //!
 //! A first reply is `inline` if it is the inner response or error, and `accepted` if it names the operation. It is
 //! `repeated` if an earlier request with the same idempotency key is answered again. Only requests that can become
@@ -39,7 +39,7 @@
 //! Install the recorder before the first request: a gauge whose increment was not recorded stays below zero after the
 //! decrement. Call [`describe`] once after installing the recorder, to register units, help texts and initial zeros.
 
-use super::record::{Record, Status};
+use super::record::{OperationStatus, Record};
 use std::time::Duration;
 #[cfg(feature = "metrics")]
 use tower_promises_backend::kit::metrics;
@@ -122,7 +122,7 @@ metric!(
 metric!(
     SETTLEMENTS: Counter "tower_promises_durable_settlements_total",
     "Settlements of promises from outside, by result.",
-    "result": ["settled", "again", "otherwise", "too_late", "unknown", "too_large", "misfit"]
+    "result": ["settled", "repeated", "conflict", "too_late", "not_found", "too_large", "wrong_type"]
 );
 
 /// Registers the descriptions and units of the metrics, and all counters and gauges with the value zero.
@@ -231,11 +231,11 @@ pub(super) fn started(is_durable: bool) {
 pub(super) fn ended(record: &Record) {
     let is_lost = record.error.as_ref().is_some_and(|it| it.code == "Lost");
     let outcome = match record.status {
-        Status::Failed if is_lost => 3,
-        Status::Failed => 1,
-        Status::Canceled => 2,
-        Status::Succeeded => 0,
-        Status::NotStarted | Status::Running => return,
+        OperationStatus::Failed if is_lost => 3,
+        OperationStatus::Failed => 1,
+        OperationStatus::Cancelled => 2,
+        OperationStatus::Succeeded => 0,
+        OperationStatus::NotStarted | OperationStatus::Running => return,
     };
     ENDED.count(outcome);
     let finished = record.finished.unwrap_or(record.created);

@@ -5,7 +5,7 @@
 use super::limits::Refusal;
 use super::metrics::{self, BackendPart, Limit};
 use super::mount::UnreachableMount;
-use super::record::{Key, Status};
+use super::record::{Key, OperationStatus};
 use std::time::Duration;
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::log;
@@ -15,7 +15,7 @@ pub(super) fn began(key: &Key, is_durable: bool) {
     log::info!(operation = %key, "a request has become an operation");
 }
 
-pub(super) fn ended(key: &Key, status: Status, code: Option<&str>) {
+pub(super) fn ended(key: &Key, status: OperationStatus, code: Option<&str>) {
     log::info!(operation = %key, %status, code, "an operation has ended");
 }
 

@@ -2,7 +2,7 @@ use super::instance::Instance;
 use super::metrics;
 use super::mount::UnreachableMount;
 use super::observe;
-use super::record::{Key, Record, Status, principal_digest};
+use super::record::{Key, OperationStatus, Record, principal_digest};
 use super::records::{Changed, MAX_LISTED};
 use http::Request;
 use std::fmt;
@@ -57,12 +57,12 @@ impl Operations {
     /// its [lease](super::OperationLayer::lease) has ended, as a request for it does.
     ///
     /// ```
-    /// use tower_promises_operations::{Operations, Status};
+    /// use tower_promises_operations::{Operations, OperationStatus};
     ///
     /// /// A handler of the application's own, which has checked permissions.
     /// async fn is_done(operations: &Operations, id: &str) -> Result<bool, tower_promises_backend::BackendError> {
     ///     let operation = operations.get(id).await?;
-    ///     Ok(operation.is_some_and(|operation| operation.status() == Status::Succeeded))
+    ///     Ok(operation.is_some_and(|operation| operation.status() == OperationStatus::Succeeded))
     /// }
     /// # let _ = is_done;
     /// ```
@@ -211,7 +211,7 @@ impl Operation {
 
     /// Returns the status.
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> OperationStatus {
         self.record.status
     }
 

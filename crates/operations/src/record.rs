@@ -10,10 +10,10 @@ use std::time::Duration;
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::clock::{milliseconds, now};
 
-/// The status of an operation. The names are those of the wire contract.
+/// The status of an operation. [`as_str`](Self::as_str) returns the spelling of the wire contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
-pub enum Status {
+pub enum OperationStatus {
     /// Accepted. The inner service is not ready for it yet.
     NotStarted,
     /// The inner service is running.
@@ -23,15 +23,16 @@ pub enum Status {
     /// The inner service has answered with a status of 400 or more, or has not answered: it panicked, its process was
     /// lost, or its response is too large to be stored.
     Failed,
-    /// Cancelled by its owner or by the end of its lifetime.
-    Canceled,
+    /// Cancelled by its owner or by the end of its lifetime. `Canceled` on the wire.
+    #[serde(rename = "Canceled")]
+    Cancelled,
 }
 
-impl Status {
+impl OperationStatus {
     /// Whether the status is final.
     #[must_use]
     pub const fn is_terminal(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed | Self::Canceled)
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
     }
 
     /// Returns the spelling on the wire.
@@ -42,12 +43,12 @@ impl Status {
             Self::Running => "Running",
             Self::Succeeded => "Succeeded",
             Self::Failed => "Failed",
-            Self::Canceled => "Canceled",
+            Self::Cancelled => "Canceled",
         }
     }
 }
 
-impl fmt::Display for Status {
+impl fmt::Display for OperationStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -59,7 +60,7 @@ pub(super) struct Record {
     pub(super) id: String,
     /// Increases with each change that the document shows.
     pub(super) version: u64,
-    pub(super) status: Status,
+    pub(super) status: OperationStatus,
     pub(super) progress: Option<f64>,
     pub(super) message: Option<String>,
     // All times are milliseconds since the epoch.
@@ -164,7 +165,7 @@ impl Record {
         Self {
             id,
             version: 1,
-            status: Status::NotStarted,
+            status: OperationStatus::NotStarted,
             progress: None,
             message: None,
             created: received,
@@ -198,8 +199,8 @@ impl Record {
     /// Copies the report of the work. Returns whether the record has changed.
     pub(super) fn report(&mut self, report: &Report) -> bool {
         let before = self.clone();
-        if report.started.is_some() && self.status == Status::NotStarted {
-            self.status = Status::Running;
+        if report.started.is_some() && self.status == OperationStatus::NotStarted {
+            self.status = OperationStatus::Running;
         }
         // The clock may have been set back since the creation. A later run of a durable operation starts once more.
         let started = report.started.map(|started| started.max(self.created));
@@ -212,7 +213,12 @@ impl Record {
     }
 
     /// Records the end. The caller checks that the operation has not ended.
-    pub(super) fn end(&mut self, status: Status, error: Option<Failure>, retention: Duration) {
+    pub(super) fn end(
+        &mut self,
+        status: OperationStatus,
+        error: Option<Failure>,
+        retention: Duration,
+    ) {
         let now = self.touch();
         self.status = status;
         self.error = error;

@@ -4,7 +4,7 @@ use super::absence::Absences;
 use super::metrics;
 use super::observe;
 use super::progress::Report;
-use super::record::{Failure, Key, Record, Requester, Status, random};
+use super::record::{Failure, Key, OperationStatus, Record, Requester, random};
 use super::settings::Settings;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -182,7 +182,7 @@ impl Records {
             }
             let lost = "The server that worked on the request is gone.";
             let lost = Failure::new("Lost", lost);
-            record.end(Status::Failed, Some(lost), self.retention);
+            record.end(OperationStatus::Failed, Some(lost), self.retention);
             true
         });
         let changed = changed.await?;

@@ -4,7 +4,7 @@ use super::body::OperationBody;
 use super::cancel_form;
 use super::condition;
 use super::instance::{Found, Instance};
-use super::record::{Key, Record, Status};
+use super::record::{Key, OperationStatus, Record};
 use super::records::Changed;
 use super::reply::{self, Reply, no_store};
 use super::settings::Settings;
@@ -182,7 +182,7 @@ async fn result<R>(
     if !record.status.is_terminal() {
         return Ok(reply::pending(settings, record));
     }
-    if record.status == Status::Canceled {
+    if record.status == OperationStatus::Cancelled {
         return Ok(reply::cancelled(settings, headers));
     }
     let consumed = "The result has been read.";

@@ -7,7 +7,7 @@ use super::instance::{DROP_PATIENCE, Instance, Registration};
 use super::limits::Admission;
 use super::observe;
 use super::progress::Report;
-use super::record::{Failure, Key, Status};
+use super::record::{Failure, Key, OperationStatus};
 use super::records::Changed;
 use super::result::Outcome;
 use bytes::Bytes;
@@ -108,7 +108,9 @@ where
             End::Answered(outcome) if outcome.is_refusal() => ending.refused(outcome, keyed).await,
             End::Answered(outcome) => ending.answered(outcome).await,
             End::Unanswered(Unanswered::Failed(failure)) | End::Failed(failure) => {
-                ending.given_up(Status::Failed, failure, keyed).await;
+                ending
+                    .given_up(OperationStatus::Failed, failure, keyed)
+                    .await;
             }
             End::Unanswered(Unanswered::Error(error)) => {
                 ending.raised(Told::Error(error), keyed).await;
@@ -118,7 +120,9 @@ where
             }
             End::TooLong => {
                 let failure = Failure::new("LifetimeExceeded", "The operation took too long.");
-                ending.given_up(Status::Canceled, failure, keyed).await;
+                ending
+                    .given_up(OperationStatus::Cancelled, failure, keyed)
+                    .await;
             }
             End::Elsewhere => ending.elsewhere().await,
         }

@@ -2,7 +2,6 @@ use super::body::{OperationBody, OperationRequestBody};
 use super::first_reply;
 use super::instance::Instance;
 use super::routes::{self, Route};
-use super::settings::Settings;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
@@ -14,7 +13,7 @@ use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tower_promises_backend::{Backend, BoxError};
+use tower_promises_backend::BoxError;
 use tower_service::Service;
 
 /// Middleware that turns a slow request into a resource.
@@ -27,11 +26,6 @@ pub struct OperationService<S> {
 }
 
 impl<S> OperationService<S> {
-    /// Wraps `inner` with the default settings and a backend of its own.
-    pub fn new(inner: S) -> Self {
-        Self::with_instance(inner, Instance::new(Backend::memory(), Settings::default()))
-    }
-
     pub(super) fn with_instance(inner: S, instance: Arc<Instance>) -> Self {
         Self { inner, instance }
     }

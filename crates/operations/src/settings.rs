@@ -51,7 +51,7 @@ pub(super) struct Settings {
     pub(super) mount: Arc<str>,
     /// Empty for addresses that are path-absolute.
     pub(super) origin: Arc<str>,
-    pub(super) predicate: Arc<Predicate>,
+    pub(super) escalate: Arc<EscalateFn>,
     pub(super) principal: Arc<Principal>,
     pub(super) on_disconnect: OnDisconnect,
     pub(super) idempotency_keys: bool,
@@ -130,7 +130,7 @@ impl Default for DurableSettings {
     }
 }
 
-pub(super) type Predicate = dyn Fn(&request::Parts) -> Escalate + Send + Sync;
+pub(super) type EscalateFn = dyn Fn(&request::Parts) -> Escalate + Send + Sync;
 pub(super) type Principal = dyn Fn(&request::Parts) -> Option<String> + Send + Sync;
 /// Decides whether a client may set this address, which is called when its operation has ended.
 pub(super) type Callbacks = dyn Fn(&request::Parts, &str) -> bool + Send + Sync;
@@ -151,7 +151,7 @@ impl Default for Settings {
             max_wait: Duration::from_secs(30),
             mount: MOUNT.into(),
             origin: "".into(),
-            predicate: Arc::new(by_method),
+            escalate: Arc::new(by_method),
             principal: Arc::new(|_| None),
             on_disconnect: OnDisconnect::default(),
             idempotency_keys: false,
@@ -183,7 +183,7 @@ impl Default for Settings {
     }
 }
 
-/// The default predicate. Requests that change data become operations; requests that read do so if their client prefers
+/// The default decision. Requests that change data become operations; requests that read do so if their client prefers
 /// it.
 fn by_method(request: &request::Parts) -> Escalate {
     match request.method {
@@ -214,8 +214,8 @@ fn needs_connection(request: &request::Parts) -> bool {
 }
 
 impl Settings {
-    /// Whether responses to a request depend on the headers that `Vary` names, where `escalate` is the predicate's
-    /// decision. Responses to `HEAD` have the headers of responses to `GET`, so they also depend on them if only the
+    /// Whether responses to a request depend on the headers that `Vary` names, where `escalate` is the decision
+    /// about the request. Responses to `HEAD` have the headers of responses to `GET`, so they also depend on them if only the
     /// `GET` request can become an operation.
     pub(super) fn varies(&self, request: &mut request::Parts, escalate: Escalate) -> bool {
         if escalate != Escalate::Never {
@@ -230,12 +230,12 @@ impl Settings {
         as_get != Escalate::Never
     }
 
-    /// Returns the predicate's decision. Requests that need their connection never become operations.
+    /// Returns the decision of the application. Requests that need their connection never become operations.
     pub(super) fn escalate(&self, request: &request::Parts) -> Escalate {
         if needs_connection(request) {
             return Escalate::Never;
         }
-        (self.predicate)(request)
+        (self.escalate)(request)
     }
 
     /// Returns the principal of a request, as a digest.

@@ -107,7 +107,7 @@ async fn main() -> Result<(), BoxError> {
         .wait(Duration::from_millis(200))
         .mount("/.operations")
         // A report is a `GET` request. By default it becomes an operation only if the client prefers so.
-        .predicate(|request| match request.uri.path() {
+        .escalate(|request| match request.uri.path() {
             "/work" | "/report" => Escalate::Always,
             _ => Escalate::Never,
         });

@@ -8,7 +8,7 @@ use crate::instance::Instance;
 use crate::memory::{Durable, Entry};
 use crate::observe;
 use crate::open::open_again;
-use crate::record::{Key, Record, Status, random};
+use crate::record::{Key, OperationStatus, Record, random};
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::clock::milliseconds;
 use tower_promises_backend::kit::documents::encode;
@@ -81,7 +81,7 @@ pub(crate) async fn forget_from(
 
 fn is_lost(record: &Record) -> bool {
     let error = record.error.as_ref();
-    record.status == Status::Failed && error.is_some_and(|error| error.code == LOST)
+    record.status == OperationStatus::Failed && error.is_some_and(|error| error.code == LOST)
 }
 
 /// Stores what an idle operation remembers anew, and begins a run. An operation that is lost begins its lifetime again.
@@ -110,7 +110,7 @@ async fn change(
         if had_ended {
             let now = instance.settings.now();
             durable.begun = now;
-            record.status = Status::NotStarted;
+            record.status = OperationStatus::NotStarted;
             (record.error, record.finished, record.result) = (None, None, None);
             record.expires = now.saturating_add(milliseconds(instance.settings.longest()));
         }

@@ -60,18 +60,18 @@ pub(crate) async fn answer<B: Body, R>(
     };
     let key = Key::of(id);
     match settle(instance, &key, Target::Token(token), &settlement).await {
-        Ok(Settling::Settled | Settling::Again) => {
+        Ok(Settling::Settled | Settling::Repeated) => {
             reply::json(StatusCode::OK, r#"{"settled":true}"#.to_owned())
         }
-        Ok(Settling::Otherwise) => {
+        Ok(Settling::Conflict) => {
             problem(StatusCode::CONFLICT, "The promise was settled otherwise.")
         }
         Ok(Settling::TooLate) => {
             reply::gone(settings, "The promise cannot be settled any more.", headers)
         }
-        Ok(Settling::Unknown) => reply::not_found(settings, headers),
+        Ok(Settling::NotFound) => reply::not_found(settings, headers),
         Ok(Settling::TooLarge) => reply::too_large(settings, headers),
-        Ok(Settling::Misfit) => problem(
+        Ok(Settling::WrongType) => problem(
             StatusCode::UNPROCESSABLE_ENTITY,
             "The value does not have the type that the promise needs.",
         ),
@@ -84,7 +84,7 @@ pub(crate) async fn answer<B: Body, R>(
 
 fn settlement(body: &Bytes) -> Option<Settlement> {
     Some(match serde_json::from_slice(body).ok()? {
-        Message::Value(json) => Settlement::Value { of: None, json },
+        Message::Value(json) => Settlement::untyped(json),
         Message::Error { code, message } => Settlement::Failed(RememberedError::new(code, message)),
     })
 }

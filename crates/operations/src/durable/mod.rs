@@ -129,7 +129,7 @@ mod wake;
 mod within;
 mod worker;
 
-pub use crate::memory::{Json, RememberedError, Settlement};
+pub use crate::memory::{RememberedError, RememberedValue, Settlement};
 pub(super) use accept::answer;
 pub(super) use again::{forget_from, recorded, resume, send_again};
 pub(super) use endpoint::answer as answer_promise;
@@ -139,5 +139,5 @@ pub use recording::{ChangedType, Recording, Replayed};
 pub use run::DurableRun;
 pub use settle::Settling;
 pub(super) use settle::{Target, settle};
-pub use within::NotInTransaction;
+pub use within::RememberWithinError;
 pub(super) use worker::work;

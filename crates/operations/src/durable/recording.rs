@@ -5,7 +5,7 @@ use tower_promises_backend::kit::json;
 
 /// What a durable operation remembers, to replay its handler in a unit test.
 ///
-/// [`Operations::recorded`](crate::Operations::recorded) returns it. `PromiseResults::recorded` of `tower-promises`
+/// [`Operations::recording`](crate::Operations::recording) returns it. `PromiseResults::recorded` of `tower-promises`
 /// makes promises of it. In JSON it can be kept in a file beside the test.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -28,6 +28,11 @@ use tower_promises_backend::{Backend, Revision};
 /// Each method that stores something resolves after it is stored. A failure of the store is repeated while the run
 /// owns the operation. A run that was replaced stores nothing more, and its futures never resolve: the run is being
 /// dropped.
+///
+/// # Cancel safety
+///
+/// If the future of a method that stores something is dropped before it resolves, this may or may not be stored. The
+/// call can be repeated.
 #[derive(Clone)]
 pub struct DurableRun {
     pub(super) owned: Arc<Owned>,
@@ -38,7 +43,7 @@ impl DurableRun {
     /// Creates a run that remembers a recording, for unit tests of handlers. All recorded due times have passed. The run
     /// belongs to no operation: storing anything never ends.
     #[must_use]
-    pub fn recorded(recording: &Recording) -> Self {
+    pub fn from_recording(recording: &Recording) -> Self {
         let (principal, received) = (None, clock::now());
         let requester = Requester {
             principal,
@@ -108,16 +113,17 @@ impl DurableRun {
     /// Records that a remembered value was requested as a `T`, and whether it fits. [`replayed`](Self::replayed) tells
     /// of types that have changed.
     pub fn compare_type<T>(&self, name: &str, settlement: &Settlement, fits: bool) {
-        let Settlement::Value { of, .. } = settlement else {
+        let Settlement::Value(value) = settlement else {
             return;
         };
         let requested = type_name::<T>();
-        if fits && of.as_ref().is_none_or(|of| of == requested) {
+        let remembered = value.type_name();
+        if fits && remembered.is_none_or(|remembered| remembered == requested) {
             return;
         }
         let changed = ChangedType {
             name: name.to_owned(),
-            remembered: of.clone(),
+            remembered: remembered.map(str::to_owned),
             requested,
             fits,
         };

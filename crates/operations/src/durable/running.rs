@@ -16,7 +16,7 @@ use crate::memory::{Durable, Waiting};
 use crate::metrics::{self, RunOutcome};
 use crate::observe;
 use crate::progress::Report;
-use crate::record::{Failure, Key, Record, Status};
+use crate::record::{Failure, Key, OperationStatus, Record};
 use crate::records::repeat;
 use crate::result::Outcome as Answer;
 use bytes::Bytes;
@@ -185,7 +185,9 @@ where
         match end {
             End::Answered(answer) => ending.answered(answer).await,
             End::Unanswered(Unanswered::Failed(failure)) => {
-                ending.given_up::<E>(Status::Failed, failure, None).await;
+                ending
+                    .given_up::<E>(OperationStatus::Failed, failure, None)
+                    .await;
             }
             End::Unanswered(Unanswered::Error(error)) => {
                 ending.raised(Told::Error(error), None).await;
@@ -195,7 +197,9 @@ where
             }
             End::TooLong => {
                 let failure = Failure::new("LifetimeExceeded", "The operation took too long.");
-                ending.given_up::<E>(Status::Canceled, failure, None).await;
+                ending
+                    .given_up::<E>(OperationStatus::Cancelled, failure, None)
+                    .await;
             }
             // Stored elsewhere, or not yet.
             End::Replaced | End::Rests(_) | End::GivenUp => {}

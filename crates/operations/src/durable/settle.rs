@@ -14,22 +14,23 @@ use tower_promises_backend::{BackendError, Revision};
 
 /// The result of settling a promise from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "it says whether the promise is settled"]
 #[non_exhaustive]
 pub enum Settling {
     /// The promise is settled now.
     Settled,
     /// The promise was settled before, with the same outcome.
-    Again,
+    Repeated,
     /// The promise was settled before, with another outcome. Nothing has changed.
-    Otherwise,
+    Conflict,
     /// The deadline of the promise is over, or the operation has ended.
     TooLate,
     /// There is no such operation or promise.
-    Unknown,
+    NotFound,
     /// The operation has no room to remember the outcome.
     TooLarge,
     /// The value does not fit the type of the promise.
-    Misfit,
+    WrongType,
 }
 
 /// The promise to settle.
@@ -60,14 +61,14 @@ async fn settle_now(
 ) -> Result<Settling, BackendError> {
     loop {
         let Some((record, revision)) = instance.records.read(key).await? else {
-            return Ok(Settling::Unknown);
+            return Ok(Settling::NotFound);
         };
         let Some(durable) = record.durable.as_deref() else {
-            return Ok(Settling::Unknown);
+            return Ok(Settling::NotFound);
         };
         let memory = recollect(instance, key, durable).await?;
         let Some(name) = target.name(instance, durable, &memory) else {
-            return Ok(Settling::Unknown);
+            return Ok(Settling::NotFound);
         };
         let wake = Wake {
             instance,
@@ -79,11 +80,11 @@ async fn settle_now(
             if settled.is_same(settlement) {
                 // The first call may have ended before it woke the operation.
                 wake.now().await?;
-                return Ok(Settling::Again);
+                return Ok(Settling::Repeated);
             }
             return Ok(match settled {
                 Settlement::TimedOut => Settling::TooLate,
-                _ => Settling::Otherwise,
+                _ => Settling::Conflict,
             });
         }
         let refusal = refusal(instance, &record, durable, &memory, &name, settlement);
@@ -137,9 +138,9 @@ fn refusal(
         return Some(Settling::TooLate);
     }
     let of = memory.get(name).and_then(|known| known.outside.clone());
-    if let (Some(of), Settlement::Value { json, .. }) = (of.flatten(), settlement) {
-        if !instance.types.fits(&of, json) {
-            return Some(Settling::Misfit);
+    if let (Some(of), Settlement::Value(value)) = (of.flatten(), settlement) {
+        if !instance.types.fits(&of, &value.json) {
+            return Some(Settling::WrongType);
         }
     }
     let entry = entry(name, settlement);

@@ -10,7 +10,7 @@ use crate::memory::{Durable, Entry};
 use crate::metrics;
 use crate::observe;
 use crate::open::{close, lists_of};
-use crate::record::{Failure, Key, Record, Status, random};
+use crate::record::{Failure, Key, OperationStatus, Record, random};
 use std::sync::Arc;
 use std::time::Duration;
 use tower_promises_backend::kit::documents::encode;
@@ -219,10 +219,10 @@ impl Claimant {
         let settings = &self.instance.settings;
         let (status, failure) = if is_over {
             let failure = Failure::new("LifetimeExceeded", "The operation took too long.");
-            (Status::Canceled, failure)
+            (OperationStatus::Cancelled, failure)
         } else if durable.recoveries > settings.durable.max_recoveries {
             let lost = "The servers that worked on the request are gone.";
-            (Status::Failed, Failure::new(LOST, lost))
+            (OperationStatus::Failed, Failure::new(LOST, lost))
         } else {
             record.touch();
             return None;

@@ -17,7 +17,7 @@ use tower_promises_backend::{ApplicationConnection, BackendError};
 /// back.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub enum NotInTransaction {
+pub enum RememberWithinError {
     /// The promise has an outcome already: the application has settled it, or the transaction has.
     Settled,
     /// A limit of the operation's memory is exceeded.
@@ -34,7 +34,7 @@ pub enum NotInTransaction {
     },
 }
 
-impl NotInTransaction {
+impl RememberWithinError {
     /// Whether repeating the transaction from its beginning may help.
     #[must_use]
     pub fn is_transient(&self) -> bool {
@@ -50,13 +50,13 @@ impl NotInTransaction {
     }
 }
 
-impl From<BackendError> for NotInTransaction {
+impl From<BackendError> for RememberWithinError {
     fn from(error: BackendError) -> Self {
         Self::Backend { error }
     }
 }
 
-impl fmt::Display for NotInTransaction {
+impl fmt::Display for RememberWithinError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Settled => f.write_str("the promise has an outcome already"),
@@ -67,7 +67,7 @@ impl fmt::Display for NotInTransaction {
     }
 }
 
-impl Error for NotInTransaction {
+impl Error for RememberWithinError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Settled => None,
@@ -96,7 +96,7 @@ impl DurableRun {
         name: &str,
         settlement: Settlement,
         connection: &mut C,
-    ) -> Result<(), NotInTransaction> {
+    ) -> Result<(), RememberWithinError> {
         let entry = Entry {
             name: name.to_owned(),
             fact: Fact::Settled(settlement),
@@ -117,10 +117,10 @@ impl DurableRun {
 }
 
 impl Owned {
-    fn check_room(&self, entry: &Entry) -> Result<(), NotInTransaction> {
+    fn check_room(&self, entry: &Entry) -> Result<(), RememberWithinError> {
         let memory = lock(&self.memory);
         if memory.has(entry) {
-            return Err(NotInTransaction::Settled);
+            return Err(RememberWithinError::Settled);
         }
         let settings = &self.instance.settings.durable;
         let size = memory.bytes + memory.pending_bytes() + entry.bytes();
@@ -133,7 +133,7 @@ impl Owned {
         } else {
             return Ok(());
         };
-        Err(NotInTransaction::Limit { error })
+        Err(RememberWithinError::Limit { error })
     }
 
     /// Adds an entry to the journal, as the transaction sees it. Returns whether the run still owns the operation.
@@ -144,7 +144,7 @@ impl Owned {
         &self,
         transaction: &mut impl Documents,
         entry: &Entry,
-    ) -> Result<bool, NotInTransaction> {
+    ) -> Result<bool, RememberWithinError> {
         let key = self.key.record();
         loop {
             let found = documents::read::<Record>(transaction, &key).await?;
@@ -169,7 +169,7 @@ impl Owned {
             let is_settled =
                 |other: &Entry| other.name == entry.name && matches!(other.fact, Fact::Settled(_));
             if new.iter().any(is_settled) {
-                return Err(NotInTransaction::Settled);
+                return Err(RememberWithinError::Settled);
             }
             durable.journal.push(entry.clone(), entry.bytes());
             // The run gets on, so it is not what ends its processes.

@@ -25,7 +25,7 @@ mod strings;
 #[cfg(test)]
 mod tests;
 
-use super::Status;
+use super::OperationStatus;
 use http::StatusCode;
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ pub use strings::Strings;
 #[non_exhaustive]
 pub struct PageContext<'a> {
     /// The status of the operation.
-    pub status: Status,
+    pub status: OperationStatus,
     /// The progress in percent from 0 to 100, if it is known.
     pub progress: Option<f64>,
     /// The latest message of the work. It is plain text: escape it.

@@ -1,6 +1,6 @@
 use super::assets::{ICON, SCRIPT, STYLE};
 use super::{ErrorContext, PageContext, Strings};
-use crate::Status;
+use crate::OperationStatus;
 use http::StatusCode;
 use std::fmt::Write;
 use std::time::Duration;
@@ -85,18 +85,21 @@ fn direction(strings: &Strings) -> &'static str {
     if strings.right_to_left { "rtl" } else { "ltr" }
 }
 
-fn heading(status: Status, strings: &Strings) -> &str {
+fn heading(status: OperationStatus, strings: &Strings) -> &str {
     match status {
-        Status::NotStarted => &strings.not_started,
-        Status::Running => &strings.running,
-        Status::Succeeded => &strings.succeeded,
-        Status::Failed => &strings.failed,
-        Status::Canceled => &strings.cancelled,
+        OperationStatus::NotStarted => &strings.not_started,
+        OperationStatus::Running => &strings.running,
+        OperationStatus::Succeeded => &strings.succeeded,
+        OperationStatus::Failed => &strings.failed,
+        OperationStatus::Cancelled => &strings.cancelled,
     }
 }
 
-fn is_terminal(status: Status) -> bool {
-    !matches!(status, Status::NotStarted | Status::Running)
+fn is_terminal(status: OperationStatus) -> bool {
+    !matches!(
+        status,
+        OperationStatus::NotStarted | OperationStatus::Running
+    )
 }
 
 /// Returns the progress, rounded down, so that unfinished work does not show 100. Returns `None` if the operation has

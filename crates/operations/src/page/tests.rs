@@ -1,5 +1,5 @@
 use super::{ErrorContext, PageContext, PageLinks, Strings, asset, render, render_error};
-use crate::Status;
+use crate::OperationStatus;
 use http::StatusCode;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ const HARMLESS: &str = "&lt;script&gt;&quot;&amp;&#39;&lt;/script&gt;";
 
 fn context(strings: &Strings) -> PageContext<'_> {
     PageContext {
-        status: Status::Running,
+        status: OperationStatus::Running,
         progress: Some(42.9),
         message: Some("row 3"),
         waiting_for: vec!["approval", "night"],
@@ -55,7 +55,7 @@ fn shows_that_it_does_not_know_how_far_it_is() {
     context.message = None;
     context.waiting_for = Vec::new();
     context.can_cancel = false;
-    context.status = Status::NotStarted;
+    context.status = OperationStatus::NotStarted;
     let page = render(&context);
     assert!(page.contains("<title>Waiting to start</title>"));
     assert!(page.contains(r#"<progress max="100" aria-labelledby="heading">"#));
@@ -67,9 +67,9 @@ fn shows_that_it_does_not_know_how_far_it_is() {
 fn an_ended_operation_does_not_wait_for_anything() {
     let strings = Strings::default();
     for (status, heading) in [
-        (Status::Succeeded, "Done"),
-        (Status::Failed, "That did not work"),
-        (Status::Canceled, "Cancelled"),
+        (OperationStatus::Succeeded, "Done"),
+        (OperationStatus::Failed, "That did not work"),
+        (OperationStatus::Cancelled, "Cancelled"),
     ] {
         let mut context = context(&strings);
         context.status = status;

@@ -90,7 +90,7 @@ async fn values_that_are_loaded_together_are_stored_together() {
     let path = process.begin("POST /").await;
     process.suspended(&path).await;
     let id = path.rsplit('/').next().unwrap();
-    let recorded = process.operations.recorded(id).await.unwrap().unwrap();
+    let recorded = process.operations.recording(id).await.unwrap().unwrap();
     assert_eq!(recorded.to_json().matches("price").count(), 50);
     assert_eq!(process.result(&path).await.1, "50");
     assert_eq!(loader.calls().len(), 1);
@@ -156,7 +156,7 @@ async fn a_panic_of_the_loader_is_not_remembered() {
     let path = process.begin("POST /").await;
     process.suspended(&path).await;
     let id = path.rsplit('/').next().unwrap();
-    let recorded = process.operations.recorded(id).await.unwrap().unwrap();
+    let recorded = process.operations.recording(id).await.unwrap().unwrap();
     assert!(!recorded.to_json().contains("price"));
     assert_eq!(process.result(&path).await.1, "Ok(Some(2))");
 }

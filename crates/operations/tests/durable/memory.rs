@@ -426,11 +426,11 @@ async fn a_run_is_replayed_from_a_recording() {
     assert_eq!(process.result(&path).await.1, "Ada 7");
     let document = process.document(&path).await;
     let id = document["id"].as_str().unwrap();
-    let recording = process.operations.recorded(id).await.unwrap().unwrap();
+    let recording = process.operations.recording(id).await.unwrap().unwrap();
     assert!(
         process
             .operations
-            .recorded("unknown")
+            .recording("unknown")
             .await
             .unwrap()
             .is_none()

@@ -36,11 +36,11 @@ async fn runs_suspensions_and_settlements_are_counted() {
         async move { operations.settle(id, "number", &settlement).await.unwrap() }
     };
     assert_eq!(settle(7).await, Settling::Settled);
-    assert_eq!(settle(7).await, Settling::Again);
-    assert_eq!(settle(8).await, Settling::Otherwise);
+    assert_eq!(settle(7).await, Settling::Repeated);
+    assert_eq!(settle(8).await, Settling::Conflict);
     let unknown = Settlement::value(&7).unwrap();
     let unknown = process.operations.settle("another", "number", &unknown);
-    assert_eq!(unknown.await.unwrap(), Settling::Unknown);
+    assert_eq!(unknown.await.unwrap(), Settling::NotFound);
     assert_eq!(process.result(&path).await.1, "7");
     assert_eq!(
         recorded.values("durable"),
@@ -52,10 +52,10 @@ async fn runs_suspensions_and_settlements_are_counted() {
             "durable_runs_started_total{reason=\"settled\"} 1",
             "durable_runs_total{outcome=\"ended\"} 1",
             "durable_runs_total{outcome=\"suspended\"} 2",
-            "durable_settlements_total{result=\"again\"} 1",
-            "durable_settlements_total{result=\"otherwise\"} 1",
+            "durable_settlements_total{result=\"conflict\"} 1",
+            "durable_settlements_total{result=\"not_found\"} 1",
+            "durable_settlements_total{result=\"repeated\"} 1",
             "durable_settlements_total{result=\"settled\"} 1",
-            "durable_settlements_total{result=\"unknown\"} 1",
         ]
     );
     assert_eq!(

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tower_promises::backend::{
     Backend, BackendError, BoxFuture, Bus, BusStream, Capabilities, CompareAndSet, Enqueued, Entry,
-    Envelope, Outcome, Queue, Receipt, Revision, Store, Taken, WatchStream,
+    Envelope, Outcome, Page, Queue, Receipt, Revision, Store, Taken, WatchStream,
 };
 
 /// The point at which a process dies.
@@ -188,6 +188,15 @@ impl Store for Mortal {
 
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool, BackendError>> {
         self.call(self.backend.store().delete(key))
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, BackendError>> {
+        self.call(self.backend.store().list(prefix, after, limit))
     }
 
     fn watch<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<WatchStream, BackendError>> {

@@ -18,7 +18,7 @@ fn approval(addresses: &Diary) -> impl Handle + use<> {
         let url = promises.outside_url("approval")?;
         let addresses = addresses.clone();
         promises.durable("mail", move || async move { addresses.note(url) })?;
-        match promises.outside_within::<u32>("approval", HOUR) {
+        match promises.outside_with_timeout::<u32>("approval", HOUR) {
             Ok(number) => Ok(format!("approved: {number}")),
             Err(PromiseError::Failed { error, .. }) => Ok(format!("refused: {error}")),
             Err(PromiseError::TimedOut { .. }) => Ok("too late".to_owned()),
@@ -189,10 +189,10 @@ async fn the_application_settles_by_name() {
         Settlement::value(&8).unwrap(),
     );
     let settle = async |id, settlement| process.operations.settle(id, "approval", settlement).await;
-    assert_eq!(settle("unknown", &seven).await.unwrap(), Settling::Unknown);
+    assert_eq!(settle("unknown", &seven).await.unwrap(), Settling::NotFound);
     assert_eq!(settle(id, &seven).await.unwrap(), Settling::Settled);
-    assert_eq!(settle(id, &seven).await.unwrap(), Settling::Again);
-    assert_eq!(settle(id, &eight).await.unwrap(), Settling::Otherwise);
+    assert_eq!(settle(id, &seven).await.unwrap(), Settling::Repeated);
+    assert_eq!(settle(id, &eight).await.unwrap(), Settling::Conflict);
     assert_eq!(process.result(&path).await.1, "approved: 7");
 }
 

@@ -8,7 +8,7 @@ use test_support::operation::SECOND;
 use tokio::time::{Instant, sleep};
 use tower_promises::Promises;
 use tower_promises::backend::Backend;
-use tower_promises_operations::durable::{DurableRun, Settlement};
+use tower_promises_operations::durable::{DurableRun, Settlement, Settling};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -94,7 +94,7 @@ async fn the_application_ends_a_sleep() {
     let began = Instant::now();
     let settlement = Settlement::value(&"an alarm").unwrap();
     let settled = process.operations.settle(id(&path), "night", &settlement);
-    settled.await.unwrap();
+    assert_eq!(settled.await.unwrap(), Settling::Settled);
     sleep(10 * SECOND).await;
     assert!(diary.count("pass") < 5, "{}", diary.count("pass"));
     assert_eq!(process.result(&path).await.1, "good morning");

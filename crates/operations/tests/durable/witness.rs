@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises::backend::{
-    Backend, BackendError, BoxFuture, CompareAndSet, Entry, Revision, Store, WatchStream,
+    Backend, BackendError, BoxFuture, CompareAndSet, Entry, Page, Revision, Store, WatchStream,
 };
 
 const RECORDS: &str = "operation/record/";
@@ -253,6 +253,15 @@ impl Store for WitnessedStore {
 
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool, BackendError>> {
         self.store.delete(key)
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, BackendError>> {
+        self.store.list(prefix, after, limit)
     }
 
     fn watch<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<WatchStream, BackendError>> {

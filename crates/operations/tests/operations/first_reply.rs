@@ -77,9 +77,9 @@ async fn section_1_vary_is_appended_on_every_route_that_can_escalate() {
     }
     let upgrade = [("connection", "upgrade")];
     assert_eq!(app.ask("HEAD /", &upgrade).await.header("vary"), "");
-    let never = App::working(memory().predicate(|_| Escalate::Never));
+    let never = App::working(memory().escalate(|_| Escalate::Never));
     assert_eq!(never.ask("HEAD /", &[]).await.header("vary"), "");
-    let reports = memory().predicate(|request| match request.method {
+    let reports = memory().escalate(|request| match request.method {
         http::Method::GET => Escalate::Always,
         _ => Escalate::Never,
     });
@@ -102,11 +102,11 @@ async fn section_1_vary_is_appended_on_every_route_that_can_escalate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_predicate_is_asked_once_about_each_request() {
+async fn the_decision_is_asked_once_about_each_request() {
     for escalate in [Escalate::Never, Escalate::WhenPreferred, Escalate::Always] {
         let asked = Counter::default();
         let counted = asked.clone();
-        let app = App::working(memory().predicate(move |_| {
+        let app = App::working(memory().escalate(move |_| {
             counted.add();
             escalate
         }));
@@ -114,7 +114,7 @@ async fn the_predicate_is_asked_once_about_each_request() {
             app.ask(line, &[]).await;
             assert_eq!(asked.get(), number, "{line}");
         }
-        // `HEAD` checks the predicate again for `GET` if the response to `GET` could have another `Vary`.
+        // `HEAD` asks again for `GET` if the response to `GET` could have another `Vary`.
         app.ask("HEAD /", &[]).await;
         let is_asked_again = escalate == Escalate::Never;
         assert_eq!(asked.get(), 5 + usize::from(is_asked_again));
@@ -235,7 +235,7 @@ async fn section_1_a_read_escalates_when_that_is_preferred() {
         .await;
     assert_eq!(asks.status, 202);
 
-    let layer = memory().predicate(|_| Escalate::WhenPreferred);
+    let layer = memory().escalate(|_| Escalate::WhenPreferred);
     let app = App::working(layer);
     assert_eq!(app.ask("POST /?ms=9000", &[]).await.status, 200);
     let asks = app
@@ -422,7 +422,7 @@ async fn section_1_an_error_of_the_body_reaches_the_service() {
 // Contract: 1.11
 #[tokio::test(start_paused = true)]
 async fn section_1_upgrades_and_connect_never_escalate() {
-    let app = App::working(memory().predicate(|_| Escalate::Always));
+    let app = App::working(memory().escalate(|_| Escalate::Always));
     for headers in [
         &[
             ("connection", "keep-alive, Upgrade"),

@@ -289,7 +289,7 @@ async fn a_request_that_is_not_guaranteed_to_run_once_does_not_run() {
 
 #[tokio::test(start_paused = true)]
 async fn a_key_applies_to_a_request_that_does_not_escalate() {
-    let layer = memory().predicate(|_| tower_promises_operations::Escalate::WhenPreferred);
+    let layer = memory().escalate(|_| tower_promises_operations::Escalate::WhenPreferred);
     let (app, calls) = counting(layer);
     for _ in 0..2 {
         let answer = app.ask("POST /?ms=600000", &[KEY]).await;

@@ -178,13 +178,13 @@ async fn section_2_an_inner_error_status_is_failed() {
 // Contract: 2.3, 2.5
 #[tokio::test(start_paused = true)]
 async fn section_2_the_names_of_the_five_states() {
-    use tower_promises_operations::Status;
+    use tower_promises_operations::OperationStatus;
     let words = [
-        (Status::NotStarted, "NotStarted", false),
-        (Status::Running, "Running", false),
-        (Status::Succeeded, "Succeeded", true),
-        (Status::Failed, "Failed", true),
-        (Status::Canceled, "Canceled", true),
+        (OperationStatus::NotStarted, "NotStarted", false),
+        (OperationStatus::Running, "Running", false),
+        (OperationStatus::Succeeded, "Succeeded", true),
+        (OperationStatus::Failed, "Failed", true),
+        (OperationStatus::Cancelled, "Canceled", true),
     ];
     for (status, word, is_terminal) in words {
         assert_eq!(status.to_string(), word);
