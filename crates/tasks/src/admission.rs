@@ -121,7 +121,7 @@ impl Core {
         if slots.is_some_and(|slots| slots.holds(&letter.submission)) {
             return Ok(true);
         }
-        let time_to_live = self.settings.result_time_to_live;
+        let time_to_live = self.settings.retention;
         let changed = self.records.change(&letter.id, |record| {
             let has_crashed =
                 record.submission == letter.submission && record.state == TaskState::Running;

@@ -11,7 +11,7 @@ use tower_promises_backend::kit::problem;
 /// Rejection of the extractor [`Tasks`] for handlers outside of a [`TaskLayer`](crate::TaskLayer).
 ///
 /// The response is a 500 that tells the client that the server is misconfigured. The log contains the missing layer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MissingTaskLayer;
 

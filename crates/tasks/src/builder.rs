@@ -185,14 +185,14 @@ impl TasksBuilder {
 
     /// Sets how long the output or the error of a task is kept after its end, by default one hour. For this time,
     /// submitting the same id again is idempotent.
-    pub fn result_time_to_live(mut self, time: Duration) -> Self {
-        self.settings.result_time_to_live = time;
+    pub fn retention(mut self, time: Duration) -> Self {
+        self.settings.retention = time;
         self
     }
 
     /// Sets how long a dead letter is kept, by default 14 days.
-    pub fn dead_letter_time_to_live(mut self, time: Duration) -> Self {
-        self.settings.dead_letter_time_to_live = time;
+    pub fn dead_letter_retention(mut self, time: Duration) -> Self {
+        self.settings.dead_letter_retention = time;
         self
     }
 

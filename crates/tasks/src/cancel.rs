@@ -45,7 +45,7 @@ impl Core {
         id: &TaskId,
         tombstone: Option<&Record>,
     ) -> Result<bool, TaskError> {
-        let time_to_live = self.settings.result_time_to_live;
+        let time_to_live = self.settings.retention;
         let waiting = |record: Record| {
             let (queue, task) = (record.queue.clone(), record.task.clone());
             (record, Found::Waiting(queue, task))

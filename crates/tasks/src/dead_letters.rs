@@ -42,7 +42,7 @@ impl Core {
     /// Adds a dead letter to the list of its queue, if it is not listed yet.
     pub(super) async fn list(&self, queue: &str, id: &TaskId) -> Result<(), BackendError> {
         let mut dropped = 0;
-        let time_to_live = self.settings.dead_letter_time_to_live;
+        let time_to_live = self.settings.dead_letter_retention;
         let update = |found: Option<Vec<TaskId>>| {
             let mut ids = found.unwrap_or_default();
             if ids.contains(id) {
@@ -80,7 +80,7 @@ impl Core {
     }
 
     async fn remove(&self, queue: &str, id: &TaskId) -> Result<(), BackendError> {
-        let time_to_live = self.settings.dead_letter_time_to_live;
+        let time_to_live = self.settings.dead_letter_retention;
         let update = |found: Option<Vec<TaskId>>| {
             let mut ids = found.unwrap_or_default();
             let before = ids.len();
@@ -147,7 +147,7 @@ impl Core {
                 };
                 record.attempt = delivery.number;
                 record.failure = Some(failure.clone());
-                record.end(TaskState::Dead, self.settings.dead_letter_time_to_live);
+                record.end(TaskState::Dead, self.settings.dead_letter_retention);
                 record.unread = has_room.then(|| Unread::new(&delivery.payload));
                 let time_to_live = record.time_to_live();
                 let burial = Burial::Now(record.task.clone());
@@ -228,7 +228,7 @@ impl Core {
     }
 
     pub(super) async fn discard(&self, queue: &str, id: &TaskId) -> Result<(), TaskError> {
-        let time_to_live = self.settings.result_time_to_live;
+        let time_to_live = self.settings.retention;
         let changed = self.records.change(id, |record| {
             let is_dead =
                 record.queue == queue && record.state == TaskState::Dead && record.is_kept();

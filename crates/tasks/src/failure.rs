@@ -179,6 +179,10 @@ impl Reported {
         }
     }
 
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(super) fn panicked(message: &str) -> Self {
         if message.is_empty() {
             Self::new("the task panicked")

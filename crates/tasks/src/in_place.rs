@@ -85,7 +85,7 @@ pub(super) async fn keep(core: &Core, letter: &Letter, ended: &Result<Box<RawVal
             TaskState::Failed
         }
     };
-    record.end(state, core.settings.result_time_to_live);
+    record.end(state, core.settings.retention);
     if let Err(error) = core.records.create(&letter.id, &record).await {
         observe::backend_failed(&letter.id, &error);
     }

@@ -94,8 +94,8 @@
 //!    that can read it runs.
 //! 8. Exactly one end of a task is recorded. Each attempt has its own token, and only the attempt whose token is in the
 //!    store can record the end. The output of a worker that has lost its lease is dropped.
-//! 9. The output is stored before the queue is updated, and kept for a [time to
-//!    live](TasksBuilder::result_time_to_live).
+//! 9. The output is stored before the queue is updated, and kept for the
+//!    [retention](TasksBuilder::retention).
 //! 10. Submitting fails for a task that cannot be serialised, that could not be read again, that is too large, or whose
 //!     type is not registered with its queue. An output that cannot be read is an error of the call that reads it, and
 //!     stays stored.
@@ -143,7 +143,8 @@
 //!
 //! Dropping a [`Call`] cancels its task, unless it is [detached](Call::detached) or has an [id](Call::with_id): a
 //! promise leaves no task running when its client disconnects. For the running tasks, dropping a [`Worker`] has the
-//! effect of a crash; [`Worker::drain`] does not. The other futures document the effect of dropping them.
+//! effect of a crash; [`Worker::drain`] does not. The futures that submit, cancel and send
+//! again document the effect of dropping them. Those that read change nothing.
 //!
 //! # Panics
 //!
@@ -249,7 +250,7 @@ pub use error::TaskError;
 pub use failure::TaskFailure;
 pub use layer::{TaskFuture, TaskLayer, TaskService};
 pub use limit::TaskLimit;
-pub use list::{TaskFilter, TaskPage};
+pub use list::{TaskFilter, TaskList};
 pub use options::TaskQueueOptions;
 #[cfg(feature = "page")]
 pub use page::{TasksPage, TasksPageBody, TasksPageFuture};
@@ -271,7 +272,9 @@ pub use trace::TraceContext;
 pub use unique::Unique;
 pub use watch::TaskWatch;
 #[cfg(feature = "webhooks")]
-pub use webhook::{InvalidSecret, Webhook, WebhookSecret, WebhookSender, WebhookSenderBuilder};
+pub use webhook::{
+    InvalidWebhookSecret, Webhook, WebhookSecret, WebhookSender, WebhookSenderBuilder,
+};
 pub use within::SubmitWithin;
 pub use worker::Worker;
 

@@ -84,7 +84,7 @@ impl TaskFilter {
         self
     }
 
-    /// Continues after a page, with its [`next`](TaskPage::next). The other conditions should be the same.
+    /// Continues after a page, with its [`next`](TaskList::next). The other conditions should be the same.
     pub fn after(mut self, cursor: impl Into<Arc<str>>) -> Self {
         self.after = Some(cursor.into());
         self
@@ -107,14 +107,14 @@ impl Default for TaskFilter {
     }
 }
 
-/// A page of a [list](Tasks::list).
+/// A page of the [list](Tasks::list) of tasks.
 #[derive(Clone, Debug)]
-pub struct TaskPage {
+pub struct TaskList {
     tasks: Vec<TaskStatus>,
     next: Option<Arc<str>>,
 }
 
-impl TaskPage {
+impl TaskList {
     /// Returns the tasks.
     #[must_use]
     pub fn tasks(&self) -> &[TaskStatus] {
@@ -150,18 +150,18 @@ impl Tasks {
     /// [principal](TaskFilter::principal).
     ///
     /// All tasks with a record are listed: those that wait or run, and those that have ended, for their
-    /// [time to live](super::TasksBuilder::result_time_to_live). The order is that of the
+    /// [retention](super::TasksBuilder::retention). The order is that of the
     /// [store](tower_promises_backend::Store::list), not of time. A task that changes its state between two pages may be
     /// missing, or be on both, and a page shows each task as it was read.
     ///
-    /// A page takes time in proportion to the stored tasks that it passes, whether they match or not. It passes at most 10,000, so a page may have fewer tasks than its limit, even none, although
-    /// [more follow](TaskPage::next). Submitting and running tasks costs nothing for it.
+    /// A page takes time in proportion to the stored tasks that it passes, whether they match or not. It passes at most
+    /// 10,000, so a page may have fewer tasks than its limit, even none, although [more follow](TaskList::next). Submitting and running tasks costs nothing for it.
     ///
     /// # Errors
     ///
     /// [`TaskError::Backend`], with [`BackendError::InvalidName`] for a cursor that is not one, and with
     /// [`BackendError::Unsupported`] if the backend has no lists. [`TaskError::NoRuntime`] outside of a tokio runtime.
-    pub async fn list(&self, filter: &TaskFilter) -> Result<TaskPage, TaskError> {
+    pub async fn list(&self, filter: &TaskFilter) -> Result<TaskList, TaskError> {
         Core::runtime()?;
         let backend = &self.core.records.backend;
         let (mut tasks, mut after) = (Vec::new(), filter.after.clone());
@@ -176,14 +176,14 @@ impl Tasks {
                 tasks.push(status);
                 if tasks.len() == filter.limit {
                     let next = Some(listed.position);
-                    return Ok(TaskPage { tasks, next });
+                    return Ok(TaskList { tasks, next });
                 }
             }
             // An empty page may have passed other entries of the store.
             passed += 1;
             after = page.next;
             if after.is_none() || passed >= MAX_PASSED {
-                return Ok(TaskPage { tasks, next: after });
+                return Ok(TaskList { tasks, next: after });
             }
         }
     }

@@ -135,7 +135,7 @@ impl TaskQueue {
     /// Returns the dead letters of the queue, oldest first: tasks that were given up after several attempts. Removes
     /// expired ones from the list.
     ///
-    /// Dead letters are kept for [`dead_letter_time_to_live`](super::TasksBuilder::dead_letter_time_to_live). At most
+    /// Dead letters are kept for [`dead_letter_retention`](super::TasksBuilder::dead_letter_retention). At most
     /// 48 KiB of ids are listed, the newest ones: more than a thousand random ids. A dead letter that no worker could
     /// read as a whole has no [type](TaskStatus::task) and no principal, unless they were known before.
     ///
@@ -164,7 +164,11 @@ impl TaskQueue {
     }
 
     /// Deletes a dead letter. The status of the task is kept for the
-    /// [`result_time_to_live`](super::TasksBuilder::result_time_to_live).
+    /// [`retention`](super::TasksBuilder::retention).
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it resolves, the dead letter may or may not have been deleted.
     ///
     /// # Errors
     ///

@@ -17,7 +17,7 @@ use tower_promises_backend::kit::{backoff, clock};
 ///
 /// // Deliveries to a server that may be away for hours: 12 attempts within about three days.
 /// let policy = RetryPolicy::new()
-///     .retry_errors()
+///     .retry_errors(true)
 ///     .max_attempts(12)
 ///     .backoff(Duration::from_secs(30), Duration::from_secs(12 * 60 * 60))
 ///     .jitter(0.2);
@@ -74,9 +74,10 @@ impl RetryPolicy {
         self
     }
 
-    /// Retries after every error, panic and timeout, except for a [permanent](TaskFailure::permanent) failure.
-    pub const fn retry_errors(mut self) -> Self {
-        self.retries_errors = true;
+    /// Sets whether a task is retried after every error, panic and timeout, except for a
+    /// [permanent](TaskFailure::permanent) failure. By default no.
+    pub const fn retry_errors(mut self, retry: bool) -> Self {
+        self.retries_errors = retry;
         self
     }
 
@@ -158,7 +159,7 @@ mod tests {
 
     #[test]
     fn the_policy_and_the_failure_decide_about_a_retry() {
-        let (default, errors) = (RetryPolicy::new(), RetryPolicy::new().retry_errors());
+        let (default, errors) = (RetryPolicy::new(), RetryPolicy::new().retry_errors(true));
         let is_retried = |policy: RetryPolicy, failure| policy.pause_after(&failure, 1).is_some();
         assert!(!is_retried(default, TaskFailure::new("x")));
         assert!(is_retried(errors, TaskFailure::new("x")));

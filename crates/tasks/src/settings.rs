@@ -6,8 +6,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub(super) struct Settings {
     pub(super) max_attempts: u32,
     pub(super) lifetime: Duration,
-    pub(super) result_time_to_live: Duration,
-    pub(super) dead_letter_time_to_live: Duration,
+    pub(super) retention: Duration,
+    pub(super) dead_letter_retention: Duration,
     pub(super) max_task_bytes: usize,
     pub(super) max_output_bytes: usize,
     pub(super) poll_interval: Duration,
@@ -22,8 +22,8 @@ impl Default for Settings {
         Self {
             max_attempts: 3,
             lifetime: DAY * 7,
-            result_time_to_live: Duration::from_secs(60 * 60),
-            dead_letter_time_to_live: DAY * 14,
+            retention: Duration::from_secs(60 * 60),
+            dead_letter_retention: DAY * 14,
             max_task_bytes: 48 * 1024,
             max_output_bytes: 48 * 1024,
             poll_interval: Duration::from_secs(5),

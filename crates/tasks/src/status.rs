@@ -66,9 +66,9 @@ impl TaskStatus {
 
     /// Returns the text of the error of the last failed attempt.
     #[must_use]
-    pub fn error(&self) -> Option<String> {
+    pub fn error(&self) -> Option<&str> {
         let failure = self.record.failure.as_ref()?;
-        Some(failure.error.to_string())
+        Some(failure.error.message())
     }
 
     /// Whether a cancel was requested.

@@ -106,7 +106,7 @@ impl Submit {
 
     /// Submits the task under this id at most once. If a task with this id exists, no task is submitted, and the future
     /// resolves to the id. This holds until the record of the task expires, see
-    /// [`result_time_to_live`](super::TasksBuilder::result_time_to_live).
+    /// [`retention`](super::TasksBuilder::retention).
     ///
     /// All queues and principals share one set of ids. An id of a task of another type, queue or principal is
     /// [`TaskError::IdInUse`]. An id that a client chooses should contain the client's principal, otherwise clients can

@@ -4,6 +4,7 @@ use super::tasks::{Core, Provided};
 use super::{TaskError, Tasks, observe};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -22,6 +23,7 @@ use tower_promises_backend::{BackendError, WorkOptions};
 #[must_use = "a worker ends when it is dropped"]
 pub struct Worker {
     drain: Arc<Drain>,
+    given_up: Arc<AtomicUsize>,
     queues: JoinSet<()>,
     backend_timeout: Duration,
 }
@@ -46,6 +48,7 @@ impl Worker {
     ) -> Result<Self, TaskError> {
         Core::runtime()?;
         let drain = Arc::<Drain>::default();
+        let given_up = Arc::<AtomicUsize>::default();
         let mut set = JoinSet::new();
         for (name, provided) in queues {
             #[cfg(feature = "schedules")]
@@ -55,11 +58,12 @@ impl Worker {
                     set.spawn(super::schedules::keep(core, schedule, drain.clone()));
                 }
             }
-            let attempts = Attempts::new(tasks, name, provided, drain.clone());
+            let attempts = Attempts::new(tasks, name, provided, drain.clone(), given_up.clone());
             set.spawn(work(Arc::new(attempts), drain.enter()));
         }
         Ok(Self {
             drain,
+            given_up,
             queues: set,
             backend_timeout: tasks.core.records.backend.timeout(),
         })
@@ -68,17 +72,17 @@ impl Worker {
     /// Shuts the worker down. It takes no more tasks, waits for running tasks for at most `limit`, and returns the
     /// remaining ones to the queue. Other workers receive them at once, and the interrupted attempts do not count.
     ///
-    /// Returns `true` if all running tasks have ended by themselves.
+    /// Returns how many tasks were given up: 0 if all running tasks have ended by themselves.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future has the same effect as dropping the worker.
-    pub async fn drain(self, limit: Duration) -> bool {
-        let given_up = self.drain.drain(limit).await;
+    pub async fn drain(self, limit: Duration) -> usize {
+        self.drain.drain(limit).await;
         // Two backend calls for each task: one to the store, one to the queue.
         let patience = self.backend_timeout.saturating_mul(2);
         let _ = timeout(patience, self.drain.ended()).await;
-        given_up == 0
+        self.given_up.load(Ordering::Relaxed)
     }
 }
 

@@ -276,7 +276,7 @@ pub(crate) async fn run(name: Arc<str>, backend: Backend) -> Result<(), BoxError
         .lease(Duration::from_secs(3))
         .progress_interval(Duration::from_millis(200))
         .principal(|_| Some(VISITOR.into()))
-        .predicate(|request| match request.uri.path() {
+        .escalate(|request| match request.uri.path() {
             "/report" => Escalate::Always,
             _ => Escalate::Never,
         });
@@ -284,8 +284,8 @@ pub(crate) async fn run(name: Arc<str>, backend: Backend) -> Result<(), BoxError
     // A real service shows the page to its operators only, and no arguments that may be confidential.
     let page = TasksPage::new(tasks.clone(), |_| Some(Principal::new(VISITOR)))
         .title("Tasks of the cluster")
-        .arguments(|_, json| Some(json.to_owned()))
-        .output(|_, json| Some(json.to_owned()));
+        .show_arguments(|_, json| Some(json.to_owned()))
+        .show_output(|_, json| Some(json.to_owned()));
     let served_by = HeaderValue::from_str(&name)?;
     let app = Router::new()
         .route("/", get(status))

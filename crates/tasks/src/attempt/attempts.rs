@@ -14,6 +14,7 @@ use futures_util::future::BoxFuture;
 use std::error::Error;
 use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::select;
 use tokio::sync::watch;
@@ -30,6 +31,8 @@ pub(crate) struct Attempts {
     pub(crate) provided: Provided,
     pub(crate) name: Arc<str>,
     pub(crate) drain: Arc<Drain>,
+    /// The number of attempts that a drain has given up.
+    given_up: Arc<AtomicUsize>,
     turns: Turns,
 }
 
@@ -39,6 +42,7 @@ impl Attempts {
         name: Arc<str>,
         provided: Provided,
         drain: Arc<Drain>,
+        given_up: Arc<AtomicUsize>,
     ) -> Self {
         Self {
             tasks: tasks.unbound(),
@@ -46,6 +50,7 @@ impl Attempts {
             name,
             turns: Turns::new(drain.clone(), tasks.core.clone()),
             drain,
+            given_up,
         }
     }
 
@@ -296,7 +301,10 @@ impl Attempts {
         select! {
             biased;
             ended = work => End::Ended(ended),
-            () = self.drain.given_up() => End::Shutdown,
+            () = self.drain.given_up() => {
+                self.given_up.fetch_add(1, Ordering::Relaxed);
+                End::Shutdown
+            }
             () = too_late => End::TimedOut,
             end = attempt.watch(cancels) => end,
             never = attempt.report(&context.shared.report) => match never {},

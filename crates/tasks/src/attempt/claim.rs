@@ -117,16 +117,16 @@ impl Attempt<'_> {
                     error: expired(),
                     is_conflict: false,
                 });
-                record.end(TaskState::Failed, settings.result_time_to_live);
+                record.end(TaskState::Failed, settings.retention);
                 Some(Begin::Expired)
             } else if record.cancel {
-                record.end(TaskState::Cancelled, settings.result_time_to_live);
+                record.end(TaskState::Cancelled, settings.retention);
                 Some(Begin::Cancelled)
             } else if record.attempt >= max_attempts || record.crashes >= settings.max_attempts {
                 self.kill(&mut record, has_room);
                 Some(Begin::Dead)
             } else if record.is_suspect && !is_alone && is_last(&record) {
-                record.queue_again(settings.result_time_to_live);
+                record.queue_again(settings.retention);
                 None
             } else {
                 record.attempt += 1;
@@ -135,7 +135,7 @@ impl Attempt<'_> {
                 let waited = record.started.is_none().then(|| letter.waited(now));
                 record.started = Some(now);
                 // The record must outlive the attempt.
-                let longest = limit.saturating_add(settings.result_time_to_live);
+                let longest = limit.saturating_add(settings.retention);
                 record.expires = expires.max(now.saturating_add(milliseconds(longest)));
                 record.progress = None;
                 record.message = None;
@@ -168,7 +168,7 @@ impl Attempt<'_> {
     /// Makes the task a dead letter. Without room for its arguments in the store (`has_room` is `false`) it cannot be
     /// sent again.
     pub(super) fn kill(&self, record: &mut Record, has_room: bool) {
-        record.end(TaskState::Dead, self.core.settings.dead_letter_time_to_live);
+        record.end(TaskState::Dead, self.core.settings.dead_letter_retention);
         record.letter = has_room.then(|| self.letter.clone());
     }
 

@@ -106,7 +106,7 @@ impl Attempt<'_> {
         let ended = self.settle(report, |record| {
             record.output = Some(output.clone());
             record.failure = None;
-            record.end(TaskState::Succeeded, self.core.settings.result_time_to_live);
+            record.end(TaskState::Succeeded, self.core.settings.retention);
         });
         match ended.await {
             Err(BackendError::TooLarge { size, limit, .. }) => {
@@ -120,7 +120,7 @@ impl Attempt<'_> {
     async fn finish(&self, state: TaskState, failure: Option<Failure>, report: &Report) -> Outcome {
         let ended = self.settle(report, |record| {
             record.failure.clone_from(&failure);
-            record.end(state, self.core.settings.result_time_to_live);
+            record.end(state, self.core.settings.retention);
         });
         let ended = ended.await;
         self.ended(state, failure.as_ref(), ended).await
@@ -171,7 +171,7 @@ impl Attempt<'_> {
     ) -> Outcome {
         let queued = self.settle(report, |record| {
             change(record);
-            record.queue_again(self.core.settings.result_time_to_live);
+            record.queue_again(self.core.settings.retention);
         });
         match queued.await {
             Ok(Some(record)) if record.state == TaskState::Cancelled => {

@@ -114,7 +114,7 @@ fn row(
             .finished()
             .map_or_else(String::new, |time| relative(time, now)),
         letter.attempt().to_string(),
-        format!(r#"<span dir="auto">{}</span>"#, short(&error)),
+        format!(r#"<span dir="auto">{}</span>"#, short(error)),
         format!(
             "<div class=\"actions\">{}{}</div>",
             form(query, id, &token, Action::Retry),

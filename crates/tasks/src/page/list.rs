@@ -79,7 +79,7 @@ fn details(task: &TaskStatus) -> String {
     match (task.state(), task.error()) {
         (TaskState::Running, _) => progress(task),
         (TaskState::Succeeded | TaskState::Cancelled, _) | (_, None) => String::new(),
-        (_, Some(error)) => format!(r#"<span dir="auto">{}</span>"#, short(&error)),
+        (_, Some(error)) => format!(r#"<span dir="auto">{}</span>"#, short(error)),
     }
 }
 

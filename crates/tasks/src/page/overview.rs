@@ -205,7 +205,7 @@ mod schedules {
         let mut table = Table::new("schedules", SCHEDULES);
         for status in &schedules {
             let schedule = status.schedule();
-            let next = status.next();
+            let next = status.next_due();
             table.row([
                 format!("<bdi>{}</bdi>", Escaped(schedule.name())),
                 format!(
@@ -230,7 +230,7 @@ mod schedules {
         status: &ScheduleStatus,
         now: SystemTime,
     ) -> Result<String, Failure> {
-        let (Some(id), Some(due)) = (status.last(), status.last_due()) else {
+        let (Some(id), Some(due)) = (status.last_run(), status.last_due()) else {
             return Ok(r#"<span class="muted">none yet</span>"#.to_owned());
         };
         let state = match source.tasks.status(id).await {

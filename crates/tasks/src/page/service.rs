@@ -46,7 +46,8 @@ use tower_service::Service;
 ///
 /// A principal that the page admits sees all tasks of all principals: their ids, types, principals, progress messages
 /// and the texts of their errors, without the sources of these errors. It can change all tasks. Arguments and outputs
-/// are shown only as [`arguments`](Self::arguments) and [`output`](Self::output) say.
+/// are shown only as [`show_arguments`](Self::show_arguments) and [`show_output`](Self::show_output)
+/// say.
 ///
 /// A form is accepted if its request is not from another site, as `Sec-Fetch-Site` and `Origin` tell, and if it has the
 /// token that the page gave to the same principal for the same task. The secret of the tokens is in the store, so any
@@ -101,7 +102,7 @@ impl TasksPage {
     /// use tower_promises_tasks::TasksPage;
     ///
     /// # fn example(page: TasksPage) -> TasksPage {
-    /// page.arguments(|task, json| match task {
+    /// page.show_arguments(|task, json| match task {
     ///     "render" => Some(json.to_owned()),
     ///     // May contain addresses.
     ///     _ => None,
@@ -109,21 +110,21 @@ impl TasksPage {
     /// # }
     /// ```
     #[must_use]
-    pub fn arguments(
+    pub fn show_arguments(
         self,
         show: impl Fn(&str, &str) -> Option<String> + Send + Sync + 'static,
     ) -> Self {
-        self.with(|settings| settings.arguments = Some(Arc::new(show)))
+        self.with(|settings| settings.show_arguments = Some(Arc::new(show)))
     }
 
-    /// Sets the function that shows the output of a task, like [`arguments`](Self::arguments). By default no outputs are
-    /// shown.
+    /// Sets the function that shows the output of a task, like [`show_arguments`](Self::show_arguments). By default no
+    /// outputs are shown.
     #[must_use]
-    pub fn output(
+    pub fn show_output(
         self,
         show: impl Fn(&str, &str) -> Option<String> + Send + Sync + 'static,
     ) -> Self {
-        self.with(|settings| settings.output = Some(Arc::new(show)))
+        self.with(|settings| settings.show_output = Some(Arc::new(show)))
     }
 
     /// Sets the title of the page, by default `Tasks`.

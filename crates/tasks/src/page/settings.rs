@@ -14,8 +14,8 @@ pub(super) type Show = dyn Fn(&str, &str) -> Option<String> + Send + Sync;
 #[derive(Clone)]
 pub(super) struct Settings {
     pub(super) admit: Arc<Admit>,
-    pub(super) arguments: Option<Arc<Show>>,
-    pub(super) output: Option<Arc<Show>>,
+    pub(super) show_arguments: Option<Arc<Show>>,
+    pub(super) show_output: Option<Arc<Show>>,
     pub(super) title: Arc<str>,
     pub(super) origin: Arc<str>,
     pub(super) page_size: usize,
@@ -27,8 +27,8 @@ impl Settings {
     pub(super) fn new(admit: Arc<Admit>) -> Self {
         Self {
             admit,
-            arguments: None,
-            output: None,
+            show_arguments: None,
+            show_output: None,
             title: "Tasks".into(),
             origin: "".into(),
             page_size: 25,

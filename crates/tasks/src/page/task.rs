@@ -70,7 +70,7 @@ pub(super) async fn show(
     content.push_str(&actions(source, viewer, query, &task, &record).await?);
     content.push_str(&facts.finish());
     if let Some(error) = task.error() {
-        section(&mut content, "Last error", &error);
+        section(&mut content, "Last error", error);
     }
     json(&mut content, source, &record);
     let name = match task.task() {
@@ -158,12 +158,12 @@ fn json(content: &mut String, source: &Source, record: &Record) {
         show(&record.task, json)
     };
     if let Some(letter) = &record.letter {
-        if let Some(text) = show(&settings.arguments, letter.arguments.get()) {
+        if let Some(text) = show(&settings.show_arguments, letter.arguments.get()) {
             section(content, "Arguments", &text);
         }
     }
     if let Some(output) = &record.output {
-        if let Some(text) = show(&settings.output, output.get()) {
+        if let Some(text) = show(&settings.show_output, output.get()) {
             section(content, "Output", &text);
         }
     }

@@ -22,13 +22,13 @@ impl ScheduleStatus {
 
     /// Returns the next due time, `None` if there is none.
     #[must_use]
-    pub fn next(&self) -> Option<SystemTime> {
+    pub fn next_due(&self) -> Option<SystemTime> {
         self.next
     }
 
-    /// Returns the id of the latest run. Its [status](Tasks::status) may have expired.
+    /// Returns the id of the task of the latest run. Its [status](Tasks::status) may have expired.
     #[must_use]
-    pub fn last(&self) -> Option<&TaskId> {
+    pub fn last_run(&self) -> Option<&TaskId> {
         self.last.as_ref().map(|last| &last.id)
     }
 

@@ -8,6 +8,6 @@ mod secret;
 mod sender;
 mod task;
 
-pub use secret::{InvalidSecret, WebhookSecret};
+pub use secret::{InvalidWebhookSecret, WebhookSecret};
 pub use sender::{WebhookSender, WebhookSenderBuilder};
 pub use task::Webhook;

@@ -26,7 +26,7 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 ///
 /// let secret = WebhookSecret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")?;
 /// assert_eq!(format!("{secret:?}"), "WebhookSecret");
-/// # Ok::<_, tower_promises_tasks::InvalidSecret>(())
+/// # Ok::<_, tower_promises_tasks::InvalidWebhookSecret>(())
 /// ```
 #[derive(Clone)]
 pub struct WebhookSecret(Arc<[u8]>);
@@ -36,12 +36,12 @@ impl WebhookSecret {
     ///
     /// # Errors
     ///
-    /// [`InvalidSecret`] if the text is not base64, or has fewer than 24 or more than 64 bytes.
-    pub fn new(text: &str) -> Result<Self, InvalidSecret> {
+    /// [`InvalidWebhookSecret`] if the text is not base64, or has fewer than 24 or more than 64 bytes.
+    pub fn new(text: &str) -> Result<Self, InvalidWebhookSecret> {
         let text = text.strip_prefix(PREFIX).unwrap_or(text);
-        let bytes = LENIENT.decode(text).map_err(|_| InvalidSecret)?;
+        let bytes = LENIENT.decode(text).map_err(|_| InvalidWebhookSecret)?;
         if !(24..=64).contains(&bytes.len()) {
-            return Err(InvalidSecret);
+            return Err(InvalidWebhookSecret);
         }
         Ok(Self(bytes.into()))
     }
@@ -82,12 +82,13 @@ impl fmt::Debug for WebhookSecret {
 
 /// Error of a text that is not a [`WebhookSecret`]. It does not contain the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InvalidSecret;
+#[non_exhaustive]
+pub struct InvalidWebhookSecret;
 
-impl fmt::Display for InvalidSecret {
+impl fmt::Display for InvalidWebhookSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a webhook secret is `whsec_` and 24 to 64 bytes in base64")
     }
 }
 
-impl Error for InvalidSecret {}
+impl Error for InvalidWebhookSecret {}

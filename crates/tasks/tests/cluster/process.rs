@@ -301,7 +301,7 @@ async fn serve(backend: Backend, journal: &Journal) {
     let operations = OperationLayer::new(backend.clone())
         .wait(Duration::ZERO)
         .lease(LEASE)
-        .predicate(|request| match request.uri.path() {
+        .escalate(|request| match request.uri.path() {
             "/endless" | "/task" => Escalate::Always,
             _ => Escalate::Never,
         });

@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tower_promises_backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises_backend::{
     Backend, BackendError, BoxFuture, Bus, BusStream, Capabilities, CompareAndSet, Enqueued, Entry,
-    Envelope, Handler, Outcome, Priority, Queue, Receipt, Revision, Store, Taken, WatchStream,
-    WorkOptions,
+    Envelope, Handler, Outcome, Page, Priority, Queue, Receipt, Revision, Store, Taken,
+    WatchStream, WorkOptions,
 };
 use tower_promises_tasks::{TaskError, TaskState};
 
@@ -220,7 +220,7 @@ async fn a_worker_that_has_ended_is_started_again_after_pauses_that_grow() {
     for part in ["a worker has ended", "it is down", "queue=\"main\""] {
         assert!(log.text().contains(part), "{part}");
     }
-    assert!(worker.drain(SECOND).await);
+    assert_eq!(worker.drain(SECOND).await, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -249,7 +249,7 @@ async fn draining_does_not_wait_for_a_worker_that_pauses() {
     // The pauses are long by then.
     sleep(SECOND * 100).await;
     let start = Instant::now();
-    assert!(worker.drain(SECOND).await);
+    assert_eq!(worker.drain(SECOND).await, 0);
     assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
@@ -260,7 +260,7 @@ async fn a_result_is_stored_before_the_envelope_is_settled() {
     let worker = process.work().unwrap();
     let call = process.queue("main").call(act("hello")).with_id("x");
     assert_eq!(soon(call).await.unwrap(), "hello!");
-    assert!(worker.drain(SECOND).await);
+    assert_eq!(worker.drain(SECOND).await, 0);
     let known = queue.known.lock().unwrap();
     let [known] = &known[..] else {
         panic!("{known:?}");
@@ -290,7 +290,7 @@ async fn submitted_again(fault: Fault) -> (Vec<Enqueued>, usize) {
     let id = submit().await.unwrap();
     let worker = process.work().unwrap();
     assert_eq!(soon(process.output::<Act>(&id)).await.unwrap(), "x");
-    assert!(worker.drain(SECOND).await);
+    assert_eq!(worker.drain(SECOND).await, 0);
     (queue.enqueued.lock().unwrap().clone(), ran.get())
 }
 
@@ -394,14 +394,14 @@ async fn all_times_may_be_the_longest_duration() {
         .poll_interval(forever)
         .progress_interval(forever)
         .lifetime(forever)
-        .result_time_to_live(forever)
-        .dead_letter_time_to_live(forever)
+        .retention(forever)
+        .dead_letter_retention(forever)
         .lease(forever)
         .build();
     let worker = process.work().unwrap();
     let id = process.queue("main").submit(act("x")).await.unwrap();
     until("the task begins", || begun.get() == 1).await;
-    assert!(!worker.drain(SECOND).await);
+    assert_eq!(worker.drain(SECOND).await, 1);
     assert_eq!(
         process.status(&id).await.unwrap().state(),
         TaskState::Queued
@@ -487,6 +487,15 @@ impl Store for Remote {
 
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool, BackendError>> {
         self.0.delete(key)
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, BackendError>> {
+        self.0.list(prefix, after, limit)
     }
 
     fn watch<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<WatchStream, BackendError>> {

@@ -65,7 +65,7 @@ async fn changes_before_the_subscription_are_not_missed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_lags_behind_the_bus_reads_the_store() {
-    let backend = backend(MemoryBus::builder().capacity(16).build());
+    let backend = backend(MemoryBus::builder().bus_capacity(16).build());
     let waiter = builder(&backend, async |argument, _| Ok(argument));
     let waiter = waiter.poll_interval(SECOND * 10_000).build();
     let id = waiter.queue("main").submit(act("x")).await.unwrap();

@@ -42,7 +42,7 @@ impl Site {
             .queue(queue("main"))
             .queue(queue("other"))
             // Long enough for the results to exist when the test reads them.
-            .result_time_to_live(SECOND * 1_000_000)
+            .retention(SECOND * 1_000_000)
             .build()
     }
 
@@ -229,7 +229,7 @@ async fn draining_returns_a_task_that_waits_for_its_last_attempt() {
     let backend = Backend::memory();
     let site = Site::default();
     let (process, worker, id) = waiting_for_its_last_attempt(&site, &backend, "long").await;
-    assert!(worker.drain(SECOND * 1000).await, "the other task ends");
+    assert_eq!(worker.drain(SECOND * 1000).await, 0, "the other task ends");
     assert_eq!(
         site.beside.lock().unwrap().len(),
         2,
@@ -354,7 +354,7 @@ async fn a_cancelled_task_is_not_returned_by_a_worker_that_shuts_down() {
         .put(&key, record.into(), None)
         .await
         .unwrap();
-    assert!(!worker.drain(SECOND).await);
+    assert_eq!(worker.drain(SECOND).await, 1);
     let error = soon(process.output::<Act>(&id)).await.unwrap_err();
     assert!(
         matches!(error, TaskError::Cancelled { .. }),

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use tower_promises_backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises_backend::{
     Backend, BackendError, BoxFuture, Bus, BusStream, CompareAndSet, Entry, Envelope, Outcome,
-    Revision, Store, WatchStream,
+    Page, Revision, Store, WatchStream,
 };
 use tower_promises_tasks::{Principal, TaskError, TaskFailure, TaskId, TaskState, Tasks};
 
@@ -262,7 +262,7 @@ async fn a_task_that_is_cancelled_after_it_was_sent_again_is_no_dead_letter() {
     let queue = process.queue("main");
     let id = queue.submit(act("")).await.unwrap();
     let _ = soon(process.output::<Act>(&id)).await;
-    assert!(worker.drain(SECOND).await);
+    assert_eq!(worker.drain(SECOND).await, 0);
     queue.send_again(&id).await.unwrap();
     // Sending again is possible until an attempt has started.
     queue.send_again(&id).await.unwrap();
@@ -322,6 +322,15 @@ impl Store for NoList {
 
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool, BackendError>> {
         self.store.delete(key)
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, BackendError>> {
+        self.store.list(prefix, after, limit)
     }
 
     fn watch<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<WatchStream, BackendError>> {
@@ -408,7 +417,7 @@ async fn a_letter_that_is_sent_again_may_wait_as_long_as_a_new_one() {
     let worker = brief.work().unwrap();
     let id = brief.queue("main").submit(act("")).await.unwrap();
     let _ = soon(brief.output::<Act>(&id)).await;
-    assert!(worker.drain(SECOND).await);
+    assert_eq!(worker.drain(SECOND).await, 0);
     patient.queue("main").send_again(&id).await.unwrap();
     let expires = patient.status(&id).await.unwrap().expires();
     assert!(expires > SystemTime::now() + hour * 99);

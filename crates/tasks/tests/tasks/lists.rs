@@ -78,7 +78,7 @@ async fn tasks_are_listed(backend: Backend) {
     let [status] = page.tasks() else {
         panic!("one task of the queue has failed: {page:?}");
     };
-    assert_eq!(status.error().as_deref(), Some("bad"));
+    assert_eq!(status.error(), Some("bad"));
     let ended = failed.state(TaskState::Succeeded).state(TaskState::Queued);
     assert_eq!(ids(&tasks, ended).await.len(), 30);
 }

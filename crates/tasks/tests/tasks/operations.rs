@@ -34,7 +34,7 @@ fn app(backend: &Backend, tasks: &Tasks) -> App {
     };
     let layer = OperationLayer::new(backend.clone())
         .wait(SECOND)
-        .predicate(|_| Escalate::Always);
+        .escalate(|_| Escalate::Always);
     App {
         operations: layer.operations(),
         router: axum::Router::new()

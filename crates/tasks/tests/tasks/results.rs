@@ -250,7 +250,7 @@ async fn an_id_belongs_to_one_task_and_principal() {
 async fn a_result_has_a_time_to_live() {
     let backend = Backend::memory();
     let process = builder(&backend, async |argument, _| Ok(argument));
-    let process = process.result_time_to_live(SECOND * 60).build();
+    let process = process.retention(SECOND * 60).build();
     let _worker = process.work().unwrap();
     let id = process.queue("main").submit(act("x")).await.unwrap();
     for _ in 0..2 {

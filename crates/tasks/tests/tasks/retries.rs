@@ -64,7 +64,7 @@ impl Task for Patient {
     type Output = ();
 
     fn retry_policy() -> RetryPolicy {
-        let policy = RetryPolicy::new().retry_errors().max_attempts(5);
+        let policy = RetryPolicy::new().retry_errors(true).max_attempts(5);
         policy.backoff(SECOND * 10, SECOND * 30).jitter(0.0)
     }
 

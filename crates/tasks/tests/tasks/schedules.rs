@@ -136,9 +136,9 @@ async fn a_run_has_an_id_and_a_principal_and_its_schedule_a_status() {
     sleep(HOUR + SECOND).await;
     let status = &tasks.schedules().await.unwrap()[0];
     assert_eq!(status.schedule().name(), "tick");
-    assert_eq!(status.next(), Some(at("2026-01-11T03:00:00Z")));
+    assert_eq!(status.next_due(), Some(at("2026-01-11T03:00:00Z")));
     assert_eq!(status.last_due(), Some(at("2026-01-10T03:00:00Z")));
-    let id = status.last().unwrap();
+    let id = status.last_run().unwrap();
     assert_eq!(id.as_str(), "schedule/tick/2026-01-10T03:00:00Z");
     let run = tasks.status(id).await.unwrap();
     assert_eq!((run.queue(), run.task()), ("main", "act"));

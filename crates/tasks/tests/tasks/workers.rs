@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tower_promises_backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises_backend::{
     Backend, BackendError, BoxFuture, Capabilities, CompareAndSet, Enqueued, Entry, Envelope,
-    Outcome, Queue, Receipt, Revision, Store, Taken, WatchStream,
+    Outcome, Page, Queue, Receipt, Revision, Store, Taken, WatchStream,
 };
 use tower_promises_tasks::{
     TaskContext, TaskError, TaskFailure, TaskId, TaskQueueOptions, TaskState, Tasks,
@@ -98,7 +98,7 @@ async fn draining_waits_for_tasks_and_takes_no_more() {
         tokio::task::yield_now().await;
     }
     gate.add_permits(2);
-    assert!(drain.await.unwrap());
+    assert_eq!(drain.await.unwrap(), 0);
     assert_eq!(process.output::<Act>(&first).await.unwrap(), "first");
     let status = process.status(&second).await.unwrap();
     assert_eq!(status.state(), TaskState::Queued);
@@ -120,7 +120,7 @@ async fn tasks_that_do_not_end_in_time_are_returned_at_once() {
             .unwrap();
         until("the task begins", || begun.get() == 1).await;
         let start = Instant::now();
-        assert!(!worker.drain(SECOND).await);
+        assert_eq!(worker.drain(SECOND).await, 1);
         assert_eq!(start.elapsed(), SECOND);
         let status = process.status(&id).await.unwrap();
         assert_eq!((status.state(), status.attempt()), (TaskState::Queued, 0));
@@ -259,7 +259,7 @@ async fn a_lost_lease(poll_interval: Duration) -> (String, usize) {
     });
     let _worker = other.work().unwrap();
     assert_eq!(soon(other.output::<Act>(&id)).await.unwrap(), "in time 2");
-    assert!(worker.drain(SECOND * 1000).await);
+    assert_eq!(worker.drain(SECOND * 1000).await, 0);
     (other.output::<Act>(&id).await.unwrap(), dropped.get())
 }
 
@@ -377,6 +377,15 @@ impl Store for Fragile {
 
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<bool, BackendError>> {
         Box::pin(self.or_fail(self.store.delete(key)))
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, BackendError>> {
+        Box::pin(self.or_fail(self.store.list(prefix, after, limit)))
     }
 
     fn watch<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<WatchStream, BackendError>> {

@@ -119,7 +119,7 @@ async fn a_task_that_no_worker_can_read_is_a_dead_letter_with_its_arguments() {
     assert_eq!(letters[0].principal().unwrap().as_str(), "ada");
     assert_eq!(new.runs.get(), 0);
     assert!(log.text().contains("dead letter"));
-    assert!(worker.drain(SECOND).await);
+    assert_eq!(worker.drain(SECOND).await, 0);
 
     let mended = Version::<Mended>::of(&backend);
     let _worker = mended.tasks.work().unwrap();
@@ -206,7 +206,7 @@ async fn a_worker_of_another_version_can_run_the_task_meanwhile() {
         }
     };
     soon(tried).await;
-    assert!(worker.drain(SECOND).await);
+    assert_eq!(worker.drain(SECOND).await, 0);
     let _worker = old.tasks.work().unwrap();
     let output = old.output(&id).await;
     assert_eq!(output.unwrap(), Old { year: 2026 });
@@ -274,7 +274,7 @@ async fn a_panic_while_arguments_are_read_keeps_them() {
     let text = chain(&error);
     let reason = "cannot read the arguments of task `report`: it panicked: numbers have one digit";
     assert!(text.contains(reason), "{text}");
-    assert!(worker.drain(SECOND).await);
+    assert_eq!(worker.drain(SECOND).await, 0);
 
     let submit = picky.tasks.queue("main").submit(Report(Picky(12)));
     let error = submit.await.unwrap_err();
@@ -416,7 +416,7 @@ async fn an_envelope_of_another_version_stays_for_the_lifetime_of_a_task() {
     // The envelope does not block other tasks.
     let call = process.queue("main").call(act("x"));
     assert_eq!(soon(call).await.unwrap(), "x");
-    assert!(worker.drain(SECOND).await);
+    assert_eq!(worker.drain(SECOND).await, 0);
 
     let taken = Counter::default();
     let work = async || {
@@ -446,7 +446,7 @@ async fn an_envelope_of_another_version_stays_for_the_lifetime_of_a_task() {
     .await;
     assert!(log.text().contains(text));
     tokio::time::sleep(minutes(15)).await;
-    assert!(worker.drain(SECOND).await);
+    assert_eq!(worker.drain(SECOND).await, 0);
     work().await;
     assert_eq!(taken.get(), 1, "the second envelope has expired");
 }

@@ -256,8 +256,8 @@ async fn arguments_and_outputs_are_shown_as_the_application_says() {
     let silent = page(&tasks);
     let talking = silent
         .clone()
-        .arguments(|task, json| Some(format!("{task} <of> {json}")))
-        .output(|task, json| (task == "act").then(|| json.to_owned()));
+        .show_arguments(|task, json| Some(format!("{task} <of> {json}")))
+        .show_output(|task, json| (task == "act").then(|| json.to_owned()));
     for (id, text) in [
         (&dead, "act &lt;of&gt; &quot;secret&quot;"),
         (&done, "&quot;an &lt;output&gt;&quot;"),
@@ -266,7 +266,10 @@ async fn arguments_and_outputs_are_shown_as_the_application_says() {
         open(&talking, &query).await.assert_has(&[text]);
         for page in [
             &silent,
-            &talking.clone().arguments(|_, _| None).output(|_, _| None),
+            &talking
+                .clone()
+                .show_arguments(|_, _| None)
+                .show_output(|_, _| None),
         ] {
             let answer = open(page, &query).await;
             answer.assert_has_no("secret");
@@ -334,7 +337,7 @@ async fn nothing_gets_out_of_its_place() {
     assert_eq!(queue.dead_letters().await.unwrap().len(), 1);
     let page = TasksPage::new(tasks, |_| Some(Principal::new(HOSTILE)))
         .title(HOSTILE)
-        .arguments(|task, json| Some(format!("{task}{json}{HOSTILE}")));
+        .show_arguments(|task, json| Some(format!("{task}{json}{HOSTILE}")));
     let encoded =
         |text: &str| -> String { text.bytes().map(|byte| format!("%{byte:02X}")).collect() };
     let hostile = encoded(HOSTILE);
