@@ -119,9 +119,6 @@ mod gauge;
 #[cfg(feature = "loader")]
 pub mod loader;
 mod log;
-#[cfg(feature = "metrics")]
-#[doc(hidden)]
-pub mod metrics;
 #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
 pub mod observe;
 #[cfg(not(any(feature = "metrics", feature = "server-timing", feature = "tracing")))]
@@ -132,8 +129,9 @@ mod sync;
 
 #[cfg(feature = "util")]
 pub use builder::ServiceBuilderExt;
-pub use promise::error::{OrPending, PromiseError};
+pub use promise::error::PromiseError;
 pub use promise::layer::PromiseLayer;
+pub use promise::or_pending::OrPending;
 pub use promise::promises::Promises;
 #[cfg(feature = "backend")]
 #[doc(inline)]

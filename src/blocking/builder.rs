@@ -12,7 +12,7 @@ pub enum OnSaturation {
     /// The promise reads as [`PromiseError::Rejected`](crate::PromiseError::Rejected), and the handler decides how to
     /// respond.
     #[default]
-    Value,
+    Error,
     /// The request is rejected with 503 and `Retry-After`.
     Reject,
 }
@@ -65,7 +65,7 @@ impl BlockingPoolBuilder {
         self
     }
 
-    /// Sets the outcome of a promise for which the pool has no room. Default [`OnSaturation::Value`].
+    /// Sets the outcome of a promise for which the pool has no room. Default [`OnSaturation::Error`].
     pub fn on_saturation(mut self, on_saturation: OnSaturation) -> Self {
         self.settings.on_saturation = on_saturation;
         self

@@ -20,6 +20,7 @@ pub enum ReplayError {
     /// A newer reader of the same body has taken over.
     Superseded,
     /// More bytes were read than may be kept, so the body cannot be read again.
+    #[non_exhaustive]
     TooLarge {
         /// The largest number of bytes to keep.
         limit: usize,
@@ -27,6 +28,7 @@ pub enum ReplayError {
     /// Data beyond the memory limit could not be written to the temporary file, so the body cannot be read again, or it
     /// could not be read from the file.
     #[cfg(feature = "spool")]
+    #[non_exhaustive]
     SpoolFailed {
         /// The directory of the temporary file.
         directory: Arc<Path>,

@@ -52,16 +52,19 @@ use std::sync::Arc;
 #[non_exhaustive]
 pub enum PromiseError {
     /// There is no promise with this name in this request.
+    #[non_exhaustive]
     NotSubmitted {
         /// The requested name.
         key: Key,
     },
     /// The promise has not settled yet. The next pass reads the settled promise.
+    #[non_exhaustive]
     Pending {
         /// The name of the promise.
         key: Key,
     },
     /// The promise ended with its own error.
+    #[non_exhaustive]
     Failed {
         /// The name of the promise.
         key: Key,
@@ -69,11 +72,13 @@ pub enum PromiseError {
         error: Arc<dyn Error + Send + Sync>,
     },
     /// The promise did not settle in time.
+    #[non_exhaustive]
     TimedOut {
         /// The name of the promise.
         key: Key,
     },
     /// The promise panicked.
+    #[non_exhaustive]
     Panicked {
         /// The name of the promise.
         key: Key,
@@ -81,22 +86,26 @@ pub enum PromiseError {
         message: Arc<str>,
     },
     /// The promise was cancelled, or its request ended before it settled.
+    #[non_exhaustive]
     Cancelled {
         /// The name of the promise.
         key: Key,
     },
     /// The handle's request has ended, and its promises with it, or the handle's pass is over and the promise would be
     /// a new one.
+    #[non_exhaustive]
     Ended {
         /// The requested name.
         key: Key,
     },
     /// The promise could not be submitted.
+    #[non_exhaustive]
     Rejected {
         /// The reason, with the name of the promise.
         error: SubmitError,
     },
     /// The promise has another type than the requested type.
+    #[non_exhaustive]
     WrongType {
         /// The name of the promise.
         key: Key,
@@ -218,11 +227,13 @@ impl Error for PromiseError {
 #[non_exhaustive]
 pub enum SubmitError {
     /// The name has a settled promise. [`clear`](super::Promises::clear) it first.
+    #[non_exhaustive]
     AlreadyResolved {
         /// The name of the promise.
         key: Key,
     },
     /// The name has a pending promise of another type.
+    #[non_exhaustive]
     WrongType {
         /// The name of the promise.
         key: Key,
@@ -232,6 +243,7 @@ pub enum SubmitError {
         found: &'static str,
     },
     /// The request has reached its limit of promises. The request is rejected when the pass ends.
+    #[non_exhaustive]
     TooManyPromises {
         /// The name of the promise.
         key: Key,
@@ -239,26 +251,31 @@ pub enum SubmitError {
         limit: usize,
     },
     /// The pass that the handle belongs to is over.
+    #[non_exhaustive]
     Ended {
         /// The name of the promise.
         key: Key,
     },
     /// The pool for blocking promises has no room.
+    #[non_exhaustive]
     Saturated {
         /// The name of the promise.
         key: Key,
     },
     /// Another promise has the request body.
+    #[non_exhaustive]
     BodyTaken {
         /// The name of the promise.
         key: Key,
     },
     /// More of the request body has been read than was kept, so no promise can get the whole body.
+    #[non_exhaustive]
     BodyRead {
         /// The name of the promise.
         key: Key,
     },
     /// Only a promise of a durable operation can be settled from outside.
+    #[non_exhaustive]
     NotDurable {
         /// The name of the promise.
         key: Key,
@@ -350,52 +367,6 @@ fn write_wrong_type(
         f,
         "promise `{key}` has the wrong type: expected `{expected}`, found `{found}`"
     )
-}
-
-/// Replaces a pending value by a placeholder.
-///
-/// ```
-/// use tower_promises::{OrPending, PromiseError, Promises};
-///
-/// # async fn fetch_name() -> String { "Ferris".into() }
-/// # async fn count_messages() -> u64 { 7 }
-/// fn page(promises: &Promises) -> Result<String, PromiseError> {
-///     // Without a placeholder, the first pass would end here, and not request the messages.
-///     let name = promises.result_or_submit("name", fetch_name).or_pending(String::new())?;
-///     let messages = promises.result_or_submit("messages", count_messages).or_pending(0)?;
-///     Ok(format!("Hello, {name}! You have {messages} messages."))
-/// }
-/// # let promises = Promises::with_results(Default::default());
-/// # page(&promises).unwrap();
-/// # assert_eq!(promises.keys(), ["name", "messages"]);
-/// ```
-pub trait OrPending<T>: Sized {
-    /// Replaces [`PromiseError::Pending`] by `placeholder`. Values and other errors are returned unchanged.
-    ///
-    /// With a placeholder the handler can reach the end of a pass whose response is discarded, so that the code that
-    /// follows registers its promises in the same pass.
-    ///
-    /// # Errors
-    ///
-    /// Any error except [`PromiseError::Pending`].
-    fn or_pending(self, placeholder: T) -> Result<T, PromiseError>;
-}
-
-impl<T> OrPending<T> for Result<T, PromiseError> {
-    fn or_pending(self, placeholder: T) -> Self {
-        match self {
-            Err(PromiseError::Pending { key }) => {
-                #[cfg(feature = "tracing")]
-                if let Some(promises) = super::Promises::current() {
-                    promises.registry.accept_placeholder(&key);
-                }
-                #[cfg(not(feature = "tracing"))]
-                let _ = key;
-                Ok(placeholder)
-            }
-            other => other,
-        }
-    }
 }
 
 /// The error of a settled promise, without the name of the promise.

@@ -209,6 +209,7 @@ pub(crate) mod layer;
 #[cfg(feature = "loader")]
 mod load;
 mod observe;
+pub(crate) mod or_pending;
 mod original;
 mod outcome;
 pub(crate) mod promises;
@@ -245,6 +246,7 @@ pub use settings::{OnTimeout, Start};
 pub(crate) use error::PromiseError;
 #[cfg(feature = "fragments")]
 pub(crate) use future::Rest;
+#[cfg(doc)]
 pub(crate) use layer::PromiseLayer;
 pub(crate) use promises::Promises;
 #[cfg(feature = "fragments")]

@@ -17,6 +17,7 @@ use std::{io, path::Path, sync::Arc};
 #[non_exhaustive]
 pub enum Rejection {
     /// Promises are pending, and more of the body was read than may be kept for the next pass. 413.
+    #[non_exhaustive]
     BodyTooLarge {
         /// The largest number of bytes to keep.
         limit: usize,
@@ -25,6 +26,7 @@ pub enum Rejection {
     /// file for the next pass. 503, because the fault is on the server, may be temporary, and another server may
     /// succeed. (507 would be more specific, but belongs to `WebDAV`.)
     #[cfg(feature = "spool")]
+    #[non_exhaustive]
     SpoolFailed {
         /// The directory of the temporary file.
         directory: Arc<Path>,
@@ -32,11 +34,13 @@ pub enum Rejection {
         error: Arc<io::Error>,
     },
     /// The whole request exceeded its timeout. 503.
+    #[non_exhaustive]
     TimedOut {
         /// The timeout.
         after: Duration,
     },
     /// The request used all its passes, and the last pass requested a promise that is pending. 500.
+    #[non_exhaustive]
     TooManyPasses {
         /// The largest number of passes.
         limit: usize,
@@ -44,11 +48,13 @@ pub enum Rejection {
         pending: Vec<Key>,
     },
     /// The request submitted too many promises. 500.
+    #[non_exhaustive]
     TooManyPromises {
         /// The largest number of promises.
         limit: usize,
     },
     /// The pool for blocking promises has no room. 503 with `Retry-After`.
+    #[non_exhaustive]
     Saturated {
         /// The delay after which the client may retry.
         retry_after: Duration,

@@ -1,7 +1,7 @@
 #[cfg(feature = "fragments")]
 use super::registry::FragmentSettings;
 use super::settings::Settings;
-use super::{DefaultResponseForRejection, PromiseFuture, PromiseLayer, ResponseForRejection};
+use super::{DefaultResponseForRejection, PromiseFuture, ResponseForRejection};
 use crate::BoxError;
 use crate::body::ReplayBody;
 use http::{Request, Response};
@@ -10,7 +10,6 @@ use std::fmt;
 use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tower_layer::Layer;
 use tower_service::Service;
 
 /// Middleware that calls a service again once the promises that it requested have settled.
@@ -19,18 +18,6 @@ use tower_service::Service;
 pub struct PromiseService<S, H = DefaultResponseForRejection> {
     inner: S,
     settings: Arc<Settings<H>>,
-}
-
-impl<S> PromiseService<S> {
-    /// Wraps `inner` with the default settings.
-    pub fn new(inner: S) -> Self {
-        PromiseLayer::new().layer(inner)
-    }
-
-    /// Returns a [`Layer`] with the default settings.
-    pub fn layer() -> PromiseLayer {
-        PromiseLayer::new()
-    }
 }
 
 impl<S, H> PromiseService<S, H> {

@@ -57,6 +57,8 @@ impl Promises {
 
     /// Like [`resolve`](Self::resolve), for a future that can fail.
     ///
+    /// Cancel safety: as with [`resolve`](Self::resolve).
+    ///
     /// # Errors
     ///
     /// Those of [`resolve`](Self::resolve).

@@ -116,7 +116,7 @@ async fn the_limit_may_be_reached_but_not_exceeded() {
     );
     assert!(matches!(
         answer.rejection,
-        Some(Rejection::BodyTooLarge { limit: 10_000 })
+        Some(Rejection::BodyTooLarge { limit: 10_000, .. })
     ));
     let log = log.text();
     assert!(
@@ -270,7 +270,7 @@ async fn a_refused_reader_gets_one_error_and_then_the_end() {
     let errors = errors_of(too_large).await;
     assert!(matches!(
         errors[0].downcast_ref(),
-        Some(ReplayError::TooLarge { limit: 3 })
+        Some(ReplayError::TooLarge { limit: 3, .. })
     ));
 
     // A replay that was created before the request was answered.
@@ -318,7 +318,7 @@ async fn the_beginning_of_a_body_whose_size_hint_exceeds_the_limit_is_kept() {
         let error = errors_of(second).await.remove(0);
         let limit = KIB * KIB;
         assert!(
-            matches!(error.downcast_ref(), Some(ReplayError::TooLarge { limit: it }) if *it == limit)
+            matches!(error.downcast_ref(), Some(ReplayError::TooLarge { limit: it, .. }) if *it == limit)
         );
     }
 }
@@ -421,7 +421,7 @@ async fn a_body_that_cannot_be_replayed_does_not_look_empty() {
     let error = replay.collect().await.unwrap_err();
     assert!(matches!(
         error.downcast_ref(),
-        Some(ReplayError::TooLarge { limit: 2 })
+        Some(ReplayError::TooLarge { limit: 2, .. })
     ));
 }
 

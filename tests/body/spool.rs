@@ -59,7 +59,7 @@ async fn both_limits_may_be_reached_but_not_exceeded() {
     assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
     assert!(matches!(
         answer.rejection,
-        Some(Rejection::BodyTooLarge { limit: 210_000 })
+        Some(Rejection::BodyTooLarge { limit: 210_000, .. })
     ));
     let log = log.text();
     assert!(log.contains("`PromiseLayer::max_spool_bytes`"), "{log}");
@@ -88,7 +88,7 @@ async fn a_body_beyond_both_limits_is_accepted_without_promises() {
     let error = read(replay).await.unwrap_err();
     assert!(matches!(
         error.downcast_ref(),
-        Some(ReplayError::TooLarge { limit: 110_000 })
+        Some(ReplayError::TooLarge { limit: 110_000, .. })
     ));
 }
 

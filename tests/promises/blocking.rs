@@ -143,7 +143,7 @@ async fn other_requests_are_served_while_the_pool_is_full() {
 
 #[tokio::test]
 async fn a_saturated_pool_is_a_value_or_a_rejection() {
-    for (on_saturation, status) in [(OnSaturation::Value, 200), (OnSaturation::Reject, 503)] {
+    for (on_saturation, status) in [(OnSaturation::Error, 200), (OnSaturation::Reject, 503)] {
         let pool = BlockingPool::builder()
             .max_running(1)
             .max_waiting(0)
@@ -165,7 +165,7 @@ async fn a_saturated_pool_is_a_value_or_a_rejection() {
                         let _ = promises.submit("slow", std::future::pending::<()>());
                     }
                     match promises.result_or_submit_blocking("x", || ()) {
-                        Err(PromiseError::Rejected { error }) => {
+                        Err(PromiseError::Rejected { error, .. }) => {
                             Ok(text_response(error.to_string()))
                         }
                         read => Ok::<_, BoxError>(read.map(|()| text_response("never"))?),

@@ -62,7 +62,7 @@ async fn a_wrong_type_names_the_key_and_both_types() {
         );
         assert!(matches!(
             *error,
-            PromiseError::WrongType { key, expected: "alloc::string::String", found: "u32" }
+            PromiseError::WrongType { key, expected: "alloc::string::String", found: "u32", .. }
                 if key == "x"
         ));
     }
@@ -99,7 +99,7 @@ async fn a_resolved_name_is_refused_until_it_is_cleared() {
         }
         2 => {
             let refused = promises.submit("x", run()).unwrap_err();
-            assert!(matches!(&refused, SubmitError::AlreadyResolved { key } if *key == "x"));
+            assert!(matches!(&refused, SubmitError::AlreadyResolved { key, .. } if *key == "x"));
             assert_eq!(promises.result::<usize>("x")?, 1);
             assert!(promises.clear("x"));
             promises.submit("x", run())?;

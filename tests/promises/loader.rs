@@ -240,7 +240,7 @@ async fn a_batch_that_timed_out_can_be_cleared_and_tried_again() {
                     false => promises.load(&doubler, 1),
                 };
                 match read {
-                    Err(PromiseError::TimedOut { key }) if doubler.calls().len() < 3 => {
+                    Err(PromiseError::TimedOut { key, .. }) if doubler.calls().len() < 3 => {
                         assert!(promises.clear(key));
                     }
                     Err(PromiseError::TimedOut { .. }) => return Ok("gave up".to_owned()),

@@ -134,7 +134,11 @@ async fn keys_that_differ_in_every_pass_end_at_max_passes() {
     assert_eq!(answer.content_type, "application/problem+json");
     assert!(!answer.body.contains("key of pass"), "{}", answer.body);
 
-    let Some(rejection @ Rejection::TooManyPasses { limit: 16, pending }) = &answer.rejection
+    let Some(
+        rejection @ Rejection::TooManyPasses {
+            limit: 16, pending, ..
+        },
+    ) = &answer.rejection
     else {
         panic!("{:?}", answer.rejection);
     };
@@ -172,7 +176,7 @@ async fn more_than_max_promises_are_rejected() {
     );
     let rejection = answer.rejection.unwrap();
     assert!(
-        matches!(rejection, Rejection::TooManyPromises { limit: 3 }),
+        matches!(rejection, Rejection::TooManyPromises { limit: 3, .. }),
         "{rejection:?}"
     );
 }

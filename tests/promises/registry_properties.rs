@@ -108,7 +108,7 @@ fn read(outcome: Result<Value, PromiseError>) -> Outcome {
         Err(PromiseError::NotSubmitted { .. }) => Outcome::NotSubmitted,
         Err(PromiseError::Cancelled { .. }) => Outcome::Cancelled,
         Err(PromiseError::WrongType { .. }) => Outcome::WrongType,
-        Err(PromiseError::Rejected { error }) => refused(&error),
+        Err(PromiseError::Rejected { error, .. }) => refused(&error),
         Err(error) => panic!("{error:?}"),
     }
 }

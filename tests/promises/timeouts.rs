@@ -79,7 +79,7 @@ async fn a_request_that_takes_too_long_is_rejected() {
     assert!(!answer.body.contains("secret"), "{}", answer.body);
     assert!(matches!(
         answer.rejection,
-        Some(Rejection::TimedOut { after: SECOND })
+        Some(Rejection::TimedOut { after: SECOND, .. })
     ));
     assert_eq!((start.elapsed(), dropped.get()), (SECOND, 1));
     assert!(
@@ -300,7 +300,7 @@ async fn the_last_pass_that_is_allowed_is_rejected_when_its_time_is_up() {
     let answer = answer.await.unwrap();
     let rejection = answer.rejection.unwrap();
     assert!(
-        matches!(rejection, Rejection::TimedOut { after } if after == SECOND),
+        matches!(rejection, Rejection::TimedOut { after, .. } if after == SECOND),
         "{rejection}"
     );
     assert_eq!((answer.status.as_u16(), answer.passes), (503, 2));

@@ -73,7 +73,7 @@ pub(super) fn router(stage: &Stage) -> Result<(Router, Worker), BoxError> {
         .queue(office.concurrency(4))
         .make_span_with(span)
         .lifetime(Duration::from_secs(60))
-        .result_time_to_live(Duration::from_secs(60))
+        .retention(Duration::from_secs(60))
         .build();
     let worker = tasks.work()?;
     let layer = TaskLayer::new(tasks).trace(|request| trace(*request.extensions.get()?));
