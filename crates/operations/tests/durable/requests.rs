@@ -46,9 +46,9 @@ async fn a_process_that_takes_up_no_runs_is_a_warning() {
 
 // Contract: 8.8
 #[tokio::test(start_paused = true)]
-async fn an_idempotency_key_counts_whatever_the_predicate_says() {
+async fn an_idempotency_key_counts_whatever_escalate_says() {
     let layer = layer(&Backend::memory())
-        .predicate(|_| Escalate::Never)
+        .escalate(|_| Escalate::Never)
         .idempotency_keys(true);
     let process = Process::start(layer, |promises| {
         promises.sleep("night", 60 * SECOND)?;
