@@ -75,6 +75,7 @@ impl Bus for SqliteBus {
             let settings = self.connections.database().settings();
             let insert = publish(settings, topic, payload)?;
             self.connections.write(insert).await?;
+            self.messages.wake();
             Ok(())
         })
     }

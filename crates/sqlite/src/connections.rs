@@ -2,7 +2,7 @@
 
 use super::builder::Settings;
 use super::database::Database;
-use super::writer::{Statement, Writer};
+use super::writer::{Statement, Writer, Written};
 use sqlx::query;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use std::fmt;
@@ -43,11 +43,11 @@ impl Connections {
         &self.database
     }
 
-    /// Runs a writing statement, and returns its rows once it is committed.
+    /// Runs a writing statement, and returns its result once it is committed.
     ///
     /// If the future is dropped while it waits for its turn, it has no effect. If it is dropped later, the statement
     /// runs to its end.
-    pub(super) async fn write(&self, statement: Statement) -> Result<Vec<SqliteRow>, BackendError> {
+    pub(super) async fn write(&self, statement: Statement) -> Result<Written, BackendError> {
         self.writer.write(statement).await
     }
 

@@ -10,7 +10,6 @@ use sqlx::{AssertSqlSafe, ConnectOptions, query_scalar, raw_sql};
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
 use tokio::time::sleep;
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::sync::lock;
@@ -27,8 +26,6 @@ pub(super) struct Database {
     options: SqliteConnectOptions,
     settings: Settings,
     clock: Clock,
-    /// Notifies waiting tasks of each write of this process, so that they need not wait for the next poll.
-    written: watch::Sender<()>,
     /// When this process last wrote something, or found something new.
     active: Mutex<Instant>,
 }
@@ -66,7 +63,6 @@ impl Database {
             options,
             settings,
             clock,
-            written: watch::Sender::new(()),
             active: Mutex::new(started),
         };
         Ok((database, writer))
@@ -94,16 +90,6 @@ impl Database {
         let options = self.options.clone().pragma("query_only", "ON");
         let connection = options.connect().await;
         connection.map_err(|error| self.error(error))
-    }
-
-    /// A receiver that is notified of each write of this process.
-    pub(super) fn writes(&self) -> watch::Receiver<()> {
-        self.written.subscribe()
-    }
-
-    /// Wakes tasks that wait for writes.
-    pub(super) fn wake(&self) {
-        self.written.send_replace(());
     }
 
     /// Notes an event after which more events are likely to follow soon.

@@ -1,21 +1,26 @@
 //! New rows of a table, for all listeners of a process. One task polls while there are listeners.
 
 use super::connections::Connections;
-use super::database::Database;
 use futures_util::{Stream, stream};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{Row, query, query_scalar};
 use std::fmt;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, watch};
 use tokio::time::timeout;
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::sync::lock;
 
 /// The number of rows that are read at once.
 const BATCH: i64 = 64;
+
+/// How long rows are written for a process that shows no sign of life, in milliseconds, and how often the process shows
+/// one. After the end, its listeners get [`Heard::Lagged`] or what the table has in its place.
+const KEPT: i64 = 60_000;
+const KEEP_INTERVAL: Duration = Duration::from_secs(20);
 
 /// A table whose rows have consecutive numbers, in the order of their commits. SQLite has one writer at a time, so no
 /// row appears with a lower number than a row that has been read.
@@ -28,6 +33,9 @@ pub(super) trait Table: Send + Sync + 'static {
 
     /// A statement for up to `?2` rows after number `?1`. Their first column is the number.
     const AFTER: &'static str;
+
+    /// A statement that has rows written for the next `?1` milliseconds. `None` if they are always written.
+    const KEEP: Option<&'static str> = None;
 
     /// Reads a row.
     fn item(row: &SqliteRow) -> sqlx::Result<Self::Item>;
@@ -46,6 +54,8 @@ pub(super) struct Feed<T: Table> {
     capacity: usize,
     /// The sender of the task, while it runs.
     running: Mutex<Option<Sender<T>>>,
+    /// Notifies the task of new rows of this process, so that it need not wait for the next poll.
+    written: watch::Sender<()>,
 }
 
 /// A row with its number, or the error that ends the feed.
@@ -59,7 +69,21 @@ impl<T: Table> Feed<T> {
             connections,
             capacity,
             running: Mutex::new(None),
+            written: watch::Sender::new(()),
         })
+    }
+
+    /// Wakes the task after this process has written rows.
+    pub(super) fn wake(&self) {
+        self.written.send_replace(());
+    }
+
+    /// Has rows written for a while.
+    async fn keep(&self) -> Result<(), BackendError> {
+        if let Some(keep) = T::KEEP {
+            self.connections.write(query(keep).bind(KEPT)).await?;
+        }
+        Ok(())
     }
 
     /// Returns a stream of all rows that are committed after the future has resolved.
@@ -69,6 +93,7 @@ impl<T: Table> Feed<T> {
         impl Stream<Item = Result<Heard<T::Item>, BackendError>> + Send + use<T>,
         BackendError,
     > {
+        self.keep().await?;
         let start = self.connections.read_number(T::LAST).await?;
         let events = self.join(start)?;
         // The task may have been running before, so its next rows may be older than this call.
@@ -106,7 +131,7 @@ impl<T: Table> Feed<T> {
         };
         Ok(Events {
             receiver,
-            _wake: WakeOnDrop(self.connections.database().clone()),
+            _wake: WakeOnDrop(self.clone()),
         })
     }
 
@@ -123,11 +148,20 @@ impl<T: Table> Feed<T> {
     /// Sends all rows after `last`, until there are no listeners.
     async fn follow(&self, sender: &Sender<T>, mut last: i64) -> Result<(), BackendError> {
         let database = self.connections.database();
-        let mut written = database.writes();
+        let mut written = self.written.subscribe();
         let mut connection = database.connect_reader().await?;
         let mut version = None;
+        let mut kept = Instant::now();
         while !self.is_over(sender) {
             database.check_file()?;
+            if T::KEEP.is_some() && kept.elapsed() >= KEEP_INTERVAL {
+                match self.keep().await {
+                    Ok(()) => kept = Instant::now(),
+                    // There is time for another attempt.
+                    Err(BackendError::TimedOut { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
             // Marked before the rows are read, so that a commit in between causes another round.
             written.mark_unchanged();
             let present = query_scalar("PRAGMA data_version");
@@ -214,12 +248,12 @@ impl<T: Table> Drop for Turn<T> {
 /// other listeners.
 struct Events<T: Table> {
     receiver: broadcast::Receiver<Event<T>>,
-    _wake: WakeOnDrop,
+    _wake: WakeOnDrop<T>,
 }
 
-struct WakeOnDrop(Arc<Database>);
+struct WakeOnDrop<T: Table>(Arc<Feed<T>>);
 
-impl Drop for WakeOnDrop {
+impl<T: Table> Drop for WakeOnDrop<T> {
     fn drop(&mut self) {
         self.0.wake();
     }

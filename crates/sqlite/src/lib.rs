@@ -145,6 +145,7 @@ mod connections;
 mod database;
 mod feed;
 mod file;
+mod migrations;
 mod observe;
 mod queue;
 mod refused;

@@ -114,7 +114,7 @@ impl SqliteQueue {
     async fn add(&self, envelope: Envelope) -> Result<Enqueued, BackendError> {
         let known = is_known(self.settings(), &envelope);
         let insert = enqueue(self.settings(), envelope)?;
-        if !self.connections.write(insert).await?.is_empty() {
+        if !self.connections.write(insert).await?.rows.is_empty() {
             self.due.send_replace(());
             return Ok(Enqueued::Added);
         }
@@ -171,8 +171,8 @@ impl SqliteQueue {
             .bind(duration(lease));
         let connections = self.connections.clone();
         let taking = async move {
-            let rows = connections.write(take).await?;
-            let taken = read(&rows, asked, lease);
+            let written = connections.write(take).await?;
+            let taken = read(&written.rows, asked, lease);
             taken.map_err(|error| connections.database().error(error))
         };
         claim(self, taking).await
@@ -192,7 +192,7 @@ impl SqliteQueue {
         if let Some(time) = time {
             change = change.bind(duration(time));
         }
-        Ok(!self.connections.write(change).await?.is_empty())
+        Ok(!self.connections.write(change).await?.rows.is_empty())
     }
 }
 

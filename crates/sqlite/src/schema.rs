@@ -1,5 +1,6 @@
-//! The tables, and the migrations of a file.
+//! The tables, and the check and the migration of a file.
 
+use super::migrations::steps;
 use super::refused::Refused;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Connection, query_scalar, raw_sql};
@@ -8,9 +9,10 @@ use sqlx::{AssertSqlSafe, Connection, query_scalar, raw_sql};
 const APPLICATION_ID: i64 = 0x746f_7072;
 
 /// The present version.
-const VERSION: usize = 5;
+pub(super) const VERSION: usize = 6;
 
-/// The tables of a new file. The names have a prefix, because the file may have tables of the application, too.
+/// The tables of the bus, the queue and the clock in a new file. The names have a prefix, because the file may have
+/// tables of the application, too.
 ///
 /// `due` is the end of the delay, or the end of the lease. Places are never reused, so that the place and the number
 /// identify a delivery permanently. `is_delayed` says whether `due` is the end of a delay.
@@ -18,21 +20,7 @@ const VERSION: usize = 5;
 /// `shift` is the difference between the clock of the machine and a clock that continues when the former is set. `latest`
 /// is a time that the latter has shown. It does not go back behind that time if the clock of the machine was set while no
 /// process had the file open.
-const TABLES: &str = "CREATE TABLE promises_store_revision (last INTEGER NOT NULL);
-    INSERT INTO promises_store_revision (last) VALUES (0);
-    CREATE TABLE promises_store_entries (
-        key TEXT NOT NULL PRIMARY KEY,
-        revision INTEGER NOT NULL,
-        expires INTEGER,
-        value BLOB NOT NULL
-    );
-    CREATE TABLE promises_store_changes (
-        revision INTEGER NOT NULL PRIMARY KEY,
-        changed INTEGER NOT NULL,
-        key TEXT NOT NULL,
-        value BLOB
-    );
-    CREATE TABLE promises_bus_messages (
+pub(super) const TABLES: &str = "CREATE TABLE promises_bus_messages (
         id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
         published INTEGER NOT NULL DEFAULT (round(unixepoch('subsec') * 1000)),
         topic TEXT NOT NULL,
@@ -56,34 +44,15 @@ const TABLES: &str = "CREATE TABLE promises_store_revision (last INTEGER NOT NUL
     CREATE TABLE promises_clock (shift INTEGER NOT NULL, latest INTEGER NOT NULL);
     INSERT INTO promises_clock (shift, latest) VALUES (0, 0);";
 
-/// The indexes, the view and the triggers of a file. Triggers number and log the changes, so that a change is one
-/// statement. SQLite makes it atomic, whether or not others are committed with it. The version is in a table, because the
-/// one in the header may be that of the application.
-const OBJECTS: &str = "CREATE TABLE promises_schema (version INTEGER NOT NULL);
-    INSERT INTO promises_schema (version) VALUES (5);
-    CREATE INDEX promises_store_entries_expires ON promises_store_entries (expires) WHERE expires IS NOT NULL;
+/// The indexes, the view and the triggers of these tables. The version is in a table, because the one in the header may be
+/// that of the application.
+pub(super) const OBJECTS: &str = "CREATE TABLE promises_schema (version INTEGER NOT NULL);
+    INSERT INTO promises_schema (version) VALUES (6);
     CREATE INDEX promises_queue_envelopes_due ON promises_queue_envelopes (queue, priority, due, place)
         WHERE ended IS NULL;
     CREATE INDEX promises_queue_envelopes_ended ON promises_queue_envelopes (ended) WHERE ended IS NOT NULL;
     CREATE VIEW promises_now (milliseconds) AS
         SELECT shift + CAST(round(unixepoch('subsec') * 1000) AS INTEGER) FROM promises_clock;
-    CREATE TRIGGER promises_store_inserts AFTER INSERT ON promises_store_entries BEGIN
-        UPDATE promises_store_revision SET last = NEW.revision;
-        INSERT INTO promises_store_changes (revision, changed, key, value)
-            SELECT NEW.revision, milliseconds, NEW.key, NEW.value FROM promises_now;
-    END;
-    CREATE TRIGGER promises_store_updates AFTER UPDATE ON promises_store_entries BEGIN
-        UPDATE promises_store_revision SET last = NEW.revision;
-        INSERT INTO promises_store_changes (revision, changed, key, value)
-            SELECT NEW.revision, milliseconds, NEW.key, NEW.value FROM promises_now;
-    END;
-    -- The end of a time to live is not a change.
-    CREATE TRIGGER promises_store_deletes AFTER DELETE ON promises_store_entries
-    WHEN OLD.expires IS NULL OR OLD.expires > (SELECT milliseconds FROM promises_now) BEGIN
-        UPDATE promises_store_revision SET last = last + 1;
-        INSERT INTO promises_store_changes (revision, changed, key)
-            SELECT last, milliseconds, OLD.key FROM promises_store_revision, promises_now;
-    END;
     -- Only those that have ended are deleted.
     CREATE TRIGGER promises_queue_inserts AFTER INSERT ON promises_queue_envelopes BEGIN
         UPDATE promises_queue_size SET envelopes = envelopes + 1;
@@ -93,132 +62,60 @@ const OBJECTS: &str = "CREATE TABLE promises_schema (version INTEGER NOT NULL);
         UPDATE promises_queue_size SET envelopes = envelopes - 1;
     END;";
 
-/// Changes the names of version 4 to those of version 5. [`OBJECTS`] follow.
-const RENAME: &str = "DROP TRIGGER store_inserts;
-    DROP TRIGGER store_updates;
-    DROP TRIGGER store_deletes;
-    DROP TRIGGER queue_inserts;
-    DROP TRIGGER queue_ends;
-    DROP VIEW now;
-    DROP INDEX store_entries_expires;
-    DROP INDEX queue_envelopes_due;
-    DROP INDEX queue_envelopes_ended;
-    ALTER TABLE store_revision RENAME TO promises_store_revision;
-    ALTER TABLE store_entries RENAME TO promises_store_entries;
-    ALTER TABLE store_changes RENAME TO promises_store_changes;
-    ALTER TABLE bus_messages RENAME TO promises_bus_messages;
-    ALTER TABLE queue_size RENAME TO promises_queue_size;
-    ALTER TABLE queue_envelopes RENAME TO promises_queue_envelopes;
-    ALTER TABLE clock RENAME TO promises_clock;";
-
-/// Each step migrates a file of an early version, without prefixes, to the next version. A step is never changed.
-const EARLY_STEPS: [&str; 4] = [
-    // Triggers number and log the changes, so that a change is one statement. SQLite makes it atomic, whether or not
-    // others are committed with it.
-    "CREATE TABLE store_revision (last INTEGER NOT NULL);
-    INSERT INTO store_revision (last) VALUES (0);
-    CREATE TABLE store_entries (
+/// The tables of the store, with their index and triggers. A change of a present value writes its row, and no other table
+/// and no index.
+///
+/// The revision of a value increases by one with each change. `removed` is at least the highest revision of all values
+/// that were removed. A new value begins after it, so the revisions of a key increase across removals.
+///
+/// Changes are logged while a process watches: `watched` is the time until which they are. Triggers log them, so that a
+/// change is one statement. SQLite makes it atomic, whether or not others are committed with it. A change without a key
+/// tells watchers that changes were not logged.
+///
+/// `due` is when a sweep looks at an entry. It may be earlier than the end of the time to live, and then the sweep sets
+/// it. It is at most a second later.
+pub(super) const STORE: &str = "CREATE TABLE promises_store_state (removed INTEGER NOT NULL, watched INTEGER NOT NULL);
+    INSERT INTO promises_store_state (removed, watched) VALUES (0, 0);
+    CREATE TABLE promises_store_entries (
         key TEXT NOT NULL PRIMARY KEY,
         revision INTEGER NOT NULL,
         expires INTEGER,
+        due INTEGER,
         value BLOB NOT NULL
     );
-    CREATE INDEX store_entries_expires ON store_entries (expires) WHERE expires IS NOT NULL;
-    CREATE TABLE store_changes (
-        revision INTEGER NOT NULL PRIMARY KEY,
+    CREATE INDEX promises_store_entries_due ON promises_store_entries (due) WHERE due IS NOT NULL;
+    CREATE TABLE promises_store_changes (
+        number INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
         changed INTEGER NOT NULL,
+        revision INTEGER NOT NULL,
         key TEXT NOT NULL,
         value BLOB
     );
-    CREATE TRIGGER store_inserts AFTER INSERT ON store_entries BEGIN
-        UPDATE store_revision SET last = NEW.revision;
-        INSERT INTO store_changes (revision, changed, key, value)
-            VALUES (NEW.revision, round(unixepoch('subsec') * 1000), NEW.key, NEW.value);
+    CREATE TRIGGER promises_store_inserts AFTER INSERT ON promises_store_entries
+    WHEN (SELECT watched FROM promises_store_state) > (SELECT milliseconds FROM promises_now) BEGIN
+        INSERT INTO promises_store_changes (changed, revision, key, value)
+            SELECT milliseconds, NEW.revision, NEW.key, NEW.value FROM promises_now;
     END;
-    CREATE TRIGGER store_updates AFTER UPDATE ON store_entries BEGIN
-        UPDATE store_revision SET last = NEW.revision;
-        INSERT INTO store_changes (revision, changed, key, value)
-            VALUES (NEW.revision, round(unixepoch('subsec') * 1000), NEW.key, NEW.value);
+    CREATE TRIGGER promises_store_updates AFTER UPDATE OF revision ON promises_store_entries
+    WHEN (SELECT watched FROM promises_store_state) > (SELECT milliseconds FROM promises_now) BEGIN
+        INSERT INTO promises_store_changes (changed, revision, key, value)
+            SELECT milliseconds, NEW.revision, NEW.key, NEW.value FROM promises_now;
     END;
-    -- The end of a time to live is not a change.
-    CREATE TRIGGER store_deletes AFTER DELETE ON store_entries
-    WHEN OLD.expires IS NULL OR OLD.expires > round(unixepoch('subsec') * 1000) BEGIN
-        UPDATE store_revision SET last = last + 1;
-        INSERT INTO store_changes (revision, changed, key)
-            SELECT last, round(unixepoch('subsec') * 1000), OLD.key FROM store_revision;
-    END;
-    CREATE TABLE bus_messages (
-        id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
-        published INTEGER NOT NULL DEFAULT (round(unixepoch('subsec') * 1000)),
-        topic TEXT NOT NULL,
-        payload BLOB NOT NULL
-    );",
-    // `due` is the end of the delay, or the end of the lease. Places are never reused, so that the place and the number
-    // identify a delivery permanently.
-    "CREATE TABLE queue_size (envelopes INTEGER NOT NULL);
-    INSERT INTO queue_size (envelopes) VALUES (0);
-    CREATE TABLE queue_envelopes (
-        place INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
-        queue TEXT NOT NULL,
-        id TEXT NOT NULL,
-        priority INTEGER NOT NULL,
-        due INTEGER NOT NULL,
-        leased INTEGER NOT NULL DEFAULT 0,
-        number INTEGER NOT NULL DEFAULT 0,
-        ended INTEGER,
-        payload BLOB NOT NULL,
-        UNIQUE (queue, id)
-    );
-    CREATE INDEX queue_envelopes_due ON queue_envelopes (queue, priority, due, place)
-        WHERE ended IS NULL;
-    CREATE INDEX queue_envelopes_ended ON queue_envelopes (ended) WHERE ended IS NOT NULL;
-    -- Only those that have ended are deleted.
-    CREATE TRIGGER queue_inserts AFTER INSERT ON queue_envelopes BEGIN
-        UPDATE queue_size SET envelopes = envelopes + 1;
-    END;
-    CREATE TRIGGER queue_ends AFTER UPDATE OF ended ON queue_envelopes
-    WHEN OLD.ended IS NULL AND NEW.ended IS NOT NULL BEGIN
-        UPDATE queue_size SET envelopes = envelopes - 1;
-    END;",
-    // A clock that continues when the clock of the machine is set. `shift` is the difference between the two. `latest`
-    // is a time that the clock has shown. The clock does not go back behind it if the clock of the machine was set
-    // while no process had the file open.
-    "CREATE TABLE clock (shift INTEGER NOT NULL, latest INTEGER NOT NULL);
-    INSERT INTO clock (shift, latest) VALUES (0, 0);
-    CREATE VIEW now (milliseconds) AS
-        SELECT shift + CAST(round(unixepoch('subsec') * 1000) AS INTEGER) FROM clock;
-    DROP TRIGGER store_inserts;
-    DROP TRIGGER store_updates;
-    DROP TRIGGER store_deletes;
-    CREATE TRIGGER store_inserts AFTER INSERT ON store_entries BEGIN
-        UPDATE store_revision SET last = NEW.revision;
-        INSERT INTO store_changes (revision, changed, key, value)
-            SELECT NEW.revision, milliseconds, NEW.key, NEW.value FROM now;
-    END;
-    CREATE TRIGGER store_updates AFTER UPDATE ON store_entries BEGIN
-        UPDATE store_revision SET last = NEW.revision;
-        INSERT INTO store_changes (revision, changed, key, value)
-            SELECT NEW.revision, milliseconds, NEW.key, NEW.value FROM now;
+    CREATE TRIGGER promises_store_dues AFTER UPDATE OF expires ON promises_store_entries
+    WHEN NEW.expires < OLD.due - 1000 OR (OLD.due IS NULL AND NEW.expires IS NOT NULL) BEGIN
+        UPDATE promises_store_entries SET due = NEW.expires WHERE key = NEW.key;
     END;
     -- The end of a time to live is not a change.
-    CREATE TRIGGER store_deletes AFTER DELETE ON store_entries
-    WHEN OLD.expires IS NULL OR OLD.expires > (SELECT milliseconds FROM now) BEGIN
-        UPDATE store_revision SET last = last + 1;
-        INSERT INTO store_changes (revision, changed, key)
-            SELECT last, milliseconds, OLD.key FROM store_revision, now;
-    END;",
-    // Whether `due` is the end of a delay. This is unknown for existing envelopes.
-    "ALTER TABLE queue_envelopes ADD COLUMN is_delayed INTEGER NOT NULL DEFAULT 1;",
-];
-
-/// Returns the statements that bring a file from this version to the present one.
-fn steps(version: usize) -> Vec<&'static str> {
-    match EARLY_STEPS.get(version..) {
-        _ if version == 0 => vec![TABLES, OBJECTS],
-        Some(steps) => [steps, &[RENAME, OBJECTS]].concat(),
-        None => Vec::new(),
-    }
-}
+    CREATE TRIGGER promises_store_deletes AFTER DELETE ON promises_store_entries BEGIN
+        UPDATE promises_store_state SET removed = OLD.revision + 1 WHERE removed <= OLD.revision;
+        INSERT INTO promises_store_changes (changed, revision, key)
+            SELECT milliseconds, OLD.revision + 1, OLD.key FROM promises_now, promises_store_state
+            WHERE watched > milliseconds AND (OLD.expires IS NULL OR OLD.expires > milliseconds);
+    END;
+    CREATE TRIGGER promises_store_watches AFTER UPDATE OF watched ON promises_store_state
+    WHEN OLD.watched <= (SELECT milliseconds FROM promises_now) BEGIN
+        INSERT INTO promises_store_changes (changed, revision, key) SELECT milliseconds, 0, '' FROM promises_now;
+    END;";
 
 /// Refuses a file of another application before anything is changed in it, unless the application shares the file.
 /// Returns whether the file belongs to this crate.
@@ -298,6 +195,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::migrations::EARLY_STEPS;
     use sqlx::Row;
     use std::collections::BTreeSet;
 

@@ -1,7 +1,7 @@
 use super::builder::Settings;
 use super::connections::Connections;
 use super::feed::{Feed, Heard, Table};
-use super::writer::Statement;
+use super::writer::{Statement, Written};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::{self, BoxFuture};
@@ -19,9 +19,9 @@ use tower_promises_backend::{
 ///
 /// Times to live use the [clock of the database](super#clocks), with a resolution of a millisecond. An expired value is
 /// absent at once, and a later write deletes it from the file. Watchers receive changes of their own process at once,
-/// and changes of other processes with the next [poll](super::SqliteBuilder::poll_interval). Revisions number the
-/// changes of all keys. Lists are in the order of keys, and cost what their entries cost: entries with other keys do not
-/// count.
+/// and changes of other processes with the next [poll](super::SqliteBuilder::poll_interval). A change is logged for
+/// watchers only while a process watches. Lists are in the order of keys, and cost what their entries cost: entries with
+/// other keys do not count.
 #[derive(Clone, Debug)]
 pub struct SqliteStore {
     connections: Arc<Connections>,
@@ -33,30 +33,27 @@ pub struct SqliteStore {
 const GET: &str = "SELECT revision, value FROM promises_store_entries
     WHERE key = ?1 AND (expires IS NULL OR expires > (SELECT milliseconds FROM promises_now))";
 
-const PUT: &str = "INSERT INTO promises_store_entries (key, value, revision, expires)
-    SELECT ?1, ?2, last + 1, (SELECT milliseconds FROM promises_now) + ?3 FROM promises_store_revision WHERE true
+const PUT: &str = "INSERT INTO promises_store_entries (key, value, revision, expires, due)
+    SELECT ?1, ?2, removed + 1, milliseconds + ?3, milliseconds + ?3 FROM promises_store_state, promises_now WHERE true
     ON CONFLICT (key) DO UPDATE
-    SET value = excluded.value, revision = excluded.revision, expires = excluded.expires
+    SET value = excluded.value, revision = promises_store_entries.revision + 1, expires = excluded.expires
     RETURNING revision";
 
-const SET_ABSENT: &str = "INSERT INTO promises_store_entries (key, value, revision, expires)
-    SELECT ?1, ?2, last + 1, (SELECT milliseconds FROM promises_now) + ?3 FROM promises_store_revision WHERE true
+const SET_ABSENT: &str = "INSERT INTO promises_store_entries (key, value, revision, expires, due)
+    SELECT ?1, ?2, removed + 1, milliseconds + ?3, milliseconds + ?3 FROM promises_store_state, promises_now WHERE true
     ON CONFLICT (key) DO UPDATE
-    SET value = excluded.value, revision = excluded.revision, expires = excluded.expires
+    SET value = excluded.value, revision = promises_store_entries.revision + 1, expires = excluded.expires
     WHERE promises_store_entries.expires <= (SELECT milliseconds FROM promises_now)
     RETURNING revision";
 
+// The next revision is known, so the statement returns no row. A row would take a switch of threads of its own.
 const SET_PRESENT: &str = "UPDATE promises_store_entries
-    SET value = ?2,
-        revision = (SELECT last + 1 FROM promises_store_revision),
-        expires = (SELECT milliseconds FROM promises_now) + ?3
+    SET value = ?2, revision = ?4 + 1, expires = (SELECT milliseconds FROM promises_now) + ?3
     WHERE key = ?1 AND revision = ?4
-        AND (expires IS NULL OR expires > (SELECT milliseconds FROM promises_now))
-    RETURNING revision";
+        AND (expires IS NULL OR expires > (SELECT milliseconds FROM promises_now))";
 
 const DELETE: &str = "DELETE FROM promises_store_entries
-    WHERE key = ?1 AND (expires IS NULL OR expires > (SELECT milliseconds FROM promises_now))
-    RETURNING revision";
+    WHERE key = ?1 AND (expires IS NULL OR expires > (SELECT milliseconds FROM promises_now))";
 
 // The order of keys is that of their bytes, so all keys with a prefix follow it. There is one lower bound, because SQLite
 // would use one of two only, and pass all keys between them.
@@ -91,7 +88,7 @@ impl SqliteStore {
             Ok(Listed::new(key.clone(), entry, key))
         });
         let listed: sqlx::Result<Vec<_>> = listed.collect();
-        let mut listed = listed.map_err(|error| self.connections.database().error(error))?;
+        let mut listed = listed.map_err(|error| self.error(error))?;
         let is_full = listed.len() == limit;
         let before = listed.len();
         listed.retain(|listed| listed.key.starts_with(prefix));
@@ -100,10 +97,15 @@ impl SqliteStore {
         Ok(Page::new(listed, next.filter(|_| !is_last)))
     }
 
-    /// Runs a statement that changes at most one key. Returns the revision of its row.
-    async fn change(&self, statement: Statement) -> Result<Option<Revision>, BackendError> {
-        let rows = self.connections.write(statement).await?;
-        changed(&rows).map_err(|error| self.connections.database().error(error))
+    /// Runs a statement that changes at most one key.
+    async fn change(&self, statement: Statement) -> Result<Written, BackendError> {
+        let written = self.connections.write(statement).await?;
+        self.changes.wake();
+        Ok(written)
+    }
+
+    fn error(&self, error: sqlx::Error) -> BackendError {
+        self.connections.database().error(error)
     }
 }
 
@@ -154,9 +156,22 @@ pub(super) fn entry(rows: &[SqliteRow]) -> sqlx::Result<Option<Entry>> {
     Ok(Some(Entry::new(value.into(), revision(row, 0)?)))
 }
 
-/// Reads the revision that a statement has set, `None` if it has changed nothing.
-pub(super) fn changed(rows: &[SqliteRow]) -> sqlx::Result<Option<Revision>> {
-    rows.first().map(|row| revision(row, 0)).transpose()
+/// Returns the revision that [`compare_and_set`] has set, `None` if the key did not have the expected one.
+pub(super) fn new_revision(
+    expected: Option<Revision>,
+    written: &Written,
+) -> sqlx::Result<Option<Revision>> {
+    match expected {
+        Some(expected) if written.changed > 0 => Ok(Some(Revision::new(expected.get() + 1))),
+        Some(_) => Ok(None),
+        None => returned_revision(written),
+    }
+}
+
+/// Reads the revision that a statement returns.
+fn returned_revision(written: &Written) -> sqlx::Result<Option<Revision>> {
+    let row = written.rows.first();
+    row.map(|row| revision(row, 0)).transpose()
 }
 
 /// The milliseconds that SQLite adds to the present time, or `None` if the time to live ends after the lifetime of any
@@ -183,16 +198,24 @@ pub(super) struct Changes;
 impl Table for Changes {
     type Item = Change;
 
-    const LAST: &'static str = "SELECT last FROM promises_store_revision";
+    const LAST: &'static str = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'promises_store_changes'), 0)";
 
-    const AFTER: &'static str = "SELECT revision, key, value FROM promises_store_changes
-        WHERE revision > ?1 ORDER BY revision LIMIT ?2";
+    const AFTER: &'static str = "SELECT number, revision, key, value FROM promises_store_changes
+        WHERE number > ?1 ORDER BY number LIMIT ?2";
+
+    const KEEP: Option<&'static str> = Some(
+        "UPDATE promises_store_state SET watched = max(watched, milliseconds + ?1) FROM promises_now",
+    );
 
     fn item(row: &SqliteRow) -> sqlx::Result<Self::Item> {
-        let revision = revision(row, 0)?;
-        let key: &str = row.try_get(1)?;
+        let revision = revision(row, 1)?;
+        let key: &str = row.try_get(2)?;
+        if key.is_empty() {
+            // An unknown number of changes was not logged.
+            return Ok(Change::Lagged(1));
+        }
         let key = Arc::from(key);
-        let value: Option<Vec<u8>> = row.try_get(2)?;
+        let value: Option<Vec<u8>> = row.try_get(3)?;
         Ok(match value {
             Some(value) => Change::Put {
                 key,
@@ -207,7 +230,7 @@ impl Store for SqliteStore {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, BackendError>> {
         Box::pin(async move {
             let rows = self.connections.read(get(key)?).await?;
-            entry(&rows).map_err(|error| self.connections.database().error(error))
+            entry(&rows).map_err(|error| self.error(error))
         })
     }
 
@@ -219,7 +242,8 @@ impl Store for SqliteStore {
     ) -> BoxFuture<'a, Result<Revision, BackendError>> {
         Box::pin(async move {
             let put = set(self.settings(), PUT, key, value, time_to_live)?;
-            let revision = self.change(put).await?;
+            let written = self.change(put).await?;
+            let revision = returned_revision(&written).map_err(|error| self.error(error))?;
             // The statement always sets the value, unless the tables are not the ones of the schema.
             revision.ok_or_else(|| BackendError::unavailable("the database has not set the value"))
         })
@@ -234,7 +258,8 @@ impl Store for SqliteStore {
     ) -> BoxFuture<'a, Result<CompareAndSet, BackendError>> {
         Box::pin(async move {
             let set = compare_and_set(self.settings(), key, expected, value, time_to_live)?;
-            let revision = self.change(set).await?;
+            let written = self.change(set).await?;
+            let revision = new_revision(expected, &written).map_err(|error| self.error(error))?;
             Ok(revision.map_or(CompareAndSet::Conflict, CompareAndSet::Set))
         })
     }
@@ -243,7 +268,7 @@ impl Store for SqliteStore {
         Box::pin(async move {
             check_name(key)?;
             let deleted = self.change(query(DELETE).bind(key.to_owned())).await?;
-            Ok(deleted.is_some())
+            Ok(deleted.changed > 0)
         })
     }
 

@@ -41,21 +41,28 @@ impl Sweep {
     }
 }
 
+/// The entries that a sweep looks at, and whose time to live is over or not.
+const MOVE_ON: &str = "UPDATE promises_store_entries SET due = expires WHERE rowid IN (
+    SELECT rowid FROM promises_store_entries WHERE due <= (SELECT milliseconds FROM promises_now)
+        AND (expires IS NULL OR expires > (SELECT milliseconds FROM promises_now)) LIMIT ?1
+)";
+const EXPIRE: &str = "DELETE FROM promises_store_entries WHERE rowid IN (
+    SELECT rowid FROM promises_store_entries WHERE due <= (SELECT milliseconds FROM promises_now)
+        AND expires <= (SELECT milliseconds FROM promises_now) LIMIT ?1
+)";
+
 /// Deletes expired entries. The newest change and the newest message stay, because their numbers show what a reader has
 /// missed.
 pub(super) async fn sweep(
     connection: &mut SqliteConnection,
     settings: &Settings,
 ) -> sqlx::Result<()> {
-    query(
-        "DELETE FROM promises_store_entries WHERE rowid IN (
-            SELECT rowid FROM promises_store_entries
-            WHERE expires <= (SELECT milliseconds FROM promises_now) LIMIT ?1
-        )",
-    )
-    .bind(SWEEP_ENTRIES)
-    .execute(&mut *connection)
-    .await?;
+    for statement in [MOVE_ON, EXPIRE] {
+        query(statement)
+            .bind(SWEEP_ENTRIES)
+            .execute(&mut *connection)
+            .await?;
+    }
     query(
         "DELETE FROM promises_queue_envelopes WHERE place IN (
             SELECT place FROM promises_queue_envelopes
@@ -66,15 +73,15 @@ pub(super) async fn sweep(
     .bind(settings.window_milliseconds())
     .execute(&mut *connection)
     .await?;
-    let changes = "DELETE FROM promises_store_changes WHERE revision < (
+    let changes = "DELETE FROM promises_store_changes WHERE number < (
         SELECT max(
-            last - ?1 + 1,
+            seq - ?1 + 1,
             coalesce((
-                SELECT revision FROM promises_store_changes
+                SELECT number FROM promises_store_changes
                 WHERE changed > (SELECT milliseconds FROM promises_now) - ?2
-                ORDER BY revision LIMIT 1
-            ), last)
-        ) FROM promises_store_revision
+                ORDER BY number LIMIT 1
+            ), seq)
+        ) FROM sqlite_sequence WHERE name = 'promises_store_changes'
     )";
     let messages = "DELETE FROM promises_bus_messages WHERE id < (
         SELECT max(

@@ -3,11 +3,11 @@
 use super::builder::Settings;
 use super::database::is_busy;
 use super::savepoint::SetSavepoint;
-use super::writer::Statement;
+use super::writer::{Statement, Written, execute};
 use super::{SqliteDatabase, bus, queue, store};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use sqlx::sqlite::{Sqlite, SqliteConnection, SqliteRow};
+use sqlx::sqlite::{Sqlite, SqliteConnection};
 use sqlx::{Connection, Row, Transaction, query};
 use std::error::Error;
 use std::fmt;
@@ -107,17 +107,17 @@ impl Joined<'_> {
         self.database.connections.database().settings()
     }
 
-    async fn execute(&mut self, statement: Statement) -> Result<Vec<SqliteRow>, BackendError> {
-        let rows = statement.fetch_all(&mut *self.savepoint).await;
-        rows.map_err(failed)
+    async fn execute(&mut self, statement: Statement) -> Result<Written, BackendError> {
+        let written = execute(&mut self.savepoint, statement).await;
+        written.map_err(failed)
     }
 }
 
 impl JoinedTransaction for Joined<'_> {
     fn get<'a>(&'a mut self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, BackendError>> {
         Box::pin(async move {
-            let rows = self.execute(store::get(key)?).await?;
-            store::entry(&rows).map_err(BackendError::unavailable)
+            let read = self.execute(store::get(key)?).await?;
+            store::entry(&read.rows).map_err(BackendError::unavailable)
         })
     }
 
@@ -131,8 +131,9 @@ impl JoinedTransaction for Joined<'_> {
         Box::pin(async move {
             let settings = self.settings();
             let set = store::compare_and_set(settings, key, expected, value, time_to_live)?;
-            let rows = self.execute(set).await?;
-            let revision = store::changed(&rows).map_err(BackendError::unavailable)?;
+            let written = self.execute(set).await?;
+            let revision = store::new_revision(expected, &written);
+            let revision = revision.map_err(BackendError::unavailable)?;
             Ok(revision.map_or(CompareAndSet::Conflict, CompareAndSet::Set))
         })
     }
@@ -141,10 +142,10 @@ impl JoinedTransaction for Joined<'_> {
         Box::pin(async move {
             let known = queue::is_known(self.settings(), &envelope);
             let insert = queue::enqueue(self.settings(), envelope)?;
-            if !self.execute(insert).await?.is_empty() {
+            if !self.execute(insert).await?.rows.is_empty() {
                 return Ok(Enqueued::Added);
             }
-            if self.execute(known).await?.is_empty() {
+            if self.execute(known).await?.rows.is_empty() {
                 return Err(BackendError::Full);
             }
             Ok(Enqueued::Duplicate)
@@ -174,7 +175,8 @@ impl JoinedTransaction for Joined<'_> {
             savepoint.commit().await.map_err(failed)?;
             // The commit most likely follows soon, so the process polls more often for a while.
             database.connections.database().mark_active();
-            database.connections.database().wake();
+            database.messages.wake();
+            database.changes.wake();
             database.due.send_replace(());
             Ok(())
         })

@@ -7,9 +7,10 @@ use super::clock::Clock;
 use super::database::Database;
 use super::observe;
 use super::sweep::{Sweep, sweep};
-use sqlx::Connection;
+use futures_util::TryStreamExt;
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqliteRow};
+use sqlx::{Connection, Either, Executor};
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::{Arc, Mutex};
@@ -50,7 +51,33 @@ struct Job {
     _room: OwnedSemaphorePermit,
 }
 
-type Answer = oneshot::Sender<Result<Vec<SqliteRow>, BackendError>>;
+type Answer = oneshot::Sender<Result<Written, BackendError>>;
+
+/// The result of a statement.
+#[derive(Default)]
+pub(super) struct Written {
+    /// The rows that the statement returns.
+    pub(super) rows: Vec<SqliteRow>,
+    /// The number of rows that it has changed, without those that triggers have changed.
+    pub(super) changed: u64,
+}
+
+/// Runs a statement.
+pub(super) async fn execute(
+    connection: &mut SqliteConnection,
+    statement: Statement,
+) -> sqlx::Result<Written> {
+    let mut written = Written::default();
+    let mut events = connection.fetch_many(statement);
+    // All events are read even of a statement without rows, because an error of its commit follows them.
+    while let Some(event) = events.try_next().await? {
+        match event {
+            Either::Left(done) => written.changed += done.rows_affected(),
+            Either::Right(row) => written.rows.push(row),
+        }
+    }
+    Ok(written)
+}
 
 impl Writer {
     pub(super) fn new(database: Arc<Database>, connection: SqliteConnection) -> Self {
@@ -65,7 +92,7 @@ impl Writer {
         }
     }
 
-    /// Runs a statement, and returns its rows once it is committed.
+    /// Runs a statement, and returns its result once it is committed.
     ///
     /// The statement runs in a task. If it ran in the caller's future, that future could be dropped while its statement
     /// waits for a lock of another process, and the next statement would queue behind a statement that is no longer
@@ -73,7 +100,7 @@ impl Writer {
     pub(super) async fn write(
         self: &Arc<Self>,
         statement: Statement,
-    ) -> Result<Vec<SqliteRow>, BackendError> {
+    ) -> Result<Written, BackendError> {
         let asked = Instant::now();
         let room = self.room.clone().acquire_owned().await;
         let (answer, answered) = oneshot::channel();
@@ -157,10 +184,9 @@ async fn run(mut turn: Turn) {
     let Some(connection) = &mut turn.connection else {
         return;
     };
-    let written = execute(database.clock(), connection, statements).await;
+    let written = execute_together(database.clock(), connection, statements).await;
     if written.is_ok() {
         database.mark_active();
-        database.wake();
         if writer.sweep.is_due(answers.len()) {
             // Remaining entries are deleted by the next sweep.
             if let Err(error) = sweep(connection, database.settings()).await {
@@ -172,9 +198,9 @@ async fn run(mut turn: Turn) {
     drop(turn);
     // Sending fails if the caller is gone, which is fine.
     match written {
-        Ok(rows) => {
-            for (answer, rows) in answers.into_iter().zip(rows) {
-                let _ = answer.send(Ok(rows));
+        Ok(written) => {
+            for (answer, written) in answers.into_iter().zip(written) {
+                let _ = answer.send(Ok(written));
             }
         }
         Err(error) => {
@@ -188,22 +214,18 @@ async fn run(mut turn: Turn) {
 
 /// Runs statements one after the other and commits all of them or none. If the clock was set, it is corrected before
 /// them in the same transaction: otherwise a lease could end early.
-async fn execute(
+async fn execute_together(
     clock: &Clock,
     connection: &mut SqliteConnection,
     mut statements: Vec<Statement>,
-) -> sqlx::Result<Vec<Vec<SqliteRow>>> {
+) -> sqlx::Result<Vec<Written>> {
     let is_clock_due = clock.is_due();
-    if statements.len() == 1 && !is_clock_due {
-        // All rows are read even of a single statement, because an error of its commit follows them.
-        let rows = match statements.pop() {
-            Some(statement) => vec![statement.fetch_all(connection).await?],
-            None => Vec::new(),
-        };
-        return Ok(rows);
-    }
     if statements.is_empty() {
         return Ok(Vec::new());
+    }
+    if statements.len() == 1 && !is_clock_due {
+        let statement = statements.remove(0);
+        return Ok(vec![execute(connection, statement).await?]);
     }
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
     let kept = if is_clock_due {
@@ -211,14 +233,14 @@ async fn execute(
     } else {
         None
     };
-    let mut rows = Vec::with_capacity(statements.len());
+    let mut written = Vec::with_capacity(statements.len());
     for statement in statements {
-        rows.push(statement.fetch_all(&mut *transaction).await?);
+        written.push(execute(&mut transaction, statement).await?);
     }
     // If the transaction is dropped before the commit, it is rolled back before the connection does anything else.
     transaction.commit().await?;
     if let Some(kept) = kept {
         clock.take_over(kept);
     }
-    Ok(rows)
+    Ok(written)
 }

@@ -299,7 +299,7 @@ async fn a_file_of_another_application_is_refused() {
     newer.execute(&mut connection).await.unwrap();
     assert_eq!(
         refusal(path).await,
-        format!("{prefix}its schema has version 1000, and this program knows versions up to 5")
+        format!("{prefix}its schema has version 1000, and this program knows versions up to 6")
     );
     drop(connection);
 

@@ -7,6 +7,7 @@ mod ports;
 mod queue;
 mod remembered;
 mod transactions;
+mod watched;
 
 use sqlx::query;
 use std::path::Path;

@@ -232,13 +232,14 @@ async fn other_writes_wait_for_the_end_of_a_transaction() {
     let mut transaction = app.begin().await;
     write(&database.backend(), &mut transaction).await.unwrap();
     let store = database.store();
-    let mut put = Box::pin(store.put("other", "x".into(), None));
+    let mut put = Box::pin(store.put("key", "later".into(), None));
     assert!((&mut put).now_or_never().is_none());
-    assert!(store.get("other").await.unwrap().is_none());
+    assert!(store.get("key").await.unwrap().is_none());
     transaction.commit().await.unwrap();
     let revision = soon(put).await.unwrap();
+    assert_eq!(revision.get(), 2);
     let entry = store.get("key").await.unwrap().unwrap();
-    assert!(entry.revision < revision);
+    assert_eq!((&entry.value[..], entry.revision), (&b"later"[..], revision));
 }
 
 #[tokio::test]
