@@ -8,6 +8,7 @@ mod queue;
 mod remembered;
 mod transactions;
 mod watched;
+mod within;
 
 use sqlx::query;
 use std::path::Path;
