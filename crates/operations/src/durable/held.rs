@@ -34,8 +34,8 @@ pub(super) struct Owner<'a> {
 }
 
 impl Owner<'_> {
-    /// Changes the record, unless `change` returns `None`. After an error the change may or may not be stored, and the
-    /// next call finds out.
+    /// Changes the record, unless `change` returns `None` and changes nothing. After an error the change may or may not be
+    /// stored, and the next call finds out.
     pub(super) async fn change<T>(
         &self,
         held: &mut Held,
@@ -45,36 +45,29 @@ impl Owner<'_> {
             if !held.is_current && !self.read(held).await? {
                 return Ok(Err(Replaced));
             }
-            let mut record = held.record.clone();
+            let record = &mut held.record;
             let Some(mut durable) = record.durable.take() else {
                 return Ok(Err(Replaced));
             };
-            let Some(result) = change(&mut record, &mut durable) else {
+            let changed = change(record, &mut durable);
+            let of_parts = record.time_to_live_of_parts();
+            let durable = record.durable.insert(durable);
+            let Some(result) = changed else {
                 return Ok(Ok(None));
             };
+            // The record is changed in place. If it is not stored, it is read again.
+            held.is_current = false;
             let backend = &self.instance.records.backend;
-            let time_to_live = record.time_to_live();
             let part = self.parts.fetch_add(1, Ordering::Relaxed);
             let part = format!("{}-{part}", self.fence);
-            durable
-                .journal
-                .move_out(
-                    backend,
-                    &self.key.memory(),
-                    part,
-                    record.time_to_live_of_parts(),
-                )
-                .await?;
-            record.durable = Some(durable);
-            let (name, value) = (self.key.record(), encode(&record)?);
-            held.is_current = false;
+            let (memory, journal) = (self.key.memory(), &mut durable.journal);
+            journal.move_out(backend, &memory, part, of_parts).await?;
+            let (name, value) = (self.key.record(), encode(record)?);
+            let time_to_live = record.time_to_live();
             let set = backend.compare_and_set(&name, Some(held.revision), value, time_to_live);
             if let Some(revision) = set.await? {
-                *held = Held {
-                    record,
-                    revision,
-                    is_current: true,
-                };
+                held.revision = revision;
+                held.is_current = true;
                 return Ok(Ok(Some(result)));
             }
         }
