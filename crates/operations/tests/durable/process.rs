@@ -17,6 +17,9 @@ use tower_promises_operations::{OperationLayer, Operations};
 
 pub(crate) const LEASE: Duration = SECOND;
 
+/// How long a test waits for a condition: longer than anything that a handler of a test waits for.
+const PATIENCE: Duration = Duration::from_secs(60 * 60);
+
 /// A process with the layer, and a worker that takes up runs.
 pub(crate) struct Process {
     pub(crate) router: Router,
@@ -124,14 +127,15 @@ impl Process {
         path: &str,
         condition: impl Fn(&serde_json::Value) -> bool,
     ) -> serde_json::Value {
-        for _ in 0..1000 {
+        let began = Instant::now();
+        loop {
             let document = self.document(path).await;
             if condition(&document) {
                 return document;
             }
-            sleep(Duration::from_millis(100)).await;
+            assert!(began.elapsed() < PATIENCE, "{document}");
+            sleep(SECOND / 10).await;
         }
-        panic!("{}", self.document(path).await);
     }
 
     pub(crate) async fn suspended(&self, path: &str) -> serde_json::Value {
