@@ -68,7 +68,10 @@ impl Ending<'_> {
             return fail(failed("ServiceError")).await;
         }
         let bytes = RECORD_BYTES + outcome.size();
-        if !self.admission.store(key, bytes, retention) {
+        if self.run.is_some() {
+            // A durable request is refused when it is sent, if there is no room. Its work is not lost at its end.
+            self.admission.count(key, bytes, retention);
+        } else if !self.admission.store(key, bytes, retention) {
             let full = "The server has no room to keep the result.";
             return fail(Failure::new("StorageFull", full)).await;
         }

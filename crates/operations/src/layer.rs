@@ -340,8 +340,13 @@ impl OperationLayer {
     }
 
     /// Sets how many bytes all stored results of this process may have together, by default 32 MiB. Each operation
-    /// counts as 1 KiB more than its result. When the limit is reached, new requests are answered with 503, and an
-    /// operation whose result has no room fails.
+    /// counts as 1 KiB more than its result, until its [`retention`](Self::retention) is over. When the limit is reached,
+    /// new requests are answered with 503, and an operation whose result has no room fails. A durable operation does not
+    /// fail: its result counts in the process that ends it, beyond the limit if need be.
+    ///
+    /// The default has room for 30,000 small results, which are nine a second with the default retention of an hour. For
+    /// more, multiply: 20 operations a second whose results have 1 KiB, kept for an hour, take 20 × 3600 × 2 KiB, so set
+    /// 150 MiB, or a retention of ten minutes, which takes 24 MiB.
     ///
     /// Keep the limit well below the capacity of the store. The capacity of [`Backend::memory`] is 64 MiB.
     pub fn max_stored_bytes(self, bytes: usize) -> Self {

@@ -139,7 +139,8 @@ impl Limits {
         }
     }
 
-    fn check_room(&self, principal: Option<&Arc<str>>) -> Result<(), Refusal> {
+    /// Refuses a request with a result if no more bytes may be stored.
+    pub(super) fn check_room(&self, principal: Option<&str>) -> Result<(), Refusal> {
         let mut state = lock(&self.state);
         state.forget_expired();
         if let Some(principal) = principal {
@@ -179,14 +180,14 @@ impl Limits {
 impl Receiving {
     /// Refuses a request with a result if no more bytes may be stored.
     pub(super) fn check_room(&self) -> Result<(), Refusal> {
-        self.limits.check_room(self.principal.as_ref())
+        self.limits.check_room(self.principal.as_deref())
     }
 }
 
 impl Admission {
     /// Refuses a request with a result if no more bytes may be stored.
     pub(super) fn check_room(&self) -> Result<(), Refusal> {
-        self.limits.check_room(self.principal.as_ref())
+        self.limits.check_room(self.principal.as_deref())
     }
 
     /// Counts the result of this request, which is stored for `time_to_live`. Returns `false`, and counts nothing, if
@@ -220,7 +221,7 @@ impl Admission {
 }
 
 impl State {
-    fn share(&self, principal: &Arc<str>) -> Share {
+    fn share(&self, principal: &str) -> Share {
         let share = self.by_principal.get(principal).copied();
         share.unwrap_or_default()
     }

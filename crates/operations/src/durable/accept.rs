@@ -95,7 +95,7 @@ enum Accepted {
     Again(Key, Box<Record>, Subscription),
     /// Another request has the idempotency key.
     ByOther,
-    /// There are too many operations.
+    /// There are too many operations, or too much is stored.
     Refused(Refusal),
 }
 
@@ -123,6 +123,13 @@ async fn accept(
                 }
                 expected = Some(revision);
             }
+        }
+        // A request with an idempotency key is refused only if it is not a repeated one.
+        let room = instance
+            .limits
+            .check_room(requester.principal.as_deref());
+        if let Err(refusal) = room {
+            return Ok(Accepted::Refused(refusal));
         }
         let name = claim.as_ref().map(|claim| claim.name.clone());
         let began = Instant::now();

@@ -104,6 +104,7 @@
 //! | runs at once in a process | [`max_runs`](super::OperationLayer::max_runs), 64 |
 //! | remembered entries and bytes of an operation | [`max_remembered`](super::OperationLayer::max_remembered), 1,000, and [`max_remembered_bytes`](super::OperationLayer::max_remembered_bytes), 1 MiB |
 //! | operations that have not ended, suspended ones included | [`max_open`](super::OperationLayer::max_open), 10,000, and of a principal [`max_open_per_principal`](super::OperationLayer::max_open_per_principal), 100. Further requests are refused with 503 and 429 |
+//! | stored results of a process | [`max_stored_bytes`](super::OperationLayer::max_stored_bytes), 32 MiB. Beyond it, the process refuses requests with 503 |
 //! | lifetime | [`lifetime`](super::OperationLayer::lifetime), an hour |
 //! | envelopes | the limit of the queue, which has up to three for each operation. Beyond it, requests are refused with 503 |
 //! | a settlement over HTTP | 64 KiB |

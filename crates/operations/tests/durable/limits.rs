@@ -3,7 +3,7 @@
 use crate::mortal::{Death, Mortal};
 use crate::process::{Diary, Process, layer};
 use std::time::Duration;
-use test_support::operation::SECOND;
+use test_support::operation::{SECOND, request};
 use tokio::time::{sleep, timeout};
 use tower_promises::backend::Backend;
 use tower_promises::{PromiseError, Promises};
@@ -110,6 +110,52 @@ async fn most_of_a_large_limit_can_be_used() {
         accepted += 1;
     }
     assert!((450..=500).contains(&accepted), "{accepted}");
+}
+
+// Contract: 8.11
+#[tokio::test(start_paused = true)]
+async fn an_operation_that_was_accepted_keeps_its_result() {
+    let layer = layer(&Backend::memory())
+        .idempotency_keys(true)
+        .max_stored_bytes(4000)
+        .retention(100 * SECOND);
+    let process = Process::start(layer, |promises| {
+        promises.sleep("moment", 10 * SECOND)?;
+        Ok("x".repeat(1500))
+    });
+    let mut paths = Vec::new();
+    for _ in 0..4 {
+        paths.push(process.begin("POST /").await);
+    }
+    for path in &paths {
+        assert_eq!(process.result(path).await, (200, "x".repeat(1500)));
+    }
+    // There is no room for another result, with and without a key.
+    for headers in [&[][..], &[("idempotency-key", "new")]] {
+        let answer = process.send(request("POST /", headers)).await;
+        assert_eq!(answer.status, 503);
+        assert_eq!(answer.header("retry-after"), "1");
+    }
+    process.ask(&format!("DELETE {}", paths[0])).await;
+    process.ask(&format!("DELETE {}", paths[1])).await;
+    assert_eq!(process.ask("POST /").await.status, 503);
+    process.ask(&format!("DELETE {}", paths[2])).await;
+    process.begin("POST /").await;
+}
+
+// Contract: 8.11
+#[tokio::test(start_paused = true)]
+async fn a_repeated_request_needs_no_room() {
+    let layer = layer(&Backend::memory())
+        .idempotency_keys(true)
+        .max_stored_bytes(1000);
+    let process = Process::start(layer, |_| Ok("done".to_owned()));
+    for _ in 0..2 {
+        let answer = process
+            .send(request("POST /", &[("idempotency-key", "7")]))
+            .await;
+        assert_eq!((answer.status.as_u16(), &*answer.body), (200, "done"));
+    }
 }
 
 /// A process may die between any two calls to the backend when it accepts a request.

@@ -69,7 +69,7 @@ async fn an_idempotency_key_counts_whatever_escalate_says() {
     assert_eq!(paths[0], paths[1]);
 }
 
-// Contract: 8.11
+// Contract: 8.12
 #[tokio::test(start_paused = true)]
 async fn requests_that_only_ask_about_a_resource_never_become_durable() {
     let layer = layer(&Backend::memory()).durable(|request| request.uri.path() == "/order");
