@@ -8,6 +8,7 @@ pub mod durable;
 pub mod eventually;
 pub mod example;
 pub mod firefox;
+pub mod killed;
 pub mod mortal;
 #[cfg(feature = "nats")]
 pub mod nats;
