@@ -105,7 +105,8 @@ impl SqliteBuilder {
     /// Sets how long a call waits for a lock that another process holds, by default 5 seconds. A call that takes longer
     /// fails with [`BackendError::TimedOut`] and writes nothing. With other calls of this process before it, a call may
     /// wait twice as long. Reads wait for no lock, except for the first read after the clock of the machine was set,
-    /// which begins with a write. The value is clamped to 1 ms to 24 days.
+    /// which begins with a write. [`watch`](tower_promises_backend::Store::watch) begins with a write, too. The value is
+    /// clamped to 1 ms to 24 days.
     pub fn busy_timeout(mut self, timeout: Duration) -> Self {
         self.settings.busy_timeout = timeout.clamp(SHORTEST_BUSY_TIMEOUT, LONGEST_BUSY_TIMEOUT);
         self
@@ -166,7 +167,8 @@ impl SqliteBuilder {
     }
 
     /// Sets how many changes are retained in the file for other processes, by default 1024, which is at most 256 MiB
-    /// with the default sizes. At least 1. Temporarily there may be 64 more for each process that writes.
+    /// with the default sizes. Changes are written there only while a process watches the store, and for a minute after.
+    /// At least 1. Temporarily there may be 64 more for each process that writes.
     pub fn retained_changes(mut self, changes: usize) -> Self {
         self.settings.retained_changes = rows(changes).max(1);
         self

@@ -17,8 +17,8 @@ use tower_promises_backend::kit::sync::lock;
 /// The number of rows that are read at once.
 const BATCH: i64 = 64;
 
-/// How long rows are written for a process that shows no sign of life, in milliseconds, and how often the process shows
-/// one. After the end, its listeners get [`Heard::Lagged`] or what the table has in its place.
+/// How long rows are written for a process that shows no sign of life, in milliseconds, and how often a process with
+/// listeners shows one. After a process was stopped for longer, the table has a row that tells its listeners.
 const KEPT: i64 = 60_000;
 const KEEP_INTERVAL: Duration = Duration::from_secs(20);
 

@@ -125,9 +125,7 @@ async fn accept(
             }
         }
         // A request with an idempotency key is refused only if it is not a repeated one.
-        let room = instance
-            .limits
-            .check_room(requester.principal.as_deref());
+        let room = instance.limits.check_room(requester.principal.as_deref());
         if let Err(refusal) = room {
             return Ok(Accepted::Refused(refusal));
         }

@@ -102,7 +102,10 @@ async fn a_restart_keeps_values_and_revisions() {
     assert!(second > first);
     let again = store.put("deleted", "4".into(), None).await.unwrap();
     let of_deletion = deleted.get() + 1;
-    assert!(again.get() > of_deletion, "the deletion has a revision, too");
+    assert!(
+        again.get() > of_deletion,
+        "the deletion has a revision, too"
+    );
 }
 
 #[tokio::test]

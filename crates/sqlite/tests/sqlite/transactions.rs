@@ -239,7 +239,10 @@ async fn other_writes_wait_for_the_end_of_a_transaction() {
     let revision = soon(put).await.unwrap();
     assert_eq!(revision.get(), 2);
     let entry = store.get("key").await.unwrap().unwrap();
-    assert_eq!((&entry.value[..], entry.revision), (&b"later"[..], revision));
+    assert_eq!(
+        (&entry.value[..], entry.revision),
+        (&b"later"[..], revision)
+    );
 }
 
 #[tokio::test]
