@@ -154,10 +154,13 @@ pub trait Queue: Send + Sync + 'static {
     /// Passes the envelopes of a queue to a handler until `shutdown` resolves. Then takes no more envelopes, waits for
     /// the running handlers, and resolves.
     ///
-    /// - At most [`concurrency`](WorkOptions::concurrency) handlers run at once, each in a task of its own.
+    /// - At most [`concurrency`](WorkOptions::concurrency) handlers run at once, each in a task of its own. By default the
+    ///   worker takes no more envelopes than it has free handlers; [`prefetch`](WorkOptions::prefetch) lets it take some in
+    ///   advance.
     /// - Leases are renewed after a third of their time while their handlers run. If a lease is lost nevertheless, its
     ///   handler is dropped at its next `await`.
-    /// - The outcome of a handler is settled, with retries after errors while the lease lasts.
+    /// - The outcome of a handler is settled, with retries after errors while the lease lasts. The next handler starts
+    ///   meanwhile. While a worker settles twice as many envelopes as it may have, it takes no more.
     /// - The envelope of a handler that panics is not settled. It is delivered again when its lease ends, as after a
     ///   crash of the process.
     /// - After an error of the backend the worker retries, with pauses that grow from 50 ms to 5 s, and with a warning

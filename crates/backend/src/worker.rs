@@ -12,7 +12,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
@@ -36,6 +36,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub struct WorkOptions {
     queue: Arc<str>,
     concurrency: usize,
+    prefetch: usize,
     lease: Duration,
 }
 
@@ -46,6 +47,7 @@ impl WorkOptions {
         Self {
             queue: queue.into(),
             concurrency: 16,
+            prefetch: 0,
             lease: DEFAULT_LEASE,
         }
     }
@@ -54,7 +56,27 @@ impl WorkOptions {
     #[must_use]
     pub fn concurrency(self, handlers: usize) -> Self {
         Self {
-            concurrency: handlers.max(1),
+            concurrency: handlers.clamp(1, Semaphore::MAX_PERMITS),
+            ..self
+        }
+    }
+
+    /// Sets how many envelopes the worker takes in advance, while all its handlers are busy, by default 0.
+    ///
+    /// Handlers then follow one another without a pause for the backend, and a call to the backend takes more envelopes.
+    /// A worker asks for more when half of the envelopes that it has in advance are used up. This pays for handlers that
+    /// take less time than a call to the backend: set it to what one handler handles in some milliseconds, times the
+    /// [concurrency](Self::concurrency).
+    ///
+    /// An envelope that waits for a handler is leased, and its lease is renewed. So no other worker gets it meanwhile: it
+    /// waits behind slow handlers of its own worker even if another worker is free, and envelopes that are enqueued later
+    /// with a higher priority do not overtake it. A worker that is shut down returns what waits at once, behind the other
+    /// envelopes of the queue. After a crash, it is delivered again when its lease ends. In both cases its [number of
+    /// deliveries](Delivery::number) has increased although no handler has run.
+    #[must_use]
+    pub fn prefetch(self, envelopes: usize) -> Self {
+        Self {
+            prefetch: envelopes,
             ..self
         }
     }
@@ -75,6 +97,17 @@ impl WorkOptions {
     pub(super) fn queue(&self) -> &str {
         &self.queue
     }
+
+    /// How many envelopes to take now, beside those that wait for handlers or have one, and those that are being settled.
+    ///
+    /// What is being settled does not occupy a handler. It is bounded too, so that a slow backend is not given more and
+    /// more to settle: to as much as the worker may have besides, and once more, because whole batches end together.
+    fn room(&self, handled: usize, settled: usize) -> Option<usize> {
+        let most = self.concurrency.saturating_add(self.prefetch);
+        let room = most.saturating_sub(handled.max(settled.saturating_sub(most)));
+        // A few large calls instead of many small ones.
+        (room > self.prefetch / 2).then_some(room)
+    }
 }
 
 /// Works on a queue until `shutdown` resolves and the running handlers have ended.
@@ -84,44 +117,53 @@ pub(super) async fn work<Q: Queue + ?Sized>(
     handler: &Arc<dyn Handler>,
     mut shutdown: BoxFuture<'_, ()>,
 ) {
-    enum Event {
+    enum Event<'a, Q: Queue + ?Sized> {
         Shutdown,
-        Ended,
+        Handled(Option<Handled<'a, Q>>),
+        Settled,
         Taken(Vec<Taken>),
     }
 
-    let mut running = FuturesUnordered::new();
+    // Closed by the shutdown, so that envelopes that wait for a handler are returned.
+    let handlers = Semaphore::new(options.concurrency);
+    let mut handling = FuturesUnordered::new();
+    let mut settling = FuturesUnordered::new();
     let mut taking = pin!(Fuse::terminated());
-    loop {
-        let room = options.concurrency.saturating_sub(running.len());
-        if taking.is_terminated() && room > 0 {
+    while !(handlers.is_closed() && handling.is_empty() && settling.is_empty()) {
+        let may_take = taking.is_terminated() && !handlers.is_closed();
+        let room = options.room(handling.len(), settling.len());
+        if let Some(room) = room.filter(|_| may_take) {
             taking.set(take(queue, options, room).fuse());
         }
         let event = poll_fn(|context| {
-            if shutdown.poll_unpin(context).is_ready() {
+            if !handlers.is_closed() && shutdown.poll_unpin(context).is_ready() {
                 return Poll::Ready(Event::Shutdown);
             }
-            // `None` means that no handler runs. The worker then only waits for envelopes.
-            if let Poll::Ready(Some(())) = running.poll_next_unpin(context) {
-                return Poll::Ready(Event::Ended);
+            // `None` means that there is nothing to handle or to settle.
+            if let Poll::Ready(Some(handled)) = handling.poll_next_unpin(context) {
+                return Poll::Ready(Event::Handled(handled));
+            }
+            if let Poll::Ready(Some(())) = settling.poll_next_unpin(context) {
+                return Poll::Ready(Event::Settled);
             }
             taking.as_mut().poll(context).map(Event::Taken)
         });
         match event.await {
-            Event::Shutdown => break,
-            Event::Ended => {}
+            Event::Shutdown => {
+                handlers.close();
+                // Dropping the call returns the envelopes that it takes.
+                taking.set(Fuse::terminated());
+            }
+            Event::Handled(handled) => settling.extend(handled.map(Handled::settle)),
+            Event::Settled => {}
             Event::Taken(taken) => {
-                running.extend(
-                    taken
-                        .into_iter()
-                        .map(|taken| attend(queue, options, handler.clone(), taken)),
+                let taken = taken.into_iter();
+                handling.extend(
+                    taken.map(|taken| handle(queue, options, &handlers, handler.clone(), taken)),
                 );
             }
         }
     }
-    // Dropping the call returns the envelopes that it takes.
-    taking.set(Fuse::terminated());
-    while running.next().await.is_some() {}
 }
 
 /// Takes envelopes, with retries after errors.
@@ -136,47 +178,44 @@ async fn take<Q: Queue + ?Sized>(queue: &Q, options: &WorkOptions, room: usize) 
     }
 }
 
-/// Runs the handler of an envelope and settles the outcome.
-async fn attend<Q: Queue + ?Sized>(
-    queue: &Q,
-    options: &WorkOptions,
+/// An envelope whose outcome is known, under its lease.
+struct Handled<'a, Q: Queue + ?Sized> {
+    lease: HeldLease<'a, Q>,
+    id: Arc<str>,
+    outcome: Outcome,
+}
+
+impl<Q: Queue + ?Sized> Handled<'_, Q> {
+    async fn settle(self) {
+        self.lease.settle(self.outcome, &self.id).await;
+    }
+}
+
+/// Waits for a free handler and runs it. Returns `None` if there is nothing to settle.
+async fn handle<'a, Q: Queue + ?Sized>(
+    queue: &'a Q,
+    options: &'a WorkOptions,
+    handlers: &Semaphore,
     handler: Arc<dyn Handler>,
     taken: Taken,
-) {
-    let held = HeldLease {
+) -> Option<Handled<'a, Q>> {
+    let lease = HeldLease {
         queue,
         options,
         receipt: taken.receipt,
         until: watch::Sender::new(taken.leased_until),
     };
+    let id = taken.id.clone();
     let delivery = Delivery {
-        id: taken.id.clone(),
+        id: taken.id,
         payload: taken.payload,
         number: taken.number,
         lease: Lease {
-            until: held.until.subscribe(),
+            until: lease.until.subscribe(),
         },
     };
-    // In a task of its own, so that leases are renewed while handlers compute, and a panic affects one handler only.
-    let mut task = Task(tokio::spawn(async move { handler.handle(delivery).await }));
-    let ended = match select(&mut task.0, pin!(held.renew())).await {
-        Either::Left((ended, _)) => ended,
-        Either::Right(((), _)) => {
-            // The handler may have moved the lease to other tasks. They are notified before the handler is aborted.
-            held.end();
-            observe::lease_lost(&options.queue, &taken.id);
-            task.0.abort();
-            // The concurrency slot is only free after the handler is gone.
-            let _ = (&mut task.0).await;
-            return;
-        }
-    };
-    match ended {
-        Ok(outcome) => held.settle(outcome, &taken.id).await,
-        Err(error) if error.is_panic() => observe::handler_panicked(&options.queue, &taken.id),
-        // The runtime is shutting down.
-        Err(_) => {}
-    }
+    let outcome = lease.handle(handlers, handler, delivery).await?;
+    Some(Handled { lease, id, outcome })
 }
 
 /// A lease of this worker. Dropping it marks the lease as ended.
@@ -188,6 +227,53 @@ struct HeldLease<'a, Q: Queue + ?Sized> {
 }
 
 impl<Q: Queue + ?Sized> HeldLease<'_, Q> {
+    /// Runs a handler when one is free, while the lease is renewed. Returns `None` without an outcome.
+    async fn handle(
+        &self,
+        handlers: &Semaphore,
+        handler: Arc<dyn Handler>,
+        delivery: Delivery,
+    ) -> Option<Outcome> {
+        let id = delivery.id.clone();
+        let mut renewals = pin!(self.renew());
+        let _permit = match select(pin!(handlers.acquire()), &mut renewals).await {
+            Either::Left((Ok(permit), _)) => permit,
+            // The worker shuts down.
+            Either::Left((Err(_), _)) => {
+                let after = Duration::ZERO;
+                return Some(Outcome::Retry { after });
+            }
+            Either::Right(((), _)) => {
+                observe::lease_lost(&self.options.queue, &id);
+                return None;
+            }
+        };
+        // In a task of its own, so that leases are renewed while handlers compute, and a panic affects one handler only.
+        let mut task = Task(tokio::spawn(async move { handler.handle(delivery).await }));
+        let ended = match select(&mut task.0, renewals).await {
+            Either::Left((ended, _)) => ended,
+            Either::Right(((), _)) => {
+                // The handler may have moved the lease to other tasks. They are notified before the handler is aborted.
+                self.end();
+                observe::lease_lost(&self.options.queue, &id);
+                task.0.abort();
+                // The permit is only free after the handler is gone.
+                let _ = (&mut task.0).await;
+                return None;
+            }
+        };
+        match ended {
+            Ok(outcome) => Some(outcome),
+            Err(error) => {
+                // Otherwise the runtime is shutting down.
+                if error.is_panic() {
+                    observe::handler_panicked(&self.options.queue, &id);
+                }
+                None
+            }
+        }
+    }
+
     fn until(&self) -> Instant {
         *self.until.borrow()
     }

@@ -47,7 +47,7 @@ pub use bus::{bus, bus_lag, bus_limits, bus_listeners, bus_order};
 pub use journal::{journal, journal_grows, journal_has_one_owner};
 pub use queue::{
     queue, queue_deduplication, queue_deliveries, queue_dropped_takes, queue_leases, queue_limits,
-    queue_order, queue_retries, queue_shutdown, queue_work, queue_workers,
+    queue_order, queue_prefetch, queue_retries, queue_shutdown, queue_work, queue_workers,
 };
 pub use store::{
     store, store_compare_and_set, store_lag, store_limits, store_list, store_races,

@@ -15,6 +15,9 @@ use tower_promises_backend::{
 /// A time that exceeds the patience of all suites.
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
+/// How long a slow call takes.
+pub(crate) const SLOW: Duration = Duration::from_secs(10);
+
 /// The fault of a [`Broken`] queue.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Fault {
@@ -40,6 +43,8 @@ pub(crate) enum Fault {
     FailsOften,
     /// The first call that settles an envelope returns an error.
     SettlesInSilence,
+    /// Each envelope is settled after [`SLOW`].
+    SettlesSlowly,
     TakesNothing,
     RenewsForever,
     LosesLeases,
@@ -194,6 +199,9 @@ impl Queue for Broken {
                 (Fault::RetriesNever, Outcome::Retry { .. }) => Outcome::GiveUp,
                 (_, outcome) => outcome,
             };
+            if self.fault == Fault::SettlesSlowly {
+                sleep(SLOW).await;
+            }
             let settled = self.queue.settle(receipt, outcome).await?;
             // The envelope is settled, but the caller may still get an error.
             self.fail()?;
@@ -241,6 +249,7 @@ impl Drop for DroppedTake {
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum WorkFault {
     RunsTooMany,
+    TakesTooMany,
     IgnoresShutdown,
     DropsHandlers,
 }
@@ -292,6 +301,7 @@ impl Queue for BrokenWork {
         let never = Box::pin(future::pending());
         match self.0 {
             WorkFault::RunsTooMany => self.1.work(options.concurrency(100), handler, shutdown),
+            WorkFault::TakesTooMany => self.1.work(options.prefetch(100), handler, shutdown),
             WorkFault::IgnoresShutdown => self.1.work(options, handler, never),
             WorkFault::DropsHandlers => {
                 let work = self.1.work(options, handler, never);

@@ -1,7 +1,7 @@
 //! The memory queue passes the conformance suite, broken queues fail it, and workers withstand failing backends and
 //! handlers.
 
-use crate::broken::{Broken, BrokenWork, Fault, WorkFault};
+use crate::broken::{Broken, BrokenWork, Fault, SLOW, WorkFault};
 use bytes::Bytes;
 use futures_util::{FutureExt, future};
 use static_assertions::{assert_impl_all, assert_obj_safe};
@@ -386,6 +386,28 @@ async fn a_settlement_whose_answer_is_lost_is_no_lost_lease() {
     assert!(!text.contains("has lost the lease"), "{text}");
 }
 
+/// A slow settlement does not keep the next handler waiting, and slow settlements do not pile up.
+#[tokio::test(start_paused = true)]
+async fn handlers_run_while_a_bounded_number_of_outcomes_is_settled() {
+    let queue = Broken::new(Fault::SettlesSlowly);
+    let (sender, mut handled) = mpsc::unbounded_channel();
+    let handler = move |_: Delivery| {
+        sender.send(Instant::now()).unwrap();
+        future::ready(Outcome::Done)
+    };
+    let started = Instant::now();
+    for id in ["a", "b", "c", "d"] {
+        add(&queue, id).await;
+    }
+    work(queue, options().concurrency(1), handler);
+    let mut waited = Vec::new();
+    for _ in 0..4 {
+        waited.push(handled.recv().await.unwrap() - started);
+    }
+    assert_eq!(waited[..2], [Duration::ZERO; 2]);
+    assert_eq!(waited[2..], [SLOW; 2]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn pauses_after_errors_grow() {
     let queue = Broken::new(Fault::TakesNothing);
@@ -446,6 +468,7 @@ broken! {
     a_queue_that_retries_too_early_fails: check(Fault::RetriesTooEarly), "is earlier than";
     a_queue_that_never_retries_fails: check(Fault::RetriesNever), "took longer than";
     a_worker_that_runs_too_many_fails: check_work(WorkFault::RunsTooMany), "no more handlers run than the limit allows";
+    a_worker_that_takes_too_many_fails: check_work(WorkFault::TakesTooMany), "takes no more than it may";
     a_worker_that_ignores_shutdown_fails: check_work(WorkFault::IgnoresShutdown), "a worker ends when";
     a_worker_that_drops_handlers_fails: check_work(WorkFault::DropsHandlers), "the worker waits for its running handlers";
 }

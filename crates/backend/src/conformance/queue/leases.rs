@@ -33,7 +33,7 @@ pub async fn queue_leases<Q: Queue>(make: impl AsyncFn() -> Q) {
         until + EARLY >= asked + LEASE,
         "a lease is as long as requested"
     );
-    let second = take(&there, &name, LEASE).await;
+    let second = take(&there, &name, LONG_LEASE).await;
     assert!(
         Instant::now() + EARLY >= until,
         "no other call gets an envelope while it is leased"
@@ -50,15 +50,16 @@ pub async fn queue_leases<Q: Queue>(make: impl AsyncFn() -> Q) {
     );
     refused(&here, &first.receipt, "another worker has the envelope").await;
 
-    // The new lease is unaffected by the refused calls.
+    // The new lease is unaffected by the refused calls. Renewing can also shorten a lease.
     let renewed = answer("renew", there.renew(&second.receipt, LEASE)).await;
     assert!(renewed, "an active lease can be renewed");
     let ends = Instant::now() + LEASE;
     // A lease that is renewed in time does not end.
     let taking = async { take(&here, &name, LEASE).await };
     let renewing = async {
-        for _ in 0..9 {
-            sleep(LEASE / 3).await;
+        // Often, so that a busy machine does not miss the end of the lease.
+        for _ in 0..16 {
+            sleep(LEASE / 8).await;
             let renewed = answer("renew", there.renew(&second.receipt, LEASE)).await;
             assert!(renewed, "an active lease can be renewed");
         }
@@ -86,7 +87,6 @@ pub async fn queue_leases<Q: Queue>(make: impl AsyncFn() -> Q) {
     for receipt in [&first.receipt, &second.receipt, &third.receipt] {
         refused(&there, receipt, "another worker has the envelope").await;
     }
-    // Renewing can also shorten a lease.
     let renewed = answer("renew", there.renew(&fourth.receipt, LEASE)).await;
     assert!(renewed, "an active lease can be renewed");
     let asked = Instant::now();
@@ -122,15 +122,15 @@ pub async fn queue_retries<Q: Queue>(make: impl AsyncFn() -> Q) {
     let name = fresh("retries");
     add_id(&here, &name, "id").await;
     let mut number = 0;
-    for after in [Duration::ZERO, Duration::from_millis(600), LEASE * 2] {
-        let taken = take(&here, &name, LEASE).await;
+    for after in [Duration::ZERO, Duration::from_millis(600), LEASE] {
+        let taken = take(&here, &name, LONG_LEASE).await;
         assert!(taken.number > number, "deliveries are counted");
         number = taken.number;
         let asked = Instant::now();
         settle(&here, &taken, Outcome::Retry { after }).await;
         let again = answer("settle", here.settle(&taken.receipt, Outcome::Done)).await;
         assert!(!again, "a settled envelope cannot be settled again");
-        let taken = take(&there, &name, LEASE).await;
+        let taken = take(&there, &name, LONG_LEASE).await;
         let elapsed = asked.elapsed();
         assert!(
             elapsed + EARLY >= after,
@@ -152,7 +152,7 @@ pub async fn queue_retries<Q: Queue>(make: impl AsyncFn() -> Q) {
         )
         .await;
     }
-    let taken = take(&here, &name, LEASE).await;
+    let taken = take(&here, &name, LONG_LEASE).await;
     settle(&here, &taken, Outcome::Done).await;
     is_quiet(&here, &name, "a done envelope is not delivered again").await;
 }

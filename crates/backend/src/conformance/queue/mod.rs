@@ -6,18 +6,18 @@ mod workers;
 
 pub use leases::{queue_dropped_takes, queue_leases, queue_retries};
 pub use limits::{queue_deduplication, queue_deliveries, queue_limits, queue_order};
-pub use workers::{queue_shutdown, queue_work, queue_workers};
+pub use workers::{queue_prefetch, queue_shutdown, queue_work, queue_workers};
 
 use super::{PATIENCE, answer};
 use crate::{Enqueued, Envelope, Outcome, Queue, Taken};
 use bytes::Bytes;
-use futures_util::future::{join, join3, join4};
+use futures_util::future::{join3, join4};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::time::timeout;
 
 /// Long enough for the work of a busy machine during one lease, short enough to wait for its end.
-const LEASE: Duration = Duration::from_secs(2);
+const LEASE: Duration = Duration::from_secs(4);
 
 /// A lease that does not end while a suite runs.
 const LONG_LEASE: Duration = Duration::from_secs(120);
@@ -56,7 +56,11 @@ pub async fn queue<Q: Queue>(make: impl AsyncFn() -> Q) {
         Box::pin(queue_retries(&make)),
         Box::pin(queue_dropped_takes(&make)),
     );
-    let work = join(Box::pin(queue_work(&make)), Box::pin(queue_shutdown(&make)));
+    let work = join3(
+        Box::pin(queue_work(&make)),
+        Box::pin(queue_shutdown(&make)),
+        Box::pin(queue_prefetch(&make)),
+    );
     join3(limits, leases, work).await;
     Box::pin(queue_workers(&make)).await;
 }

@@ -232,6 +232,76 @@ pub async fn queue_shutdown<Q: Queue>(make: impl AsyncFn() -> Q) {
     is_quiet(&queue, &name, "handled envelopes are not delivered again").await;
 }
 
+/// Checks that a worker keeps the envelopes that it has taken in advance, leaves the others to other workers, and returns
+/// what waits when it is shut down.
+///
+/// # Panics
+///
+/// Panics if a guarantee is violated.
+pub async fn queue_prefetch<Q: Queue>(make: impl AsyncFn() -> Q) {
+    const PREFETCH: usize = 4;
+    const ENVELOPES: usize = 7;
+    let (queue, name) = (make().await, fresh("prefetch"));
+    for number in 0..ENVELOPES {
+        add_id(&queue, &name, &number.to_string()).await;
+    }
+    let (sender, mut begun) = mpsc::unbounded_channel();
+    let handler = move |delivery: Delivery| {
+        let (release, released) = oneshot::channel();
+        let _ = sender.send((delivery, release));
+        async move { released.await.unwrap_or(Outcome::GiveUp) }
+    };
+    let options = WorkOptions::new(&*name)
+        .lease(LEASE)
+        .concurrency(1)
+        .prefetch(PREFETCH);
+    let mut worker = Worker::start(make().await, options, handler);
+    let (_, release) = next(&mut begun, "a handler runs").await;
+    sleep(LEASE * 3).await;
+    assert!(
+        begun.try_recv().is_err(),
+        "no more handlers run than the limit allows"
+    );
+    let mut ended = 1;
+    while let Ok(taken) = timeout(QUIET, queue.take(&name, ENVELOPES, LEASE)).await {
+        for taken in taken.expect("a call of `take` succeeds") {
+            super::settle(&queue, &taken, Outcome::Done).await;
+            ended += 1;
+        }
+    }
+    // The worker has a handler and at least half of what it may take in advance.
+    let kept = ENVELOPES - ended;
+    assert!(
+        (PREFETCH / 2..=PREFETCH).contains(&kept),
+        "a worker keeps what it has taken in advance, and takes no more than it may, but has {kept}"
+    );
+
+    let _ = release.send(Outcome::Done);
+    let (delivery, release) = next(&mut begun, "an envelope that waits is handled").await;
+    assert!(delivery.lease.is_held(), "a handler starts under its lease");
+    assert_eq!(
+        delivery.number, 1,
+        "the lease of an envelope that waits is renewed"
+    );
+    worker.shut_down();
+    for _ in 1..kept {
+        let taken = super::take(&queue, &name, LONG_LEASE).await;
+        assert!(taken.number > 1, "deliveries are counted");
+        super::settle(&queue, &taken, Outcome::Done).await;
+    }
+    assert!(
+        delivery.lease.is_held(),
+        "what waits is returned while a handler runs"
+    );
+    let _ = release.send(Outcome::Done);
+    worker.end().await;
+    assert!(
+        begun.try_recv().is_err(),
+        "a worker that is shut down starts no handlers"
+    );
+    is_quiet(&queue, &name, "all envelopes have ended").await;
+}
+
 /// Checks that four workers handle a thousand envelopes, each once and by one handler. Run it on a multi-threaded
 /// runtime as well.
 ///
