@@ -49,14 +49,15 @@ pub trait Documents: Send {
         key: &str,
     ) -> impl Future<Output = Result<Option<Entry>, BackendError>> + Send;
 
-    /// Sets a value if the key has the expected revision, or no value for `None`. Returns whether the value was set.
+    /// Sets a value if the key has the expected revision, or no value for `None`. Returns the new revision if the value
+    /// was set.
     fn replace(
         &mut self,
         key: &str,
         expected: Option<Revision>,
         value: Bytes,
         time_to_live: Duration,
-    ) -> impl Future<Output = Result<bool, BackendError>> + Send;
+    ) -> impl Future<Output = Result<Option<Revision>, BackendError>> + Send;
 }
 
 impl Documents for &TimedBackend {
@@ -70,8 +71,9 @@ impl Documents for &TimedBackend {
         expected: Option<Revision>,
         value: Bytes,
         time_to_live: Duration,
-    ) -> Result<bool, BackendError> {
-        self.set(key, expected, value, time_to_live).await
+    ) -> Result<Option<Revision>, BackendError> {
+        self.compare_and_set(key, expected, value, time_to_live)
+            .await
     }
 }
 
@@ -86,8 +88,9 @@ impl Documents for TimedTransaction<'_> {
         expected: Option<Revision>,
         value: Bytes,
         time_to_live: Duration,
-    ) -> Result<bool, BackendError> {
-        self.set(key, expected, value, time_to_live).await
+    ) -> Result<Option<Revision>, BackendError> {
+        self.compare_and_set(key, expected, value, time_to_live)
+            .await
     }
 }
 
@@ -111,26 +114,51 @@ pub async fn create(
     time_to_live: Duration,
 ) -> Result<bool, BackendError> {
     let value = encode(value)?;
-    documents.replace(key, None, value, time_to_live).await
+    let created = documents.replace(key, None, value, time_to_live);
+    Ok(created.await?.is_some())
 }
 
 /// Reads a value and replaces it. Starts over if another writer was faster.
 pub async fn change<V, T>(
     documents: &mut impl Documents,
     key: &str,
+    change: impl FnMut(Option<V>) -> Update<V, T>,
+) -> Result<T, BackendError>
+where
+    V: Serialize + DeserializeOwned,
+{
+    change_known(documents, key, &mut None, change).await
+}
+
+/// Like [`change`], but begins with a value that is known instead of reading it. Afterwards, the value that was written is
+/// known. `change` may see a value that is out of date. It is then called again: nothing is written, and nothing is kept,
+/// because of such a value.
+pub async fn change_known<V, T>(
+    documents: &mut impl Documents,
+    key: &str,
+    known: &mut Option<(V, Revision)>,
     mut change: impl FnMut(Option<V>) -> Update<V, T>,
 ) -> Result<T, BackendError>
 where
     V: Serialize + DeserializeOwned,
 {
     for _ in 0..ATTEMPTS {
-        let (found, expected) = read(documents, key).await?.unzip();
+        // Not known any more if this future fails or is dropped.
+        let known_before = known.take();
+        let is_read = known_before.is_none();
+        let found = match known_before {
+            None => read(documents, key).await?,
+            known => known,
+        };
+        let (found, expected) = found.unzip();
         match change(found) {
-            Update::Keep(result) => return Ok(result),
+            Update::Keep(result) if is_read => return Ok(result),
+            Update::Keep(_) => {}
             Update::Set(value, time_to_live, result) => {
-                let value = encode(&value)?;
-                let replaced = documents.replace(key, expected, value, time_to_live);
-                if replaced.await? {
+                let encoded = encode(&value)?;
+                let replaced = documents.replace(key, expected, encoded, time_to_live);
+                if let Some(revision) = replaced.await? {
+                    *known = Some((value, revision));
                     return Ok(result);
                 }
             }
@@ -175,6 +203,19 @@ impl TimedBackend {
     {
         change(&mut &*self, key, update).await
     }
+
+    /// Like [`change`](Self::change), but begins with a value that is known, see [`change_known`].
+    pub async fn change_known<V, T>(
+        &self,
+        key: &str,
+        known: &mut Option<(V, Revision)>,
+        update: impl FnMut(Option<V>) -> Update<V, T>,
+    ) -> Result<T, BackendError>
+    where
+        V: Serialize + DeserializeOwned,
+    {
+        change_known(&mut &*self, key, known, update).await
+    }
 }
 
 /// Returns the stored form of a value.
@@ -208,6 +249,30 @@ mod tests {
         assert!(matches!(unreadable, Err(BackendError::Unreadable { .. })));
         assert_eq!(backend.delete("key").await.ok(), Some(true));
         assert_eq!(backend.change("key", add).await.ok(), Some(1));
+    }
+
+    #[tokio::test]
+    async fn a_change_of_a_known_value_reads_only_if_that_is_out_of_date() {
+        let backend = TimedBackend::new(Backend::memory(), LONG);
+        let mut known = None;
+        let mut seen = Vec::new();
+        for is_changed_elsewhere in [false, false, true, false] {
+            if is_changed_elsewhere {
+                assert!(backend.change("key", add).await.is_ok());
+            }
+            let add = |found| {
+                seen.push(found);
+                add(found)
+            };
+            assert!(backend.change_known("key", &mut known, add).await.is_ok());
+        }
+        assert_eq!(seen, [None, Some(1), Some(2), Some(3), Some(4)]);
+
+        // What is kept is decided by what the store has.
+        assert!(backend.delete("key").await.is_ok());
+        let keep = |found: Option<u32>| Update::<u32, _>::Keep(found);
+        let kept = backend.change_known("key", &mut known, keep).await;
+        assert_eq!(kept.ok(), Some(None));
     }
 
     #[tokio::test]

@@ -33,19 +33,22 @@ impl TimedTransaction<'_> {
         in_time(self.timeout, self.transaction.get(key)).await
     }
 
-    /// Sets a value if the key has the expected revision, or no value for `None`. Returns whether the value was set.
-    pub async fn set(
+    /// Sets a value if the key has the expected revision, or no value for `None`. Returns the new revision if the value
+    /// was set.
+    pub async fn compare_and_set(
         &mut self,
         key: &str,
         expected: Option<Revision>,
         value: Bytes,
         time_to_live: Duration,
-    ) -> Result<bool, BackendError> {
+    ) -> Result<Option<Revision>, BackendError> {
         let set = self
             .transaction
             .compare_and_set(key, expected, value, Some(time_to_live));
-        let set = in_time(self.timeout, set).await?;
-        Ok(matches!(set, CompareAndSet::Set(_)))
+        Ok(match in_time(self.timeout, set).await? {
+            CompareAndSet::Set(revision) => Some(revision),
+            CompareAndSet::Conflict => None,
+        })
     }
 
     pub async fn enqueue(&mut self, envelope: Envelope) -> Result<(), BackendError> {

@@ -176,7 +176,7 @@ impl Owned {
             durable.recoveries = 0;
             let (value, time_to_live) = (encode(&record)?, record.time_to_live());
             let replaced = transaction.replace(&key, Some(revision), value, time_to_live);
-            if replaced.await? {
+            if replaced.await?.is_some() {
                 return Ok(true);
             }
         }
