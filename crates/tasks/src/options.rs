@@ -43,6 +43,7 @@ impl TaskQueueOptions {
             provided: Provided {
                 types: HashMap::new(),
                 concurrency: 4,
+                prefetch: 0,
                 timeout: Duration::from_secs(60 * 60),
             },
         }
@@ -61,6 +62,17 @@ impl TaskQueueOptions {
     /// Sets how many tasks of this queue a worker runs at once, by default 4 and at least one.
     pub fn concurrency(mut self, tasks: usize) -> Self {
         self.provided.concurrency = tasks.max(1);
+        self
+    }
+
+    /// Sets how many tasks of this queue a worker takes in advance, while it runs as many as it may, by default 0.
+    ///
+    /// This pays for tasks that take milliseconds. A task that waits in a worker waits behind slow tasks even if another
+    /// worker is free, and tasks of a higher priority that are submitted later do not overtake it. It counts as queued, and
+    /// no attempt is lost if the worker crashes meanwhile. See
+    /// [`WorkOptions::prefetch`](tower_promises_backend::WorkOptions::prefetch).
+    pub fn prefetch(mut self, tasks: usize) -> Self {
+        self.provided.prefetch = tasks;
         self
     }
 

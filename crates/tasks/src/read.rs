@@ -7,6 +7,7 @@ use super::{Task, TaskError, TaskId, TaskStatus, observe};
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 use tower_promises_backend::BackendError;
+use tower_promises_backend::kit::topics::Subscription;
 
 impl Tasks {
     /// Returns the status of a task. The caller must check access rights: the status contains the
@@ -46,20 +47,45 @@ impl Tasks {
 impl Core {
     /// Waits for the output of a task. While the backend fails, this function keeps waiting.
     pub(super) async fn output(&self, id: &TaskId) -> Result<Box<RawValue>, TaskError> {
-        let mut news = self.subscribe(id, News::Ended)?;
+        let mut ends = self.subscribe(id, News::Ended)?;
         loop {
-            match self.records.read(id).await {
-                Ok(Some(record)) => {
-                    if let Some(outcome) = record.outcome(id) {
-                        return outcome;
-                    }
-                }
-                Ok(None) => return Err(TaskError::NotFound { id: id.clone() }),
-                Err(error @ BackendError::Unreadable { .. }) => return Err(error.into()),
-                Err(error) => observe::backend_failed(id, &error),
+            if let Some(outcome) = self.look(id).await {
+                return outcome;
             }
-            // The timeout covers lost bus messages.
-            let _ = timeout(self.settings.poll_interval, news.notified()).await;
+            self.wait(&mut ends).await;
+        }
+    }
+
+    /// Waits for the output of a task that was submitted after the subscription, so that it has no end yet that was not
+    /// announced.
+    pub(super) async fn output_of_new(
+        &self,
+        id: &TaskId,
+        mut ends: Subscription,
+    ) -> Result<Box<RawValue>, TaskError> {
+        loop {
+            self.wait(&mut ends).await;
+            if let Some(outcome) = self.look(id).await {
+                return outcome;
+            }
+        }
+    }
+
+    async fn wait(&self, ends: &mut Subscription) {
+        // The timeout covers lost bus messages.
+        let _ = timeout(self.settings.poll_interval, ends.notified()).await;
+    }
+
+    /// Returns the outcome of a task, `None` if it has not ended or the backend fails.
+    async fn look(&self, id: &TaskId) -> Option<Result<Box<RawValue>, TaskError>> {
+        match self.records.read(id).await {
+            Ok(Some(record)) => record.outcome(id),
+            Ok(None) => Some(Err(TaskError::NotFound { id: id.clone() })),
+            Err(error @ BackendError::Unreadable { .. }) => Some(Err(error.into())),
+            Err(error) => {
+                observe::backend_failed(id, &error);
+                None
+            }
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use super::TaskId;
 use super::record::Record;
-use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::deadline::TimedBackend;
 use tower_promises_backend::kit::documents::{self, Update};
+use tower_promises_backend::{BackendError, Revision};
 
 /// The records of tasks.
 #[derive(Clone, Debug)]
@@ -37,7 +37,19 @@ impl Records {
         id: &TaskId,
         change: impl FnMut(&mut Record) -> bool,
     ) -> Result<Changed, BackendError> {
-        self.backend.change(&id.record(), change_of(change)).await
+        self.change_known(id, &mut None, change).await
+    }
+
+    /// Like [`change`](Self::change), but begins with a record that is known instead of reading it.
+    pub(super) async fn change_known(
+        &self,
+        id: &TaskId,
+        known: &mut Option<(Record, Revision)>,
+        change: impl FnMut(&mut Record) -> bool,
+    ) -> Result<Changed, BackendError> {
+        self.backend
+            .change_known(&id.record(), known, change_of(change))
+            .await
     }
 }
 

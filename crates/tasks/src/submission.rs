@@ -193,6 +193,9 @@ impl Submission {
                     ended
                 }
                 Place::Worker => {
+                    // Before the submission, so that no end is missed. The task of a shared id may have ended already.
+                    let ends = (!self.is_shared).then(|| core.subscribe(&id, News::Ended));
+                    let ends = ends.transpose()?;
                     let cancel = (!is_detached && !self.is_shared).then(stop);
                     let submitted = submit(
                         &*self.tasks.core,
@@ -208,9 +211,15 @@ impl Submission {
                         }
                         return Err(error);
                     }
+                    let output = async {
+                        match ends {
+                            Some(ends) => core.output_of_new(&id, ends).await,
+                            None => core.output(&id).await,
+                        }
+                    };
                     let output = select! {
                         biased;
-                        output = core.output(&id) => output,
+                        output = output => output,
                         never = core.follow(&id, on_report) => match never {},
                     };
                     // A task without an output has ended, too.

@@ -162,6 +162,7 @@ pub(super) struct Core {
 pub(super) struct Provided {
     pub(super) types: HashMap<&'static str, TaskType>,
     pub(super) concurrency: usize,
+    pub(super) prefetch: usize,
     pub(super) timeout: Duration,
 }
 

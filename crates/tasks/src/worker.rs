@@ -107,6 +107,7 @@ async fn work(attempts: Arc<Attempts>, _running: Running) {
         let started = Instant::now();
         let options = WorkOptions::new(backend_queue(&attempts.name))
             .concurrency(attempts.provided.concurrency)
+            .prefetch(attempts.provided.prefetch)
             .lease(core.settings.lease);
         let shutdown = attempts.drain.draining();
         let queue = core.records.backend.queue();

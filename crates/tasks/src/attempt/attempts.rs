@@ -13,8 +13,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use std::error::Error;
 use std::future::pending;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::select;
 use tokio::sync::watch;
@@ -114,6 +114,7 @@ impl Attempts {
             token: Uuid::new_v4().simple().to_string(),
             retry: known.map(|known| known.retry).unwrap_or_default(),
             timed: None,
+            known: Mutex::default(),
         };
         let ended = |state, error: Option<&(dyn Error + 'static)>| {
             observe::ended(letter, state, error);

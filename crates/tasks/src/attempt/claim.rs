@@ -8,12 +8,14 @@ use crate::record::{Failure, Letter, Record};
 use crate::records::Changed;
 use crate::retry::RetryPolicy;
 use crate::tasks::Core;
+use std::sync::Mutex;
 use std::time::Duration;
-use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::clock::{milliseconds, now};
 use tower_promises_backend::kit::documents::Update;
 use tower_promises_backend::kit::metrics::Timed;
 use tower_promises_backend::kit::progress::Report;
+use tower_promises_backend::kit::sync::lock;
+use tower_promises_backend::{BackendError, Revision};
 
 /// The pause before another delivery when the backend failed.
 pub(super) const BACKEND_PAUSE: Duration = Duration::from_secs(1);
@@ -32,6 +34,8 @@ pub(super) struct Attempt<'a> {
     pub(super) retry: RetryPolicy,
     /// From the claim on.
     pub(super) timed: Option<Timed<'a>>,
+    /// The record as this attempt has last written it. Usually no other writer changes it meanwhile.
+    pub(super) known: Mutex<Option<(Record, Revision)>>,
 }
 
 /// The result of claiming a delivered task.
@@ -145,7 +149,10 @@ impl Attempt<'_> {
             Update::Set(record, time_to_live, begin)
         };
         let key = letter.id.record();
-        let begun = core.records.backend.change(&key, update).await?;
+        let mut known = None;
+        let begun = core.records.backend.change_known(&key, &mut known, update);
+        let begun = begun.await?;
+        *lock(&self.known) = known;
         if has_lost {
             core.meters.of(letter).lost();
         }
@@ -178,7 +185,9 @@ impl Attempt<'_> {
         report: &Report,
         mut change: impl FnMut(&mut Record),
     ) -> Result<Option<Record>, BackendError> {
-        let changed = self.core.records.change(&self.letter.id, |record| {
+        let mut known = lock(&self.known).take();
+        let records = &self.core.records;
+        let changed = records.change_known(&self.letter.id, &mut known, |record| {
             let is_mine = record.token.as_ref() == Some(&self.token);
             if is_mine {
                 record.progress = report.percent;
@@ -187,7 +196,9 @@ impl Attempt<'_> {
             }
             is_mine
         });
-        match changed.await? {
+        let changed = changed.await?;
+        *lock(&self.known) = known;
+        match changed {
             Changed::Yes(record) => Ok(Some(record)),
             Changed::No(_) | Changed::Gone => Ok(None),
         }
