@@ -1,4 +1,4 @@
-//! Several processes and a NATS server that are killed, restarted and blocked while they work.
+//! Several processes and a server, of NATS or of PostgreSQL, that are killed, restarted and blocked while they work.
 #![allow(clippy::unwrap_used)]
 
 mod process;
@@ -11,9 +11,46 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Instant, UNIX_EPOCH};
 use tempfile::TempDir;
-use test_support::nats::{BOUND, SECOND, Server, eventually, soon};
+use test_support::nats::{BOUND, SECOND, eventually, soon};
+use test_support::{nats, postgres};
 use tokio::sync::{Mutex, MutexGuard, Notify};
 use tower_promises_tasks::{TaskError, TaskId, TaskState, Tasks};
+
+enum Server {
+    Nats(nats::Server),
+    Postgres(postgres::Server),
+}
+
+impl Server {
+    async fn of_nats() -> Self {
+        Self::Nats(nats::Server::start().await)
+    }
+
+    async fn of_postgresql() -> Self {
+        Self::Postgres(postgres::Server::start().await)
+    }
+
+    fn address(&self) -> String {
+        match self {
+            Self::Nats(server) => server.address(),
+            Self::Postgres(server) => server.url(),
+        }
+    }
+
+    /// Ends the server without a chance to finish anything, and starts it with the stored data.
+    async fn crash_and_start_again(&mut self) {
+        match self {
+            Self::Nats(server) => {
+                server.kill();
+                server.start_again().await;
+            }
+            Self::Postgres(server) => {
+                server.crash();
+                server.start_again().await;
+            }
+        }
+    }
+}
 
 /// A server, and a record of what its processes do.
 struct Cluster {
@@ -27,10 +64,10 @@ struct Cluster {
 }
 
 impl Cluster {
-    async fn start() -> Self {
+    async fn start(server: impl AsyncFn() -> Server) -> Self {
         static TURN: Mutex<()> = Mutex::const_new(());
         let turn = TURN.lock().await;
-        let server = Server::start().await;
+        let server = server().await;
         let directory = tempfile::tempdir().unwrap();
         let journal = Journal::at(directory.path().join("journal"));
         Self {
@@ -66,10 +103,40 @@ fn the_other_process() {
     process::run();
 }
 
-#[tokio::test]
-async fn every_task_has_one_result_when_a_worker_is_killed() {
+/// Defines a test on each server.
+macro_rules! on_each_server {
+    ($($name:ident),* $(,)?) => {
+        mod nats_server {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::Server::of_nats).await;
+            })*
+        }
+
+        mod postgresql {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::Server::of_postgresql).await;
+            })*
+        }
+    };
+}
+
+on_each_server! {
+    every_task_has_one_result_when_a_worker_is_killed,
+    each_due_time_has_one_run_while_processes_are_killed_and_started,
+    a_limit_holds_when_a_worker_is_killed,
+    the_operation_of_a_killed_instance_is_lost,
+    a_cancel_at_another_instance_stops_the_work,
+    nothing_acknowledged_is_lost_when_the_server_restarts,
+    a_task_that_kills_its_workers_is_given_up,
+    a_renewed_lease_excludes_other_workers,
+    a_worker_that_was_blocked_changes_no_result,
+}
+
+async fn every_task_has_one_result_when_a_worker_is_killed(server: impl AsyncFn() -> Server) {
     const TASKS: u64 = 1000;
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::start(server).await;
     let survivor = cluster.process("worker");
     let victim = cluster.process("victim");
     let queue = cluster.tasks.queue("many");
@@ -108,9 +175,10 @@ async fn every_task_has_one_result_when_a_worker_is_killed() {
     drop(survivor);
 }
 
-#[tokio::test]
-async fn each_due_time_has_one_run_while_processes_are_killed_and_started() {
-    let cluster = Cluster::start().await;
+async fn each_due_time_has_one_run_while_processes_are_killed_and_started(
+    server: impl AsyncFn() -> Server,
+) {
+    let cluster = Cluster::start(server).await;
     let mut processes: Vec<_> = (0..3).map(|_| cluster.process("scheduler")).collect();
     // The due times of runs that have ended, in seconds since the epoch.
     let ended = || {
@@ -166,9 +234,8 @@ async fn each_due_time_has_one_run_while_processes_are_killed_and_started() {
 }
 
 /// A killed worker keeps the slots of its tasks until another worker has them. Tasks without a limit do not wait.
-#[tokio::test]
-async fn a_limit_holds_when_a_worker_is_killed() {
-    let cluster = Cluster::start().await;
+async fn a_limit_holds_when_a_worker_is_killed(server: impl AsyncFn() -> Server) {
+    let cluster = Cluster::start(server).await;
     let victim = cluster.process("victim");
     let queue = cluster.tasks.queue("many");
     let submits = (0..40).map(|number| queue.submit(Job::Tenant(number % 2)));
@@ -231,9 +298,8 @@ async fn document(client: &reqwest::Client, url: &str) -> Value {
     answer.error_for_status().unwrap().json().await.unwrap()
 }
 
-#[tokio::test]
-async fn the_operation_of_a_killed_instance_is_lost() {
-    let cluster = Cluster::start().await;
+async fn the_operation_of_a_killed_instance_is_lost(server: impl AsyncFn() -> Server) {
+    let cluster = Cluster::start(server).await;
     let here = cluster.process("web");
     let there = cluster.process("web");
     let client = client();
@@ -256,9 +322,8 @@ async fn the_operation_of_a_killed_instance_is_lost() {
     assert_eq!(lost["error"]["code"], "Lost");
 }
 
-#[tokio::test]
-async fn a_cancel_at_another_instance_stops_the_work() {
-    let cluster = Cluster::start().await;
+async fn a_cancel_at_another_instance_stops_the_work(server: impl AsyncFn() -> Server) {
+    let cluster = Cluster::start(server).await;
     let _worker = cluster.process("worker");
     let here = cluster.process("web");
     let there = cluster.process("web");
@@ -288,10 +353,9 @@ async fn a_cancel_at_another_instance_stops_the_work() {
     }
 }
 
-#[tokio::test]
-async fn nothing_acknowledged_is_lost_when_the_server_restarts() {
+async fn nothing_acknowledged_is_lost_when_the_server_restarts(server: impl AsyncFn() -> Server) {
     const WAVES: u64 = 40;
-    let mut cluster = Cluster::start().await;
+    let mut cluster = Cluster::start(server).await;
     let workers = [cluster.process("worker"), cluster.process("worker")];
     let web = cluster.process("web");
     let queue = cluster.tasks.queue("many");
@@ -324,8 +388,7 @@ async fn nothing_acknowledged_is_lost_when_the_server_restarts() {
     };
     let restart = async {
         some.notified().await;
-        cluster.server.kill();
-        cluster.server.start_again().await;
+        cluster.server.crash_and_start_again().await;
     };
     let (submitted, ()) = tokio::join!(load, restart);
     acknowledged.extend(submitted);
@@ -364,9 +427,8 @@ async fn nothing_acknowledged_is_lost_when_the_server_restarts() {
     assert_eq!(heard.text().await.unwrap(), "rung");
 }
 
-#[tokio::test]
-async fn a_task_that_kills_its_workers_is_given_up() {
-    let cluster = Cluster::start().await;
+async fn a_task_that_kills_its_workers_is_given_up(server: impl AsyncFn() -> Server) {
+    let cluster = Cluster::start(server).await;
     let queue = cluster.tasks.queue("many");
     let poison = queue.submit(Job::Abort).await.unwrap();
     for attempt in 1..=3 {
@@ -397,9 +459,8 @@ async fn a_task_that_kills_its_workers_is_given_up() {
     assert_eq!(cluster.begun()[poison.as_str()], 3);
 }
 
-#[tokio::test]
-async fn a_renewed_lease_excludes_other_workers() {
-    let cluster = Cluster::start().await;
+async fn a_renewed_lease_excludes_other_workers(server: impl AsyncFn() -> Server) {
+    let cluster = Cluster::start(server).await;
     let _workers = [cluster.process("worker"), cluster.process("worker")];
     let queue = cluster.tasks.queue("many");
     // Three times the duration of a lease.
@@ -420,9 +481,8 @@ async fn a_renewed_lease_excludes_other_workers() {
     }
 }
 
-#[tokio::test]
-async fn a_worker_that_was_blocked_changes_no_result() {
-    let cluster = Cluster::start().await;
+async fn a_worker_that_was_blocked_changes_no_result(server: impl AsyncFn() -> Server) {
+    let cluster = Cluster::start(server).await;
     let blocked = cluster.process("worker");
     let queue = cluster.tasks.queue("single");
     let milliseconds = u64::try_from(LEASE.as_millis()).unwrap() * 4;

@@ -19,6 +19,7 @@ use tower_promises_nats::NatsBackend;
 use tower_promises_nats::async_nats::ConnectOptions;
 use tower_promises_operations::Escalate;
 use tower_promises_operations::{OperationLayer, Progress};
+use tower_promises_postgres::PostgresDatabase;
 use tower_promises_signals::Signals;
 use tower_promises_tasks::{
     Principal, Schedule, Task, TaskContext, TaskError, TaskFailure, TaskLimit, TaskQueueOptions,
@@ -253,6 +254,9 @@ fn each_second() -> Schedule {
 }
 
 pub async fn backend(server: &str) -> Backend {
+    if server.starts_with("postgres://") {
+        return PostgresDatabase::connect(server).await.unwrap().backend();
+    }
     let options = ConnectOptions::new()
         .max_reconnects(None)
         .reconnect_delay_callback(|_| SECOND / 20);

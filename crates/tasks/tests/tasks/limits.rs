@@ -186,6 +186,12 @@ async fn on_a_nats_server() {
     two_of_a_tenant_run_at_once(connect().await, connect().await).await;
 }
 
+#[tokio::test]
+async fn on_postgresql() {
+    let [one, other] = crate::backends::on_postgresql().await.backends;
+    two_of_a_tenant_run_at_once(one, other).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn tasks_of_a_key_run_in_order_and_those_of_higher_priority_first() {
     let running = Running::new(0);

@@ -96,6 +96,12 @@ async fn in_a_file_of_sqlite() {
 }
 
 #[tokio::test]
+async fn on_postgresql() {
+    let [backend, _] = crate::backends::on_postgresql().await.backends;
+    tasks_are_listed(backend).await;
+}
+
+#[tokio::test]
 async fn on_a_nats_server() {
     let server = Server::start().await;
     let backend = server.backend().await.backend();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod backend;
+mod backends;
 mod bus;
 mod crashes;
 mod dead_letters;

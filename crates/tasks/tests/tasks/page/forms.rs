@@ -14,7 +14,7 @@ use tower_promises_backend::Backend;
 use tower_promises_tasks::{Principal, TaskFailure, TaskId, TaskState, Tasks, TasksPage};
 
 /// The headers that a browser sends with a form of the page.
-const BROWSER: [(&str, &str); 4] = [
+pub(super) const BROWSER: [(&str, &str); 4] = [
     ("content-type", "application/x-www-form-urlencoded"),
     ("host", "example.com"),
     ("origin", "null"),
@@ -22,7 +22,12 @@ const BROWSER: [(&str, &str); 4] = [
 ];
 
 /// Sends a form to a view.
-async fn post(page: &TasksPage, view: &str, headers: &[(&str, &str)], form: String) -> Answer {
+pub(super) async fn post(
+    page: &TasksPage,
+    view: &str,
+    headers: &[(&str, &str)],
+    form: String,
+) -> Answer {
     let mut request = Request::post(format!("/tasks?{view}"));
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -30,12 +35,12 @@ async fn post(page: &TasksPage, view: &str, headers: &[(&str, &str)], form: Stri
     send(page, request.body(Full::from(form)).unwrap()).await
 }
 
-fn form(action: &str, id: &TaskId, token: &str) -> String {
+pub(super) fn form(action: &str, id: &TaskId, token: &str) -> String {
     format!("id={id}&token={token}&action={action}")
 }
 
 /// Makes a dead letter.
-async fn die(tasks: &Tasks) -> TaskId {
+pub(super) async fn die(tasks: &Tasks) -> TaskId {
     let queue = tasks.queue("main");
     let submit = async { queue.submit(act("conflict")).await.unwrap() };
     let id = Principal::new("ada").scope(submit).await;

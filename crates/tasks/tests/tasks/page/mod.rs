@@ -1,5 +1,6 @@
 //! The page of tasks.
 
+mod backends;
 mod browser;
 mod failures;
 mod forms;

@@ -1,16 +1,18 @@
-//! Tasks that are submitted in a transaction of the application: they exist if and only if it commits.
+//! Tasks that are submitted in a transaction of the application: they exist if and only if it commits. All tests run on
+//! SQLite and on PostgreSQL.
+
+mod orders;
+mod postgres;
 
 use futures_util::FutureExt;
+use orders::{Orders, Transaction};
 use serde::{Deserialize, Serialize};
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
-use sqlx::{Connection, Sqlite, Transaction};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use test_support::eventually::{soon, until};
 use test_support::task::chain;
 use tower_promises_backend::{Backend, BackendError, Priority};
-use tower_promises_sqlite::SqliteDatabase;
 use tower_promises_tasks::{
     Principal, Task, TaskContext, TaskError, TaskFailure, TaskFilter, TaskId, TaskLimit,
     TaskQueueOptions, TaskState, Tasks, Unique,
@@ -40,11 +42,8 @@ impl Task for Confirm {
     }
 
     async fn run(self, context: TaskContext) -> Result<String, TaskFailure> {
-        let found = sqlx::query_scalar("SELECT count(*) FROM orders WHERE item = ?");
-        let found: i64 = found
-            .bind(&self.order)
-            .fetch_one(context.state::<SqlitePool>()?)
-            .await?;
+        let items = context.state::<Orders>()?.items().await;
+        let found = items.iter().filter(|item| **item == self.order).count();
         if found != 1 {
             return Err(format!("{found} orders of {}", self.order).into());
         }
@@ -71,61 +70,40 @@ impl Task for Order {
     type Output = TaskId;
 
     async fn run(self, context: TaskContext) -> Result<TaskId, TaskFailure> {
-        let pool: &SqlitePool = context.state()?;
-        let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
-        insert(&mut transaction, &self.0).await?;
-        let mails = context.tasks().queue("mails");
-        let id = mails
-            .submit(confirm(&self.0))
-            .within(&mut *transaction)
-            .await?;
+        let mut transaction = context.state::<Orders>()?.begin().await;
+        transaction.insert(&self.0).await;
+        let submit = context.tasks().queue("mails").submit(confirm(&self.0));
+        let id = transaction.submit(submit).await?;
         if context.attempt() == 1 {
             return Err(TaskFailure::conflict("another writer was faster"));
         }
-        transaction.commit().await?;
+        transaction.commit().await;
         Ok(id)
     }
 }
 
 struct Shop {
     tasks: Tasks,
-    pool: SqlitePool,
+    database: Orders,
     confirmed: Confirmed,
-    _directory: tempfile::TempDir,
 }
 
 impl Shop {
-    async fn open() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("shop.db");
-        let options = SqliteConnectOptions::new()
-            .filename(&path)
-            .busy_timeout(Duration::from_secs(60))
-            .create_if_missing(true);
-        let pool = SqlitePoolOptions::new().max_connections(4);
-        let pool = pool.connect_with(options).await.unwrap();
-        let create = sqlx::query("CREATE TABLE orders (item TEXT NOT NULL)");
-        create.execute(&pool).await.unwrap();
-        let database = SqliteDatabase::builder(&path)
-            .share_file(true)
-            .busy_timeout(Duration::from_secs(60));
-        let backend = database.open().await.unwrap().backend();
+    fn open((database, backend): (Orders, Backend)) -> Self {
         let confirmed = Confirmed::default();
         Self {
-            tasks: tasks(backend, &pool, &confirmed),
-            pool,
+            tasks: tasks(backend, &database, &confirmed),
+            database,
             confirmed,
-            _directory: directory,
         }
     }
 
-    async fn begin(&self) -> Transaction<'static, Sqlite> {
-        self.pool.begin_with("BEGIN IMMEDIATE").await.unwrap()
+    async fn begin(&self) -> Transaction<'static> {
+        self.database.begin().await
     }
 
     async fn items(&self) -> Vec<String> {
-        let items = sqlx::query_scalar("SELECT item FROM orders ORDER BY item");
-        items.fetch_all(&self.pool).await.unwrap()
+        self.database.items().await
     }
 
     /// Returns the ids of all tasks.
@@ -141,11 +119,11 @@ impl Shop {
 
     async fn confirm(
         &self,
-        transaction: &mut Transaction<'static, Sqlite>,
+        transaction: &mut Transaction<'_>,
         order: &str,
     ) -> Result<TaskId, TaskError> {
         let submit = self.tasks.queue("mails").submit(confirm(order));
-        submit.with_id(order).within(&mut **transaction).await
+        transaction.submit(submit.with_id(order)).await
     }
 
     async fn is_confirmed(&self, order: &str) {
@@ -158,13 +136,12 @@ impl Shop {
     }
 }
 
-fn tasks(backend: Backend, pool: &SqlitePool, confirmed: &Confirmed) -> Tasks {
+fn tasks(backend: Backend, orders: &Orders, confirmed: &Confirmed) -> Tasks {
     let mails = TaskQueueOptions::new("mails").task::<Confirm>();
-    let orders = TaskQueueOptions::new("orders").task::<Order>();
     Tasks::builder(backend)
         .queue(mails)
-        .queue(orders)
-        .state(pool.clone())
+        .queue(TaskQueueOptions::new("orders").task::<Order>())
+        .state(orders.clone())
         .state(confirmed.clone())
         .build()
 }
@@ -176,31 +153,59 @@ fn confirm(order: &str) -> Confirm {
     }
 }
 
-async fn insert(connection: &mut sqlx::SqliteConnection, item: &str) -> sqlx::Result<()> {
-    let insert = sqlx::query("INSERT INTO orders (item) VALUES (?)").bind(item);
-    insert.execute(connection).await.map(drop)
+/// Defines a test on each database.
+macro_rules! on_each_database {
+    ($($name:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::orders::in_a_file_of_sqlite).await;
+            })*
+        }
+
+        mod postgresql {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(super::orders::on_postgresql).await;
+            })*
+        }
+    };
 }
 
-#[tokio::test]
-async fn a_task_exists_if_and_only_if_its_transaction_commits() {
-    let shop = Shop::open().await;
+on_each_database! {
+    a_task_exists_if_and_only_if_its_transaction_commits,
+    a_savepoint_that_is_rolled_back_takes_its_tasks_with_it,
+    a_task_in_a_transaction_has_all_settings_of_a_submission,
+    ids_and_their_policies_hold_in_a_transaction,
+    a_task_is_replaced_with_the_commit,
+    limits_hold_for_tasks_of_transactions,
+    a_task_submits_the_next_one_in_its_own_transaction,
+    a_submission_that_is_dropped_is_in_the_transaction_as_a_whole_or_not_at_all,
+    a_submission_that_fails_leaves_the_transaction_as_it_was,
+    a_transaction_of_another_database_is_refused,
+}
+
+async fn a_task_exists_if_and_only_if_its_transaction_commits(
+    open: impl AsyncFn() -> (Orders, Backend),
+) {
+    let shop = Shop::open(open().await);
     let _worker = shop.tasks.work().unwrap();
     for commits in [false, true, false, true] {
         let order = if commits { "tea" } else { "cake" };
         let item = format!("{order} {}", shop.ids().await.len());
         let mut transaction = shop.begin().await;
-        insert(&mut transaction, &item).await.unwrap();
+        transaction.insert(&item).await;
         let before = shop.ids().await;
         let id = shop.confirm(&mut transaction, &item).await.unwrap();
         let error = shop.tasks.status(&id).await.unwrap_err();
         assert!(matches!(error, TaskError::NotFound { .. }), "{error:?}");
         assert_eq!(shop.ids().await, before);
         if commits {
-            transaction.commit().await.unwrap();
+            transaction.commit().await;
             // The task itself checks that it finds the order.
             shop.is_confirmed(&item).await;
         } else {
-            transaction.rollback().await.unwrap();
+            transaction.rollback().await;
             let error = shop.tasks.status(&id).await.unwrap_err();
             assert!(matches!(error, TaskError::NotFound { .. }), "{error:?}");
         }
@@ -210,37 +215,38 @@ async fn a_task_exists_if_and_only_if_its_transaction_commits() {
     assert_eq!(shop.orders(), ["tea 0", "tea 1"]);
 }
 
-#[tokio::test]
-async fn a_savepoint_that_is_rolled_back_takes_its_tasks_with_it() {
-    let shop = Shop::open().await;
+async fn a_savepoint_that_is_rolled_back_takes_its_tasks_with_it(
+    open: impl AsyncFn() -> (Orders, Backend),
+) {
+    let shop = Shop::open(open().await);
     let mut transaction = shop.begin().await;
     shop.confirm(&mut transaction, "before").await.unwrap();
     for commits in [false, true] {
         let order = if commits { "kept" } else { "undone" };
-        let mut savepoint = transaction.begin().await.unwrap();
-        insert(&mut savepoint, order).await.unwrap();
-        let submit = shop.tasks.queue("mails").submit(confirm(order));
-        submit.with_id(order).within(&mut *savepoint).await.unwrap();
+        let mut savepoint = transaction.savepoint().await;
+        savepoint.insert(order).await;
+        shop.confirm(&mut savepoint, order).await.unwrap();
         if commits {
-            savepoint.commit().await.unwrap();
+            savepoint.commit().await;
         } else {
-            savepoint.rollback().await.unwrap();
+            savepoint.rollback().await;
         }
     }
-    insert(&mut transaction, "before").await.unwrap();
-    transaction.commit().await.unwrap();
+    transaction.insert("before").await;
+    transaction.commit().await;
     assert_eq!(shop.ids().await, ["before", "kept"]);
     let _worker = shop.tasks.work().unwrap();
     shop.is_confirmed("before").await;
     shop.is_confirmed("kept").await;
 }
 
-#[tokio::test]
-async fn a_task_in_a_transaction_has_all_settings_of_a_submission() {
-    let shop = Shop::open().await;
+async fn a_task_in_a_transaction_has_all_settings_of_a_submission(
+    open: impl AsyncFn() -> (Orders, Backend),
+) {
+    let shop = Shop::open(open().await);
     let mut transaction = shop.begin().await;
     for item in ["tea", "cake"] {
-        insert(&mut transaction, item).await.unwrap();
+        transaction.insert(item).await;
     }
     let mails = shop.tasks.queue("mails");
     let ada = Principal::new("ada");
@@ -248,7 +254,7 @@ async fn a_task_in_a_transaction_has_all_settings_of_a_submission() {
         .scope(async {
             let submit = mails.submit(confirm("tea")).priority(Priority::High);
             let submit = submit.on_end("mails", confirm("cake"));
-            let within = submit.within(&mut *transaction);
+            let within = transaction.submit(submit);
             let id = within.id().clone();
             assert_eq!(within.await.unwrap(), id);
             id
@@ -256,11 +262,9 @@ async fn a_task_in_a_transaction_has_all_settings_of_a_submission() {
         .await;
     let delayed = mails
         .submit(confirm("tea"))
-        .delay(Duration::from_secs(3600))
-        .within(&mut *transaction)
-        .await
-        .unwrap();
-    transaction.commit().await.unwrap();
+        .delay(Duration::from_secs(3600));
+    let delayed = transaction.submit(delayed).await.unwrap();
+    transaction.commit().await;
     let _worker = shop.tasks.work().unwrap();
     let output = soon(shop.tasks.output::<Confirm>(&id)).await.unwrap();
     assert_eq!(output, "tea for ada");
@@ -273,9 +277,8 @@ async fn a_task_in_a_transaction_has_all_settings_of_a_submission() {
     assert!(shop.tasks.cancel(&delayed).await.unwrap());
 }
 
-#[tokio::test]
-async fn ids_and_their_policies_hold_in_a_transaction() {
-    let shop = Shop::open().await;
+async fn ids_and_their_policies_hold_in_a_transaction(open: impl AsyncFn() -> (Orders, Backend)) {
+    let shop = Shop::open(open().await);
     let mails = shop.tasks.queue("mails");
     let submit = |order: &str, unique| {
         let submit = mails.submit(confirm(order)).with_id("id");
@@ -285,10 +288,10 @@ async fn ids_and_their_policies_hold_in_a_transaction() {
 
     let mut transaction = shop.begin().await;
     for (order, unique) in [("first", Unique::Same), ("other", Unique::KeepFirst)] {
-        let within = submit(order, unique).within(&mut *transaction);
+        let within = transaction.submit(submit(order, unique));
         assert_eq!(within.await.unwrap().as_str(), "id");
     }
-    let within = submit("other", Unique::Same).within(&mut *transaction);
+    let within = transaction.submit(submit("other", Unique::Same));
     let error = within.await.unwrap_err();
     assert!(
         matches!(error, TaskError::OtherArguments { .. }),
@@ -297,13 +300,13 @@ async fn ids_and_their_policies_hold_in_a_transaction() {
     // The transaction sees its own task, and continues after an error.
     for order in ["own", "own", "foreign"] {
         let within = mails.submit(confirm(order)).with_id("own");
-        let within = within.within(&mut *transaction).await;
+        let within = transaction.submit(within).await;
         assert_eq!(within.is_ok(), order == "own", "{within:?}");
     }
     for order in ["first", "own"] {
-        insert(&mut transaction, order).await.unwrap();
+        transaction.insert(order).await;
     }
-    transaction.commit().await.unwrap();
+    transaction.commit().await;
     assert_eq!(shop.ids().await, ["id", "own"]);
     let worker = shop.tasks.work().unwrap();
     shop.is_confirmed("own").await;
@@ -313,9 +316,8 @@ async fn ids_and_their_policies_hold_in_a_transaction() {
     assert_eq!(shop.orders().len(), 2, "{:?}", shop.orders());
 }
 
-#[tokio::test]
-async fn a_task_is_replaced_with_the_commit() {
-    let shop = Shop::open().await;
+async fn a_task_is_replaced_with_the_commit(open: impl AsyncFn() -> (Orders, Backend)) {
+    let shop = Shop::open(open().await);
     let submit = |order: &str| {
         let submit = shop.tasks.queue("mails").submit(confirm(order));
         submit.with_id("id").unique(Unique::Replace)
@@ -323,10 +325,10 @@ async fn a_task_is_replaced_with_the_commit() {
     submit("first").await.unwrap();
     for order in ["undone", "second"] {
         let mut transaction = shop.begin().await;
-        insert(&mut transaction, order).await.unwrap();
-        submit(order).within(&mut *transaction).await.unwrap();
+        transaction.insert(order).await;
+        transaction.submit(submit(order)).await.unwrap();
         if order == "second" {
-            transaction.commit().await.unwrap();
+            transaction.commit().await;
         }
     }
     let _worker = shop.tasks.work().unwrap();
@@ -335,9 +337,8 @@ async fn a_task_is_replaced_with_the_commit() {
     assert_eq!(shop.orders(), ["second"]);
 }
 
-#[tokio::test]
-async fn limits_hold_for_tasks_of_transactions() {
-    let shop = Shop::open().await;
+async fn limits_hold_for_tasks_of_transactions(open: impl AsyncFn() -> (Orders, Backend)) {
+    let shop = Shop::open(open().await);
     let mails = shop.tasks.queue("mails");
     let _worker = shop.tasks.work().unwrap();
     let mut ids = Vec::new();
@@ -345,15 +346,14 @@ async fn limits_hold_for_tasks_of_transactions() {
         let mut transaction = shop.begin().await;
         for number in 0..4 {
             let order = format!("{round}/{number}");
-            insert(&mut transaction, &order).await.unwrap();
+            transaction.insert(&order).await;
             let task = Confirm {
                 order,
                 customer: Some("ada".into()),
             };
-            let submit = mails.submit(task.clone()).within(&mut *transaction);
-            ids.push(submit.await.unwrap());
+            ids.push(transaction.submit(mails.submit(task)).await.unwrap());
         }
-        transaction.commit().await.unwrap();
+        transaction.commit().await;
     }
     for id in ids {
         // The task itself checks that it runs alone.
@@ -362,9 +362,10 @@ async fn limits_hold_for_tasks_of_transactions() {
     assert_eq!(shop.orders().len(), 20);
 }
 
-#[tokio::test]
-async fn a_task_submits_the_next_one_in_its_own_transaction() {
-    let shop = Shop::open().await;
+async fn a_task_submits_the_next_one_in_its_own_transaction(
+    open: impl AsyncFn() -> (Orders, Backend),
+) {
+    let shop = Shop::open(open().await);
     let _worker = shop.tasks.work().unwrap();
     let order = shop.tasks.queue("orders").call(Order("tea".into()));
     let id = soon(order).await.unwrap();
@@ -379,13 +380,14 @@ async fn a_task_submits_the_next_one_in_its_own_transaction() {
     assert_eq!(shop.orders(), ["tea"]);
 }
 
-#[tokio::test]
-async fn a_submission_that_is_dropped_is_in_the_transaction_as_a_whole_or_not_at_all() {
-    let shop = Shop::open().await;
+async fn a_submission_that_is_dropped_is_in_the_transaction_as_a_whole_or_not_at_all(
+    open: impl AsyncFn() -> (Orders, Backend),
+) {
+    let shop = Shop::open(open().await);
     for polls in 0..50 {
         let order = format!("order {polls}");
         let mut transaction = shop.begin().await;
-        insert(&mut transaction, &order).await.unwrap();
+        transaction.insert(&order).await;
         let mut submitting = Box::pin(shop.confirm(&mut transaction, &order));
         for _ in 0..polls {
             if (&mut submitting).now_or_never().is_some() {
@@ -394,7 +396,7 @@ async fn a_submission_that_is_dropped_is_in_the_transaction_as_a_whole_or_not_at
             tokio::task::yield_now().await;
         }
         drop(submitting);
-        transaction.commit().await.unwrap();
+        transaction.commit().await;
     }
     assert_eq!(shop.items().await.len(), 50, "no drop ends a transaction");
     let ids = shop.ids().await;
@@ -407,34 +409,31 @@ async fn a_submission_that_is_dropped_is_in_the_transaction_as_a_whole_or_not_at
     assert_eq!(shop.ids().await, ids, "no envelope has no record");
 }
 
-#[tokio::test]
-async fn a_submission_that_fails_leaves_the_transaction_as_it_was() {
-    let shop = Shop::open().await;
+async fn a_submission_that_fails_leaves_the_transaction_as_it_was(
+    open: impl AsyncFn() -> (Orders, Backend),
+) {
+    let shop = Shop::open(open().await);
     let mut transaction = shop.begin().await;
-    insert(&mut transaction, "tea").await.unwrap();
+    transaction.insert("tea").await;
     let large = confirm(&"x".repeat(1024 * 1024));
     let large = shop.tasks.queue("mails").submit(large);
-    let error = large.within(&mut *transaction).await.unwrap_err();
+    let error = transaction.submit(large).await.unwrap_err();
     assert!(matches!(error, TaskError::TooLarge { .. }), "{error:?}");
     let unknown = shop.tasks.queue("unknown").submit(confirm("tea"));
-    let error = unknown.within(&mut *transaction).await.unwrap_err();
+    let error = transaction.submit(unknown).await.unwrap_err();
     assert!(matches!(error, TaskError::UnknownQueue { .. }), "{error:?}");
-    let delayed = shop.tasks.queue("mails").submit(confirm("tea"));
-    let error = delayed
-        .with_id("line\nbreak")
-        .within(&mut *transaction)
-        .await
-        .unwrap_err();
+    let broken = shop.tasks.queue("mails").submit(confirm("tea"));
+    let broken = transaction.submit(broken.with_id("line\nbreak"));
+    let error = broken.await.unwrap_err();
     assert!(chain(&error).contains("control character"), "{error:?}");
-    transaction.commit().await.unwrap();
+    transaction.commit().await;
     assert_eq!(shop.ids().await, Vec::<String>::new());
     assert_eq!(shop.items().await, ["tea"]);
 }
 
-#[tokio::test]
-async fn a_transaction_of_another_database_is_refused() {
-    let shop = Shop::open().await;
-    let other = Shop::open().await;
+async fn a_transaction_of_another_database_is_refused(open: impl AsyncFn() -> (Orders, Backend)) {
+    let shop = Shop::open(open().await);
+    let other = Shop::open(open().await);
     let mut transaction = other.begin().await;
     let error = shop.confirm(&mut transaction, "tea").await.unwrap_err();
     assert!(
@@ -447,13 +446,13 @@ async fn a_transaction_of_another_database_is_refused() {
         ),
         "{error:?}"
     );
-    let memory = tasks(Backend::memory(), &other.pool, &other.confirmed);
+    let memory = tasks(Backend::memory(), &other.database, &other.confirmed);
     let submit = memory.queue("mails").submit(confirm("tea"));
-    let error = submit.within(&mut *transaction).await.unwrap_err();
+    let error = transaction.submit(submit).await.unwrap_err();
     let expected =
         "tasks: backend failed: the backend does not support transactions of the application";
     assert_eq!(chain(&error), expected);
-    transaction.commit().await.unwrap();
+    transaction.commit().await;
     for shop in [shop, other] {
         assert_eq!(shop.ids().await, Vec::<String>::new());
     }
