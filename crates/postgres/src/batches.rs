@@ -20,8 +20,7 @@ use tower_promises_backend::kit::sync::lock;
 /// The largest number of queued calls of a kind. Further calls wait for room.
 const QUEUE: usize = 1024;
 
-/// The largest number of calls, and about the largest number of bytes, of a statement.
-const BATCH: usize = 128;
+/// About the largest number of bytes of a statement.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
 /// The number of statements of a kind that are under way at once: while the server writes one to its disk, it executes
@@ -36,6 +35,12 @@ const TURNS: usize = 8;
 pub(super) trait Call: Send + Sized + 'static {
     type Answer: Send + 'static;
     type Key: Eq + Hash;
+
+    /// The largest number of calls of a statement.
+    const MOST: usize = 128;
+
+    /// Whether the calls change nothing.
+    const IS_READ: bool = false;
 
     /// Calls with equal keys are not in one statement. Calls without a key can be with all others.
     fn key(&self) -> Option<Self::Key>;
@@ -140,7 +145,7 @@ impl<C: Call> Batches<C> {
                 gone.push(job);
                 continue;
             }
-            let is_full = calls.len() >= BATCH || bytes >= BATCH_BYTES;
+            let is_full = calls.len() >= C::MOST || bytes >= BATCH_BYTES;
             if is_full || job.call.key().is_some_and(|key| !keys.insert(key)) {
                 left.push_back(job);
                 if is_full {
@@ -194,12 +199,16 @@ async fn take_turns<C: Call>(batches: &Batches<C>) {
         let statement = C::statement(&calls, &batches.database, announcements.channel());
         let rows = batches.database.execute(&mut lane, &statement).await;
         let answered = rows.and_then(|rows| {
-            announcements.wakes().mark_active();
+            if !C::IS_READ {
+                announcements.wakes().mark_active();
+            }
             C::announce(&calls, &rows, announcements);
             let answered = C::answers(&calls, &rows);
             answered.map_err(|error| batches.database.error(error))
         });
-        batches.sweep.note(calls.len());
+        if !C::IS_READ {
+            batches.sweep.note(calls.len());
+        }
         // Sending fails if the caller is gone, which is fine.
         match answered {
             Ok(answered) => {

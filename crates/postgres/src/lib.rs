@@ -183,7 +183,7 @@ use room::Room;
 use sqlx::PgPool;
 use std::fmt;
 use std::sync::Arc;
-use store::{Changes, Update};
+use store::{Changes, Read, Update};
 use sweep::Sweep;
 use tower_promises_backend::{Backend, BackendError};
 use wakes::Wakes;
@@ -196,6 +196,7 @@ pub struct PostgresDatabase {
     messages: Arc<Feed<Messages>>,
     publications: Arc<Batches<Publication>>,
     changes: Arc<Feed<Changes>>,
+    reads: Arc<Batches<Read>>,
     updates: Arc<Batches<Update>>,
     queue: Arc<Shared>,
     /// The name of a table that no other database has.
@@ -252,6 +253,7 @@ impl PostgresDatabase {
             messages: Feed::new(database.clone(), notices.clone(), bus_capacity),
             publications: batches(parts),
             changes: Feed::new(database.clone(), notices, watch_capacity),
+            reads: batches(parts),
             updates: batches(parts),
             queue: Arc::new(queue),
             database,
@@ -271,6 +273,7 @@ impl PostgresDatabase {
         PostgresStore::new(
             self.database.clone(),
             self.changes.clone(),
+            self.reads.clone(),
             self.updates.clone(),
         )
     }

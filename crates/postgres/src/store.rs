@@ -9,6 +9,8 @@ use futures_util::StreamExt;
 use futures_util::future::{self, BoxFuture};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
+use std::collections::HashMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +30,7 @@ use tower_promises_backend::{
 pub struct PostgresStore {
     database: Arc<Database>,
     changes: Arc<Feed<Changes>>,
+    reads: Arc<Batches<Read>>,
     updates: Arc<Batches<Update>>,
 }
 
@@ -35,11 +38,13 @@ impl PostgresStore {
     pub(super) fn new(
         database: Arc<Database>,
         changes: Arc<Feed<Changes>>,
+        reads: Arc<Batches<Read>>,
         updates: Arc<Batches<Update>>,
     ) -> Self {
         Self {
             database,
             changes,
+            reads,
             updates,
         }
     }
@@ -130,6 +135,45 @@ pub(super) fn expected(revision: Option<Revision>) -> i64 {
         Some(0) => -1,
         Some(number) => i64::try_from(number).unwrap_or(-1),
     }
+}
+
+/// A key to be read.
+pub(super) struct Read(String);
+
+impl Call for Read {
+    type Answer = Option<Entry>;
+    type Key = Infallible;
+
+    /// Values may be much larger than keys.
+    const MOST: usize = 32;
+
+    const IS_READ: bool = true;
+
+    fn key(&self) -> Option<Infallible> {
+        None
+    }
+
+    fn size(&self) -> usize {
+        self.0.len()
+    }
+
+    fn statement(calls: &[Self], database: &Database, _: Option<&str>) -> Statement {
+        Statement::read(format!(
+            "SELECT revision, encode(value, 'hex'), key FROM {}.entries
+            WHERE key = ANY ({}) AND (expires IS NULL OR expires > clock_timestamp())",
+            database.schema(),
+            array("text", calls.iter().map(|call| text(&call.0)))
+        ))
+    }
+
+    fn answers(calls: &[Self], rows: &[PgRow]) -> sqlx::Result<Vec<Option<Entry>>> {
+        let found = rows.iter().map(|row| Ok((row.try_get(2)?, entry(row)?)));
+        let found: HashMap<&str, Entry> = found.collect::<sqlx::Result<_>>()?;
+        let entries = calls.iter().map(|call| found.get(&*call.0).cloned());
+        Ok(entries.collect())
+    }
+
+    fn announce(_: &[Self], _: &[PgRow], _: &Arc<Announcements>) {}
 }
 
 /// A change of a key.
@@ -224,9 +268,7 @@ impl Store for PostgresStore {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, BackendError>> {
         Box::pin(async move {
             check_name(key)?;
-            let rows = self.database.run(get(&self.database, key)).await?;
-            let entry = rows.first().map(entry).transpose();
-            entry.map_err(|error| self.database.error(error))
+            self.reads.call(Read(key.to_owned())).await
         })
     }
 
