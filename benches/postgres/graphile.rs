@@ -1,6 +1,6 @@
 //! The same work with `graphile_worker`.
 
-use crate::{AT_ONCE, Counter, HANDLERS, JOBS, per_second};
+use crate::{AT_ONCE, Clock, Counter, HANDLERS, Rate, jobs, per_second};
 use futures_util::{StreamExt, stream};
 use graphile_worker::{
     IntoTaskHandlerResult, JobSpec, LocalQueueConfig, TaskHandler, Worker, WorkerContext,
@@ -9,6 +9,7 @@ use graphile_worker::{
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use test_support::postgres::Server;
 
 #[derive(Clone, Serialize, Deserialize)]
 struct Nothing {}
@@ -42,7 +43,7 @@ async fn worker(url: &str, counter: Counter, in_batches: bool) -> Arc<Worker> {
 
 async fn enqueue(worker: &Worker) {
     let utils = worker.create_utils();
-    stream::iter(0..JOBS)
+    stream::iter(0..jobs())
         .for_each_concurrent(AT_ONCE, async |_| {
             let added = utils.add_job(Nothing {}, JobSpec::default()).await;
             added.unwrap();
@@ -51,14 +52,15 @@ async fn enqueue(worker: &Worker) {
 }
 
 /// The jobs a second with a number of workers.
-pub(crate) async fn work(url: &str, workers: usize, in_batches: bool) -> f64 {
+pub(crate) async fn work(server: &Server, workers: usize, in_batches: bool) -> Rate {
+    let url = &*server.database().await;
     let counter = Counter::default();
     enqueue(&*worker(url, counter.clone(), in_batches).await).await;
     let mut all = Vec::new();
     for _ in 0..workers {
         all.push(worker(url, counter.clone(), in_batches).await);
     }
-    let start = Instant::now();
+    let clock = Clock::start(server, counter).await;
     let running: Vec<_> = all
         .into_iter()
         .map(|worker| {
@@ -76,8 +78,7 @@ pub(crate) async fn work(url: &str, workers: usize, in_batches: bool) -> f64 {
             (worker, task)
         })
         .collect();
-    counter.reaches(JOBS).await;
-    let rate = per_second(JOBS, start);
+    let rate = clock.ends().await;
     for (worker, task) in running {
         worker.request_shutdown();
         let _ = task.await;
@@ -90,7 +91,7 @@ pub(crate) async fn enqueues(url: &str) -> f64 {
     let worker = worker(url, Counter::default(), false).await;
     let start = Instant::now();
     enqueue(&worker).await;
-    per_second(JOBS, start)
+    per_second(jobs(), start)
 }
 
 /// The output of a future during which a worker waits.
