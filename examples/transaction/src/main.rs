@@ -2,7 +2,10 @@
 //! the tasks of a discarded pass are rolled back, unless the handler commits them itself. So there is one confirmation
 //! for each order, and none without an order, whatever dies in between.
 //!
-//! Start it with `cargo run -p example-transaction`.
+//! Start it with `cargo run -p example-transaction`. `BACKEND` selects the database of orders and tasks: `postgres:url` (a
+//! database that is kept), or by default `sqlite` (a temporary file).
+
+mod database;
 
 use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
@@ -10,30 +13,28 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
+use database::{Database, Transaction};
 use serde::{Deserialize, Serialize};
-use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqlitePool};
-use sqlx::{Row, Transaction};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tower_promises::tasks::{
     Task, TaskContext, TaskError, TaskFailure, TaskLayer, TaskQueueOptions, Tasks,
 };
-use tower_promises::{PromiseError, PromiseLayer, Promises};
-use tower_promises_sqlite::SqliteDatabase;
+use tower_promises::{BoxError, PromiseError, PromiseLayer, Promises};
 
 /// The transaction of the current pass. `None` after the handler has committed it.
-type Pass = Arc<Mutex<Option<Transaction<'static, Sqlite>>>>;
+type Pass = Arc<Mutex<Option<Transaction>>>;
 
 /// The transaction layer: one transaction for each pass. It belongs between `PromiseLayer` and the handler. No
 /// connection is held while promises run.
 async fn transaction(
-    State(pool): State<SqlitePool>,
+    State(database): State<Database>,
     promises: Promises,
     mut request: Request,
     next: Next,
 ) -> Result<Response, Error> {
-    let pass = Pass::new(Mutex::new(Some(begin(&pool).await?)));
+    let pass = Pass::new(Mutex::new(Some(database.begin().await?)));
     request.extensions_mut().insert(pass.clone());
     let response = next.run(request).await;
 
@@ -49,12 +50,7 @@ async fn transaction(
     Ok(response)
 }
 
-/// Begins a transaction that will write. One that reads first could not write any more after another writer.
-async fn begin(pool: &SqlitePool) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
-    pool.begin_with("BEGIN IMMEDIATE").await
-}
-
-/// Sends the confirmation of an order. It may run twice, so the column is unique.
+/// Sends the confirmation of an order. It may run twice, so the column with its id is unique.
 #[derive(Serialize, Deserialize)]
 struct Confirm {
     item: String,
@@ -65,12 +61,9 @@ impl Task for Confirm {
     type Output = ();
 
     async fn run(self, context: TaskContext) -> Result<(), TaskFailure> {
-        let insert = "INSERT INTO mails (task, item) VALUES (?, ?) ON CONFLICT DO NOTHING";
-        sqlx::query(insert)
-            .bind(context.id().as_str())
-            .bind(&self.item)
-            .execute(context.state::<SqlitePool>()?)
-            .await?;
+        let database: &Database = context.state()?;
+        let id = context.id().as_str();
+        database.write_mail(id, &self.item).await?;
         println!("a mail confirms {}", self.item);
         Ok(())
     }
@@ -90,10 +83,11 @@ async fn order(
 ) -> Result<String, Error> {
     let mut guard = pass.lock().await;
     let transaction = guard.as_mut().ok_or(Error::Committed)?;
-    insert(transaction, "orders", &order.item, &promises).await?;
+    let pass = promises.pass();
+    transaction.insert("orders", &order.item, pass).await?;
     let item = order.item.clone();
     let confirm = tasks.queue("mails").submit(Confirm { item });
-    confirm.within(&mut **transaction).await?;
+    transaction.submit(confirm).await?;
 
     let item = order.item.clone();
     let price = promises.result_or_try_submit("price", || fetch_price(item))?;
@@ -104,56 +98,34 @@ async fn order(
 async fn audited_order(
     query: Query<Order>,
     Extension(pass): Extension<Pass>,
-    State(pool): State<SqlitePool>,
+    State(database): State<Database>,
     tasks: Tasks,
     promises: Promises,
 ) -> Result<String, Error> {
     if promises.pass() == 1 {
         let mut guard = pass.lock().await;
         let mut transaction = guard.take().ok_or(Error::Committed)?;
-        insert(&mut transaction, "audit", &query.item, &promises).await?;
+        transaction.insert("audit", &query.item, 1).await?;
         transaction.commit().await?;
         println!("pass {}: committed by the handler", promises.pass());
-        *guard = Some(begin(&pool).await?);
+        *guard = Some(database.begin().await?);
     }
     order(query, Extension(pass), tasks, promises).await
 }
 
-async fn list(State(pool): State<SqlitePool>) -> Result<String, Error> {
+async fn list(State(database): State<Database>) -> Result<String, Error> {
     let mut text = String::new();
     for table in ["orders", "audit"] {
         text += &format!("{table}:\n");
-        let query = format!("SELECT item, pass FROM {table} ORDER BY rowid");
-        for row in sqlx::query(sqlx::AssertSqlSafe(query))
-            .fetch_all(&pool)
-            .await?
-        {
-            let (item, pass): (String, i64) = (row.try_get("item")?, row.try_get("pass")?);
+        for (item, pass) in database.items(table).await? {
             text += &format!("  {item}, written by pass {pass}\n");
         }
     }
     text += "mails:\n";
-    let mails = sqlx::query_scalar("SELECT item FROM mails ORDER BY rowid");
-    for item in mails.fetch_all(&pool).await? {
-        let item: String = item;
+    for item in database.mails().await? {
         text += &format!("  {item} is confirmed\n");
     }
     Ok(text)
-}
-
-async fn insert(
-    transaction: &mut Transaction<'static, Sqlite>,
-    table: &'static str,
-    item: &str,
-    promises: &Promises,
-) -> Result<(), sqlx::Error> {
-    let query = format!("INSERT INTO {table} (item, pass) VALUES (?, ?)");
-    sqlx::query(sqlx::AssertSqlSafe(query))
-        .bind(item)
-        .bind(i64::try_from(promises.pass()).unwrap_or(i64::MAX))
-        .execute(&mut **transaction)
-        .await?;
-    Ok(())
 }
 
 /// A slow service, which does not know everything.
@@ -209,26 +181,12 @@ impl IntoResponse for Error {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), BoxError> {
     let directory = tempfile::tempdir()?;
-    let path = directory.path().join("shop.db");
-    let options = SqliteConnectOptions::new().filename(&path);
-    let pool = SqlitePool::connect_with(options.create_if_missing(true)).await?;
-    for table in [
-        "orders (item TEXT NOT NULL, pass INTEGER NOT NULL)",
-        "audit (item TEXT NOT NULL, pass INTEGER NOT NULL)",
-        "mails (task TEXT NOT NULL UNIQUE, item TEXT NOT NULL)",
-    ] {
-        let query = format!("CREATE TABLE {table}");
-        sqlx::query(sqlx::AssertSqlSafe(query))
-            .execute(&pool)
-            .await?;
-    }
-    // Orders and tasks are in one file, because a transaction is in one file.
-    let database = SqliteDatabase::builder(&path).share_file(true);
-    let tasks = Tasks::builder(database.open().await?.backend())
+    let (database, backend) = database::open(&directory).await?;
+    let tasks = Tasks::builder(backend)
         .queue(TaskQueueOptions::new("mails").task::<Confirm>())
-        .state(pool.clone())
+        .state(database.clone())
         .build();
     let _worker = tasks.work()?;
 
@@ -236,11 +194,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .route("/orders", post(order))
         .route("/audited-orders", post(audited_order))
         // Inside the layer, so that each pass has its own transaction.
-        .layer(middleware::from_fn_with_state(pool.clone(), transaction))
+        .layer(middleware::from_fn_with_state(
+            database.clone(),
+            transaction,
+        ))
         .layer(PromiseLayer::new())
         .layer(TaskLayer::new(tasks))
         .route("/", get(list))
-        .with_state(pool);
+        .with_state(database);
 
     let address = std::env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:3000".into());
     let listener = tokio::net::TcpListener::bind(address).await?;

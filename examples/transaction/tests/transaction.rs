@@ -2,10 +2,26 @@
 #![allow(clippy::unwrap_used)]
 
 use test_support::example::{Example, until};
+use test_support::postgres::Server;
 
 #[tokio::test]
 async fn transaction() {
-    let example = Example::start(env!("CARGO_BIN_EXE_transaction"));
+    confirms_orders(Example::start(env!("CARGO_BIN_EXE_transaction"))).await;
+}
+
+#[tokio::test]
+async fn orders_and_tasks_share_a_postgres_database() {
+    let server = Server::start().await;
+    let backend = format!("postgres:{}", server.url());
+    let environment = [("BACKEND", &*backend)];
+    confirms_orders(Example::start_with(
+        env!("CARGO_BIN_EXE_transaction"),
+        &environment,
+    ))
+    .await;
+}
+
+async fn confirms_orders(example: Example) {
     assert_eq!(example.get("/").await, "orders:\naudit:\nmails:\n");
     let order = example.post("/orders?item=tea", "").await;
     assert_eq!(order, (200, "tea for 3 coins\n".into()));
