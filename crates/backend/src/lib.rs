@@ -42,6 +42,7 @@
 //! | a write waits for | nothing | a file | a round trip and a flush of the server's disk | a round trip |
 //! | other processes learn of it | | after up to 20 ms | with a notification, after about a round trip; behind PgBouncer after up to 100 ms | after about a round trip |
 //! | throughput is bounded by | the processor | one writer at a time | commits a second, times the calls that share one | the server |
+//! | for short handlers, [`prefetch`](WorkOptions::prefetch) | saves little | saves writes | saves commits | saves round trips |
 //! | leave it when | there is a second process, or a restart must lose nothing | there is a second machine | the load of the database hurts its other users | no machine should run a broker, or work must be submitted within a transaction of a database |
 //!
 //! `cargo bench -p benches --bench backends` measures all of them.

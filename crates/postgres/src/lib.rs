@@ -82,12 +82,16 @@
 //!
 //! # Sizing
 //!
-//! A call uses one connection at a time, and writes of one kind at most two, whatever their number. A pool of one
-//! connection suffices, and more than ten are seldom useful. A process with listeners, watchers or workers has one more
+//! A call uses one connection at a time, and calls of one kind, such as writes or reads of values, at most two, whatever
+//! their number. A pool of one connection suffices, and more than ten are seldom useful. A process with listeners, watchers or workers has one more
 //! connection, for notifications. A waiting worker and a feed of messages or changes cost a statement a second.
 //!
 //! A commit waits for the disk of the server. The throughput of a process is therefore that of the disk times the number
-//! of calls that share a commit, up to 128. Changes of one key take turns.
+//! of calls that share a commit, up to 128. Changes of one key take turns. A worker takes and settles as many envelopes in
+//! one statement as are ready, so more handlers make it faster, and so does a
+//! [`prefetch`](tower_promises_backend::WorkOptions::prefetch) of some dozens if they take less than a few milliseconds. With a
+//! prefetch of 100, an envelope costs the server about a third of the processor time that it costs without one with 16
+//! handlers: 40 to 48 instead of 112 to 130 microseconds on the machine of the benchmarks.
 //!
 //! The tables of envelopes and values have dead rows, which autovacuum removes. It is configured to do so early. A
 //! transaction that stays open for hours, in any database of the server, keeps it from that, and keeps messages from being
