@@ -12,7 +12,7 @@ use crate::memory::Durable;
 use crate::metrics::{self, FirstReply};
 use crate::observe;
 use crate::open::{close, lists_of, open};
-use crate::record::{Key, Record, Requester, Status, random};
+use crate::record::{Key, OperationStatus, Record, Requester, random};
 use crate::reply::{self, Reply, varying};
 use bytes::Bytes;
 use http::request;
@@ -83,7 +83,7 @@ const SOON: Duration = Duration::from_secs(1);
 
 /// Warns once if a request has waited for its run in vain, and this process takes up none.
 fn warn_if_not_taken_up(instance: &Instance, record: &Record, client: &Client) {
-    let is_late = record.status == Status::NotStarted && client.patience >= SOON;
+    let is_late = record.status == OperationStatus::NotStarted && client.patience >= SOON;
     if is_late && !instance.is_known_to_work.swap(true, Ordering::Relaxed) {
         observe::not_taken_up(&Key::of(&record.id));
     }
