@@ -119,6 +119,9 @@ mod gauge;
 #[cfg(feature = "loader")]
 pub mod loader;
 mod log;
+#[cfg(feature = "metrics")]
+#[doc(hidden)]
+pub mod metrics;
 #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
 pub mod observe;
 #[cfg(not(any(feature = "metrics", feature = "server-timing", feature = "tracing")))]

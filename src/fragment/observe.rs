@@ -3,7 +3,7 @@
 use super::shell::Fault;
 use crate::log;
 #[cfg(feature = "metrics")]
-use crate::observe::metrics;
+use crate::metrics;
 use crate::promise::Key;
 use crate::promise::excerpt::{Names, excerpt};
 use crate::promise::fragment_error::FragmentError;

@@ -83,10 +83,11 @@
 #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
 #[doc = include_str!("guide.md")]
 pub mod guide {}
-#[cfg(feature = "metrics")]
-pub mod metrics;
 #[cfg(feature = "server-timing")]
 mod server_timing;
 
+#[cfg(feature = "metrics")]
+#[doc(inline)]
+pub use crate::metrics;
 #[cfg(feature = "server-timing")]
 pub use server_timing::{ServerTimingFuture, ServerTimingLayer, ServerTimingService};

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use http_body::Body;
-use http_body_util::Empty;
 use std::convert::Infallible;
 use std::fmt;
 use std::mem;
@@ -107,9 +106,10 @@ impl<B> Service<Request<B>> for OperationRoutes
 where
     B: Body<Data: Send, Error: Send> + Send + 'static,
 {
-    type Response = Response<OperationBody<Empty<Bytes>>>;
+    // No response has a body of an inner service. `http-body` itself implements its trait for `String`.
+    type Response = Response<OperationBody<String>>;
     type Error = Infallible;
-    type Future = OperationFuture<Empty<Bytes>, Infallible>;
+    type Future = OperationFuture<String, Infallible>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))

@@ -75,7 +75,7 @@ pub(in crate::promise) fn undo_panicked() {
 
 pub(in crate::promise) fn rejected(rejection: &Rejection) {
     #[cfg(feature = "metrics")]
-    crate::observe::metrics::rejected(rejection.kind());
+    crate::metrics::rejected(rejection.kind());
     match rejection {
         Rejection::BodyTooLarge { .. }
         | Rejection::TimedOut { .. }

@@ -8,7 +8,7 @@ use crate::promise::Key;
 #[cfg(feature = "server-timing")]
 use crate::sync::lock;
 #[cfg(feature = "metrics")]
-use crate::{gauge::Gauge, observe::metrics};
+use crate::{gauge::Gauge, metrics};
 use std::mem;
 #[cfg(feature = "server-timing")]
 use std::sync::{Arc, Mutex};

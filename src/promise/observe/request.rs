@@ -8,7 +8,7 @@ use super::started::ObservedStart;
 #[cfg(feature = "metrics")]
 use crate::{
     gauge::{self, Gauge},
-    observe::metrics,
+    metrics,
 };
 use http::Response;
 use std::mem;

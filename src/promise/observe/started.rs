@@ -13,7 +13,7 @@ use crate::sync::lock;
 #[cfg(feature = "metrics")]
 use crate::{
     gauge::{self, Gauge},
-    observe::metrics,
+    metrics,
 };
 #[cfg(feature = "server-timing")]
 use std::sync::Arc;
