@@ -153,6 +153,7 @@ mod savepoint;
 mod schema;
 mod store;
 mod sweep;
+mod tables;
 mod transaction;
 mod writer;
 

@@ -1,6 +1,6 @@
 //! The statements that migrate files of earlier versions.
 
-use super::schema::{OBJECTS, STORE, TABLES, VERSION};
+use super::tables::{OBJECTS, STORE, TABLES, VERSION};
 
 /// Changes the names of version 4 to those of version 5. [`OBJECTS`] follow.
 const RENAME: &str = "DROP TRIGGER store_inserts;
