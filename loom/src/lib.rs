@@ -25,8 +25,9 @@ mod promise;
 mod models;
 mod work;
 
-use promise::error::{OrPending, PromiseError};
+use promise::error::PromiseError;
 use promise::layer::PromiseLayer;
+use promise::or_pending::OrPending;
 use promise::promises::Promises;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
