@@ -13,6 +13,7 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::yield_now;
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::deadline::in_time;
 use tower_promises_backend::kit::sync::lock;
@@ -182,6 +183,8 @@ impl<C: Call> Drop for Turn<C> {
 
 async fn run<C: Call>(turn: Turn<C>) {
     let batches = turn.0.clone();
+    // A task that has made this call may be about to make more.
+    yield_now().await;
     take_turns(&batches).await;
     drop(turn);
     // Calls may have been queued since, or are left after the last turn. Fails outside of a runtime only.

@@ -4,7 +4,7 @@ use super::database::Database;
 use super::notices::Notices;
 use super::receipts::{Held, Renewal, Settlement};
 use super::room::Room;
-use super::statement::{self, Statement, array, bytes, microseconds, text};
+use super::statement::{self, Statement, array, bytes, microseconds, numbers, text};
 use super::wakes::Topic;
 use futures_util::future::BoxFuture;
 use sqlx::Row;
@@ -177,11 +177,11 @@ impl Call for Addition {
             array("text", envelopes().map(|it| text(&it.queue))),
             array("text", envelopes().map(|it| text(&it.id))),
             array("bytea", envelopes().map(|it| bytes(&it.payload))),
-            array(
+            numbers(
                 "smallint",
                 envelopes().map(|it| level(it.priority).to_string())
             ),
-            array(
+            numbers(
                 "bigint",
                 envelopes().map(|it| microseconds(it.delay).to_string())
             ),

@@ -3,7 +3,7 @@
 use super::announcements::Announcements;
 use super::batches::Call;
 use super::database::Database;
-use super::statement::{Statement, array, microseconds, number};
+use super::statement::{Statement, microseconds, number, numbers};
 use super::wakes::Topic;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -120,9 +120,9 @@ fn change(
         "SELECT {}.{function}({}, {}, {}, {})",
         database.schema(),
         database.lock_timeout(),
-        array("bigint", held.clone().map(|held| held.place.to_string())),
-        array("integer", held.map(|held| held.number.to_string())),
-        array("bigint", times.map(number))
+        numbers("bigint", held.clone().map(|held| held.place.to_string())),
+        numbers("integer", held.map(|held| held.number.to_string())),
+        numbers("bigint", times.map(number))
     ))
 }
 

@@ -81,6 +81,13 @@ pub(super) fn array(kind: &str, elements: impl IntoIterator<Item = String>) -> S
     literal
 }
 
+/// A literal for an array of numbers, which are digits or NULL. The server reads it faster than one with an expression for
+/// each element.
+pub(super) fn numbers(kind: &str, elements: impl IntoIterator<Item = String>) -> String {
+    let elements: Vec<_> = elements.into_iter().collect();
+    format!("'{{{}}}'::{kind}[]", elements.join(","))
+}
+
 /// A literal for a number, or NULL.
 pub(super) fn number(value: Option<i64>) -> String {
     value.map_or_else(|| "NULL".to_owned(), |value| value.to_string())
@@ -120,7 +127,7 @@ fn from_hex(text: &str) -> Option<Bytes> {
 
 #[cfg(test)]
 mod tests {
-    use super::{array, bytes, from_hex, number, text};
+    use super::{array, bytes, from_hex, number, numbers, text};
 
     #[test]
     fn no_argument_can_end_its_literal() {
@@ -132,8 +139,11 @@ mod tests {
         assert_eq!(text("\\"), "convert_from(decode('5c', 'hex'), 'UTF8')");
         assert_eq!(text(""), "''");
         assert_eq!(bytes(&[0, 255]), "decode('00ff', 'hex')");
-        let numbers = [Some(1), None].map(number);
-        assert_eq!(array("bigint", numbers), "ARRAY[1,NULL]::bigint[]");
+        let one_and_none = [Some(1), None].map(number);
+        assert_eq!(numbers("bigint", one_and_none), "'{1,NULL}'::bigint[]");
+        assert_eq!(numbers("bigint", []), "'{}'::bigint[]");
+        let texts = ["a", "b"].map(text);
+        assert_eq!(array("text", texts), "ARRAY['a','b']::text[]");
         assert_eq!(array("text", []), "ARRAY[]::text[]");
     }
 

@@ -2,7 +2,7 @@ use super::announcements::Announcements;
 use super::batches::{Batches, Call};
 use super::database::Database;
 use super::feed::{Feed, Heard, Table};
-use super::statement::{self, Statement, array, bytes, microseconds, number, text};
+use super::statement::{self, Statement, array, bytes, microseconds, number, numbers, text};
 use super::wakes::Topic;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -219,8 +219,8 @@ impl Call for Update {
             database.lock_timeout(),
             array("text", calls.iter().map(|call| text(&call.key))),
             array("bytea", calls.iter().map(value)),
-            array("bigint", calls.iter().map(|call| number(call.expected))),
-            array("bigint", calls.iter().map(time_to_live))
+            numbers("bigint", calls.iter().map(|call| number(call.expected))),
+            numbers("bigint", calls.iter().map(time_to_live))
         ))
     }
 

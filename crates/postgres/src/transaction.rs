@@ -5,7 +5,7 @@
 //! sets one and is dropped rolls back the transaction around it.
 
 use super::database::{code, fetch};
-use super::statement::{Statement, array, bytes, microseconds, number, text};
+use super::statement::{Statement, array, bytes, microseconds, number, numbers, text};
 use super::{PostgresDatabase, queue, store};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -137,16 +137,16 @@ impl Joined<'_> {
         let arguments = [
             array("text", self.values.keys().map(|key| text(key))),
             array("bytea", values().map(|value| bytes(&value.entry.value))),
-            array("bigint", values().map(revision)),
-            array("bigint", values().map(time_to_live)),
+            numbers("bigint", values().map(revision)),
+            numbers("bigint", values().map(time_to_live)),
             array("text", envelopes().map(|it| text(&it.queue))),
             array("text", envelopes().map(|it| text(&it.id))),
             array("bytea", envelopes().map(|it| bytes(&it.payload))),
-            array(
+            numbers(
                 "smallint",
                 envelopes().map(|it| queue::level(it.priority).to_string()),
             ),
-            array(
+            numbers(
                 "bigint",
                 envelopes().map(|it| microseconds(it.delay).to_string()),
             ),
