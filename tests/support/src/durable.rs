@@ -14,12 +14,17 @@ use tower_promises::operations::OperationLayer;
 use tower_promises::{PromiseError, PromiseLayer, Promises};
 
 /// The longest time of the scenario, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Long enough for a busy machine to renew the lease.
+const LEASE: Duration = Duration::from_secs(5);
 
 /// What happens outside of the processes.
 #[derive(Clone, Default)]
 struct World {
     first: Arc<AtomicUsize>,
+    /// The second step has begun, so the value of the first one is stored.
+    is_second: Arc<AtomicBool>,
     /// The second step ends from now on.
     is_healthy: Arc<AtomicBool>,
     address: Arc<Mutex<Option<String>>>,
@@ -32,7 +37,9 @@ impl World {
             first.fetch_add(1, Ordering::SeqCst);
             "x".repeat(100_000)
         })?;
+        let is_second = self.is_second.clone();
         let second = promises.durable("second", move || async move {
+            is_second.store(true, Ordering::SeqCst);
             if !is_healthy.load(Ordering::SeqCst) {
                 std::future::pending::<()>().await;
             }
@@ -47,7 +54,7 @@ impl World {
     fn process(&self, backend: Backend) -> (Router, JoinHandle<()>) {
         let layer = OperationLayer::new(backend)
             .durable(|request| request.method == http::Method::POST)
-            .lease(SECOND)
+            .lease(LEASE)
             .wait(Duration::ZERO);
         let operations = layer.operations();
         let world = self.clone();
@@ -83,11 +90,9 @@ pub async fn survives_the_loss_of_its_process(one: Backend, other: Backend) {
         let answer = send(&app, request("POST /order", &[])).await;
         assert_eq!(answer.status, 202, "{answer:?}");
         let path = answer.header("operation-location").to_owned();
-        while world.first.load(Ordering::SeqCst) == 0 {
+        while !world.is_second.load(Ordering::SeqCst) {
             sleep(Duration::from_millis(20)).await;
         }
-        // The value is stored, and the second step hangs.
-        sleep(SECOND).await;
         worker.abort();
         let _ = worker.await;
         world.is_healthy.store(true, Ordering::SeqCst);

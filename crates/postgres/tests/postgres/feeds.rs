@@ -190,7 +190,9 @@ async fn a_process_that_sleeps_is_told_what_it_has_missed() {
     let here = here.connect(&place.url).await.unwrap();
     let process = Process::start(&place.url);
     let mut listener = process.adapter().listen().await.unwrap();
-    here.bus().publish("topic", "heard".into()).await.unwrap();
+    // By a process that keeps messages, so that a busy machine reads this one before it is deleted.
+    let other = place.open().await;
+    other.bus().publish("topic", "heard".into()).await.unwrap();
     assert_eq!(hear(&mut listener).await, message("topic", "heard"));
     process.stop();
     let pool = PgPoolOptions::new().connect(&place.url).await.unwrap();
