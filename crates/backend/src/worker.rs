@@ -98,10 +98,11 @@ impl WorkOptions {
         &self.queue
     }
 
-    /// How many envelopes to take now, beside those that wait for handlers or have one, and those that are being settled.
+    /// The number of envelopes to take now, `None` if they are too few for a call.
     ///
-    /// What is being settled does not occupy a handler. It is bounded too, so that a slow backend is not given more and
-    /// more to settle: to as much as the worker may have besides, and once more, because whole batches end together.
+    /// `handled` envelopes wait for a handler or have one. `settled` ones are being settled, without a handler. A worker has
+    /// at most twice as many of these, so that a slow backend is not given more and more to settle: twice, because the
+    /// handlers of a whole batch may end together.
     fn room(&self, handled: usize, settled: usize) -> Option<usize> {
         let most = self.concurrency.saturating_add(self.prefetch);
         let room = most.saturating_sub(handled.max(settled.saturating_sub(most)));
