@@ -9,7 +9,7 @@ use test_support::operation::{SECOND, request};
 use tokio::time::sleep;
 use tower_promises::backend::Backend;
 use tower_promises::{PromiseLayer, Promises};
-use tower_promises_operations::durable::{DurableRun, Settlement};
+use tower_promises_operations::durable::{DurableRun, Settlement, Settling};
 
 /// Charges a card after a pause, and waits for an approval.
 fn checkout(diary: &Diary) -> Router {
@@ -67,11 +67,8 @@ async fn a_client_cannot_cancel_after_the_handler_has_refused() {
         "the id of the operation"
     );
     let approval = Settlement::value(&true).unwrap();
-    process
-        .operations
-        .settle(id, "approval", &approval)
-        .await
-        .unwrap();
+    let settled = process.operations.settle(id, "approval", &approval).await;
+    assert_eq!(settled.unwrap(), Settling::Settled);
     assert_eq!(
         process.result(&path).await,
         (200, "approved: true".to_owned())
