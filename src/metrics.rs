@@ -244,7 +244,7 @@ pub(crate) fn pass_ended(outcome: usize, duration: Duration) {
 
 /// Counts a pass without its duration. `outcome` is the number of the variant.
 pub(crate) fn pass_counted(outcome: usize) {
-    counted(&PASS_KEYS[outcome]);
+    counted(&PASS_KEYS[outcome], 1);
 }
 
 /// `outcome` is the number of the variant.
@@ -252,9 +252,9 @@ pub(crate) fn promise_ended(outcome: usize, duration: Duration) {
     ended(&PROMISE_KEYS[outcome], duration);
 }
 
-/// Counts a promise without its duration. `outcome` is the number of the variant.
-pub(crate) fn promise_counted(outcome: usize) {
-    counted(&PROMISE_KEYS[outcome]);
+/// Counts promises without their durations. `outcome` is the number of the variant.
+pub(crate) fn promises_counted(outcome: usize, count: u64) {
+    counted(&PROMISE_KEYS[outcome], count);
 }
 
 /// `outcome` is the number of the variant.
@@ -281,9 +281,9 @@ fn ended((counter, histogram): &'static (Key, Key), duration: Duration) {
     });
 }
 
-fn counted((counter, _): &'static (Key, Key)) {
+fn counted((counter, _): &'static (Key, Key), count: u64) {
     metrics::with_recorder(|recorder| {
-        recorder.register_counter(counter, &METADATA).increment(1);
+        recorder.register_counter(counter, &METADATA).increment(count);
     });
 }
 

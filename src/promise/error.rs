@@ -299,8 +299,10 @@ impl SubmitError {
     }
 
     /// The error for a caller that wants the value.
-    pub(super) fn into_promise_error(self) -> PromiseError {
-        match self {
+    // Boxed until here, because results that are passed on are larger otherwise.
+    #[cold]
+    pub(super) fn into_promise_error(self: Box<Self>) -> PromiseError {
+        match *self {
             Self::Ended { key } => PromiseError::Ended { key },
             Self::WrongType {
                 key,

@@ -13,10 +13,8 @@ pub(super) struct Progress<W, O> {
 }
 
 enum Stage<W, O> {
-    /// The work waits for its next poll.
-    Waiting(W),
-    /// A thread is polling the work.
-    Polled,
+    /// The work. `None` while a thread is polling it.
+    Pending(Option<W>),
     Settled(O),
 }
 
@@ -38,16 +36,11 @@ pub(super) enum Taken<W, O> {
 }
 
 impl<W, O: Clone> Progress<W, O> {
-    pub(super) fn new(work: W) -> Self {
+    /// The progress of a promise with this work, or of a promise that is settled next.
+    #[inline]
+    pub(super) fn new(work: Option<W>) -> Self {
         Self {
-            stage: Stage::Waiting(work),
-            waiters: None,
-        }
-    }
-
-    pub(super) fn settled(outcome: O) -> Self {
-        Self {
-            stage: Stage::Settled(outcome),
+            stage: Stage::Pending(work),
             waiters: None,
         }
     }
@@ -57,31 +50,28 @@ impl<W, O: Clone> Progress<W, O> {
     pub(super) fn outcome(&self) -> Option<&O> {
         match &self.stage {
             Stage::Settled(outcome) => Some(outcome),
-            Stage::Waiting(_) | Stage::Polled => None,
+            Stage::Pending(_) => None,
         }
     }
 
     /// Takes the work out for a poll.
     #[inline]
     pub(super) fn take(&mut self) -> Taken<W, O> {
-        if let Stage::Settled(outcome) = &self.stage {
-            return Taken::Settled(outcome.clone());
-        }
-        match mem::replace(&mut self.stage, Stage::Polled) {
-            Stage::Waiting(work) => Taken::Work(work),
-            Stage::Polled | Stage::Settled(_) => Taken::Busy,
+        match &mut self.stage {
+            Stage::Pending(work) => work.take().map_or(Taken::Busy, Taken::Work),
+            Stage::Settled(outcome) => Taken::Settled(outcome.clone()),
         }
     }
 
     /// Puts the work back after a poll. Returns it if the promise has settled meanwhile.
     #[inline]
     pub(super) fn put_back(&mut self, work: W) -> Result<(), W> {
-        match self.stage {
-            Stage::Polled => {
-                self.stage = Stage::Waiting(work);
+        match &mut self.stage {
+            Stage::Pending(polled @ None) => {
+                *polled = Some(work);
                 Ok(())
             }
-            Stage::Waiting(_) | Stage::Settled(_) => Err(work),
+            Stage::Pending(Some(_)) | Stage::Settled(_) => Err(work),
         }
     }
 
@@ -92,8 +82,8 @@ impl<W, O: Clone> Progress<W, O> {
             return Err(outcome);
         }
         let work = match mem::replace(&mut self.stage, Stage::Settled(outcome)) {
-            Stage::Waiting(work) => Some(work),
-            Stage::Polled | Stage::Settled(_) => None,
+            Stage::Pending(work) => work,
+            Stage::Settled(_) => None,
         };
         let waiters = self.waiters.take();
         Ok(Remains { work, waiters })
@@ -103,7 +93,7 @@ impl<W, O: Clone> Progress<W, O> {
     #[inline]
     pub(super) fn settle_alone(&mut self, outcome: O) -> Result<(), O> {
         match self.stage {
-            Stage::Polled if self.waiters.is_none() => {
+            Stage::Pending(None) if self.waiters.is_none() => {
                 self.stage = Stage::Settled(outcome);
                 Ok(())
             }

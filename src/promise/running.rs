@@ -1,7 +1,7 @@
 use super::error::Failure;
-use super::observe::{ObservedPromise, ObservedRequest};
+use super::observe::{ObservedGroup, ObservedRequest};
 use super::outcome::{Outcome, Work};
-use super::registry::{Aftermath, Member, Registry};
+use super::registry::{Aftermath, Members, Poller, Registry};
 use futures_util::stream::{FuturesUnordered, Stream};
 use std::mem;
 use std::pin::Pin;
@@ -10,10 +10,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep, sleep};
-
-/// The number of promises that share one waker. A wake-up polls all promises of the group, which for so few is
-/// cheaper than one allocation for each. With any number of groups the cost stays linear.
-const GROUP: usize = 32;
 
 /// The promises of a request that are running.
 #[derive(Default)]
@@ -32,16 +28,14 @@ enum Groups {
 
 /// Promises that started together and share a deadline. Their work stays in the registry, where any thread can cancel
 /// it.
+///
+/// They share one waker. A wake-up polls all promises of the group, which for so few is cheaper than one allocation for
+/// each. With any number of groups the cost stays linear.
 struct Group {
     registry: Arc<Registry>,
-    promises: Vec<RunningPromise>,
+    members: Members,
+    observed: ObservedGroup,
     deadline: Option<Pin<Box<Sleep>>>,
-}
-
-struct RunningPromise {
-    place: usize,
-    /// `None` if no observer is interested, and after the promise has settled.
-    observed: Option<ObservedPromise>,
 }
 
 impl Running {
@@ -53,33 +47,23 @@ impl Running {
         observed: &mut ObservedRequest,
     ) {
         loop {
-            let new = |place| RunningPromise {
-                place,
-                observed: None,
-            };
-            let (mut promises, has_gap) = registry.take_starting(GROUP, new);
-            if let (true, Groups::Many(groups)) = (has_gap, &mut self.groups) {
+            let starting = registry.take_starting();
+            if let (true, Groups::Many(groups)) = (starting.has_gap, &mut self.groups) {
                 // Makes new futures of the groups, because those are polled: a group ends whose promises have ended.
                 *groups = mem::take(groups).into_iter().collect();
             }
-            let count = promises.len();
-            if count > 0 {
-                if let Some(start) = observed.start_promises(count) {
-                    for promise in &mut promises {
-                        let key = registry.key(promise.place);
-                        promise.observed = key.map(|key| start.promise(&key));
-                    }
-                }
-                #[cfg(feature = "operations")]
-                if timeout.is_some() && registry.run().is_some() {
-                    let limits_itself = |it: &RunningPromise| registry.limits_itself(it.place);
-                    let others;
-                    (others, promises) = promises.into_iter().partition(limits_itself);
-                    self.push(registry, others, None);
-                }
-                self.push(registry, promises, timeout);
+            #[cfg_attr(
+                not(feature = "operations"),
+                expect(unused_mut, reason = "only promises of operations limit themselves")
+            )]
+            let mut members = starting.members;
+            #[cfg(feature = "operations")]
+            if timeout.is_some() && registry.run().is_some() {
+                let others = registry.split_off_limiting_themselves(&mut members);
+                self.push(registry, others, None, observed);
             }
-            if count < GROUP {
+            self.push(registry, members, timeout, observed);
+            if starting.are_all {
                 return;
             }
         }
@@ -88,15 +72,19 @@ impl Running {
     fn push(
         &mut self,
         registry: &Arc<Registry>,
-        promises: Vec<RunningPromise>,
+        members: Members,
         timeout: Option<Duration>,
+        observed: &mut ObservedRequest,
     ) {
-        if promises.is_empty() {
+        if members.is_empty() {
             return;
         }
+        let name = |number| Some((number, registry.key(members.place(number))?));
+        let names = || members.numbers().filter_map(name).collect();
         let group = Group {
             registry: Arc::clone(registry),
-            promises,
+            members,
+            observed: observed.start_promises(members.len(), names),
             deadline: timeout.map(|timeout| Box::pin(sleep(timeout))),
         };
         self.groups = match mem::take(&mut self.groups) {
@@ -114,8 +102,8 @@ impl Running {
     pub(super) fn len(&self) -> usize {
         match &self.groups {
             Groups::None => 0,
-            Groups::One(group) => group.promises.len(),
-            Groups::Many(groups) => groups.iter().map(|group| group.promises.len()).sum(),
+            Groups::One(group) => group.members.len(),
+            Groups::Many(groups) => groups.iter().map(|group| group.members.len()).sum(),
         }
     }
 
@@ -171,7 +159,8 @@ impl Future for Group {
             Poll::Pending if had_budget && !has_budget_remaining() => {
                 Poll::Ready(Polled::Exhausted(Self {
                     registry: Arc::clone(&self.registry),
-                    promises: mem::take(&mut self.promises),
+                    members: mem::take(&mut self.members),
+                    observed: mem::take(&mut self.observed),
                     deadline: self.deadline.take(),
                 }))
             }
@@ -182,15 +171,15 @@ impl Future for Group {
 
 impl Group {
     fn poll_promises(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let pending = self.registry.poll(&mut self.promises, cx);
-        self.promises.truncate(pending);
-        if self.promises.is_empty() {
+        self.registry.poll(&mut self.members, &mut self.observed, cx);
+        self.observed.count(self.members.len());
+        if self.members.is_empty() {
             return Poll::Ready(());
         }
         if !has_budget_remaining() {
             // A promise that is always ready uses up the budget of the promises behind it, so the next poll begins with
             // another promise.
-            self.promises.rotate_left(1);
+            self.members.take_turns();
         }
         if let Some(deadline) = &mut self.deadline {
             ready!(poll_deadline(deadline.as_mut(), cx));
@@ -202,68 +191,42 @@ impl Group {
 
     /// Fails all promises that have not settled.
     fn fail(&mut self, failure: &Failure) {
-        for mut promise in mem::take(&mut self.promises) {
-            let aftermath = self.registry.fail(promise.place, failure.clone());
-            promise.finish(aftermath);
+        let members = mem::take(&mut self.members);
+        for number in members.numbers() {
+            let place = members.place(number);
+            let aftermath = self.registry.fail(place, failure.clone());
+            finish(&mut self.observed, number, aftermath);
         }
     }
 }
 
-impl Member for RunningPromise {
-    fn place(&self) -> usize {
-        self.place
+impl Poller for ObservedGroup {
+    fn poll(&mut self, number: usize, work: &mut Work, cx: &mut Context<'_>) -> Poll<Outcome> {
+        self.in_scope(number, || work.as_mut().poll(cx))
     }
 
-    fn poll(&mut self, work: &mut Work, cx: &mut Context<'_>) -> Poll<Outcome> {
-        self.in_scope(|| work.as_mut().poll(cx))
+    fn is_observing(&self) -> bool {
+        self.is_interested()
     }
 
-    fn is_observed(&self) -> bool {
-        self.observed.is_some()
-    }
-
-    fn settle(&mut self, aftermath: Option<Box<Aftermath>>) {
+    fn settle(&mut self, number: usize, aftermath: Option<Box<Aftermath>>) {
         match aftermath {
-            Some(aftermath) => self.finish(*aftermath),
-            None => self.end(None),
+            Some(aftermath) => finish(self, number, *aftermath),
+            None => self.end(number, None),
         }
     }
 }
 
-impl RunningPromise {
-    /// Runs a closure in the span of the promise.
-    fn in_scope<R>(&self, f: impl FnOnce() -> R) -> R {
-        match &self.observed {
-            Some(observed) => observed.in_scope(f),
-            None => f(),
-        }
-    }
-
-    fn finish(&mut self, aftermath: Aftermath) {
-        let failure = match self.observed {
-            Some(_) => aftermath.failure().cloned(),
-            None => None,
-        };
-        self.in_scope(|| aftermath.finish());
-        self.end(failure.as_ref());
-    }
-
-    /// Ends the observation, unless it has ended.
-    fn end(&mut self, failure: Option<&Failure>) {
-        if let Some(observed) = self.observed.take() {
-            observed.end(failure);
-        }
-    }
+fn finish(observed: &mut ObservedGroup, number: usize, aftermath: Aftermath) {
+    let failure = aftermath.failure().cloned();
+    observed.in_scope(number, || aftermath.finish());
+    observed.end(number, failure.as_ref());
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // Promises that are observed have to end. The end of the request cancels the others.
-        if self
-            .promises
-            .iter()
-            .any(|promise| promise.observed.is_some())
-        {
+        // The end of the request cancels the promises, but does not end their observation.
+        if self.observed.must_end() {
             self.fail(&Failure::Cancelled);
         }
     }

@@ -219,29 +219,38 @@ impl Promises {
     pub(super) fn register<T>(
         &self,
         key: impl IntoKey<T>,
-        submit: impl FnOnce(Found<'_, T>) -> Result<Present, SubmitError>,
+        submit: impl FnOnce(Found<'_, T>) -> Result<Present, Box<SubmitError>>,
     ) -> Result<(), SubmitError>
     where
         T: Send + Sync + 'static,
     {
         let key = key.into_key();
         let found = self.registry.find(self.reader(), &key, Purpose::Submit);
-        found.and_then(submit).map(drop)
+        found.and_then(submit).map(drop).map_err(|error| *error)
     }
 
     /// Reads the promise that is found, or submits one.
     pub(super) fn read_or<T>(
         &self,
         key: impl IntoKey<T>,
-        submit: impl FnOnce(Found<'_, T>) -> Result<Present, SubmitError>,
+        submit: impl FnOnce(Found<'_, T>) -> Result<Present, Box<SubmitError>>,
     ) -> Result<T, PromiseError>
     where
         T: Clone + Send + Sync + 'static,
     {
         let key = key.into_key();
         let found = self.registry.find(self.reader(), &key, Purpose::Read);
-        let present = found.and_then(submit);
-        present.map_err(SubmitError::into_promise_error)?.read(key)
+        let submitted = match found {
+            // Most reads end here.
+            Ok(Found::Promise(present)) => return present.read(key),
+            Ok(Found::Nothing(reservation, kind)) => submit(Found::Nothing(reservation, kind)),
+            Err(error) => Err(error),
+        };
+        match submitted {
+            Ok(Present::Pending) => Err(PromiseError::Pending { key }),
+            Ok(present) => present.read(key),
+            Err(error) => Err(error.into_promise_error()),
+        }
     }
 }
 

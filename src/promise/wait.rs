@@ -1,13 +1,12 @@
 use super::error::Failure;
 use super::outcome::{Outcome, Work};
-use super::registry::{Aftermath, Awaiting, Member, Present, Purpose, Registry};
+use super::registry::{Aftermath, Awaiting, Members, Poller, Present, Purpose, Registry};
 use super::submit::failed;
 use super::{IntoKey, Key, PromiseError, Promises, SubmitError};
 use crate::BoxError;
 use futures_util::FutureExt;
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::slice;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -139,7 +138,8 @@ where
         if polled.is_pending() && !this.registry.is_driven() {
             // Polls the work only after registering: another waiter may be polling it at this moment. If that waiter is
             // dropped, it wakes the registered waiters, and one of them polls the work next.
-            this.registry.poll(slice::from_mut(&mut this.awaiting), cx);
+            let mut members = Members::one(this.awaiting.place);
+            this.registry.poll(&mut members, &mut Undriven, cx);
             polled = waiters.poll(&mut this.number, cx.waker());
         }
         let outcome = ready!(polled);
@@ -149,20 +149,18 @@ where
 }
 
 /// A waiter polls the work of its promise if there is no response future.
-impl Member for Awaiting {
-    fn place(&self) -> usize {
-        self.place
-    }
+struct Undriven;
 
-    fn poll(&mut self, work: &mut Work, cx: &mut Context<'_>) -> Poll<Outcome> {
+impl Poller for Undriven {
+    fn poll(&mut self, _: usize, work: &mut Work, cx: &mut Context<'_>) -> Poll<Outcome> {
         work.as_mut().poll(cx)
     }
 
-    fn is_observed(&self) -> bool {
+    fn is_observing(&self) -> bool {
         false
     }
 
-    fn settle(&mut self, aftermath: Option<Box<Aftermath>>) {
+    fn settle(&mut self, _: usize, aftermath: Option<Box<Aftermath>>) {
         if let Some(aftermath) = aftermath {
             aftermath.finish();
         }

@@ -3,6 +3,8 @@
 mod advice;
 mod events;
 #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
+mod group;
+#[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
 mod observation;
 #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
 mod outcome;
@@ -12,8 +14,6 @@ mod passes;
 mod request;
 #[cfg(feature = "tracing")]
 mod spans;
-#[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
-mod started;
 #[cfg(not(any(feature = "metrics", feature = "server-timing", feature = "tracing")))]
 mod unobserved;
 
@@ -27,11 +27,11 @@ pub(super) use events::{
     waker_panicked,
 };
 #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
-pub(super) use request::ObservedRequest;
+pub(super) use group::ObservedGroup;
 #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
-pub(super) use started::ObservedPromise;
+pub(super) use request::ObservedRequest;
 #[cfg(not(any(feature = "metrics", feature = "server-timing", feature = "tracing")))]
-pub(super) use unobserved::{ObservedPromise, ObservedRequest};
+pub(super) use unobserved::{ObservedGroup, ObservedRequest};
 
 #[cfg(any(feature = "metrics", feature = "server-timing", feature = "tracing"))]
 pub use outcome::PromiseOutcome;

@@ -1,22 +1,24 @@
 use super::PassOutcome;
+use super::group::ObservedGroup;
 use super::observation::Observation;
 #[cfg(feature = "tracing")]
 use super::observation::spans_are_wanted;
 #[cfg(feature = "tracing")]
 use super::spans::Spans;
-use super::started::ObservedStart;
+
 #[cfg(feature = "metrics")]
 use crate::{
     gauge::{self, Gauge},
     metrics,
 };
+use crate::promise::Key;
 use http::Response;
 use std::mem;
 
 /// The observation of a request. If it is dropped before the request has ended, the request was abandoned.
 pub(in crate::promise) struct ObservedRequest {
-    /// `None` if no observer is interested.
-    observation: Option<Observation>,
+    /// `None` if no observer is interested. Boxed, so that other requests do not move it.
+    observation: Option<Box<Observation>>,
     /// Whether a pass is running. Counters count passes also if no other observer is interested.
     is_in_pass: bool,
 }
@@ -35,11 +37,11 @@ impl ObservedRequest {
         let is_wanted = is_wanted || spans_are_wanted();
         Self {
             observation: is_wanted.then(|| {
-                Observation::new(
+                Box::new(Observation::new(
                     is_timed,
                     #[cfg(feature = "metrics")]
                     in_flight,
-                )
+                ))
             }),
             is_in_pass: true,
         }
@@ -99,24 +101,24 @@ impl ObservedRequest {
         }
     }
 
-    /// Inserts the timings into the response for outer layers. There must be no [`ObservedPromise`] left.
+    /// Inserts the timings into the response for outer layers. There must be no running [`ObservedGroup`] left.
     #[inline]
     pub(in crate::promise) fn annotate<R>(&mut self, response: &mut Response<R>) {
         #[cfg(feature = "server-timing")]
-        if let Some(passes) = self.observation.as_mut().and_then(Observation::passes) {
+        if let Some(passes) = self.observation.as_mut().and_then(|it| it.passes()) {
             response.extensions_mut().insert(passes);
         }
         #[cfg(not(feature = "server-timing"))]
         let _ = response;
     }
 
-    /// Starts `count` promises together. `None` if no observer is interested in them.
-    pub(in crate::promise) fn start_promises(&mut self, count: usize) -> Option<ObservedStart<'_>> {
-        match &mut self.observation {
-            Some(observation) => Some(ObservedStart::new(observation, count)),
-            // Counters count promises also if no other observer is interested.
-            None => cfg!(feature = "metrics").then_some(ObservedStart::COUNTED),
-        }
+    /// Starts `count` promises together, with these numbers and names.
+    pub(in crate::promise) fn start_promises(
+        &mut self,
+        count: usize,
+        names: impl FnOnce() -> Vec<(usize, Key)>,
+    ) -> ObservedGroup {
+        ObservedGroup::new(self.observation.as_deref_mut(), count, names)
     }
 
     /// Opens the spans and the timings, because there is a promise or a second pass to show.

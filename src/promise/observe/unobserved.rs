@@ -6,11 +6,9 @@ use http::Response;
 /// An empty stand-in, because no feature observes requests.
 pub(in crate::promise) struct ObservedRequest;
 
-/// A type without values, because no feature observes promises.
-pub(in crate::promise) enum ObservedStart {}
-
-/// A type without values, because no feature observes promises.
-pub(in crate::promise) enum ObservedPromise {}
+/// An empty stand-in, because no feature observes promises.
+#[derive(Default)]
+pub(in crate::promise) struct ObservedGroup;
 
 impl ObservedRequest {
     pub(in crate::promise) fn new(_: bool) -> Self {
@@ -31,8 +29,12 @@ impl ObservedRequest {
 
     pub(in crate::promise) fn end_pass(&mut self, _: PassOutcome) {}
 
-    pub(in crate::promise) fn start_promises(&mut self, _: usize) -> Option<ObservedStart> {
-        None
+    pub(in crate::promise) fn start_promises(
+        &mut self,
+        _: usize,
+        _: impl FnOnce() -> Vec<(usize, Key)>,
+    ) -> ObservedGroup {
+        ObservedGroup
     }
 
     pub(in crate::promise) fn end(&mut self, _: PassOutcome) {}
@@ -40,18 +42,20 @@ impl ObservedRequest {
     pub(in crate::promise) fn annotate<R>(&mut self, _: &mut Response<R>) {}
 }
 
-impl ObservedStart {
-    pub(in crate::promise) fn promise(&self, _: &Key) -> ObservedPromise {
-        match *self {}
-    }
-}
-
-impl ObservedPromise {
-    pub(in crate::promise) fn in_scope<R>(&self, _: impl FnOnce() -> R) -> R {
-        match *self {}
+impl ObservedGroup {
+    pub(in crate::promise) fn is_interested(&self) -> bool {
+        false
     }
 
-    pub(in crate::promise) fn end(self, _: Option<&Failure>) {
-        match self {}
+    pub(in crate::promise) fn in_scope<R>(&self, _: usize, f: impl FnOnce() -> R) -> R {
+        f()
+    }
+
+    pub(in crate::promise) fn end(&mut self, _: usize, _: Option<&Failure>) {}
+
+    pub(in crate::promise) fn count(&mut self, _: usize) {}
+
+    pub(in crate::promise) fn must_end(&self) -> bool {
+        false
     }
 }

@@ -18,7 +18,8 @@ impl Registry {
                 return;
             };
             // Most requests need no advice.
-            let is_suspicious = |it: &Entry| it.is_settled_in_vain() || it.is_swallowed();
+            let is_suspicious =
+                |it: &Entry| !it.was_read() && (it.is_settled_in_vain() || it.is_swallowed());
             if !ledger.entries.iter().any(is_suspicious) {
                 return;
             }
@@ -81,9 +82,13 @@ impl Entry {
         self.advice.memory.read == pass
     }
 
+    /// Whether the value was read, so that the promise has settled.
+    fn was_read(&self) -> bool {
+        self.advice.memory.read > 0
+    }
+
     fn is_settled_in_vain(&self) -> bool {
-        let memory = &self.advice.memory;
-        if memory.read > 0 || memory.was_missed {
+        if self.was_read() || self.advice.memory.was_missed {
             return false;
         }
         let Some(outcome) = self.progress.outcome() else {

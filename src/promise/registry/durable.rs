@@ -1,6 +1,7 @@
 use super::super::error::SubmitError;
-use super::super::outcome::{Outcome, Progress, Work};
+use super::super::outcome::{Outcome, Work};
 use super::look_up::Present;
+use super::members::Members;
 use super::reservation::Reservation;
 use super::{Demand, Registry, Started};
 use std::time::Duration;
@@ -35,10 +36,18 @@ impl Registry {
         }
     }
 
-    /// Whether the timeout of promises does not apply to the promise at this place.
-    pub(in crate::promise) fn limits_itself(&self, place: usize) -> bool {
+    /// Moves the promises to which the timeout of promises does not apply out of their group.
+    pub(in crate::promise) fn split_off_limiting_themselves(&self, members: &mut Members) -> Members {
+        let mut split = Members::default();
         let mut state = self.state.lock();
-        state.at(place).is_some_and(|entry| entry.limits_itself)
+        for number in members.numbers() {
+            let place = members.place(number);
+            if state.at(place).is_some_and(|entry| entry.limits_itself) {
+                members.remove(number);
+                split.add(place);
+            }
+        }
+        split
     }
 }
 
@@ -47,7 +56,7 @@ impl Reservation<'_> {
     pub(in crate::promise) fn submit_limiting_itself(
         mut self,
         work: Work,
-    ) -> Result<Present, SubmitError> {
+    ) -> Result<Present, Box<SubmitError>> {
         self.limits_itself = true;
         self.submit(work)
     }
@@ -57,13 +66,13 @@ impl Reservation<'_> {
     pub(in crate::promise) fn add_settled(
         mut self,
         outcome: Outcome,
-    ) -> Result<Present, SubmitError> {
+    ) -> Result<Present, Box<SubmitError>> {
         let mut state = match self.lock() {
             Ok(state) => state,
             Err(submitted) => return submitted,
         };
-        let progress = Progress::settled(outcome.clone());
-        let place = self.insert(&mut state, progress, Started::No, Demand::Met);
+        let place = self.insert(&mut state, None, Started::No, Demand::Met);
+        state.settle_new(place, outcome.clone());
         if let Some(entry) = state.at(place) {
             entry.meet(self.reader.pass);
         }

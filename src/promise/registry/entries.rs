@@ -1,16 +1,18 @@
 use super::super::Key;
 use super::super::observe::Advice;
-use super::super::outcome::{Kind, Progress};
+use super::super::outcome::{Kind, Progress, Work};
+use super::members::Members;
 use super::{Demand, Entry, Ledger, More, Started, State};
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::BuildHasher;
+use std::iter;
 use std::sync::LazyLock;
 
 /// Up to this many names are searched linearly.
 const MAX_LINEAR: usize = 16;
 
 /// The list has room for this many promises from the start, which takes less than 1 KiB.
-const CAPACITY: usize = 10;
+const ROOM: usize = 10;
 
 /// The hasher of all requests, with a seed that clients do not know. A seed for each request costs about 300
 /// instructions.
@@ -18,11 +20,13 @@ static HASHER: LazyLock<DefaultHashBuilder> = LazyLock::new(DefaultHashBuilder::
 
 /// The promises of a request, in the order of submission.
 pub(super) struct Entries {
-    /// Removed promises leave a gap, so that the places of the others do not change.
+    /// Removed promises leave a gap, so that the places of the others do not change. Behind the last place there is
+    /// room, so that an entry is created in its place instead of being moved there.
     list: Vec<Option<Entry>>,
-    /// The places of the names in the list. Empty while the list has at most [`MAX_LINEAR`] places.
+    /// The number of promises so far, including removed promises.
+    places: usize,
+    /// The places of the names in the list. Empty while there are at most [`MAX_LINEAR`] places.
     index: HashTable<usize>,
-    hasher: DefaultHashBuilder,
     /// A bit for the hash of each name. A name whose bit is missing is missing.
     filter: u64,
     /// The place to check first: handlers request the same names in the same order in each pass.
@@ -30,20 +34,29 @@ pub(super) struct Entries {
 }
 
 /// The findings of a look-up of a name that is missing.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(super) struct Vacancy {
     /// The number of places in the list at that time.
     pub(super) places: usize,
-    /// `None` if the list was empty, so that no hash was needed.
-    hash: Option<u32>,
+    hash: u32,
+}
+
+impl Vacancy {
+    /// A vacancy in a list without promises.
+    pub(super) fn new(key: &Key) -> Self {
+        Self {
+            places: 0,
+            hash: hash(key),
+        }
+    }
 }
 
 impl Default for Entries {
     fn default() -> Self {
         Self {
-            list: Vec::with_capacity(CAPACITY),
+            list: iter::repeat_with(|| None).take(ROOM).collect(),
+            places: 0,
             index: HashTable::new(),
-            hasher: HASHER.clone(),
             filter: 0,
             next: 0,
         }
@@ -57,15 +70,17 @@ impl Entries {
 
     /// The number of promises so far, including removed promises.
     pub(super) fn places(&self) -> usize {
-        self.list.len()
+        self.places
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.list.iter().filter_map(Option::as_ref)
+        self.list[..self.places].iter().filter_map(Option::as_ref)
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
-        self.list.iter_mut().filter_map(Option::as_mut)
+        self.list[..self.places]
+            .iter_mut()
+            .filter_map(Option::as_mut)
     }
 
     /// The entry at this place, unless it was removed.
@@ -78,6 +93,12 @@ impl Entries {
     #[inline]
     pub(super) fn at(&mut self, place: usize) -> Option<&mut Entry> {
         self.list.get_mut(place)?.as_mut()
+    }
+
+    /// The entries of a group that begins at this place.
+    pub(super) fn group_from(&mut self, place: usize) -> &mut [Option<Entry>] {
+        let end = self.places.min(place + Members::MAX);
+        &mut self.list[place..end]
     }
 
     /// Finds the place of a name.
@@ -96,36 +117,44 @@ impl Entries {
         self.next = 0;
     }
 
-    /// Adds an entry whose name is not in use, and returns its place.
+    /// Makes room for an entry, and returns its place.
     #[inline(always)]
-    fn insert(&mut self, entry: Entry) -> usize {
-        let place = self.list.len();
-        self.filter |= bit(entry.hash);
-        if place == self.list.capacity() {
+    fn room(&mut self) -> usize {
+        if self.places == self.list.len() {
             self.grow();
         }
-        self.list.push(Some(entry));
+        self.places
+    }
+
+    /// Finishes adding the entry at the place of the [room](Self::room). Its name was not in use.
+    #[inline(always)]
+    fn added(&mut self, hash: u32) {
+        let place = self.places;
+        self.filter |= bit(hash);
+        self.places = place + 1;
+        // The next name is most likely missing, too.
+        self.next = place + 1;
         if place >= MAX_LINEAR {
             self.add_to_index(place);
         }
-        // The next name is most likely missing, too.
-        self.next = place + 1;
-        place
     }
 
     /// Triples the list: copying all promises costs more than room that is not used.
     #[cold]
     fn grow(&mut self) {
-        self.list.reserve_exact(2 * self.list.len());
+        let room = 3 * self.list.len();
+        self.list.reserve_exact(room - self.list.len());
+        self.list.resize_with(room, || None);
     }
 
+    #[inline(never)]
     fn add_to_index(&mut self, place: usize) {
         let first = if place == MAX_LINEAR { 0 } else { place };
         let hash_of = |&place: &usize| self.list[place].as_ref().map_or(0, |it| spread(it.hash));
         if self.index.len() == self.index.capacity() {
             self.index.reserve(3 * place, hash_of);
         }
-        for (place, entry) in self.list.iter().enumerate().skip(first) {
+        for (place, entry) in self.list[..=place].iter().enumerate().skip(first) {
             if let Some(entry) = entry {
                 self.index.insert_unique(spread(entry.hash), place, hash_of);
             }
@@ -144,14 +173,10 @@ impl Entries {
     }
 
     fn search(&self, key: &Key) -> Result<usize, Vacancy> {
-        let places = self.list.len();
-        if places == 0 {
-            return Err(Vacancy::default());
-        }
-        let hash = self.hash(key);
+        let hash = hash(key);
         let vacancy = Vacancy {
-            places,
-            hash: Some(hash),
+            places: self.places,
+            hash,
         };
         if self.filter & bit(hash) == 0 {
             return Err(vacancy);
@@ -160,24 +185,24 @@ impl Entries {
             Some(entry) => entry.hash == hash && entry.key == *key,
             None => false,
         };
-        let place = if places <= MAX_LINEAR {
-            self.list.iter().position(is_it)
+        let place = if self.places <= MAX_LINEAR {
+            self.list[..self.places].iter().position(is_it)
         } else {
             let is_it = |&place: &usize| is_it(&self.list[place]);
             self.index.find(spread(hash), is_it).copied()
         };
         place.ok_or(vacancy)
     }
+}
 
-    /// Half of the hash of a name, which is enough to tell apart the promises of a request.
-    #[inline]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the other half is left out"
-    )]
-    fn hash(&self, key: &Key) -> u32 {
-        self.hasher.hash_one(key) as u32
-    }
+/// Half of the hash of a name, which is enough to tell apart the promises of a request.
+#[inline]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the other half is left out"
+)]
+fn hash(key: &Key) -> u32 {
+    HASHER.hash_one(key) as u32
 }
 
 /// The bit of a hash in the filter.
@@ -204,7 +229,7 @@ impl State {
     pub(super) fn look_up(&mut self, key: &Key) -> Result<usize, Vacancy> {
         match &mut self.ledger {
             Some(ledger) => ledger.entries.find(key),
-            None => Err(Vacancy::default()),
+            None => Err(Vacancy::new(key)),
         }
     }
 
@@ -224,32 +249,37 @@ impl State {
         self.ledger.get_or_insert_default()
     }
 
-    /// Adds a promise with a name that is not in use, and returns its place.
+    /// Adds a promise with a name that is not in use, and returns its place. A promise without work is settled next.
     #[inline(always)]
     pub(super) fn insert(
         &mut self,
-        key: Key,
+        key: &Key,
         kind: Kind,
-        progress: Progress,
+        work: Option<Work>,
         started: Started,
         demand: Demand,
         vacancy: Vacancy,
     ) -> usize {
-        let advice = Advice::new(self.pass, demand.is_missed());
+        let pass = self.pass;
         let entries = &mut self.ledger().entries;
-        let hash = vacancy.hash.unwrap_or_else(|| entries.hash(&key));
-        entries.insert(Entry {
-            key,
-            hash,
-            kind,
-            progress,
-            started,
-            demand,
-            waiters: 0,
-            #[cfg(feature = "operations")]
-            limits_itself: false,
-            advice,
-        })
+        let place = entries.room();
+        // The check lets the compiler leave out the drop of a former entry.
+        if let Some(room @ None) = entries.list.get_mut(place) {
+            *room = Some(Entry {
+                key: key.clone(),
+                hash: vacancy.hash,
+                kind,
+                progress: Progress::new(work),
+                started,
+                demand,
+                waiters: 0,
+                #[cfg(feature = "operations")]
+                limits_itself: false,
+                advice: Advice::new(pass, demand.is_missed()),
+            });
+        }
+        entries.added(vacancy.hash);
+        place
     }
 
     /// Removes the promise at this place.

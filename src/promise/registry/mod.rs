@@ -6,6 +6,7 @@ mod entries;
 #[cfg(feature = "fragments")]
 mod fragments;
 mod look_up;
+mod members;
 mod passes;
 mod polling;
 mod reader;
@@ -15,7 +16,8 @@ mod withdraw;
 #[cfg(feature = "fragments")]
 pub(crate) use fragments::{FragmentNumber, FragmentSettings, OnFragmentError, PendingFragment};
 pub(super) use look_up::{Awaiting, Present, Purpose};
-pub(super) use polling::{Aftermath, Member};
+pub(super) use members::Members;
+pub(super) use polling::{Aftermath, Poller};
 pub(super) use reader::Reader;
 pub(super) use reservation::Found;
 
@@ -275,9 +277,10 @@ impl Registry {
             let mut state = registry.state.lock();
             state.pass = if settled.is_empty() { 1 } else { 2 };
             for (key, kind, outcome) in settled {
-                let progress = Progress::settled(outcome);
                 let (started, demand) = (Started::No, Demand::Met);
-                state.insert(key, kind, progress, started, demand, Vacancy::default());
+                let vacancy = Vacancy::new(&key);
+                let place = state.insert(&key, kind, None, started, demand, vacancy);
+                state.settle_new(place, outcome);
             }
         }
         registry

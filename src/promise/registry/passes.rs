@@ -1,10 +1,20 @@
 use super::super::Key;
 use super::super::error::Failure;
 use super::super::outcome::Outcome;
+use super::members::Members;
 use super::withdraw::run;
 use super::{Aftermath, Demand, Phase, Registry, RequestBodyState, Started, State, Verdict};
 use std::mem;
 use std::task::Waker;
+
+/// Promises that start together.
+pub(in crate::promise) struct Starting {
+    pub(in crate::promise) members: Members,
+    /// Whether no other promises have to start now.
+    pub(in crate::promise) are_all: bool,
+    /// A running promise was cancelled or removed.
+    pub(in crate::promise) has_gap: bool,
+}
 
 /// Access for the response future.
 impl Registry {
@@ -55,41 +65,40 @@ impl Registry {
         run(undo);
     }
 
-    /// Starts promises that have to start now, at most `limit`, and makes a value of the place of each. Also returns
-    /// whether a running promise was cancelled or removed.
-    pub(in crate::promise) fn take_starting<P>(
-        &self,
-        limit: usize,
-        new: impl Fn(usize) -> P,
-    ) -> (Vec<P>, bool) {
-        let mut started = Vec::new();
+    /// Starts a group of promises that have to start now.
+    pub(in crate::promise) fn take_starting(&self) -> Starting {
+        let mut starting = Starting {
+            members: Members::default(),
+            are_all: true,
+            has_gap: false,
+        };
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let Some(ledger) = &mut state.ledger else {
-            return (started, false);
+            return starting;
         };
+        starting.has_gap = mem::take(&mut ledger.has_gap);
         if let Some(more) = &mut ledger.more {
-            let places = more.starting.drain(..limit.min(more.starting.len()));
-            started.extend(places.map(&new));
+            let fits = |place: &&usize| starting.members.add(**place);
+            let count = more.starting.iter().take_while(fits).count();
+            more.starting.drain(..count);
         }
-        let places = ledger.entries.places();
-        if state.is_settling && ledger.queued_from < places {
-            // Reserves the necessary size in one allocation.
-            let count = limit.min(places - ledger.queued_from);
-            started.reserve_exact(count.saturating_sub(started.len()));
-            while started.len() < limit && ledger.queued_from < places {
-                let place = ledger.queued_from;
-                ledger.queued_from += 1;
-                match ledger.entries.at(place) {
-                    Some(entry) if entry.started == Started::Queued && !entry.is_settled() => {
-                        entry.started = Started::Yes;
-                        started.push(new(place));
+        if state.is_settling && starting.members.is_empty() {
+            let group = ledger.entries.group_from(ledger.queued_from);
+            starting.members = Members::at(ledger.queued_from);
+            ledger.queued_from += group.len();
+            for (number, entry) in group.iter_mut().enumerate() {
+                match entry {
+                    Some(it) if it.started == Started::Queued && !it.is_settled() => {
+                        it.started = Started::Yes;
+                        starting.members.insert(number);
                     }
                     _ => {}
                 }
             }
         }
-        (started, mem::take(&mut ledger.has_gap))
+        starting.are_all = !state.is_starting();
+        starting
     }
 
     /// The name of the promise at this place.

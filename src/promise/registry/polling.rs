@@ -2,9 +2,9 @@ use super::super::error::Failure;
 use super::super::outcome::{Outcome, Taken, Waiters, Work};
 use super::super::waiters::wake;
 use super::super::{Key, observe};
+use super::members::{Members, Round};
 use super::{Demand, Entry, Registry, Started, State};
 use crate::panic;
-use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -26,110 +26,87 @@ pub(in crate::promise) struct Aftermath {
     _ignored: Option<Outcome>,
 }
 
-/// A promise that is polled, possibly together with others.
-pub(in crate::promise) trait Member {
-    fn place(&self) -> usize;
-
-    /// Polls the work of the promise.
-    fn poll(&mut self, work: &mut Work, cx: &mut Context<'_>) -> Poll<Outcome>;
+/// Code that polls promises, each by its number in their group.
+pub(in crate::promise) trait Poller {
+    /// Polls the work of a promise.
+    fn poll(&mut self, number: usize, work: &mut Work, cx: &mut Context<'_>) -> Poll<Outcome>;
 
     /// Whether [`settle`](Self::settle) needs a call although there is no aftermath.
-    fn is_observed(&self) -> bool;
+    fn is_observing(&self) -> bool;
 
-    /// Finishes the promise, which has settled.
-    fn settle(&mut self, aftermath: Option<Box<Aftermath>>);
-}
-
-/// One poll of each of some promises.
-struct Round {
-    /// The index of the promise that is polled next.
-    next: usize,
-    /// The number of promises that are pending. They are in front of those that have settled in this round.
-    pending: usize,
-    /// The work of the next promise is running.
-    is_polling: bool,
-}
-
-impl Round {
-    /// Keeps the promise that was polled, because it is pending.
-    fn keep<M>(&mut self, members: &mut [M]) {
-        members.swap(self.pending, self.next);
-        self.pending += 1;
-        self.next += 1;
-    }
+    /// Finishes a promise that has settled.
+    fn settle(&mut self, number: usize, aftermath: Option<Box<Aftermath>>);
 }
 
 /// Polling and failing promises by their places. A promise that was removed counts as cancelled.
 impl Registry {
-    /// Polls each promise once. Moves the promises that are pending to the front, in order, and returns their number.
-    pub(in crate::promise) fn poll<M: Member>(
+    /// Polls each promise once, and removes those that have settled from their group.
+    pub(in crate::promise) fn poll(
         &self,
-        members: &mut [M],
+        members: &mut Members,
+        poller: &mut impl Poller,
         cx: &mut Context<'_>,
-    ) -> usize {
-        let mut round = Round {
-            next: 0,
-            pending: 0,
-            is_polling: false,
-        };
+    ) {
+        let mut round = members.round();
+        let mut polled = None;
         // One guard against panics for all promises costs less than one for each.
-        let mut poll = |round: &mut Round, members: &mut [M]| {
-            catch_unwind(AssertUnwindSafe(|| self.poll_rest(round, members, cx)))
-        };
-        while let Err(panic) = poll(&mut round, members) {
-            if !mem::take(&mut round.is_polling) {
+        while let Err(panic) = catch_unwind(AssertUnwindSafe(|| {
+            self.poll_rest(&mut round, &mut polled, members, poller, cx);
+        })) {
+            let Some(number) = polled.take() else {
                 resume_unwind(panic);
-            }
-            let member = &mut members[round.next];
-            round.next += 1;
-            let aftermath = self
-                .state
-                .lock()
-                .settle(member.place(), Outcome::panicked(&*panic));
-            member.settle(aftermath);
+            };
+            members.remove(number);
+            let place = members.place(number);
+            let outcome = Outcome::panicked(&*panic);
+            let aftermath = self.state.lock().settle_fully(place, outcome);
+            poller.settle(number, Some(aftermath));
         }
-        round.pending
     }
 
-    /// Polls the promises that this round has not polled. A panic of a promise ends it early.
-    fn poll_rest<M: Member>(&self, round: &mut Round, members: &mut [M], cx: &mut Context<'_>) {
+    /// Polls the promises that this round has not polled. A panic of a promise, whose number is in `polled`, ends it
+    /// early.
+    fn poll_rest(
+        &self,
+        round: &mut Round,
+        polled: &mut Option<usize>,
+        members: &mut Members,
+        poller: &mut impl Poller,
+        cx: &mut Context<'_>,
+    ) {
         let mut state = self.state.lock();
-        while let Some(member) = members.get_mut(round.next) {
-            let place = member.place();
+        while let Some(number) = round.next() {
+            let place = members.place(number);
             let aftermath = match state.take(place) {
                 Taken::Work(mut work) => {
                     // The work is user code, so it is polled and dropped without the lock.
                     drop(state);
-                    round.is_polling = true;
-                    match member.poll(&mut work, cx) {
+                    *polled = Some(number);
+                    match poller.poll(number, &mut work, cx) {
                         Poll::Ready(outcome) => {
                             drop(work);
-                            round.is_polling = false;
+                            *polled = None;
                             state = self.state.lock();
                             state.settle(place, outcome)
                         }
                         Poll::Pending => {
-                            round.is_polling = false;
+                            *polled = None;
                             state = self.state.lock();
                             let late = state.put_back(place, work);
                             if late.is_none() {
-                                round.keep(members);
                                 continue;
                             }
                             late
                         }
                     }
                 }
-                Taken::Busy => {
-                    round.keep(members);
-                    continue;
-                }
+                Taken::Busy => continue,
                 Taken::Settled(_) => Some(Box::new(state.late(place))),
             };
-            round.next += 1;
-            if aftermath.is_some() || member.is_observed() {
+            members.remove(number);
+            if aftermath.is_some() || poller.is_observing() {
                 drop(state);
-                member.settle(aftermath);
+                poller.settle(number, aftermath);
                 state = self.state.lock();
             }
         }
@@ -180,6 +157,13 @@ impl State {
             }
             _ => Some(self.settle_fully(place, outcome)),
         }
+    }
+
+    /// Settles a promise that was added without work.
+    pub(super) fn settle_new(&mut self, place: usize, outcome: Outcome) {
+        let entry = self.at(place);
+        let settled = entry.map(|entry| entry.progress.settle_alone(outcome));
+        debug_assert!(settled.is_some_and(|it| it.is_ok()));
     }
 
     #[cold]

@@ -1,5 +1,5 @@
 use super::super::error::{Failure, SubmitError};
-use super::super::outcome::{Kind, Outcome, Progress, Type, Work};
+use super::super::outcome::{Kind, Outcome, Type, Work};
 use super::super::{Key, Start};
 use super::entries::Vacancy;
 use super::look_up::{Missing, Present, Purpose};
@@ -44,7 +44,7 @@ impl Registry {
         reader: Reader,
         key: &'a Key,
         purpose: Purpose,
-    ) -> Result<Found<'a, T>, SubmitError> {
+    ) -> Result<Found<'a, T>, Box<SubmitError>> {
         let kind = Type::of::<T>;
         match self.look_up(reader, key, kind, purpose) {
             Ok(present) => Ok(Found::Promise(present)),
@@ -61,7 +61,7 @@ impl Registry {
                 };
                 Ok(Found::Nothing(reservation, PhantomData))
             }
-            Err(Missing::Refused(error)) => Err(*error),
+            Err(Missing::Refused(error)) => Err(error),
         }
     }
 }
@@ -71,7 +71,7 @@ impl<T: Send + Sync + 'static> Found<'_, T> {
     pub(in crate::promise) fn or_submit<F>(
         self,
         make: impl FnOnce() -> F,
-    ) -> Result<Present, SubmitError>
+    ) -> Result<Present, Box<SubmitError>>
     where
         F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
@@ -85,7 +85,7 @@ impl<T: Send + Sync + 'static> Found<'_, T> {
     pub(in crate::promise) fn or_submit_body<F>(
         self,
         make: impl FnOnce(RequestBody) -> F,
-    ) -> Result<Present, SubmitError>
+    ) -> Result<Present, Box<SubmitError>>
     where
         F: Future<Output = Result<T, Failure>> + Send + 'static,
     {
@@ -101,17 +101,37 @@ impl<T: Send + Sync + 'static> Found<'_, T> {
 
 impl<'a> Reservation<'a> {
     // Work that is not added is user code. As an argument it is dropped after the guard, that is without the lock.
-    pub(super) fn submit(mut self, work: Work) -> Result<Present, SubmitError> {
-        match self.lock() {
-            Ok(state) => Ok(self.add(work, state)),
-            Err(submitted) => submitted,
+    pub(super) fn submit(mut self, work: Work) -> Result<Present, Box<SubmitError>> {
+        let mut guard = match self.lock() {
+            Ok(guard) => guard,
+            Err(submitted) => return submitted,
+        };
+        let state = &mut *guard;
+        if state.phase == Phase::TimedOut {
+            return Ok(self.add_timed_out(guard));
+        }
+        let is_eager = self.registry.settings.start == Start::Eager || state.is_settling;
+        let is_at_once = is_eager || self.purpose == Purpose::Wait;
+        let started = match is_at_once {
+            true => Started::No,
+            false => Started::Queued,
+        };
+        let demand = self.purpose.demand(state.is_required_by(self.reader));
+        let place = self.insert(state, Some(work), started, demand);
+        #[cfg(feature = "fragments")]
+        if self.reader.fragment.is_some() && self.purpose != Purpose::Wait {
+            state.note_wait(self.reader, place);
+        }
+        match is_at_once {
+            true => Ok(self.start(guard, place)),
+            false => Ok(Present::Pending),
         }
     }
 
     fn submit_body(
         mut self,
         work: impl FnOnce(RequestBody) -> Work,
-    ) -> Result<Present, SubmitError> {
+    ) -> Result<Present, Box<SubmitError>> {
         let body = match self.lock() {
             // The promise has timed out and will not run, so it does not take the body.
             Ok(state) if state.phase == Phase::TimedOut => RequestBodyState::Here(None),
@@ -121,7 +141,7 @@ impl<'a> Reservation<'a> {
         let key = || self.key.clone();
         let body = match body {
             RequestBodyState::Here(None) => RequestBody::default(),
-            RequestBodyState::Taken => return Err(SubmitError::BodyTaken { key: key() }),
+            RequestBodyState::Taken => return Err(Box::new(SubmitError::BodyTaken { key: key() })),
             RequestBodyState::Here(Some(body)) => match Arc::clone(&body).detach() {
                 Some(body) => body,
                 None => {
@@ -130,7 +150,7 @@ impl<'a> Reservation<'a> {
                     if !state.has_ended() {
                         state.body = RequestBodyState::Here(Some(body));
                     }
-                    return Err(SubmitError::BodyRead { key: key() });
+                    return Err(Box::new(SubmitError::BodyRead { key: key() }));
                 }
             },
         };
@@ -142,24 +162,50 @@ impl<'a> Reservation<'a> {
     /// Locks the state for adding the promise. Otherwise returns the result of the submission: an error, or a promise
     /// that was added after the look-up.
     #[inline(always)]
-    pub(super) fn lock(&mut self) -> Result<MutexGuard<'a, State>, Result<Present, SubmitError>> {
-        let registry = self.registry;
-        loop {
-            let mut state = registry.state.lock();
-            match self.is_valid(&mut state) {
-                Ok(true) => return Ok(state),
-                Ok(false) => drop(state),
-                Err(error) => return Err(Err(error)),
-            }
-            if let Some(submitted) = self.repeat().transpose() {
-                return Err(submitted);
-            }
+    pub(super) fn lock(&mut self) -> Result<MutexGuard<'a, State>, Result<Present, Box<SubmitError>>> {
+        let state = self.registry.state.lock();
+        match self.is_valid(&state) {
+            true => Ok(state),
+            false => self.lock_again(state),
         }
     }
 
-    /// Repeats the look-up, because the list of promises has changed. Returns the promise if there is one now.
+    /// Whether the promise may be added, and the list of promises is that of the look-up.
+    #[inline(always)]
+    fn is_valid(&self, state: &State) -> bool {
+        let places = state.places();
+        state.is_current(self.reader.pass)
+            && places == self.vacancy.places
+            && places < self.registry.settings.max_promises
+    }
+
     #[cold]
-    fn repeat(&mut self) -> Result<Option<Present>, SubmitError> {
+    fn lock_again(
+        &mut self,
+        mut state: MutexGuard<'a, State>,
+    ) -> Result<MutexGuard<'a, State>, Result<Present, Box<SubmitError>>> {
+        while !self.is_valid(&state) {
+            let key = || self.key.clone();
+            if !state.is_current(self.reader.pass) {
+                return Err(Err(Box::new(SubmitError::Ended { key: key() })));
+            }
+            if state.places() == self.vacancy.places {
+                state.ledger().is_overfull = true;
+                let limit = self.registry.settings.max_promises;
+                let error = SubmitError::TooManyPromises { key: key(), limit };
+                return Err(Err(Box::new(error)));
+            }
+            drop(state);
+            if let Some(submitted) = self.repeat().transpose() {
+                return Err(submitted);
+            }
+            state = self.registry.state.lock();
+        }
+        Ok(state)
+    }
+
+    /// Repeats the look-up, because the list of promises has changed. Returns the promise if there is one now.
+    fn repeat(&mut self) -> Result<Option<Present>, Box<SubmitError>> {
         let registry = self.registry;
         match registry.look_up(self.reader, self.key, self.kind, self.purpose) {
             Ok(present) => Ok(Some(present)),
@@ -167,80 +213,51 @@ impl<'a> Reservation<'a> {
                 self.vacancy = vacancy;
                 Ok(None)
             }
-            Err(Missing::Refused(error)) => Err(*error),
+            Err(Missing::Refused(error)) => Err(error),
         }
     }
 
-    /// Whether the list of promises is that of the look-up. Fails if no promise may be added.
-    #[inline]
-    fn is_valid(&self, state: &mut State) -> Result<bool, SubmitError> {
-        let key = || self.key.clone();
-        if !state.is_current(self.reader.pass) {
-            return Err(SubmitError::Ended { key: key() });
-        }
-        let places = state.places();
-        if places != self.vacancy.places {
-            return Ok(false);
-        }
-        let limit = self.registry.settings.max_promises;
-        if places < limit {
-            return Ok(true);
-        }
-        state.ledger().is_overfull = true;
-        Err(SubmitError::TooManyPromises { key: key(), limit })
+    #[cold]
+    fn add_timed_out(&self, mut guard: MutexGuard<'_, State>) -> Present {
+        let demand = self.purpose.demand(guard.is_required_by(self.reader));
+        let place = self.insert(&mut guard, None, Started::No, demand);
+        guard.settle_new(place, Outcome::failed(Failure::TimedOut));
+        self.record(&mut guard, place)
     }
 
-    // The guard is the last argument, so that it is dropped before work that is not added.
-    fn add(self, work: Work, mut guard: MutexGuard<'_, State>) -> Present {
-        let Self {
-            registry,
-            reader,
-            purpose,
-            ..
-        } = self;
-        let state = &mut *guard;
-        let has_timed_out = state.phase == Phase::TimedOut;
-        let progress = match has_timed_out {
-            true => Progress::settled(Outcome::failed(Failure::TimedOut)),
-            false => Progress::new(work),
-        };
-        let is_eager = registry.settings.start == Start::Eager || state.is_settling;
-        let is_at_once = is_eager || purpose == Purpose::Wait;
-        let started = match is_at_once {
-            true => Started::No,
-            false => Started::Queued,
-        };
-        let is_required = state.is_required_by(reader);
-        let place = self.insert(state, progress, started, purpose.demand(is_required));
-        #[cfg(feature = "fragments")]
-        if reader.fragment.is_some() && purpose != Purpose::Wait && !has_timed_out {
-            state.note_wait(reader, place);
-        }
-        if !is_at_once && !has_timed_out {
-            return Present::Pending;
-        }
-        let this_pass = state.pass;
-        let Some(entry) = state.at(place) else {
-            unreachable!("the promise was added above");
-        };
-        let present = entry.record(purpose, place, reader.pass, this_pass, is_required);
-        if !has_timed_out {
-            registry.start(guard, place);
-        }
+    #[cold]
+    fn start(&self, mut guard: MutexGuard<'_, State>, place: usize) -> Present {
+        let present = self.record(&mut guard, place);
+        self.registry.start(guard, place);
         present
     }
 
-    /// Adds a promise with the reserved name, and returns its place.
+    /// Records the look-up at the promise that was added.
+    fn record(&self, state: &mut State, place: usize) -> Present {
+        let this_pass = state.pass;
+        let is_required = state.is_required_by(self.reader);
+        let Some(entry) = state.at(place) else {
+            unreachable!("the promise was just added");
+        };
+        entry.record(
+            self.purpose,
+            place,
+            self.reader.pass,
+            this_pass,
+            is_required,
+        )
+    }
+
+    /// Adds a promise with the reserved name, and returns its place. A promise without work is settled next.
     #[inline(always)]
     pub(super) fn insert(
         &self,
         state: &mut State,
-        progress: Progress,
+        work: Option<Work>,
         started: Started,
         demand: Demand,
     ) -> usize {
-        let key = self.key.clone();
-        let place = state.insert(key, self.kind, progress, started, demand, self.vacancy);
+        let place = state.insert(self.key, self.kind, work, started, demand, self.vacancy);
         #[cfg(feature = "operations")]
         if self.limits_itself {
             if let Some(entry) = state.at(place) {
