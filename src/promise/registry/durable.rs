@@ -3,7 +3,7 @@ use super::super::outcome::{Outcome, Work};
 use super::look_up::Present;
 use super::members::Members;
 use super::reservation::Reservation;
-use super::{Demand, Registry, Started};
+use super::{Demand, Registry};
 use std::time::Duration;
 use tower_promises_operations::durable::DurableRun;
 
@@ -71,7 +71,7 @@ impl Reservation<'_> {
             Ok(state) => state,
             Err(submitted) => return submitted,
         };
-        let place = self.insert(&mut state, None, Started::No, Demand::Met);
+        let place = self.insert(&mut state, None, Demand::Met);
         state.settle_new(place, outcome.clone());
         if let Some(entry) = state.at(place) {
             entry.meet(self.reader.pass);

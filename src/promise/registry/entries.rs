@@ -2,7 +2,7 @@ use super::super::Key;
 use super::super::observe::Advice;
 use super::super::outcome::{Kind, Progress, Work};
 use super::members::Members;
-use super::{Demand, Entry, Ledger, More, Started, State};
+use super::{Demand, Entry, Ledger, More, State};
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::BuildHasher;
 use std::iter;
@@ -101,15 +101,27 @@ impl Entries {
         &mut self.list[place..end]
     }
 
-    /// Finds the place of a name.
+    /// Finds the promise with a name, and its place.
     #[inline(always)]
-    pub(super) fn find(&mut self, key: &Key) -> Result<usize, Vacancy> {
-        let place = match self.list.get(self.next) {
-            Some(Some(entry)) if entry.key.is(key) => self.next,
-            _ => self.search(key)?,
+    pub(super) fn find(&mut self, key: &Key) -> Result<(usize, &mut Entry), Vacancy> {
+        let expected = self.next;
+        let place = match self.list.get(expected) {
+            Some(Some(entry)) if entry.key.is(key) => expected,
+            _ => match self.search(key) {
+                Ok(place) => place,
+                Err(hash) => {
+                    let places = self.places;
+                    return Err(Vacancy { places, hash });
+                }
+            },
         };
-        self.next = place + 1;
-        Ok(place)
+        match self.list.get_mut(place) {
+            Some(Some(entry)) => {
+                self.next = place + 1;
+                Ok((place, entry))
+            }
+            _ => unreachable!("a search finds no removed promise"),
+        }
     }
 
     /// Expects the first name next, because a new pass begins.
@@ -172,26 +184,26 @@ impl Entries {
         Some(entry)
     }
 
-    fn search(&self, key: &Key) -> Result<usize, Vacancy> {
+    /// Searches a name by its hash, which is returned if the name is missing.
+    fn search(&self, key: &Key) -> Result<usize, u32> {
         let hash = hash(key);
-        let vacancy = Vacancy {
-            places: self.places,
-            hash,
-        };
-        if self.filter & bit(hash) == 0 {
-            return Err(vacancy);
+        match self.filter & bit(hash) {
+            0 => Err(hash),
+            _ => self.locate(key, hash).ok_or(hash),
         }
+    }
+
+    fn locate(&self, key: &Key, hash: u32) -> Option<usize> {
         let is_it = |entry: &Option<Entry>| match entry {
             Some(entry) => entry.hash == hash && entry.key == *key,
             None => false,
         };
-        let place = if self.places <= MAX_LINEAR {
+        if self.places <= MAX_LINEAR {
             self.list[..self.places].iter().position(is_it)
         } else {
             let is_it = |&place: &usize| is_it(&self.list[place]);
             self.index.find(spread(hash), is_it).copied()
-        };
-        place.ok_or(vacancy)
+        }
     }
 }
 
@@ -224,9 +236,9 @@ impl State {
         ledger.map_or(0, |ledger| ledger.entries.places())
     }
 
-    /// Finds the place of the promise with this name, or returns the vacancy for it.
+    /// Finds the promise with this name, and its place, or returns the vacancy for it.
     #[inline]
-    pub(super) fn look_up(&mut self, key: &Key) -> Result<usize, Vacancy> {
+    pub(super) fn look_up(&mut self, key: &Key) -> Result<(usize, &mut Entry), Vacancy> {
         match &mut self.ledger {
             Some(ledger) => ledger.entries.find(key),
             None => Err(Vacancy::new(key)),
@@ -240,8 +252,7 @@ impl State {
     }
 
     pub(super) fn entry_mut(&mut self, key: &Key) -> Option<&mut Entry> {
-        let place = self.look_up(key).ok()?;
-        self.at(place)
+        Some(self.look_up(key).ok()?.1)
     }
 
     #[inline]
@@ -256,7 +267,6 @@ impl State {
         key: &Key,
         kind: Kind,
         work: Option<Work>,
-        started: Started,
         demand: Demand,
         vacancy: Vacancy,
     ) -> usize {
@@ -270,7 +280,7 @@ impl State {
                 hash: vacancy.hash,
                 kind,
                 progress: Progress::new(work),
-                started,
+                has_started: false,
                 demand,
                 waiters: 0,
                 #[cfg(feature = "operations")]

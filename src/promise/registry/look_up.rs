@@ -3,7 +3,7 @@ use super::super::error::{PromiseError, SubmitError};
 use super::super::outcome::{Kind, Outcome, Waiters};
 use super::super::waiters::wake;
 use super::entries::Vacancy;
-use super::{Demand, Entry, Reader, Registry, Started, State};
+use super::{Demand, Entry, Reader, Registry, State};
 use crate::sync::MutexGuard;
 use std::ptr::fn_addr_eq;
 use std::sync::Arc;
@@ -51,35 +51,71 @@ impl Registry {
     ) -> Result<Present, Missing> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
+        let vacancy = match state.look_up(key) {
+            Ok((place, entry)) => {
+                // Most look-ups that find a promise end here.
+                if let (Purpose::Read, Some(outcome)) = (purpose, entry.progress.outcome()) {
+                    if fn_addr_eq(kind, entry.kind) {
+                        let outcome = outcome.clone();
+                        entry.meet(reader.pass);
+                        return Ok(Present::Settled(outcome));
+                    }
+                }
+                return self.record(guard, place, reader, key, kind, purpose);
+            }
+            Err(vacancy) => vacancy,
+        };
+        if self.outer.is_none() && !state.has_ended() {
+            return Err(Missing::Nothing(vacancy));
+        }
+        self.look_up_outside(guard, vacancy, reader, key, kind, purpose)
+    }
+
+    /// Records a look-up that has found the promise at this place.
+    #[inline(never)]
+    fn record(
+        &self,
+        mut guard: MutexGuard<'_, State>,
+        place: usize,
+        reader: Reader,
+        key: &Key,
+        kind: Kind,
+        purpose: Purpose,
+    ) -> Result<Present, Missing> {
+        let state = &mut *guard;
         if purpose == Purpose::Submit && !state.is_current(reader.pass) {
             return Err(SubmitError::Ended { key: key.clone() }.into());
         }
         let this_pass = state.pass;
         let is_required = state.is_required_by(reader);
-        let vacancy = match state.look_up(key) {
-            Ok(place) => {
-                let Some(entry) = state.at(place) else {
-                    unreachable!("a look-up finds no removed promise");
-                };
-                purpose.check(key, kind, entry.kind, entry.is_settled())?;
-                let present = entry.record(purpose, place, reader.pass, this_pass, is_required);
-                match &present {
-                    Present::Awaited(_) if entry.started != Started::Yes => {
-                        self.start(guard, place);
-                    }
-                    #[cfg(feature = "fragments")]
-                    Present::Pending if reader.fragment.is_some() => state.note_wait(reader, place),
-                    _ => {}
-                }
-                return Ok(present);
-            }
-            Err(vacancy) => vacancy,
+        let Some(entry) = state.at(place) else {
+            unreachable!("a look-up finds no removed promise");
         };
-        if state.has_ended() {
-            return Err(SubmitError::Ended { key: key.clone() }.into());
+        purpose.check(key, kind, entry.kind, entry.is_settled())?;
+        let present = entry.record(purpose, place, reader.pass, this_pass, is_required);
+        match &present {
+            Present::Awaited(_) if !entry.has_started => self.start(guard, place),
+            #[cfg(feature = "fragments")]
+            Present::Pending if reader.fragment.is_some() => state.note_wait(reader, place),
+            _ => {}
         }
-        if self.outer.is_none() {
-            return Err(Missing::Nothing(vacancy));
+        Ok(present)
+    }
+
+    /// Looks up the promise in the outer request.
+    #[cold]
+    fn look_up_outside(
+        &self,
+        mut guard: MutexGuard<'_, State>,
+        vacancy: Vacancy,
+        reader: Reader,
+        key: &Key,
+        kind: Kind,
+        purpose: Purpose,
+    ) -> Result<Present, Missing> {
+        let state = &mut *guard;
+        if state.has_ended() || purpose == Purpose::Submit && !state.is_current(reader.pass) {
+            return Err(SubmitError::Ended { key: key.clone() }.into());
         }
         let outer = self.outer_outcome(state, key);
         // The outer promise may have been removed meanwhile. Then its value, which is user code, is dropped with
@@ -122,7 +158,7 @@ impl Registry {
             return;
         }
         if let Some(entry) = state.at(place) {
-            entry.started = Started::Yes;
+            entry.has_started = true;
         }
         state.ledger().more().starting.push(place);
         let driver = state.driver.take();

@@ -177,7 +177,8 @@ struct Entry {
     /// The type of the value.
     kind: Kind,
     progress: Progress,
-    started: Started,
+    /// The response future has started the promise, or starts it at once.
+    has_started: bool,
     demand: Demand,
     /// The number of futures that are awaiting the promise.
     waiters: u32,
@@ -185,17 +186,6 @@ struct Entry {
     #[cfg(feature = "operations")]
     limits_itself: bool,
     advice: Advice,
-}
-
-/// Whether a promise has started.
-#[derive(Clone, Copy, PartialEq)]
-enum Started {
-    /// No.
-    No,
-    /// No: it starts when the pass ends.
-    Queued,
-    /// The response future has started it, or starts it at once.
-    Yes,
 }
 
 /// Whether a promise requires another pass.
@@ -277,9 +267,8 @@ impl Registry {
             let mut state = registry.state.lock();
             state.pass = if settled.is_empty() { 1 } else { 2 };
             for (key, kind, outcome) in settled {
-                let (started, demand) = (Started::No, Demand::Met);
                 let vacancy = Vacancy::new(&key);
-                let place = state.insert(&key, kind, None, started, demand, vacancy);
+                let place = state.insert(&key, kind, None, Demand::Met, vacancy);
                 state.settle_new(place, outcome);
             }
         }

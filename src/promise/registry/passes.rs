@@ -3,7 +3,7 @@ use super::super::error::Failure;
 use super::super::outcome::Outcome;
 use super::members::Members;
 use super::withdraw::run;
-use super::{Aftermath, Demand, Phase, Registry, RequestBodyState, Started, State, Verdict};
+use super::{Aftermath, Demand, Phase, Registry, RequestBodyState, State, Verdict};
 use std::mem;
 use std::task::Waker;
 
@@ -89,8 +89,8 @@ impl Registry {
             ledger.queued_from += group.len();
             for (number, entry) in group.iter_mut().enumerate() {
                 match entry {
-                    Some(it) if it.started == Started::Queued && !it.is_settled() => {
-                        it.started = Started::Yes;
+                    Some(it) if !it.has_started && !it.is_settled() => {
+                        it.has_started = true;
                         starting.members.insert(number);
                     }
                     _ => {}

@@ -3,7 +3,7 @@ use super::super::outcome::{Outcome, Taken, Waiters, Work};
 use super::super::waiters::wake;
 use super::super::{Key, observe};
 use super::members::{Members, Round};
-use super::{Demand, Entry, Registry, Started, State};
+use super::{Demand, Entry, Registry, State};
 use crate::panic;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
@@ -201,7 +201,7 @@ impl State {
         let entry = self.at(place)?;
         let mut aftermath = entry.settle(Outcome::failed(Failure::Cancelled)).ok()?;
         entry.demand = Demand::Met;
-        if entry.started == Started::Yes {
+        if entry.has_started {
             self.ledger().has_gap = true;
             aftermath.driver = self.driver.take();
         }

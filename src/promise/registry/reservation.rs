@@ -3,7 +3,7 @@ use super::super::outcome::{Kind, Outcome, Type, Work};
 use super::super::{Key, Start};
 use super::entries::Vacancy;
 use super::look_up::{Missing, Present, Purpose};
-use super::{Demand, Phase, Reader, Registry, RequestBodyState, Started, State};
+use super::{Demand, Phase, Reader, Registry, RequestBodyState, State};
 use crate::body::RequestBody;
 use crate::sync::MutexGuard;
 use futures_util::FutureExt;
@@ -110,22 +110,17 @@ impl<'a> Reservation<'a> {
         if state.phase == Phase::TimedOut {
             return Ok(self.add_timed_out(guard));
         }
-        let is_eager = self.registry.settings.start == Start::Eager || state.is_settling;
-        let is_at_once = is_eager || self.purpose == Purpose::Wait;
-        let started = match is_at_once {
-            true => Started::No,
-            false => Started::Queued,
-        };
         let demand = self.purpose.demand(state.is_required_by(self.reader));
-        let place = self.insert(state, Some(work), started, demand);
+        let place = self.insert(state, Some(work), demand);
         #[cfg(feature = "fragments")]
         if self.reader.fragment.is_some() && self.purpose != Purpose::Wait {
             state.note_wait(self.reader, place);
         }
-        match is_at_once {
-            true => Ok(self.start(guard, place)),
-            false => Ok(Present::Pending),
+        let is_eager = self.registry.settings.start == Start::Eager;
+        if is_eager || state.is_settling || self.purpose == Purpose::Wait {
+            return Ok(self.start(guard, place));
         }
+        Ok(Present::Pending)
     }
 
     fn submit_body(
@@ -220,7 +215,7 @@ impl<'a> Reservation<'a> {
     #[cold]
     fn add_timed_out(&self, mut guard: MutexGuard<'_, State>) -> Present {
         let demand = self.purpose.demand(guard.is_required_by(self.reader));
-        let place = self.insert(&mut guard, None, Started::No, demand);
+        let place = self.insert(&mut guard, None, demand);
         guard.settle_new(place, Outcome::failed(Failure::TimedOut));
         self.record(&mut guard, place)
     }
@@ -254,10 +249,9 @@ impl<'a> Reservation<'a> {
         &self,
         state: &mut State,
         work: Option<Work>,
-        started: Started,
         demand: Demand,
     ) -> usize {
-        let place = state.insert(self.key, self.kind, work, started, demand, self.vacancy);
+        let place = state.insert(self.key, self.kind, work, demand, self.vacancy);
         #[cfg(feature = "operations")]
         if self.limits_itself {
             if let Some(entry) = state.at(place) {

@@ -8,7 +8,7 @@ impl Registry {
     pub(in crate::promise) fn cancel(&self, key: &Key) -> bool {
         let aftermath = {
             let mut state = self.state.lock();
-            let Ok(place) = state.look_up(key) else {
+            let Ok((place, _)) = state.look_up(key) else {
                 return false;
             };
             state.cancel(place)
@@ -30,13 +30,14 @@ impl Registry {
         let aftermath = {
             let mut guard = self.state.lock();
             let state = &mut *guard;
-            match state.look_up(key) {
-                Ok(place) if state.at(place).is_some_and(|entry| condition(entry)) => {
+            let found = state.look_up(key);
+            match found.map(|(place, entry)| (place, condition(entry))) {
+                Ok((place, true)) => {
                     let aftermath = state.cancel(place);
                     _entry = state.remove(place);
                     aftermath
                 }
-                Ok(_) => return false,
+                Ok((_, false)) => return false,
                 Err(_) if state.has_ended() => return false,
                 Err(_) => {
                     _outer = self.outer_outcome(state, key);
