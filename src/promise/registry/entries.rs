@@ -1,9 +1,10 @@
 use super::super::Key;
 use super::super::observe::Advice;
 use super::super::outcome::{Kind, Progress, Work};
+use super::index::Index;
 use super::members::Members;
 use super::{Demand, Entry, Ledger, More, State};
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::DefaultHashBuilder;
 use std::hash::BuildHasher;
 use std::iter;
 use std::sync::LazyLock;
@@ -13,6 +14,9 @@ const MAX_LINEAR: usize = 16;
 
 /// The list has room for this many promises from the start, which takes less than 1 KiB.
 const ROOM: usize = 10;
+
+/// The largest number of places for which there is room.
+const MAX_ROOM: usize = 32;
 
 /// The hasher of all requests, with a seed that clients do not know. A seed for each request costs about 300
 /// instructions.
@@ -26,7 +30,7 @@ pub(super) struct Entries {
     /// The number of promises so far, including removed promises.
     places: usize,
     /// The places of the names in the list. Empty while there are at most [`MAX_LINEAR`] places.
-    index: HashTable<usize>,
+    index: Index,
     /// A bit for the hash of each name. A name whose bit is missing is missing.
     filter: u64,
     /// The place to check first: handlers request the same names in the same order in each pass.
@@ -56,7 +60,7 @@ impl Default for Entries {
         Self {
             list: iter::repeat_with(|| None).take(ROOM).collect(),
             places: 0,
-            index: HashTable::new(),
+            index: Index::default(),
             filter: 0,
             next: 0,
         }
@@ -147,62 +151,66 @@ impl Entries {
         // The next name is most likely missing, too.
         self.next = place + 1;
         if place >= MAX_LINEAR {
-            self.add_to_index(place);
+            self.add_to_index(place, hash);
         }
     }
 
-    /// Triples the list: copying all promises costs more than room that is not used.
+    /// Makes room for a few more entries. Four times the memory is reserved: copying all promises costs more than memory
+    /// that is not used.
     #[cold]
     fn grow(&mut self) {
-        let room = 3 * self.list.len();
-        self.list.reserve_exact(room - self.list.len());
-        self.list.resize_with(room, || None);
+        if self.places == self.list.capacity() {
+            self.list.reserve_exact(3 * self.places);
+        }
+        let room = (self.list.capacity() - self.places).min(MAX_ROOM);
+        self.list.extend(iter::repeat_with(|| None).take(room));
     }
 
-    #[inline(never)]
-    fn add_to_index(&mut self, place: usize) {
-        let first = if place == MAX_LINEAR { 0 } else { place };
-        let hash_of = |&place: &usize| self.list[place].as_ref().map_or(0, |it| spread(it.hash));
-        if self.index.len() == self.index.capacity() {
-            self.index.reserve(3 * place, hash_of);
+    fn add_to_index(&mut self, place: usize, hash: u32) {
+        match self.index.has_room(place + 1) {
+            true => self.index.insert(hash, place, |it| self.list[it].is_none()),
+            false => self.make_index(place + 1),
         }
-        for (place, entry) in self.list[..=place].iter().enumerate().skip(first) {
+    }
+
+    /// Makes an index of this many places, with room for more.
+    #[cold]
+    fn make_index(&mut self, places: usize) {
+        self.index = Index::with_room(places);
+        for (place, entry) in self.list[..places].iter().enumerate() {
             if let Some(entry) = entry {
-                self.index.insert_unique(spread(entry.hash), place, hash_of);
+                self.index.insert(entry.hash, place, |_| false);
             }
         }
     }
 
     /// Removes an entry. Its place in the list remains.
     fn remove(&mut self, place: usize) -> Option<Entry> {
-        let entry = self.list.get_mut(place)?.take()?;
-        // A name that is removed and added repeatedly must not make each of its look-ups slower.
-        let hash = spread(entry.hash);
-        if let Ok(indexed) = self.index.find_entry(hash, |&other| other == place) {
-            indexed.remove();
-        }
-        Some(entry)
+        self.list.get_mut(place)?.take()
     }
 
     /// Searches a name by its hash, which is returned if the name is missing.
     fn search(&self, key: &Key) -> Result<usize, u32> {
         let hash = hash(key);
-        match self.filter & bit(hash) {
-            0 => Err(hash),
-            _ => self.locate(key, hash).ok_or(hash),
+        let may_be_there = match self.places > MAX_LINEAR {
+            true => self.index.may_have(hash),
+            false => self.filter & bit(hash) != 0,
+        };
+        match may_be_there {
+            true => self.locate(key, hash).ok_or(hash),
+            false => Err(hash),
         }
     }
 
+    #[inline(never)]
     fn locate(&self, key: &Key, hash: u32) -> Option<usize> {
         let is_it = |entry: &Option<Entry>| match entry {
             Some(entry) => entry.hash == hash && entry.key == *key,
             None => false,
         };
-        if self.places <= MAX_LINEAR {
-            self.list[..self.places].iter().position(is_it)
-        } else {
-            let is_it = |&place: &usize| is_it(&self.list[place]);
-            self.index.find(spread(hash), is_it).copied()
+        match self.places > MAX_LINEAR {
+            true => self.index.find(hash, |place| is_it(&self.list[place])),
+            false => self.list[..self.places].iter().position(is_it),
         }
     }
 }
@@ -220,11 +228,6 @@ fn hash(key: &Key) -> u32 {
 /// The bit of a hash in the filter.
 fn bit(hash: u32) -> u64 {
     1 << (hash % u64::BITS)
-}
-
-/// A hash with entropy in its upper bits, too, as the table expects.
-fn spread(hash: u32) -> u64 {
-    u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 /// The entries of a request that may have none.

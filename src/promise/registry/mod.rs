@@ -5,6 +5,7 @@ mod durable;
 mod entries;
 #[cfg(feature = "fragments")]
 mod fragments;
+mod index;
 mod look_up;
 mod members;
 mod passes;
