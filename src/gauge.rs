@@ -96,7 +96,8 @@ impl Gauge {
             gauge.increment(NoticedOne(&is_shown));
             is_shown.get() || size_of_val(recorder) > 0
         });
-        is_recorded.then_some(Self { value: 1, name })
+        // Not `then_some`, which would create the value in any case, and drop it.
+        is_recorded.then(|| Self { value: 1, name })
     }
 
     /// Sets the value. The caller may hold a lock, so the caller shows the difference later.

@@ -283,7 +283,9 @@ fn ended((counter, histogram): &'static (Key, Key), duration: Duration) {
 
 fn counted((counter, _): &'static (Key, Key), count: u64) {
     metrics::with_recorder(|recorder| {
-        recorder.register_counter(counter, &METADATA).increment(count);
+        recorder
+            .register_counter(counter, &METADATA)
+            .increment(count);
     });
 }
 

@@ -299,8 +299,11 @@ impl SubmitError {
     }
 
     /// The error for a caller that wants the value.
-    // Boxed until here, because results that are passed on are larger otherwise.
     #[cold]
+    #[expect(
+        clippy::boxed_local,
+        reason = "the error is boxed until here, because results with it are larger otherwise"
+    )]
     pub(super) fn into_promise_error(self: Box<Self>) -> PromiseError {
         match *self {
             Self::Ended { key } => PromiseError::Ended { key },

@@ -85,16 +85,17 @@ where
     pub(super) fn new(
         mut service: S,
         settings: Arc<Settings<H>>,
-        registry: registry::Settings,
         request: Request<B>,
+        adjust: impl FnOnce(&mut registry::Settings),
     ) -> Self {
-        let observed = ObservedRequest::new(settings.wants_timings(request.extensions()));
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        let observed = ObservedRequest::new(settings.wants_timings(&parts.extensions));
+        let mut registry = settings.registry();
+        adjust(&mut registry);
         let body = settings.wrap_body(body);
-        let mut request = Request::from_parts(parts, body.for_pass());
-        let promises = Promises::open(registry, request.extensions(), body.to_detach());
-        let original = Original::of(&request, body);
-        request.extensions_mut().insert(promises.clone());
+        let promises = Promises::open(registry, &parts.extensions, body.to_detach());
+        let original = Original::of(&parts, body);
+        parts.extensions.insert(promises.clone());
         // Created before the service is called, so that the request also ends if the call panics.
         let mut session = Session {
             promises: Some(promises),
@@ -102,7 +103,7 @@ where
         };
         let future = {
             let _scope = current::lend(&mut session.promises);
-            service.call(request)
+            service.call(Request::from_parts(parts, original.body.for_pass()))
         };
         Self {
             state: State::Calling { future },
@@ -215,7 +216,7 @@ where
     /// Ends a pass. Returns the outcome if the request ends with it; otherwise drops it.
     fn end_pass(
         mut self: Pin<&mut Self>,
-        outcome: Result<Response<R>, S::Error>,
+        mut outcome: Result<Response<R>, S::Error>,
     ) -> Option<Result<Response<R>, S::Error>> {
         let mut this = self.as_mut().project();
         let promises = this.session.promises();
@@ -232,7 +233,8 @@ where
         }
         if verdict == Verdict::Nothing {
             this.session.has_ended = true;
-            return Some(self.release(outcome));
+            self.release(&mut outcome);
+            return Some(outcome);
         }
         let rejection = match verdict {
             Verdict::Overfull => Some(Rejection::TooManyPromises {
@@ -368,7 +370,7 @@ where
     /// Ends the request with the outcome of its last pass.
     fn finish(
         mut self: Pin<&mut Self>,
-        outcome: Result<Response<R>, S::Error>,
+        mut outcome: Result<Response<R>, S::Error>,
     ) -> Result<Response<R>, S::Error> {
         let mut this = self.as_mut().project();
         this.state.set(State::Done);
@@ -381,26 +383,24 @@ where
         }
         this.running.clear();
         this.session.end(true);
-        self.release(outcome)
+        self.release(&mut outcome);
+        outcome
     }
 
     /// Releases all resources after the promises have ended.
-    fn release(
-        self: Pin<&mut Self>,
-        mut outcome: Result<Response<R>, S::Error>,
-    ) -> Result<Response<R>, S::Error> {
+    #[inline(always)]
+    fn release(self: Pin<&mut Self>, outcome: &mut Result<Response<R>, S::Error>) {
         let mut this = self.project();
         this.state.set(State::Done);
         // A response may continue to read the body, of which nothing is kept any more.
         this.original.body.release();
-        match &mut outcome {
+        match outcome {
             Ok(response) => {
                 this.observed.end(PassOutcome::Published);
                 this.observed.annotate(response);
             }
             Err(_) => this.observed.end(PassOutcome::Failed),
         }
-        outcome
     }
 }
 

@@ -1,5 +1,6 @@
 use super::Promises;
 use crate::body::ReplayBody;
+use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version};
 use std::mem;
 
@@ -16,18 +17,18 @@ pub(super) struct Original<B> {
 }
 
 impl<B> Original<B> {
-    /// Copies the head of `request` and adds `body`.
-    pub(super) fn of<T>(request: &Request<T>, body: ReplayBody<B>) -> Self {
-        let mut headers = Vec::with_capacity(request.headers().len());
-        for (name, value) in request.headers() {
+    /// Copies the head of a request and adds `body`.
+    pub(super) fn of(head: &Parts, body: ReplayBody<B>) -> Self {
+        let mut headers = Vec::with_capacity(head.headers.len());
+        for (name, value) in &head.headers {
             headers.push((name.clone(), value.clone()));
         }
         Self {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            version: request.version(),
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            version: head.version,
             headers,
-            extensions: request.extensions().clone(),
+            extensions: head.extensions.clone(),
             body,
         }
     }

@@ -171,7 +171,8 @@ impl Future for Group {
 
 impl Group {
     fn poll_promises(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.registry.poll(&mut self.members, &mut self.observed, cx);
+        self.registry
+            .poll(&mut self.members, &mut self.observed, cx);
         self.observed.count(self.members.len());
         if self.members.is_empty() {
             return Poll::Ready(());

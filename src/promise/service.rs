@@ -49,15 +49,11 @@ impl<S, H> PromiseService<S, H> {
         B: Body + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let mut settings = self.settings.registry();
-        *settings.fragments = Some(Arc::clone(fragments));
-        settings.may_stream = may_stream;
-        PromiseFuture::new(
-            self.take_ready(),
-            Arc::clone(&self.settings),
-            settings,
-            request,
-        )
+        let settings = Arc::clone(&self.settings);
+        PromiseFuture::new(self.take_ready(), settings, request, |settings| {
+            *settings.fragments = Some(Arc::clone(fragments));
+            settings.may_stream = may_stream;
+        })
     }
 
     /// Gets a reference to the inner service.
@@ -92,12 +88,8 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        PromiseFuture::new(
-            self.take_ready(),
-            Arc::clone(&self.settings),
-            self.settings.registry(),
-            request,
-        )
+        let settings = Arc::clone(&self.settings);
+        PromiseFuture::new(self.take_ready(), settings, request, |_| {})
     }
 }
 

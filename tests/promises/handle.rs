@@ -483,6 +483,31 @@ fn the_last_of_two_results_with_the_same_name_counts() {
 }
 
 #[test]
+fn names_are_found_among_many_in_any_order() {
+    for count in [1, 16, 17, 128, 129, 600_usize] {
+        let promises = Promises::with_results(PromiseResults::new());
+        let names: Vec<_> = (0..count).map(|number| number.to_string()).collect();
+        for name in &names {
+            promises.submit(name.clone(), async { 7 }).unwrap();
+        }
+        for _ in 0..300 {
+            assert!(promises.reset("0"));
+            promises.submit("0", async { 8 }).unwrap();
+        }
+        for name in names.iter().rev() {
+            let error = promises.result::<i32>(name.clone()).unwrap_err();
+            assert!(error.is_pending(), "{name} of {count}: {error:?}");
+        }
+        let error = promises.result::<i32>("x").unwrap_err();
+        assert!(
+            matches!(error, PromiseError::NotSubmitted { .. }),
+            "{error:?}"
+        );
+        assert_eq!(promises.keys().len(), count);
+    }
+}
+
+#[test]
 fn every_method_accepts_a_typed_key() {
     const ANSWER: PromiseKey<u32> = PromiseKey::new("answer");
     let other = PromiseKey::<String>::named(String::from("other"));

@@ -6,12 +6,12 @@ use super::observation::spans_are_wanted;
 #[cfg(feature = "tracing")]
 use super::spans::Spans;
 
+use crate::promise::Key;
 #[cfg(feature = "metrics")]
 use crate::{
     gauge::{self, Gauge},
     metrics,
 };
-use crate::promise::Key;
 use http::Response;
 use std::mem;
 

@@ -37,7 +37,10 @@ impl Registry {
     }
 
     /// Moves the promises to which the timeout of promises does not apply out of their group.
-    pub(in crate::promise) fn split_off_limiting_themselves(&self, members: &mut Members) -> Members {
+    pub(in crate::promise) fn split_off_limiting_themselves(
+        &self,
+        members: &mut Members,
+    ) -> Members {
         let mut split = Members::default();
         let mut state = self.state.lock();
         for number in members.numbers() {

@@ -79,8 +79,9 @@ impl Registry {
         };
         starting.has_gap = mem::take(&mut ledger.has_gap);
         if let Some(more) = &mut ledger.more {
-            let fits = |place: &&usize| starting.members.add(**place);
-            let count = more.starting.iter().take_while(fits).count();
+            let mut is_removed = |place: usize| ledger.entries.at(place).is_none();
+            let mut fits = |place: usize| is_removed(place) || starting.members.add(place);
+            let count = more.starting.iter().take_while(|it| fits(**it)).count();
             more.starting.drain(..count);
         }
         if state.is_settling && starting.members.is_empty() {

@@ -75,7 +75,7 @@ impl Registry {
         cx: &mut Context<'_>,
     ) {
         let mut state = self.state.lock();
-        while let Some(number) = round.next() {
+        for number in round {
             let place = members.place(number);
             let aftermath = match state.take(place) {
                 Taken::Work(mut work) => {

@@ -157,7 +157,9 @@ impl<'a> Reservation<'a> {
     /// Locks the state for adding the promise. Otherwise returns the result of the submission: an error, or a promise
     /// that was added after the look-up.
     #[inline(always)]
-    pub(super) fn lock(&mut self) -> Result<MutexGuard<'a, State>, Result<Present, Box<SubmitError>>> {
+    pub(super) fn lock(
+        &mut self,
+    ) -> Result<MutexGuard<'a, State>, Result<Present, Box<SubmitError>>> {
         let state = self.registry.state.lock();
         match self.is_valid(&state) {
             true => Ok(state),
@@ -245,12 +247,7 @@ impl<'a> Reservation<'a> {
 
     /// Adds a promise with the reserved name, and returns its place. A promise without work is settled next.
     #[inline(always)]
-    pub(super) fn insert(
-        &self,
-        state: &mut State,
-        work: Option<Work>,
-        demand: Demand,
-    ) -> usize {
+    pub(super) fn insert(&self, state: &mut State, work: Option<Work>, demand: Demand) -> usize {
         let place = state.insert(self.key, self.kind, work, demand, self.vacancy);
         #[cfg(feature = "operations")]
         if self.limits_itself {
