@@ -8,20 +8,28 @@
 //! - *limited submit*, *limited/s*: the same for tasks of one key, of which 8 run at once and all others wait.
 //! - *page*: the first page of 50 waiting tasks.
 //! - *failed*: all pages of failed tasks, of which there are none. The time grows with the stored tasks.
+//! - *overview*: the first view of `TasksPage`, which counts at most 10,000 tasks, for at most two seconds.
 //!
-//! `-- SQLite` measures one backend only. NATS needs `nats-server` and is left out if that is not installed.
+//! `-- SQLite` measures one backend only. NATS and PostgreSQL need their servers and are left out if those are not
+//! installed. The environment variable `TASKS` sets another number than [`MANY`].
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use axum::body::Body;
+use axum::http::Request;
 use benches::{has_nats, head, median, per_second, row, warn_of_debug_build};
 use futures_util::StreamExt;
 use futures_util::stream;
+use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
+use tower::ServiceExt;
 use tower_promises::backend::Backend;
 use tower_promises::backend::memory::{MemoryBus, MemoryQueue, MemoryStore};
 use tower_promises::tasks::{
-    Task, TaskContext, TaskFailure, TaskFilter, TaskLimit, TaskQueueOptions, TaskState, Tasks,
+    Principal, Task, TaskContext, TaskFailure, TaskFilter, TaskLimit, TaskQueueOptions, TaskState,
+    Tasks, TasksPage,
 };
+use tower_promises_postgres::PostgresDatabase;
 use tower_promises_sqlite::SqliteDatabase;
 
 const FEW: usize = 100;
@@ -33,7 +41,7 @@ const AT_ONCE: usize = 16;
 /// The number of measurements of each kind.
 const ROUNDS: usize = 400;
 
-const COLUMNS: [&str; 7] = [
+const COLUMNS: [&str; 8] = [
     "backend, waiting",
     "submit p50, ms",
     "tasks/s",
@@ -41,6 +49,7 @@ const COLUMNS: [&str; 7] = [
     "limited/s",
     "page p50, ms",
     "failed, ms",
+    "overview p50, ms",
 ];
 
 #[derive(Serialize, Deserialize)]
@@ -98,7 +107,8 @@ async fn measure(name: &str, backend: Backend) {
     }
     let tasks = tasks(backend);
     let mut waiting = 0;
-    for wanted in [FEW, MANY] {
+    let many = std::env::var("TASKS").map_or(MANY, |many| many.parse().unwrap());
+    for wanted in [FEW, many] {
         let more = wanted - waiting;
         eprintln!("{name}: submitting {more} tasks twice …");
         submit(&tasks, "waiting", more, || Plain).await;
@@ -146,6 +156,15 @@ async fn measure(name: &str, backend: Backend) {
         let start = Instant::now();
         assert_eq!(all(&tasks, failed).await, 0);
         let failed = start.elapsed().as_secs_f64() * 1e3;
+        let page = TasksPage::new(tasks.clone(), |_| Some(Principal::new("root")))
+            .count_interval(Duration::ZERO);
+        let overviews = median(5, || async {
+            let request = Request::new(Body::empty());
+            let response = page.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), 200);
+            drop(response.into_body().collect().await.unwrap());
+        });
+        let overviews = overviews.await;
         let cells = [
             format!("{name}, {wanted}"),
             format!("{submits:.3}"),
@@ -154,6 +173,7 @@ async fn measure(name: &str, backend: Backend) {
             format!("{admitted:.0}"),
             format!("{pages:.2}"),
             format!("{failed:.0}"),
+            format!("{overviews:.0}"),
         ];
         row(&cells, COLUMNS.len());
     }
@@ -195,6 +215,15 @@ async fn compare() {
     let sqlite = SqliteDatabase::builder(directory.path().join("bench.db"));
     let sqlite = sqlite.max_envelopes(1_000_000).open().await;
     measure("SQLite", sqlite.unwrap().backend()).await;
+
+    if test_support::postgres::is_installed() {
+        let server = test_support::postgres::Server::with(&[]).await;
+        let database = PostgresDatabase::builder().max_envelopes(1_000_000);
+        let database = database.connect(&server.url()).await.unwrap();
+        measure("PostgreSQL", database.backend()).await;
+    } else {
+        row(&["PostgreSQL is not installed".to_owned()], COLUMNS.len());
+    }
 
     if has_nats() {
         let server = test_support::nats::Server::start().await;
