@@ -245,6 +245,7 @@ mod routes;
 mod runner;
 mod service;
 mod settings;
+mod turns;
 mod types;
 
 #[cfg(feature = "axum")]

@@ -8,39 +8,15 @@ use super::instance::Instance;
 use super::observe;
 use super::record::Key;
 use super::records::{END_QUEUE, recheck};
-use std::collections::HashMap;
 use std::future::pending;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, sleep};
 use tower_promises_backend::kit::backoff::Backoff;
-use tower_promises_backend::kit::sync::lock;
 use tower_promises_backend::{Delivery, Outcome, WorkOptions};
 
 /// The longest pause between two checks of a durable operation.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
-
-/// The calls of the application that this process makes now, one at a time for an operation. The process that ends an
-/// operation and the request that cancels it tell the end at the same time.
-#[derive(Debug, Default)]
-pub(super) struct Turns {
-    turns: Mutex<HashMap<Key, Weak<tokio::sync::Mutex<()>>>>,
-}
-
-impl Turns {
-    /// Waits until no other call for this operation is made.
-    pub(super) async fn wait(&self, key: &Key) -> OwnedMutexGuard<()> {
-        let turn = {
-            let mut turns = lock(&self.turns);
-            turns.retain(|_, turn| turn.strong_count() > 0);
-            let turn = turns.get(key).and_then(Weak::upgrade).unwrap_or_default();
-            turns.insert(key.clone(), Arc::downgrade(&turn));
-            turn
-        };
-        turn.lock_owned().await
-    }
-}
 
 /// Starts the worker, unless it runs already or the application is not told of ends. Needs a runtime.
 pub(super) fn listen(instance: &Arc<Instance>) {
