@@ -44,7 +44,8 @@ async fn http_1_sends_the_page_before_its_fragments() {
         !head.contains("content-length") && head.contains("set-cookie: seen=1"),
         "{head}"
     );
-    assert!(!text.contains("42"));
+    // With the sign, because the time in the head may have the number.
+    assert!(!text.contains("42 €"));
     gate.open();
     let mut rest = String::new();
     soon(stream.read_to_string(&mut rest)).await.unwrap();
