@@ -62,8 +62,12 @@ pub(crate) async fn open(directory: &TempDir) -> Result<(Database, Backend), Box
     for table in TABLES {
         let create = AssertSqlSafe(format!("CREATE TABLE IF NOT EXISTS {table}"));
         match &database {
-            Database::Sqlite(pool) => drop(sqlx::query(create).execute(pool).await?),
-            Database::Postgres(pool) => drop(sqlx::query(create).execute(pool).await?),
+            Database::Sqlite(pool) => {
+                sqlx::query(create).execute(pool).await?;
+            }
+            Database::Postgres(pool) => {
+                sqlx::query(create).execute(pool).await?;
+            }
         }
     }
     Ok((database, backend))
@@ -87,22 +91,18 @@ impl Database {
         ));
         match self {
             Self::Sqlite(pool) => {
-                drop(
-                    sqlx::query(insert)
-                        .bind(item)
-                        .bind(task)
-                        .execute(pool)
-                        .await?,
-                );
+                sqlx::query(insert)
+                    .bind(item)
+                    .bind(task)
+                    .execute(pool)
+                    .await?;
             }
             Self::Postgres(pool) => {
-                drop(
-                    sqlx::query(insert)
-                        .bind(item)
-                        .bind(task)
-                        .execute(pool)
-                        .await?,
-                );
+                sqlx::query(insert)
+                    .bind(item)
+                    .bind(task)
+                    .execute(pool)
+                    .await?;
             }
         }
         Ok(())
@@ -142,11 +142,11 @@ impl Transaction {
         match self {
             Self::Sqlite(transaction) => {
                 let insert = sqlx::query(insert).bind(item).bind(pass);
-                drop(insert.execute(&mut **transaction).await?);
+                insert.execute(&mut **transaction).await?;
             }
             Self::Postgres(transaction) => {
                 let insert = sqlx::query(insert).bind(item).bind(pass);
-                drop(insert.execute(&mut **transaction).await?);
+                insert.execute(&mut **transaction).await?;
             }
         }
         Ok(())
