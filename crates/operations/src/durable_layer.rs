@@ -12,8 +12,9 @@ impl OperationLayer {
     /// See [`durable`](super::durable).
     ///
     /// A durable request is an operation whatever [`escalate`](Self::escalate) says. `HEAD`, `OPTIONS`, `TRACE`,
-    /// `CONNECT` and upgrades never are, and the closure is not called for them. A closure that looks only at the path
-    /// also takes `GET` requests: name the method.
+    /// `CONNECT` and web sockets never are, and the closure is not called for them. A closure that looks only at the path
+    /// also takes `GET` requests: name the method. Routers call the handler of `GET` for `HEAD` too, so a durable `GET`
+    /// should have no effects.
     ///
     /// A durable request runs where [`Operations::work`](super::Operations::work) takes it up, and goes on if its client
     /// disconnects. If the store or the queue does not answer, it is refused with 503.

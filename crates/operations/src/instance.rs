@@ -9,7 +9,7 @@ use super::mount::Mount;
 use super::observe;
 use super::open;
 use super::record::{Failure, Key, OperationStatus, RECORD_BYTES, Record};
-use super::records::{Changed, Records, Tombstone};
+use super::records::{Changed, Records, Tombstone, recheck};
 use super::settings::Settings;
 use super::turns::Turns;
 use super::types::Types;
@@ -275,7 +275,7 @@ impl Instance {
         if !record.untold || !record.status.is_terminal() {
             return Ok(());
         }
-        on_end(record).await?;
+        timeout(recheck(self.settings.lease), on_end(record)).await??;
         // The document of the operation does not show this change, so its version stays.
         let told = |record: &mut Record| std::mem::take(&mut record.untold);
         self.records.change(key, told).await?;

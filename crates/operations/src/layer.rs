@@ -179,7 +179,8 @@ impl OperationLayer {
     /// It is called at least once for each operation, after the end is recorded. If it fails, or the process dies before
     /// it has succeeded, it is called again after two [leases](Self::lease), at least 15 seconds, by any process that
     /// shares the backend, until the operation [expires](Self::retention). A process takes part from its first request
-    /// on. A client cannot remove an operation before the function has succeeded: the removal is answered with 503.
+    /// on. A call that takes longer than that has failed, and its future is dropped. A client cannot remove an operation
+    /// before the function has succeeded: the removal is answered with 503.
     ///
     /// Requests that are answered within the wait are not operations. With an idempotency key, they are.
     ///

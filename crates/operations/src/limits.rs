@@ -41,7 +41,11 @@ struct State {
 #[derive(Debug)]
 struct StoredBytes {
     principal: Option<Arc<str>>,
+    /// The bytes that count for the principal.
     bytes: usize,
+    /// The bytes that count in total: no more than the share of the principal has room for, so that a principal with more
+    /// refuses its own requests only.
+    in_total: usize,
     /// Its key in `State::expiring`.
     end: Option<(Instant, u64)>,
 }
@@ -208,7 +212,8 @@ impl Admission {
         {
             return false;
         }
-        state.count(key, self.principal.clone(), bytes, time_to_live);
+        let share = self.limits.per_principal;
+        state.count(key, self.principal.clone(), bytes, share, time_to_live);
         true
     }
 
@@ -216,7 +221,8 @@ impl Admission {
     pub(super) fn count(&self, key: &Key, bytes: usize, time_to_live: Duration) {
         let mut state = lock(&self.limits.state);
         state.forget_expired();
-        state.count(key, self.principal.clone(), bytes, time_to_live);
+        let share = self.limits.per_principal;
+        state.count(key, self.principal.clone(), bytes, share, time_to_live);
     }
 }
 
@@ -229,6 +235,10 @@ impl State {
     /// Changes the usage in total and that of the principal.
     fn change(&mut self, principal: Option<&Arc<str>>, change: impl Fn(&mut Share)) {
         change(&mut self.total);
+        self.change_share(principal, change);
+    }
+
+    fn change_share(&mut self, principal: Option<&Arc<str>>, change: impl Fn(&mut Share)) {
         if let Some(principal) = principal {
             let mut share = self.share(principal);
             change(&mut share);
@@ -245,10 +255,19 @@ impl State {
         key: &Key,
         principal: Option<Arc<str>>,
         bytes: usize,
+        limit: Share,
         time_to_live: Duration,
     ) {
         self.forget(key);
-        self.change(principal.as_ref(), |share| share.stored_bytes += bytes);
+        let in_total = match &principal {
+            Some(principal) => {
+                let stored = self.share(principal).stored_bytes;
+                bytes.min(limit.stored_bytes.saturating_sub(stored))
+            }
+            None => bytes,
+        };
+        self.total.stored_bytes += in_total;
+        self.change_share(principal.as_ref(), |share| share.stored_bytes += bytes);
         self.counted += 1;
         let end = Instant::now().checked_add(time_to_live);
         let end = end.map(|end| (end, self.counted));
@@ -258,6 +277,7 @@ impl State {
         let entry = StoredBytes {
             principal,
             bytes,
+            in_total,
             end,
         };
         self.stored.insert(key.clone(), entry);
@@ -269,8 +289,11 @@ impl State {
         };
         let surplus = entry.bytes.saturating_sub(bytes);
         entry.bytes -= surplus;
+        let of_total = entry.in_total.saturating_sub(entry.bytes);
+        entry.in_total -= of_total;
         let principal = entry.principal.clone();
-        self.change(principal.as_ref(), |share| share.stored_bytes -= surplus);
+        self.total.stored_bytes -= of_total;
+        self.change_share(principal.as_ref(), |share| share.stored_bytes -= surplus);
     }
 
     fn forget_expired(&mut self) {
@@ -286,7 +309,8 @@ impl State {
 
     fn forget(&mut self, key: &Key) {
         if let Some(entry) = self.stored.remove(key) {
-            self.change(entry.principal.as_ref(), |share| {
+            self.total.stored_bytes -= entry.in_total;
+            self.change_share(entry.principal.as_ref(), |share| {
                 share.stored_bytes -= entry.bytes;
             });
             if let Some(end) = entry.end {
@@ -349,5 +373,35 @@ mod tests {
         tokio::time::advance(hour).await;
         assert!(has_room());
         assert_eq!(sizes(), ((0, 0), 0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_principal_stores_beyond_its_share_refuses_only_this_principal() {
+        let share = |stored_bytes| Share {
+            running: 10,
+            receiving: 10,
+            stored_bytes,
+        };
+        let limits = Arc::new(Limits::new(share(100), share(20)));
+        let hour = Duration::from_secs(3600);
+        let greedy = limits.admit(Some("greedy")).expect("it has room");
+        let keys = ["1", "2", "3"].map(Key::of);
+        for key in &keys {
+            greedy.count(key, 50, hour);
+        }
+        assert!(limits.check_room(Some("greedy")).is_err());
+        assert!(limits.check_room(Some("modest")).is_ok());
+        let total = || {
+            let state = tower_promises_backend::kit::sync::lock(&limits.state);
+            state.total.stored_bytes
+        };
+        assert_eq!(total(), 20);
+        limits.shrink(&keys[0], 5);
+        assert_eq!(total(), 5);
+        for key in &keys {
+            limits.forget(key);
+        }
+        assert_eq!(total(), 0);
+        assert!(limits.check_room(Some("greedy")).is_ok());
     }
 }

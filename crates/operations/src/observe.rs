@@ -48,6 +48,10 @@ pub(super) fn other_names(key: &Key) {
     );
 }
 
+pub(super) fn waits_for_room(key: &Key) {
+    log::debug!(operation = %key, "a durable operation does not begin, too much is stored");
+}
+
 pub(super) fn not_taken_up(key: &Key) {
     log::warning!(operation = %key,
         "a durable operation has not begun while its client waited, and this process takes up none: call \

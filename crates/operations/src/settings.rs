@@ -203,6 +203,14 @@ fn is_grpc(request: &request::Parts) -> bool {
     begin.is_some_and(|begin| begin.eq_ignore_ascii_case(GRPC))
 }
 
+/// Whether the request begins a web socket. All other requests with `Upgrade` and `Connection: upgrade` are as durable as
+/// without them: many proxies and clients add these headers, and a server may ignore them (RFC 9110, section 7.8).
+fn is_web_socket(request: &request::Parts) -> bool {
+    let mut protocols = request.headers.get_all(UPGRADE).iter();
+    request.method == Method::GET
+        && protocols.any(|name| name.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
 /// Whether the response is a part of the connection, as after `Upgrade` and `CONNECT`.
 fn needs_connection(request: &request::Parts) -> bool {
     let upgrades = request.headers.contains_key(UPGRADE)
@@ -261,8 +269,13 @@ impl Settings {
         let Some(predicate) = &self.durable.predicate else {
             return false;
         };
-        let asks = [Method::HEAD, Method::OPTIONS, Method::TRACE];
-        !asks.contains(&request.method) && !needs_connection(request) && predicate(request)
+        let never = [
+            Method::HEAD,
+            Method::OPTIONS,
+            Method::TRACE,
+            Method::CONNECT,
+        ];
+        !never.contains(&request.method) && !is_web_socket(request) && predicate(request)
     }
 
     pub(super) fn links(&self, id: &str) -> Links {

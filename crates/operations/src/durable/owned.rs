@@ -154,8 +154,7 @@ impl Owned {
             let mut has_refused = false;
             let changed = self.change(|record, durable| {
                 has_refused = std::mem::replace(&mut durable.refuses_cancel, true);
-                record.touch();
-                (!has_refused).then_some(())
+                (!has_refused).then(|| record.touch())
             });
             match changed.await {
                 Ok(Some(_)) => return self.instance.announce(&self.key, CHANGED).await,

@@ -32,6 +32,14 @@ pub(super) struct Remembered {
     pub(super) settlement: Option<Settlement>,
 }
 
+impl Remembered {
+    /// Whether the address of the promise is known to work. A settled promise has one, because the application may settle
+    /// it by name before the handler asks for its address.
+    pub(super) fn has_address(&self) -> bool {
+        self.outside.is_some() || self.settlement.is_some()
+    }
+}
+
 impl Recollection {
     /// Creates the memory of a journal with this number of entries and this size.
     pub(super) fn of((known, bytes): (usize, usize), entries: &[Entry]) -> Self {
@@ -53,10 +61,10 @@ impl Recollection {
         self.get(name)?.settlement.as_ref()
     }
 
-    /// The promises that can be settled from outside.
+    /// The promises with an address at which they can be settled, or were.
     pub(super) fn outside_names(&self) -> impl Iterator<Item = &String> {
         let outside = self.promises.iter();
-        let outside = outside.filter(|(_, remembered)| remembered.outside.is_some());
+        let outside = outside.filter(|(_, remembered)| remembered.has_address());
         outside.map(|(name, _)| name)
     }
 

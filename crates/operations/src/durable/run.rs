@@ -241,13 +241,10 @@ impl DurableRun {
         Ok(self.owned.url(name))
     }
 
-    /// Returns the address at which a promise is settled from outside, if it is known to work. A settled promise has
-    /// one, because the request for its address came before.
+    /// Returns the address at which a promise is settled from outside, if it is known to work.
     #[must_use]
     pub fn known_outside_url(&self, name: &str) -> Option<String> {
-        let memory = lock(&self.owned.memory);
-        let remembered = memory.get(name)?;
-        let is_known = remembered.outside.is_some() || remembered.settlement.is_some();
+        let is_known = lock(&self.owned.memory).get(name)?.has_address();
         is_known.then(|| self.owned.url(name))
     }
 

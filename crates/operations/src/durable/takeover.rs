@@ -19,6 +19,9 @@ use tower_promises_backend::{BackendError, Revision};
 /// The error code of an operation whose runs were lost.
 pub(super) const LOST: &str = "Lost";
 
+/// The pause before a first run begins for whose result this process has no room. Other processes may have room.
+const ROOM_PAUSE: Duration = Duration::from_secs(5);
+
 /// What an envelope begins.
 pub(super) enum Takeover {
     /// A run, which owns the operation from now on.
@@ -83,6 +86,16 @@ impl Claimant {
                     return Ok(Takeover::Nothing);
                 }
             };
+            let is_first = durable.runs == 0 && !self.is_over(&record);
+            if is_first
+                && instance
+                    .limits
+                    .check_room(record.principal.as_deref())
+                    .is_err()
+            {
+                observe::waits_for_room(key);
+                return Ok(Takeover::Later(ROOM_PAUSE));
+            }
             if durable.runs == 0 && !self.has_claim(&record).await? {
                 instance.records.discard(&record).await;
                 close(

@@ -74,6 +74,7 @@ function show(state) {
   heading.textContent = headings[state.status];
   showMessage(state.message ?? "");
   waiting.textContent = waitsFor(state);
+  if (!state.links.cancel) form?.remove();
   if (typeof state.progress === "number") {
     progress.value = state.progress;
     percent.textContent = fill(settings.percent, { percent: Math.floor(state.progress) });

@@ -2,6 +2,7 @@
 
 use crate::mortal::{Death, Mortal};
 use crate::process::{Diary, Process, layer};
+use axum::Router;
 use std::time::Duration;
 use test_support::operation::{SECOND, request};
 use tokio::time::{sleep, timeout};
@@ -195,4 +196,25 @@ async fn an_operation_that_is_sent_again_is_counted_again() {
     assert_eq!(other.ask("POST /").await.status, 503);
     other.ask(&format!("DELETE {lost}")).await;
     other.begin("POST /").await;
+}
+
+// Contract: 8.11
+#[tokio::test(start_paused = true)]
+async fn a_worker_begins_no_run_while_it_has_no_room_for_the_result() {
+    let backend = Backend::memory();
+    let layer = || {
+        let layer = layer(&backend).retention(60 * SECOND);
+        layer.max_stored_bytes(1).max_runs(1)
+    };
+    // A web process counts no results, because it runs nothing.
+    let web = Process::idle(layer(), Router::new());
+    let first = web.begin("POST /").await;
+    let second = web.begin("POST /").await;
+    let worker = Process::start(layer(), |_| Ok("result".to_owned()));
+    worker.ended(&first).await;
+    sleep(30 * SECOND).await;
+    let document = worker.document(&second).await;
+    assert_eq!(document["status"], "NotStarted");
+    let document = worker.ended(&second).await;
+    assert_eq!(document["status"], "Succeeded");
 }

@@ -89,11 +89,19 @@ async fn requests_that_only_ask_about_a_resource_never_become_durable() {
             "{method}"
         );
     }
-    let upgrade = [("connection", "upgrade"), ("upgrade", "websocket")];
-    let answer = process
-        .send(request_with("POST /order", &upgrade, Body::empty()))
-        .await;
+    let upgrade = |protocol| [("connection", "upgrade"), ("upgrade", protocol)];
+    let web_socket = request_with("GET /order", &upgrade("websocket"), Body::empty());
+    let answer = process.send(web_socket).await;
     assert!(answer.body.contains("upgrade"), "{answer:?}");
+    // Proxies and clients add these headers to ordinary requests, which stay durable.
+    for protocol in ["h2c", "websocket"] {
+        let post = request_with("POST /order", &upgrade(protocol), Body::empty());
+        let answer = process.send(post).await;
+        assert!(
+            !answer.body.contains("upgrade"),
+            "stored without it: {answer:?}"
+        );
+    }
 }
 
 /// A service that shows its request.
