@@ -121,13 +121,14 @@ pub(super) const EARLY_STEPS: [&str; 4] = [
 ];
 
 /// Moves the tables of the store of version 5 out of the way of [`STORE`]. Version 5 logged each change, and numbered the
-/// changes of all keys.
+/// changes of all keys. A table is copied, because renaming it fails if a view of the application is invalid.
 const BEFORE_STORE: &str = "DROP TRIGGER IF EXISTS promises_store_inserts;
     DROP TRIGGER IF EXISTS promises_store_updates;
     DROP TRIGGER IF EXISTS promises_store_deletes;
     DROP INDEX IF EXISTS promises_store_entries_expires;
     DROP TABLE promises_store_changes;
-    ALTER TABLE promises_store_entries RENAME TO promises_store_entries_5;";
+    CREATE TABLE promises_store_entries_5 AS SELECT key, revision, expires, value FROM promises_store_entries;
+    DROP TABLE promises_store_entries;";
 
 const AFTER_STORE: &str = "INSERT INTO promises_store_entries (key, revision, expires, due, value)
         SELECT key, revision, expires, expires, value FROM promises_store_entries_5;

@@ -198,9 +198,10 @@ pub(super) struct Changes;
 impl Table for Changes {
     type Item = Change;
 
-    const LAST: &'static str = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'promises_store_changes'), 0)";
+    const LAST: &'static str =
+        "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'promises_store_log'), 0)";
 
-    const AFTER: &'static str = "SELECT number, revision, key, value FROM promises_store_changes
+    const AFTER: &'static str = "SELECT number, revision, key, value FROM promises_store_log
         WHERE number > ?1 ORDER BY number LIMIT ?2";
 
     const KEEP: Option<&'static str> = Some(

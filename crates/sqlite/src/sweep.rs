@@ -41,14 +41,19 @@ impl Sweep {
     }
 }
 
-/// The entries that a sweep looks at, and whose time to live is over or not.
+/// Of the entries that a sweep looks at, those whose time to live is not over, and the others. The inner query bounds what
+/// is read, not only what is changed.
 const MOVE_ON: &str = "UPDATE promises_store_entries SET due = expires WHERE rowid IN (
-    SELECT rowid FROM promises_store_entries WHERE due <= (SELECT milliseconds FROM promises_now)
-        AND (expires IS NULL OR expires > (SELECT milliseconds FROM promises_now)) LIMIT ?1
+    SELECT rowid FROM (
+        SELECT rowid, expires FROM promises_store_entries
+        WHERE due <= (SELECT milliseconds FROM promises_now) ORDER BY due LIMIT ?1
+    ) WHERE expires IS NULL OR expires > (SELECT milliseconds FROM promises_now)
 )";
 const EXPIRE: &str = "DELETE FROM promises_store_entries WHERE rowid IN (
-    SELECT rowid FROM promises_store_entries WHERE due <= (SELECT milliseconds FROM promises_now)
-        AND expires <= (SELECT milliseconds FROM promises_now) LIMIT ?1
+    SELECT rowid FROM (
+        SELECT rowid, expires FROM promises_store_entries
+        WHERE due <= (SELECT milliseconds FROM promises_now) ORDER BY due LIMIT ?1
+    ) WHERE expires <= (SELECT milliseconds FROM promises_now)
 )";
 
 /// Deletes expired entries. The newest change and the newest message stay, because their numbers show what a reader has
@@ -73,15 +78,15 @@ pub(super) async fn sweep(
     .bind(settings.window_milliseconds())
     .execute(&mut *connection)
     .await?;
-    let changes = "DELETE FROM promises_store_changes WHERE number < (
+    let changes = "DELETE FROM promises_store_log WHERE number < (
         SELECT max(
             seq - ?1 + 1,
             coalesce((
-                SELECT number FROM promises_store_changes
+                SELECT number FROM promises_store_log
                 WHERE changed > (SELECT milliseconds FROM promises_now) - ?2
                 ORDER BY number LIMIT 1
             ), seq)
-        ) FROM sqlite_sequence WHERE name = 'promises_store_changes'
+        ) FROM sqlite_sequence WHERE name = 'promises_store_log'
     )";
     let messages = "DELETE FROM promises_bus_messages WHERE id < (
         SELECT max(

@@ -76,7 +76,7 @@ pub(super) const STORE: &str = "CREATE TABLE promises_store_state (removed INTEG
         value BLOB NOT NULL
     );
     CREATE INDEX promises_store_entries_due ON promises_store_entries (due) WHERE due IS NOT NULL;
-    CREATE TABLE promises_store_changes (
+    CREATE TABLE promises_store_log (
         number INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
         changed INTEGER NOT NULL,
         revision INTEGER NOT NULL,
@@ -85,12 +85,12 @@ pub(super) const STORE: &str = "CREATE TABLE promises_store_state (removed INTEG
     );
     CREATE TRIGGER promises_store_inserts AFTER INSERT ON promises_store_entries
     WHEN (SELECT watched FROM promises_store_state) > (SELECT milliseconds FROM promises_now) BEGIN
-        INSERT INTO promises_store_changes (changed, revision, key, value)
+        INSERT INTO promises_store_log (changed, revision, key, value)
             SELECT milliseconds, NEW.revision, NEW.key, NEW.value FROM promises_now;
     END;
     CREATE TRIGGER promises_store_updates AFTER UPDATE OF revision ON promises_store_entries
     WHEN (SELECT watched FROM promises_store_state) > (SELECT milliseconds FROM promises_now) BEGIN
-        INSERT INTO promises_store_changes (changed, revision, key, value)
+        INSERT INTO promises_store_log (changed, revision, key, value)
             SELECT milliseconds, NEW.revision, NEW.key, NEW.value FROM promises_now;
     END;
     CREATE TRIGGER promises_store_dues AFTER UPDATE OF expires ON promises_store_entries
@@ -100,11 +100,11 @@ pub(super) const STORE: &str = "CREATE TABLE promises_store_state (removed INTEG
     -- The end of a time to live is not a change.
     CREATE TRIGGER promises_store_deletes AFTER DELETE ON promises_store_entries BEGIN
         UPDATE promises_store_state SET removed = OLD.revision + 1 WHERE removed <= OLD.revision;
-        INSERT INTO promises_store_changes (changed, revision, key)
+        INSERT INTO promises_store_log (changed, revision, key)
             SELECT milliseconds, OLD.revision + 1, OLD.key FROM promises_now, promises_store_state
             WHERE watched > milliseconds AND (OLD.expires IS NULL OR OLD.expires > milliseconds);
     END;
     CREATE TRIGGER promises_store_watches AFTER UPDATE OF watched ON promises_store_state
     WHEN OLD.watched <= (SELECT milliseconds FROM promises_now) BEGIN
-        INSERT INTO promises_store_changes (changed, revision, key) SELECT milliseconds, 0, '' FROM promises_now;
+        INSERT INTO promises_store_log (changed, revision, key) SELECT milliseconds, 0, '' FROM promises_now;
     END;";

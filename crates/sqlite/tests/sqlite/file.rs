@@ -161,7 +161,7 @@ async fn slow_subscribers_get_the_number_of_missed_events() {
         fast.bus().publish("topic", "x".into()).await.unwrap();
     }
     for table in [
-        "SELECT count(*) FROM promises_store_changes",
+        "SELECT count(*) FROM promises_store_log",
         "SELECT count(*) FROM promises_bus_messages",
     ] {
         let rows = number(&place.path, table).await;
@@ -247,7 +247,7 @@ async fn expired_rows_are_deleted() {
         entries == 1
     })
     .await;
-    let changes = number(&place.path, "SELECT count(*) FROM promises_store_changes").await;
+    let changes = number(&place.path, "SELECT count(*) FROM promises_store_log").await;
     let messages = number(&place.path, "SELECT count(*) FROM promises_bus_messages").await;
     assert!(changes <= 64 && messages <= 64, "{changes}, {messages}");
     assert!(

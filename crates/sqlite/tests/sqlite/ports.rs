@@ -148,9 +148,9 @@ async fn a_kill_in_the_middle_of_writes_leaves_a_sound_database() {
         assert_eq!(number(&place.path, check).await, 1);
         let entry = store.get("count").await.unwrap().unwrap();
         assert!(entry.revision.get() >= seen, "seen revisions are kept");
-        let change = "SELECT count(*) FROM promises_store_changes
+        let change = "SELECT count(*) FROM promises_store_log
             JOIN promises_store_entries USING (key, revision, value) JOIN sqlite_sequence ON seq = number
-            WHERE name = 'promises_store_changes'";
+            WHERE name = 'promises_store_log'";
         assert_eq!(
             number(&place.path, change).await,
             1,

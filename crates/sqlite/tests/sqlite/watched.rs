@@ -6,7 +6,7 @@ use std::time::Duration;
 use tower_promises_backend::{Change, CompareAndSet, Store};
 use tower_promises_sqlite::SqliteDatabase;
 
-const LOGGED: &str = "SELECT count(*) FROM promises_store_changes WHERE key <> ''";
+const LOGGED: &str = "SELECT count(*) FROM promises_store_log WHERE key <> ''";
 
 async fn execute(place: &Place, sql: &str) {
     let mut connection = connect(&place.path).await;
@@ -137,4 +137,20 @@ async fn schema(place: &Place) -> Vec<String> {
     let created = sqlx::query_scalar::<_, String>(created).fetch_all(&mut connection);
     let words = |sql: String| sql.split_whitespace().collect::<Vec<_>>().join(" ");
     created.await.unwrap().into_iter().map(words).collect()
+}
+
+#[tokio::test]
+async fn an_invalid_view_of_the_application_does_not_prevent_a_migration() {
+    let place = place();
+    execute(&place, include_str!("database/version_5.sql")).await;
+    execute(
+        &place,
+        "PRAGMA application_id = 0x746f7072; PRAGMA user_version = 5;
+        INSERT INTO promises_store_entries (key, revision, value) VALUES ('kept', 1, x'6b657074');
+        CREATE TABLE dropped (x); CREATE VIEW invalid AS SELECT x FROM dropped; DROP TABLE dropped;",
+    )
+    .await;
+    let database = SqliteDatabase::builder(&place.path).share_file(true).open();
+    let store = database.await.unwrap().store();
+    assert!(store.get("kept").await.unwrap().is_some());
 }
