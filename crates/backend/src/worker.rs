@@ -249,6 +249,11 @@ impl<Q: Queue + ?Sized> HeldLease<'_, Q> {
                 return None;
             }
         };
+        // The process may have stood still while the envelope waited. Another worker may have it by now.
+        if self.is_over() {
+            observe::lease_lost(&self.options.queue, &id);
+            return None;
+        }
         // In a task of its own, so that leases are renewed while handlers compute, and a panic affects one handler only.
         let mut task = Task(tokio::spawn(async move { handler.handle(delivery).await }));
         let ended = match select(&mut task.0, renewals).await {
