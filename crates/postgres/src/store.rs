@@ -137,8 +137,8 @@ pub(super) fn expected(revision: Option<Revision>) -> i64 {
     }
 }
 
-/// A key to be read.
-pub(super) struct Read(String);
+/// A key to be read, and the largest size of its value.
+pub(super) struct Read(String, usize);
 
 impl Call for Read {
     type Answer = Option<Entry>;
@@ -153,8 +153,10 @@ impl Call for Read {
         None
     }
 
+    /// Limits the values of a batch, which have two characters for each byte, to 16 MiB in the worst case. Most values are
+    /// much smaller than the largest one.
     fn size(&self) -> usize {
-        self.0.len()
+        self.0.len() + self.1 / 2
     }
 
     fn statement(calls: &[Self], database: &Database, _: Option<&str>) -> Statement {
@@ -268,7 +270,8 @@ impl Store for PostgresStore {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, BackendError>> {
         Box::pin(async move {
             check_name(key)?;
-            self.reads.call(Read(key.to_owned())).await
+            let largest = self.database.settings().max_value_bytes;
+            self.reads.call(Read(key.to_owned(), largest)).await
         })
     }
 
