@@ -1,5 +1,7 @@
 //! Ports to the state that processes share: a bus for messages, a store for small values, a queue for work.
 //!
+//! `tower-promises` re-exports this crate as `tower_promises::backend`, with its feature of the same name.
+//!
 //! Signals, operations and tasks depend on these three traits only. An adapter implements one or all of them for a
 //! database or a message broker. Code that uses the traits works with every adapter.
 //!

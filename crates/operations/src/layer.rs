@@ -329,7 +329,7 @@ impl OperationLayer {
 
     /// Sets how many bytes of a request body are read into memory before the work begins, by default 2 MiB. A request
     /// with a larger body is not refused: it streams to the inner service, stays on its connection and does not count
-    /// as [running](Self::max_running). With an idempotency key it is refused (413).
+    /// as [running](Self::max_running). With an idempotency key, and if it is durable, it is refused (413).
     pub fn max_body_bytes(self, bytes: usize) -> Self {
         self.with(|settings| settings.max_body_bytes = bytes)
     }

@@ -1,5 +1,7 @@
 //! Middleware that turns a slow request into a resource.
 //!
+//! `tower-promises` re-exports this crate as `tower_promises::operations`, with its feature of the same name.
+//!
 //! If a request takes longer than a configured wait, its work continues in the background, and the client gets a reply
 //! with the address of an operation. A browser is redirected to a page with progress and a cancel button, which works
 //! with and without scripts. Any other client gets a status document to poll, an event stream to follow and a result to
@@ -116,9 +118,9 @@
 //! `Idempotency-Key` run once, on whichever machines they arrive:
 //!
 //! 1. A repeated request waits as `Prefer` says, and gets the reply for the same operation, or its result. While the
-//!    client of the first request waits for its reply, a repeated request is answered with 409. A repeated request
-//!    needs no room for another result, so it is answered even when new requests are refused because too much is
-//!    stored.
+//!    client of the first request waits for its reply, a repeated request is answered with 409, unless it is durable. A
+//!    repeated request needs no room for another result, so it is answered even when new requests are refused because too
+//!    much is stored.
 //! 2. A request with the same key and another method, URI, content type or body is answered with 422. A multipart body
 //!    is compared part by part, so its boundary may differ.
 //! 3. A response that comes within the wait is stored as well, for repeated requests. So it does not stream, and its

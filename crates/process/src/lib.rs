@@ -1,5 +1,7 @@
 //! A bounded pool of child processes, for computations that may crash or never end.
 //!
+//! `tower-promises` re-exports this crate as `tower_promises::process`, with its feature of the same name.
+//!
 //! A thread that computes cannot be stopped, and an abort ends the whole server. A [`ProcessPool`] runs each
 //! [`ProcessJob`] in a child process of its own, started from the same program, so nothing needs to be installed. A
 //! crash ends that job only. A timeout kills the process. The operating system reclaims all its memory.

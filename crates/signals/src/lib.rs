@@ -1,5 +1,7 @@
 //! Signals: a promise waits for a value from another request.
 //!
+//! `tower-promises` re-exports this crate as `tower_promises::signals`, with its feature of the same name.
+//!
 //! [`Signals`] is a handle that all requests share. One request waits for a name, another request sends a value to it,
 //! in the same process or, over a [backend](tower_promises_backend), in another one. A wait is a future, so it can be a
 //! promise, and a template that cannot wait can show a value from another request.

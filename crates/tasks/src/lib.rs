@@ -1,5 +1,7 @@
 //! Tasks: named functions that run in other processes.
 //!
+//! `tower-promises` re-exports this crate as `tower_promises::tasks`, with its feature of the same name.
+//!
 //! A [`Task`] is a serde type with a name and a `run` function. A [`TaskQueue`] sends it to a [`Worker`], in this
 //! process, in another process or on another machine, and returns its output. A call is a future, so it can be a
 //! promise, and a template that cannot wait can show a result from another process. A submitted task acts on behalf of
