@@ -155,7 +155,8 @@ impl Tasks {
     /// missing, or be on both, and a page shows each task as it was read.
     ///
     /// A page takes time in proportion to the stored tasks that it passes, whether they match or not. It passes at most
-    /// 10,000, so a page may have fewer tasks than its limit, even none, although [more follow](TaskList::next). Submitting and running tasks costs nothing for it.
+    /// 10,000, so a page may have fewer tasks than its limit, even none, although [more follow](TaskList::next). Submitting
+    /// and running tasks costs nothing for it.
     ///
     /// # Errors
     ///
