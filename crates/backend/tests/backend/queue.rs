@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use test_support::eventually::until;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, advance, sleep, timeout};
 use tower_promises_backend::memory::MemoryQueue;
@@ -483,4 +483,50 @@ async fn the_broken_queue_without_a_fault_conforms() {
 #[tokio::test(start_paused = true)]
 async fn a_queue_that_returns_envelopes_late_conforms() {
     check(Fault::GivesBackLate).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_envelope_whose_lease_has_ended_while_it_waited_starts_no_handler() {
+    let queue = MemoryQueue::new();
+    for id in ["first", "second"] {
+        add(&queue, id).await;
+    }
+    let (started, mut starts) = mpsc::unbounded_channel();
+    let go_on = Arc::new(Notify::new());
+    let handler = {
+        let go_on = go_on.clone();
+        move |delivery: Delivery| {
+            let is_first = delivery.id.as_ref() == "first";
+            started
+                .send((delivery.number, delivery.lease.is_held()))
+                .unwrap();
+            let go_on = go_on.clone();
+            async move {
+                if is_first {
+                    go_on.notified().await;
+                }
+                Outcome::Done
+            }
+        }
+    };
+    let options = WorkOptions::new("queue")
+        .lease(LEASE)
+        .concurrency(1)
+        .prefetch(1);
+    let worker = {
+        let queue = queue.clone();
+        tokio::spawn(async move {
+            queue
+                .work(options, Arc::new(handler), Box::pin(future::pending()))
+                .await
+        })
+    };
+    assert_eq!(starts.recv().await, Some((1, true)));
+    // The process stands still for longer than the lease, and the first handler ends at the same moment.
+    go_on.notify_one();
+    advance(3 * LEASE).await;
+    while let Ok(Some((number, is_held))) = timeout(10 * LEASE, starts.recv()).await {
+        assert!(is_held, "delivery {number}");
+    }
+    worker.abort();
 }
