@@ -98,3 +98,30 @@ async fn the_cancel_of_a_running_operation_is_told_once() {
     sleep(60 * SECOND).await;
     assert_eq!(*calls.lock().unwrap(), ["Canceled"]);
 }
+
+// Contract: 9.3
+#[tokio::test(start_paused = true)]
+async fn a_call_on_an_end_that_never_resolves_is_made_again() {
+    let calls = Told::default();
+    let noted = calls.clone();
+    let layer = layer(&Backend::memory()).on_end(move |operation| {
+        let number = {
+            let mut noted = noted.lock().unwrap();
+            noted.push(operation.status().to_string());
+            noted.len()
+        };
+        async move {
+            if number == 1 {
+                std::future::pending::<()>().await;
+            }
+            Ok(())
+        }
+    });
+    let process = sleeping(layer);
+    let path = process.begin("POST /").await;
+    process.suspended(&path).await;
+    let answer = process.send(request(&format!("DELETE {path}"), &[])).await;
+    assert_eq!(answer.status, 200);
+    sleep(DAY / 12).await;
+    assert_eq!(*calls.lock().unwrap(), ["Canceled", "Canceled"]);
+}
