@@ -227,7 +227,8 @@ async fn compare() {
 
     if has_nats() {
         let server = test_support::nats::Server::start().await;
-        measure("NATS", server.backend().await.backend()).await;
+        let nats = server.builder().await.max_envelopes(1_000_000).open().await;
+        measure("NATS", nats.unwrap().backend()).await;
     } else {
         row(&["NATS is not installed".to_owned()], COLUMNS.len());
     }
