@@ -16,9 +16,13 @@ pub(crate) struct Cpu {
 
 impl Cpu {
     pub(crate) async fn start(server: &Server) -> Self {
-        let rows = server.execute("SELECT pg_backend_pid()").await;
-        let backend = stat(rows[0].get(0)).unwrap();
-        let postmaster = backend.parent;
+        let postmaster = loop {
+            let rows = server.execute("SELECT pg_backend_pid()").await;
+            // The process of a connection may end with the call.
+            if let Some(backend) = stat(rows[0].get(0)) {
+                break backend.parent;
+            }
+        };
         Self {
             postmaster,
             before: used(postmaster),
