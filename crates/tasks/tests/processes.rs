@@ -6,10 +6,11 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use serde::{Deserialize, Serialize};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
+use std::ffi::OsStr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use test_support::eventually::{BOUND, line_after, soon, until};
+use test_support::child::{ChildProcess, end_with_parent};
+use test_support::eventually::{BOUND, soon, until};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_promises::body::ReplayBody;
 use tower_promises::{BoxError, PromiseLayer, Promises};
@@ -60,46 +61,22 @@ async fn tasks(path: &Path) -> Tasks {
         .build()
 }
 
-/// A worker process. It is killed on drop.
-struct Process(Child);
-
-impl Process {
-    fn start(path: &Path) -> Self {
-        Self::start_with(path, None)
-    }
-
-    fn start_with(path: &Path, orders: Option<&str>) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "the_other_process", "--ignored", "--nocapture"])
-            .env(DATABASE, path)
-            .envs(orders.map(|orders| (ORDERS, orders)))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let output = child.stdout.take().unwrap();
-        let process = Self(child);
-        line_after("it works", output);
-        process
-    }
+/// Starts a worker process.
+fn start(path: &Path) -> ChildProcess {
+    start_with(path, None)
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn start_with(path: &Path, orders: Option<&str>) -> ChildProcess {
+    let orders = orders.map(|orders| (ORDERS, OsStr::new(orders)));
+    let environment = [(DATABASE, path.as_os_str())].into_iter().chain(orders);
+    ChildProcess::start("the_other_process", environment, "it works").0
 }
 
 #[tokio::test]
 #[ignore = "other tests start it as a process of its own"]
 async fn the_other_process() {
     let path = std::env::var_os(DATABASE).expect("other tests start this one with a database");
-    // Ends when the process that started it ends.
-    std::thread::spawn(|| {
-        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-        std::process::exit(0);
-    });
+    end_with_parent();
     let tasks = tasks(Path::new(&path)).await;
     if let Ok(orders) = std::env::var(ORDERS) {
         return write_orders(&tasks, Path::new(&path), orders != "hold").await;
@@ -114,7 +91,7 @@ async fn a_page_waits_for_a_task_in_another_process() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("shared.db");
     let tasks = tasks(&path).await;
-    let process = Process::start(&path);
+    let process = start(&path);
     let service = PromiseLayer::new().layer(service_fn({
         let tasks = tasks.clone();
         move |request: Request<ReplayBody<Full<Bytes>>>| {
@@ -132,7 +109,7 @@ async fn a_page_waits_for_a_task_in_another_process() {
     let response = Principal::new("ada").scope(service.oneshot(request));
     let response = soon(response).await.unwrap();
     let body = response.into_body().collect().await.unwrap().to_bytes();
-    assert_eq!(body, format!("{} ada", process.0.id()));
+    assert_eq!(body, format!("{} ada", process.id()));
 }
 
 #[tokio::test]
@@ -140,7 +117,7 @@ async fn a_task_of_another_process_is_cancelled() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("shared.db");
     let tasks = tasks(&path).await;
-    let _process = Process::start(&path);
+    let _process = start(&path);
     let id = tasks.queue("errands").submit(Errand::Wait).await.unwrap();
     let mut watch = tasks.watch(&id).unwrap();
     while soon(watch.changed()).await.unwrap().message() != Some("waits") {}
@@ -157,15 +134,12 @@ async fn a_task_that_kills_its_workers_ends_as_a_dead_letter() {
     let errands = tasks.queue("errands");
     let id = errands.submit(Errand::Crash).await.unwrap();
     for _ in 0..3 {
-        let mut process = Process::start(&path);
-        // Waiting would close the standard input, which would end the process.
-        let stdin = process.0.stdin.take();
-        let ended = tokio::task::spawn_blocking(move || process.0.wait().unwrap());
+        let process = start(&path);
+        let ended = tokio::task::spawn_blocking(move || process.wait());
         assert!(!soon(ended).await.unwrap().success());
-        drop(stdin);
     }
     assert_eq!(tasks.status(&id).await.unwrap().state(), TaskState::Running);
-    let process = Process::start(&path);
+    let process = start(&path);
     let error = soon(tasks.output::<Errand>(&id)).await.unwrap_err();
     assert!(
         matches!(error, TaskError::Dead { attempts: 3, .. }),
@@ -174,7 +148,7 @@ async fn a_task_that_kills_its_workers_ends_as_a_dead_letter() {
     assert_eq!(errands.dead_letters().await.unwrap()[0].id(), &id);
     // The worker continues with other tasks.
     let told = soon(errands.call(Errand::Tell)).await.unwrap();
-    assert_eq!(told.0, process.0.id());
+    assert_eq!(told.0, process.id());
 }
 
 async fn pool(path: &Path) -> SqlitePool {
@@ -234,13 +208,13 @@ async fn a_process_that_is_killed_leaves_orders_with_their_tasks() {
     let create = sqlx::query("CREATE TABLE orders (name TEXT NOT NULL)");
     create.execute(&pool).await.unwrap();
 
-    drop(Process::start_with(&path, Some("hold")));
+    drop(start_with(&path, Some("hold")));
     assert_eq!(orders(&pool).await, Vec::<String>::new());
     assert_eq!(ids(&tasks).await, Vec::<String>::new());
 
     let mut written = 0;
     for _ in 0..5 {
-        let process = Process::start_with(&path, Some("commit"));
+        let process = start_with(&path, Some("commit"));
         until("orders are written", async || {
             orders(&pool).await.len() >= written + 20
         })

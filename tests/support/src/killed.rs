@@ -3,16 +3,16 @@
 //! `DURABLE_OPERATIONS` sets the number of requests for each backend, 60 by default. A test binary that calls
 //! [`orders_survive`] has a test `the_worker` that calls [`work`].
 
-use crate::eventually::line_after;
+use crate::child::{ChildProcess, end_with_parent};
 use crate::operation::{Answer, SECOND, read, request};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
@@ -106,31 +106,10 @@ impl Ledger {
     }
 }
 
-/// A worker process. It is killed on drop.
-struct Worker(Child);
-
-impl Worker {
-    fn start(address: &str, ledger: &Path) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "the_worker", "--ignored", "--nocapture"])
-            .env(BACKEND, address)
-            .env(LEDGER, ledger)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let output = child.stdout.take().unwrap();
-        let worker = Self(child);
-        line_after("it works", output);
-        worker
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// Starts a worker process.
+fn worker(address: &str, ledger: &Path) -> ChildProcess {
+    let environment = [(BACKEND, OsStr::new(address)), (LEDGER, ledger.as_os_str())];
+    ChildProcess::start("the_worker", environment, "it works").0
 }
 
 /// Takes up runs until the process that started this one ends.
@@ -140,10 +119,7 @@ impl Drop for Worker {
 /// Panics in a process that [`orders_survive`] has not started.
 pub async fn work(open: impl AsyncFnOnce(&str) -> Backend) {
     let address = std::env::var(BACKEND).expect("other tests start this one with a backend");
-    std::thread::spawn(|| {
-        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-        std::process::exit(0);
-    });
+    end_with_parent();
     let ledger = Ledger(std::env::var_os(LEDGER).unwrap().into());
     let answer = async move |promises: Promises| match ledger.order(&promises) {
         Ok(text) => (http::StatusCode::OK, text),
@@ -218,9 +194,7 @@ pub async fn orders_survive(address: &str, backend: Backend) {
             order(app, operations, number).await
         });
     }
-    let mut workers: Vec<_> = (0..WORKERS)
-        .map(|_| Worker::start(address, &ledger))
-        .collect();
+    let mut workers: Vec<_> = (0..WORKERS).map(|_| worker(address, &ledger)).collect();
     let mut kills = 0;
     let mut orders = HashSet::new();
     loop {
@@ -237,7 +211,7 @@ pub async fn orders_survive(address: &str, backend: Backend) {
         }
         let victim = usize::try_from(kills).unwrap() % WORKERS;
         drop(workers.remove(victim));
-        workers.insert(victim, Worker::start(address, &ledger));
+        workers.insert(victim, worker(address, &ledger));
         kills += 1;
     }
     assert_eq!(orders.len(), number);

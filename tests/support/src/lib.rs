@@ -3,6 +3,7 @@
 
 pub mod away;
 pub mod browser;
+pub mod child;
 pub mod described;
 pub mod durable;
 pub mod eventually;

@@ -4,13 +4,12 @@
 
 mod queue;
 
-use crate::eventually::line_after;
+use crate::child::{ChildProcess, end_with_parent};
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
@@ -26,7 +25,7 @@ const PLACE: &str = "TEST_REMOTE";
 
 /// Another process. It is killed on drop.
 pub struct Process {
-    child: Child,
+    child: ChildProcess,
     address: SocketAddr,
 }
 
@@ -38,27 +37,18 @@ impl Process {
 
     /// Starts the process with further environment variables.
     pub fn start_with(place: &str, environment: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "the_other_process", "--ignored", "--nocapture"])
-            .env(PLACE, place)
-            .envs(environment.iter().copied())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let output = child.stdout.take().unwrap();
-        let mut process = Self {
+        let environment = environment.iter().copied().chain([(PLACE, place)]);
+        let (child, address) =
+            ChildProcess::start("the_other_process", environment, "listening on ");
+        Self {
             child,
-            address: SocketAddr::from(([0; 4], 0)),
-        };
-        process.address = line_after("listening on ", output).parse().unwrap();
-        process
+            address: address.parse().unwrap(),
+        }
     }
 
     /// Kills the process, as `kill -9` does.
-    pub fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+    pub fn kill(self) {
+        self.child.kill();
     }
 
     /// Returns the store and the bus that the process has opened.
@@ -94,13 +84,6 @@ impl Process {
         let mut lines = Lines::connect(self.address).await;
         let send = Request::Send(name.into(), value.into());
         lines.call::<()>(&send).await.unwrap();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -352,10 +335,7 @@ pub type Held = Box<dyn Send>;
 
 /// [`serve`] for a backend that has something to hold: what the function returns, for [`Process::hold`].
 pub async fn serve_holding(backend: Backend, hold: fn() -> BoxFuture<'static, Held>) {
-    std::thread::spawn(|| {
-        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-        std::process::exit(0);
-    });
+    end_with_parent();
     let signals = Signals::new(backend.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("listening on {}", listener.local_addr().unwrap());

@@ -6,13 +6,15 @@ use axum::extract::Query;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use serde::{Deserialize, Serialize};
+use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::future::pending;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
-use test_support::nats::{SECOND, line_after};
+use test_support::child::{ChildProcess, end_with_parent};
+use test_support::nats::SECOND;
 use tokio::time::sleep;
 use tower_promises_backend::Backend;
 use tower_promises_nats::NatsBackend;
@@ -35,7 +37,7 @@ const JOURNAL: &str = "TEST_JOURNAL";
 
 /// Another process. It is killed on drop.
 pub struct Process {
-    child: Child,
+    child: ChildProcess,
     /// The URL of an instance.
     pub url: String,
 }
@@ -43,22 +45,15 @@ pub struct Process {
 impl Process {
     /// Starts the test `the_other_process` of this program.
     pub fn start(role: &str, server: &str, journal: &Journal) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "the_other_process", "--ignored", "--nocapture"])
-            .env(ROLE, role)
-            .env(SERVER, server)
-            .env(JOURNAL, &journal.path)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let output = child.stdout.take().unwrap();
-        let mut process = Self {
-            child,
-            url: String::new(),
-        };
-        process.url = format!("http://{}", line_after("listening on ", output));
-        process
+        let environment = [
+            (ROLE, OsStr::new(role)),
+            (SERVER, OsStr::new(server)),
+            (JOURNAL, journal.path.as_os_str()),
+        ];
+        let (child, address) =
+            ChildProcess::start("the_other_process", environment, "listening on ");
+        let url = format!("http://{address}");
+        Self { child, url }
     }
 
     pub fn id(&self) -> u32 {
@@ -66,21 +61,13 @@ impl Process {
     }
 
     /// Kills the process, as `kill -9` does.
-    pub fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+    pub fn kill(self) {
+        self.child.kill();
     }
 
     /// Returns the exit status, if the process has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().unwrap()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.child.ended()
     }
 }
 
@@ -269,11 +256,7 @@ pub fn run() {
     let role = std::env::var(ROLE).unwrap();
     let server = std::env::var(SERVER).unwrap();
     let journal = Journal::at(std::env::var(JOURNAL).unwrap());
-    // The process ends with the test, in any case.
-    std::thread::spawn(|| {
-        let _ = std::io::stdin().read(&mut [0]);
-        std::process::exit(0);
-    });
+    end_with_parent();
     // The runtime has a single thread, so that a task that blocks it also blocks the renewal of leases.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

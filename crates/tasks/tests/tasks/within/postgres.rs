@@ -3,8 +3,7 @@
 
 use super::{Shop, orders, soon, until};
 use std::future::pending;
-use std::process::{Child, Command, Stdio};
-use test_support::eventually::line_after;
+use test_support::child::{ChildProcess, end_with_parent};
 use test_support::postgres::shared;
 
 /// The environment variables of the other process: its database, and whether it commits.
@@ -54,47 +53,19 @@ async fn a_connection_that_is_lost_before_the_commit_leaves_no_task() {
     assert_eq!(shop.orders(), ["tea"]);
 }
 
-/// Another process, which submits a task in a transaction and then waits. It is killed on drop.
-struct Process(Child);
-
-impl Process {
-    fn start(url: &str, commits: bool) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "within::postgres::the_other_process",
-                "--ignored",
-            ])
-            .arg("--nocapture")
-            .env(ADDRESS, url)
-            .env(COMMITS, commits.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let output = child.stdout.take().unwrap();
-        let process = Self(child);
-        line_after("it has submitted the task", output);
-        process
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// Starts another process, which submits a task in a transaction and then waits.
+fn process(url: &str, commits: bool) -> ChildProcess {
+    let test = "within::postgres::the_other_process";
+    let commits = commits.to_string();
+    let environment = [(ADDRESS, url), (COMMITS, &*commits)];
+    ChildProcess::start(test, environment, "it has submitted the task").0
 }
 
 #[tokio::test]
 #[ignore = "other tests start it as a process of its own"]
 async fn the_other_process() {
     let url = std::env::var(ADDRESS).expect("other tests start this one with a database");
-    // Ends when the process that started it ends.
-    std::thread::spawn(|| {
-        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-        std::process::exit(0);
-    });
+    end_with_parent();
     let shop = Shop::open(orders::at(&url).await);
     let mut transaction = shop.begin().await;
     transaction.insert("tea").await;
@@ -115,10 +86,10 @@ async fn a_process_that_is_killed_leaves_a_task_only_after_its_commit() {
     let url = shared().await.database().await;
     let shop = Shop::open(orders::at(&url).await);
     let _worker = shop.tasks.work().unwrap();
-    drop(Process::start(&url, false));
+    drop(process(&url, false));
     assert_eq!(shop.ids().await, Vec::<String>::new());
     // The same order again. The killed process holds its id until the server notices that the connection is closed.
-    drop(Process::start(&url, true));
+    drop(process(&url, true));
     until("the task is there", async || shop.ids().await == ["tea"]).await;
     soon(shop.is_confirmed("tea")).await;
     assert_eq!(shop.items().await, ["tea"]);
