@@ -97,14 +97,20 @@ async fn a_sweep_follows_times_to_live_that_change() {
     .await;
 }
 
-#[tokio::test]
-async fn a_file_that_logged_all_changes_is_migrated() {
+/// A file of version 5, in which statements were executed.
+async fn version_5(statements: &'static str) -> Place {
     let place = place();
     execute(&place, include_str!("database/version_5.sql")).await;
-    execute(
-        &place,
-        "PRAGMA application_id = 0x746f7072; PRAGMA user_version = 5;
-        INSERT INTO promises_store_entries (key, revision, value) VALUES ('kept', 1, x'6b657074');
+    let version = "PRAGMA application_id = 0x746f7072; PRAGMA user_version = 5;";
+    execute(&place, version).await;
+    execute(&place, statements).await;
+    place
+}
+
+#[tokio::test]
+async fn a_file_that_logged_all_changes_is_migrated() {
+    let place = version_5(
+        "INSERT INTO promises_store_entries (key, revision, value) VALUES ('kept', 1, x'6b657074');
         INSERT INTO promises_store_entries (key, revision, expires, value) VALUES ('old', 2, 3, x'');
         INSERT INTO promises_store_entries (key, revision, value) VALUES ('deleted', 3, x'');
         DELETE FROM promises_store_entries WHERE key = 'deleted';",
@@ -141,12 +147,8 @@ async fn schema(place: &Place) -> Vec<String> {
 
 #[tokio::test]
 async fn an_invalid_view_of_the_application_does_not_prevent_a_migration() {
-    let place = place();
-    execute(&place, include_str!("database/version_5.sql")).await;
-    execute(
-        &place,
-        "PRAGMA application_id = 0x746f7072; PRAGMA user_version = 5;
-        INSERT INTO promises_store_entries (key, revision, value) VALUES ('kept', 1, x'6b657074');
+    let place = version_5(
+        "INSERT INTO promises_store_entries (key, revision, value) VALUES ('kept', 1, x'6b657074');
         CREATE TABLE dropped (x); CREATE VIEW invalid AS SELECT x FROM dropped; DROP TABLE dropped;",
     )
     .await;
