@@ -52,7 +52,7 @@ pub(crate) async fn answer<R>(
                     let record = found.map(|(record, _)| record);
                     if let Some(record) = &record {
                         metrics::replied(FirstReply::of(record));
-                        warn_if_not_taken_up(&instance, record, &client);
+                        warn_if_not_taken_up(&instance, &key, record, &client);
                     }
                     after_wait(&instance, &key, record, &client).await
                 }
@@ -82,10 +82,10 @@ pub(crate) async fn answer<R>(
 const SOON: Duration = Duration::from_secs(1);
 
 /// Warns once if a request has waited for its run in vain, and this process takes up none.
-fn warn_if_not_taken_up(instance: &Instance, record: &Record, client: &Client) {
+fn warn_if_not_taken_up(instance: &Instance, key: &Key, record: &Record, client: &Client) {
     let is_late = record.status == OperationStatus::NotStarted && client.patience >= SOON;
     if is_late && !instance.is_known_to_work.swap(true, Ordering::Relaxed) {
-        observe::not_taken_up(&Key::of(&record.id));
+        observe::not_taken_up(key);
     }
 }
 
