@@ -4,10 +4,10 @@ use super::connection::{Connection, Stored};
 use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::pull::{Batch, Config};
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy};
-use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use futures_util::StreamExt;
 use std::time::{Duration, SystemTime};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tower_promises_backend::BackendError;
 
 /// The number of messages of a request.
@@ -16,18 +16,25 @@ const BATCH: usize = 500;
 /// The time after which the server deletes the consumer of a scan.
 const INACTIVE: Duration = Duration::from_secs(10);
 
-/// The time after which a scan that waits for a message asks whether there is one.
+/// The time after which a scan that waits for a message asks the stream whether there is one, and the pause before it
+/// asks for messages again that the server has not delivered.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// The messages of a stream that were there when the scan began.
 ///
 /// The scan pulls them. A consumer that pushes begins later, because the server first has to find its subscription.
+///
+/// The end of the scan is what the stream says. The server's count of a consumer's pending messages is wrong for a while
+/// when messages are replaced: it holds some that are gone, and not yet those that have come in their place.
 pub(super) struct Scan {
+    stream: Stream<()>,
     /// `None` after the last message.
     consumer: Option<Consumer<Config>>,
     batch: Option<Batch>,
-    /// The number of messages that have arrived.
-    received: u64,
+    /// The sequence of the last message that has arrived.
+    after: u64,
+    /// Whether the server counts no message after that one.
+    may_be_last: bool,
     patience: Duration,
 }
 
@@ -73,25 +80,26 @@ impl Scan {
             Ok((!is_empty).then_some(consumer))
         };
         Ok(Self {
+            stream: stream.clone(),
             consumer: connection.in_time(open).await?,
             batch: None,
-            received: 0,
+            after: after.unwrap_or(0),
+            may_be_last: false,
             patience: connection.settings().timeout,
         })
     }
 
     /// Returns the next message, `None` after the last.
     pub(super) async fn next(&mut self) -> Result<Option<Scanned>, BackendError> {
-        let Some(message) = self.message().await? else {
+        let Some(message) = in_time(self.patience, self.arrival()).await?? else {
             self.consumer = None;
             return Ok(None);
         };
         let info = message.info().map_err(BackendError::unavailable)?;
         let (sequence, pending) = (info.stream_sequence, info.pending);
         let time = SystemTime::from(info.published);
-        if pending == 0 {
-            self.consumer = None;
-        }
+        self.after = sequence;
+        self.may_be_last = pending == 0;
         let message = message.message;
         Ok(Some(Scanned {
             subject: message.subject.to_string(),
@@ -104,17 +112,13 @@ impl Scan {
         }))
     }
 
-    async fn message(&mut self) -> Result<Option<Message>, BackendError> {
-        let patience = self.patience;
-        let message = in_time(patience, self.arrival()).await??;
-        self.received += u64::from(message.is_some());
-        Ok(message)
-    }
-
     async fn arrival(&mut self) -> Result<Option<Message>, BackendError> {
         let Some(consumer) = &self.consumer else {
             return Ok(None);
         };
+        if self.may_be_last && !has_after(&self.stream, self.after).await? {
+            return Ok(None);
+        }
         let mut is_new = false;
         loop {
             let batch = match &mut self.batch {
@@ -126,24 +130,31 @@ impl Scan {
                     self.batch.insert(batch)
                 }
             };
-            let Ok(next) = timeout(LOOK, batch.next()).await else {
-                // Messages that are replaced while the scan reads can remain in the server's count of pending messages
-                // until its next look at them. The server then waits for another message instead of ending the batch.
-                let info = consumer.get_info().await;
-                let info = info.map_err(BackendError::unavailable)?;
-                if info.num_pending == 0 && info.delivered.consumer_sequence == self.received {
-                    return Ok(None);
+            match timeout(LOOK, batch.next()).await {
+                Ok(Some(message)) => return message.map(Some).map_err(BackendError::unavailable),
+                Ok(None) => {
+                    self.batch = None;
+                    if !is_new {
+                        continue;
+                    }
+                    sleep(LOOK).await;
                 }
-                continue;
-            };
-            if let Some(message) = next.transpose().map_err(BackendError::unavailable)? {
-                return Ok(Some(message));
+                Err(_) => {}
             }
-            self.batch = None;
-            if is_new {
+            if !has_after(&self.stream, self.after).await? {
                 return Ok(None);
             }
         }
+    }
+}
+
+/// Whether the stream has a message after one.
+async fn has_after(stream: &Stream<()>, sequence: u64) -> Result<bool, BackendError> {
+    let next = stream.get_first_raw_message_by_subject(">", sequence + 1);
+    match next.await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(false),
+        Err(error) => Err(BackendError::unavailable(error)),
     }
 }
 
