@@ -24,10 +24,6 @@ const QUEUE: usize = 1024;
 /// About the largest number of bytes of a statement.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
-/// The number of statements of a kind that are under way at once: while the server writes one to its disk, it executes
-/// another.
-const LANES: usize = 2;
-
 /// The number of statements after which a connection is returned, so that calls of other kinds get their turns in a small
 /// pool.
 const TURNS: usize = 8;
@@ -39,6 +35,10 @@ pub(super) trait Call: Send + Sized + 'static {
 
     /// The largest number of calls of a statement.
     const MOST: usize = 128;
+
+    /// The largest number of statements that are under way at once: while the server writes one to its disk, it executes
+    /// another.
+    const LANES: usize = 2;
 
     /// Whether the calls change nothing.
     const IS_READ: bool = false;
@@ -123,7 +123,7 @@ impl<C: Call> Batches<C> {
         let runtime = Handle::try_current().map_err(BackendError::unavailable)?;
         {
             let mut state = lock(&self.state);
-            if state.running >= LANES || state.queue.is_empty() {
+            if state.running >= C::LANES || state.queue.is_empty() {
                 return Ok(());
             }
             state.running += 1;

@@ -54,12 +54,11 @@ impl Room {
 
     /// A statement that counts the envelopes, up to the limit.
     pub(super) fn statement(&self) -> Statement {
+        let schema = self.database.schema();
+        let most = self.database.settings().max_envelopes;
         Statement::read(format!(
-            "SELECT count(*) FROM (
-                SELECT FROM {}.envelopes WHERE ended IS NULL LIMIT {}
-            ) AS envelopes",
-            self.database.schema(),
-            self.database.settings().max_envelopes
+            "SELECT (SELECT count(*) FROM (SELECT FROM {schema}.ready LIMIT {most}) AS ready)
+                + (SELECT count(*) FROM (SELECT FROM {schema}.waiting LIMIT {most}) AS waiting)"
         ))
     }
 

@@ -117,26 +117,39 @@ BEGIN
 END
 $function$;
 
--- The queue. `due` is the end of a delay or of a lease. An envelope without either is due, whatever the clock shows, in
--- the order of `position`. The place and the number identify a delivery permanently.
+-- The queue. An envelope that has not ended has a row in one of two tables: `ready`, in the order of `position`, if it is
+-- due whatever the clock shows; `waiting` during a delay or a lease. So a delivery and its end write few entries of
+-- indexes: no column of an index of `envelopes` changes. The place and the number identify a delivery permanently.
 CREATE SEQUENCE schema_name.places;
 CREATE TABLE schema_name.envelopes (
     place bigint NOT NULL PRIMARY KEY,
-    position bigint NOT NULL,
     queue text COLLATE "C" NOT NULL,
     id text COLLATE "C" NOT NULL,
-    priority smallint NOT NULL,
-    number integer NOT NULL DEFAULT 0,
-    leased boolean NOT NULL DEFAULT false,
-    due timestamptz,
     ended timestamptz,
     payload bytea NOT NULL,
     UNIQUE (queue, id)
+-- A row that ends finds room for its next version in its page, which needs no entry of an index.
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+CREATE TABLE schema_name.ready (
+    queue text COLLATE "C" NOT NULL,
+    priority smallint NOT NULL,
+    position bigint NOT NULL,
+    place bigint NOT NULL,
+    number integer NOT NULL,
+    PRIMARY KEY (queue, priority, position)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
-CREATE INDEX envelopes_due ON schema_name.envelopes (queue, priority, position)
-    WHERE due IS NULL AND ended IS NULL;
-CREATE INDEX envelopes_waiting ON schema_name.envelopes (queue, priority, due) WHERE due IS NOT NULL;
-CREATE INDEX envelopes_ended ON schema_name.envelopes (ended) WHERE ended IS NOT NULL;
+-- `due` is the end of the delay or of the lease.
+CREATE TABLE schema_name.waiting (
+    place bigint NOT NULL PRIMARY KEY,
+    queue text COLLATE "C" NOT NULL,
+    priority smallint NOT NULL,
+    number integer NOT NULL,
+    leased boolean NOT NULL,
+    due timestamptz NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+CREATE INDEX waiting_due ON schema_name.waiting (queue, priority, due);
+-- The place up to which sweeps have looked for envelopes that have ended.
+CREATE SEQUENCE schema_name.swept MINVALUE 0 START 0;
 
 -- Adds envelopes. Returns the numbers, from 1 on, of those that were added. The others have known ids.
 CREATE FUNCTION schema_name.enqueue(
@@ -153,28 +166,39 @@ BEGIN
         SELECT nextval('schema_name.places') AS place, items.*
         FROM unnest(queues, ids, payloads, priorities, delays)
             WITH ORDINALITY AS items (queue, id, payload, priority, delay, item)
-    ), added AS (
-        INSERT INTO schema_name.envelopes AS envelopes (place, position, queue, id, priority, due, payload)
-        SELECT place, place, queue, id, priority,
-            CASE WHEN delay > 0 THEN clock_timestamp() + delay * interval '1 microsecond' END, payload
+    ), written AS (
+        INSERT INTO schema_name.envelopes AS envelopes (place, queue, id, payload)
+        SELECT place, queue, id, payload
         -- In one order, so that two calls never wait for each other. The order of delivery is that of the places.
         FROM asked ORDER BY queue COLLATE "C", id COLLATE "C"
         ON CONFLICT (queue, id) DO UPDATE
-        SET place = excluded.place, position = excluded.position, priority = excluded.priority, number = 0,
-            leased = false, due = excluded.due, ended = NULL, payload = excluded.payload
+        SET place = excluded.place, ended = NULL, payload = excluded.payload
         WHERE envelopes.ended <= clock_timestamp() - known_for * interval '1 microsecond'
         RETURNING place
+    ), added AS MATERIALIZED (
+        SELECT asked.* FROM asked JOIN written USING (place)
+    ), ready AS (
+        INSERT INTO schema_name.ready (queue, priority, position, place, number)
+        SELECT queue, priority, place, place, 0 FROM added WHERE delay <= 0
+    ), waiting AS (
+        INSERT INTO schema_name.waiting (place, queue, priority, number, leased, due)
+        SELECT place, queue, priority, 0, false, clock_timestamp() + delay * interval '1 microsecond'
+        FROM added WHERE delay > 0
     )
-    SELECT item FROM asked JOIN added USING (place);
+    SELECT item FROM added;
 END
 $function$;
 
+-- The functions below find rows by indexes also where the statistics of the tables, which change fast, are old.
+
 -- Takes due envelopes, or returns a row with the microseconds until the next envelope is due, NULL without one.
 CREATE FUNCTION schema_name.take(lock_timeout bigint, asked_queue text, most integer, lease bigint)
-RETURNS TABLE (place bigint, number integer, id text, payload text, wait bigint) LANGUAGE plpgsql AS $function$
+RETURNS TABLE (place bigint, number integer, id text, payload text, wait bigint) LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $function$
 #variable_conflict use_column
 DECLARE
     present CONSTANT timestamptz := clock_timestamp();
+    until CONSTANT timestamptz := present + lease * interval '1 microsecond';
     room integer := most;
     taken integer;
 BEGIN
@@ -183,33 +207,36 @@ BEGIN
         -- First those that were delayed or leased. They have waited for longer.
         RETURN QUERY
         WITH picked AS MATERIALIZED (
-            SELECT place, due FROM schema_name.envelopes
+            SELECT place, due FROM schema_name.waiting
             WHERE queue = asked_queue AND priority = level AND due <= present
             ORDER BY due LIMIT room FOR UPDATE SKIP LOCKED
         ), taken AS (
-            UPDATE schema_name.envelopes AS envelopes
-            SET leased = true, number = envelopes.number + 1,
-                due = clock_timestamp() + lease * interval '1 microsecond'
-            FROM picked WHERE envelopes.place = picked.place
-            RETURNING envelopes.place, envelopes.number, envelopes.id, envelopes.payload, picked.due AS was_due
+            UPDATE schema_name.waiting AS waiting
+            SET leased = true, number = waiting.number + 1, due = until
+            FROM picked WHERE waiting.place = picked.place
+            RETURNING waiting.place, waiting.number, picked.due AS was_due
         )
-        SELECT place, number, id, encode(payload, 'hex'), NULL::bigint FROM taken ORDER BY was_due;
+        SELECT place, number, id, encode(payload, 'hex'), NULL::bigint
+        FROM taken JOIN schema_name.envelopes USING (place) ORDER BY was_due;
         GET DIAGNOSTICS taken = ROW_COUNT;
         room := room - taken;
         EXIT WHEN room <= 0;
         RETURN QUERY
-        WITH picked AS MATERIALIZED (
-            SELECT place FROM schema_name.envelopes
-            WHERE queue = asked_queue AND priority = level AND due IS NULL AND ended IS NULL
-            ORDER BY position LIMIT room FOR UPDATE SKIP LOCKED
+        WITH picked AS (
+            DELETE FROM schema_name.ready
+            -- The rows are locked, so they stay where they are.
+            WHERE ctid = ANY (ARRAY(
+                SELECT ctid FROM schema_name.ready
+                WHERE queue = asked_queue AND priority = level
+                ORDER BY position LIMIT room FOR UPDATE SKIP LOCKED
+            ))
+            RETURNING place, position, number + 1 AS number
         ), taken AS (
-            UPDATE schema_name.envelopes AS envelopes
-            SET leased = true, number = envelopes.number + 1,
-                due = clock_timestamp() + lease * interval '1 microsecond'
-            FROM picked WHERE envelopes.place = picked.place
-            RETURNING envelopes.place, envelopes.number, envelopes.id, envelopes.payload, envelopes.position
+            INSERT INTO schema_name.waiting (place, queue, priority, number, leased, due)
+            SELECT place, asked_queue, level, number, true, until FROM picked
         )
-        SELECT place, number, id, encode(payload, 'hex'), NULL::bigint FROM taken ORDER BY position;
+        SELECT place, number, id, encode(payload, 'hex'), NULL::bigint
+        FROM picked JOIN schema_name.envelopes USING (place) ORDER BY position;
         GET DIAGNOSTICS taken = ROW_COUNT;
         room := room - taken;
         EXIT WHEN room <= 0;
@@ -222,8 +249,8 @@ BEGIN
         ceil(extract(epoch FROM min(next.due) - clock_timestamp()) * 1000000)::bigint
     FROM (VALUES (0), (1), (2)) AS levels (level)
     CROSS JOIN LATERAL (
-        SELECT due FROM schema_name.envelopes
-        WHERE queue = asked_queue AND priority = level AND due IS NOT NULL
+        SELECT due FROM schema_name.waiting
+        WHERE queue = asked_queue AND priority = level
         ORDER BY due LIMIT 1
     ) AS next;
 END
@@ -231,51 +258,67 @@ $function$;
 
 -- Sets the ends of active leases. Returns the places of the renewed envelopes.
 CREATE FUNCTION schema_name.renew(lock_timeout bigint, places bigint[], numbers integer[], leases bigint[])
-RETURNS SETOF bigint LANGUAGE plpgsql AS $function$
+RETURNS SETOF bigint LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $function$
 #variable_conflict use_column
 BEGIN
     PERFORM set_config('lock_timeout', renew.lock_timeout::text, true);
     RETURN QUERY
-    UPDATE schema_name.envelopes AS envelopes
+    UPDATE schema_name.waiting AS waiting
     SET due = clock_timestamp() + lease * interval '1 microsecond'
     FROM unnest(places, numbers, leases) AS items (place, number, lease)
-    WHERE envelopes.place = items.place AND envelopes.number = items.number
-        AND envelopes.leased AND envelopes.due > clock_timestamp()
-    RETURNING envelopes.place;
+    WHERE waiting.place = items.place AND waiting.number = items.number
+        AND waiting.leased AND waiting.due > clock_timestamp()
+    RETURNING waiting.place;
 END
 $function$;
 
 -- Ends active leases: with a delay before the next delivery, or with NULL for the end of the envelope. Returns the places
 -- of the settled envelopes.
 CREATE FUNCTION schema_name.settle(lock_timeout bigint, places bigint[], numbers integer[], delays bigint[])
-RETURNS SETOF bigint LANGUAGE plpgsql AS $function$
+RETURNS SETOF bigint LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $function$
 #variable_conflict use_column
 BEGIN
     PERFORM set_config('lock_timeout', settle.lock_timeout::text, true);
     RETURN QUERY
-    UPDATE schema_name.envelopes AS envelopes
-    SET leased = false,
-        due = CASE WHEN delay > 0 THEN clock_timestamp() + delay * interval '1 microsecond' END,
-        position = CASE WHEN delay = 0 THEN nextval('schema_name.places') ELSE envelopes.position END,
-        ended = CASE WHEN delay IS NULL THEN clock_timestamp() END,
-        payload = CASE WHEN delay IS NULL THEN ''::bytea ELSE envelopes.payload END
-    FROM unnest(places, numbers, delays) AS items (place, number, delay)
-    WHERE envelopes.place = items.place AND envelopes.number = items.number
-        AND envelopes.leased AND envelopes.due > clock_timestamp()
-    RETURNING envelopes.place;
+    WITH items AS MATERIALIZED (
+        SELECT * FROM unnest(places, numbers, delays) AS items (place, number, delay)
+    ), released AS (
+        DELETE FROM schema_name.waiting AS waiting USING items
+        WHERE waiting.place = items.place AND waiting.number = items.number
+            AND waiting.leased AND waiting.due > clock_timestamp() AND (delay IS NULL OR delay <= 0)
+        RETURNING waiting.place, queue, priority, waiting.number, delay
+    ), ready AS (
+        INSERT INTO schema_name.ready (queue, priority, position, place, number)
+        SELECT queue, priority, nextval('schema_name.places'), place, number FROM released WHERE delay IS NOT NULL
+    ), ended AS (
+        UPDATE schema_name.envelopes AS envelopes SET ended = clock_timestamp(), payload = ''
+        FROM released WHERE envelopes.place = released.place AND delay IS NULL
+    ), delayed AS (
+        UPDATE schema_name.waiting AS waiting
+        SET leased = false, due = clock_timestamp() + delay * interval '1 microsecond'
+        FROM items
+        WHERE waiting.place = items.place AND waiting.number = items.number
+            AND waiting.leased AND waiting.due > clock_timestamp() AND delay > 0
+        RETURNING waiting.place
+    )
+    SELECT place FROM released UNION ALL SELECT place FROM delayed;
 END
 $function$;
 
 -- Deletes what has expired, a bounded number of rows, unless another process does the same.
 CREATE FUNCTION schema_name.sweep(
     lock_timeout bigint, known_for bigint, retention bigint, messages_kept bigint, changes_kept bigint
-) RETURNS void LANGUAGE plpgsql AS $function$
+) RETURNS void LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $function$
 #variable_conflict use_column
 DECLARE
     rows CONSTANT integer := 1000;
     -- All earlier transactions have ended, so a reader whose snapshot is later has read what they have written.
     oldest CONSTANT xid8 := pg_snapshot_xmin(pg_current_snapshot());
     present CONSTANT timestamptz := clock_timestamp();
+    last bigint;
     swept text;
     kept bigint;
 BEGIN
@@ -286,10 +329,20 @@ BEGIN
     DELETE FROM schema_name.entries WHERE key IN (
         SELECT key FROM schema_name.entries WHERE expires <= present LIMIT rows FOR UPDATE SKIP LOCKED
     );
-    DELETE FROM schema_name.envelopes WHERE place IN (
+    -- There is no index of ended envelopes, because each end would have to write to it. Each sweep goes on where the
+    -- last one has stopped, and after the last envelope from the start.
+    WITH looked AS MATERIALIZED (
         SELECT place FROM schema_name.envelopes
-        WHERE ended <= present - known_for * interval '1 microsecond' LIMIT rows FOR UPDATE SKIP LOCKED
-    );
+        WHERE place > (SELECT last_value FROM schema_name.swept) ORDER BY place LIMIT rows
+    ), deleted AS (
+        DELETE FROM schema_name.envelopes WHERE ctid = ANY (ARRAY(
+            SELECT envelopes.ctid FROM looked JOIN schema_name.envelopes AS envelopes USING (place)
+            WHERE envelopes.ended <= present - known_for * interval '1 microsecond'
+            FOR UPDATE OF envelopes SKIP LOCKED
+        ))
+    )
+    SELECT setval('schema_name.swept', CASE WHEN count(*) = rows THEN max(place) ELSE 0 END)
+        INTO last FROM looked;
     DELETE FROM schema_name.listeners WHERE seen < present - interval '5 minutes';
     FOR swept, kept IN VALUES ('messages', messages_kept), ('changes', changes_kept) LOOP
         EXECUTE format(

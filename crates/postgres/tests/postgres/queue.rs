@@ -327,7 +327,7 @@ async fn an_envelope_without_a_delay_has_no_time() {
     let queue = place.open().await.queue();
     add(&queue, "now").await;
     queue.enqueue(envelope("late").delay(NEVER)).await.unwrap();
-    let timed = "SELECT count(*) FROM tower_promises.envelopes WHERE due IS NOT NULL";
+    let timed = "SELECT count(*) FROM tower_promises.waiting";
     assert_eq!(number(&place, timed).await, 1);
     let taken = take(&queue, NEVER).await;
     assert_eq!(number(&place, timed).await, 2);
@@ -382,7 +382,8 @@ async fn workers_pass_by_what_others_have_locked() {
     }
     let mut other = PgConnection::connect(&place.url).await.unwrap();
     let mut lock = other.begin().await.unwrap();
-    let locking = "SELECT 1 FROM tower_promises.envelopes WHERE id = 'locked' FOR UPDATE";
+    let locking = "SELECT 1 FROM tower_promises.ready JOIN tower_promises.envelopes USING (place)
+        WHERE id = 'locked' FOR UPDATE OF ready";
     query(locking).execute(&mut *lock).await.unwrap();
     assert_eq!(&*take(&queue, NEVER).await.id, "free");
     lock.rollback().await.unwrap();
