@@ -270,6 +270,25 @@ async fn settled_envelopes_are_deleted_after_the_window() {
     assert_eq!(&*take(&queue, NEVER).await.id, "kept");
 }
 
+/// A sweep looks at a bounded number of envelopes, also where the first ones never end.
+#[tokio::test]
+async fn sweeps_come_to_all_settled_envelopes() {
+    let place = place().await;
+    let store = place.open().await.store();
+    let insert = "INSERT INTO tower_promises.envelopes (place, queue, id, ended, payload)
+        SELECT place, 'queue', place::text, CASE WHEN place > 1500 THEN now() - interval '1 year' END, ''
+        FROM generate_series(1, 4000) AS places (place)";
+    let mut connection = PgConnection::connect(&place.url).await.unwrap();
+    query(insert).execute(&mut connection).await.unwrap();
+    until("the settled envelopes are deleted", async || {
+        store.put("key", "x".into(), None).await.unwrap();
+        number(&place, "SELECT count(*) FROM tower_promises.envelopes").await == 1500
+    })
+    .await;
+    let kept = "SELECT count(*) FROM tower_promises.envelopes WHERE place <= 1500";
+    assert_eq!(number(&place, kept).await, 1500);
+}
+
 #[tokio::test]
 async fn numbers_and_sizes_are_limited() {
     let place = place().await;
