@@ -189,12 +189,19 @@ BEGIN
 END
 $function$;
 
--- The functions below find rows by indexes also where the statistics of the tables, which change fast, are old.
+-- Sets the patience with locks for this transaction, and makes it find rows by indexes also where the statistics of tables
+-- that change fast are old. The planner's costs of such plans would start its compiler, which takes longer than the query.
+CREATE FUNCTION schema_name.prepare(lock_timeout bigint) RETURNS void LANGUAGE plpgsql AS $function$
+BEGIN
+    PERFORM set_config('lock_timeout', lock_timeout::text, true), set_config('enable_seqscan', 'off', true),
+        set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
+        set_config('jit', 'off', true);
+END
+$function$;
 
 -- Takes due envelopes, or returns a row with the microseconds until the next envelope is due, NULL without one.
 CREATE FUNCTION schema_name.take(lock_timeout bigint, asked_queue text, most integer, lease bigint)
-RETURNS TABLE (place bigint, number integer, id text, payload text, wait bigint) LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $function$
+RETURNS TABLE (place bigint, number integer, id text, payload text, wait bigint) LANGUAGE plpgsql AS $function$
 #variable_conflict use_column
 DECLARE
     present CONSTANT timestamptz := clock_timestamp();
@@ -202,7 +209,7 @@ DECLARE
     room integer := most;
     taken integer;
 BEGIN
-    PERFORM set_config('lock_timeout', take.lock_timeout::text, true);
+    PERFORM schema_name.prepare(take.lock_timeout);
     FOR level IN REVERSE 2..0 LOOP
         -- First those that were delayed or leased. They have waited for longer.
         RETURN QUERY
@@ -258,11 +265,10 @@ $function$;
 
 -- Sets the ends of active leases. Returns the places of the renewed envelopes.
 CREATE FUNCTION schema_name.renew(lock_timeout bigint, places bigint[], numbers integer[], leases bigint[])
-RETURNS SETOF bigint LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $function$
+RETURNS SETOF bigint LANGUAGE plpgsql AS $function$
 #variable_conflict use_column
 BEGIN
-    PERFORM set_config('lock_timeout', renew.lock_timeout::text, true);
+    PERFORM schema_name.prepare(renew.lock_timeout);
     RETURN QUERY
     UPDATE schema_name.waiting AS waiting
     SET due = clock_timestamp() + lease * interval '1 microsecond'
@@ -276,11 +282,10 @@ $function$;
 -- Ends active leases: with a delay before the next delivery, or with NULL for the end of the envelope. Returns the places
 -- of the settled envelopes.
 CREATE FUNCTION schema_name.settle(lock_timeout bigint, places bigint[], numbers integer[], delays bigint[])
-RETURNS SETOF bigint LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $function$
+RETURNS SETOF bigint LANGUAGE plpgsql AS $function$
 #variable_conflict use_column
 BEGIN
-    PERFORM set_config('lock_timeout', settle.lock_timeout::text, true);
+    PERFORM schema_name.prepare(settle.lock_timeout);
     RETURN QUERY
     WITH items AS MATERIALIZED (
         SELECT * FROM unnest(places, numbers, delays) AS items (place, number, delay)
@@ -310,8 +315,7 @@ $function$;
 -- Deletes what has expired, a bounded number of rows, unless another process does the same.
 CREATE FUNCTION schema_name.sweep(
     lock_timeout bigint, known_for bigint, retention bigint, messages_kept bigint, changes_kept bigint
-) RETURNS void LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off AS $function$
+) RETURNS void LANGUAGE plpgsql AS $function$
 #variable_conflict use_column
 DECLARE
     rows CONSTANT integer := 1000;
@@ -325,7 +329,7 @@ BEGIN
     IF NOT pg_try_advisory_xact_lock('schema_name.horizons'::regclass::oid::integer, 0) THEN
         RETURN;
     END IF;
-    PERFORM set_config('lock_timeout', sweep.lock_timeout::text, true);
+    PERFORM schema_name.prepare(sweep.lock_timeout);
     DELETE FROM schema_name.entries WHERE key IN (
         SELECT key FROM schema_name.entries WHERE expires <= present LIMIT rows FOR UPDATE SKIP LOCKED
     );
