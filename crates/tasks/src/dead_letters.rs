@@ -186,6 +186,7 @@ impl Core {
                     fingerprint: record.fingerprint.clone(),
                     task: record.task.clone(),
                     created: record.created,
+                    kept: record.kept,
                     ..Record::of_unread(queue, &record.submission)
                 };
                 return true;
@@ -196,9 +197,12 @@ impl Core {
             letter.submission.clone_from(&submission);
             letter.expires = now().saturating_add(lifetime);
             letter.due = Some(now());
+            // The id is kept as long as before, not for the new lifetime.
+            letter.once = false;
             // The record keeps the letter until an attempt starts, because enqueueing may fail.
             *record = Record {
                 letter: Some(letter.clone()),
+                kept: record.kept,
                 ..Record::new(letter)
             };
             true

@@ -1,12 +1,15 @@
 //! Schedules: due times, several processes, missed times, deployments, clocks that are set, daylight saving time.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
-use test_support::task::{Act, SECOND, act, builder};
+use test_support::task::{Act, Broken, SECOND, act, builder};
 use test_support::{Log, soon};
 use tokio::time::{Instant, sleep};
 use tower_promises_backend::Backend;
-use tower_promises_tasks::{Missed, Principal, Schedule, TaskState, Tasks, Worker};
+use tower_promises_tasks::{
+    Missed, Principal, Schedule, TaskError, TaskFailure, TaskState, Tasks, Worker,
+};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -148,6 +151,48 @@ async fn a_run_has_an_id_and_a_principal_and_its_schedule_a_status() {
         tasks.output::<Act>(id).await.unwrap(),
         "2026-01-10T03:00:00Z"
     );
+}
+
+/// The id is kept for as long as the schedule says, so that the due time does not run again, but no longer because the
+/// run was a dead letter.
+#[tokio::test(start_paused = true)]
+async fn a_run_that_is_sent_again_is_kept_as_long_as_any_run() {
+    for (start_within, longest) in [(MINUTE, HOUR), (DAY, DAY)] {
+        let is_broken = Arc::new(AtomicBool::new(true));
+        let site = Site::new("2026-01-10T02:59:00Z");
+        let script = {
+            let is_broken = is_broken.clone();
+            move |due, _| {
+                let is_broken = is_broken.load(Ordering::SeqCst);
+                async move {
+                    match is_broken {
+                        true => Err(TaskFailure::conflict(Broken)),
+                        false => Ok(due),
+                    }
+                }
+            }
+        };
+        let clock = site.clone();
+        let tasks = builder(&site.backend, script)
+            .clock(move || clock.now())
+            .schedule(schedule("0 3 * * *").start_within(start_within))
+            .max_attempts(1)
+            .build();
+        let _worker = tasks.work().unwrap();
+        sleep(MINUTE * 2).await;
+        let status = &tasks.schedules().await.unwrap()[0];
+        let id = status.last_run().unwrap();
+        let error = soon(tasks.output::<Act>(id)).await.unwrap_err();
+        assert!(matches!(error, TaskError::Dead { .. }), "{error:?}");
+
+        is_broken.store(false, Ordering::SeqCst);
+        tasks.queue("main").send_again(id).await.unwrap();
+        soon(tasks.output::<Act>(id)).await.unwrap();
+        let expires = tasks.status(id).await.unwrap().expires();
+        let kept = expires.duration_since(SystemTime::now()).unwrap();
+        assert!(kept > longest / 2, "{kept:?} for {start_within:?}");
+        assert!(kept <= longest, "{kept:?} for {start_within:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
