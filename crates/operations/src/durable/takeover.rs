@@ -223,7 +223,6 @@ impl Claimant {
         let durable = record.durable.as_deref_mut()?;
         durable.fence.clone_from(&self.fence);
         durable.holder = Some((*self.envelope).to_owned());
-        durable.runs = durable.runs.saturating_add(1);
         durable.given_back = false;
         durable.waiting.clear();
         if is_recovery {
@@ -237,6 +236,7 @@ impl Claimant {
             let lost = "The servers that worked on the request are gone.";
             (OperationStatus::Failed, Failure::new(LOST, lost))
         } else {
+            durable.runs = durable.runs.saturating_add(1);
             record.touch();
             return None;
         };

@@ -89,6 +89,7 @@ async fn a_request_that_loses_every_process_is_lost_and_can_be_sent_again() {
     let document = process.ended(&path).await;
     assert_eq!(document["status"], "Failed");
     assert_eq!(document["error"]["code"], "Lost");
+    assert_eq!(document["attempt"], 4);
     let id = document["id"].as_str().unwrap();
     let lost = process.operations.lost().await.unwrap();
     assert_eq!(lost.len(), 1);

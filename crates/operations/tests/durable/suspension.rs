@@ -171,6 +171,8 @@ async fn a_suspended_operation_ends_with_its_lifetime() {
     process.suspended(&path).await;
     let document = process.ended(&path).await;
     assert_eq!(document["error"]["code"], "LifetimeExceeded");
+    // The end begins no second run.
+    assert_eq!(document["attempt"], serde_json::Value::Null);
 }
 
 #[tokio::test(start_paused = true)]
