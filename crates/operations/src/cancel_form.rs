@@ -56,7 +56,7 @@ where
             Changed::Yes(record) if accept::names_html(headers) => {
                 see_other(&settings.links(&record.id).own)
             }
-            Changed::Yes(record) => reply::status(settings, &record, &HeaderMap::new()),
+            Changed::Yes(record) => reply::status(settings, &record, &HeaderMap::new(), false),
             Changed::No(record) => reply::not_cancelled(settings, &record, headers),
             Changed::Gone => reply::not_found(settings, headers),
         },

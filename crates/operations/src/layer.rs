@@ -378,7 +378,8 @@ impl OperationLayer {
     }
 
     /// Sets the delay in `Retry-After`, by default one second. The header has whole seconds, rounded up, at least one.
-    /// The page reloads itself at the same interval if scripts do not run.
+    /// A page without scripts reloads itself after this time or later, see
+    /// [`PageContext::reload`](crate::page::PageContext::reload).
     pub fn retry_after(self, delay: Duration) -> Self {
         self.with(|settings| settings.retry_after = delay.min(LONGEST))
     }

@@ -17,7 +17,6 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use std::time::Duration;
-use tower_promises_backend::kit::clock::now;
 use tower_promises_backend::kit::problem;
 
 pub(super) type Reply<R> = Response<OperationBody<R>>;
@@ -27,6 +26,9 @@ const OPERATION_LOCATION: HeaderName = HeaderName::from_static("operation-locati
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+/// The longest time after which a page without scripts reloads itself.
+const LONGEST_RELOAD: Duration = Duration::from_secs(60);
 
 /// The minimal policy for the layer's own page.
 const POLICY: &str =
@@ -66,14 +68,19 @@ pub(super) fn pending<R>(settings: &Settings, record: &Record) -> Reply<R> {
     response
 }
 
-/// The status document or, for browsers, the page.
-pub(super) fn status<R>(settings: &Settings, record: &Record, request: &HeaderMap) -> Reply<R> {
+/// The status document or, for browsers, the page, which may reload itself.
+pub(super) fn status<R>(
+    settings: &Settings,
+    record: &Record,
+    request: &HeaderMap,
+    reloads: bool,
+) -> Reply<R> {
     let links = settings.links(&record.id);
     let prefers_html = accept::prefers_html(request);
     let mut response = if prefers_html && record.status.is_terminal() {
         see_other(&links.result)
     } else if prefers_html {
-        page(settings, record)
+        page(settings, record, reloads)
     } else {
         json(StatusCode::OK, document(record, &links))
     };
@@ -91,16 +98,18 @@ pub(super) fn status<R>(settings: &Settings, record: &Record, request: &HeaderMa
     response
 }
 
-fn page<R>(settings: &Settings, record: &Record) -> Reply<R> {
+fn page<R>(settings: &Settings, record: &Record, reloads: bool) -> Reply<R> {
     // Without the origin: the page is loaded from the right origin already.
     let links = Links::new("", &settings.mount, &record.id);
     let assets = assets(settings);
+    let elapsed = Duration::from_millis(settings.now().saturating_sub(record.created));
+    let refresh = Duration::from_secs(whole_seconds(settings.retry_after));
     let context = PageContext {
         status: record.status,
         progress: record.progress,
         message: record.message.as_deref(),
         waiting_for: waiting(record).filter_map(Waiting::shown_name).collect(),
-        elapsed: Duration::from_millis(now().saturating_sub(record.created)),
+        elapsed,
         links: PageLinks {
             own: &links.own,
             events: &links.events,
@@ -110,7 +119,11 @@ fn page<R>(settings: &Settings, record: &Record) -> Reply<R> {
         },
         cancel_token: &record.token,
         can_cancel: record.can_cancel(),
-        refresh: Duration::from_secs(whole_seconds(settings.retry_after)),
+        refresh,
+        reload: reloads.then(|| {
+            let reload = time_to_next_run(settings, record).unwrap_or(elapsed / 2);
+            reload.min(LONGEST_RELOAD).max(refresh)
+        }),
         strings: &settings.strings,
     };
     match &settings.page {
@@ -118,6 +131,14 @@ fn page<R>(settings: &Settings, record: &Record) -> Reply<R> {
         Some(page) => html(StatusCode::OK, page(&context), false),
         None => html(StatusCode::OK, page::render(&context), true),
     }
+}
+
+/// Returns the time until the next due time of a suspended operation, or the longest time if it has none. Returns
+/// `None` if the operation is not suspended.
+fn time_to_next_run(settings: &Settings, record: &Record) -> Option<Duration> {
+    let dues = waiting(record).map(|waiting| waiting.until.unwrap_or(u64::MAX));
+    let left = dues.min()?.saturating_sub(settings.now());
+    Some(Duration::from_millis(left))
 }
 
 fn assets(settings: &Settings) -> String {

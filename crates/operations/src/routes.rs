@@ -90,7 +90,7 @@ where
     };
     let is_read = parts.method == Method::GET || parts.method == Method::HEAD;
     let answer = match route {
-        Route::Status(_) if is_read => Ok(status(settings, &record, headers)),
+        Route::Status(_) if is_read => Ok(status(settings, &record, &parts)),
         Route::Status(_) if parts.method == Method::DELETE => {
             delete(&instance, &key, &record, headers, comes_late).await
         }
@@ -116,8 +116,9 @@ fn failed<R>(
     reply::unavailable(settings, headers)
 }
 
-fn status<R>(settings: &Settings, record: &Record, headers: &HeaderMap) -> Reply<R> {
-    let mut response = reply::status(settings, record, headers);
+fn status<R>(settings: &Settings, record: &Record, request: &request::Parts) -> Reply<R> {
+    let headers = &request.headers;
+    let mut response = reply::status(settings, record, headers, reloads(request));
     if response.status() != StatusCode::OK {
         // Conditions apply to responses with content only.
         return response;
@@ -133,6 +134,12 @@ fn status<R>(settings: &Settings, record: &Record, headers: &HeaderMap) -> Reply
         response.headers_mut().remove(CONTENT_TYPE);
     }
     response
+}
+
+/// Whether the page may reload itself.
+fn reloads(request: &request::Parts) -> bool {
+    let query = request.uri.query().unwrap_or_default();
+    query.split('&').all(|part| part != page::RELOAD_OFF)
 }
 
 async fn delete<R>(
@@ -162,7 +169,7 @@ async fn delete<R>(
     }
     Ok(
         match instance.cancel(key, condition::may_cancel(headers)).await? {
-            Changed::Yes(record) => reply::status(settings, &record, &HeaderMap::new()),
+            Changed::Yes(record) => reply::status(settings, &record, &HeaderMap::new(), false),
             Changed::No(record) if !condition::allows(headers, &record) => {
                 reply::precondition_failed(settings, headers)
             }

@@ -6,6 +6,9 @@ use std::fmt::Write;
 use std::time::Duration;
 use tower_promises_backend::kit::html::Escaped;
 
+/// The query of the page that does not reload itself.
+pub(crate) const RELOAD_OFF: &str = "reload=off";
+
 /// Renders the page of an operation.
 pub(crate) fn render(context: &PageContext<'_>) -> String {
     let strings = context.strings;
@@ -111,13 +114,32 @@ fn whole_percent(context: &PageContext<'_>) -> Option<f64> {
 
 /// The elements that keep the page up to date, with and without scripts.
 fn live(context: &PageContext<'_>) -> String {
+    let reload = context.reload.map(|after| {
+        let seconds = whole_seconds(after).max(1);
+        format!("<noscript><meta http-equiv=\"refresh\" content=\"{seconds}\"></noscript>\n")
+    });
     format!(
-        r#"<noscript><meta http-equiv="refresh" content="{}"></noscript>
-<script type="module" src="{}/{}"></script>
+        r#"{}<script type="module" src="{}/{}"></script>
 "#,
-        whole_seconds(context.refresh).max(1),
+        reload.unwrap_or_default(),
         Escaped(context.links.assets),
         SCRIPT.file_name,
+    )
+}
+
+/// The text and the links for a reader without scripts. A reload takes the focus away, so the reader can switch it off.
+fn reloading(context: &PageContext<'_>) -> String {
+    let strings = context.strings;
+    let (mut text, mut stop) = (String::new(), String::new());
+    if context.reload.is_some() {
+        text = format!("<p class=\"note\">{}</p>\n", Escaped(&strings.reloads));
+        let label = Escaped(&strings.stop_reloading);
+        stop = format!("<a href=\"?{RELOAD_OFF}\">{label}</a>");
+    }
+    // An empty address is that of the page, whichever it is.
+    let reload = Escaped(&strings.reload);
+    format!(
+        "<noscript>\n{text}<p class=\"note links\"><a href=\"\">{reload}</a>{stop}</p>\n</noscript>\n"
     )
 }
 
@@ -172,9 +194,7 @@ fn actions(context: &PageContext<'_>, running: bool) -> String {
     let strings = context.strings;
     let mut actions = String::new();
     if running {
-        let reloads = Escaped(&strings.reloads);
-        let note = format!("<noscript><p class=\"note\">{reloads}</p></noscript>\n");
-        actions.push_str(&note);
+        actions.push_str(&reloading(context));
     }
     if running && context.can_cancel {
         let form = format!(

@@ -84,6 +84,10 @@ strings! {
     connection_lost = "The connection is interrupted. Trying again …";
     /// The text if scripts do not run.
     reloads = "This page reloads itself until the result is there.";
+    /// The link that reloads the page, if scripts do not run.
+    reload = "Reload";
+    /// The link after which the page does not reload itself any more, if scripts do not run.
+    stop_reloading = "Do not reload by itself";
 
     /// The heading of the error page for 404.
     not_found = "There is nothing here";

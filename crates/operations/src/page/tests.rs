@@ -23,6 +23,7 @@ fn context(strings: &Strings) -> PageContext<'_> {
         cancel_token: "secret",
         can_cancel: true,
         refresh: Duration::from_millis(1500),
+        reload: Some(Duration::from_millis(59_500)),
         strings,
     }
 }
@@ -34,7 +35,8 @@ fn shows_how_far_it_is() {
     for part in [
         r#"<html lang="en" dir="ltr">"#,
         "<title>42% · Working on it</title>",
-        r#"<noscript><meta http-equiv="refresh" content="2"></noscript>"#,
+        r#"<noscript><meta http-equiv="refresh" content="60"></noscript>"#,
+        r#"<a href="">Reload</a><a href="?reload=off">Do not reload by itself</a>"#,
         r#"role="status" dir="auto">row 3</p>"#,
         r#"<p id="waiting" dir="auto">Waiting for: approval, night</p>"#,
         r#"<progress max="100" aria-labelledby="heading" value="42.9">"#,
@@ -61,6 +63,18 @@ fn shows_that_it_does_not_know_how_far_it_is() {
     assert!(page.contains(r#"<progress max="100" aria-labelledby="heading">"#));
     assert!(page.contains(r#"<p id="waiting" dir="auto"></p>"#));
     assert!(!page.contains("<form"));
+}
+
+#[test]
+fn does_not_reload_itself_if_the_reader_does_not_want_it() {
+    let strings = Strings::default();
+    let mut context = context(&strings);
+    context.reload = None;
+    let page = render(&context);
+    for part in ["http-equiv", "reloads itself", "reload=off"] {
+        assert!(!page.contains(part), "{part} is left in {page}");
+    }
+    assert!(page.contains(r#"<a href="">Reload</a>"#), "{page}");
 }
 
 #[test]
@@ -94,6 +108,8 @@ fn nothing_gets_out_of_its_place() {
         .cancel(HOSTILE)
         .result(HOSTILE)
         .reloads(HOSTILE)
+        .reload(HOSTILE)
+        .stop_reloading(HOSTILE)
         .gone(HOSTILE)
         .gone_text(HOSTILE)
         .retry_seconds(HOSTILE)
@@ -111,9 +127,9 @@ fn nothing_gets_out_of_its_place() {
     };
     let page = render(&context);
     assert!(!page.contains(HOSTILE));
-    // Language, title, three files, heading, message, promise, percent, label, note, form, token, button, link twice; and
-    // in the data two links, a heading and two patterns.
-    assert_eq!(page.matches(HARMLESS).count(), 16 + 5);
+    // Language, title, three files, heading, message, promise, percent, label, note, two links to reload, form, token,
+    // button, link twice; and in the data two links, a heading and two patterns.
+    assert_eq!(page.matches(HARMLESS).count(), 18 + 5);
 
     let error = render_error(&ErrorContext {
         status: StatusCode::GONE,

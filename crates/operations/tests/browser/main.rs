@@ -6,6 +6,7 @@ mod tabs;
 
 use http::StatusCode;
 use serde_json::json;
+use std::time::Duration;
 use test_support::site::{Proxy, Site};
 use thirtyfour::Key;
 use tower_promises_operations::OperationLayer;
@@ -74,6 +75,35 @@ async fn the_page_reloads_itself_without_scripts() {
     assert!(text.contains("reloads itself"), "{text}");
     site.browser.screenshot("operation-without-scripts").await;
     work.finish();
+    site.see_result().await;
+    assert_eq!(site.browser.complaints().await, [""; 0]);
+}
+
+// Contract: 6.2, 6.6
+#[tokio::test]
+async fn without_scripts_the_keyboard_stops_the_page_from_reloading_itself() {
+    // No reload comes in between.
+    let rarely = |layer: OperationLayer| layer.retry_after(Duration::from_secs(3600));
+    let mut site = Site::start_with(Proxy::Transparent, rarely).await;
+    site.browser.allow_scripts(false).await;
+    let work = site.begin().await;
+    let reloads = "document.querySelector('meta[http-equiv=refresh]') !== null";
+    assert!(site.browser.evaluate::<bool>(reloads).await);
+    site.browser.press(Key::Tab).await;
+    site.browser.press(Key::Tab).await;
+    let stop = "document.activeElement.matches('a[href=\"?reload=off\"]:focus-visible')";
+    assert!(site.browser.evaluate::<bool>(stop).await);
+    site.browser.press(Key::Enter).await;
+    let stopped = "location.search === '?reload=off' && document.readyState === 'complete'";
+    site.browser.until(stopped).await;
+    assert!(!site.browser.evaluate::<bool>(reloads).await);
+    site.browser.screenshot("operation-without-reloads").await;
+
+    let reload = "document.activeElement.matches('a[href=\"\"]:focus-visible')";
+    site.browser.press(Key::Tab).await;
+    assert!(site.browser.evaluate::<bool>(reload).await);
+    work.finish();
+    site.browser.press(Key::Enter).await;
     site.see_result().await;
     assert_eq!(site.browser.complaints().await, [""; 0]);
 }

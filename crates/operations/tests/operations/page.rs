@@ -1,8 +1,9 @@
 //! Operations, section 6 of their contract: the pages over HTTP. `operation_browser.rs` tests them in a browser.
 
 use axum::extract::Request;
+use std::time::SystemTime;
 use test_support::operation::{Answer, App, SECOND, memory, progress};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tower_promises_operations::page::{ErrorContext, PageContext, Strings};
 
 const HTML: (&str, &str) = (
@@ -70,6 +71,45 @@ async fn section_6_the_page_shows_the_progress() {
     ] {
         assert!(page.body.contains(part), "{part} is not in {}", page.body);
     }
+}
+
+/// Returns the seconds after which a page reloads itself without scripts.
+fn reload(page: &Answer) -> Option<u64> {
+    let refresh = "<noscript><meta http-equiv=\"refresh\" content=\"";
+    let (_, rest) = page.body.split_once(refresh)?;
+    rest.split('"').next()?.parse().ok()
+}
+
+// Contract: 6.2
+#[tokio::test(start_paused = true)]
+async fn section_6_without_scripts_the_page_reloads_itself_less_and_less_often() {
+    let began = SystemTime::UNIX_EPOCH.elapsed().unwrap();
+    let start = Instant::now();
+    let clock = move || u64::try_from((began + start.elapsed()).as_millis()).unwrap();
+    let layer = memory().lifetime(SECOND * 9000).clock(clock);
+    let app = App::new(layer, async |_| sleep(SECOND * 8000).await);
+    let path = app.start("POST /", &[]).await;
+    let mut intervals = Vec::new();
+    // The first reply takes two seconds.
+    for pause in [0.5, 18.0, 40.0, 7000.0] {
+        sleep(SECOND.mul_f64(pause)).await;
+        intervals.push(reload(&browse(&app, &path).await).unwrap());
+    }
+    assert_eq!(intervals, [2, 11, 31, 60]);
+
+    let page = browse(&app, &path).await;
+    let stop = format!("{path}?reload=off");
+    assert!(
+        page.body.contains("<a href=\"?reload=off\">"),
+        "{}",
+        page.body
+    );
+    let stopped = browse(&app, &stop).await;
+    assert_eq!((stopped.status.as_u16(), reload(&stopped)), (200, None));
+    assert!(stopped.body.contains("<a href=\"\">Reload</a>"));
+    // It ends on the result all the same.
+    app.ended(&path).await;
+    assert_eq!(browse(&app, &stop).await.status, 303);
 }
 
 #[tokio::test(start_paused = true)]
