@@ -117,7 +117,7 @@ fn row(
         format!(r#"<span dir="auto">{}</span>"#, short(error)),
         format!(
             "<div class=\"actions\">{}{}</div>",
-            form(query, id, &token, Action::Retry),
+            form(query, id, &token, Action::SendAgain),
             form(query, id, &token, Action::Discard),
         ),
     ]

@@ -106,7 +106,7 @@ async fn change(source: &Source, action: &str, id: &TaskId) -> Result<(), Failur
     let record = tasks.core.read(id).await?;
     let queue = tasks.queue(record.queue);
     let changed = match action {
-        "retry" => queue.send_again(id).await,
+        "send_again" => queue.send_again(id).await,
         "discard" => queue.discard(id).await,
         "cancel" => match tasks.cancel(id).await {
             Ok(false) => return Err(Failure::Conflict),

@@ -113,7 +113,7 @@ fn notice(query: &Query) -> String {
         return String::new();
     };
     let text = match done {
-        "retry" => "The dead letter was sent again.",
+        "send_again" => "The dead letter was sent again.",
         "discard" => "The dead letter was discarded.",
         "cancel" => "The cancellation was requested.",
         _ => return String::new(),
@@ -183,7 +183,7 @@ pub(super) fn principal(principal: Option<&Principal>) -> String {
 /// What an operator can do with a task.
 #[derive(Clone, Copy)]
 pub(super) enum Action {
-    Retry,
+    SendAgain,
     Discard,
     Cancel,
 }
@@ -191,12 +191,12 @@ pub(super) enum Action {
 /// A form with one button, which changes a task. A change that cannot be undone takes two steps.
 pub(super) fn form(query: &Query, id: &TaskId, token: &str, action: Action) -> String {
     let (name, label, class) = match action {
-        Action::Retry => ("retry", "Retry", ""),
+        Action::SendAgain => ("send_again", "Send again", ""),
         Action::Discard => ("discard", "Discard for good", r#" class="danger""#),
         Action::Cancel => ("cancel", "Cancel the task", r#" class="danger""#),
     };
     let first_step = match action {
-        Action::Retry => None,
+        Action::SendAgain => None,
         Action::Discard => Some("Discard"),
         Action::Cancel => Some("Cancel"),
     };

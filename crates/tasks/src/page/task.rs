@@ -131,7 +131,7 @@ async fn actions(
     record: &Record,
 ) -> Result<String, Failure> {
     let choices: &[_] = match task.state() {
-        TaskState::Dead if record.is_kept() => &[Action::Retry, Action::Discard],
+        TaskState::Dead if record.is_kept() => &[Action::SendAgain, Action::Discard],
         TaskState::Dead => {
             return Ok(
                 "<p class=\"muted\">This dead letter was discarded, or is too large to be sent again.</p>\n"

@@ -37,7 +37,10 @@ async fn the_page_shows_the_schedule_and_sends_a_dead_letter_again() {
     see(&example, &view, &["{&quot;account&quot;:7}"]).await;
 
     assert_eq!(example.post("/partner?away=false", "").await.0, 200);
-    let form = format!("id={id}&token={}&action=retry", field(&letters, "token"));
+    let form = format!(
+        "id={id}&token={}&action=send_again",
+        field(&letters, "token")
+    );
     let request = example
         .client
         .post(format!("{}/tasks?view=dead-letters", example.url))

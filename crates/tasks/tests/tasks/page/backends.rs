@@ -88,7 +88,7 @@ async fn tasks_are_shown_and_changed(opened: Opened) {
 
     is_broken.store(false, Ordering::SeqCst);
     for (action, id) in [
-        ("retry", &again),
+        ("send_again", &again),
         ("discard", &discarded),
         ("cancel", &late),
         ("cancel", &running),

@@ -139,7 +139,7 @@ async fn the_keyboard_sends_a_dead_letter_again() {
     site.is_broken.store(false, Ordering::SeqCst);
     // The newest is the first.
     let id = site.dead.last().unwrap();
-    let is_there = format!("{FOCUS}.ariaLabel === 'Retry {id}'");
+    let is_there = format!("{FOCUS}.ariaLabel === 'Send again {id}'");
     for _ in 0..40 {
         site.browser.press(Key::Tab).await;
         let visible = format!("{FOCUS}.matches(':focus-visible')");
@@ -198,7 +198,7 @@ async fn everything_works_without_scripts() {
     site.is_broken.store(false, Ordering::SeqCst);
     let id = &site.dead[0];
     site.open(&format!("view=task&id={id}")).await;
-    site.click("button[value=retry]").await;
+    site.click("button[value=send_again]").await;
     site.see("The dead letter was sent again.").await;
     site.until_succeeded(id).await;
     site.open("view=dead-letters").await;
@@ -239,7 +239,10 @@ async fn the_page_is_readable_in_light_and_dark_and_on_a_phone() {
         ("overview", String::new()),
         ("list", "view=tasks".to_owned()),
         ("dead-letters", "view=dead-letters".to_owned()),
-        ("task", format!("view=task&id={id}&done=retry&done-id={id}")),
+        (
+            "task",
+            format!("view=task&id={id}&done=send_again&done-id={id}"),
+        ),
         ("limits", "view=limits&refresh=300".to_owned()),
         ("error", "view=task&id=unknown".to_owned()),
     ] {
@@ -294,7 +297,7 @@ async fn a_screen_reader_gets_tables_with_names_and_heads() {
         site.open("view=dead-letters").await;
         let found = site.browser.accessible().await;
         for id in &site.dead {
-            for (role, action) in [("button", "Retry"), ("DisclosureTriangle", "Discard")] {
+            for (role, action) in [("button", "Send again"), ("DisclosureTriangle", "Discard")] {
                 let control = format!("{role} \"{action} {id}\"");
                 assert!(found.contains(&control), "{control} in {found:#?}");
             }

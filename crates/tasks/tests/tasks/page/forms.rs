@@ -72,11 +72,11 @@ async fn a_dead_letter_is_sent_again() {
     // An earlier count does not hide the change.
     open(&page, "").await.assert_has(&["tile alarm"]);
 
-    let answer = post(&page, view, &BROWSER, form("retry", &id, &token)).await;
+    let answer = post(&page, view, &BROWSER, form("send_again", &id, &token)).await;
     assert_eq!(answer.status, 303, "{}", answer.html);
     assert_eq!(answer.header("cache-control"), "no-store");
     let location = answer.header("location");
-    assert_eq!(location, format!("?{view}&done=retry&done-id={id}"));
+    assert_eq!(location, format!("?{view}&done=send_again&done-id={id}"));
     let output = soon(tasks.output::<Act>(&id)).await.unwrap();
     assert_eq!(output, "conflict of ada");
     open(&page, &location[1..]).await.assert_has(&[
@@ -91,10 +91,10 @@ async fn a_dead_letter_is_sent_again() {
     reloading.assert_has(&["content=\"5;url=?view=dead-letters&amp;queue=main&amp;refresh=5\""]);
 
     // Repeating the form does not run the task again.
-    let again = post(&page, view, &BROWSER, form("retry", &id, &token)).await;
+    let again = post(&page, view, &BROWSER, form("send_again", &id, &token)).await;
     assert_eq!(again.status, 409, "{}", again.html);
     again.assert_has(&["That is not possible now", "Back to the overview"]);
-    let line = format!("principal=\"root\" action=\"retry\" id=\"{id}\"");
+    let line = format!("principal=\"root\" action=\"send_again\" id=\"{id}\"");
     assert!(log.text().contains(&line), "{}", log.text());
 }
 

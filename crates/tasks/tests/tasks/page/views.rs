@@ -232,7 +232,7 @@ async fn a_task_is_shown_with_its_history() {
     let answer = open(&page, &query(&id)).await;
     answer.assert_has(&[
         "state dead",
-        "value=\"retry\"",
+        "value=\"send_again\"",
         "value=\"discard\"",
         "<dt>Attempts</dt><dd>1 of 1<",
         "conflict: too often",
@@ -345,7 +345,7 @@ async fn nothing_gets_out_of_its_place() {
         String::new(),
         "view=limits".into(),
         "view=dead-letters".into(),
-        format!("view=dead-letters&queue={hostile}&done=retry&done-id={hostile}"),
+        format!("view=dead-letters&queue={hostile}&done=send_again&done-id={hostile}"),
         format!("view=tasks&queue={hostile}"),
         format!("view=tasks&task={hostile}&principal={hostile}&state={hostile}&after="),
         format!(
