@@ -106,7 +106,8 @@ where
         return Ok(published(response, true));
     }
     let admission = instance.limits.admit(principal).and_then(|admission| {
-        if needs_room {
+        // The room for a durable request is checked where it is stored.
+        if needs_room && !is_durable {
             admission.check_room()?;
         }
         Ok(admission)
