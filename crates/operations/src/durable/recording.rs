@@ -1,5 +1,7 @@
 use crate::memory::{Entry, Fact, Settlement};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use tower_promises_backend::BoxError;
 use tower_promises_backend::kit::json;
 
@@ -7,6 +9,21 @@ use tower_promises_backend::kit::json;
 ///
 /// [`Operations::recording`](crate::Operations::recording) returns it. `PromiseResults::recorded` of `tower-promises`
 /// makes promises of it. In JSON it can be kept in a file beside the test.
+///
+/// ```
+/// use tower_promises_operations::durable::{Recording, Settlement};
+///
+/// # fn main() -> Result<(), tower_promises_backend::BoxError> {
+/// let recording = Recording::new()
+///     .with("charge", Settlement::value(&"receipt 6")?)
+///     .with("approval", Settlement::TimedOut);
+/// let names: Vec<_> = recording.names().collect();
+/// assert_eq!(names, ["charge", "approval"]);
+/// assert_eq!(recording.value::<String>("charge")?, "receipt 6");
+/// assert_eq!(recording.settlement("approval"), Some(&Settlement::TimedOut));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Recording {
@@ -54,6 +71,43 @@ impl Recording {
             fact: Fact::Settled(settlement),
         });
         self
+    }
+
+    /// Returns the names of the promises that have settled, in the order in which their outcomes were remembered.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.settled().map(|(name, _)| name)
+    }
+
+    /// Returns the outcome of a promise. `None` if it has not settled.
+    #[must_use]
+    pub fn settlement(&self, name: &str) -> Option<&Settlement> {
+        let mut settled = self.settled().filter(|(settled, _)| *settled == name);
+        settled.next().map(|(_, settlement)| settlement)
+    }
+
+    /// Returns the value of a promise.
+    ///
+    /// # Errors
+    ///
+    /// If the promise has not settled or has timed out, or if its value does not fit the type. If the promise has failed,
+    /// the error is its [`RememberedError`](super::RememberedError).
+    pub fn value<T: DeserializeOwned>(&self, name: &str) -> Result<T, BoxError> {
+        match self.settlement(name) {
+            Some(Settlement::Value(value)) => value.read(),
+            Some(Settlement::Failed(error)) => Err(error.clone().into()),
+            Some(Settlement::TimedOut) => Err(format!("the promise `{name}` has timed out").into()),
+            None => Err(format!("the promise `{name}` has not settled").into()),
+        }
+    }
+
+    /// The outcomes that count: the first of each name.
+    fn settled(&self) -> impl Iterator<Item = (&str, &Settlement)> {
+        let mut seen = HashSet::new();
+        let settled = self.entries.iter().filter_map(|entry| match &entry.fact {
+            Fact::Settled(settlement) => Some((&*entry.name, settlement)),
+            Fact::Until(_) | Fact::Outside(_) => None,
+        });
+        settled.filter(move |(name, _)| seen.insert(*name))
     }
 
     /// Returns the recording in JSON.

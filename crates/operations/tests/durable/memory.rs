@@ -437,6 +437,10 @@ async fn a_run_is_replayed_from_a_recording() {
     );
     // As a test keeps it in a file.
     let recording = Recording::from_json(&recording.to_json()).unwrap();
+    let names: Vec<_> = recording.names().collect();
+    assert_eq!(names, ["customer", "amount", "gone", "pause"]);
+    assert_eq!(recording.value::<Old>("customer").unwrap().name, "Ada");
+    assert_eq!(recording.value::<u64>("amount").unwrap(), 7);
 
     let promises = Promises::with_results(PromiseResults::new().recorded(&recording));
     let new = || async {
@@ -482,6 +486,49 @@ async fn a_run_is_replayed_from_a_recording() {
 }
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
+
+#[tokio::test(start_paused = true)]
+async fn a_recording_tells_the_outcomes_of_promises() {
+    let process = Process::start(layer(&Backend::memory()), |promises| {
+        let charge = promises.try_durable("charge", async || Err::<u32, _>("it is broken"));
+        settled(&charge)?;
+        let late = promises.outside_with_timeout::<u32>("late", SECOND * 5);
+        settled(&late)?;
+        promises.outside::<u32>("open")?;
+        Ok(String::new())
+    });
+    let path = process.begin("POST /").await;
+    process
+        .until(&path, |document| {
+            document["attempt"] == 2 && document["waitingFor"].is_array()
+        })
+        .await;
+    let id = path.rsplit('/').next().unwrap();
+    let recording = process.operations.recording(id).await.unwrap().unwrap();
+    // What has not settled has no outcome.
+    let names: Vec<_> = recording.names().collect();
+    assert_eq!(names, ["charge", "late"]);
+    assert_eq!(recording.settlement("late"), Some(&Settlement::TimedOut));
+    assert_eq!(recording.settlement("open"), None);
+    let error = |name| recording.value::<u32>(name).unwrap_err();
+    assert!(error("charge").is::<RememberedError>());
+    assert_eq!(error("charge").to_string(), "it is broken");
+    assert_eq!(
+        error("late").to_string(),
+        "the promise `late` has timed out"
+    );
+    assert_eq!(
+        error("open").to_string(),
+        "the promise `open` has not settled"
+    );
+
+    // The first outcome counts, as in a run.
+    let settle = |value: u32| Settlement::value(&value).unwrap();
+    let recording = Recording::new().with("a", settle(1)).with("a", settle(2));
+    assert_eq!(recording.names().count(), 1);
+    assert_eq!(recording.value::<u32>("a").unwrap(), 1);
+    assert!(recording.value::<String>("a").is_err());
+}
 
 #[test]
 fn a_recording_made_by_hand_knows_the_addresses_of_its_promises() {
