@@ -3,7 +3,7 @@
 //!
 //! | name | kind | labels | description |
 //! |---|---|---|---|
-//! | `tower_promises_tasks_submitted_total` | counter | `queue`, `task` | tasks that were submitted, without repeated submissions of an id |
+//! | `tower_promises_tasks_submitted_total` | counter | `queue`, `task` | tasks that were submitted, also in transactions of the application that were rolled back, without repeated submissions of an id |
 //! | `tower_promises_tasks_started_total` | counter | `queue`, `task` | tasks whose first attempt has started |
 //! | `tower_promises_tasks_total` | counter | `queue`, `task`, `outcome` | tasks that have ended: `succeeded`, `failed`, `cancelled`, `dead` |
 //! | `tower_promises_tasks_in_flight` | gauge | `queue`, `task` | attempts that this process is running |
@@ -49,7 +49,7 @@ use tower_promises_backend::kit::metrics::metric;
 
 metric!(
     pub(super) SUBMITTED: Counter "tower_promises_tasks_submitted_total",
-    "Tasks that were submitted.",
+    "Tasks that were submitted, also in transactions that were rolled back.",
     by registration
 );
 metric!(
