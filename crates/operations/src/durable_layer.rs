@@ -14,7 +14,9 @@ impl OperationLayer {
     /// A durable request is an operation whatever [`escalate`](Self::escalate) says. `HEAD`, `OPTIONS`, `TRACE`,
     /// `CONNECT` and web sockets never are, and the closure is not called for them. A closure that looks only at the path
     /// also takes `GET` requests: name the method. Routers call the handler of `GET` for `HEAD` too, so a durable `GET`
-    /// should have no effects.
+    /// should have no effects. Its promises are ordinary ones then: a sleep lasts as long as the connection, and nothing
+    /// settles a promise from outside. A route of its own for `HEAD` (`get(report).head(about_report)` in axum) answers
+    /// without the work.
     ///
     /// A durable request runs where [`Operations::work`](super::Operations::work) takes it up, and goes on if its client
     /// disconnects. If the store or the queue does not answer, it is refused with 503.
