@@ -195,8 +195,12 @@ fn may_repeat(error: &Error, statement: &Statement) -> bool {
     }
 }
 
-/// Whether a connection can be used after this error.
+/// Whether a connection can be used after this error. The next connection after one to a replica may be to the primary
+/// server: an address may lead to another server after a failover.
 fn leaves_usable(error: &Error) -> bool {
+    if Advice::of(error) == Some(Advice::ReadOnly) {
+        return false;
+    }
     let database = error.as_database_error();
     let error = database.and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
     error.is_some_and(|error| !matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))

@@ -1,5 +1,6 @@
 //! Errors that say what to do.
 
+use sqlx::postgres::PgDatabaseError;
 use std::error::Error;
 use std::fmt;
 use std::time::Duration;
@@ -23,8 +24,12 @@ pub(super) enum Advice {
 impl Advice {
     /// Returns the advice for an error of the server, by its code.
     pub(super) fn of(error: &sqlx::Error) -> Option<Self> {
-        Some(match &*error.as_database_error()?.code()? {
+        let error = error.as_database_error()?;
+        let error = error.try_downcast_ref::<PgDatabaseError>()?;
+        Some(match error.code() {
             "25006" => Self::ReadOnly,
+            // A replica has no unlogged tables. The code has other meanings too, and the message depends on the language.
+            "0A000" if error.routine() == Some("get_relation_info") => Self::ReadOnly,
             // Of a schema, a table or sequence, and a function.
             "3F000" | "42P01" | "42883" => Self::NoSchema,
             "42501" => Self::NoPermission,
