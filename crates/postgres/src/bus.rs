@@ -83,9 +83,10 @@ impl Call for Publication {
         self.topic.len() + self.payload.len()
     }
 
+    /// Messages need not survive a crash, so the commit waits neither for the disk nor for a replica.
     fn statement(calls: &[Self], database: &Database, channel: Option<&str>) -> Statement {
         Statement::write(format!(
-            "SELECT {}.publish({}, {}, {})",
+            "SELECT set_config('synchronous_commit', 'off', true), {}.publish({}, {}, {})",
             database.schema(),
             array("text", calls.iter().map(|call| text(&call.topic))),
             array("bytea", calls.iter().map(|call| bytes(&call.payload))),
@@ -97,7 +98,7 @@ impl Call for Publication {
         Ok(vec![(); calls.len()])
     }
 
-    /// The function of the database notifies other processes, with the commit, which writes nothing to the disk.
+    /// The function of the database notifies other processes, with the commit, which does not wait for the disk.
     fn announce(_: &[Self], _: &[PgRow], announcements: &Arc<Announcements>) {
         announcements.wakes().wake(&Topic::messages());
     }
