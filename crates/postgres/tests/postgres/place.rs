@@ -2,16 +2,16 @@
 #![allow(unreachable_pub)]
 
 use futures_util::StreamExt;
-use std::error::Error;
 use std::time::Duration;
 use test_support::postgres::pooler::Pooler;
 use test_support::postgres::shared;
 use tokio::sync::OnceCell;
-use tower_promises_backend::{BackendError, BusEvent, BusStream, Change, WatchStream};
+use tower_promises_backend::{BusEvent, BusStream, Change, WatchStream};
 use tower_promises_postgres::{PostgresBuilder, PostgresDatabase};
 
 pub use test_support::eventually::{eventually, soon, until};
 pub use test_support::postgres::SECOND;
+pub use test_support::task::chain;
 
 /// Longer than any test, as a lease or as a time to live.
 pub const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
@@ -63,11 +63,4 @@ pub fn message(topic: &str, payload: &'static str) -> BusEvent {
         topic: topic.into(),
         payload: payload.into(),
     }
-}
-
-/// Returns the texts of an error and its sources.
-pub fn chain(error: &BackendError) -> String {
-    let sources = std::iter::successors(error.source(), |&error| error.source());
-    let sources = sources.map(|error| format!(": {error}"));
-    format!("{error}{}", sources.collect::<String>())
 }

@@ -4,14 +4,14 @@
 use futures_util::StreamExt;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, query_scalar};
-use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
-use tower_promises_backend::{BackendError, BusEvent, BusStream, Change, WatchStream};
+use tower_promises_backend::{BusEvent, BusStream, Change, WatchStream};
 
 pub use test_support::eventually::{soon, until};
 pub use test_support::remote::Process;
+pub use test_support::task::chain;
 
 pub const SECOND: Duration = Duration::from_secs(1);
 
@@ -59,11 +59,4 @@ pub fn message(topic: &str, payload: &'static str) -> BusEvent {
         topic: topic.into(),
         payload: payload.into(),
     }
-}
-
-/// Returns the texts of an error and its sources.
-pub fn chain(error: &BackendError) -> String {
-    let sources = std::iter::successors(error.source(), |&error| error.source());
-    let sources = sources.map(|error| format!(": {error}"));
-    format!("{error}{}", sources.collect::<String>())
 }
