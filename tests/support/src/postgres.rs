@@ -5,6 +5,7 @@
 //! process of the test, also if that is killed.
 
 pub mod pooler;
+pub mod standby;
 
 use crate::eventually::{PAUSE, soon};
 use std::fs;
@@ -95,6 +96,15 @@ fn as_user(program: &Path, arguments: &[String]) -> Vec<String> {
     line.push(program.display().to_string());
     line.extend_from_slice(arguments);
     line
+}
+
+/// Runs a program to its end, as the unprivileged user.
+fn run(folder: &Path, name: &str, arguments: &[String]) {
+    let mut line = as_user(&program(name), arguments).into_iter();
+    let mut command = Command::new(line.next().unwrap());
+    let output = command.args(line).current_dir(folder).output();
+    let output = output.expect(NEEDED);
+    assert!(output.status.success(), "{output:?}");
 }
 
 /// The ids of the user and group that run the programs, `None` if this process is not root.
@@ -189,13 +199,7 @@ impl Server {
         let arguments: Vec<_> = arguments
             .chain(["--locale=C", "--no-sync"].map(str::to_owned))
             .collect();
-        let mut line = as_user(&program("initdb"), &arguments).into_iter();
-        let made = Command::new(line.next().unwrap())
-            .args(line)
-            .current_dir(directory.path())
-            .output()
-            .expect(NEEDED);
-        assert!(made.status.success(), "{made:?}");
+        run(directory.path(), "initdb", &arguments);
         let (port, reserved) = reserve();
         Self {
             process: None,
@@ -245,11 +249,7 @@ impl Server {
     pub fn crash(&mut self) {
         let data = self.directory.path().join("data").display().to_string();
         let arguments = ["stop", "-m", "immediate", "-D", &data].map(str::to_owned);
-        let mut line = as_user(&program("pg_ctl"), &arguments).into_iter();
-        let mut stop = Command::new(line.next().unwrap());
-        let stopped = stop.args(line).current_dir(self.directory.path()).output();
-        let stopped = stopped.expect(NEEDED);
-        assert!(stopped.status.success(), "{stopped:?}");
+        run(self.directory.path(), "pg_ctl", &arguments);
         self.process = None;
     }
 

@@ -5,6 +5,7 @@ mod clocks;
 mod connections;
 mod load;
 mod server;
+mod standby;
 mod workers;
 
 use test_support::remote;
