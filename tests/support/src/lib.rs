@@ -24,6 +24,7 @@ pub mod stepping;
 pub mod strict;
 pub mod task;
 pub mod uploads;
+pub mod within;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};

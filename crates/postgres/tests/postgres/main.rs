@@ -8,6 +8,7 @@ mod ports;
 mod queue;
 mod schema;
 mod transactions;
+mod within;
 
 use test_support::remote;
 

@@ -5,7 +5,6 @@ mod database;
 mod file;
 mod ports;
 mod queue;
-mod remembered;
 mod transactions;
 mod watched;
 mod within;
