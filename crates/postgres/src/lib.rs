@@ -111,7 +111,7 @@
 //! one statement as are ready, so more handlers make it faster, and so does a
 //! [`prefetch`](tower_promises_backend::WorkOptions::prefetch) of some dozens if they take less than a few milliseconds. With a
 //! prefetch of 100, an envelope costs the server about a third of the processor time that it costs without one with 16
-//! handlers: 40 to 48 instead of 112 to 130 microseconds on the machine of the benchmarks.
+//! handlers.
 //!
 //! The tables of envelopes and values have dead rows, which autovacuum removes. It is configured to do so early. A
 //! transaction that stays open for hours, in any database of the server, keeps it from that, and keeps messages from being
@@ -141,8 +141,10 @@
 //! [`PostgresBuilder`] sets the maximum sizes of values and messages, the number and age of the messages and changes that
 //! are retained for other processes, and the maximum size and number of envelopes. In each process at most 1024 writes
 //! of each kind are queued. Further writes wait for room. The number of values is not bounded: give them times to live.
-//! Writes delete expired values, and envelopes that ended before the
-//! [window](PostgresBuilder::deduplication_window), up to 1000 of each at a time.
+//! Writes delete expired values, up to 1000 at a time, and envelopes that ended before the
+//! [window](PostgresBuilder::deduplication_window). After each second or 512 calls of a process, the next 1000 envelopes are
+//! looked at, in turn, so a large table keeps ended envelopes for longer than the window. Their ids are known only during
+//! the window.
 //!
 //! # Cancel safety
 //!

@@ -19,8 +19,11 @@ CREATE UNLOGGED TABLE schema_name.listeners (
     feed text NOT NULL,
     seen timestamptz NOT NULL
 );
+-- A sequence of its own, which is logged. That of an identity is unlogged as the table is, and may be unreadable on a
+-- standby that is promoted.
+CREATE SEQUENCE schema_name.numbers;
 CREATE UNLOGGED TABLE schema_name.messages (
-    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    number bigint NOT NULL PRIMARY KEY DEFAULT nextval('schema_name.numbers'),
     transaction xid8 NOT NULL,
     written timestamptz NOT NULL,
     name text NOT NULL,

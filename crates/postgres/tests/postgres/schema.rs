@@ -7,7 +7,7 @@ use test_support::remote::Process;
 use tower_promises_backend::{BackendError, Bus, Store};
 use tower_promises_postgres::PostgresDatabase;
 use tower_promises_postgres::sqlx::postgres::PgPoolOptions;
-use tower_promises_postgres::sqlx::{AssertSqlSafe, Row, query, query_scalar, raw_sql};
+use tower_promises_postgres::sqlx::{AssertSqlSafe, Row, query, query_scalar};
 
 async fn refusal(opened: impl Future<Output = Result<PostgresDatabase, BackendError>>) -> String {
     let error = soon(opened).await.unwrap_err();
@@ -110,27 +110,6 @@ async fn a_schema_of_a_newer_program_is_refused() {
     assert!(text.contains("deploy a newer program"), "{text}");
 }
 
-/// In the first version, an identity numbers the messages.
-#[tokio::test]
-async fn a_schema_of_version_1_is_migrated_with_its_messages() {
-    let place = place().await;
-    let pool = PgPoolOptions::new().connect(&place.url).await.unwrap();
-    let step = include_str!("../../src/schema/1.sql").replace("schema_name", "tower_promises");
-    let old = format!(
-        "CREATE SCHEMA tower_promises;
-        CREATE TABLE tower_promises.version AS SELECT 1 AS number;
-        DO $migration$ BEGIN {step} END $migration$;
-        INSERT INTO tower_promises.messages (transaction, written, name, value)
-            SELECT pg_current_xact_id(), now(), 'old', '' FROM generate_series(1, 5);"
-    );
-    raw_sql(AssertSqlSafe(old)).execute(&pool).await.unwrap();
-    let bus = place.open().await.bus();
-    let mut listener = bus.listen().await.unwrap();
-    bus.publish("topic", "new".into()).await.unwrap();
-    let heard = crate::place::hear(&mut listener).await;
-    assert_eq!(heard, crate::place::message("topic", "new"));
-}
-
 #[tokio::test]
 async fn a_role_without_permissions_can_use_a_schema_that_exists() {
     let place = place().await;
@@ -230,5 +209,5 @@ async fn nothing_is_created_outside_of_the_schema() {
         .fetch_one(&pool)
         .await
         .unwrap();
-    assert_eq!(row.get::<i32, _>(0), 2);
+    assert_eq!(row.get::<i32, _>(0), 1);
 }
