@@ -16,16 +16,20 @@ const BATCH: usize = 500;
 /// The time after which the server deletes the consumer of a scan.
 const INACTIVE: Duration = Duration::from_secs(10);
 
+/// The number of [looks](Scan::begin) for a list.
+pub(super) const LOOKS: usize = 16;
+
 /// The time after which a scan that waits for a message asks the stream whether there is one, and the pause before it
 /// asks for messages again that the server has not delivered.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// The messages of a stream that were there when the scan began.
+/// The messages of a stream that were there when the scan began, and some that come later.
 ///
 /// The scan pulls them. A consumer that pushes begins later, because the server first has to find its subscription.
 ///
-/// The end of the scan is what the stream says. The server's count of a consumer's pending messages is wrong for a while
-/// when messages are replaced: it holds some that are gone, and not yet those that have come in their place.
+/// The server's count of a consumer's pending messages is wrong for a while when messages are replaced: it holds some that
+/// are gone, and not yet those that have come in their place. So a scan that must not miss a replaced message asks the
+/// stream whether there are more, a limited number of times, because others may write all the time.
 pub(super) struct Scan {
     stream: Stream<()>,
     /// `None` after the last message.
@@ -33,8 +37,14 @@ pub(super) struct Scan {
     batch: Option<Batch>,
     /// The sequence of the last message that has arrived.
     after: u64,
-    /// Whether the server counts no message after that one.
+    /// The sequence of the last message when the scan began.
+    last: u64,
+    /// Whether the server counts no message after the last one that has arrived.
     may_be_last: bool,
+    /// How many more times the stream is asked for messages that the server has not counted.
+    looks: usize,
+    /// The number of messages that have arrived.
+    received: u64,
     patience: Duration,
 }
 
@@ -45,12 +55,14 @@ pub(super) struct Scanned {
 }
 
 impl Scan {
-    /// Begins after the message with the sequence `after`.
+    /// Begins after the message with the sequence `after`. Without `looks`, the scan ends with the messages that are there
+    /// now, and those that are replaced meanwhile are missing.
     pub(super) async fn begin(
         connection: &Connection,
         stream: &Stream<()>,
         after: Option<u64>,
         headers_only: bool,
+        looks: usize,
     ) -> Result<Self, BackendError> {
         let open = || async {
             let info = stream.get_info().await.map_err(BackendError::unavailable)?;
@@ -75,16 +87,22 @@ impl Scan {
             };
             let consumer = stream.create_consumer(consumer).await;
             let consumer = consumer.map_err(BackendError::unavailable)?;
-            // The last messages may have been deleted.
-            let is_empty = consumer.cached_info().num_pending == 0;
-            Ok((!is_empty).then_some(consumer))
+            let may_be_last = consumer.cached_info().num_pending == 0;
+            Ok(Some((consumer, last, may_be_last)))
+        };
+        let (consumer, last, may_be_last) = match connection.in_time(open).await? {
+            Some((consumer, last, may_be_last)) => (Some(consumer), last, may_be_last),
+            None => (None, 0, true),
         };
         Ok(Self {
             stream: stream.clone(),
-            consumer: connection.in_time(open).await?,
+            consumer,
             batch: None,
             after: after.unwrap_or(0),
-            may_be_last: false,
+            last,
+            may_be_last,
+            looks,
+            received: 0,
             patience: connection.settings().timeout,
         })
     }
@@ -98,6 +116,12 @@ impl Scan {
         let info = message.info().map_err(BackendError::unavailable)?;
         let (sequence, pending) = (info.stream_sequence, info.pending);
         let time = SystemTime::from(info.published);
+        self.received += 1;
+        if info.consumer_sequence != self.received {
+            return Err(BackendError::unavailable(
+                "the connection has lost messages of a list",
+            ));
+        }
         self.after = sequence;
         self.may_be_last = pending == 0;
         let message = message.message;
@@ -116,8 +140,14 @@ impl Scan {
         let Some(consumer) = &self.consumer else {
             return Ok(None);
         };
-        if self.may_be_last && !has_after(&self.stream, self.after).await? {
+        if self.looks == 0 && (self.may_be_last || self.after >= self.last) {
             return Ok(None);
+        }
+        if self.may_be_last {
+            if !has_after(&self.stream, self.after).await? {
+                return Ok(None);
+            }
+            self.looks -= 1;
         }
         let mut is_new = false;
         loop {

@@ -1,7 +1,7 @@
 use super::connection::{Connection, Stored};
 use super::feed::{Event, Feed};
 use super::revisions::Revisions;
-use super::scan::{Scan, Scanned};
+use super::scan::{LOOKS, Scan, Scanned};
 use super::streams::{incarnation, incarnation_of};
 use super::{names, time};
 use async_nats::jetstream::message::PublishMessage;
@@ -100,7 +100,7 @@ impl NatsStore {
         limit: usize,
     ) -> Result<Page, BackendError> {
         let stream = &self.connection.streams().values;
-        let mut scan = Scan::begin(&self.connection, stream, after, false).await?;
+        let mut scan = Scan::begin(&self.connection, stream, after, false, LOOKS).await?;
         let (mut entries, mut last) = (Vec::new(), 0);
         for _ in 0..MAX_SCANNED {
             let Some(Scanned { subject, stored }) = scan.next().await? else {

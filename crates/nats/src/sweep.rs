@@ -139,7 +139,7 @@ impl Turn<'_> {
             Kind::Values => (&self.connection.streams().values, true),
             Kind::Leases => (&self.connection.streams().leases, false),
         };
-        let mut scan = Scan::begin(self.connection, stream, None, headers_only).await?;
+        let mut scan = Scan::begin(self.connection, stream, None, headers_only, 0).await?;
         while let Some(Scanned { subject, stored }) = scan.next().await? {
             if self.is_over(kind, &stored, &subject).await? {
                 let delete = || async {
