@@ -24,6 +24,10 @@ const QUEUE: usize = 1024;
 /// About the largest number of bytes of a statement.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
 
+/// The number of statements of a kind that are under way at once: while the server writes one to its disk, it executes
+/// another.
+const LANES: usize = 2;
+
 /// The number of statements after which a connection is returned, so that calls of other kinds get their turns in a small
 /// pool.
 const TURNS: usize = 8;
@@ -36,9 +40,8 @@ pub(super) trait Call: Send + Sized + 'static {
     /// The largest number of calls of a statement.
     const MOST: usize = 128;
 
-    /// The largest number of statements that are under way at once: while the server writes one to its disk, it executes
-    /// another.
-    const LANES: usize = 2;
+    /// The number of queued calls for which a statement begins although another one is under way.
+    const AHEAD: usize = 1;
 
     /// Whether the calls change nothing.
     const IS_READ: bool = false;
@@ -123,7 +126,8 @@ impl<C: Call> Batches<C> {
         let runtime = Handle::try_current().map_err(BackendError::unavailable)?;
         {
             let mut state = lock(&self.state);
-            if state.running >= C::LANES || state.queue.is_empty() {
+            let enough = if state.running == 0 { 1 } else { C::AHEAD };
+            if state.running >= LANES || state.queue.len() < enough {
                 return Ok(());
             }
             state.running += 1;

@@ -37,8 +37,8 @@
 //!    then have earlier revisions, envelopes that were enqueued are lost, and envelopes that had ended are delivered again.
 //!    With `synchronous_standby_names`, a write waits until a replica has received it. Promote that replica. While none
 //!    answers, writes fail with [`TimedOut`], and may take effect later. Reads and messages go on.
-//! 2. After commits were lost, the server assigns their revisions and deliveries again. Restart all processes then, because
-//!    one that ran before may hold a revision or a lease that now belongs to something else.
+//! 2. After commits were lost, the server assigns their revisions again. Restart all processes then, because one that ran
+//!    before may hold a revision that now belongs to another value. Leases have random tokens: a lost one fits no delivery.
 //! 3. Give the processes an address that leads to the primary server: a name, a virtual address, or a proxy. sqlx connects to
 //!    one host, and knows no `target_session_attrs`.
 //! 4. Calls fail until the address leads to the new primary server. Then they succeed without a restart, workers go on, and
@@ -46,7 +46,8 @@
 //! 5. [`connect`] and [`open`] refuse a replica. If an address leads a running process to a replica, calls fail at once with an
 //!    error that says so, and close their connections. So each connection to a replica fails once after the address has
 //!    changed. [`get`] and [`list`] answer with what the replica has received.
-//! 6. Stop the old primary server before the replica is promoted, and never start it as a primary server again. What it still
+//! 6. Logical replication does not copy sequences: advance those of the schema before the new server is used.
+//! 7. Stop the old primary server before the replica is promoted, and never start it as a primary server again. What it still
 //!    acknowledges is lost.
 //!
 //! # Rules
@@ -114,8 +115,8 @@
 //! handlers.
 //!
 //! The tables of envelopes and values have dead rows, which autovacuum removes. It is configured to do so early. A
-//! transaction that stays open for hours, in any database of the server, keeps it from that, and keeps messages from being
-//! deleted.
+//! transaction that stays open for hours, in any database of the server, keeps it from that: each take then passes the
+//! entries of envelopes that are gone. It also keeps messages from being deleted.
 //!
 //! # PgBouncer
 //!

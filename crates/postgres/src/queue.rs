@@ -136,17 +136,17 @@ fn read(
     let mut wait = u64::MAX;
     for row in rows {
         let Some(place) = row.try_get(0)? else {
-            let next: Option<i64> = row.try_get(4)?;
+            let next: Option<i64> = row.try_get(5)?;
             wait = next.map_or(u64::MAX, |next| u64::try_from(next).unwrap_or(0));
             continue;
         };
-        let number: i32 = row.try_get(1)?;
+        let token = row.try_get(1)?;
         taken.push(Taken::new(
-            row.try_get::<&str, _>(2)?,
-            statement::value(row.try_get(3)?)?,
-            number.unsigned_abs(),
+            row.try_get::<&str, _>(3)?,
+            statement::value(row.try_get(4)?)?,
+            row.try_get::<i32, _>(2)?.unsigned_abs(),
             asked + lease.min(clock::LONGEST),
-            Held { place, number }.receipt(queue),
+            Held { place, token }.receipt(queue),
         ));
     }
     Ok((taken, wait))

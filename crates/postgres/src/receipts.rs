@@ -12,12 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tower_promises_backend::Receipt;
 
-/// The place of an envelope and the number of its delivery, which rises with each delivery and serves as a fencing token:
-/// the numbers of lost leases no longer match.
+/// The place of an envelope and the token of its delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Held {
     pub(super) place: i64,
-    pub(super) number: i32,
+    pub(super) token: i64,
 }
 
 impl Held {
@@ -25,12 +24,12 @@ impl Held {
     pub(super) fn parse(receipt: &Receipt) -> Option<(Self, &str)> {
         let mut parts = receipt.as_str().splitn(3, ' ');
         let place = parts.next()?.parse().ok()?;
-        let number = parts.next()?.parse().ok()?;
-        Some((Self { place, number }, parts.next()?))
+        let token = parts.next()?.parse().ok()?;
+        Some((Self { place, token }, parts.next()?))
     }
 
     pub(super) fn receipt(self, queue: &str) -> Receipt {
-        Receipt::new(format!("{} {} {queue}", self.place, self.number))
+        Receipt::new(format!("{} {} {queue}", self.place, self.token))
     }
 }
 
@@ -53,13 +52,10 @@ impl Call for Renewal {
     }
 
     fn statement(calls: &[Self], database: &Database, _: Option<&str>) -> Statement {
-        let leases = calls.iter().map(|call| Some(microseconds(call.lease)));
-        change(
-            "renew",
-            calls.iter().map(|call| call.held),
-            leases,
-            database,
-        )
+        let leases = calls
+            .iter()
+            .map(|call| (call.held, Some(microseconds(call.lease))));
+        change("renew", leases, database)
     }
 
     fn answers(calls: &[Self], rows: &[PgRow]) -> sqlx::Result<Vec<bool>> {
@@ -81,8 +77,8 @@ impl Call for Settlement {
     type Answer = bool;
     type Key = i64;
 
-    /// Nobody waits for a settlement, so more of them share a statement.
-    const LANES: usize = 1;
+    /// A worker settles beside its work, so settlements wait for each other and share a statement.
+    const AHEAD: usize = Self::MOST;
 
     fn key(&self) -> Option<i64> {
         Some(self.held.place)
@@ -93,13 +89,10 @@ impl Call for Settlement {
     }
 
     fn statement(calls: &[Self], database: &Database, _: Option<&str>) -> Statement {
-        let delays = calls.iter().map(|call| call.after.map(microseconds));
-        change(
-            "settle",
-            calls.iter().map(|call| call.held),
-            delays,
-            database,
-        )
+        let delays = calls
+            .iter()
+            .map(|call| (call.held, call.after.map(microseconds)));
+        change("settle", delays, database)
     }
 
     fn answers(calls: &[Self], rows: &[PgRow]) -> sqlx::Result<Vec<bool>> {
@@ -113,19 +106,22 @@ impl Call for Settlement {
     }
 }
 
+/// All calls name rows in the order of the places, so that the server never locks them in two orders.
 fn change(
     function: &str,
-    held: impl Iterator<Item = Held> + Clone,
-    times: impl Iterator<Item = Option<i64>>,
+    calls: impl Iterator<Item = (Held, Option<i64>)>,
     database: &Database,
 ) -> Statement {
+    let mut calls: Vec<_> = calls.collect();
+    calls.sort_unstable_by_key(|(held, _)| held.place);
+    let calls = || calls.iter();
     Statement::write(format!(
         "SELECT {}.{function}({}, {}, {}, {})",
         database.schema(),
         database.lock_timeout(),
-        numbers("bigint", held.clone().map(|held| held.place.to_string())),
-        numbers("integer", held.map(|held| held.number.to_string())),
-        numbers("bigint", times.map(number))
+        numbers("bigint", calls().map(|(held, _)| held.place.to_string())),
+        numbers("bigint", calls().map(|(held, _)| held.token.to_string())),
+        numbers("bigint", calls().map(|(_, time)| number(*time)))
     ))
 }
 

@@ -122,7 +122,7 @@ $function$;
 
 -- The queue. An envelope that has not ended has a row in one of two tables: `ready`, in the order of `position`, if it is
 -- due whatever the clock shows; `waiting` during a delay or a lease. So a delivery and its end write few entries of
--- indexes: no column of an index of `envelopes` changes. The place and the number identify a delivery permanently.
+-- indexes: no column of an index of `envelopes` changes.
 CREATE SEQUENCE schema_name.places;
 CREATE TABLE schema_name.envelopes (
     place bigint NOT NULL PRIMARY KEY,
@@ -140,16 +140,21 @@ CREATE TABLE schema_name.ready (
     place bigint NOT NULL,
     number integer NOT NULL,
     PRIMARY KEY (queue, priority, position)
-) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
--- `due` is the end of the delay or of the lease.
+) WITH (
+    autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0
+);
+-- `due` is the end of the delay or of the lease. A delivery has a random token, so that no receipt fits another delivery,
+-- also where a server has lost places that it had assigned.
 CREATE TABLE schema_name.waiting (
     place bigint NOT NULL PRIMARY KEY,
     queue text COLLATE "C" NOT NULL,
     priority smallint NOT NULL,
     number integer NOT NULL,
-    leased boolean NOT NULL,
+    token bigint,
     due timestamptz NOT NULL
-) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+) WITH (
+    autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0
+);
 CREATE INDEX waiting_due ON schema_name.waiting (queue, priority, due);
 -- The place up to which sweeps have looked for envelopes that have ended.
 CREATE SEQUENCE schema_name.swept MINVALUE 0 START 0;
@@ -184,8 +189,8 @@ BEGIN
         INSERT INTO schema_name.ready (queue, priority, position, place, number)
         SELECT queue, priority, place, place, 0 FROM added WHERE delay <= 0
     ), waiting AS (
-        INSERT INTO schema_name.waiting (place, queue, priority, number, leased, due)
-        SELECT place, queue, priority, 0, false, clock_timestamp() + delay * interval '1 microsecond'
+        INSERT INTO schema_name.waiting (place, queue, priority, number, due)
+        SELECT place, queue, priority, 0, clock_timestamp() + delay * interval '1 microsecond'
         FROM added WHERE delay > 0
     )
     SELECT item FROM added;
@@ -197,14 +202,19 @@ $function$;
 CREATE FUNCTION schema_name.prepare(lock_timeout bigint) RETURNS void LANGUAGE plpgsql AS $function$
 BEGIN
     PERFORM set_config('lock_timeout', lock_timeout::text, true), set_config('enable_seqscan', 'off', true),
+        set_config('enable_bitmapscan', 'off', true),
         set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
         set_config('jit', 'off', true);
 END
 $function$;
 
+CREATE FUNCTION schema_name.token() RETURNS bigint LANGUAGE sql VOLATILE AS $function$
+    SELECT (random() * 9223372036854774784)::bigint
+$function$;
+
 -- Takes due envelopes, or returns a row with the microseconds until the next envelope is due, NULL without one.
 CREATE FUNCTION schema_name.take(lock_timeout bigint, asked_queue text, most integer, lease bigint)
-RETURNS TABLE (place bigint, number integer, id text, payload text, wait bigint) LANGUAGE plpgsql AS $function$
+RETURNS TABLE (place bigint, token bigint, number integer, id text, payload text, wait bigint) LANGUAGE plpgsql AS $function$
 #variable_conflict use_column
 DECLARE
     present CONSTANT timestamptz := clock_timestamp();
@@ -222,11 +232,11 @@ BEGIN
             ORDER BY due LIMIT room FOR UPDATE SKIP LOCKED
         ), taken AS (
             UPDATE schema_name.waiting AS waiting
-            SET leased = true, number = waiting.number + 1, due = until
+            SET token = schema_name.token(), number = waiting.number + 1, due = until
             FROM picked WHERE waiting.place = picked.place
-            RETURNING waiting.place, waiting.number, picked.due AS was_due
+            RETURNING waiting.place, waiting.token, waiting.number, picked.due AS was_due
         )
-        SELECT place, number, id, encode(payload, 'hex'), NULL::bigint
+        SELECT place, token, number, id, encode(payload, 'hex'), NULL::bigint
         FROM taken JOIN schema_name.envelopes USING (place) ORDER BY was_due;
         GET DIAGNOSTICS taken = ROW_COUNT;
         room := room - taken;
@@ -240,12 +250,12 @@ BEGIN
                 WHERE queue = asked_queue AND priority = level
                 ORDER BY position LIMIT room FOR UPDATE SKIP LOCKED
             ))
-            RETURNING place, position, number + 1 AS number
+            RETURNING place, position, number + 1 AS number, schema_name.token() AS token
         ), taken AS (
-            INSERT INTO schema_name.waiting (place, queue, priority, number, leased, due)
-            SELECT place, asked_queue, level, number, true, until FROM picked
+            INSERT INTO schema_name.waiting (place, queue, priority, number, token, due)
+            SELECT place, asked_queue, level, number, token, until FROM picked
         )
-        SELECT place, number, id, encode(payload, 'hex'), NULL::bigint
+        SELECT place, token, number, id, encode(payload, 'hex'), NULL::bigint
         FROM picked JOIN schema_name.envelopes USING (place) ORDER BY position;
         GET DIAGNOSTICS taken = ROW_COUNT;
         room := room - taken;
@@ -255,7 +265,7 @@ BEGIN
         RETURN;
     END IF;
     RETURN QUERY
-    SELECT NULL::bigint, NULL::integer, NULL::text, NULL::text,
+    SELECT NULL::bigint, NULL::bigint, NULL::integer, NULL::text, NULL::text,
         ceil(extract(epoch FROM min(next.due) - clock_timestamp()) * 1000000)::bigint
     FROM (VALUES (0), (1), (2)) AS levels (level)
     CROSS JOIN LATERAL (
@@ -267,7 +277,7 @@ END
 $function$;
 
 -- Sets the ends of active leases. Returns the places of the renewed envelopes.
-CREATE FUNCTION schema_name.renew(lock_timeout bigint, places bigint[], numbers integer[], leases bigint[])
+CREATE FUNCTION schema_name.renew(lock_timeout bigint, places bigint[], tokens bigint[], leases bigint[])
 RETURNS SETOF bigint LANGUAGE plpgsql AS $function$
 #variable_conflict use_column
 BEGIN
@@ -275,28 +285,32 @@ BEGIN
     RETURN QUERY
     UPDATE schema_name.waiting AS waiting
     SET due = clock_timestamp() + lease * interval '1 microsecond'
-    FROM unnest(places, numbers, leases) AS items (place, number, lease)
-    WHERE waiting.place = items.place AND waiting.number = items.number
-        AND waiting.leased AND waiting.due > clock_timestamp()
+    FROM unnest(places, tokens, leases) AS items (place, token, lease)
+    WHERE waiting.place = items.place AND waiting.token = items.token AND waiting.due > clock_timestamp()
     RETURNING waiting.place;
 END
 $function$;
 
 -- Ends active leases: with a delay before the next delivery, or with NULL for the end of the envelope. Returns the places
 -- of the settled envelopes.
-CREATE FUNCTION schema_name.settle(lock_timeout bigint, places bigint[], numbers integer[], delays bigint[])
+CREATE FUNCTION schema_name.settle(lock_timeout bigint, places bigint[], tokens bigint[], delays bigint[])
 RETURNS SETOF bigint LANGUAGE plpgsql AS $function$
 #variable_conflict use_column
 BEGIN
     PERFORM schema_name.prepare(settle.lock_timeout);
+    -- All calls lock rows in the order of the places, so that they never wait for each other. The statement below takes
+    -- the rows without a delay first.
+    IF 0 < ANY (delays) THEN
+        PERFORM FROM schema_name.waiting WHERE place = ANY (places) ORDER BY place FOR UPDATE;
+    END IF;
     RETURN QUERY
     WITH items AS MATERIALIZED (
-        SELECT * FROM unnest(places, numbers, delays) AS items (place, number, delay)
+        SELECT * FROM unnest(places, tokens, delays) AS items (place, token, delay)
     ), released AS (
         DELETE FROM schema_name.waiting AS waiting USING items
-        WHERE waiting.place = items.place AND waiting.number = items.number
-            AND waiting.leased AND waiting.due > clock_timestamp() AND (delay IS NULL OR delay <= 0)
-        RETURNING waiting.place, queue, priority, waiting.number, delay
+        WHERE waiting.place = items.place AND waiting.token = items.token AND waiting.due > clock_timestamp()
+            AND (delay IS NULL OR delay <= 0)
+        RETURNING waiting.place, queue, priority, number, delay
     ), ready AS (
         INSERT INTO schema_name.ready (queue, priority, position, place, number)
         SELECT queue, priority, nextval('schema_name.places'), place, number FROM released WHERE delay IS NOT NULL
@@ -305,10 +319,10 @@ BEGIN
         FROM released WHERE envelopes.place = released.place AND delay IS NULL
     ), delayed AS (
         UPDATE schema_name.waiting AS waiting
-        SET leased = false, due = clock_timestamp() + delay * interval '1 microsecond'
+        SET token = NULL, due = clock_timestamp() + delay * interval '1 microsecond'
         FROM items
-        WHERE waiting.place = items.place AND waiting.number = items.number
-            AND waiting.leased AND waiting.due > clock_timestamp() AND delay > 0
+        WHERE waiting.place = items.place AND waiting.token = items.token AND waiting.due > clock_timestamp()
+            AND delay > 0
         RETURNING waiting.place
     )
     SELECT place FROM released UNION ALL SELECT place FROM delayed;
@@ -326,6 +340,7 @@ DECLARE
     oldest CONSTANT xid8 := pg_snapshot_xmin(pg_current_snapshot());
     present CONSTANT timestamptz := clock_timestamp();
     last bigint;
+    next bigint;
     swept text;
     kept bigint;
 BEGIN
@@ -338,9 +353,9 @@ BEGIN
     );
     -- There is no index of ended envelopes, because each end would have to write to it. Each sweep goes on where the
     -- last one has stopped, and after the last envelope from the start.
+    SELECT last_value INTO last FROM schema_name.swept;
     WITH looked AS MATERIALIZED (
-        SELECT place FROM schema_name.envelopes
-        WHERE place > (SELECT last_value FROM schema_name.swept) ORDER BY place LIMIT rows
+        SELECT place FROM schema_name.envelopes WHERE place > last ORDER BY place LIMIT rows
     ), deleted AS (
         DELETE FROM schema_name.envelopes WHERE ctid = ANY (ARRAY(
             SELECT envelopes.ctid FROM looked JOIN schema_name.envelopes AS envelopes USING (place)
@@ -348,19 +363,21 @@ BEGIN
             FOR UPDATE OF envelopes SKIP LOCKED
         ))
     )
-    SELECT setval('schema_name.swept', CASE WHEN count(*) = rows THEN max(place) ELSE 0 END)
-        INTO last FROM looked;
+    SELECT CASE WHEN count(*) = rows THEN max(place) ELSE 0 END INTO next FROM looked;
+    IF next <> last THEN
+        PERFORM setval('schema_name.swept', next);
+    END IF;
     DELETE FROM schema_name.listeners WHERE seen < present - interval '5 minutes';
     FOR swept, kept IN VALUES ('messages', messages_kept), ('changes', changes_kept) LOOP
         EXECUTE format(
             'WITH deleted AS (
-                DELETE FROM schema_name.%I WHERE transaction < $1 AND number IN (
+                DELETE FROM schema_name.%I WHERE transaction < $1 AND number = ANY (ARRAY(
                     SELECT number FROM schema_name.%1$I
                     WHERE written < $2 OR number <= (
                         SELECT number FROM schema_name.%1$I ORDER BY number DESC OFFSET $3 LIMIT 1
                     )
                     ORDER BY number LIMIT $4
-                ) RETURNING transaction
+                )) RETURNING transaction
             )
             INSERT INTO schema_name.horizons AS horizons (feed, transaction)
             SELECT %1$L, transaction FROM deleted ORDER BY transaction DESC LIMIT 1

@@ -391,6 +391,69 @@ async fn a_text_that_is_no_receipt_is_no_lease() {
     }
 }
 
+/// A replica that is promoted may lack places that were assigned, and then assigns them again.
+#[tokio::test]
+async fn a_receipt_of_a_lost_delivery_fits_no_other() {
+    let place = place().await;
+    let queue = place.open().await.queue();
+    add(&queue, "lost").await;
+    let lost = take(&queue, NEVER).await;
+    let mut connection = PgConnection::connect(&place.url).await.unwrap();
+    for lose in [
+        "TRUNCATE tower_promises.envelopes, tower_promises.waiting",
+        "ALTER SEQUENCE tower_promises.places RESTART",
+    ] {
+        query(lose).execute(&mut connection).await.unwrap();
+    }
+    add(&queue, "other").await;
+    let other = take(&queue, NEVER).await;
+    assert!(!queue.renew(&lost.receipt, NEVER).await.unwrap());
+    assert!(!done(&queue, &lost).await);
+    assert!(done(&queue, &other).await);
+}
+
+/// Each statement locks its rows in the order of their places.
+#[tokio::test]
+async fn settlements_and_renewals_never_wait_for_each_other() {
+    let place = place().await;
+    drop(place.open().await);
+    let connect = async || PgConnection::connect(&place.url).await.unwrap();
+    let mut other = connect().await;
+    let leases = "INSERT INTO tower_promises.waiting (place, queue, priority, number, token, due)
+        SELECT place, 'queue', 1, 1, 0, now() + interval '1 hour' FROM generate_series(1, 3) AS places (place)";
+    query(leases).execute(&mut other).await.unwrap();
+    let mut lock = other.begin().await.unwrap();
+    let last = "SELECT FROM tower_promises.waiting WHERE place = 3 FOR UPDATE";
+    query(last).execute(&mut *lock).await.unwrap();
+    let changed = async |sql: &'static str| {
+        let rows = query(sql).fetch_all(&mut connect().await).await;
+        rows.unwrap().len()
+    };
+    let waiting = async |statements| {
+        until("the statements wait", async || {
+            let sql = "SELECT count(*) FROM pg_stat_activity
+                WHERE wait_event_type = 'Lock' AND datname = current_database()";
+            number(&place, sql).await == statements
+        })
+        .await;
+    };
+    // The first is delivered again after a delay, and the others have ended.
+    let settle = changed(
+        "SELECT tower_promises.settle(60000, '{1,2,3}', '{0,0,0}', '{1000000,NULL,NULL}'::bigint[])",
+    );
+    let renew = changed("SELECT tower_promises.renew(60000, '{1,2}', '{0,0}', '{1,1}')");
+    let renew = async {
+        waiting(1).await;
+        renew.await
+    };
+    let release = async {
+        waiting(2).await;
+        lock.rollback().await.unwrap();
+    };
+    let (settled, renewed, ()) = soon(future::join3(settle, renew, release)).await;
+    assert_eq!((settled, renewed), (3, 0));
+}
+
 /// Another transaction that is under way hides its envelope, and keeps no worker from others.
 #[tokio::test]
 async fn workers_pass_by_what_others_have_locked() {
