@@ -16,8 +16,9 @@
 //! Between two steps a process may end. The envelope that it has not settled is then delivered again and repeats the
 //! steps, and every process that sees a slot whose task is not in the queue yet enqueues the task. A task that is parked twice runs once: each
 //! entry has a submission of its own and names the one that it replaces in the record of the task, and only one entry
-//! can replace it. A submission with a slot is enqueued by [`Core::admit`] only, because the queue ignores the id of an
-//! envelope that has recently ended.
+//! can replace it. The record says that its submission is that of an entry (`is_admitted`). Such a submission is enqueued by
+//! [`Core::admit`] only, because the queue ignores the id of an envelope that has recently ended, and it is not parked again
+//! while it waits for a worker: a task that is submitted again calls [`Core::fill`] instead.
 
 use super::record::{Letter, Record};
 use super::records::Changed;
@@ -170,6 +171,17 @@ impl Core {
             .await
     }
 
+    /// Gives the free slots of the limit of a task to those that wait for one, and enqueues the tasks that have one. May be
+    /// repeated.
+    pub(super) async fn fill(&self, letter: &Letter) -> Result<(), BackendError> {
+        let Some(keys) = Keys::of(letter) else {
+            return Ok(());
+        };
+        let time_to_live = self.slots_time_to_live(letter);
+        let _turn = self.turn(&keys).await;
+        self.fill_slots(&keys, time_to_live, None).await
+    }
+
     /// Releases the slot of the submission `ended`, and gives the free slots of a key to the tasks that wait longest,
     /// in one change where possible. Returns when no slot is free or no task waits, and
     /// all tasks with a slot are in the queue.
@@ -279,6 +291,7 @@ impl Core {
                     return Update::Keep(false);
                 }
                 record.submission.clone_from(submission);
+                record.is_admitted = true;
                 let time_to_live = record.time_to_live();
                 Update::Set(record, time_to_live, true)
             }

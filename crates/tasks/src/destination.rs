@@ -36,6 +36,9 @@ pub(super) trait Destination: Send {
         priority: Priority,
     ) -> impl Future<Output = Result<(), BackendError>> + Send;
 
+    /// Sees to the envelope of a task that has got a slot, or is about to.
+    fn fill(&mut self, letter: &Letter) -> impl Future<Output = Result<(), BackendError>> + Send;
+
     /// Deletes a record whose task was refused.
     fn delete(&mut self, id: &TaskId) -> impl Future<Output = Result<(), BackendError>> + Send;
 
@@ -71,6 +74,10 @@ impl Destination for &Core {
         priority: Priority,
     ) -> Result<(), BackendError> {
         Core::send(self, letter, delay, priority).await
+    }
+
+    async fn fill(&mut self, letter: &Letter) -> Result<(), BackendError> {
+        Core::fill(self, letter).await
     }
 
     async fn delete(&mut self, id: &TaskId) -> Result<(), BackendError> {
@@ -116,6 +123,13 @@ impl Destination for &mut Within<'_> {
         priority: Priority,
     ) -> Result<(), BackendError> {
         let envelope = self.core.envelope(letter)?.delay(delay).priority(priority);
+        self.transaction.enqueue(envelope).await
+    }
+
+    /// Leaves it to a worker, for the same reason.
+    async fn fill(&mut self, letter: &Letter) -> Result<(), BackendError> {
+        let reminder = letter.reminder();
+        let envelope = self.core.envelope(&reminder)?.priority(letter.priority());
         self.transaction.enqueue(envelope).await
     }
 

@@ -77,6 +77,7 @@ impl Core {
             once: false,
             on_end: None,
             ended: None,
+            is_reminder: false,
         }
     }
 

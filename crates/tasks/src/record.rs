@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tower_promises_backend::Priority;
 use tower_promises_backend::kit::clock::{milliseconds, now};
+use uuid::Uuid;
 
 const PRIORITIES: [Priority; 3] = [Priority::High, Priority::Normal, Priority::Low];
 
@@ -54,6 +55,9 @@ pub(super) struct Letter {
     /// The task whose end has caused this task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) ended: Option<EndedTask>,
+    /// Whether the letter is no task: its worker gives the free slots of the limit to tasks that wait for one.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) is_reminder: bool,
 }
 
 /// A task that is called when another one has ended, for the same principal.
@@ -112,6 +116,17 @@ impl Letter {
         PRIORITIES[self.line()]
     }
 
+    /// Creates a letter after which a worker sees to the limit of this one. It runs no task.
+    pub(super) fn reminder(&self) -> Self {
+        Self {
+            submission: Uuid::new_v4().simple().to_string(),
+            arguments: RawValue::NULL.to_owned(),
+            on_end: None,
+            is_reminder: true,
+            ..self.clone()
+        }
+    }
+
     /// Returns the id of the envelope in the queue.
     pub(super) fn envelope_id(&self) -> String {
         format!("{}/{}", self.id, self.submission)
@@ -127,6 +142,10 @@ pub(super) struct Record {
     pub(super) principal: Option<Principal>,
     pub(super) state: TaskState,
     pub(super) submission: String,
+    /// Whether the submission is that of a parked task whose turn has come. Its envelope is the concern of
+    /// [`admission`](super::admission) only.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) is_admitted: bool,
     /// Digest for comparison with later submissions of the same id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) fingerprint: Option<String>,
@@ -248,6 +267,7 @@ impl Record {
             principal: None,
             state: TaskState::Queued,
             submission: submission.to_owned(),
+            is_admitted: false,
             fingerprint: None,
             attempt: 0,
             is_suspect: false,

@@ -305,8 +305,13 @@ pub(super) async fn submit(
             submission: found.submission.clone(),
             ..letter.clone()
         };
+        let is_admitted = found.is_admitted;
         let (letter, delay) = found.kept().unwrap_or((again, delay));
-        destination.send(&letter, delay, priority).await?;
+        if is_admitted {
+            destination.fill(&letter).await?;
+        } else {
+            destination.send(&letter, delay, priority).await?;
+        }
     }
     Ok(())
 }

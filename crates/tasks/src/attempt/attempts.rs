@@ -87,6 +87,10 @@ impl Attempts {
                 after: BACKEND_PAUSE,
             }
         };
+        if letter.is_reminder {
+            let filled = core.fill(letter).await;
+            return filled.map_or_else(failed, |()| Outcome::Done);
+        }
         match core.has_slot(letter).await {
             Ok(true) => {}
             Ok(false) => return Outcome::Done,

@@ -91,7 +91,8 @@ impl Attempt<'_> {
             has_lost = false;
             let mut record = match found {
                 Some(record) if record.submission != letter.submission => {
-                    return Update::Keep(Some(match record.kept() {
+                    let is_admitted = record.is_admitted;
+                    return Update::Keep(Some(match record.kept().filter(|_| !is_admitted) {
                         Some((letter, delay)) => Begin::Replaced(Box::new(letter), delay),
                         None => Begin::Nothing,
                     }));

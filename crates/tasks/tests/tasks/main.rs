@@ -18,6 +18,7 @@ mod results;
 mod retries;
 mod rules;
 mod schedules;
+mod slots;
 mod transactions;
 mod unique;
 mod webhooks;
