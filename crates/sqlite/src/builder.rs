@@ -93,6 +93,11 @@ impl SqliteBuilder {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// Sets how often this process polls for writes of other processes, by default 20 ms. The interval is the maximum
     /// delay of their messages, changes and envelopes. Writes of this process arrive at once. The process polls only
     /// while it has listeners, watchers or workers, and up to 16 times as often just after it has written or found

@@ -111,9 +111,9 @@
 //! [`SqliteBuilder`] sets the maximum sizes of values and messages, the number and age of the messages and changes that
 //! are retained for other processes, and the maximum size and number of envelopes. In each process at most 1024 writes
 //! are queued. Further writes wait for room, for at most twice the [busy timeout](SqliteBuilder::busy_timeout). The
-//! number of values is not bounded: give them times to live. Writes delete expired values, and envelopes that ended
-//! before the [window](SqliteBuilder::deduplication_window), up to 1000 of each at a time. The file does not shrink,
-//! but the space of deleted entries is reused.
+//! number of values is not bounded: give them times to live. Writes delete expired values, envelopes that ended
+//! before the [window](SqliteBuilder::deduplication_window), and messages and changes that are not retained, up to 1000 of
+//! each at a time. The file does not shrink, but the space of deleted entries is reused.
 //!
 //! # Cancel safety
 //!

@@ -5,6 +5,7 @@ mod database;
 mod file;
 mod ports;
 mod queue;
+mod sweeps;
 mod transactions;
 mod watched;
 mod within;
