@@ -1,19 +1,24 @@
 //! Durable promises whose outcome is remembered in a transaction of the application, for each database that a backend can
 //! share with an application.
 
-use crate::eventually::{soon, until};
+use crate::eventually::{PAUSE, soon, until};
 use crate::operation::{Answer, App, SECOND};
 use crate::task::chain;
 use axum::Router;
 use axum::body::Body;
-use std::sync::Arc;
+use axum::extract::Extension;
+use futures_util::future::BoxFuture;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tower_promises::backend::Backend;
+use tokio::time::sleep;
+use tower_promises::backend::{
+    ApplicationConnection, Backend, BackendError, JoinedTransaction, Transactional,
+};
 use tower_promises::operations::OperationLayer;
-use tower_promises::operations::durable::{Settlement, Settling};
+use tower_promises::operations::durable::{DurableRun, Settlement, Settling};
 use tower_promises::{PromiseError, PromiseLayer, Promises};
 
 pub use tower_promises::BoxError;
@@ -74,16 +79,32 @@ impl Process {
         configure: impl FnOnce(OperationLayer) -> OperationLayer,
         handler: impl Fn(&Promises) -> Result<String, PromiseError> + Clone + Send + Sync + 'static,
     ) -> Self {
-        let layer = OperationLayer::new(shop.backend().await)
+        let handler = move |promises: &Promises, _: &DurableRun| handler(promises);
+        Self::start_on(shop.backend().await, configure, handler)
+    }
+
+    fn start_on(
+        backend: Backend,
+        configure: impl FnOnce(OperationLayer) -> OperationLayer,
+        handler: impl Fn(&Promises, &DurableRun) -> Result<String, PromiseError>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
+        let layer = OperationLayer::new(backend)
             .durable(|request| request.method == http::Method::POST)
             .lease(10 * SECOND)
             .wait(Duration::ZERO);
         let layer = configure(layer);
         let (operations, running) = (layer.operations(), layer.operations());
-        let answer = async move |promises: Promises| match handler(&promises) {
-            Ok(text) => (http::StatusCode::OK, text),
-            Err(error) => (error.status(), chain(&error)),
-        };
+        let answer =
+            async move |promises: Promises, Extension(run): Extension<DurableRun>| match handler(
+                &promises, &run,
+            ) {
+                Ok(text) => (http::StatusCode::OK, text),
+                Err(error) => (error.status(), chain(&error)),
+            };
         let inner = Router::new().fallback(answer).layer(PromiseLayer::new());
         let router = inner.clone().layer(layer);
         let worker = tokio::spawn(async move {
@@ -246,6 +267,64 @@ async fn settle(process: &Process, path: &str, name: &str) {
     let seven = Settlement::value(&7).unwrap();
     let settled = process.app.operations.settle(id, name, &seven).await;
     assert_eq!(settled.unwrap(), Settling::Settled);
+}
+
+/// A backend that joins transactions when the run has learned that the promise `order` is settled.
+#[derive(Clone)]
+struct Late {
+    backend: Backend,
+    run: Arc<OnceLock<DurableRun>>,
+    reached: Arc<Notify>,
+}
+
+impl Transactional for Late {
+    fn join<'c>(
+        &'c self,
+        connection: ApplicationConnection<'c>,
+    ) -> BoxFuture<'c, Result<Box<dyn JoinedTransaction + 'c>, BackendError>> {
+        Box::pin(async move {
+            self.reached.notify_one();
+            let run = self.run.get().unwrap();
+            while run.recall("order").is_none() {
+                sleep(PAUSE).await;
+            }
+            self.backend.join(connection).await
+        })
+    }
+}
+
+pub async fn a_promise_that_is_settled_while_its_transaction_is_joined_rolls_it_back(
+    shop: impl Shop,
+) {
+    let late = Late {
+        backend: shop.backend().await,
+        run: Arc::default(),
+        reached: Arc::default(),
+    };
+    let (own, slot) = (shop.clone(), late.run.clone());
+    let handler = move |promises: &Promises, run: &DurableRun| {
+        let _ = slot.set(run.clone());
+        let shop = own.clone();
+        let number: i64 = promises.durable_within("order", move |remember| {
+            let shop = shop.clone();
+            async move {
+                // Locks nothing before its first statement.
+                let mut transaction = shop.begin_reading().await?;
+                remember.within(&mut transaction, &1).await?;
+                shop.order(&mut transaction).await?;
+                shop.commit(transaction).await?;
+                Ok::<_, BoxError>(1)
+            }
+        })?;
+        Ok(format!("order {number}"))
+    };
+    let backend = late.backend.clone().transactional(late.clone());
+    let process = Process::start_on(backend, |layer| layer, handler);
+    let path = process.begin().await;
+    soon(late.reached.notified()).await;
+    settle(&process, &path, "order").await;
+    assert_eq!(process.result(&path).await.body, "order 7");
+    assert_eq!(count(&shop).await, 0);
 }
 
 pub async fn a_value_that_is_too_large_rolls_its_transaction_back(shop: impl Shop) {

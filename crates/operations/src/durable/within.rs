@@ -158,7 +158,14 @@ impl Owned {
             if has_ended || durable.fence != self.fence() {
                 return Ok(false);
             }
-            let known = lock(&self.memory).known;
+            let known = {
+                let memory = lock(&self.memory);
+                // The run may have learned of an outcome since the check. It is then among the entries that are known.
+                if memory.has(entry) {
+                    return Err(RememberWithinError::Settled);
+                }
+                memory.known
+            };
             let new = match durable.journal.after(known) {
                 Some(new) => new.to_vec(),
                 None => {

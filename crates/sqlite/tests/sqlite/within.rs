@@ -86,6 +86,14 @@ async fn a_promise_that_the_application_has_settled_rolls_its_transaction_back()
 }
 
 #[tokio::test]
+async fn a_promise_that_is_settled_while_its_transaction_is_joined_rolls_it_back() {
+    within::a_promise_that_is_settled_while_its_transaction_is_joined_rolls_it_back(
+        Shop::open().await,
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn a_value_that_is_too_large_rolls_its_transaction_back() {
     within::a_value_that_is_too_large_rolls_its_transaction_back(Shop::open().await).await;
 }
