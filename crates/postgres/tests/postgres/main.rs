@@ -6,6 +6,7 @@ mod place;
 mod pools;
 mod ports;
 mod queue;
+mod reads;
 mod schema;
 mod transactions;
 mod within;
