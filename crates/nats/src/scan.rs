@@ -17,7 +17,7 @@ const BATCH: usize = 500;
 const INACTIVE: Duration = Duration::from_secs(10);
 
 /// The number of [looks](Scan::begin) for a list.
-pub(super) const LOOKS: usize = 16;
+pub(super) const LOOKS: usize = 64;
 
 /// The time after which a scan that waits for a message asks the stream whether there is one, and the pause before it
 /// asks for messages again that the server has not delivered.

@@ -38,7 +38,9 @@ const TIME_TO_LIVE: &str = "Tower-Promises-Time-To-Live";
 /// the value, and ends by the [clock of the server](super#clocks). An expired value is absent at once. A
 /// [sweep](super::NatsBuilder::sweep_interval) deletes it from the server.
 ///
-/// Lists are in the order of the last changes, and pass all keys of the store: a page reads at most 10,000 of them.
+/// Lists are in the order of the last changes, and pass all keys of the store: a page reads at most 10,000 of them. At its
+/// end, a list asks the server for changes that have come meanwhile, at most 64 times: on a store that changes in each
+/// round trip, a value that is replaced all the time may be missing.
 ///
 /// The server publishes each change after storing it. A watcher detects missing changes by their sequences, and reports
 /// them when the next change arrives. In a cluster, a change may be lost when a stream gets a new leader.

@@ -195,6 +195,7 @@ enum Fault {
     ConfusesCase,
     ListSkips,
     ListsOtherKeys,
+    ListSkipsReplaced,
     WatchesLate,
     WatchSkips,
     WatchLagsSilently,
@@ -301,6 +302,12 @@ impl Store for Broken {
             if self.fault == Fault::ListSkips && self.every(3) {
                 page.entries.pop();
             }
+            if self.fault == Fault::ListSkipsReplaced {
+                // Values are replaced before the page is complete.
+                tokio::task::yield_now().await;
+                let present = self.store.list(&prefix, after, limit).await?.entries;
+                page.entries.retain(|listed| present.contains(listed));
+            }
             Ok(page)
         })
     }
@@ -391,6 +398,7 @@ broken! {
     a_store_that_accepts_all_keys_fails: check_store(AcceptsAllNames), "must be an error";
     a_list_that_skips_entries_fails: check_store(ListSkips), "each entry is listed once";
     a_list_of_other_keys_fails: check_store(ListsOtherKeys), "each entry is listed once";
+    a_list_that_skips_replaced_values_fails: check_store(ListSkipsReplaced), "although values are replaced";
     a_watch_that_starts_late_fails: check_store(WatchesLate), "a watch sees every change";
     a_watch_that_skips_changes_fails: check_store(WatchSkips), "a watch sees every change";
     a_watch_that_lags_silently_fails: check_store(WatchLagsSilently), "gets `Lagged`";

@@ -1,9 +1,12 @@
 use super::super::{answer, awkward_names, refusal};
 use super::TOLERANCE;
 use crate::{BackendError, Listed, Store};
+use futures_util::future::join;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::task::yield_now;
 use tokio::time::sleep;
 
 const PREFIX: &str = "conformance/list/";
@@ -42,6 +45,7 @@ pub async fn store_list<S: Store>(make: impl AsyncFn() -> S) {
         }
     }
     one_entry_changes(&here, &there).await;
+    values_are_replaced(&here, &there).await;
     entries_end(&here, &there).await;
     for key in others {
         answer("delete", here.delete(key)).await;
@@ -93,6 +97,39 @@ async fn one_entry_changes(here: &impl Store, there: &impl Store) {
     let before = keys.len();
     keys.dedup();
     assert_eq!((before, keys.len()), (24, 24), "the others are listed once");
+}
+
+/// Entries whose values are replaced while a list is read are not left out, and no other entry is.
+async fn values_are_replaced(here: &impl Store, there: &impl Store) {
+    let is_replaced = |number: usize| number % 3 == 0;
+    let has_ended = AtomicBool::new(false);
+    let write = async {
+        for round in 0..20 {
+            for number in (0..25).filter(|number| is_replaced(*number)) {
+                let (key, value) = (format!("{PREFIX}{number}"), format!("{round}"));
+                answer("put", here.put(&key, value.into(), None)).await;
+                yield_now().await;
+            }
+        }
+        has_ended.store(true, Ordering::Relaxed);
+    };
+    let read = async {
+        while !has_ended.load(Ordering::Relaxed) {
+            yield_now().await;
+            let listed = all(there, PREFIX, 4).await;
+            for number in 0..25 {
+                let key = format!("{PREFIX}{number}");
+                let times = listed.iter().filter(|listed| *listed.key == *key).count();
+                let what = "is listed although values are replaced";
+                assert!(times >= 1, "`{key}` {what}");
+                assert!(
+                    times == 1 || is_replaced(number),
+                    "`{key}` {what}, and once"
+                );
+            }
+        }
+    };
+    join(write, read).await;
 }
 
 /// Entries that are deleted or expire are not listed.
