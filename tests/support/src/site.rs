@@ -15,11 +15,14 @@ use thirtyfour::By;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
+use tower_promises::operations::durable::DurableRun;
 use tower_promises::operations::{OperationLayer, Progress};
 
 /// A request that is being handled.
 pub struct Work {
     pub progress: Progress,
+    /// The run, if the operation is durable.
+    pub run: Option<DurableRun>,
     finish: oneshot::Sender<Response>,
 }
 
@@ -73,16 +76,20 @@ impl Site {
         proxy: Proxy,
         configure: impl FnOnce(OperationLayer) -> OperationLayer,
     ) -> Self {
-        let layer = OperationLayer::memory().wait(Duration::ZERO);
+        let layer = configure(OperationLayer::memory().wait(Duration::ZERO));
+        let operations = layer.operations();
         let (sender, works) = mpsc::unbounded_channel();
         let (count, streams) = watch::channel(Streams::default());
-        let app = Router::new()
+        let handlers = Router::new()
             .route("/", get(start))
             // Browsers request this icon for pages outside of the layer.
             .route("/favicon.ico", get(async || StatusCode::NO_CONTENT))
             .route("/work", get(work).post(work))
-            .with_state(sender)
-            .layer(configure(layer))
+            .with_state(sender);
+        let runs = handlers.clone();
+        tokio::spawn(async move { operations.work::<_, Body, _>(runs).await });
+        let app = handlers
+            .layer(layer)
             .layer(from_fn_with_state(proxy, pass_on))
             .layer(from_fn_with_state(count, count_streams))
             .layer(from_fn(restrict));
@@ -150,9 +157,15 @@ async fn start(RawQuery(principal): RawQuery) -> Html<String> {
 async fn work(
     State(works): State<mpsc::UnboundedSender<Work>>,
     Extension(progress): Extension<Progress>,
+    run: Option<Extension<DurableRun>>,
 ) -> Response {
     let (finish, answer) = oneshot::channel();
-    let _ = works.send(Work { progress, finish });
+    let run = run.map(|Extension(run)| run);
+    let _ = works.send(Work {
+        progress,
+        run,
+        finish,
+    });
     let answer = answer.await;
     answer.unwrap_or_else(|_| StatusCode::SERVICE_UNAVAILABLE.into_response())
 }

@@ -4,7 +4,7 @@
 
 mod tabs;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use serde_json::json;
 use std::time::Duration;
 use test_support::site::{Proxy, Site};
@@ -351,6 +351,32 @@ async fn the_page_shows_a_cancel_by_another_client() {
         assert_eq!(deleted.status(), StatusCode::OK);
         work.until_dropped().await;
         see_cancelled(&site).await;
+    }
+}
+
+// Contract: 4.9
+#[tokio::test]
+async fn the_button_disappears_from_an_open_page_when_the_work_refuses_to_be_cancelled() {
+    for proxy in [Proxy::Transparent, Proxy::RefusesEvents] {
+        let durable =
+            |layer: OperationLayer| layer.durable(|request| request.method == Method::POST);
+        let mut site = Site::start_with(proxy, durable).await;
+        let work = site.begin().await;
+        let page: f64 = site.browser.evaluate("performance.timeOrigin").await;
+        let has_button = "document.querySelector('form button')?.checkVisibility() ?? false";
+        assert!(site.browser.evaluate::<bool>(has_button).await);
+        work.run.as_ref().unwrap().refuse_cancel().await;
+        site.browser
+            .until("document.querySelector('form, button') === null")
+            .await;
+        work.progress.set(30);
+        site.browser
+            .until("document.title === '30% · Working on it'")
+            .await;
+        let origin: f64 = site.browser.evaluate("performance.timeOrigin").await;
+        assert_eq!(origin, page, "the page was not loaded again");
+        work.finish();
+        site.see_result().await;
     }
 }
 
