@@ -120,10 +120,7 @@ fn page<R>(settings: &Settings, record: &Record, reloads: bool) -> Reply<R> {
         cancel_token: &record.token,
         can_cancel: record.can_cancel(),
         refresh,
-        reload: reloads.then(|| {
-            let reload = time_to_next_run(settings, record).unwrap_or(elapsed / 2);
-            reload.min(LONGEST_RELOAD).max(refresh)
-        }),
+        reload: reloads.then(|| (elapsed / 2).min(LONGEST_RELOAD).max(refresh)),
         strings: &settings.strings,
     };
     match &settings.page {
@@ -131,14 +128,6 @@ fn page<R>(settings: &Settings, record: &Record, reloads: bool) -> Reply<R> {
         Some(page) => html(StatusCode::OK, page(&context), false),
         None => html(StatusCode::OK, page::render(&context), true),
     }
-}
-
-/// Returns the time until the next due time of a suspended operation, or the longest time if it has none. Returns
-/// `None` if the operation is not suspended.
-fn time_to_next_run(settings: &Settings, record: &Record) -> Option<Duration> {
-    let dues = waiting(record).map(|waiting| waiting.until.unwrap_or(u64::MAX));
-    let left = dues.min()?.saturating_sub(settings.now());
-    Some(Duration::from_millis(left))
 }
 
 fn assets(settings: &Settings) -> String {

@@ -14,11 +14,11 @@
 //! slot has a lease of its own, and no clock decides about it.
 //!
 //! Between two steps a process may end. The envelope that it has not settled is then delivered again and repeats the
-//! steps, and every process that sees a slot whose task is not in the queue yet enqueues the task. A task that is parked twice runs once: each
-//! entry has a submission of its own and names the one that it replaces in the record of the task, and only one entry
-//! can replace it. The record says that its submission is that of an entry (`is_admitted`). Such a submission is enqueued by
-//! [`Core::admit`] only, because the queue ignores the id of an envelope that has recently ended, and it is not parked again
-//! while it waits for a worker: a task that is submitted again calls [`Core::fill`] instead.
+//! steps, and every process that sees a slot whose task is not in the queue yet enqueues the task. A task that is parked
+//! twice runs once: each entry has a submission of its own and names the one that it replaces in the record of the task,
+//! and only one entry can replace it. The record says that its submission is that of an entry (`is_admitted`). Such a
+//! submission is enqueued by [`Core::admit`] only, because the queue ignores the id of an envelope that has recently ended,
+//! and it is not parked again while it waits for a worker: a task that is submitted again calls [`Core::fill_limit`] instead.
 
 use super::record::{Letter, Record};
 use super::records::Changed;
@@ -171,12 +171,18 @@ impl Core {
             .await
     }
 
-    /// Gives the free slots of the limit of a task to those that wait for one, and enqueues the tasks that have one. May be
-    /// repeated.
-    pub(super) async fn fill(&self, letter: &Letter) -> Result<(), BackendError> {
+    /// Gives the free slots of the limit of a task to those that wait for one, and enqueues the tasks that have one. Parks
+    /// the task if the store has lost the slots. May be repeated.
+    pub(super) async fn fill_limit(&self, letter: &Letter) -> Result<(), BackendError> {
         let Some(keys) = Keys::of(letter) else {
             return Ok(());
         };
+        if !letter.is_reminder {
+            let slots: Option<Slots> = self.records.backend.read(&keys.slots()).await?;
+            if slots.is_none() {
+                return self.park(letter, 0).await;
+            }
+        }
         let time_to_live = self.slots_time_to_live(letter);
         let _turn = self.turn(&keys).await;
         self.fill_slots(&keys, time_to_live, None).await

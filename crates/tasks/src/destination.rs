@@ -36,8 +36,11 @@ pub(super) trait Destination: Send {
         priority: Priority,
     ) -> impl Future<Output = Result<(), BackendError>> + Send;
 
-    /// Sees to the envelope of a task that has got a slot, or is about to.
-    fn fill(&mut self, letter: &Letter) -> impl Future<Output = Result<(), BackendError>> + Send;
+    /// Enqueues the tasks that have a slot of a limit, now or by a worker.
+    fn fill_limit(
+        &mut self,
+        letter: &Letter,
+    ) -> impl Future<Output = Result<(), BackendError>> + Send;
 
     /// Deletes a record whose task was refused.
     fn delete(&mut self, id: &TaskId) -> impl Future<Output = Result<(), BackendError>> + Send;
@@ -76,8 +79,8 @@ impl Destination for &Core {
         Core::send(self, letter, delay, priority).await
     }
 
-    async fn fill(&mut self, letter: &Letter) -> Result<(), BackendError> {
-        Core::fill(self, letter).await
+    async fn fill_limit(&mut self, letter: &Letter) -> Result<(), BackendError> {
+        Core::fill_limit(self, letter).await
     }
 
     async fn delete(&mut self, id: &TaskId) -> Result<(), BackendError> {
@@ -127,7 +130,7 @@ impl Destination for &mut Within<'_> {
     }
 
     /// Leaves it to a worker, for the same reason.
-    async fn fill(&mut self, letter: &Letter) -> Result<(), BackendError> {
+    async fn fill_limit(&mut self, letter: &Letter) -> Result<(), BackendError> {
         let reminder = letter.reminder();
         let envelope = self.core.envelope(&reminder)?.priority(letter.priority());
         self.transaction.enqueue(envelope).await

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tower_promises_backend::Priority;
 use tower_promises_backend::kit::clock::{milliseconds, now};
-use uuid::Uuid;
 
 const PRIORITIES: [Priority; 3] = [Priority::High, Priority::Normal, Priority::Low];
 
@@ -55,7 +54,7 @@ pub(super) struct Letter {
     /// The task whose end has caused this task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) ended: Option<EndedTask>,
-    /// Whether the letter is no task: its worker gives the free slots of the limit to tasks that wait for one.
+    /// Whether the letter is no task, but causes its worker to give the free slots of the limit to tasks that wait.
     #[serde(default, skip_serializing_if = "is_false")]
     pub(super) is_reminder: bool,
 }
@@ -116,10 +115,9 @@ impl Letter {
         PRIORITIES[self.line()]
     }
 
-    /// Creates a letter after which a worker sees to the limit of this one. It runs no task.
+    /// Creates a letter whose worker gives the free slots of the limit of this one to tasks that wait.
     pub(super) fn reminder(&self) -> Self {
         Self {
-            submission: Uuid::new_v4().simple().to_string(),
             arguments: RawValue::NULL.to_owned(),
             on_end: None,
             is_reminder: true,
@@ -129,7 +127,9 @@ impl Letter {
 
     /// Returns the id of the envelope in the queue.
     pub(super) fn envelope_id(&self) -> String {
-        format!("{}/{}", self.id, self.submission)
+        // One reminder for each submission, however often it is repeated.
+        let kind = if self.is_reminder { "~limit" } else { "" };
+        format!("{}/{}{kind}", self.id, self.submission)
     }
 }
 

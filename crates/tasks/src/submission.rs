@@ -307,8 +307,9 @@ pub(super) async fn submit(
         };
         let is_admitted = found.is_admitted;
         let (letter, delay) = found.kept().unwrap_or((again, delay));
-        if is_admitted {
-            destination.fill(&letter).await?;
+        // A later version of the application may have removed the limit.
+        if is_admitted && letter.limit.is_some() {
+            destination.fill_limit(&letter).await?;
         } else {
             destination.send(&letter, delay, priority).await?;
         }

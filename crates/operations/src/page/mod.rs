@@ -56,10 +56,9 @@ pub struct PageContext<'a> {
     pub can_cancel: bool,
     /// The polling interval for a page without an event stream.
     pub refresh: Duration,
-    /// The time after which a page without scripts reloads itself: half of the elapsed time, at least
-    /// [`refresh`](Self::refresh) and at most a minute, so that the reader can use the page between two reloads. While
-    /// the operation is suspended, it is a minute, or until its next due time if that is sooner. `None` if the reader
-    /// has switched reloading off, by the query `reload=off`.
+    /// The time after which a page without scripts reloads itself: half of the elapsed time, at most a minute, and at
+    /// least [`refresh`](Self::refresh). So the reader can use the page between two reloads. `None` if the reader has
+    /// switched reloading off, by the query `reload=off`.
     pub reload: Option<Duration>,
     /// The texts of the page.
     pub strings: &'a Strings,

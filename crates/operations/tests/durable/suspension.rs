@@ -47,31 +47,6 @@ async fn an_operation_that_only_sleeps_keeps_nothing_in_memory() {
     assert_eq!(document["waitingFor"], serde_json::Value::Null);
 }
 
-/// A reload takes the focus away, and before the due time it shows nothing new.
-// Contract: 6.2
-#[tokio::test(start_paused = true)]
-async fn the_page_of_a_suspended_operation_reloads_itself_rarely() {
-    for (sleeps, reload) in [(Some(SECOND * 20), 20), (Some(DAY), 60), (None, 60)] {
-        let process = Process::start(layer(&Backend::memory()), move |promises| {
-            match sleeps {
-                Some(duration) => promises.sleep("night", duration)?,
-                None => promises.outside::<()>("approval")?,
-            }
-            Ok(String::new())
-        });
-        let path = process.begin("POST /").await;
-        let document = process.suspended(&path).await;
-        let page = request(&format!("GET {path}"), &[("accept", "text/html")]);
-        let page = process.send(page).await.body;
-        let (_, rest) = page.split_once("refresh\" content=\"").unwrap();
-        let seconds: u64 = rest.split('"').next().unwrap().parse().unwrap();
-        assert!(
-            seconds <= reload && reload < seconds + 5,
-            "{seconds} for {document}"
-        );
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn names_are_hidden_by_default() {
     let process = Process::start(layer(&Backend::memory()), |promises| {

@@ -19,6 +19,7 @@ use std::time::Duration;
 use tokio::select;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
+use tower_promises_backend::kit::clock::now;
 use tower_promises_backend::kit::drain::Drain;
 use tower_promises_backend::kit::progress::Report;
 use tower_promises_backend::kit::topics::Subscription;
@@ -81,15 +82,12 @@ impl Attempts {
 
     async fn attend_letter(&self, letter: &Letter) -> Outcome {
         let core = &self.tasks.core;
-        let failed = |error: BackendError| {
-            observe::backend_failed(&letter.id, &error);
-            Outcome::Retry {
-                after: BACKEND_PAUSE,
-            }
-        };
+        let failed = |error| done_or_again(letter, Err(error));
         if letter.is_reminder {
-            let filled = core.fill(letter).await;
-            return filled.map_or_else(failed, |()| Outcome::Done);
+            if letter.expires <= now() {
+                return Outcome::Done;
+            }
+            return done_or_again(letter, core.fill_limit(letter).await);
         }
         match core.has_slot(letter).await {
             Ok(true) => {}
@@ -147,13 +145,10 @@ impl Attempts {
             Begin::Nothing => return Outcome::Done,
             Begin::Replaced(letter, delay) => {
                 let sent = core.send(&letter, delay, letter.priority()).await;
-                let Err(error) = sent else {
-                    return Outcome::Done;
-                };
-                observe::backend_failed(&letter.id, &error);
-                return Outcome::Retry {
-                    after: BACKEND_PAUSE,
-                };
+                return done_or_again(&letter, sent);
+            }
+            Begin::Admitted(letter) => {
+                return done_or_again(&letter, core.fill_limit(&letter).await);
             }
             Begin::Expired => {
                 ended(TaskState::Failed, Some(&expired()));
@@ -314,5 +309,16 @@ impl Attempts {
             end = attempt.watch(cancels) => end,
             never = attempt.report(&context.shared.report) => match never {},
         }
+    }
+}
+
+/// The outcome of an envelope that only causes a call of the backend.
+fn done_or_again(letter: &Letter, called: Result<(), BackendError>) -> Outcome {
+    let Err(error) = called else {
+        return Outcome::Done;
+    };
+    observe::backend_failed(&letter.id, &error);
+    Outcome::Retry {
+        after: BACKEND_PAUSE,
     }
 }

@@ -46,6 +46,8 @@ pub(super) enum Begin {
     Nothing,
     /// A later submission has replaced this one, and may have failed to enqueue its letter with this delay.
     Replaced(Box<Letter>, Duration),
+    /// A later submission has the task, and has got a slot or is about to.
+    Admitted(Box<Letter>),
     /// The lifetime of the task is over.
     Expired,
     /// A cancel was requested.
@@ -92,7 +94,8 @@ impl Attempt<'_> {
             let mut record = match found {
                 Some(record) if record.submission != letter.submission => {
                     let is_admitted = record.is_admitted;
-                    return Update::Keep(Some(match record.kept().filter(|_| !is_admitted) {
+                    return Update::Keep(Some(match record.kept() {
+                        Some((letter, _)) if is_admitted => Begin::Admitted(Box::new(letter)),
                         Some((letter, delay)) => Begin::Replaced(Box::new(letter), delay),
                         None => Begin::Nothing,
                     }));

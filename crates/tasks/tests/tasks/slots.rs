@@ -18,7 +18,7 @@ use tower_promises_tasks::{
     Principal, Submit, Task, TaskContext, TaskFailure, TaskLimit, TaskQueueOptions, Tasks, Unique,
 };
 
-/// A task of the only key. It waits at the gate of the test.
+/// A task that waits at the gate of the test. Each limit has a key of its own.
 #[derive(Serialize, Deserialize)]
 struct Export {
     at_once: u32,
@@ -35,7 +35,7 @@ impl Task for Export {
     type Output = ();
 
     fn limit(&self, _: Option<&Principal>) -> Option<TaskLimit> {
-        Some(TaskLimit::new("only", self.at_once))
+        Some(TaskLimit::new(self.at_once.to_string(), self.at_once))
     }
 
     async fn run(self, context: TaskContext) -> Result<(), TaskFailure> {
@@ -217,6 +217,24 @@ async fn a_task_whose_submission_was_not_acknowledged_runs_after_it_is_submitted
             assert_eq!(site.exports.started.get(), 1, "{at}");
         }
     }
+}
+
+/// A process ends while it gives a slot of another limit to a task that it replaces.
+#[tokio::test(start_paused = true)]
+async fn a_task_that_was_replaced_with_another_limit_runs_although_its_process_has_ended() {
+    let site = Site::new();
+    let submit = site.submit("task", 1).unique(Unique::Replace);
+    submit.await.unwrap();
+    site.stop_at_write(2);
+    let submit = site.first.queue("main").submit(Export { at_once: 2 });
+    let submit = tokio::spawn(submit.with_id("task").unique(Unique::Replace).into_future());
+    site.stop.is_reached().await;
+    submit.abort();
+
+    let _worker = site.other.work().unwrap();
+    site.exports.gate.add_permits(1);
+    site.see_task("replaced").await;
+    assert_eq!(site.exports.started.get(), 1);
 }
 
 /// Transactions that commit with each of their calls.
