@@ -445,3 +445,29 @@ pub async fn a_transaction_that_is_rolled_back_remembers_no_value(shop: impl Sho
     assert_eq!(count(&shop).await, 0);
     assert_eq!(attempts.load(Ordering::SeqCst), 1);
 }
+
+/// Makes a test of each function of this module. The expression opens the application.
+#[macro_export]
+macro_rules! tests_within {
+    ($open:expr) => {
+        $crate::tests_within! {
+            $open,
+            a_transaction_that_was_not_committed_is_repeated,
+            a_transaction_that_was_committed_is_not_repeated,
+            a_promise_that_the_application_has_settled_rolls_its_transaction_back,
+            a_promise_that_is_settled_while_its_transaction_is_joined_rolls_it_back,
+            a_value_that_is_too_large_rolls_its_transaction_back,
+            a_name_too_many_rolls_its_transaction_back,
+            a_transaction_with_a_conflict_is_repeated,
+            a_transaction_that_is_rolled_back_remembers_no_value
+        }
+    };
+    ($open:expr, $($test:ident),+) => {
+        $(
+            #[tokio::test]
+            async fn $test() {
+                $crate::within::$test($open).await;
+            }
+        )+
+    };
+}

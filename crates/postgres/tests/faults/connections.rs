@@ -1,6 +1,6 @@
 //! Connections are killed while processes enqueue and handle envelopes.
 
-use crate::load::{self, builder};
+use crate::load::{self, ENVELOPES, Load, builder};
 use futures_util::StreamExt;
 use std::time::Duration;
 use test_support::eventually::soon;
@@ -16,15 +16,10 @@ const KILL: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activit
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_are_killed_under_load_lose_nothing() {
     let url = shared().await.database().await;
-    let (client, worker) = (
-        builder().connect(&url).await.unwrap(),
-        builder().connect(&url).await.unwrap(),
-    );
-    let enqueued = tokio::spawn(async move { load::enqueue(&client.backend()).await });
-    let worker = load::work(worker.backend());
+    let load = Load::start(url.clone()).await;
     let mut killer = PgConnection::connect(&url).await.unwrap();
     let mut kills = 0;
-    while !enqueued.is_finished() || load::ended(&url).await < load::ENVELOPES / 2 {
+    while !load.is_enqueued() || load::ended(&url).await < ENVELOPES / 2 {
         // Not all at the same point of a statement.
         sleep(Duration::from_millis(20 + kills % 7 * 9)).await;
         let killed: i64 = query_scalar(KILL).fetch_one(&mut killer).await.unwrap();
@@ -33,10 +28,8 @@ async fn connections_that_are_killed_under_load_lose_nothing() {
         sleep(Duration::from_millis(150)).await;
     }
     assert!(kills > 0);
-    let failures = soon(enqueued).await.unwrap();
-    load::all_have_ended(&url).await;
-    println!("{kills} connections killed, {failures} calls of `enqueue` have failed");
-    worker.abort();
+    println!("{kills} connections killed");
+    load.ends().await;
 }
 
 /// Each kind of statement meets a connection that is killed while it waits for a lock. Nothing has changed then.

@@ -7,7 +7,7 @@ use futures_util::stream::{self, StreamExt};
 use futures_util::{FutureExt, future};
 use std::sync::Arc;
 use std::time::Duration;
-use test_support::eventually::{PAUSE, eventually};
+use test_support::eventually::{PAUSE, eventually, soon, until};
 use test_support::postgres::SECOND;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -28,6 +28,47 @@ pub fn builder() -> PostgresBuilder {
     PostgresDatabase::builder()
         .timeout(SECOND * 4)
         .deduplication_window(SECOND * 3600)
+}
+
+/// A process that enqueues all envelopes, and one that handles them.
+pub struct Load {
+    url: String,
+    enqueued: JoinHandle<usize>,
+    worker: JoinHandle<()>,
+}
+
+impl Load {
+    pub async fn start(url: String) -> Self {
+        let connect = async || builder().connect(&url).await.unwrap().backend();
+        let (client, worker) = (connect().await, connect().await);
+        Self {
+            enqueued: tokio::spawn(async move { enqueue(&client).await }),
+            worker: work(worker),
+            url,
+        }
+    }
+
+    /// Whether all envelopes are enqueued.
+    pub fn is_enqueued(&self) -> bool {
+        self.enqueued.is_finished()
+    }
+
+    /// Waits until this number of envelopes has ended.
+    pub async fn reaches(&self, number: usize) {
+        until("a part of the envelopes has ended", async || {
+            ended(&self.url).await >= number
+        })
+        .await;
+    }
+
+    /// Waits until all envelopes are enqueued and have ended.
+    pub async fn ends(self) {
+        let failures = soon(self.enqueued).await.unwrap();
+        all_have_ended(&self.url).await;
+        println!("{failures} calls of `enqueue` have failed");
+        assert!(!self.worker.is_finished());
+        self.worker.abort();
+    }
 }
 
 /// Enqueues all envelopes. A call that fails is repeated until the envelope is acknowledged. Returns the number of calls

@@ -1,6 +1,6 @@
 //! The server crashes and starts again, or is shut down, while processes enqueue and handle envelopes.
 
-use crate::load::{self, ENVELOPES, builder};
+use crate::load::{ENVELOPES, Load, builder};
 use futures_util::StreamExt;
 use test_support::eventually::{soon, until};
 use test_support::postgres::Server;
@@ -9,26 +9,13 @@ use tower_promises_backend::{BackendError, Bus, BusEvent, Store};
 async fn envelopes_survive(restart: impl Fn(&mut Server)) {
     // The server flushes its writes, as it does outside of tests.
     let mut server = Server::with(&[]).await;
-    let url = server.url();
-    let (client, worker) = (
-        builder().connect(&url).await.unwrap(),
-        builder().connect(&url).await.unwrap(),
-    );
-    let enqueued = tokio::spawn(async move { load::enqueue(&client.backend()).await });
-    let worker = load::work(worker.backend());
+    let load = Load::start(server.url()).await;
     for part in 1..=3 {
-        until("a part of the envelopes has ended", async || {
-            load::ended(&url).await >= ENVELOPES / 5 * part
-        })
-        .await;
+        load.reaches(ENVELOPES / 5 * part).await;
         restart(&mut server);
         server.start_again().await;
     }
-    let failures = soon(enqueued).await.unwrap();
-    load::all_have_ended(&url).await;
-    println!("{failures} calls of `enqueue` have failed");
-    assert!(!worker.is_finished());
-    worker.abort();
+    load.ends().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

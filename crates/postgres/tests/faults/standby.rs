@@ -1,6 +1,6 @@
 //! Replicas: a standby that is taken for the primary server, and one that takes its place.
 
-use crate::load::{self, ENVELOPES, builder};
+use crate::load::{ENVELOPES, Load, builder};
 use futures_util::StreamExt;
 use test_support::eventually::{BOUND, eventually, soon, until};
 use test_support::postgres::standby::Address;
@@ -177,25 +177,12 @@ async fn a_failover_under_load_loses_nothing() {
     let mut primary = primary().await;
     let standby = primary.standby().await;
     let address = Address::of(&primary).await;
-    let url = address.url();
-    let (client, worker) = (
-        builder().connect(&url).await.unwrap(),
-        builder().connect(&url).await.unwrap(),
-    );
-    let enqueued = tokio::spawn(async move { load::enqueue(&client.backend()).await });
-    let worker = load::work(worker.backend());
-    until("a part of the envelopes has ended", async || {
-        load::ended(&url).await >= ENVELOPES / 3
-    })
-    .await;
+    let load = Load::start(address.url()).await;
+    load.reaches(ENVELOPES / 3).await;
     primary.crash();
     standby.promote().await;
     address.lead_to(&standby);
-    let failures = soon(enqueued).await.unwrap();
-    load::all_have_ended(&url).await;
-    println!("{failures} calls of `enqueue` have failed");
-    assert!(!worker.is_finished());
-    worker.abort();
+    load.ends().await;
 }
 
 /// A commit that no standby acknowledges is not acknowledged to the caller either.

@@ -58,48 +58,4 @@ impl within::Shop for Shop {
     }
 }
 
-#[tokio::test]
-async fn a_transaction_that_was_not_committed_is_repeated() {
-    within::a_transaction_that_was_not_committed_is_repeated(Shop::open().await).await;
-}
-
-#[tokio::test]
-async fn a_transaction_that_was_committed_is_not_repeated() {
-    within::a_transaction_that_was_committed_is_not_repeated(Shop::open().await).await;
-}
-
-#[tokio::test]
-async fn a_promise_that_the_application_has_settled_rolls_its_transaction_back() {
-    within::a_promise_that_the_application_has_settled_rolls_its_transaction_back(
-        Shop::open().await,
-    )
-    .await;
-}
-
-#[tokio::test]
-async fn a_promise_that_is_settled_while_its_transaction_is_joined_rolls_it_back() {
-    within::a_promise_that_is_settled_while_its_transaction_is_joined_rolls_it_back(
-        Shop::open().await,
-    )
-    .await;
-}
-
-#[tokio::test]
-async fn a_value_that_is_too_large_rolls_its_transaction_back() {
-    within::a_value_that_is_too_large_rolls_its_transaction_back(Shop::open().await).await;
-}
-
-#[tokio::test]
-async fn a_name_too_many_rolls_its_transaction_back() {
-    within::a_name_too_many_rolls_its_transaction_back(Shop::open().await).await;
-}
-
-#[tokio::test]
-async fn a_transaction_with_a_conflict_is_repeated() {
-    within::a_transaction_with_a_conflict_is_repeated(Shop::open().await).await;
-}
-
-#[tokio::test]
-async fn a_transaction_that_is_rolled_back_remembers_no_value() {
-    within::a_transaction_that_is_rolled_back_remembers_no_value(Shop::open().await).await;
-}
+test_support::tests_within!(Shop::open().await);
