@@ -102,7 +102,8 @@ impl Core {
             if is_settled {
                 return Ok(());
             }
-            return self.fill_slots(&keys, time_to_live, None).await;
+            self.fill_slots(&keys, time_to_live, None).await?;
+            return Ok(());
         }
     }
 
@@ -167,8 +168,9 @@ impl Core {
         };
         let time_to_live = self.slots_time_to_live(letter);
         let _turn = self.turn(&keys).await;
-        self.fill_slots(&keys, time_to_live, Some(&letter.submission))
-            .await
+        let ended = Some(&*letter.submission);
+        self.fill_slots(&keys, time_to_live, ended).await?;
+        Ok(())
     }
 
     /// Gives the free slots of the limit of a task to those that wait for one, and enqueues the tasks that have one. Parks
@@ -177,32 +179,31 @@ impl Core {
         let Some(keys) = Keys::of(letter) else {
             return Ok(());
         };
-        if !letter.is_reminder {
-            let slots: Option<Slots> = self.records.backend.read(&keys.slots()).await?;
-            if slots.is_none() {
-                return self.park(letter, 0).await;
-            }
-        }
         let time_to_live = self.slots_time_to_live(letter);
-        let _turn = self.turn(&keys).await;
-        self.fill_slots(&keys, time_to_live, None).await
+        let turn = self.turn(&keys).await;
+        let found = self.fill_slots(&keys, time_to_live, None).await?;
+        drop(turn);
+        if !found && !letter.is_reminder {
+            self.park(letter, 0).await?;
+        }
+        Ok(())
     }
 
     /// Releases the slot of the submission `ended`, and gives the free slots of a key to the tasks that wait longest,
-    /// in one change where possible. Returns when no slot is free or no task waits, and
-    /// all tasks with a slot are in the queue.
+    /// in one change where possible. Returns when no slot is free or no task waits, and all tasks with a slot are in the
+    /// queue: whether the store has the slots.
     async fn fill_slots(
         &self,
         keys: &Keys,
         time_to_live: Duration,
         ended: Option<&str>,
-    ) -> Result<(), BackendError> {
+    ) -> Result<bool, BackendError> {
         let backend = &self.records.backend;
         let key = keys.slots();
         loop {
             let found = backend.read_revision::<Slots>(&key).await?;
             let Some((mut slots, revision)) = found else {
-                return Ok(());
+                return Ok(false);
             };
             let before = slots.holders.len();
             slots
@@ -232,7 +233,7 @@ impl Core {
                 has_changed = true;
             }
             if !has_changed && skipped.is_empty() && is_last {
-                return Ok(());
+                return Ok(true);
             }
             let value = encode(&slots)?;
             let set = backend.set(&key, Some(revision), value, time_to_live);
@@ -245,7 +246,7 @@ impl Core {
                 backend.delete(&keys.parked(place)).await?;
             }
             if is_last {
-                return Ok(());
+                return Ok(true);
             }
         }
     }
