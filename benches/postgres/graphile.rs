@@ -55,12 +55,17 @@ async fn enqueue(worker: &Worker) {
 pub(crate) async fn work(server: &Server, workers: usize, in_batches: bool) -> Rate {
     let url = &*server.database().await;
     let counter = Counter::default();
-    enqueue(&*worker(url, counter.clone(), in_batches).await).await;
+    let utils = worker(url, counter.clone(), in_batches)
+        .await
+        .create_utils();
+    let spec = JobSpec::default();
+    let added = utils.add_jobs(&vec![(Nothing {}, &spec); jobs()]).await;
+    added.unwrap();
     let mut all = Vec::new();
     for _ in 0..workers {
         all.push(worker(url, counter.clone(), in_batches).await);
     }
-    let clock = Clock::start(server, counter).await;
+    let clock = Clock::start(server, url, counter).await;
     let running: Vec<_> = all
         .into_iter()
         .map(|worker| {
@@ -78,7 +83,8 @@ pub(crate) async fn work(server: &Server, workers: usize, in_batches: bool) -> R
             (worker, task)
         })
         .collect();
-    let rate = clock.ends().await;
+    let has_jobs = "SELECT EXISTS (SELECT FROM graphile_worker._private_jobs)";
+    let rate = clock.ends(has_jobs).await;
     for (worker, task) in running {
         worker.request_shutdown();
         let _ = task.await;

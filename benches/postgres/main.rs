@@ -28,7 +28,7 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tower_promises::backend::{Backend, Delivery, Envelope, Outcome, WorkOptions};
 use tower_promises_postgres::PostgresDatabase;
-use tower_promises_postgres::sqlx::Row;
+use tower_promises_postgres::sqlx::{Connection, PgConnection, Row, query_scalar};
 
 /// The number of jobs, unless the environment variable `JOBS` has another one.
 const JOBS: usize = 5000;
@@ -77,25 +77,36 @@ impl fmt::Display for Rate {
     }
 }
 
-/// Measures the time until all jobs have run.
+/// Measures the time until all jobs have run and their ends are stored.
 struct Clock {
     counter: Counter,
+    connection: PgConnection,
     start: Instant,
     cpu: Cpu,
 }
 
 impl Clock {
-    async fn start(server: &Server, counter: Counter) -> Self {
+    async fn start(server: &Server, url: &str, counter: Counter) -> Self {
+        let connection = PgConnection::connect(url).await.unwrap();
         let cpu = Cpu::start(server).await;
         Self {
             counter,
+            connection,
             start: Instant::now(),
             cpu,
         }
     }
 
-    async fn ends(self) -> Rate {
+    /// Resolves when the query, whether there are jobs that have not ended, returns `false`.
+    async fn ends(mut self, has_jobs: &'static str) -> Rate {
         self.counter.reaches(jobs()).await;
+        while query_scalar(has_jobs)
+            .fetch_one(&mut self.connection)
+            .await
+            .unwrap()
+        {
+            sleep(Duration::from_millis(1)).await;
+        }
         Rate {
             per_second: per_second(jobs(), self.start),
             cpu: self.cpu.per_job(jobs()),
@@ -127,7 +138,7 @@ async fn work(server: &Server, workers: usize, prefetch: usize) -> Rate {
     for _ in 0..workers {
         backends.push(open(&url, true).await);
     }
-    let clock = Clock::start(server, counter.clone()).await;
+    let clock = Clock::start(server, &url, counter.clone()).await;
     let running: Vec<_> = backends
         .into_iter()
         .map(|backend| {
@@ -148,7 +159,9 @@ async fn work(server: &Server, workers: usize, prefetch: usize) -> Rate {
             (shutdown, task)
         })
         .collect();
-    let rate = clock.ends().await;
+    let has_jobs = "SELECT EXISTS (SELECT FROM tower_promises.ready)
+        OR EXISTS (SELECT FROM tower_promises.waiting)";
+    let rate = clock.ends(has_jobs).await;
     for (shutdown, task) in running {
         drop(shutdown);
         task.await.unwrap();

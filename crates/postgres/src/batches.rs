@@ -11,9 +11,11 @@ use sqlx::postgres::PgRow;
 use std::collections::{HashSet, VecDeque};
 use std::hash::Hash;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::yield_now;
+use tokio::time::sleep;
 use tower_promises_backend::BackendError;
 use tower_promises_backend::kit::deadline::in_time;
 use tower_promises_backend::kit::sync::lock;
@@ -42,6 +44,9 @@ pub(super) trait Call: Send + Sized + 'static {
 
     /// The number of queued calls for which a statement begins although another one is under way.
     const AHEAD: usize = 1;
+
+    /// How long a call waits for others before its statement begins, unless as many as [`AHEAD`](Self::AHEAD) are queued.
+    const PAUSE: Duration = Duration::ZERO;
 
     /// Whether the calls change nothing.
     const IS_READ: bool = false;
@@ -137,7 +142,7 @@ impl<C: Call> Batches<C> {
     }
 
     /// Removes the calls of the next statement from the queue.
-    fn next(&self) -> (Vec<C>, Answers<C>) {
+    fn next(&self) -> Batch<C> {
         let (mut calls, mut answers) = (Vec::new(), Vec::new());
         // Dropping a job releases its permit and so wakes waiting tasks, which must not happen under the lock.
         let mut gone = Vec::new();
@@ -165,56 +170,35 @@ impl<C: Call> Batches<C> {
         left.append(&mut state.queue);
         state.queue = left;
         drop(state);
-        (calls, answers)
+        Batch { calls, answers }
     }
-}
 
-type Answers<C> = Vec<(
-    oneshot::Sender<Result<<C as Call>::Answer, BackendError>>,
-    OwnedSemaphorePermit,
-)>;
-
-/// The right to execute calls.
-struct Turn<C: Call>(Arc<Batches<C>>);
-
-impl<C: Call> Drop for Turn<C> {
-    /// Runs also if the runtime shuts down, possibly before the task has started. Then the next call starts a task: a task
-    /// that is started here would be dropped at once, and so on.
-    fn drop(&mut self) {
-        lock(&self.0.state).running -= 1;
+    /// Removes queued calls from the queue for a statement of another kind, which executes them too. Until the batch is
+    /// answered, further calls wait as for a statement of their own.
+    pub(super) fn join(self: &Arc<Self>) -> Option<Joined<C>> {
+        lock(&self.state).running += 1;
+        let turn = Turn(self.clone());
+        let batch = self.next();
+        (!batch.calls.is_empty()).then_some(Joined { batch, turn })
     }
-}
 
-async fn run<C: Call>(turn: Turn<C>) {
-    let batches = turn.0.clone();
-    // A task that has made this call may be about to make more.
-    yield_now().await;
-    take_turns(&batches).await;
-    drop(turn);
-    // Calls may have been queued since, or are left after the last turn. Fails outside of a runtime only.
-    let _ = batches.start();
-}
+    fn statement(&self, batch: &Batch<C>) -> Statement {
+        C::statement(&batch.calls, &self.database, self.announcements.channel())
+    }
 
-async fn take_turns<C: Call>(batches: &Batches<C>) {
-    let mut lane = Lane::default();
-    for _ in 0..TURNS {
-        let (calls, answers) = batches.next();
-        if calls.is_empty() {
-            break;
-        }
-        let announcements = &batches.announcements;
-        let statement = C::statement(&calls, &batches.database, announcements.channel());
-        let rows = batches.database.execute(&mut lane, &statement).await;
+    /// Answers the calls of a batch with the rows of its statement.
+    fn answer(&self, batch: Batch<C>, rows: Result<&[PgRow], BackendError>) {
+        let Batch { calls, answers } = batch;
         let answered = rows.and_then(|rows| {
             if !C::IS_READ {
-                announcements.wakes().mark_active();
+                self.announcements.wakes().mark_active();
             }
-            C::announce(&calls, &rows, announcements);
-            let answered = C::answers(&calls, &rows);
-            answered.map_err(|error| batches.database.error(error))
+            C::announce(&calls, rows, &self.announcements);
+            let answered = C::answers(&calls, rows);
+            answered.map_err(|error| self.database.error(error))
         });
         if !C::IS_READ {
-            batches.sweep.note(calls.len());
+            self.sweep.note(calls.len());
         }
         // Sending fails if the caller is gone, which is fine.
         match answered {
@@ -230,4 +214,77 @@ async fn take_turns<C: Call>(batches: &Batches<C>) {
             }
         }
     }
+}
+
+/// The calls of a statement.
+struct Batch<C: Call> {
+    calls: Vec<C>,
+    answers: Vec<(
+        oneshot::Sender<Result<C::Answer, BackendError>>,
+        OwnedSemaphorePermit,
+    )>,
+}
+
+/// Calls that are executed by a statement of another kind.
+pub(super) struct Joined<C: Call> {
+    batch: Batch<C>,
+    turn: Turn<C>,
+}
+
+impl<C: Call> Joined<C> {
+    pub(super) fn statement(&self) -> Statement {
+        self.turn.0.statement(&self.batch)
+    }
+
+    /// Answers the calls with their rows.
+    pub(super) fn answer(self, rows: Result<&[PgRow], BackendError>) {
+        self.turn.0.answer(self.batch, rows);
+        self.turn.end();
+    }
+}
+
+/// The right to execute calls.
+struct Turn<C: Call>(Arc<Batches<C>>);
+
+impl<C: Call> Drop for Turn<C> {
+    /// Runs also if the runtime shuts down, possibly before the task has started. Then the next call starts a task: a task
+    /// that is started here would be dropped at once, and so on.
+    fn drop(&mut self) {
+        lock(&self.0.state).running -= 1;
+    }
+}
+
+impl<C: Call> Turn<C> {
+    /// Ends the turn, and starts a task for calls that have been queued since or are left.
+    fn end(self) {
+        let batches = self.0.clone();
+        drop(self);
+        // Fails outside of a runtime only.
+        let _ = batches.start();
+    }
+}
+
+async fn run<C: Call>(turn: Turn<C>) {
+    let batches = &turn.0;
+    if C::PAUSE.is_zero() || lock(&batches.state).queue.len() >= C::AHEAD {
+        // A task that has made this call may be about to make more.
+        yield_now().await;
+    } else {
+        sleep(C::PAUSE).await;
+    }
+    let mut lane = Lane::default();
+    for _ in 0..TURNS {
+        let batch = batches.next();
+        if batch.calls.is_empty() {
+            break;
+        }
+        let statement = batches.statement(&batch);
+        let rows = batches.database.execute(&mut lane, &statement).await;
+        batches.answer(batch, rows.as_deref().map_err(Clone::clone));
+        if !C::PAUSE.is_zero() {
+            break;
+        }
+    }
+    drop(lane);
+    turn.end();
 }

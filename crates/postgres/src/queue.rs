@@ -90,22 +90,40 @@ impl PostgresQueue {
     ) -> Result<Vec<Taken>, BackendError> {
         let asked = Instant::now();
         let database = self.shared.database.clone();
-        let take = Statement::write(format!(
+        // Settlements that wait go along, so that both share a round trip and a commit.
+        let settlements = self.shared.settlements.join();
+        let take = format!(
             "SELECT * FROM {}.take({}, {}, {}, {})",
             database.schema(),
             database.lock_timeout(),
             text(queue),
             i32::try_from(limit).unwrap_or(i32::MAX),
             microseconds(lease)
-        ));
+        );
         let (queue, next, wakes) = (
             queue.to_owned(),
             next.clone(),
             self.shared.notices.wakes().clone(),
         );
         let taking = async move {
-            let rows = database.run(take).await?;
-            let answer = read(&rows, &queue, asked, lease);
+            let statement = match &settlements {
+                Some(settlements) => settlements.statement().then(&take),
+                None => Statement::write(take),
+            };
+            let rows = database.run(statement).await;
+            // The rows of settlements have one column.
+            let settled = rows
+                .as_ref()
+                .map_or(0, |rows| rows.partition_point(|row| row.len() == 1));
+            if let Some(settlements) = settlements {
+                settlements.answer(
+                    rows.as_ref()
+                        .map(|rows| &rows[..settled])
+                        .map_err(Clone::clone),
+                );
+            }
+            let rows = rows?;
+            let answer = read(&rows[settled..], &queue, asked, lease);
             let (taken, wait) = answer.map_err(|error| database.error(error))?;
             next.store(wait, Ordering::SeqCst);
             if !taken.is_empty() {

@@ -79,6 +79,8 @@ impl Call for Settlement {
 
     /// A worker settles beside its work, so settlements wait for each other and share a statement.
     const AHEAD: usize = Self::MOST;
+    /// Usually, the worker takes envelopes meanwhile, and the settlements go along.
+    const PAUSE: Duration = Duration::from_millis(1);
 
     fn key(&self) -> Option<i64> {
         Some(self.held.place)

@@ -35,6 +35,11 @@ impl Statement {
         }
     }
 
+    /// Adds another statement that changes something. The server executes both in one transaction.
+    pub(super) fn then(self, sql: &str) -> Self {
+        Self::write(format!("{}; {sql}", self.sql))
+    }
+
     pub(super) const fn is_read(&self) -> bool {
         self.is_read
     }

@@ -158,6 +158,11 @@ CREATE TABLE schema_name.waiting (
 CREATE INDEX waiting_due ON schema_name.waiting (queue, priority, due);
 -- The place up to which sweeps have looked for envelopes that have ended.
 CREATE SEQUENCE schema_name.swept MINVALUE 0 START 0;
+-- The last place that was assigned at a time. Envelopes with later places have ended later.
+CREATE TABLE schema_name.marks (
+    written timestamptz NOT NULL PRIMARY KEY,
+    place bigint NOT NULL
+);
 
 -- Adds envelopes. Returns the numbers, from 1 on, of those that were added. The others have known ids.
 CREATE FUNCTION schema_name.enqueue(
@@ -199,12 +204,13 @@ $function$;
 
 -- Sets the patience with locks for this transaction, and makes it find rows by indexes also where the statistics of tables
 -- that change fast are old. The planner's costs of such plans would start its compiler, which takes longer than the query.
+-- Each connection plans a query once: to plan it again for the arguments of a call takes as long as to execute it.
 CREATE FUNCTION schema_name.prepare(lock_timeout bigint) RETURNS void LANGUAGE plpgsql AS $function$
 BEGIN
     PERFORM set_config('lock_timeout', lock_timeout::text, true), set_config('enable_seqscan', 'off', true),
         set_config('enable_bitmapscan', 'off', true),
         set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
-        set_config('jit', 'off', true);
+        set_config('jit', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true);
 END
 $function$;
 
@@ -226,25 +232,30 @@ BEGIN
     FOR level IN REVERSE 2..0 LOOP
         -- First those that were delayed or leased. They have waited for longer.
         RETURN QUERY
-        WITH picked AS MATERIALIZED (
-            SELECT place, due FROM schema_name.waiting
-            WHERE queue = asked_queue AND priority = level AND due <= present
-            ORDER BY due LIMIT room FOR UPDATE SKIP LOCKED
+        WITH picked AS (
+            DELETE FROM schema_name.waiting
+            -- The rows are locked, so they stay where they are.
+            WHERE ctid = ANY (ARRAY(
+                SELECT ctid FROM schema_name.waiting
+                WHERE queue = asked_queue AND priority = level AND due <= present
+                ORDER BY due LIMIT room FOR UPDATE SKIP LOCKED
+            ))
+            RETURNING place, due, number + 1 AS number, schema_name.token() AS token
         ), taken AS (
-            UPDATE schema_name.waiting AS waiting
-            SET token = schema_name.token(), number = waiting.number + 1, due = until
-            FROM picked WHERE waiting.place = picked.place
-            RETURNING waiting.place, waiting.token, waiting.number, picked.due AS was_due
+            INSERT INTO schema_name.waiting (place, queue, priority, number, token, due)
+            SELECT place, asked_queue, level, number, token, until FROM picked
         )
         SELECT place, token, number, id, encode(payload, 'hex'), NULL::bigint
-        FROM taken JOIN schema_name.envelopes USING (place) ORDER BY was_due;
+        FROM picked CROSS JOIN LATERAL (
+            SELECT id, payload FROM schema_name.envelopes WHERE envelopes.place = picked.place LIMIT 1
+        ) AS envelope
+        ORDER BY due;
         GET DIAGNOSTICS taken = ROW_COUNT;
         room := room - taken;
         EXIT WHEN room <= 0;
         RETURN QUERY
         WITH picked AS (
             DELETE FROM schema_name.ready
-            -- The rows are locked, so they stay where they are.
             WHERE ctid = ANY (ARRAY(
                 SELECT ctid FROM schema_name.ready
                 WHERE queue = asked_queue AND priority = level
@@ -256,7 +267,10 @@ BEGIN
             SELECT place, asked_queue, level, number, token, until FROM picked
         )
         SELECT place, token, number, id, encode(payload, 'hex'), NULL::bigint
-        FROM picked JOIN schema_name.envelopes USING (place) ORDER BY position;
+        FROM picked CROSS JOIN LATERAL (
+            SELECT id, payload FROM schema_name.envelopes WHERE envelopes.place = picked.place LIMIT 1
+        ) AS envelope
+        ORDER BY position;
         GET DIAGNOSTICS taken = ROW_COUNT;
         room := room - taken;
         EXIT WHEN room <= 0;
@@ -276,18 +290,18 @@ BEGIN
 END
 $function$;
 
--- Sets the ends of active leases. Returns the places of the renewed envelopes.
+-- Sets the ends of active leases. Returns the places of the renewed envelopes. The places rise, here and in `settle`, so
+-- `width_bucket` finds the index of a place.
 CREATE FUNCTION schema_name.renew(lock_timeout bigint, places bigint[], tokens bigint[], leases bigint[])
 RETURNS SETOF bigint LANGUAGE plpgsql AS $function$
 #variable_conflict use_column
 BEGIN
     PERFORM schema_name.prepare(renew.lock_timeout);
     RETURN QUERY
-    UPDATE schema_name.waiting AS waiting
-    SET due = clock_timestamp() + lease * interval '1 microsecond'
-    FROM unnest(places, tokens, leases) AS items (place, token, lease)
-    WHERE waiting.place = items.place AND waiting.token = items.token AND waiting.due > clock_timestamp()
-    RETURNING waiting.place;
+    UPDATE schema_name.waiting
+    SET due = clock_timestamp() + leases[width_bucket(place, places)] * interval '1 microsecond'
+    WHERE place = ANY (places) AND token = tokens[width_bucket(place, places)] AND due > clock_timestamp()
+    RETURNING place;
 END
 $function$;
 
@@ -298,34 +312,32 @@ RETURNS SETOF bigint LANGUAGE plpgsql AS $function$
 #variable_conflict use_column
 BEGIN
     PERFORM schema_name.prepare(settle.lock_timeout);
-    -- All calls lock rows in the order of the places, so that they never wait for each other. The statement below takes
-    -- the rows without a delay first.
     IF 0 < ANY (delays) THEN
+        -- All calls lock rows in the order of the places, so that they never wait for each other. Two statements change
+        -- rows here.
         PERFORM FROM schema_name.waiting WHERE place = ANY (places) ORDER BY place FOR UPDATE;
+        RETURN QUERY
+        UPDATE schema_name.waiting
+        SET token = NULL,
+            due = clock_timestamp() + delays[width_bucket(place, places)] * interval '1 microsecond'
+        WHERE place = ANY (places) AND token = tokens[width_bucket(place, places)] AND due > clock_timestamp()
+            AND delays[width_bucket(place, places)] > 0
+        RETURNING place;
     END IF;
     RETURN QUERY
-    WITH items AS MATERIALIZED (
-        SELECT * FROM unnest(places, tokens, delays) AS items (place, token, delay)
-    ), released AS (
-        DELETE FROM schema_name.waiting AS waiting USING items
-        WHERE waiting.place = items.place AND waiting.token = items.token AND waiting.due > clock_timestamp()
-            AND (delay IS NULL OR delay <= 0)
-        RETURNING waiting.place, queue, priority, number, delay
+    WITH released AS (
+        DELETE FROM schema_name.waiting
+        WHERE place = ANY (places) AND token = tokens[width_bucket(place, places)] AND due > clock_timestamp()
+            AND coalesce(delays[width_bucket(place, places)], 0) <= 0
+        RETURNING place, queue, priority, number, delays[width_bucket(place, places)] AS delay
     ), ready AS (
         INSERT INTO schema_name.ready (queue, priority, position, place, number)
         SELECT queue, priority, nextval('schema_name.places'), place, number FROM released WHERE delay IS NOT NULL
     ), ended AS (
-        UPDATE schema_name.envelopes AS envelopes SET ended = clock_timestamp(), payload = ''
-        FROM released WHERE envelopes.place = released.place AND delay IS NULL
-    ), delayed AS (
-        UPDATE schema_name.waiting AS waiting
-        SET token = NULL, due = clock_timestamp() + delay * interval '1 microsecond'
-        FROM items
-        WHERE waiting.place = items.place AND waiting.token = items.token AND waiting.due > clock_timestamp()
-            AND delay > 0
-        RETURNING waiting.place
+        UPDATE schema_name.envelopes SET ended = clock_timestamp(), payload = ''
+        WHERE place = ANY (ARRAY(SELECT place FROM released WHERE delay IS NULL))
     )
-    SELECT place FROM released UNION ALL SELECT place FROM delayed;
+    SELECT place FROM released;
 END
 $function$;
 
@@ -339,6 +351,9 @@ DECLARE
     -- All earlier transactions have ended, so a reader whose snapshot is later has read what they have written.
     oldest CONSTANT xid8 := pg_snapshot_xmin(pg_current_snapshot());
     present CONSTANT timestamptz := clock_timestamp();
+    oldest_end CONSTANT timestamptz := present - known_for * interval '1 microsecond';
+    old bigint;
+    marked timestamptz;
     last bigint;
     next bigint;
     swept text;
@@ -351,21 +366,31 @@ BEGIN
     DELETE FROM schema_name.entries WHERE key IN (
         SELECT key FROM schema_name.entries WHERE expires <= present LIMIT rows FOR UPDATE SKIP LOCKED
     );
-    -- There is no index of ended envelopes, because each end would have to write to it. Each sweep goes on where the
-    -- last one has stopped, and after the last envelope from the start.
-    SELECT last_value INTO last FROM schema_name.swept;
-    WITH looked AS MATERIALIZED (
-        SELECT place FROM schema_name.envelopes WHERE place > last ORDER BY place LIMIT rows
-    ), deleted AS (
-        DELETE FROM schema_name.envelopes WHERE ctid = ANY (ARRAY(
-            SELECT envelopes.ctid FROM looked JOIN schema_name.envelopes AS envelopes USING (place)
-            WHERE envelopes.ended <= present - known_for * interval '1 microsecond'
-            FOR UPDATE OF envelopes SKIP LOCKED
-        ))
-    )
-    SELECT CASE WHEN count(*) = rows THEN max(place) ELSE 0 END INTO next FROM looked;
-    IF next <> last THEN
-        PERFORM setval('schema_name.swept', next);
+    -- There is no index of ended envelopes, because each end would have to write to it. Sweeps look at those whose place was
+    -- assigned before the window. Each goes on where the last one has stopped, and after the last place from the start.
+    INSERT INTO schema_name.marks (written, place)
+        SELECT present, last_value FROM schema_name.places WHERE NOT EXISTS (
+            SELECT FROM schema_name.marks WHERE written > present - (present - oldest_end) / 64
+        ) ON CONFLICT DO NOTHING;
+    SELECT place, written INTO old, marked FROM schema_name.marks
+        WHERE written <= oldest_end ORDER BY written DESC LIMIT 1;
+    IF FOUND THEN
+        DELETE FROM schema_name.marks WHERE written < marked;
+        SELECT last_value INTO last FROM schema_name.swept;
+        WITH looked AS MATERIALIZED (
+            SELECT ctid AS row, place, ended FROM schema_name.envelopes
+            WHERE place > last AND place <= old ORDER BY place LIMIT rows
+        ), deleted AS (
+            DELETE FROM schema_name.envelopes WHERE ctid = ANY (ARRAY(
+                SELECT ctid FROM schema_name.envelopes
+                WHERE ctid = ANY (ARRAY(SELECT row FROM looked WHERE ended <= oldest_end)) AND ended <= oldest_end
+                FOR UPDATE SKIP LOCKED
+            ))
+        )
+        SELECT CASE WHEN count(*) = rows THEN max(place) ELSE 0 END INTO next FROM looked;
+        IF next <> last THEN
+            PERFORM setval('schema_name.swept', next);
+        END IF;
     END IF;
     DELETE FROM schema_name.listeners WHERE seen < present - interval '5 minutes';
     FOR swept, kept IN VALUES ('messages', messages_kept), ('changes', changes_kept) LOOP
