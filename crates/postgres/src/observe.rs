@@ -13,6 +13,15 @@ pub(super) fn sweep_failed(error: &BackendError) {
     );
 }
 
+/// Dead rows could not be removed.
+pub(super) fn vacuum_failed(error: &BackendError) {
+    let error: &dyn Error = error;
+    log::warning!(
+        error,
+        "dead rows could not be removed from the queue of the database"
+    );
+}
+
 /// The connection for notifications is lost or could not be made.
 pub(super) fn notifications_lost(error: &BackendError) {
     let error: &dyn Error = error;

@@ -3,6 +3,7 @@
 use super::database::Database;
 use super::observe;
 use super::statement::{Statement, microseconds};
+use super::vacuum::Vacuum;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -19,11 +20,13 @@ pub(super) struct Sweep {
     /// The time of the last sweep, and the number of calls since then.
     last: Mutex<(Instant, usize)>,
     is_running: AtomicBool,
+    vacuum: Vacuum,
 }
 
 impl Sweep {
     pub(super) fn new(database: Arc<Database>) -> Arc<Self> {
         Arc::new(Self {
+            vacuum: Vacuum::new(database.clone()),
             database,
             last: Mutex::new((Instant::now(), 0)),
             is_running: AtomicBool::new(false),
@@ -33,6 +36,7 @@ impl Sweep {
     /// Adds a number of calls, and starts a sweep if one is due. A sweep is one statement, in a task of its own, so no
     /// call waits for it.
     pub(super) fn note(self: &Arc<Self>, calls: usize) {
+        self.vacuum.note(calls);
         {
             let mut last = lock(&self.last);
             last.1 += calls;
@@ -54,6 +58,7 @@ impl Sweep {
             if let Err(error) = database.run(statement(database)).await {
                 observe::sweep_failed(&error);
             }
+            running.0.vacuum.run().await;
         });
     }
 }
