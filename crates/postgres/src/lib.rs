@@ -115,9 +115,10 @@
 //! handlers.
 //!
 //! The tables of envelopes and values have dead rows, which autovacuum removes. It is configured to do so early. A busy
-//! process also runs `VACUUM` for the two tables of envelopes that are to be delivered, if its role owns them: about once
-//! for 8,192 calls, and for at most a twentieth of the time. A transaction that stays open for hours, in any database of the server, keeps it from that: each take then passes the
-//! entries of envelopes that are gone. It also keeps messages from being deleted.
+//! process also runs `VACUUM` for the two tables of envelopes that are to be delivered, about once for 8,192 calls and for
+//! at most a twentieth of the time, if its role owns them. A transaction that stays open for hours, in any database of the
+//! server, keeps both from that: each take then passes the entries of envelopes that are gone. It also keeps messages from
+//! being deleted.
 //!
 //! # PgBouncer
 //!

@@ -92,10 +92,13 @@ impl PostgresQueue {
         let database = self.shared.database.clone();
         // Settlements that wait go along, so that both share a round trip and a commit.
         let settlements = self.shared.settlements.join();
+        let lock_timeout = match &settlements {
+            Some(_) => "NULL".to_owned(),
+            None => database.lock_timeout().to_string(),
+        };
         let take = format!(
-            "SELECT * FROM {}.take({}, {}, {}, {})",
+            "SELECT * FROM {}.take({lock_timeout}, {}, {}, {})",
             database.schema(),
-            database.lock_timeout(),
             text(queue),
             i32::try_from(limit).unwrap_or(i32::MAX),
             microseconds(lease)

@@ -218,17 +218,26 @@ CREATE FUNCTION schema_name.token() RETURNS bigint LANGUAGE sql VOLATILE AS $fun
     SELECT (random() * 9223372036854774784)::bigint
 $function$;
 
--- Takes due envelopes, or returns a row with the microseconds until the next envelope is due, NULL without one.
-CREATE FUNCTION schema_name.take(lock_timeout bigint, asked_queue text, most integer, lease bigint)
+-- Takes due envelopes, or returns a row with the microseconds until the next envelope is due, NULL without one. Without a
+-- patience with locks, another function has prepared the transaction.
+-- Rows that another take has locked are mostly passed by their `xmax`: a try to lock them costs more than a delivery. The
+-- `xmax` of a rolled back transaction looks the same while an older one is open, so some looks do without.
+CREATE FUNCTION schema_name.take(
+    lock_timeout bigint, asked_queue text, most integer, lease bigint, is_thorough boolean DEFAULT random() < 0.02
+)
 RETURNS TABLE (place bigint, token bigint, number integer, id text, payload text, wait bigint) LANGUAGE plpgsql AS $function$
 #variable_conflict use_column
 DECLARE
     present CONSTANT timestamptz := clock_timestamp();
     until CONSTANT timestamptz := present + lease * interval '1 microsecond';
+    -- Of the oldest open transaction.
+    oldest_age CONSTANT integer := age(pg_snapshot_xmin(pg_current_snapshot())::xid);
     room integer := most;
     taken integer;
 BEGIN
-    PERFORM schema_name.prepare(take.lock_timeout);
+    IF take.lock_timeout IS NOT NULL THEN
+        PERFORM schema_name.prepare(take.lock_timeout);
+    END IF;
     FOR level IN REVERSE 2..0 LOOP
         -- First those that were delayed or leased. They have waited for longer.
         RETURN QUERY
@@ -259,6 +268,7 @@ BEGIN
             WHERE ctid = ANY (ARRAY(
                 SELECT ctid FROM schema_name.ready
                 WHERE queue = asked_queue AND priority = level
+                    AND (is_thorough OR xmax = 0 OR age(xmax) > oldest_age)
                 ORDER BY position LIMIT room FOR UPDATE SKIP LOCKED
             ))
             RETURNING place, position, number + 1 AS number, schema_name.token() AS token
@@ -276,6 +286,10 @@ BEGIN
         EXIT WHEN room <= 0;
     END LOOP;
     IF room < most THEN
+        RETURN;
+    END IF;
+    IF NOT is_thorough THEN
+        RETURN QUERY SELECT * FROM schema_name.take(NULL, asked_queue, most, lease, true);
         RETURN;
     END IF;
     RETURN QUERY
@@ -363,9 +377,9 @@ BEGIN
         RETURN;
     END IF;
     PERFORM schema_name.prepare(sweep.lock_timeout);
-    DELETE FROM schema_name.entries WHERE key IN (
-        SELECT key FROM schema_name.entries WHERE expires <= present LIMIT rows FOR UPDATE SKIP LOCKED
-    );
+    DELETE FROM schema_name.entries WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM schema_name.entries WHERE expires <= present LIMIT rows FOR UPDATE SKIP LOCKED
+    ));
     -- There is no index of ended envelopes, because each end would have to write to it. Sweeps look at those whose place was
     -- assigned before the window. Each goes on where the last one has stopped, and after the last place from the start.
     INSERT INTO schema_name.marks (written, place)

@@ -2,7 +2,7 @@
 
 use crate::place::{NEVER, Place, SECOND, builder, place, soon, until};
 use bytes::Bytes;
-use futures_util::{FutureExt, future};
+use futures_util::{FutureExt, StreamExt, future, stream};
 use static_assertions::assert_impl_all;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -278,8 +278,12 @@ async fn sweeps_come_to_all_settled_envelopes() {
     let insert = "INSERT INTO tower_promises.envelopes (place, queue, id, ended, payload)
         SELECT place, 'queue', place::text, CASE WHEN place > 1500 THEN now() - interval '1 year' END, ''
         FROM generate_series(1, 4000) AS places (place)";
+    // Tells that the places were assigned before the window.
+    let mark = "INSERT INTO tower_promises.marks (written, place) VALUES (now() - interval '1 year', 4000)";
     let mut connection = PgConnection::connect(&place.url).await.unwrap();
-    query(insert).execute(&mut connection).await.unwrap();
+    for sql in [insert, mark] {
+        query(sql).execute(&mut connection).await.unwrap();
+    }
     until("the settled envelopes are deleted", async || {
         store.put("key", "x".into(), None).await.unwrap();
         number(&place, "SELECT count(*) FROM tower_promises.envelopes").await == 1500
@@ -352,6 +356,49 @@ async fn an_envelope_without_a_delay_has_no_time() {
     assert_eq!(number(&place, timed).await, 2);
     assert!(queue.settle(&taken.receipt, RETRY).await.unwrap());
     assert_eq!(number(&place, timed).await, 1);
+}
+
+/// A worker that is busy costs one transaction for what it has handled and what it handles next.
+#[tokio::test]
+async fn a_settlement_goes_along_with_the_next_take() {
+    let place = place().await;
+    let queue = place.open().await.queue();
+    for id in ["first", "next"] {
+        add(&queue, id).await;
+    }
+    let first = take(&queue, NEVER).await;
+    let (settled, next) = soon(future::join(done(&queue, &first), take(&queue, NEVER))).await;
+    assert!(settled);
+    assert_eq!(&*next.id, "next");
+    let together = "SELECT count(*) FROM tower_promises.envelopes AS settled
+        JOIN tower_promises.waiting AS taken ON taken.xmin = settled.xmin WHERE settled.id = 'first'";
+    assert_eq!(number(&place, together).await, 1);
+    assert!(done(&queue, &next).await);
+}
+
+/// A take that fails takes a settlement along, which is then made again.
+#[tokio::test]
+async fn a_settlement_fails_with_the_take_that_it_goes_along_with() {
+    let place = place().await;
+    let database = builder().timeout(SECOND);
+    let queue = database.connect(&place.url).await.unwrap().queue();
+    for id in ["first", "next"] {
+        add(&queue, id).await;
+    }
+    let first = take(&queue, NEVER).await;
+    let mut other = PgConnection::connect(&place.url).await.unwrap();
+    let mut lock = other.begin().await.unwrap();
+    query("LOCK TABLE tower_promises.ready")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    let settle = queue.settle(&first.receipt, Outcome::Done);
+    let (settled, taken) = soon(future::join(settle, queue.take("queue", 1, NEVER))).await;
+    assert!(settled.is_err(), "{settled:?}");
+    assert!(taken.is_err(), "{taken:?}");
+    lock.rollback().await.unwrap();
+    assert!(done(&queue, &first).await);
+    assert_eq!(&*take(&queue, NEVER).await.id, "next");
 }
 
 /// Envelopes that were repeated do not starve, and neither do new ones.
@@ -470,4 +517,57 @@ async fn workers_pass_by_what_others_have_locked() {
     assert_eq!(&*take(&queue, NEVER).await.id, "free");
     lock.rollback().await.unwrap();
     assert_eq!(&*take(&queue, NEVER).await.id, "locked");
+}
+
+/// While an older transaction is open, one that was rolled back cannot be told from one that is under way by its number.
+#[tokio::test]
+async fn some_looks_try_to_lock_what_others_may_have_locked() {
+    let place = place().await;
+    let queue = place.open().await.queue();
+    for id in ["locked", "free"] {
+        add(&queue, id).await;
+    }
+    let connect = async || PgConnection::connect(&place.url).await.unwrap();
+    let (mut other, mut older) = (connect().await, connect().await);
+    let mut open = older.begin().await.unwrap();
+    query("SELECT pg_current_xact_id()")
+        .execute(&mut *open)
+        .await
+        .unwrap();
+    let mut lock = other.begin().await.unwrap();
+    query("SELECT FROM tower_promises.ready ORDER BY position LIMIT 1 FOR UPDATE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    lock.rollback().await.unwrap();
+    let look = async |sql: &'static str| {
+        let id = query_scalar(sql).fetch_one(&mut connect().await).await;
+        id.unwrap()
+    };
+    let passing: String =
+        look("SELECT id FROM tower_promises.take(1000, 'queue', 1, 1000000, false)").await;
+    assert_eq!(passing, "free");
+    // Nothing else is left, so the second look is thorough.
+    let thorough: String =
+        look("SELECT id FROM tower_promises.take(1000, 'queue', 1, 1000000, false)").await;
+    assert_eq!(thorough, "locked");
+}
+
+/// Autovacuum looks once a minute.
+#[tokio::test]
+async fn a_busy_process_removes_dead_rows() {
+    let place = place().await;
+    let queue = place.open().await.queue();
+    let calls = stream::iter(0..9000).for_each_concurrent(64, async |number| {
+        add(&queue, &number.to_string()).await;
+    });
+    timeout(60 * SECOND, calls).await.unwrap();
+    until("the tables are vacuumed", async || {
+        // A sweep follows a write.
+        let _ = queue.enqueue(envelope("known")).await.unwrap();
+        let sql = "SELECT count(*) FROM pg_stat_user_tables
+            WHERE relname IN ('ready', 'waiting') AND vacuum_count > 0";
+        number(&place, sql).await == 2
+    })
+    .await;
 }
