@@ -176,10 +176,21 @@ impl<C: Call> Batches<C> {
     /// Removes queued calls from the queue for a statement of another kind, which executes them too. Until the batch is
     /// answered, further calls wait as for a statement of their own.
     pub(super) fn join(self: &Arc<Self>) -> Option<Joined<C>> {
-        lock(&self.state).running += 1;
+        {
+            let mut state = lock(&self.state);
+            if state.queue.is_empty() {
+                return None;
+            }
+            state.running += 1;
+        }
         let turn = Turn(self.clone());
         let batch = self.next();
-        (!batch.calls.is_empty()).then_some(Joined { batch, turn })
+        if batch.calls.is_empty() {
+            // A call that was queued since may have counted on this turn.
+            turn.end();
+            return None;
+        }
+        Some(Joined { batch, turn })
     }
 
     fn statement(&self, batch: &Batch<C>) -> Statement {

@@ -104,7 +104,8 @@
 //! # Sizing
 //!
 //! A call uses one connection at a time, and calls of one kind, such as writes or reads of values, at most two, whatever
-//! their number. A pool of one connection suffices, and more than ten are seldom useful. A process with listeners, watchers or workers has one more
+//! their number. A worker's settlements also share a transaction with its next take, and then fail with it. They are
+//! tried again. A pool of one connection suffices, and more than ten are seldom useful. A process with listeners, watchers or workers has one more
 //! connection, for notifications. A waiting worker and a feed of messages or changes cost a statement a second.
 //!
 //! A commit waits for the disk of the server. The throughput of a process is therefore that of the disk times the number
@@ -116,9 +117,9 @@
 //!
 //! The tables of envelopes and values have dead rows, which autovacuum removes. It is configured to do so early. A busy
 //! process also runs `VACUUM` for the two tables of envelopes that are to be delivered, about once for 8,192 calls and for
-//! at most a twentieth of the time, if its role owns them. A transaction that stays open for hours, in any database of the
-//! server, keeps both from that: each take then passes the entries of envelopes that are gone. It also keeps messages from
-//! being deleted.
+//! at most a twentieth of the time, if its role owns them and its pool has more than one connection. A transaction that
+//! stays open for hours, in any database of the server, keeps dead rows from being removed: each take then passes the
+//! entries of envelopes that are gone. It also keeps messages from being deleted.
 //!
 //! # PgBouncer
 //!

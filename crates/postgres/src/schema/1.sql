@@ -204,7 +204,7 @@ $function$;
 
 -- Sets the patience with locks for this transaction, and makes it find rows by indexes also where the statistics of tables
 -- that change fast are old. The planner's costs of such plans would start its compiler, which takes longer than the query.
--- Each connection plans a query once: to plan it again for the arguments of a call takes as long as to execute it.
+-- A connection keeps the plans of the queries: to plan one for the arguments of a call takes as long as to execute it.
 CREATE FUNCTION schema_name.prepare(lock_timeout bigint) RETURNS void LANGUAGE plpgsql AS $function$
 BEGIN
     PERFORM set_config('lock_timeout', lock_timeout::text, true), set_config('enable_seqscan', 'off', true),
@@ -218,20 +218,19 @@ CREATE FUNCTION schema_name.token() RETURNS bigint LANGUAGE sql VOLATILE AS $fun
     SELECT (random() * 9223372036854774784)::bigint
 $function$;
 
--- Takes due envelopes, or returns a row with the microseconds until the next envelope is due, NULL without one. Without a
--- patience with locks, another function has prepared the transaction.
--- Rows that another take has locked are mostly passed by their `xmax`: a try to lock them costs more than a delivery. The
--- `xmax` of a rolled back transaction looks the same while an older one is open, so some looks do without.
+-- Takes due envelopes, or returns a row with the microseconds until the next envelope is due, NULL without one. A patience
+-- with locks that is NULL means that another function has prepared the transaction.
 CREATE FUNCTION schema_name.take(
-    lock_timeout bigint, asked_queue text, most integer, lease bigint, is_thorough boolean DEFAULT random() < 0.02
+    lock_timeout bigint, asked_queue text, most integer, lease bigint, is_thorough boolean DEFAULT false
 )
 RETURNS TABLE (place bigint, token bigint, number integer, id text, payload text, wait bigint) LANGUAGE plpgsql AS $function$
 #variable_conflict use_column
 DECLARE
     present CONSTANT timestamptz := clock_timestamp();
     until CONSTANT timestamptz := present + lease * interval '1 microsecond';
-    -- Of the oldest open transaction.
-    oldest_age CONSTANT integer := age(pg_snapshot_xmin(pg_current_snapshot())::xid);
+    -- The open transactions. Rows that they have locked are passed by `xmax`: a try to lock them costs more than a delivery.
+    open CONSTANT xid[] := ARRAY(SELECT id::xid FROM pg_snapshot_xip(pg_current_snapshot()) AS ids (id));
+    newest CONSTANT integer := age(pg_snapshot_xmax(pg_current_snapshot())::xid);
     room integer := most;
     taken integer;
 BEGIN
@@ -268,7 +267,7 @@ BEGIN
             WHERE ctid = ANY (ARRAY(
                 SELECT ctid FROM schema_name.ready
                 WHERE queue = asked_queue AND priority = level
-                    AND (is_thorough OR xmax = 0 OR age(xmax) > oldest_age)
+                    AND (is_thorough OR xmax = 0 OR xmax <> ALL (open) AND age(xmax) > newest)
                 ORDER BY position LIMIT room FOR UPDATE SKIP LOCKED
             ))
             RETURNING place, position, number + 1 AS number, schema_name.token() AS token
@@ -288,7 +287,8 @@ BEGIN
     IF room < most THEN
         RETURN;
     END IF;
-    IF NOT is_thorough THEN
+    -- What others have locked in a way that `xmax` does not tell.
+    IF NOT is_thorough AND EXISTS (SELECT FROM schema_name.ready WHERE queue = asked_queue) THEN
         RETURN QUERY SELECT * FROM schema_name.take(NULL, asked_queue, most, lease, true);
         RETURN;
     END IF;
@@ -366,7 +366,7 @@ DECLARE
     oldest CONSTANT xid8 := pg_snapshot_xmin(pg_current_snapshot());
     present CONSTANT timestamptz := clock_timestamp();
     oldest_end CONSTANT timestamptz := present - known_for * interval '1 microsecond';
-    old bigint;
+    old_place bigint;
     marked timestamptz;
     last bigint;
     next bigint;
@@ -382,18 +382,20 @@ BEGIN
     ));
     -- There is no index of ended envelopes, because each end would have to write to it. Sweeps look at those whose place was
     -- assigned before the window. Each goes on where the last one has stopped, and after the last place from the start.
+    -- The clock was set back since.
+    DELETE FROM schema_name.marks WHERE written > present;
     INSERT INTO schema_name.marks (written, place)
         SELECT present, last_value FROM schema_name.places WHERE NOT EXISTS (
             SELECT FROM schema_name.marks WHERE written > present - (present - oldest_end) / 64
         ) ON CONFLICT DO NOTHING;
-    SELECT place, written INTO old, marked FROM schema_name.marks
+    SELECT place, written INTO old_place, marked FROM schema_name.marks
         WHERE written <= oldest_end ORDER BY written DESC LIMIT 1;
     IF FOUND THEN
         DELETE FROM schema_name.marks WHERE written < marked;
         SELECT last_value INTO last FROM schema_name.swept;
         WITH looked AS MATERIALIZED (
             SELECT ctid AS row, place, ended FROM schema_name.envelopes
-            WHERE place > last AND place <= old ORDER BY place LIMIT rows
+            WHERE place > last AND place <= old_place ORDER BY place LIMIT rows
         ), deleted AS (
             DELETE FROM schema_name.envelopes WHERE ctid = ANY (ARRAY(
                 SELECT ctid FROM schema_name.envelopes
