@@ -81,9 +81,11 @@ struct State<C: Call> {
     running: usize,
 }
 
+type Answer<C> = oneshot::Sender<Result<<C as Call>::Answer, BackendError>>;
+
 struct Job<C: Call> {
     call: C,
-    answer: oneshot::Sender<Result<C::Answer, BackendError>>,
+    answer: Answer<C>,
     _room: OwnedSemaphorePermit,
 }
 
@@ -230,10 +232,7 @@ impl<C: Call> Batches<C> {
 /// The calls of a statement.
 struct Batch<C: Call> {
     calls: Vec<C>,
-    answers: Vec<(
-        oneshot::Sender<Result<C::Answer, BackendError>>,
-        OwnedSemaphorePermit,
-    )>,
+    answers: Vec<(Answer<C>, OwnedSemaphorePermit)>,
 }
 
 /// Calls that are executed by a statement of another kind.

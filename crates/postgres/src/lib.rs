@@ -61,7 +61,8 @@
 //! 3. Each process opens the database once and clones the [`Backend`].
 //! 4. The adapters need a tokio runtime with time enabled. Calls, listeners and watchers use the runtime in which the
 //!    database was opened, because the connections belong to it.
-//! 5. Each call is one statement, which is a transaction of its own. The adapters hold no transaction open.
+//! 5. A call is one statement, in a transaction of its own or together with other calls. The adapters hold no transaction
+//!    open.
 //!
 //! # Transactions
 //!
@@ -104,13 +105,14 @@
 //! # Sizing
 //!
 //! A call uses one connection at a time, and calls of one kind, such as writes or reads of values, at most two, whatever
-//! their number. A worker's settlements also share a transaction with its next take, and then fail with it. They are
-//! tried again. A pool of one connection suffices, and more than ten are seldom useful. A process with listeners, watchers or workers has one more
-//! connection, for notifications. A waiting worker and a feed of messages or changes cost a statement a second.
+//! their number. A pool of one connection suffices, and more than ten are seldom useful. A process with listeners, watchers
+//! or workers has one more connection, for notifications. A waiting worker and a feed of messages or changes cost a
+//! statement a second.
 //!
 //! A commit waits for the disk of the server. The throughput of a process is therefore that of the disk times the number
-//! of calls that share a commit, up to 128. Changes of one key take turns. A worker takes and settles as many envelopes in
-//! one statement as are ready, so more handlers make it faster, and so does a
+//! of calls that share a commit, up to 128. Changes of one key take turns. A worker takes and settles as many envelopes at a
+//! time as are ready. A settlement waits up to a millisecond for others. If the process takes envelopes meanwhile, both
+//! share a commit: if the take fails, the worker settles again. So more handlers make it faster, and so does a
 //! [`prefetch`](tower_promises_backend::WorkOptions::prefetch) of some dozens if they take less than a few milliseconds. With a
 //! prefetch of 100, an envelope costs the server about a third of the processor time that it costs without one with 16
 //! handlers.
