@@ -282,8 +282,10 @@ async fn run<C: Call>(turn: Turn<C>) {
     } else {
         sleep(C::PAUSE).await;
     }
+    // No connection is kept during a pause.
+    let turns = if C::PAUSE.is_zero() { TURNS } else { 1 };
     let mut lane = Lane::default();
-    for _ in 0..TURNS {
+    for _ in 0..turns {
         let batch = batches.next();
         if batch.calls.is_empty() {
             break;
@@ -291,9 +293,6 @@ async fn run<C: Call>(turn: Turn<C>) {
         let statement = batches.statement(&batch);
         let rows = batches.database.execute(&mut lane, &statement).await;
         batches.answer(batch, rows.as_deref().map_err(Clone::clone));
-        if !C::PAUSE.is_zero() {
-            break;
-        }
     }
     drop(lane);
     turn.end();

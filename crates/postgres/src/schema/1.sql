@@ -382,7 +382,7 @@ BEGIN
     ));
     -- There is no index of ended envelopes, because each end would have to write to it. Sweeps look at those whose place was
     -- assigned before the window. Each goes on where the last one has stopped, and after the last place from the start.
-    -- The clock was set back since.
+    -- Marks that are later than the present are from before the clock was set back.
     DELETE FROM schema_name.marks WHERE written > present;
     INSERT INTO schema_name.marks (written, place)
         SELECT present, last_value FROM schema_name.places WHERE NOT EXISTS (
